@@ -1,0 +1,43 @@
+# Two commands on a fresh machine with python3 (3.10 to 3.13) and make: `make demo`, `make test`.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# Kernels are linked by a C compiler. Where there is none, a wheel brings one.
+HAS_CC := $(shell command -v $(or $(CC),cc) || command -v gcc || command -v clang)
+EXTRA  := $(if $(HAS_CC),,ziglang)
+
+.PHONY: demo test lint format bench golden clean
+
+demo: $(STAMP)  ## build attention for this machine, check it, time it
+	$(BIN)/tvm-flash demo
+
+test: $(STAMP)  ## the whole suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## what the pre-commit hooks check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## rewrite to the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure this machine, keep the result, refresh the README's table
+	$(BIN)/tvm-flash bench --json benchmarks/results/cpu.json
+	$(BIN)/python benchmarks/update_readme.py
+
+golden: $(STAMP)  ## rewrite the golden text of the scheduled code
+	$(BIN)/python -m pytest tests/test_golden.py --update-golden
+
+clean:  ## the environment and everything built; not the kernel cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported: call make PYTHON=python3.12 (3.10 to 3.13)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[compile,test]' $(EXTRA)
+	@touch $(STAMP)

@@ -1,0 +1,1 @@
+"""From a scheduled function to a loadable library: LLVM objects, linking, manifests, the cache."""

@@ -1,0 +1,147 @@
+"""Ahead of time: many kernels into one library and its manifest."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ..artifact import MANIFEST, KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
+from ..errors import BuildError
+from ..machine import architecture, system
+from ..schedules.select import Scheduled, scheduled_module
+from ..schedules.target import CpuTarget, cpu_target, host_target
+from ..spec import AttentionSpec
+from .cpu import llvm_version, write_object
+from .linker import link
+from .versions import build_versions
+
+LIBRARY = "kernels.so"
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel to compile; ``schedule`` is called when its turn comes."""
+
+    symbol: str
+    spec: AttentionSpec
+    direction: str
+    schedule: Callable[[], Scheduled]
+
+
+def build(
+    specs: Iterable[AttentionSpec],
+    target: str | CpuTarget = "llvm",
+    path: str | Path = "kernels",
+    *,
+    directions: Sequence[str] = ("forward", "backward"),
+    progress: Progress | None = None,
+) -> Path:
+    """Compile ``specs`` in ``directions`` into the artifact directory ``path``, and return it.
+
+    target: "llvm" is this machine; otherwise a name that tvm_flash.schedules.target knows, or a
+    CpuTarget. progress(done, total, symbol) is called after each kernel, one call at a time, from
+    worker threads. An artifact already at ``path`` is replaced. Raises UnsupportedSpec for a spec
+    no schedule serves, BuildError when compiling, linking or writing fails.
+    """
+    target = find_target(target)
+    pairs = dict.fromkeys((spec, direction) for spec in specs for direction in directions)
+    jobs = [scheduling(spec, direction, target) for spec, direction in pairs]
+    return build_jobs(jobs, target, Path(path), progress)
+
+
+def find_target(target: str | CpuTarget) -> CpuTarget:
+    """The CpuTarget that ``target`` names; "llvm" is this machine."""
+    if not isinstance(target, str):
+        return target
+    return host_target() if target == "llvm" else cpu_target(target)
+
+
+def scheduling(spec: AttentionSpec, direction: str, target: CpuTarget, config: Any = None) -> Job:
+    """The job of one kernel; with ``config`` None the schedule chooses its own."""
+    symbol = symbol_name(spec, direction)
+    return Job(symbol, spec, direction, lambda: scheduled_module(spec, direction, target, config))
+
+
+def build_jobs(
+    jobs: Sequence[Job], target: CpuTarget, path: Path, progress: Progress | None = None
+) -> Path:
+    """Compile ``jobs``, link them, and put the artifact at ``path`` in one step."""
+    if not jobs:
+        raise BuildError("no kernels to build: specs or directions is empty")
+    _refuse_to_replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        staging = Path(scratch, "artifact")
+        staging.mkdir()
+        kernels = _compile(jobs, target, Path(scratch), progress)
+        library = link([o for o, _ in kernels], [r.symbol for _, r in kernels], staging / LIBRARY)
+        write_manifest(staging, _manifest(library, target, [record for _, record in kernels]))
+        _publish(staging, path, Path(scratch, "replaced"))
+    return path
+
+
+def _compile(
+    jobs: Sequence[Job], target: CpuTarget, folder: Path, progress: Progress | None
+) -> list[tuple[Path, KernelRecord]]:
+    """Object and record of each job. Scheduling is Python; LLVM runs beside it in threads."""
+    finished = _counter(len(jobs), progress or (lambda *_: None))
+    pending: list[tuple[Future[Path], KernelRecord]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, job in enumerate(jobs):
+            plan = job.schedule()
+            record = KernelRecord(job.symbol, job.spec, job.direction, plan.config, plan.meta)
+            future = pool.submit(write_object, plan.mod, target, folder / f"{number}.o")
+            future.add_done_callback(lambda _, symbol=job.symbol: finished(symbol))
+            pending.append((future, record))
+    return [(future.result(), record) for future, record in pending]
+
+
+def _counter(total: int, progress: Progress) -> Callable[[str], None]:
+    done = count(1)
+    lock = Lock()
+
+    def finished(symbol: str) -> None:
+        with lock:
+            progress(next(done), total, symbol)
+
+    return finished
+
+
+def _manifest(library: Path, target: CpuTarget, records: Sequence[KernelRecord]) -> Manifest:
+    return Manifest(
+        library=library.name,
+        sha256=sha256_of(library),
+        target={
+            "name": target.name,
+            "mcpu": target.mcpu,
+            "system": system(),
+            "architecture": architecture(),
+        },
+        cpu_features=tuple(sorted(target.features)),
+        versions={**build_versions(), "llvm": llvm_version()},
+        kernels=tuple(records),
+    )
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Only an artifact, or nothing, may be at ``path``: a typing error must not cost a folder."""
+    if path.is_dir() and {entry.name for entry in path.iterdir()} <= {MANIFEST, LIBRARY}:
+        return
+    if path.exists():
+        raise BuildError(f"path={str(path)!r} exists and is not an artifact; choose another path")
+
+
+def _publish(staging: Path, path: Path, aside: Path) -> None:
+    """Rename ``staging`` to ``path``; what was there goes away with the scratch folder."""
+    if path.exists():
+        path.rename(aside)
+    staging.rename(path)

@@ -1,0 +1,99 @@
+"""Link kernel objects and the runtime shim into one library, with whatever C compiler there is."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from tvm_ffi import libinfo
+
+from ..errors import BuildError
+from ..machine import system
+
+RUNTIME = Path(__file__).parent / "runtime"
+
+# tvm_ffi finds a function by this prefix.
+_FUNCTION_PREFIX = "__tvm_ffi_"
+_BIND = "tvm_flash_bind_threads"
+
+
+def find_compiler() -> list[str]:
+    """The C compiler's command: $CC, else cc, gcc or clang, else the one in the ziglang package."""
+    if os.environ.get("CC"):
+        return shlex.split(os.environ["CC"])
+    for name in ("cc", "gcc", "clang"):
+        if path := shutil.which(name):
+            return [path]
+    if find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise BuildError(
+        "no C compiler to link kernels with: $CC is not set, cc, gcc and clang are not on PATH; "
+        "install one, or `pip install ziglang`, which brings one"
+    )
+
+
+def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Path:
+    """Link ``objects`` and the shim into ``library``, which exports ``functions`` alone.
+
+    It needs libtvm_ffi, libc and libm only; an undefined symbol fails here, not at a user's load.
+    Raises BuildError with the linker's own words.
+    """
+    exports = [_BIND, *(_FUNCTION_PREFIX + name for name in functions)]
+    export_list = _write_exports(exports, library.with_suffix(".exports"))
+    sources = sorted(RUNTIME.glob("*.c"))
+    command = [*find_compiler(), *_compile_flags(), *map(str, [*sources, *objects])]
+    command += [*_link_flags(export_list), "-o", str(library)]
+    _run(command)
+    export_list.unlink()
+    return library
+
+
+def _compile_flags() -> list[str]:
+    includes = [f"-I{path}" for path in libinfo.include_paths()]
+    return ["-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", *includes]
+
+
+def _link_flags(export_list: Path) -> list[str]:
+    folder = Path(libinfo.find_libtvm_ffi()).parent
+    flags = [f"-L{folder}", "-ltvm_ffi", "-lm"]
+    if system() == "darwin":
+        return [*flags, f"-Wl,-exported_symbols_list,{export_list}"]
+    options = [
+        f"--version-script={export_list}",
+        "--build-id=none",  # with --strip-debug: the same kernels give the same bytes
+        "--strip-debug",
+        "--as-needed",
+    ]
+    # defs: nothing undefined. nodelete: a thread that ends may still free its scratch memory.
+    keywords = ["defs", "nodelete"]
+    return [*(f"-Wl,{o}" for o in options), *(f"-Wl,-z,{k}" for k in keywords), *flags]
+
+
+def _write_exports(names: Sequence[str], path: Path) -> Path:
+    """The export list: the objects define helpers and __tvm_ffi_main besides."""
+    if system() == "darwin":
+        text = "\n".join(f"_{name}" for name in names)
+    else:
+        text = f"{{ global: {'; '.join(names)}; local: *; }};"
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(
+            f"cannot run the C compiler {command[0]!r} ({error.strerror}); set $CC"
+        ) from error
+    if done.returncode:
+        tail = "\n".join(done.stderr.strip().splitlines()[-20:])
+        raise BuildError(
+            f"linking failed with status {done.returncode}: {shlex.join(command)}\n{tail}"
+        )

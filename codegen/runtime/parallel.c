@@ -1,0 +1,111 @@
+// T.parallel of compiled kernels, run by the OpenMP runtime that the process (torch) already uses.
+#include <stdatomic.h>
+#include <stddef.h>
+#include <tvm/ffi/c_api.h>
+
+#include "runtime.h"
+
+// Iterations differ in cost (a causal query tile sees few keys or all of them): so many tasks per
+// thread, and whoever is free takes the next.
+enum { TASKS_PER_THREAD = 64 };
+
+typedef struct {  // TVMParallelGroupEnv
+  void *sync_handle;
+  int32_t num_task;
+} TaskGroup;
+
+typedef int (*Task)(int task_id, TaskGroup *group, void *closure);  // FTVMParallelLambda
+
+// GOMP_parallel, the number of threads the caller may use, and omp_in_parallel. No OpenMP library is
+// linked: two of them in a process are two pools that take each other's cores.
+typedef void (*RunTeam)(void (*work)(void *), void *data, unsigned threads, unsigned flags);
+typedef int (*Query)(void);
+
+static struct {
+  RunTeam run_team;
+  Query threads, in_parallel;
+} openmp;
+
+__attribute__((visibility("default"))) void tvm_flash_bind_threads(RunTeam run_team, Query threads,
+                                                                    Query in_parallel) {
+  openmp.run_team = run_team;
+  openmp.threads = threads;
+  openmp.in_parallel = in_parallel;
+}
+
+typedef struct {
+  Task task;
+  void *closure;
+  TaskGroup group;
+  int threads;
+  atomic_int next;
+  _Atomic(TVMFFIObjectHandle) error;
+} Job;
+
+// A raised error belongs to the thread that raised it: carry the first one to the caller's thread.
+static void keep_error(Job *job) {
+  TVMFFIObjectHandle error = NULL, none = NULL;
+  TVMFFIErrorMoveFromRaised(&error);
+  if (!error) {
+    TVMFFIErrorSetRaisedFromCStr("RuntimeError", "a kernel's parallel task failed");
+    TVMFFIErrorMoveFromRaised(&error);
+  }
+  if (!atomic_compare_exchange_strong(&job->error, &none, error)) TVMFFIObjectDecRef(error);
+}
+
+// Take a share of what is left, in order: large at first (few trips to the counter, neighbouring tiles
+// share K and V in cache), single tasks at the end (everyone finishes together).
+static int claim(Job *job, int *first) {
+  *first = atomic_load(&job->next);
+  for (;;) {
+    int left = job->group.num_task - *first;
+    int share = left / (2 * job->threads);
+    if (left <= 0 || atomic_load(&job->error)) return 0;
+    if (share < 1) share = 1;
+    if (atomic_compare_exchange_weak(&job->next, first, *first + share)) return share;
+  }
+}
+
+static void work(void *data) {
+  Job *job = data;
+  int first, count;
+  while ((count = claim(job, &first)) > 0) {
+    for (int id = first; id < first + count; ++id) {
+      if (job->task(id, &job->group, job->closure) == 0) continue;
+      keep_error(job);
+      abandon_workspace();
+      return;
+    }
+  }
+}
+
+static int usable_threads(void) {
+  if (!openmp.run_team || openmp.in_parallel()) return 1;
+  int threads = openmp.threads();
+  return threads > 1 ? threads : 1;
+}
+
+static int parallel_launch(Task task, void *closure, int num_task) {
+  Job job = {.task = task, .closure = closure, .threads = usable_threads()};
+  job.group.num_task = job.threads == 1 ? 1 : job.threads * TASKS_PER_THREAD;
+  if (num_task > 0) job.group.num_task = num_task;
+  if (job.threads == 1)
+    work(&job);
+  else
+    openmp.run_team(work, &job, job.threads, 0);
+  TVMFFIObjectHandle error = atomic_load(&job.error);
+  if (!error) return 0;
+  TVMFFIErrorSetRaised(error);
+  TVMFFIObjectDecRef(error);
+  return -1;
+}
+
+// Tasks are not threads here: waiting for one another would hang.
+static int parallel_barrier(int task_id, TaskGroup *group) {
+  (void)task_id, (void)group;
+  TVMFFIErrorSetRaisedFromCStr("RuntimeError", "kernels may not use a barrier between parallel tasks");
+  return -1;
+}
+
+KERNEL_HOOK void *__TVMBackendParallelLaunch = parallel_launch;
+KERNEL_HOOK void *__TVMBackendParallelBarrier = parallel_barrier;

@@ -1,0 +1,1 @@
+"""How a definition runs: schedules, their configs and the targets they serve."""

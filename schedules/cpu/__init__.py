@@ -1,0 +1,1 @@
+"""CPU schedules: register-blocked micro-kernels over the streaming definitions."""

@@ -1,0 +1,158 @@
+"""The manifest beside a built library: what it holds, and proof that it is what was built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError
+from .spec import AttentionSpec
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
+
+
+def symbol_name(spec: AttentionSpec, direction: str) -> str:
+    """Name of the kernel's function in a library. Raises ValueError for an unknown direction."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"{direction=} must be one of {list(DIRECTIONS)}")
+    return f"{spec.name}_{DIRECTIONS[direction]}"
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """One kernel of a library: the problem, its direction and the numbers it was scheduled with.
+
+    ``meta`` is what a caller must know besides: block_q, block_k, head_dim_pad.
+    """
+
+    symbol: str
+    spec: AttentionSpec
+    direction: str
+    config: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        known = {"symbol": self.symbol, "direction": self.direction, "config": self.config}
+        return {**self.meta, **known, "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> KernelRecord:
+        meta = dict(data)
+        symbol, direction = meta.pop("symbol"), meta.pop("direction")
+        config, spec = dict(meta.pop("config")), AttentionSpec.from_json(meta.pop("spec"))
+        return cls(str(symbol), spec, direction, config, meta)
+
+    def __post_init__(self):
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"direction={self.direction!r} must be one of {list(DIRECTIONS)}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a loader must know before it opens the library.
+
+    library: file name beside the manifest. sha256: of that file. target: name, mcpu, system and
+    architecture. cpu_features: all of them are needed to run. versions: what it was built with.
+    """
+
+    library: str
+    sha256: str
+    target: dict[str, str]
+    cpu_features: tuple[str, ...]
+    versions: dict[str, str]
+    kernels: tuple[KernelRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "library": self.library,
+            "sha256": self.sha256,
+            "target": self.target,
+            "cpu_features": list(self.cpu_features),
+            "versions": self.versions,
+            "kernels": [record.to_json() for record in self.kernels],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Manifest:
+        if data["format"] != FORMAT:
+            raise ValueError(f"format={data['format']!r}, this version reads format {FORMAT}")
+        kernels = tuple(KernelRecord.from_json(entry) for entry in data["kernels"])
+        if not kernels:
+            raise ValueError("it lists no kernels")
+        return cls(
+            library=str(data["library"]),
+            sha256=str(data["sha256"]),
+            target=dict(data["target"]),
+            cpu_features=tuple(data["cpu_features"]),
+            versions=dict(data["versions"]),
+            kernels=kernels,
+        )
+
+
+def refuse(
+    path: Path, reason: str, remedy: str = "build it again with tvm_flash.build"
+) -> ArtifactError:
+    """The error for ``path``: what is wrong with it and what to do."""
+    return ArtifactError(f"{path}: {reason}; {remedy}")
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write ``manifest`` as ``directory``/manifest.json."""
+    text = json.dumps(manifest.to_json(), indent=2, sort_keys=True)
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def verify(path: str | Path) -> tuple[Path, Manifest]:
+    """Read the manifest at ``path`` (its directory, or the file) and check the library against it.
+
+    Returns the library's path and the manifest. Nothing is executed. Raises ArtifactError when
+    either file is missing, unreadable, of another format or not the one that was built.
+    """
+    manifest_path = _manifest_path(Path(path))
+    manifest = _read_manifest(manifest_path)
+    return _verified_library(manifest_path, manifest), manifest
+
+
+def _manifest_path(path: Path) -> Path:
+    manifest = path / MANIFEST if path.is_dir() else path
+    if manifest.name != MANIFEST:
+        raise refuse(path, f"an artifact is a directory with a {MANIFEST}", "load that")
+    return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise refuse(path, f"cannot be read ({error.strerror})") from error
+    # Whatever a foreign file holds ends here: absent keys, wrong types, bad UTF-8, deep nesting,
+    # specs of another version.
+    except Exception as error:
+        raise refuse(path, f"not a manifest ({type(error).__name__}: {error})") from error
+
+
+def _verified_library(path: Path, manifest: Manifest) -> Path:
+    name = manifest.library
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise refuse(path, f"library={name!r} must be the name of a file beside the manifest")
+    library = path.parent / name
+    try:
+        found = sha256_of(library)
+    except OSError as error:
+        raise refuse(library, f"the library cannot be read ({error.strerror})") from error
+    if found != manifest.sha256:
+        raise refuse(
+            library,
+            f"sha256 is {found[:16]}, its manifest says {manifest.sha256[:16]}: changed or cut off",
+        )
+    return library

@@ -1,0 +1,123 @@
+"""The three ways to compute attention that are timed against each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+Attention = Callable[..., torch.Tensor]
+
+GIB = 2**30
+NAIVE_LIMIT_BYTES = 4 * GIB  # beyond this naive attention says nothing but that memory is slow
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One measured problem: self attention of ``batch`` x ``heads`` over ``seqlen`` positions."""
+
+    dtype: str
+    head_dim: int
+    seqlen: int
+    causal: bool
+    batch: int = 1
+    heads: int = 8
+
+    @property
+    def name(self) -> str:
+        """Readable key of the problem."""
+        mask = "causal" if self.causal else "full"
+        return f"{self.dtype} D={self.head_dim} S={self.seqlen} {mask}"
+
+    def flops(self, direction: str) -> float:
+        """4*B*H*S*S*D forward (half of it when causal), 2.5 times that backward."""
+        forward = 4.0 * self.batch * self.heads * self.seqlen**2 * self.head_dim
+        forward *= 0.5 if self.causal else 1.0
+        return forward * (2.5 if direction == "backward" else 1.0)
+
+    def naive_bytes(self) -> int:
+        """Bytes of the four S x S arrays that naive attention holds in its backward."""
+        size = torch.finfo(getattr(torch, self.dtype)).bits // 8
+        return 4 * self.batch * self.heads * self.seqlen**2 * size
+
+
+def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    """This package; q, k, v (B, S, H, D) contiguous."""
+    from ..functional import flash_attn_func
+
+    return flash_attn_func(q, k, v, causal=causal)
+
+
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    """torch's scaled_dot_product_attention; q, k, v (B, H, S, D) contiguous, as it likes them."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+
+def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+    """Two matmuls around a softmax; q, k, v (B, H, S, D) contiguous."""
+    scores = q @ k.transpose(-1, -2) * (1.0 / math.sqrt(q.shape[-1]))
+    if causal:
+        size = scores.shape[-1]
+        hidden = torch.ones(size, size, dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return torch.softmax(scores, dim=-1) @ v
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to compute attention and the layout it reads: "bshd" or "bhsd"."""
+
+    name: str
+    attention: Attention
+    layout: str
+
+
+CONTENDERS = (
+    Contender("tvm_flash", ours, "bshd"),
+    Contender("sdpa", sdpa, "bhsd"),
+    Contender("naive", naive, "bhsd"),
+)
+
+
+def contenders_for(problem: Problem) -> list[Contender]:
+    """Those that fit in memory for ``problem``."""
+    fits = problem.naive_bytes() < NAIVE_LIMIT_BYTES
+    return [c for c in CONTENDERS if c.name != "naive" or fits]
+
+
+class Prepared:
+    """One contender with its inputs in place: ``forward()`` and ``backward()`` are what is timed."""
+
+    def __init__(self, contender: Contender, problem: Problem, seed: int = 0):
+        self.contender, self.problem = contender, problem
+        generator = torch.Generator().manual_seed(seed)
+        shape = (problem.batch, problem.seqlen, problem.heads, problem.head_dim)
+        self.q, self.k, self.v, self.dout = (self._draw(shape, generator) for _ in range(4))
+        self.out: torch.Tensor | None = None
+
+    def forward(self) -> torch.Tensor:
+        """The output alone, nothing kept for a backward."""
+        with torch.no_grad():
+            return self.contender.attention(self.q, self.k, self.v, self.problem.causal)
+
+    def record(self) -> None:
+        """Run the forward that ``backward`` goes back through."""
+        inputs = [t.requires_grad_() for t in (self.q, self.k, self.v)]
+        self.out = self.contender.attention(*inputs, self.problem.causal)
+
+    def backward(self) -> tuple[torch.Tensor, ...]:
+        """dq, dk, dv; call ``record`` first."""
+        assert self.out is not None, "record() has not run"
+        inputs = (self.q, self.k, self.v)
+        return torch.autograd.grad(self.out, inputs, self.dout, retain_graph=True)
+
+    def to_bshd(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` of this contender's layout as (B, S, H, D)."""
+        return tensor if self.contender.layout == "bshd" else tensor.transpose(1, 2)
+
+    def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        values = torch.randn(shape, generator=generator).to(getattr(torch, self.problem.dtype))
+        return values if self.contender.layout == "bshd" else values.transpose(1, 2).contiguous()

@@ -1,0 +1,23 @@
+"""The Typer application that gathers the commands."""
+
+from __future__ import annotations
+
+import typer
+
+from .bench import bench
+from .build import build
+from .console import reporting_errors
+from .demo import demo
+from .doctor import doctor
+from .show import show
+
+app = typer.Typer(
+    name="tvm-flash",
+    help="Attention kernels from one TensorIR definition: build, check, look at, measure.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, build, bench, show, doctor):
+    app.command()(reporting_errors(command))

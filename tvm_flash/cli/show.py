@@ -1,0 +1,80 @@
+"""``tvm-flash show``: a kernel at any stage between the definition and machine code."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+from rich.syntax import Syntax
+
+from ..spec import AttentionSpec
+from .console import console
+from .spec_text import GRAMMAR, parse_spec
+
+
+class Stage(str, Enum):
+    """What can be looked at, in the order it comes into being."""
+
+    definition = "definition"
+    scheduled = "scheduled"
+    llvm = "llvm"
+    asm = "asm"
+
+
+class Direction(str, Enum):
+    """Which of the two kernels of a spec."""
+
+    forward = "forward"
+    backward = "backward"
+
+
+LEXERS = {Stage.definition: "python", Stage.scheduled: "python", Stage.llvm: "llvm"}
+
+
+def show(
+    spec: Annotated[str, typer.Argument(help=GRAMMAR.replace("[", r"\[").replace("\n", "\n\n"))],
+    stage: Annotated[Stage, typer.Option(help="Which stage.")] = Stage.definition,
+    direction: Annotated[Direction, typer.Option(help="Which kernel.")] = Direction.forward,
+    target: Annotated[str, typer.Option(help="Target name; llvm is this machine.")] = "llvm",
+) -> None:
+    """Print the TensorIR definition, the scheduled function, LLVM IR or assembly of SPEC."""
+    text = stage_text(parse_spec(spec), stage, direction.value, target)
+    if console.is_terminal:
+        console.print(Syntax(text, LEXERS.get(stage, "gas"), word_wrap=False))
+    else:
+        print(text)
+
+
+def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -> str:
+    """The text of one stage; needs tvm."""
+    require_tvm()
+    if stage is Stage.definition:
+        return _definition(spec, direction)
+    from ..codegen import cpu
+    from ..codegen.build import find_target
+    from ..schedules.select import scheduled_module
+
+    cpu_target = find_target(target)
+    mod = scheduled_module(spec, direction, cpu_target).mod
+    return mod.script() if stage is Stage.scheduled else cpu.text(mod, cpu_target, stage.value)
+
+
+def require_tvm() -> None:
+    """Raise UnsupportedSpec, saying what to install, where tvm is missing."""
+    from importlib.util import find_spec
+
+    from ..errors import UnsupportedSpec
+
+    if find_spec("tvm") is None:
+        raise UnsupportedSpec(
+            "this command compiles, and apache-tvm is not installed: pip install 'tvm-flash[compile]'"
+        )
+
+
+def _definition(spec: AttentionSpec, direction: str) -> str:
+    if direction == "backward":
+        from ..definition.backward import plain_backward as plain
+    else:
+        from ..definition.forward import plain_forward as plain
+    return plain(spec).script()

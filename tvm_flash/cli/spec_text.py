@@ -1,0 +1,170 @@
+"""Specs on the command line: compact text, the name of a listed case, or a JSON file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ..spec import AttentionSpec
+
+DTYPES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "f32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+    "f16": "float16",
+}
+
+GRAMMAR = """\
+A spec is a list of words separated by commas:
+  fp32 | bf16 | fp16          element type (required)
+  d=64                        head_dim (required)
+  dv=128                      head_dim_v, when it differs
+  causal                      causal mask
+  window=128:0                sliding window left:right, -1 for no limit
+  softcap=30                  softcap * tanh(score / softcap)
+  alibi                       ALiBi bias, slopes given at run time
+  top_left                    causal and window aligned at the first key (default: the last)
+  no_lse                      return the output only
+  score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
+  mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
+It may also be the name of a listed case or a JSON file.
+Example: bf16,d=64,causal,window=128:0,softcap=30,alibi"""
+
+
+class SpecTextError(ValueError):
+    """A spec text that cannot be read; the message names the word and what is allowed."""
+
+
+def parse_spec(text: str) -> AttentionSpec:
+    """The one spec that ``text`` means (see GRAMMAR); raises SpecTextError."""
+    specs = parse_specs(text)
+    if len(specs) != 1:
+        raise SpecTextError(f"{text} holds {len(specs)} specs, expected one")
+    return specs[0]
+
+
+def parse_specs(text: str) -> list[AttentionSpec]:
+    """Every spec that ``text`` means: a JSON or text file may hold several."""
+    path = Path(text)
+    if path.suffix in {".json", ".txt"}:
+        return _read_file(path)
+    listed = _listed().get(text)
+    return [listed] if listed is not None else [_parse_words(text)]
+
+
+def _read_file(path: Path) -> list[AttentionSpec]:
+    if not path.is_file():
+        raise SpecTextError(f"{path} is not a file")
+    content = path.read_text(encoding="utf-8")
+    if path.suffix == ".txt":
+        lines = (line.split("#")[0].strip() for line in content.splitlines())
+        return [_parse_words(line) for line in lines if line]
+    try:
+        document = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise SpecTextError(f"{path} is not JSON: {error}") from error
+    entries = document if isinstance(document, list) else [document]
+    return [
+        _parse_words(entry) if isinstance(entry, str) else AttentionSpec.from_json(entry)
+        for entry in entries
+    ]
+
+
+def _listed() -> dict[str, AttentionSpec]:
+    from .. import cases
+
+    return {case.spec.name: case.spec for case in cases.CASES}
+
+
+def _parse_words(text: str) -> AttentionSpec:
+    fields: dict = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        _add(fields, *_read_word(word, text), text)
+    for name, example in (("dtype", "bf16"), ("head_dim", "d=64")):
+        if name not in fields:
+            raise SpecTextError(f"{text!r} names no {name}: add for example {example}\n{GRAMMAR}")
+    try:
+        return AttentionSpec(**fields)
+    except (ValueError, TypeError) as error:
+        raise SpecTextError(f"{text!r}: {error}") from error
+
+
+def _add(fields: dict, name: str, value, text: str) -> None:
+    if name in fields:
+        raise SpecTextError(f"{text!r} gives {name} twice")
+    fields[name] = value
+
+
+def _read_word(word: str, text: str) -> tuple[str, object]:
+    key, equals, value = word.partition("=")
+    key = key.strip().lower()
+    try:
+        if not equals and key in DTYPES:
+            return "dtype", DTYPES[key]
+        if not equals and key in _FLAGS:
+            return _FLAGS[key]
+        if equals and key in _VALUES:
+            field, read = _VALUES[key]
+            return field, read(value.strip())
+    except SpecTextError:
+        raise
+    except ValueError as error:
+        raise SpecTextError(f"{word!r} in {text!r}: {error}\n{GRAMMAR}") from error
+    raise SpecTextError(f"{word!r} in {text!r} is not understood\n{GRAMMAR}")
+
+
+def _window(value: str) -> tuple[int, int]:
+    left, colon, right = value.partition(":")
+    if not colon:
+        raise ValueError("a window is left:right, for example 128:0")
+    return int(left), int(right)
+
+
+def _traced(trace_name: str) -> Callable[[str], object]:
+    def read(value: str):
+        from .. import score_mod
+
+        program, _ = getattr(score_mod, trace_name)(_load_function(value))
+        return program
+
+    return read
+
+
+def _load_function(reference: str) -> Callable:
+    """The function that FILE.py:FUNCTION names; runs the file."""
+    file, _, name = reference.rpartition(":")
+    if not file or not Path(file).is_file():
+        raise SpecTextError(f"{reference!r} is not FILE.py:FUNCTION of an existing file")
+    module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if module_spec is None or module_spec.loader is None:
+        raise SpecTextError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        raise SpecTextError(f"{file} has no function {name!r}")
+    return getattr(module, name)
+
+
+_FLAGS: dict[str, tuple[str, object]] = {
+    "causal": ("causal", True),
+    "alibi": ("alibi", True),
+    "top_left": ("alignment", "top_left"),
+    "bottom_right": ("alignment", "bottom_right"),
+    "no_lse": ("returns", "out"),
+}
+_VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "d": ("head_dim", int),
+    "head_dim": ("head_dim", int),
+    "dv": ("head_dim_v", int),
+    "head_dim_v": ("head_dim_v", int),
+    "window": ("window_size", _window),
+    "softcap": ("softcap", float),
+    "score_mod": ("score_mod", _traced("trace_score_mod")),
+    "mask_mod": ("mask_mod", _traced("trace_mask_mod")),
+}

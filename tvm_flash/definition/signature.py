@@ -1,0 +1,84 @@
+"""Run-time shapes, strides and captured tables that every definition takes as arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import tirx
+
+from ..spec import AttentionSpec
+
+
+@dataclass(frozen=True)
+class View:
+    """Shape and strides (elements) of an argument: all run-time values, last stride 1."""
+
+    shape: tuple
+    strides: tuple
+
+
+class Signature:
+    """The symbolic sizes of one attention problem, shared by all forms of its definition.
+
+    q, out and their gradients are (B, Sq, H, D | Dv); k, v are (B, Sk, Hk, D | Dv); row statistics
+    are (B, H, Sq) float32, contiguous. Sizes and strides are int64: offsets never overflow.
+    """
+
+    def __init__(self, spec: AttentionSpec):
+        self.spec = spec
+        self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k = (
+            tirx.Var(name, "int64") for name in ("B", "H", "Hk", "Sq", "Sk")
+        )
+        self.rows = (self.batch, self.heads, self.seqlen_q)
+        self.tables = tuple(
+            _declare_table(f"table{n}", dtype, ndim)
+            for n, (dtype, ndim) in enumerate(spec.table_types)
+        )
+
+    @property
+    def group(self):
+        """Query heads per key/value head."""
+        return tirx.truncdiv(self.heads, self.kv_heads)
+
+    def query(self, name: str) -> View:
+        """(B, Sq, H, D): queries or their gradient."""
+        return _view(name, self.batch, self.seqlen_q, self.heads, self.spec.head_dim)
+
+    def output(self, name: str) -> View:
+        """(B, Sq, H, Dv): output or its gradient."""
+        return _view(name, self.batch, self.seqlen_q, self.heads, self.spec.head_dim_v)
+
+    def key(self, name: str) -> View:
+        """(B, Sk, Hk, D): keys or their gradient."""
+        return _view(name, self.batch, self.seqlen_k, self.kv_heads, self.spec.head_dim)
+
+    def value(self, name: str) -> View:
+        """(B, Sk, Hk, Dv): values or their gradient."""
+        return _view(name, self.batch, self.seqlen_k, self.kv_heads, self.spec.head_dim_v)
+
+    def finish(self, func: tirx.PrimFunc, symbol: str) -> tirx.PrimFunc:
+        """``func`` with a parameter for each table before its last one (``softmax_scale``).
+
+        The script parser has no variable argument lists, so a body reads the tables as free
+        buffers and they are bound here.
+        """
+        params = [*func.params[:-1], *self.tables, func.params[-1]]
+        bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
+        return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})
+
+
+def as_module(func: tirx.PrimFunc) -> tvm.IRModule:
+    """A module that holds ``func`` under its global symbol."""
+    return tvm.IRModule({func.attrs["global_symbol"]: func})
+
+
+def _view(name: str, *shape) -> View:
+    strides = tuple(tirx.Var(f"{name}_stride{axis}", "int64") for axis in range(3))
+    return View(shape, (*strides, 1))
+
+
+def _declare_table(name: str, dtype: str, ndim: int) -> tirx.Buffer:
+    shape = [tirx.Var(f"{name}_dim{axis}", "int64") for axis in range(ndim)]
+    strides = [tirx.Var(f"{name}_stride{axis}", "int64") for axis in range(ndim)]
+    return tirx.decl_buffer(shape, dtype, name=name, strides=strides or None)

@@ -1,0 +1,141 @@
+"""Load an artifact: check it, open it with tvm_ffi alone, give its kernels torch's threads."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tvm_ffi
+
+from .artifact import KernelRecord, Manifest, refuse, verify
+from .machine import amx_refusal, architecture, cpu_features, system
+from .openmp import torch_openmp
+from .spec import AttentionSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A loaded kernel, called with torch tensors, (B, S, H, D) or (.., B, H, Sq), in this order.
+
+    forward: q, k, v, out, lse (absent when the spec returns "out"), *tables, softmax_scale.
+    backward: q, k, v, out, dout, lse, dlse, dq, dk, dv, delta, dq_acc, *tables, softmax_scale.
+    """
+
+    spec: AttentionSpec
+    direction: str
+    config: dict[str, Any]
+    meta: dict[str, Any]
+    function: Callable[..., Any] = field(repr=False)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def workspace(
+        self,
+        batch: int,
+        num_heads: int,
+        num_kv_heads: int,
+        seqlen_q: int,
+        seqlen_k: int,
+        threads: int,
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of delta (2, B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad), float32, for backward.
+
+        With C private copies of dQ, C key tiles of a head can run at once: as many as the threads
+        need where batch x heads cannot occupy them.
+        """
+        query_tiles = -(-seqlen_q // self.meta["block_q"])
+        key_tiles = -(-seqlen_k // self.meta["block_k"])
+        copies = min(key_tiles, max(1, -(-4 * threads // (batch * num_kv_heads))))
+        rows = query_tiles * self.meta["block_q"]
+        heads = (batch, num_heads)
+        return (2, *heads, seqlen_q), (copies, *heads, rows, self.meta["head_dim_pad"])
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """An opened artifact. Its code stays mapped until the process ends."""
+
+    path: Path
+    manifest: Manifest
+    kernels: list[Kernel]
+
+
+# What the operators may use. A later library takes the place of an earlier one's kernel.
+registered: dict[tuple[AttentionSpec, str], Kernel] = {}
+
+
+def load(path: str | Path) -> Library:
+    """Open the artifact at ``path`` (a directory, or its manifest.json) and register its kernels.
+
+    Raises ArtifactError, before any of its code runs, when it is corrupt, was made for another
+    machine, or for another tvm_ffi.
+    """
+    library_path, manifest = verify(path)
+    reasons = unfit_reasons(manifest)
+    if reasons:
+        raise refuse(
+            library_path, ", ".join(reasons), "build it on this machine or load one made for it"
+        )
+    module = _open(library_path)
+    kernels = [_kernel(library_path, module, record) for record in manifest.kernels]
+    _bind_threads(library_path)
+    registered.update({(kernel.spec, kernel.direction): kernel for kernel in kernels})
+    return Library(library_path, manifest, kernels)
+
+
+def unfit_reasons(manifest: Manifest) -> list[str]:
+    """Why this machine and environment cannot run the library (empty: they can)."""
+    here = {"system": system(), "architecture": architecture()}
+    reasons = [
+        f"it needs {name}={manifest.target.get(name)!r}, this is {value!r}"
+        for name, value in here.items()
+        if manifest.target.get(name) != value
+    ]
+    missing = sorted(set(manifest.cpu_features) - cpu_features())
+    if missing:
+        reasons.append(f"this CPU lacks {' '.join(missing)}")
+    if (
+        not missing
+        and any(name.startswith("amx") for name in manifest.cpu_features)
+        and amx_refusal()
+    ):
+        reasons.append(f"the kernel refuses AMX to this process ({amx_refusal()})")
+    built, installed = manifest.versions.get("tvm_ffi", "unknown"), tvm_ffi.__version__
+    if _series(built) != _series(installed):
+        reasons.append(f"it was built for tvm_ffi {built}, installed is {installed}")
+    return reasons
+
+
+def _series(version: str) -> list[str]:
+    """major.minor: tvm_ffi keeps its C interface within these."""
+    return version.split(".")[:2]
+
+
+def _open(path: Path) -> tvm_ffi.Module:
+    try:
+        return tvm_ffi.load_module(str(path))
+    except Exception as error:
+        raise refuse(path, f"the dynamic linker refuses it ({error})") from error
+
+
+def _kernel(path: Path, module: tvm_ffi.Module, record: KernelRecord) -> Kernel:
+    if not module.implements_function(record.symbol):
+        raise refuse(path, f"it has no kernel {record.symbol!r}, which its manifest lists")
+    function = module.get_function(record.symbol)
+    return Kernel(record.spec, record.direction, record.config, record.meta, function)
+
+
+def _bind_threads(path: Path) -> None:
+    """Tell the library where torch's OpenMP is; without one it runs on the calling thread."""
+    bind = getattr(ctypes.CDLL(str(path)), "tvm_flash_bind_threads", None)
+    if bind is None:
+        raise refuse(path, "it has no tvm_flash_bind_threads, so tvm_flash did not link it")
+    openmp = torch_openmp()
+    if openmp is not None:
+        addresses = (openmp.run_team, openmp.threads, openmp.in_parallel)
+        bind.restype = None
+        bind(*map(ctypes.c_void_p, addresses))
