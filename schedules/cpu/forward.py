@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from tvm import s_tir, tirx
 
 from ...definition.forward import streaming_forward
-from ...definition.tiles import ForwardTile, Operand
+from ...definition.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from ...spec import AttentionSpec
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, split_vector, vectorize
@@ -51,7 +51,7 @@ class ForwardConfig:
         """The streaming definition's tile under this config."""
         depth = round_up(spec.head_dim, self.pack)
         depth_v = round_up(spec.head_dim_v, self.rows_o)
-        operand = Operand() if self.pack == 1 else Operand("bfloat16", 2)
+        operand = Float32Operand() if self.pack == 1 else Bf16PairOperand()
         return ForwardTile(self.block_q, self.block_k, depth, depth_v, operand)
 
     def to_json(self) -> dict:
@@ -66,7 +66,7 @@ def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFun
     sch.parallel(sch.get_loops(sch.get_sblock("q_tile"))[0])
     _scores(sch, config, tile)
     _softmax(sch, config)
-    _output(sch, config)
+    _output(sch, config, tile)
     for block in ("init_m", "init_l", "init_acc", "alpha", "keep_m", "keep_l", "inverse", "normalise"):
         vectorize(sch, block, config.vector)
     func = sch.mod["main"]
@@ -75,19 +75,19 @@ def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFun
 
 def _scores(sch, config: ForwardConfig, tile: ForwardTile) -> None:
     """S in micro-tiles; score_mod and the row maximum take each band of rows while it is hot."""
-    row, lane, depth, pair = sch.get_loops(sch.get_sblock("scores"))[-4:]
+    row, lane, depth = sch.get_loops(sch.get_sblock("scores"))[-3:]
     bands, row = sch.split(row, [None, config.rows_s])
     groups, lane = sch.split(lane, [None, config.lanes])
-    outermost = _order(sch, config, bands, groups, row, lane, depth, pair)
+    sch.reorder(bands, groups, row, lane, depth)
     fuse_under(sch, "score_mod", bands)
     split_vector(sch, "score_mod", config.vector)
     fuse_under(sch, "row_max", bands)
     split_vector(sch, "row_max", config.vector)
     sch.decompose_reduction(sch.get_sblock("row_max"), bands)
-    init = sch.decompose_reduction(sch.get_sblock("scores"), outermost)
+    init = sch.decompose_reduction(sch.get_sblock("scores"), row)
     split_vector(sch, sch.get(init).name_hint, config.vector)
     depth = tile.depth // config.pack
-    micro = MicroTile(config.rows_s, config.lanes, depth, config.vector, False, config.pack)
+    micro = MicroTile(config.rows_s, config.lanes, depth, config.vector, False, tile.operand)
     sch.tensorize(row, register(micro))
 
 
@@ -99,37 +99,17 @@ def _softmax(sch, config: ForwardConfig) -> None:
     sch.unroll(row)
     fuse_under(sch, "store_p", rows)
     fuse_under(sch, "row_sum", rows)
-    if config.pack == 1:
-        vectorize(sch, "store_p", config.vector)
-    else:
-        sch.unroll(sch.get_loops(sch.get_sblock("store_p"))[-1])
+    vectorize(sch, "store_p", config.vector)
     vectorize(sch, "row_sum", config.vector)
     sch.decompose_reduction(sch.get_sblock("row_sum"), rows)
 
 
-def _output(sch, config: ForwardConfig) -> None:
-    """O += P V in micro-tiles; V's rows are staged in pairs where the product takes pairs."""
-    if config.pack > 1:
-        row, head = sch.get_loops(sch.get_sblock("load_v"))[-2:]
-        rows, row = sch.split(row, [None, config.pack])
-        sch.reorder(rows, head, row)
-        sch.unroll(row)
-    head, lane, key, pair = sch.get_loops(sch.get_sblock("pv"))[-4:]
+def _output(sch, config: ForwardConfig, tile: ForwardTile) -> None:
+    """O += P V in micro-tiles."""
+    head, lane, key = sch.get_loops(sch.get_sblock("pv"))[-3:]
     bands, head = sch.split(head, [None, config.rows_o])
     groups, lane = sch.split(lane, [None, config.lanes])
-    _order(sch, config, bands, groups, head, lane, key, pair)
+    sch.reorder(bands, groups, head, lane, key)
     depth = config.block_k // config.pack
-    micro = MicroTile(config.rows_o, config.lanes, depth, config.vector, True, config.pack)
+    micro = MicroTile(config.rows_o, config.lanes, depth, config.vector, True, tile.operand)
     sch.tensorize(head, register(micro))
-
-
-def _order(sch, config: ForwardConfig, bands, groups, row, lane, depth, pair):
-    """Micro-tile loops innermost; returns the outermost loop that reduces.
-
-    A pair of one is no loop of the intrinsic: it stays outside.
-    """
-    if config.pack == 1:
-        sch.reorder(bands, groups, pair, row, lane, depth)
-        return pair
-    sch.reorder(bands, groups, row, lane, depth, pair)
-    return row

@@ -173,18 +173,18 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 hk: T.let[T.int64] = T.truncmod(T.truncdiv(vt, copies), Hk)
                 c: T.let[T.int64] = T.truncmod(vt, copies)
                 keys: T.let[T.int32] = T.Cast("int32", Sk)
-                Kt = T.sblock_alloc_buffer((D, BK, 1), "float32")
-                Vt = T.sblock_alloc_buffer((Dv, BK, 1), "float32")
-                Kb = T.sblock_alloc_buffer((BK, Dl, 1), "float32")
-                Qb = T.sblock_alloc_buffer((BQ, D, 1), "float32")
-                dOb = T.sblock_alloc_buffer((BQ, Dv, 1), "float32")
+                Kt = T.sblock_alloc_buffer((D, BK), "float32")
+                Vt = T.sblock_alloc_buffer((Dv, BK), "float32")
+                Kb = T.sblock_alloc_buffer((BK, Dl), "float32")
+                Qb = T.sblock_alloc_buffer((BQ, D), "float32")
+                dOb = T.sblock_alloc_buffer((BQ, Dv), "float32")
                 lse_b = T.sblock_alloc_buffer((BQ,), "float32")
                 delta_b = T.sblock_alloc_buffer((BQ,), "float32")
                 S = T.sblock_alloc_buffer((BQ, BK), "float32")
                 X = T.sblock_alloc_buffer((BQ, BK), "float32")
-                P = T.sblock_alloc_buffer((BQ, BK, 1), "float32")
+                P = T.sblock_alloc_buffer((BQ, BK), "float32")
                 dP = T.sblock_alloc_buffer((BQ, BK), "float32")
-                dS = T.sblock_alloc_buffer((BQ, BK, 1), "float32")
+                dS = T.sblock_alloc_buffer((BQ, BK), "float32")
                 dKt = T.sblock_alloc_buffer((D, BK), "float32")
                 dVt = T.sblock_alloc_buffer((Dv, BK), "float32")
                 for n in T.serial(T.truncdiv(k_tiles - c + copies - 1, copies)):
@@ -201,15 +201,15 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         for j, d in T.grid(BK, D):
                             with T.sblock("load_kt"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kt[vd, vj, 0] = T.if_then_else(T.And(k0 + vj < keys, vd < dim), T.Cast("float32", K[b, k0 + vj, hk, vd]), T.float32(0))
+                                Kt[vd, vj] = T.if_then_else(T.And(k0 + vj < keys, vd < dim), T.Cast("float32", K[b, k0 + vj, hk, vd]), T.float32(0))
                         for j, d in T.grid(BK, Dl):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd, 0] = T.if_then_else(T.And(k0 + vj < keys, vd < dim), T.Cast("float32", K[b, k0 + vj, hk, vd]), T.float32(0))
+                                Kb[vj, vd] = T.if_then_else(T.And(k0 + vj < keys, vd < dim), T.Cast("float32", K[b, k0 + vj, hk, vd]), T.float32(0))
                         for j, d in T.grid(BK, Dv):
                             with T.sblock("load_vt"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vt[vd, vj, 0] = T.if_then_else(T.And(k0 + vj < keys, vd < dim_v), T.Cast("float32", V[b, k0 + vj, hk, vd]), T.float32(0))
+                                Vt[vd, vj] = T.if_then_else(T.And(k0 + vj < keys, vd < dim_v), T.Cast("float32", V[b, k0 + vj, hk, vd]), T.float32(0))
                         for d, j in T.grid(D, BK):
                             with T.sblock("init_dk"):
                                 vd, vj = T.axis.remap("SS", [d, j])
@@ -222,8 +222,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                             with T.sblock("q_block"):
                                 vg = T.axis.opaque(group, g)
                                 vm = T.axis.opaque(T.max(last - first, 0), m)
-                                T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], dO[0:B, 0:Sq, 0:H, 0:dim_v], delta_r[0:B, 0:H, 0:Sq], L[0:B, 0:H, 0:Sq], Kt[0:D, 0:BK, 0], Vt[0:Dv, 0:BK, 0], Kb[0:BK, 0:Dl, 0], dKt[0:D, 0:BK], dVt[0:Dv, 0:BK])
-                                T.writes(A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl], Qb[0:BQ, 0:D, 0], dOb[0:BQ, 0:Dv, 0], lse_b[0:BQ], delta_b[0:BQ], S[0:BQ, 0:BK], X[0:BQ, 0:BK], P[0:BQ, 0:BK, 0], dP[0:BQ, 0:BK], dS[0:BQ, 0:BK, 0], dKt[0:D, 0:BK], dVt[0:Dv, 0:BK])
+                                T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], dO[0:B, 0:Sq, 0:H, 0:dim_v], delta_r[0:B, 0:H, 0:Sq], L[0:B, 0:H, 0:Sq], Kt[0:D, 0:BK], Vt[0:Dv, 0:BK], Kb[0:BK, 0:Dl], dKt[0:D, 0:BK], dVt[0:Dv, 0:BK])
+                                T.writes(A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl], Qb[0:BQ, 0:D], dOb[0:BQ, 0:Dv], lse_b[0:BQ], delta_b[0:BQ], S[0:BQ, 0:BK], X[0:BQ, 0:BK], P[0:BQ, 0:BK], dP[0:BQ, 0:BK], dS[0:BQ, 0:BK], dKt[0:D, 0:BK], dVt[0:Dv, 0:BK])
                                 h: T.let[T.int64] = hk * group + vg
                                 q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
                                 boundary: T.let[T.bool] = T.Or(
@@ -232,11 +232,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 for i, d in T.grid(BQ, D):
                                     with T.sblock("load_q"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        Qb[vi, vd, 0] = T.if_then_else(T.And(q0 + vi < Sq, vd < dim), T.Cast("float32", Q[b, q0 + vi, h, vd]), T.float32(0))
+                                        Qb[vi, vd] = T.if_then_else(T.And(q0 + vi < Sq, vd < dim), T.Cast("float32", Q[b, q0 + vi, h, vd]), T.float32(0))
                                 for i, d in T.grid(BQ, Dv):
                                     with T.sblock("load_do"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        dOb[vi, vd, 0] = T.if_then_else(T.And(q0 + vi < Sq, vd < dim_v), T.Cast("float32", dO[b, q0 + vi, h, vd]), T.float32(0))
+                                        dOb[vi, vd] = T.if_then_else(T.And(q0 + vi < Sq, vd < dim_v), T.Cast("float32", dO[b, q0 + vi, h, vd]), T.float32(0))
                                 for i in range(BQ):
                                     with T.sblock("load_delta"):
                                         vi = T.axis.spatial(BQ, i)
@@ -246,14 +246,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         vi = T.axis.spatial(BQ, i)
                                         lse_b[vi] = T.if_then_else(q0 + vi < Sq, scores.log2_lse(L[b, h, q0 + vi]), T.float32("inf"))
                                 with T.sblock("p_scope"):
-                                    T.reads(Qb[0:BQ, 0:D, 0], Kt[0:D, 0:BK, 0], lse_b[0:BQ])
-                                    T.writes(S[0:BQ, 0:BK], X[0:BQ, 0:BK], P[0:BQ, 0:BK, 0])
+                                    T.reads(Qb[0:BQ, 0:D], Kt[0:D, 0:BK], lse_b[0:BQ])
+                                    T.writes(S[0:BQ, 0:BK], X[0:BQ, 0:BK], P[0:BQ, 0:BK])
                                     for i, j, d in T.grid(BQ, BK, D):
                                         with T.sblock("scores"):
                                             vi, vj, vd = T.axis.remap("SSR", [i, j, d])
                                             with T.init():
                                                 S[vi, vj] = T.float32(0)
-                                            S[vi, vj] = S[vi, vj] + Qb[vi, vd, 0] * Kt[vd, vj, 0]
+                                            S[vi, vj] = S[vi, vj] + Qb[vi, vd] * Kt[vd, vj]
                                     for i, j in T.grid(BQ, BK):
                                         with T.sblock("score_mod"):
                                             vi, vj = T.axis.remap("SS", [i, j])
@@ -265,44 +265,44 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                     for i, j in T.grid(BQ, BK):
                                         with T.sblock("p"):
                                             vi, vj = T.axis.remap("SS", [i, j])
-                                            P[vi, vj, 0] = scores.exp2(X[vi, vj] - lse_b[vi])
+                                            P[vi, vj] = scores.exp2(X[vi, vj] - lse_b[vi])
                                 with T.sblock("ds_scope"):
-                                    T.reads(dOb[0:BQ, 0:Dv, 0], Vt[0:Dv, 0:BK, 0], P[0:BQ, 0:BK, 0], S[0:BQ, 0:BK], delta_b[0:BQ])
-                                    T.writes(dP[0:BQ, 0:BK], dS[0:BQ, 0:BK, 0])
+                                    T.reads(dOb[0:BQ, 0:Dv], Vt[0:Dv, 0:BK], P[0:BQ, 0:BK], S[0:BQ, 0:BK], delta_b[0:BQ])
+                                    T.writes(dP[0:BQ, 0:BK], dS[0:BQ, 0:BK])
                                     for i, j, d in T.grid(BQ, BK, Dv):
                                         with T.sblock("dp"):
                                             vi, vj, vd = T.axis.remap("SSR", [i, j, d])
                                             with T.init():
                                                 dP[vi, vj] = T.float32(0)
-                                            dP[vi, vj] = dP[vi, vj] + dOb[vi, vd, 0] * Vt[vd, vj, 0]
+                                            dP[vi, vj] = dP[vi, vj] + dOb[vi, vd] * Vt[vd, vj]
                                     for i, j in T.grid(BQ, BK):
                                         with T.sblock("ds"):
                                             vi, vj = T.axis.remap("SS", [i, j])
-                                            dS[vi, vj, 0] = scores.dscore(
-                                                P[vi, vj, 0], dP[vi, vj], delta_b[vi], S[vi, vj],
+                                            dS[vi, vj] = scores.dscore(
+                                                P[vi, vj], dP[vi, vj], delta_b[vi], S[vi, vj],
                                                 b, h, q0 + vi, k0 + vj, softmax_scale,
                                             )  # fmt: skip
                                 with T.sblock("dq_scope"):
-                                    T.reads(dS[0:BQ, 0:BK, 0], Kb[0:BK, 0:Dl, 0])
+                                    T.reads(dS[0:BQ, 0:BK], Kb[0:BK, 0:Dl])
                                     T.writes(A[c, b, h, q0 : q0 + BQ, 0:Dl])
                                     for i, d, j in T.grid(BQ, Dl, BK):
                                         with T.sblock("dq"):
                                             vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                            A[c, b, h, q0 + vi, vd] = A[c, b, h, q0 + vi, vd] + dS[vi, vj, 0] * Kb[vj, vd, 0]
+                                            A[c, b, h, q0 + vi, vd] = A[c, b, h, q0 + vi, vd] + dS[vi, vj] * Kb[vj, vd]
                                 with T.sblock("dv_scope"):
-                                    T.reads(dOb[0:BQ, 0:Dv, 0], P[0:BQ, 0:BK, 0])
+                                    T.reads(dOb[0:BQ, 0:Dv], P[0:BQ, 0:BK])
                                     T.writes(dVt[0:Dv, 0:BK])
                                     for d, j, i in T.grid(Dv, BK, BQ):
                                         with T.sblock("dv"):
                                             vd, vj, vi = T.axis.remap("SSR", [d, j, i])
-                                            dVt[vd, vj] = dVt[vd, vj] + dOb[vi, vd, 0] * P[vi, vj, 0]
+                                            dVt[vd, vj] = dVt[vd, vj] + dOb[vi, vd] * P[vi, vj]
                                 with T.sblock("dk_scope"):
-                                    T.reads(Qb[0:BQ, 0:D, 0], dS[0:BQ, 0:BK, 0])
+                                    T.reads(Qb[0:BQ, 0:D], dS[0:BQ, 0:BK])
                                     T.writes(dKt[0:D, 0:BK])
                                     for d, j, i in T.grid(D, BK, BQ):
                                         with T.sblock("dk"):
                                             vd, vj, vi = T.axis.remap("SSR", [d, j, i])
-                                            dKt[vd, vj] = dKt[vd, vj] + Qb[vi, vd, 0] * dS[vi, vj, 0]
+                                            dKt[vd, vj] = dKt[vd, vj] + Qb[vi, vd] * dS[vi, vj]
                         for j, d in T.grid(BK, dim):
                             with T.sblock("store_dk"):
                                 T.where(k0 + j < keys)

@@ -105,8 +105,17 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
-    operand, pack = tile.operand.dtype, tile.operand.pack
+    operand, pack = tile.operand, tile.operand.pack
     q_blocks = T.truncdiv(Sq + (BQ - 1), BQ)
+
+    def words(buffer, index, inside, columns):
+        """Staged word of ``pack`` neighbouring columns, zero outside."""
+        return operand.encode(*[_padded(buffer, index(e), inside, columns) for e in range(pack)])
+
+    def row_words(buffer, index, rows, columns):
+        """Staged word of one column of ``pack`` neighbouring rows, zero outside."""
+        parts = [_padded(buffer, index(e), index(e)[1] < rows, columns) for e in range(pack)]
+        return operand.encode(*parts)
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
@@ -133,12 +142,12 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                 full_lo: T.let[T.int32] = bounds[2]
                 full_hi: T.let[T.int32] = bounds[3]
                 keys: T.let[T.int32] = T.Cast("int32", Sk)
-                Qt = T.sblock_alloc_buffer((D // pack, BQ, pack), operand)
-                Kb = T.sblock_alloc_buffer((BK, D // pack, pack), operand)
-                Vb = T.sblock_alloc_buffer((BK // pack, Dv, pack), operand)
+                Qt = T.sblock_alloc_buffer((D // pack, BQ), operand.dtype)
+                Kb = T.sblock_alloc_buffer((BK, D // pack), operand.dtype)
+                Vb = T.sblock_alloc_buffer((BK // pack, Dv), operand.dtype)
                 S = T.sblock_alloc_buffer((BK, BQ), "float32")
                 X = T.sblock_alloc_buffer((BK, BQ), "float32")
-                P = T.sblock_alloc_buffer((BK // pack, BQ, pack), operand)
+                P = T.sblock_alloc_buffer((BK // pack, BQ), operand.dtype)
                 E = T.sblock_alloc_buffer((BK, BQ), "float32")
                 m = T.sblock_alloc_buffer((BQ,), "float32")
                 m_new = T.sblock_alloc_buffer((BQ,), "float32")
@@ -148,14 +157,10 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                 l_inv = T.sblock_alloc_buffer((BQ,), "float32")
                 acc = T.sblock_alloc_buffer((Dv, BQ), "float32")
                 out_t = T.sblock_alloc_buffer((Dv, BQ), "float32")
-                for i, d in T.grid(BQ, D):
+                for i, d in T.grid(BQ, D // pack):
                     with T.sblock("load_q"):
                         vi, vd = T.axis.remap("SS", [i, d])
-                        Qt[vd // pack, vi, vd % pack] = T.if_then_else(
-                            T.And(q0 + vi < Sq, vd < dim),
-                            T.Cast(operand, Q[b, q0 + vi, h, vd]),
-                            T.Cast(operand, T.float32(0)),
-                        )
+                        Qt[vd, vi] = words(Q, lambda e: (b, q0 + vi, h, vd * pack + e), q0 + vi < Sq, dim)
                 for i in range(BQ):
                     with T.sblock("init_m"):
                         vi = T.axis.spatial(BQ, i)
@@ -171,35 +176,27 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                 for n in range(T.max(last - first, 0)):
                     with T.sblock("k_block"):
                         vn = T.axis.opaque(T.max(last - first, 0), n)
-                        T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim], V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v], Qt[0 : D // pack, 0:BQ, 0:pack], m[0:BQ], l[0:BQ], acc[0:Dv, 0:BQ])
-                        T.writes(Kb[0:BK, 0 : D // pack, 0:pack], Vb[0 : BK // pack, 0:Dv, 0:pack], S[0:BK, 0:BQ], X[0:BK, 0:BQ], E[0:BK, 0:BQ], P[0 : BK // pack, 0:BQ, 0:pack], m[0:BQ], m_new[0:BQ], l[0:BQ], l_new[0:BQ], alpha[0:BQ], acc[0:Dv, 0:BQ])
+                        T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim], V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v], Qt[0 : D // pack, 0:BQ], m[0:BQ], l[0:BQ], acc[0:Dv, 0:BQ])
+                        T.writes(Kb[0:BK, 0 : D // pack], Vb[0 : BK // pack, 0:Dv], S[0:BK, 0:BQ], X[0:BK, 0:BQ], E[0:BK, 0:BQ], P[0 : BK // pack, 0:BQ], m[0:BQ], m_new[0:BQ], l[0:BQ], l_new[0:BQ], alpha[0:BQ], acc[0:Dv, 0:BQ])
                         k0: T.let[T.int32] = (first + vn) * BK
                         boundary: T.let[T.bool] = T.Or(k0 < full_lo, k0 + BK > full_hi)
-                        for j, d in T.grid(BK, D):
+                        for j, d in T.grid(BK, D // pack):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd // pack, vd % pack] = T.if_then_else(
-                                    T.And(k0 + vj < keys, vd < dim),
-                                    T.Cast(operand, K[b, k0 + vj, hk, vd]),
-                                    T.Cast(operand, T.float32(0)),
-                                )
-                        for j, d in T.grid(BK, Dv):
+                                Kb[vj, vd] = words(K, lambda e: (b, k0 + vj, hk, vd * pack + e), k0 + vj < keys, dim)
+                        for j, d in T.grid(BK // pack, Dv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vb[vj // pack, vd, vj % pack] = T.if_then_else(
-                                    T.And(k0 + vj < keys, vd < dim_v),
-                                    T.Cast(operand, V[b, k0 + vj, hk, vd]),
-                                    T.Cast(operand, T.float32(0)),
-                                )
+                                Vb[vj, vd] = row_words(V, lambda e: (b, k0 + vj * pack + e, hk, vd), keys, dim_v)
                         with T.sblock("score_scope"):
-                            T.reads(Qt[0 : D // pack, 0:BQ, 0:pack], Kb[0:BK, 0 : D // pack, 0:pack], m[0:BQ])
+                            T.reads(Qt[0 : D // pack, 0:BQ], Kb[0:BK, 0 : D // pack], m[0:BQ])
                             T.writes(S[0:BK, 0:BQ], X[0:BK, 0:BQ], m_new[0:BQ])
-                            for j, i, d, e in T.grid(BK, BQ, D // pack, pack):
+                            for j, i, d in T.grid(BK, BQ, D // pack):
                                 with T.sblock("scores"):
-                                    vj, vi, vd, ve = T.axis.remap("SSRR", [j, i, d, e])
+                                    vj, vi, vd = T.axis.remap("SSR", [j, i, d])
                                     with T.init():
                                         S[vj, vi] = T.float32(0)
-                                    S[vj, vi] = S[vj, vi] + T.Cast("float32", Kb[vj, vd, ve]) * T.Cast("float32", Qt[vd, vi, ve])
+                                    S[vj, vi] = S[vj, vi] + operand.dot(Kb[vj, vd], Qt[vd, vi])
                             for j, i in T.grid(BK, BQ):
                                 with T.sblock("score_mod"):
                                     vj, vi = T.axis.remap("SS", [j, i])
@@ -227,15 +224,15 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                                     m[vi] = m_new[vi]
                         with T.sblock("exp_scope"):
                             T.reads(X[0:BK, 0:BQ], m_new[0:BQ], l[0:BQ], alpha[0:BQ])
-                            T.writes(E[0:BK, 0:BQ], P[0 : BK // pack, 0:BQ, 0:pack], l_new[0:BQ])
+                            T.writes(E[0:BK, 0:BQ], P[0 : BK // pack, 0:BQ], l_new[0:BQ])
                             for j, i in T.grid(BK, BQ):
                                 with T.sblock("exp"):
                                     vj, vi = T.axis.remap("SS", [j, i])
                                     E[vj, vi] = scores.exp2(X[vj, vi] - m_new[vi])
-                            for j, i, e in T.grid(BK // pack, BQ, pack):
+                            for j, i in T.grid(BK // pack, BQ):
                                 with T.sblock("store_p"):
-                                    vj, vi, ve = T.axis.remap("SSS", [j, i, e])
-                                    P[vj, vi, ve] = T.Cast(operand, E[vj * pack + ve, vi])
+                                    vj, vi = T.axis.remap("SS", [j, i])
+                                    P[vj, vi] = operand.encode(*[E[vj * pack + e, vi] for e in range(pack)])
                             for j, i in T.grid(BK, BQ):
                                 with T.sblock("row_sum"):
                                     vj, vi = T.axis.remap("RS", [j, i])
@@ -251,12 +248,12 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                                 vd, vi = T.axis.remap("SS", [d, i])
                                 acc[vd, vi] = acc[vd, vi] * alpha[vi]
                         with T.sblock("pv_scope"):
-                            T.reads(P[0 : BK // pack, 0:BQ, 0:pack], Vb[0 : BK // pack, 0:Dv, 0:pack], acc[0:Dv, 0:BQ])
+                            T.reads(P[0 : BK // pack, 0:BQ], Vb[0 : BK // pack, 0:Dv], acc[0:Dv, 0:BQ])
                             T.writes(acc[0:Dv, 0:BQ])
-                            for d, i, j, e in T.grid(Dv, BQ, BK // pack, pack):
+                            for d, i, j in T.grid(Dv, BQ, BK // pack):
                                 with T.sblock("pv"):
-                                    vd, vi, vj, ve = T.axis.remap("SSRR", [d, i, j, e])
-                                    acc[vd, vi] = acc[vd, vi] + T.Cast("float32", Vb[vj, vd, ve]) * T.Cast("float32", P[vj, vi, ve])
+                                    vd, vi, vj = T.axis.remap("SSR", [d, i, j])
+                                    acc[vd, vi] = acc[vd, vi] + operand.dot(Vb[vj, vd], P[vj, vi])
                 for i in range(BQ):
                     with T.sblock("inverse"):
                         vi = T.axis.spatial(BQ, i)
@@ -277,3 +274,9 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                         L[b, h, q0 + vi] = scores.natural_lse(m[vi], l[vi])
 
     return sig.finish(attention, f"{spec.name}_fwd")
+
+
+def _padded(buffer, index, inside, columns: int):
+    """Element ``index`` as float32 where ``inside`` holds and its last index is below ``columns``."""
+    value = tirx.Cast("float32", buffer[index])
+    return tirx.if_then_else(tirx.And(inside, index[-1] < columns), value, tirx.const(0, "float32"))

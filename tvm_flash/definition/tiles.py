@@ -4,14 +4,61 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm import tirx
+
 
 @dataclass(frozen=True)
-class Operand:
-    """How matrix operands are staged: element type and how many neighbours of the reduction
-    axis lie side by side (``pack``: 1 for FMA, 2 for bf16 dot products and AMX tiles)."""
+class Float32Operand:
+    """Matrix operands staged as float32, one element a word."""
 
-    dtype: str = "float32"
-    pack: int = 1
+    dtype = "float32"
+    pack = 1
+
+    def encode(self, value):
+        """The staged word of one float32 element."""
+        return value
+
+    def dot(self, a, b):
+        """Product of two words."""
+        return a * b
+
+
+@dataclass(frozen=True)
+class Bf16PairOperand:
+    """Matrix operands rounded to bf16, two neighbours of the reduction axis in an int32 word.
+
+    The layout that VDPBF16PS and AMX tiles multiply; products and sums stay float32. Words and not
+    bf16 arrays, because TVM widens local bf16 arrays to float32.
+    """
+
+    dtype = "int32"
+    pack = 2
+
+    def encode(self, low, high):
+        """Both elements rounded to nearest even; ``low`` comes first in memory."""
+        low_bits = tirx.shift_right(_rounded(low), tirx.const(16, "uint32"))
+        high_bits = tirx.bitwise_and(_rounded(high), tirx.const(0xFFFF0000, "uint32"))
+        return tirx.reinterpret("int32", tirx.bitwise_or(low_bits, high_bits))
+
+    def dot(self, a, b):
+        """Sum of the two products of a pair of words."""
+        return _low(a) * _low(b) + _high(a) * _high(b)
+
+
+def _rounded(value):
+    bits = tirx.reinterpret("uint32", value)
+    tie = tirx.bitwise_and(tirx.shift_right(bits, tirx.const(16, "uint32")), tirx.const(1, "uint32"))
+    # Rounding would carry a NaN with a full mantissa into the exponent: it is kept as it is.
+    rounded = bits + tirx.const(0x7FFF, "uint32") + tie
+    return tirx.Select(value == value, rounded, tirx.const(0x7FC00000, "uint32"))
+
+
+def _low(word):
+    return tirx.reinterpret("float32", tirx.shift_left(word, tirx.const(16, "int32")))
+
+
+def _high(word):
+    return tirx.reinterpret("float32", tirx.bitwise_and(word, tirx.const(-65536, "int32")))
 
 
 @dataclass(frozen=True)
@@ -25,7 +72,7 @@ class ForwardTile:
     block_k: int
     depth: int
     depth_v: int
-    operand: Operand = Operand()
+    operand: Float32Operand | Bf16PairOperand = Float32Operand()
 
 
 @dataclass(frozen=True)
