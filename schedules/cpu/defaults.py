@@ -17,9 +17,16 @@ EXP2_DEGREE = {"float32": 5, "float16": 4, "bfloat16": 3}
 
 def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
     """The forward config without a tuning record."""
-    lanes = LANES[target.vector, target.registers]
     degree = EXP2_DEGREE[spec.dtype]
-    return ForwardConfig(lanes=lanes, vector=target.vector, exp2_degree=degree)
+    if spec.dtype == "bfloat16" and "amx_bf16" in target.features:
+        return ForwardConfig(
+            block_k=128, rows_s=32, rows_o=32, lanes=32, exp2_degree=degree, unit="amx"
+        )
+    lanes = LANES[target.vector, target.registers]
+    pairs = spec.dtype == "bfloat16" and "avx512_bf16" in target.features
+    return ForwardConfig(
+        lanes=lanes, vector=target.vector, exp2_degree=degree, unit="dot" if pairs else "fma"
+    )
 
 
 def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:

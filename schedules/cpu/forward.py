@@ -9,6 +9,7 @@ from tvm import s_tir, tirx
 from ...definition.forward import streaming_forward
 from ...definition.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from ...spec import AttentionSpec
+from .amx_tile import AmxTile, register_amx, register_start
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, split_vector, vectorize
 from .vector_math import VectorMath
@@ -16,12 +17,13 @@ from .vector_math import VectorMath
 
 @dataclass(frozen=True)
 class ForwardConfig:
-    """Numbers of the forward schedule; they change speed, never results.
+    """Numbers of the forward schedule; they change speed, never results beyond rounding.
 
     block_q, block_k: rows of a query and a key tile. rows_s, rows_o: rows of the micro-kernels for
     S = K Q^T and O += V^T P. lanes: columns of both, a multiple of ``vector`` (float32 per register).
     exp2_degree: degree of the softmax's exponential (5: float32, 3: enough for half precision).
-    pack: 1 multiplies in float32, 2 takes bf16 operands in pairs (AVX512_BF16).
+    unit: "fma" multiplies in float32, "dot" takes bf16 operands in pairs (AVX512_BF16), "amx" in
+    32 x 32 blocks of tiles.
     """
 
     block_q: int = 64
@@ -31,28 +33,37 @@ class ForwardConfig:
     lanes: int = 64
     vector: int = 16
     exp2_degree: int = 5
-    pack: int = 1
+    unit: str = "fma"
+
+    @property
+    def operand(self) -> Float32Operand | Bf16PairOperand:
+        """How this unit wants matrix operands staged."""
+        return Float32Operand() if self.unit == "fma" else Bf16PairOperand()
 
     def reasons(self, spec: AttentionSpec) -> list[str]:
         """Why this config cannot serve ``spec`` (empty: it can)."""
+        pairs = self.unit != "fma"
         checks = [
+            (self.unit not in ("fma", "dot", "amx"), f"unit={self.unit!r} must be fma, dot or amx"),
             (self.block_q % self.lanes, f"block_q={self.block_q} must be a multiple of {self.lanes=}"),
             (self.lanes % self.vector, f"lanes={self.lanes} must be a multiple of {self.vector=}"),
             (self.block_k % self.rows_s, f"block_k={self.block_k} must be a multiple of {self.rows_s=}"),
-            (self.block_k % self.pack, f"block_k={self.block_k} must be a multiple of {self.pack=}"),
-            (
-                self.pack == 2 and (spec.dtype, self.vector) != ("bfloat16", 16),
-                f"pack=2 multiplies bfloat16 in vectors of 16, not {spec.dtype} in {self.vector}",
-            ),
+            (pairs and self.block_k % 2, f"block_k={self.block_k} must be even: keys go in pairs"),
+            (pairs and spec.dtype != "bfloat16", f"unit={self.unit} multiplies bfloat16, not {spec.dtype}"),
+            (pairs and self.vector != 16, f"unit={self.unit} needs vectors of 16, not {self.vector}"),
         ]
+        if self.unit == "amx":
+            edges = (self.rows_s, self.rows_o, self.lanes)
+            checks.append((edges != (32, 32, 32), f"unit=amx multiplies 32 x 32 blocks, not {edges}"))
+            checks.append((self.block_k % 32, f"block_k={self.block_k} must be a multiple of 32"))
         return [text for wrong, text in checks if wrong]
 
     def tile(self, spec: AttentionSpec) -> ForwardTile:
         """The streaming definition's tile under this config."""
-        depth = round_up(spec.head_dim, self.pack)
+        # A tile register holds 16 words, 32 elements of the head dimension.
+        depth = round_up(spec.head_dim, 32 if self.unit == "amx" else self.operand.pack)
         depth_v = round_up(spec.head_dim_v, self.rows_o)
-        operand = Float32Operand() if self.pack == 1 else Bf16PairOperand()
-        return ForwardTile(self.block_q, self.block_k, depth, depth_v, operand)
+        return ForwardTile(self.block_q, self.block_k, depth, depth_v, self.operand)
 
     def to_json(self) -> dict:
         return {"schedule": "cpu.forward", **asdict(self)}
@@ -60,17 +71,20 @@ class ForwardConfig:
 
 def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFunc:
     """The streaming definition of ``spec`` under ``config``, ready to compile."""
-    math = VectorMath(config.exp2_degree)
     tile = config.tile(spec)
-    sch = s_tir.Schedule(streaming_forward(spec, tile, math))
+    sch = s_tir.Schedule(streaming_forward(spec, tile, VectorMath(config.exp2_degree)))
     sch.parallel(sch.get_loops(sch.get_sblock("q_tile"))[0])
     _scores(sch, config, tile)
     _softmax(sch, config)
     _output(sch, config, tile)
-    for block in ("init_m", "init_l", "init_acc", "alpha", "keep_m", "keep_l", "inverse", "normalise"):
+    for block in ("init_m", "init_acc", "alpha", "keep_m", "keep_l", "inverse", "normalise"):
         vectorize(sch, block, config.vector)
+    if config.unit == "amx":
+        sch.tensorize(sch.get_loops(sch.get_sblock("init_l"))[-1], register_start(config.block_q))
+    else:
+        vectorize(sch, "init_l", config.vector)
     func = sch.mod["main"]
-    return func if config.pack == 1 else with_bf16_dot(func)
+    return with_bf16_dot(func) if config.unit == "dot" else func
 
 
 def _scores(sch, config: ForwardConfig, tile: ForwardTile) -> None:
@@ -86,15 +100,14 @@ def _scores(sch, config: ForwardConfig, tile: ForwardTile) -> None:
     sch.decompose_reduction(sch.get_sblock("row_max"), bands)
     init = sch.decompose_reduction(sch.get_sblock("scores"), row)
     split_vector(sch, sch.get(init).name_hint, config.vector)
-    depth = tile.depth // config.pack
-    micro = MicroTile(config.rows_s, config.lanes, depth, config.vector, False, tile.operand)
-    sch.tensorize(row, register(micro))
+    words = tile.depth // tile.operand.pack
+    sch.tensorize(row, _product(config, config.rows_s, words, transposed=False))
 
 
 def _softmax(sch, config: ForwardConfig) -> None:
     """exp, its row sum and the store of P, row by row."""
     row = sch.get_loops(sch.get_sblock("exp"))[-2]
-    rows, row = sch.split(row, [None, config.pack])
+    rows, row = sch.split(row, [None, config.operand.pack])
     vectorize(sch, "exp", config.vector)
     sch.unroll(row)
     fuse_under(sch, "store_p", rows)
@@ -106,10 +119,20 @@ def _softmax(sch, config: ForwardConfig) -> None:
 
 def _output(sch, config: ForwardConfig, tile: ForwardTile) -> None:
     """O += P V in micro-tiles."""
+    if config.unit == "amx":
+        # A tile's rows are rows of O^T: V is staged transposed, pairs of keys along a row.
+        sch.transform_layout("load_v", ("write", 0), lambda key, head: (head, key))
     head, lane, key = sch.get_loops(sch.get_sblock("pv"))[-3:]
     bands, head = sch.split(head, [None, config.rows_o])
     groups, lane = sch.split(lane, [None, config.lanes])
     sch.reorder(bands, groups, head, lane, key)
-    depth = config.block_k // config.pack
-    micro = MicroTile(config.rows_o, config.lanes, depth, config.vector, True, tile.operand)
-    sch.tensorize(head, register(micro))
+    words = config.block_k // tile.operand.pack
+    sch.tensorize(head, _product(config, config.rows_o, words, transposed=config.unit != "amx"))
+
+
+def _product(config: ForwardConfig, rows: int, words: int, transposed: bool) -> str:
+    """The micro-kernel intrinsic of this config's unit."""
+    if config.unit == "amx":
+        return register_amx(AmxTile(words), config.operand)
+    shape = MicroTile(rows, config.lanes, words, config.vector, transposed, config.operand)
+    return register(shape)

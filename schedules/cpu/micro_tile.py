@@ -67,7 +67,7 @@ class MicroTile:
 @lru_cache(maxsize=None)
 def register(tile: MicroTile) -> str:
     """Register the tensor intrinsic of ``tile`` and return its name."""
-    TensorIntrin.register(tile.name, _description(tile), _implementation(tile), override=True)
+    TensorIntrin.register(tile.name, description(tile), _implementation(tile), override=True)
     return tile.name
 
 
@@ -79,7 +79,8 @@ def with_bf16_dot(func: tirx.PrimFunc) -> tirx.PrimFunc:
     )
 
 
-def _description(tile: MicroTile) -> tirx.PrimFunc:
+def description(tile: MicroTile) -> tirx.PrimFunc:
+    """What the intrinsic computes, for Tensorize to match."""
     rows, lanes, depth, dtype = tile.rows, tile.lanes, tile.depth, tile.operand.dtype
 
     @T.prim_func(s_tir=True)
