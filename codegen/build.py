@@ -77,6 +77,7 @@ def build_jobs(
     """Compile ``jobs``, link them, and put the artifact at ``path`` in one step."""
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")
+    _refuse_foreign(target)
     _refuse_to_replace(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
@@ -130,6 +131,15 @@ def _manifest(library: Path, target: CpuTarget, records: Sequence[KernelRecord])
         versions={**build_versions(), "llvm": llvm_version()},
         kernels=tuple(records),
     )
+
+
+def _refuse_foreign(target: CpuTarget) -> None:
+    """Objects for another architecture would need its linker and its libtvm_ffi."""
+    needed = "x86_64" if target.name.startswith("x86") else "aarch64"
+    if needed != architecture():
+        raise BuildError(
+            f"target={target.name!r} is linked on {needed}, this is {architecture()}: build there"
+        )
 
 
 def _refuse_to_replace(path: Path) -> None:

@@ -29,8 +29,8 @@ def _key(spec: AttentionSpec, direction: str, target: CpuTarget, config: Any) ->
         {
             "spec": spec.to_json(),
             "direction": direction,
-            "target": [target.name, target.mcpu, sorted(target.features)],
-            "config": config.to_json() if config is not None else None,
+            "target": [target.name, target.mcpu, *target.mattr, *sorted(target.features)],
+            "config": config if config is None or isinstance(config, dict) else config.to_json(),
             "sources": source_digest(),
             "versions": build_versions(),
         }

@@ -9,17 +9,28 @@ from pathlib import Path
 
 import tvm_flash
 
-_PACKAGES = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi", "tvm_flash": "tvm-flash"}
+_PACKAGES = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
 
 # What turns a spec into machine code. The rest of the package only calls the result.
 _FOLDERS = ("definition", "schedules", "codegen", "tuning_logs")
-_FILES = ("artifact.py", "machine.py", "program.py", "score_mod.py", "spec.py", "variants.py")
+_FILES = (
+    "artifact.py",
+    "errors.py",
+    "machine.py",
+    "program.py",
+    "score_mod.py",
+    "spec.py",
+    "torch_operations.py",
+    "tracing.py",
+    "variants.py",
+)
 _SUFFIXES = {".py", ".c", ".h", ".json", ".jsonl"}
 
 
 def build_versions() -> dict[str, str]:
     """Versions of tvm, tvm_ffi and tvm_flash, not imported; "unknown" when not installed."""
-    return {name: _version(package) for name, package in _PACKAGES.items()}
+    installed = {name: _version(package) for name, package in _PACKAGES.items()}
+    return {**installed, "tvm_flash": tvm_flash.__version__}
 
 
 def _version(package: str) -> str:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each line may import from the lines above it, and within itself.
 ORDER = [
     ["errors", "machine"],
-    ["program", "tracing", "score_mod", "variants"],
+    ["program", "tracing", "torch_operations", "score_mod", "variants"],
     ["spec"],
     ["reference"],
     ["cases"],
@@ -24,7 +24,7 @@ ORDER = [
     ["loader"],
     ["kernels"],
     ["checks", "ops"],
-    ["functional"],
+    ["functional", "flash_attn"],
     ["bench"],
     ["cli"],
     ["__main__"],

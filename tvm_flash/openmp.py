@@ -48,7 +48,7 @@ def torch_openmp() -> OpenMP | None:
 
 
 def _find(symbol: str) -> int | None:
-    """Address of ``symbol``, looked up as the dynamic linker does for torch: globally, then there."""
+    """Address of ``symbol``, looked up as the dynamic linker does for torch: globally first."""
     for scope in _scopes():
         if hasattr(scope, symbol):
             return ctypes.cast(getattr(scope, symbol), ctypes.c_void_p).value

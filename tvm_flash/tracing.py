@@ -1,24 +1,16 @@
-"""Symbols that record what a plain torch function does to them."""
+"""Symbols that record what a plain torch function does to them, as a ScoreProgram."""
 
 from __future__ import annotations
 
 import numbers
-import sys
+from functools import partial
 
 import torch
 
 from .errors import UnsupportedSpec
-from .program import DTYPES, INTEGERS, ScoreProgram, TableType, operands, result_dtype
+from .program import DTYPES, ScoreProgram, TableType, operands, result_dtype
+from .torch_operations import call, user_line
 
-_TORCH_DTYPES = {
-    "bool": torch.bool,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "float32": torch.float32,
-}
-# Everything is computed in float32: float64 asks for more precision than there is, harmlessly;
-# half precision asks for a rounding that would not happen.
-_CASTS = {dtype: name for name, dtype in _TORCH_DTYPES.items()} | {torch.float64: "float32"}
 _TABLE_CASTS = {
     torch.bool: torch.uint8,
     **dict.fromkeys((torch.uint8, torch.int8, torch.int16, torch.int32), torch.int32),
@@ -35,23 +27,22 @@ class Recorder:
         self.dtypes: list[str] = []
         self.types: list[TableType] = []
         self.tensors: list[torch.Tensor] = []
-        self._numbers: dict[tuple, int] = {}
+        self._numbers: dict[object, int] = {}
         self._tables: dict[tuple, tuple[int, torch.Tensor]] = {}
         self.symbols = [self.record(name) for name in symbols]
 
     def record(self, *instruction) -> Symbol:
-        """The value of ``instruction``."""
-        # repr, because 1, 1.0 and True are one key and 0.0 and -0.0 too.
+        """The value of ``instruction``; TypeError when its operands do not fit."""
+        # repr, because 1, 1.0 and True are one key, 0.0 and -0.0 another.
         key = repr(instruction) if instruction[0] == "const" else instruction
         number = self._numbers.get(key)
         if number is None:
             try:
-                dtype = result_dtype(instruction, self.dtypes, self.types)
+                self.dtypes.append(result_dtype(instruction, self.dtypes, self.types))
             except ValueError as error:
                 raise TypeError(f"{error} ({user_line()})") from None
             number = self._numbers[key] = len(self.instructions)
             self.instructions.append(instruction)
-            self.dtypes.append(dtype)
         return Symbol(self, number)
 
     def apply(self, op: str, *values) -> Symbol:
@@ -77,12 +68,12 @@ class Recorder:
             return value
         if isinstance(value, torch.Tensor):
             return self.load(value, ())
+        if isinstance(value, PartialLoad):
+            value._incomplete()
         if isinstance(value, (bool, int, float)):
             return value
-        if isinstance(value, numbers.Integral):
-            return int(value)
         if isinstance(value, numbers.Real):
-            return float(value)
+            return int(value) if isinstance(value, numbers.Integral) else float(value)
         raise UnsupportedSpec(
             f"{type(value).__name__} in a score function ({user_line()}): use numbers, torch "
             "tensors and torch functions"
@@ -106,15 +97,12 @@ class Recorder:
         if len(moving) + sum(i is not None for i in fixed) != len(index):
             raise UnsupportedSpec(
                 f"index {index!r} of a captured tensor ({user_line()}): use one symbol or integer "
-                "per dimension, no slices, None, ... or tensors"
+                "per dimension; slices, None, ... and tensors are not available"
             )
-        if len(index) < tensor.ndim and index:
+        if 0 < len(index) < tensor.ndim:
             return PartialLoad(self, tensor, index)
         if len(index) != tensor.ndim:
-            raise UnsupportedSpec(
-                f"captured tensor of shape {tuple(tensor.shape)} with {len(index)} indices "
-                f"({user_line()}): index it with one symbol per dimension"
-            )
+            raise UnsupportedSpec(_needs_all_indices(tensor, index))
         return self.record("load", self._table(tensor, fixed), *(i._number for i in moving))
 
     def _table(self, tensor: torch.Tensor, fixed: tuple) -> int:
@@ -122,18 +110,32 @@ class Recorder:
         if key not in self._tables:
             # The tensor is kept, or its id could name another one later.
             self._tables[key] = (len(self.tensors), tensor)
-            table = _as_table(tensor[tuple(slice(None) if i is None else i for i in fixed)])
+            table = _as_table(tensor)[tuple(slice(None) if i is None else i for i in fixed)]
             self.tensors.append(table)
             self.types.append(TableType(str(table.dtype).removeprefix("torch."), table.ndim))
         return self._tables[key][0]
 
     def finish(self, value, dtype: str) -> tuple[ScoreProgram, list[torch.Tensor]]:
-        """The program of ``value`` (as ``dtype``), without what it does not use, and its tables."""
-        result = self.promote(value)[0]
+        """The program that gives ``value`` as ``dtype``, without unused parts, and its tables."""
+        (result,) = self.promote(value)
         if dtype == "bool" and result.dtype_name != "bool":
-            raise TypeError(f"a mask_mod must give a bool, not {result.dtype_name}: use a comparison")
-        result = self.cast(result, dtype)
-        return _without_dead_code(self, result._number)
+            raise TypeError(f"mask_mod gives {result.dtype_name}, must give bool: use a comparison")
+        return self._without_dead_code(self.cast(result, dtype)._number)
+
+    def _without_dead_code(self, result: int) -> tuple[ScoreProgram, list[torch.Tensor]]:
+        lines = self.instructions
+        live = {*range(len(self.symbols)), result}
+        for n in range(result, -1, -1):
+            if n in live:
+                live.update(operands(lines[n]))
+        kept = sorted(live)
+        if kept[-1] != result:  # a symbol itself: said once more, in last place
+            kept.append(result)
+        used = sorted({lines[n][1] for n in kept if lines[n][0] == "load"})
+        number = {old: new for new, old in enumerate(kept)}
+        instructions = tuple(_renumbered(lines[n], number, used) for n in kept)
+        program = ScoreProgram(instructions, tuple(self.types[t] for t in used))
+        return program, [self.tensors[t] for t in used]
 
 
 class PartialLoad:
@@ -143,21 +145,22 @@ class PartialLoad:
         self._recorder, self._tensor, self._index = recorder, tensor, index
 
     def __getitem__(self, index):
-        return self._recorder.load(self._tensor, self._index + as_index(index))
+        return self._recorder.load(self._tensor, (*self._index, *_as_tuple(index)))
 
     def _incomplete(self, *args, **kwargs):
-        raise UnsupportedSpec(
-            f"captured tensor of shape {tuple(self._tensor.shape)} with {len(self._index)} "
-            f"index(es) ({user_line()}): index it with one symbol per dimension"
-        )
+        raise UnsupportedSpec(_needs_all_indices(self._tensor, self._index))
 
-    __torch_function__ = classmethod(lambda cls, func, types, args=(), kwargs=None: next(
-        x for x in args if isinstance(x, PartialLoad))._incomplete())  # fmt: skip
-    __getattr__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _incomplete
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        next(x for x in args if isinstance(x, cls))._incomplete()
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __invert__ = _incomplete
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = _incomplete
+    __hash__ = None
 
 
 class Symbol:
-    """A scalar that is known when the kernel runs. Arithmetic and torch functions record it."""
+    """A scalar that is known when the kernel runs; arithmetic and torch functions record it."""
 
     __slots__ = ("_number", "_recorder")
     # numpy scalars leave the operation to us instead of making object arrays.
@@ -175,61 +178,68 @@ class Symbol:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the value in torch."""
-        return _TORCH_DTYPES[self.dtype_name]
+        return getattr(torch, self.dtype_name)
 
     @property
     def ndim(self) -> int:
         """0: every symbol is a scalar."""
         return 0
 
-    shape = property(lambda self: torch.Size(()))
-
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        from .torch_operations import call
-
-        if any(isinstance(x, PartialLoad) for x in args):
-            PartialLoad.__torch_function__(func, types, args)
-        return call(_recorder(args, kwargs or {}), func.__name__, args, kwargs or {})
+        recorder = _recorder((*args, *(kwargs or {}).values()), func.__name__)
+        return call(recorder, func.__name__, args, kwargs or {})
 
     def __getattr__(self, name: str):
-        from .torch_operations import method
-
-        return method(self._recorder, self, name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name == "item":
+            self._no_value()
+        return partial(_method, self._recorder, name, self)
 
     def __repr__(self) -> str:
-        return f"<{self._recorder.instructions[self._number]!r}>"
+        return f"<{' '.join(map(str, self._recorder.instructions[self._number]))}>"
 
     def _no_value(self, *args):
         raise TypeError(
-            "the value of a score function's symbol is not known while it is traced "
-            f"({user_line()}): write torch.where(condition, a, b) for if/else, & | ~ for "
-            "and/or/not, torch.maximum/minimum for max/min, torch functions for those of math"
+            "the value of a score function's symbol is not known when it is traced "
+            f"({user_line()}): write torch.where(condition, a, b) for if, & | ~ for and, or, not, "
+            "torch.maximum/minimum for max/min, torch functions for those of math"
         )
 
     __bool__ = __int__ = __float__ = __index__ = __complex__ = __len__ = __iter__ = _no_value
-    __contains__ = __setitem__ = __getitem__ = _no_value
+    __contains__ = __getitem__ = __setitem__ = _no_value
 
 
-def as_index(index) -> tuple:
-    """What stands between the brackets, as a tuple."""
+def _operator(name: str):
+    return lambda self, *args: call(self._recorder, name, (self, *args), {})
+
+
+def _reflected(name: str):
+    return lambda self, other: call(self._recorder, name, (other, self), {})
+
+
+for _name in "neg pos abs invert round eq ne lt le gt ge".split():
+    setattr(Symbol, f"__{_name}__", _operator(_name))
+for _name in "add sub mul truediv floordiv mod pow and or xor lshift rshift".split():
+    setattr(Symbol, f"__{_name}__", _operator(_name))
+    setattr(Symbol, f"__r{_name}__", _reflected(_name))
+
+
+def _method(recorder: Recorder, name: str, *args, **kwargs):
+    return call(recorder, name, args, kwargs)
+
+
+def _as_tuple(index) -> tuple:
     return index if isinstance(index, tuple) else (index,)
 
 
-def user_line() -> str:
-    """file:line of the user's code that is being traced."""
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("tvm_flash.", "torch.")):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def _recorder(args, kwargs) -> Recorder:
-    for x in (*args, *kwargs.values()):
-        for item in as_index(x):
+def _recorder(values, name: str) -> Recorder:
+    for value in values:
+        for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, Symbol):
                 return item._recorder
-    raise UnsupportedSpec(f"a list of symbols was passed to torch ({user_line()})")
+    raise UnsupportedSpec(f"arguments of torch function {name!r} ({user_line()})")
 
 
 def _literal_rank(value, rank: int) -> int:
@@ -243,40 +253,29 @@ def _literal_rank(value, rank: int) -> int:
 
 
 def _as_table(tensor: torch.Tensor) -> torch.Tensor:
+    shape = tuple(tensor.shape)
     if tensor.requires_grad:
         raise UnsupportedSpec(
-            f"captured tensor of shape {tuple(tensor.shape)} requires grad ({user_line()}): "
-            "gradients of captured tensors are not computed, pass tensor.detach()"
+            f"captured tensor of {shape=} requires grad ({user_line()}): gradients of captured "
+            "tensors are not computed; pass tensor.detach()"
         )
     if tensor.dtype not in _TABLE_CASTS:
-        raise UnsupportedSpec(f"captured tensor of {tensor.dtype=} ({user_line()})")
+        raise UnsupportedSpec(f"captured tensor of {tensor.dtype} ({user_line()})")
     if tensor.numel() == 0:
-        raise UnsupportedSpec(f"captured tensor of shape {tuple(tensor.shape)} is empty")
+        raise UnsupportedSpec(f"captured tensor of {shape=} has no elements ({user_line()})")
     return tensor.to(_TABLE_CASTS[tensor.dtype])
 
 
-def _without_dead_code(recorder: Recorder, result: int):
-    lines = recorder.instructions
-    live = {result}
-    for number in range(len(lines) - 1, -1, -1):
-        if number in live:
-            live.update(operands(lines[number]))
-    kept = [n for n in range(len(lines)) if n in live or n < len(recorder.symbols)]
-    if kept[-1] != result:
-        kept.append(result)
-    used = sorted({lines[n][1] for n in kept if lines[n][0] == "load"})
-    number = {old: new for new, old in enumerate(kept)}
-    instructions = tuple(_renumber(lines[n], number, used) for n in kept)
-    program = ScoreProgram(instructions, tuple(recorder.types[t] for t in used))
-    return program, [recorder.tensors[t] for t in used]
+def _needs_all_indices(tensor: torch.Tensor, index: tuple) -> str:
+    return (
+        f"captured tensor of shape {tuple(tensor.shape)} with {len(index)} indices "
+        f"({user_line()}): index it with one symbol or integer per dimension"
+    )
 
 
-def _renumber(line: tuple, number: dict[int, int], used: list[int]) -> tuple:
-    op = line[0]
+def _renumbered(line: tuple, number: dict[int, int], used: list[int]) -> tuple:
+    op, *rest = line
     if op == "const":
         return line
-    head = {"cast": line[1:2], "load": (used.index(line[1]),)}.get(op, ()) if line[1:] else ()
+    head = {"cast": rest[:1], "load": [used.index(rest[0])] if op == "load" else []}.get(op, [])
     return (op, *head, *(number[ref] for ref in operands(line)))
-
-
-__all__ = ["INTEGERS", "PartialLoad", "Recorder", "Symbol", "as_index", "user_line"]

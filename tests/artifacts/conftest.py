@@ -18,7 +18,9 @@ THREADS = AttentionSpec("float32", 65)
 MEMORY = AttentionSpec("float32", 66)
 
 
-def _toys():
+@pytest.fixture(scope="session")
+def toys_source():
+    """The module toy_kernels, which needs tvm."""
     path = Path(__file__).with_name("toy_kernels.py")
     found = importlib.util.spec_from_file_location("toy_kernels", path)
     module = importlib.util.module_from_spec(found)
@@ -27,12 +29,12 @@ def _toys():
 
 
 @pytest.fixture(scope="session")
-def toy_jobs():
+def toy_jobs(toys_source):
     """Build jobs for the toys: REVERSE in both directions, THREADS and MEMORY forward."""
     from tvm_flash.codegen.build import Job
     from tvm_flash.schedules.select import Scheduled
 
-    toys = _toys()
+    toys = toys_source
 
     def job(spec, direction, func):
         symbol = symbol_name(spec, direction)

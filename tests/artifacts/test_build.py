@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from tvm_flash.artifact import verify
+import pytest
 from tvm_flash.codegen import build as build_module
 from tvm_flash.codegen.build import Job, build, build_jobs, find_target
+from tvm_flash.schedules.target import cpu_target
+
+from tvm_flash.artifact import verify
 from tvm_flash.errors import BuildError
+from tvm_flash.machine import architecture
 from tvm_flash.spec import AttentionSpec
 
 
@@ -38,17 +42,19 @@ def test_failure_leaves_nothing(toy_jobs, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_code_that_does_not_compile_names_its_kernel(toy_jobs, tmp_path):
-    job = toy_jobs[0]
+def test_code_that_does_not_compile_names_its_kernel(toy_jobs, toys_source, tmp_path):
+    plan = toy_jobs[0].schedule()
+    mod = toys_source.module(toys_source.on_gpu_threads, toy_jobs[0].symbol)
+    broken = replace(toy_jobs[0], schedule=lambda: replace(plan, mod=mod))
 
-    class Nonsense:
-        name, mcpu, features = "nonsense", "", frozenset()
+    with pytest.raises(BuildError, match=broken.symbol):
+        build_jobs([broken], find_target("llvm"), tmp_path / "toys")
 
-        def tvm_target(self):
-            return {"kind": "llvm"}
 
-    with pytest.raises(BuildError, match=job.symbol):
-        build_jobs([job], Nonsense(), tmp_path / "toys")
+def test_another_architecture_is_refused_before_any_work(toy_jobs, tmp_path):
+    other = cpu_target("aarch64" if architecture() == "x86_64" else "x86-64-v3")
+    with pytest.raises(BuildError, match=other.name):
+        build_jobs(toy_jobs, other, tmp_path / "toys")
 
 
 def test_reports_progress(toy_jobs, tmp_path):

@@ -58,6 +58,16 @@ def ask_for_memory(A: T.handle, count: T.int64):
                 a[row] = T.max(a[row], scratch[j])
 
 
+@T.prim_func(s_tir=True)
+def on_gpu_threads(A: T.handle):
+    """A[i] = 1 by the threads of a GPU block, which no CPU target can compile."""
+    a = T.match_buffer(A, (8,), "float32")
+    for i in T.thread_binding(8, thread="threadIdx.x"):
+        with T.sblock("row"):
+            row = T.axis.spatial(8, i)
+            a[row] = T.float32(1)
+
+
 def module(func, symbol: str) -> tvm.IRModule:
     """``func`` alone in a module, exported as ``symbol``."""
     return tvm.IRModule({symbol: func.with_attr("global_symbol", symbol)})

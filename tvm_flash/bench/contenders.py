@@ -46,7 +46,7 @@ class Problem:
 
 def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
     """This package; q, k, v (B, S, H, D) contiguous."""
-    from ..functional import flash_attn_func
+    from ..flash_attn import flash_attn_func
 
     return flash_attn_func(q, k, v, causal=causal)
 

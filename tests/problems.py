@@ -1,0 +1,82 @@
+"""Random attention problems with a float64 answer, and a call of a kernel on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import tvm
+
+from tvm_flash.definition.signature import as_module
+from tvm_flash.reference import attention_reference
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Batch, query length, key length, heads, key/value heads."""
+
+    b: int = 2
+    sq: int = 70
+    sk: int = 100
+    h: int = 4
+    hk: int = 2
+
+
+def inputs(spec, sizes: Sizes, seed: int = 0):
+    """q, k, v, dout of ``spec`` in (B, S, H, D)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator).to(DTYPES[spec.dtype])
+
+    return (
+        random(sizes.b, sizes.sq, sizes.h, spec.head_dim),
+        random(sizes.b, sizes.sk, sizes.hk, spec.head_dim),
+        random(sizes.b, sizes.sk, sizes.hk, spec.head_dim_v),
+        random(sizes.b, sizes.sq, sizes.h, spec.head_dim_v),
+    )
+
+
+def compile_function(func, target: tvm.target.Target):
+    """The callable of one TIR function."""
+    module = as_module(func)
+    with target:
+        return tvm.compile(module, target=target)[func.attrs["global_symbol"]]
+
+
+def call_forward(kernel, q, k, v, tables=()):
+    """(out, lse) of a kernel; outputs start as NaN, so that what it leaves unwritten shows."""
+    out = q.new_full((*q.shape[:3], v.shape[3]), math.nan)
+    lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), math.nan)
+    kernel(q, k, v, out, lse, *tables, q.shape[3] ** -0.5)
+    return out, lse
+
+
+def call_backward(kernel, q, k, v, out, dout, lse, dlse, tables=(), workspace=()):
+    """(dq, dk, dv) of a kernel; results start as NaN."""
+    grads = [torch.full_like(x, math.nan) for x in (q, k, v)]
+    kernel(q, k, v, out, dout, lse, dlse, *grads, *workspace, *tables, q.shape[3] ** -0.5)
+    return grads
+
+
+def backward_workspace(meta, q, k, copies: int = 2):
+    """delta and dq_acc for a scheduled backward."""
+    b, sq, h, _ = q.shape
+    rows = -(-sq // meta["block_q"]) * meta["block_q"]
+    delta = torch.full((b, h, sq), math.nan)
+    return delta, torch.zeros(copies, b, h, rows, meta["head_dim_pad"])
+
+
+def exact(q, k, v, **variant):
+    """Leaves in float64 with out and lse computed from them."""
+    leaves = [x.double().requires_grad_() for x in (q, k, v)]
+    return leaves, attention_reference(*leaves, **variant)
+
+
+def max_error(got, want) -> float:
+    """Largest absolute difference; equal infinities count as equal."""
+    got, want = got.double(), want.double()
+    return torch.where(got == want, 0.0, (got - want).abs()).max().item()

@@ -1,0 +1,1 @@
+"""Attention as TensorIR: score expression, derivative, plain and streaming forms, both directions."""

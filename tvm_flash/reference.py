@@ -1,0 +1,76 @@
+"""Attention by plain torch operations in any precision: the numeric oracle and the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from . import variants
+
+
+def attention_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    score_mod: Callable | None = None,
+    mask_mod: Callable | None = None,
+    alignment: str = "bottom_right",
+    upcast: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """out (B, Sq, H, Dv) and lse (B, H, Sq) of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv).
+
+    Computed in ``upcast`` (torch.float64: the oracle) or in the inputs' own dtype (None: what
+    PyTorch gives without a fused kernel). Stores every Sq x Sk array; differentiable by autograd,
+    without NaN for rows that see no key (out 0, lse -inf). User functions are the originals, called
+    on index tensors that broadcast: b (B,1,1,1), h (1,H,1,1), q_idx (1,1,Sq,1), k_idx (1,1,1,Sk).
+    """
+    if upcast is not None:
+        q, k, v = q.to(upcast), k.to(upcast), v.to(upcast)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    group = q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k, v))
+    scores = (q.transpose(1, 2) @ k.transpose(-1, -2)) * scale
+    b, h, q_idx, k_idx = index_tensors(scores.shape)
+    row = q_idx + variants.shift(alignment, q.shape[1], k.shape[2])
+    if softcap:
+        scores = variants.softcap(softcap)(scores, b, h, row, k_idx)
+    if alibi_slopes is not None:
+        slopes = alibi_slopes.to(scores.dtype).expand(scores.shape[:2])
+        scores = variants.alibi(slopes)(scores, b, h, row, k_idx)
+    if score_mod is not None:
+        scores = score_mod(scores, b, h, q_idx, k_idx).to(scores.dtype)
+    left, right = (window_size[0], 0) if causal else window_size
+    scores = _masked(scores, variants.window(left, right)(b, h, row, k_idx))
+    if mask_mod is not None:
+        scores = _masked(scores, mask_mod(b, h, q_idx, k_idx))
+    return _softmax_output(scores, v)
+
+
+def index_tensors(shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """b, h, q_idx, k_idx of scores (B, H, Sq, Sk), one dimension each."""
+    sizes = [[1] * n + [-1] + [1] * (3 - n) for n in range(4)]
+    return tuple(torch.arange(n).view(size) for n, size in zip(shape, sizes, strict=True))
+
+
+def _masked(scores: torch.Tensor, visible) -> torch.Tensor:
+    return scores if visible is True else torch.where(visible, scores, float("-inf"))
+
+
+def _softmax_output(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if scores.shape[-1] == 0:
+        out = scores.new_zeros(*scores.shape[:-1], v.shape[-1]) + v.sum() * 0 + scores.sum() * 0
+        return out.transpose(1, 2), scores.new_full(scores.shape[:-1], float("-inf"))
+    empty = (scores == float("-inf")).all(dim=-1, keepdim=True)
+    # Rows without a key go through the softmax as zeros and are cut out after it: autograd then
+    # meets no inf - inf.
+    finite = torch.where(empty, torch.zeros_like(scores), scores)
+    lse = torch.logsumexp(finite, dim=-1)
+    out = torch.where(empty, 0.0, torch.softmax(finite, dim=-1)) @ v
+    return out.transpose(1, 2), torch.where(empty.squeeze(-1), float("-inf"), lse)

@@ -1,0 +1,237 @@
+"""What torch's functions and Python's operators mean in terms of program instructions."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import torch
+
+from .errors import UnsupportedSpec
+from .program import INTEGERS
+
+# Everything is computed in float32: asking for float64 is harmless, asking for half precision
+# would ask for a rounding that does not happen.
+_CAST_TARGETS = {
+    torch.bool: "bool",
+    torch.int32: "int32",
+    torch.int64: "int64",
+    torch.float32: "float32",
+    torch.float64: "float32",
+}
+_OF_BOOLS = {"add": "or", "mul": "and", "maximum": "or", "minimum": "and"}
+_SAME_NAME = "neg abs add sub mul maximum minimum mod eq ne lt le gt ge and or xor not".split()
+_FLOAT = "exp exp2 log log2 log1p sqrt rsqrt tanh sigmoid sin cos tan atan erf".split()
+_ALIASES = {
+    "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "not": "bitwise_not invert",
+    "mul": "multiply", "sub": "subtract", "neg": "negative", "abs": "absolute",
+    "div": "divide true_divide truediv", "floordiv": "floor_divide", "mod": "remainder",
+    "maximum": "max", "minimum": "min", "sigmoid": "special_expit", "erf": "special_erf",
+    "eq": "equal_to", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
+    "ge": "greater_equal", "clamp": "clip", "lshift": "bitwise_left_shift",
+    "rshift": "bitwise_right_shift", "atan": "arctan", "log_sigmoid": "logsigmoid",
+}  # fmt: skip
+
+
+def call(rec, name: str, args: tuple, kwargs: dict):
+    """Record torch function (or operator) ``name`` in ``rec``; UnsupportedSpec if it is unknown."""
+    name = name[2:-2] if name.startswith("__") else name
+    if name not in HANDLERS:
+        raise UnsupportedSpec(
+            f"torch function {name!r} in a score function ({user_line()}): available are "
+            + ", ".join(sorted(HANDLERS))
+        )
+    try:
+        return HANDLERS[name](rec, *args, **kwargs)
+    except TypeError as error:
+        if error.__traceback__.tb_next is not None:
+            raise
+        raise UnsupportedSpec(f"arguments of {name!r} ({user_line()}): {error}") from None
+
+
+def user_line() -> str:
+    """file:line of the user's code that is being traced."""
+    frame = sys._getframe(1)
+    while frame.f_back and _is_machinery(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_machinery(module: str) -> bool:
+    package = __name__.rpartition(".")[0]
+    own = (__name__, f"{package}.tracing", f"{package}.score_mod", f"{package}.program")
+    return module in own or module.partition(".")[0] == "torch"
+
+
+def _same(op: str):
+    def handler(rec, *values):
+        values = rec.promote(*values)
+        is_bool = values[0].dtype_name == "bool"
+        return rec.apply(_OF_BOOLS.get(op, op) if is_bool else op, *values)
+
+    return handler
+
+
+def _floating(op: str):
+    return lambda rec, x: rec.apply(op, *rec.promote(x, at_least="float32"))
+
+
+def _rounding(op: str):
+    def handler(rec, x):
+        (x,) = rec.promote(x)
+        return x if x.dtype_name in INTEGERS else rec.apply(op, x)
+
+    return handler
+
+
+def _logical(op: str):
+    return lambda rec, *values: rec.apply(op, *(rec.cast(rec.promote(x)[0], "bool") for x in values))
+
+
+def _cast(dtype: str):
+    return lambda rec, x: rec.cast(rec.promote(x)[0], dtype)
+
+
+def _to(rec, x, *args, **kwargs):
+    for target in (*args, *kwargs.values()):
+        if isinstance(target, torch.dtype):
+            if target not in _CAST_TARGETS:
+                raise UnsupportedSpec(
+                    f"conversion to {target} ({user_line()}): score functions compute in float32, "
+                    "int32, int64 and bool"
+                )
+            return rec.cast(rec.promote(x)[0], _CAST_TARGETS[target])
+    return x
+
+
+def _div(rec, x, y, *, rounding_mode=None):
+    if rounding_mode == "floor":
+        return _floordiv(rec, x, y)
+    if rounding_mode is not None:
+        raise UnsupportedSpec(f"div with {rounding_mode=} ({user_line()}): use None or 'floor'")
+    return rec.apply("div", *rec.promote(x, y, at_least="float32"))
+
+
+def _floordiv(rec, x, y):
+    x, y = rec.promote(x, y)
+    if x.dtype_name in INTEGERS:
+        return rec.apply("floordiv", x, y)
+    # As Python does: from the exact remainder, or 1.0 // 0.1 rounds to 10.
+    return rec.apply("round", (x - rec.apply("mod", x, y)) / y)
+
+
+def _pow(rec, x, y):
+    x, y = rec.scalar(x), rec.scalar(y)
+    if isinstance(y, int) and 0 <= y <= 8:
+        return _product(rec, x, y)
+    if y in (0.5, -1, 2.0) and not hasattr(y, "dtype_name"):
+        return {0.5: _floating("sqrt"), -1: _reciprocal, 2.0: _square}[y](rec, x)
+    return rec.apply("pow", *rec.promote(x, y, at_least="float32"))
+
+
+def _product(rec, x, count: int):
+    (x,) = rec.promote(x)
+    if count == 0:
+        return rec.cast(1, x.dtype_name)
+    half = _product(rec, x, count // 2)
+    return half * half * x if count % 2 and count > 1 else x if count == 1 else half * half
+
+
+def _where(rec, condition, x, y):
+    (condition,) = rec.promote(condition)
+    if condition.dtype_name != "bool":
+        raise TypeError(f"condition of where is {condition.dtype_name}, not bool ({user_line()})")
+    x, y = rec.promote(x, y)
+    return rec.record("where", condition._number, x._number, y._number)
+
+
+def _clamp(rec, x, min=None, max=None):
+    # Not minimum and maximum: torch's gradient at a bound is 1 here and 1/2 there.
+    if min is not None:
+        x, low = rec.promote(x, min)
+        x = _where(rec, x < low, low, x)
+    if max is not None:
+        x, high = rec.promote(x, max)
+        x = _where(rec, x > high, high, x)
+    return x
+
+
+def _square(rec, x):
+    return _product(rec, x, 2)
+
+
+def _reciprocal(rec, x):
+    return _div(rec, 1.0, x)
+
+
+def _relu(rec, x, inplace=False):
+    return _where(rec, x <= 0, 0, x)
+
+
+def _sign(rec, x):
+    return _where(rec, x > 0, 1, _where(rec, x < 0, -1, x * 0))
+
+
+def _silu(rec, x, inplace=False):
+    return x * _floating("sigmoid")(rec, x)
+
+
+def _softplus(rec, x, beta=1.0, threshold=20.0):
+    scaled = x * beta
+    soft = rec.apply("log1p", rec.apply("exp", *rec.promote(scaled, at_least="float32"))) / beta
+    return _where(rec, scaled > threshold, x, soft)
+
+
+def _log_sigmoid(rec, x):
+    return _clamp(rec, x, max=0) - rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x)))
+
+
+def _gelu(rec, x, approximate="none"):
+    if approximate == "tanh":
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+        return 0.5 * x * (1 + rec.apply("tanh", inner))
+    return 0.5 * x * (1 + rec.apply("erf", x * math.sqrt(0.5)))
+
+
+def _log10(rec, x):
+    return _floating("log")(rec, x) * (1 / math.log(10))
+
+
+def _logaddexp(rec, x, y):
+    x, y = rec.promote(x, y, at_least="float32")
+    return rec.apply("maximum", x, y) + rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x - y)))
+
+
+def _filled(value):
+    return lambda rec, x, **kwargs: rec.cast(value, rec.promote(x)[0].dtype_name)
+
+
+def _getitem(rec, tensor, index):
+    return rec.load(tensor, index if isinstance(index, tuple) else (index,))
+
+
+HANDLERS = {
+    **{name: _same(name) for name in _SAME_NAME},
+    **{name: _floating(name) for name in _FLOAT},
+    **{name: _rounding(name) for name in ("floor", "ceil", "round", "trunc")},
+    **{f"logical_{op}": _logical(op) for op in ("and", "or", "xor", "not")},
+    "fmod": lambda rec, x, y: rec.apply("fmod", *rec.promote(x, y, at_least="float32")),
+    "lshift": lambda rec, x, y: rec.apply("shift_left", x, y),
+    "rshift": lambda rec, x, y: rec.apply("shift_right", x, y),
+    "to": _to,
+    "type_as": lambda rec, x, y: rec.cast(rec.promote(x)[0], rec.promote(y)[0].dtype_name),
+    "float": _cast("float32"), "double": _cast("float32"), "int": _cast("int32"),
+    "long": _cast("int64"), "bool": _cast("bool"),
+    "pos": lambda rec, x: x, "positive": lambda rec, x: x,
+    "isnan": lambda rec, x: rec.apply("ne", x, x),
+    "isinf": lambda rec, x: rec.apply("eq", rec.apply("abs", x), math.inf),
+    "zeros_like": _filled(0), "ones_like": _filled(1),
+    "full_like": lambda rec, x, fill_value, **kwargs: _filled(fill_value)(rec, x),
+    "div": _div, "floordiv": _floordiv, "pow": _pow, "where": _where, "clamp": _clamp,
+    "clamp_min": lambda rec, x, min: _clamp(rec, x, min=min),
+    "clamp_max": lambda rec, x, max: _clamp(rec, x, max=max),
+    "square": _square, "reciprocal": _reciprocal, "relu": _relu, "sign": _sign, "silu": _silu,
+    "softplus": _softplus, "log_sigmoid": _log_sigmoid, "gelu": _gelu, "log10": _log10,
+    "logaddexp": _logaddexp, "getitem": _getitem,
+}  # fmt: skip
+HANDLERS |= {alias: HANDLERS[name] for name, names in _ALIASES.items() for alias in names.split()}

@@ -1,0 +1,113 @@
+"""Causal, window, softcap and ALiBi as ordinary score_mod and mask_mod functions, with their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+UNBOUNDED = -1
+
+
+def softcap(cap: float) -> Callable:
+    """score_mod: cap * tanh(score / cap), which bounds scores by ``cap`` > 0 (Gemma 2, 2024)."""
+
+    def score_mod(score, b, h, q_idx, k_idx):
+        # One multiplication: a division costs several times as much on vectors.
+        return torch.tanh(score * (1.0 / cap)) * cap
+
+    return score_mod
+
+
+def alibi(slopes: torch.Tensor) -> Callable:
+    """score_mod: score - slopes[b, h] * |q_idx - k_idx| (Press et al., 2021); q_idx aligned.
+
+    ``slopes`` is (B, H).
+    """
+
+    def score_mod(score, b, h, q_idx, k_idx):
+        return score - slopes[b, h] * torch.abs(q_idx - k_idx)
+
+    return score_mod
+
+
+def causal(b, h, q_idx, k_idx):
+    """mask_mod: keys up to the row's own position; q_idx aligned."""
+    return k_idx <= q_idx
+
+
+def window(left: int, right: int) -> Callable:
+    """mask_mod: keys in [q_idx - left, q_idx + right], both ends visible; q_idx aligned.
+
+    A side of -1 is unbounded; one of the two must be bounded.
+    """
+    if left == UNBOUNDED and right == UNBOUNDED:
+        raise ValueError(f"{left=} {right=}: no bound, leave the mask out")
+
+    def mask_mod(b, h, q_idx, k_idx):
+        if left == UNBOUNDED:
+            return k_idx <= q_idx + right
+        if right == UNBOUNDED:
+            return k_idx >= q_idx - left
+        return (k_idx >= q_idx - left) & (k_idx <= q_idx + right)
+
+    return mask_mod
+
+
+def and_masks(*mask_mods: Callable) -> Callable:
+    """mask_mod: visible where all of ``mask_mods`` say so."""
+
+    def mask_mod(b, h, q_idx, k_idx):
+        visible = mask_mods[0](b, h, q_idx, k_idx)
+        for other in mask_mods[1:]:
+            visible = visible & other(b, h, q_idx, k_idx)
+        return visible
+
+    return mask_mod
+
+
+def or_masks(*mask_mods: Callable) -> Callable:
+    """mask_mod: visible where any of ``mask_mods`` says so."""
+
+    def mask_mod(b, h, q_idx, k_idx):
+        visible = mask_mods[0](b, h, q_idx, k_idx)
+        for other in mask_mods[1:]:
+            visible = visible | other(b, h, q_idx, k_idx)
+        return visible
+
+    return mask_mod
+
+
+def alignment_offset(alignment: str, seqlen_q, seqlen_k):
+    """What is added to q_idx to make it a position among the keys."""
+    return seqlen_k - seqlen_q if alignment == "bottom_right" else 0
+
+
+def key_range(window_size, q_first, q_last, offset, seqlen_k, minimum=min, maximum=max):
+    """(lo, hi, full_lo, full_hi): every key that a row in [q_first, q_last] sees through
+    ``window`` lies in [lo, hi), and all these rows see all keys in [full_lo, full_hi).
+
+    0 <= lo <= full_lo <= full_hi <= hi <= seqlen_k. ``offset`` aligns the rows. ``minimum`` and
+    ``maximum`` make it work on TIR expressions as on Python numbers.
+    """
+    left, right = window_size
+    first, last = q_first + offset, q_last + offset
+    lo, hi, full_lo, full_hi = 0, seqlen_k, 0, seqlen_k
+    if left != UNBOUNDED:
+        lo = minimum(maximum(first - left, 0), seqlen_k)
+        full_lo = last - left
+    if right != UNBOUNDED:
+        hi = minimum(maximum(last + (right + 1), lo), seqlen_k)
+        full_hi = first + (right + 1)
+    if left != UNBOUNDED:
+        full_lo = minimum(maximum(full_lo, lo), hi)
+    if right != UNBOUNDED or left != UNBOUNDED:
+        full_hi = minimum(maximum(full_hi, full_lo), hi)
+    return lo, hi, full_lo, full_hi
+
+
+def query_range(window_size, k_first, k_last, offset, seqlen_q, minimum=min, maximum=max):
+    """As ``key_range`` with rows and keys exchanged: the rows that see keys [k_first, k_last]."""
+    left, right = window_size
+    # Row q sees key k through (left, right) exactly when key k sees row q through (right, left).
+    return key_range((right, left), k_first, k_last, -offset, seqlen_q, minimum, maximum)
