@@ -6,8 +6,9 @@
 #include "runtime.h"
 
 // Iterations differ in cost (a causal query tile sees few keys or all of them): so many tasks per
-// thread, and whoever is free takes the next.
-enum { TASKS_PER_THREAD = 64 };
+// thread, and whoever is free takes the next, one at a time. Not several: the launch does not know
+// how many iterations there are, and where they are fewer than tasks the first tasks hold them all.
+enum { TASKS_PER_THREAD = 32 };
 
 typedef struct {  // TVMParallelGroupEnv
   void *sync_handle;
@@ -37,7 +38,6 @@ typedef struct {
   Task task;
   void *closure;
   TaskGroup group;
-  int threads;
   atomic_int next;
   _Atomic(TVMFFIObjectHandle) error;
 } Job;
@@ -53,28 +53,14 @@ static void keep_error(Job *job) {
   if (!atomic_compare_exchange_strong(&job->error, &none, error)) TVMFFIObjectDecRef(error);
 }
 
-// Take a share of what is left, in order: large at first (few trips to the counter, neighbouring tiles
-// share K and V in cache), single tasks at the end (everyone finishes together).
-static int claim(Job *job, int *first) {
-  *first = atomic_load(&job->next);
-  for (;;) {
-    int left = job->group.num_task - *first;
-    int share = left / (2 * job->threads);
-    if (left <= 0 || atomic_load(&job->error)) return 0;
-    if (share < 1) share = 1;
-    if (atomic_compare_exchange_weak(&job->next, first, *first + share)) return share;
-  }
-}
-
 static void work(void *data) {
   Job *job = data;
-  int first, count;
-  while ((count = claim(job, &first)) > 0) {
-    for (int id = first; id < first + count; ++id) {
-      if (job->task(id, &job->group, job->closure) == 0) continue;
+  while (!atomic_load(&job->error)) {
+    int id = atomic_fetch_add(&job->next, 1);
+    if (id >= job->group.num_task) return;
+    if (job->task(id, &job->group, job->closure)) {
       keep_error(job);
       abandon_workspace();
-      return;
     }
   }
 }
@@ -86,13 +72,13 @@ static int usable_threads(void) {
 }
 
 static int parallel_launch(Task task, void *closure, int num_task) {
-  Job job = {.task = task, .closure = closure, .threads = usable_threads()};
-  job.group.num_task = job.threads == 1 ? 1 : job.threads * TASKS_PER_THREAD;
-  if (num_task > 0) job.group.num_task = num_task;
-  if (job.threads == 1)
+  int threads = usable_threads();
+  if (num_task <= 0) num_task = threads == 1 ? 1 : threads * TASKS_PER_THREAD;
+  Job job = {.task = task, .closure = closure, .group = {.num_task = num_task}};
+  if (threads == 1)
     work(&job);
   else
-    openmp.run_team(work, &job, job.threads, 0);
+    openmp.run_team(work, &job, threads, 0);
   TVMFFIObjectHandle error = atomic_load(&job.error);
   if (!error) return 0;
   TVMFFIErrorSetRaised(error);

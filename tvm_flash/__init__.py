@@ -1,0 +1,42 @@
+"""FlashAttention generated from one TensorIR definition, forward and backward, for every target."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a checkout schedules/, codegen/ and tuning_logs/ lie beside this folder, not in it.
+if not Path(__path__[0], "schedules").is_dir():
+    __path__.append(str(Path(__path__[0]).parent))
+
+_EXPORTS = {
+    "AttentionSpec": "spec",
+    "attention": "functional",
+    "capture": "functional",
+    "scaled_dot_product_attention": "functional",
+    "flash_attn_func": "flash_attn",
+    "flash_attn_qkvpacked_func": "flash_attn",
+    "flash_attn_kvpacked_func": "flash_attn",
+    "load": "loader",
+    "build": "codegen.build",
+    "TvmFlashError": "errors",
+    "UnsupportedSpec": "errors",
+    "ArtifactError": "errors",
+    "BuildError": "errors",
+}
+
+__all__ = [*_EXPORTS, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'tvm_flash' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})
