@@ -42,7 +42,7 @@ class Kernel:
         seqlen_k: int,
         threads: int,
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of delta (2, B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad), float32, for backward.
+        """Shapes of delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad; zeros), float32, for backward.
 
         With C private copies of dQ, C key tiles of a head can run at once: as many as the threads
         need where batch x heads cannot occupy them.
@@ -52,7 +52,7 @@ class Kernel:
         copies = min(key_tiles, max(1, -(-4 * threads // (batch * num_kv_heads))))
         rows = query_tiles * self.meta["block_q"]
         heads = (batch, num_heads)
-        return (2, *heads, seqlen_q), (copies, *heads, rows, self.meta["head_dim_pad"])
+        return (*heads, seqlen_q), (copies, *heads, rows, self.meta["head_dim_pad"])
 
 
 @dataclass(frozen=True, eq=False)

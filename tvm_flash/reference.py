@@ -38,7 +38,7 @@ def attention_reference(
     k, v = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k, v))
     scores = (q.transpose(1, 2) @ k.transpose(-1, -2)) * scale
     b, h, q_idx, k_idx = index_tensors(scores.shape)
-    row = q_idx + variants.shift(alignment, q.shape[1], k.shape[2])
+    row = q_idx + variants.alignment_offset(alignment, q.shape[1], k.shape[2])
     if softcap:
         scores = variants.softcap(softcap)(scores, b, h, row, k_idx)
     if alibi_slopes is not None:
@@ -47,7 +47,8 @@ def attention_reference(
     if score_mod is not None:
         scores = score_mod(scores, b, h, q_idx, k_idx).to(scores.dtype)
     left, right = (window_size[0], 0) if causal else window_size
-    scores = _masked(scores, variants.window(left, right)(b, h, row, k_idx))
+    if (left, right) != (-1, -1):
+        scores = _masked(scores, variants.window(left, right)(b, h, row, k_idx))
     if mask_mod is not None:
         scores = _masked(scores, mask_mod(b, h, q_idx, k_idx))
     return _softmax_output(scores, v)
@@ -60,7 +61,7 @@ def index_tensors(shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torc
 
 
 def _masked(scores: torch.Tensor, visible) -> torch.Tensor:
-    return scores if visible is True else torch.where(visible, scores, float("-inf"))
+    return torch.where(visible, scores, float("-inf"))
 
 
 def _softmax_output(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Causal, window, softcap and ALiBi as ordinary score_mod and mask_mod functions, with their ranges."""
+"""Causal, window, softcap and ALiBi as ordinary mods, and the key ranges they leave visible."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Site:
 
     def aligned(self, spec: AttentionSpec) -> Expr:
         """The row that causal, window and ALiBi see."""
-        return self.q_idx + variants.shift(spec.alignment, self.seqlen_q, self.seqlen_k)
+        return self.q_idx + variants.alignment_offset(spec.alignment, self.seqlen_q, self.seqlen_k)
 
 
 def score_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
@@ -77,17 +77,18 @@ def key_range(spec: AttentionSpec, q_first, q_last, seqlen_q, seqlen_k) -> tuple
 
     A user's mask_mod may hide any key, so nothing counts as fully visible then.
     """
-    shifted = variants.shift(spec.alignment, seqlen_q, seqlen_k)
-    rows = (q_first + shifted, q_last + shifted)
-    bounds = variants.key_range(*spec.window_size, *rows, seqlen_k, tirx.min, tirx.max)
+    shifted = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
+    bounds = variants.key_range(
+        spec.window_size, q_first, q_last, shifted, seqlen_k, tirx.min, tirx.max
+    )
     return _bounds(spec, bounds)
 
 
 def query_range(spec: AttentionSpec, k_first, k_last, seqlen_q, seqlen_k) -> tuple[Expr, ...]:
     """(lo, hi, full_lo, full_hi) of the rows that see keys k_first..k_last."""
-    shifted = variants.shift(spec.alignment, seqlen_q, seqlen_k)
+    shifted = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
     bounds = variants.query_range(
-        *spec.window_size, k_first, k_last, seqlen_q, shifted, tirx.min, tirx.max
+        spec.window_size, k_first, k_last, shifted, seqlen_q, tirx.min, tirx.max
     )
     return _bounds(spec, bounds)
 
