@@ -55,8 +55,8 @@ def section(document: dict) -> str:
 def _timing_lines(rows: list[dict]) -> Iterator[str]:
     first = rows[0]
     yield (
-        f"Batch x heads = {first['batch'] * first['heads']}. GFLOP/s of ours, and in brackets how many "
-        "times faster than torch's SDPA / than naive attention:"
+        f"Batch x heads = {first['batch'] * first['heads']}. GFLOP/s of ours, and in brackets how "
+        "many times faster than torch's SDPA / than naive attention:"
     )
     yield ""
     seqlens = sorted({row["seqlen"] for row in rows})

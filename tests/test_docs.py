@@ -28,7 +28,9 @@ def test_links_lead_somewhere(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_named_paths_exist(document):
-    named = re.findall(r"`((?:tvm_flash|tests|examples|benchmarks|docs|schedules)/[\w./-]*)`", text_of(document))
+    named = re.findall(
+        r"`((?:tvm_flash|tests|examples|benchmarks|docs|schedules)/[\w./-]*)`", text_of(document)
+    )
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
@@ -50,4 +52,6 @@ def test_the_readmes_tables_are_the_measured_ones():
     update_readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(update_readme)
     readme = text_of(ROOT / "README.md")
-    assert update_readme.with_tables(readme, update_readme.tables()) == readme, "run update_readme.py"
+    assert update_readme.with_tables(readme, update_readme.tables()) == readme, (
+        "run update_readme.py"
+    )

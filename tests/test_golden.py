@@ -1,6 +1,6 @@
 """Scheduled code as text: a change to a definition or schedule shows as a diff.
 
-`pytest tests/test_golden.py --update-golden` writes the files anew; read the diff before committing.
+`pytest tests/test_golden.py --update-golden` writes the files anew; read the diff, then commit.
 """
 
 import difflib
@@ -35,7 +35,9 @@ def test_scheduled_code(target, text, direction, update_golden):
     assert file.is_file(), f"{file.name} is missing: run with --update-golden"
     golden = file.read_text(encoding="utf-8")
     diff = difflib.unified_diff(golden.splitlines(), code.splitlines(), "golden", "now", n=2)
-    assert golden == code, "\n".join([*list(diff)[:60], "run with --update-golden if this is meant"])
+    assert golden == code, "\n".join(
+        [*list(diff)[:60], "run with --update-golden if this is meant"]
+    )
 
 
 def test_no_golden_file_is_left_over():

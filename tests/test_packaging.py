@@ -98,7 +98,9 @@ def test_a_wheel_holds_every_source_file(wheel):
 
 
 def test_the_installed_package_imports_from_where_it_is(installed, tmp_path):
-    modules = "schedules codegen tuning_logs definition.forward functional cli codegen.build".split()
+    modules = (
+        "schedules codegen tuning_logs definition.forward functional cli codegen.build".split()
+    )
     code = (
         "import importlib, sys\n"
         f"sys.path.insert(0, {str(installed)!r})\n"

@@ -42,7 +42,7 @@ class Kernel:
         seqlen_k: int,
         threads: int,
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad; zeros), float32, for backward.
+        """Shapes of delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad), zeros: float32, backward.
 
         With C private copies of dQ, C key tiles of a head can run at once: as many as the threads
         need where batch x heads cannot occupy them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -64,8 +64,8 @@ class AttentionSpec:
         _check_choice("alignment", self.alignment, ALIGNMENTS)
         _check_choice("layout", self.layout, LAYOUTS)
         _check_choice("returns", self.returns, RETURNS)
-        _check_head_dim("head_dim", self.head_dim)
-        _check_head_dim("head_dim_v", self.head_dim_v)
+        check_head_dim("head_dim", self.head_dim)
+        check_head_dim("head_dim_v", self.head_dim_v)
         self._normalise_mask()
         self._set("softcap", _checked_softcap(self.softcap))
         self._set("alibi", bool(self.alibi))
@@ -126,14 +126,6 @@ class AttentionSpec:
         ]
         return "_".join(part for part in parts if part)
 
-    def replace(self, **changes) -> AttentionSpec:
-        """This spec with some fields changed, e.g. ``spec.replace(returns="out")``."""
-        if "window_size" in changes and "causal" not in changes:
-            changes["causal"] = False
-        if changes.get("causal") is False and "window_size" not in changes:
-            changes["window_size"] = (self.window_size[0], -1 if self.causal else self.window_size[1])
-        return replace(self, **changes)
-
     def to_json(self) -> dict[str, Any]:
         """Plain data, with a version, that ``from_json`` reads back to an equal spec."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -162,7 +154,8 @@ def _check_choice(field: str, value, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{field}={value!r} must be one of {', '.join(choices)}")
 
 
-def _check_head_dim(field: str, value) -> None:
+def check_head_dim(field: str, value) -> None:
+    """ValueError or TypeError unless ``value`` is a head dimension that kernels are made for."""
     low, high = HEAD_DIM_RANGE
     if type(value) is not int:
         raise TypeError(f"{field}={value!r} must be an int")

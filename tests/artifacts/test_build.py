@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tvm_flash.codegen import build as build_module
-from tvm_flash.codegen.build import Job, build, build_jobs, find_target
-from tvm_flash.schedules.target import cpu_target
 
 from tvm_flash.artifact import verify
+from tvm_flash.codegen import build as build_module
+from tvm_flash.codegen.build import Job, build, build_jobs, find_target
 from tvm_flash.errors import BuildError
 from tvm_flash.machine import architecture
+from tvm_flash.schedules.target import cpu_target
 from tvm_flash.spec import AttentionSpec
 
 

@@ -9,11 +9,11 @@ import textwrap
 
 import pytest
 import torch
-from tvm_flash.codegen import cache, jit, versions
 
 import tvm_flash
 from tvm_flash import kernels
 from tvm_flash.artifact import verify
+from tvm_flash.codegen import cache, jit, versions
 from tvm_flash.errors import BuildError, UnsupportedSpec
 from tvm_flash.loader import load, registered
 

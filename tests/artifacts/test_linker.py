@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tvm_flash.codegen import linker
 from tvm_flash.codegen.build import build_jobs, find_target
-
 from tvm_flash.errors import BuildError
 from tvm_flash.loader import load, registered
 

@@ -194,9 +194,8 @@ def test_file_that_is_no_library(edit_manifest, spoilable):
 @linux
 def test_library_of_somebody_else(edit_manifest, spoilable):
     """It has a function of the right name and its manifest is right, but we did not link it."""
-    from tvm_flash.codegen.linker import find_compiler
-
     from tvm_flash.artifact import verify
+    from tvm_flash.codegen.linker import find_compiler
 
     symbol = verify(spoilable)[1].kernels[0].symbol
     source, library = spoilable / "other.c", spoilable / "kernels.so"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tvm_flash
+from tvm_flash.spec import AttentionSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 
@@ -111,6 +112,35 @@ def test_artifact_runs(runtime_python, toy_artifact):
     result = run(runtime_python, program)
     assert result["equal"]
     assert result["openmp"]
+    assert_runtime_alone(result)
+
+
+@pytest.fixture(scope="module")
+def attention_artifact(tmp_path_factory) -> Path:
+    """Causal float32 attention, forward and backward."""
+    from tvm_flash.codegen.build import build
+
+    spec = AttentionSpec("float32", 32, causal=True)
+    return build([spec], "llvm", tmp_path_factory.mktemp("attention") / "kernels")
+
+
+def test_attention_trains(runtime_python, attention_artifact):
+    program = f"""
+        import torch, tvm_flash
+        tvm_flash.load({str(attention_artifact)!r})
+        q, k, v, dout = torch.randn(4, 2, 70, 3, 32)
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        exact = [x.detach().double().transpose(1, 2).requires_grad_() for x in leaves]
+        out = tvm_flash.attention(*leaves, causal=True)
+        out.backward(dout)
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        expected = sdpa(*exact, is_causal=True).transpose(1, 2)
+        expected.backward(dout.double())
+        pairs = [(out, expected)] + [(a.grad, b.grad.transpose(1, 2)) for a, b in zip(leaves, exact)]
+        result = dict(errors=[(a - b).abs().max().item() for a, b in pairs])
+    """
+    result = run(runtime_python, program)
+    assert max(result["errors"]) < 1e-5
     assert_runtime_alone(result)
 
 

@@ -89,7 +89,7 @@ def contenders_for(problem: Problem) -> list[Contender]:
 
 
 class Prepared:
-    """One contender with its inputs in place: ``forward()`` and ``backward()`` are what is timed."""
+    """One contender with its inputs in place: ``forward`` and ``backward`` are what is timed."""
 
     def __init__(self, contender: Contender, problem: Problem, seed: int = 0):
         self.contender, self.problem = contender, problem

@@ -30,12 +30,12 @@ def build(
 ) -> None:
     """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
     problems = [
-        spec
-        for text in [*(specs or []), *map(str, specs_file or [])]
-        for spec in parse_specs(text)
+        spec for text in [*(specs or []), *map(str, specs_file or [])] for spec in parse_specs(text)
     ]
     if not problems:
-        raise SpecTextError("no specs: name some, for example bf16,d=64,causal, or give --specs FILE")
+        raise SpecTextError(
+            "no specs: name some, for example bf16,d=64,causal, or give --specs FILE"
+        )
     path, seconds = _build(problems, target, out, forward_only)
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     if as_json:

@@ -1,4 +1,4 @@
-"""What all commands share in how they talk: one console, progress bars, errors without tracebacks."""
+"""How all commands talk: one console, progress bars, errors without tracebacks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def reporting_errors(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except (TvmFlashError, SpecTextError) as error:
-            notes.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            notes.print(
+                f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+            )
             raise typer.Exit(2) from error
 
     return run

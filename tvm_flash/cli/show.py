@@ -68,7 +68,7 @@ def require_tvm() -> None:
 
     if find_spec("tvm") is None:
         raise UnsupportedSpec(
-            "this command compiles, and apache-tvm is not installed: pip install 'tvm-flash[compile]'"
+            "showing a kernel needs apache-tvm, which is missing: pip install 'tvm-flash[compile]'"
         )
 
 

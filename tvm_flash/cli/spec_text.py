@@ -33,7 +33,7 @@ A spec is a list of words separated by commas:
   no_lse                      return the output only
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
-It may also be the name of a listed case or a JSON file.
+It may also be the name of a listed case's spec (attn_...) or a JSON file.
 Example: bf16,d=64,causal,window=128:0,softcap=30,alibi"""
 
 
@@ -54,8 +54,7 @@ def parse_specs(text: str) -> list[AttentionSpec]:
     path = Path(text)
     if path.suffix in {".json", ".txt"}:
         return _read_file(path)
-    listed = _listed().get(text)
-    return [listed] if listed is not None else [_parse_words(text)]
+    return [_listed(text) if text.startswith("attn_") else _parse_words(text)]
 
 
 def _read_file(path: Path) -> list[AttentionSpec]:
@@ -76,10 +75,13 @@ def _read_file(path: Path) -> list[AttentionSpec]:
     ]
 
 
-def _listed() -> dict[str, AttentionSpec]:
-    from .. import cases
+def _listed(name: str) -> AttentionSpec:
+    from ..cases import CASES
 
-    return {case.spec.name: case.spec for case in cases.CASES}
+    for case in CASES:
+        if case.spec.name == name:
+            return case.spec
+    raise SpecTextError(f"no listed case has a spec called {name}\n{GRAMMAR}")
 
 
 def _parse_words(text: str) -> AttentionSpec:
