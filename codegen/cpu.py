@@ -22,12 +22,17 @@ def llvm_version() -> str:
     return str(llvm_version_major())
 
 
+# LLVM eliminates common subexpressions itself; TVM's pass moves some out of the branch that
+# computes them (LLVM then refuses the module) and takes minutes on long score functions.
+PASS_OPTIONS = {"tirx.disable_cse_tir": True}
+
+
 def compile_module(mod: tvm.IRModule, target: CpuTarget) -> tvm.runtime.Module:
     """Lower ``mod`` for ``target`` and generate its machine code in memory."""
     tvm_target = target.tvm_target()
     names = ", ".join(var.name_hint for var in mod.get_global_vars())
     try:
-        with tvm_target:
+        with tvm_target, tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
             return tvm.compile(mod, target=tvm_target).mod
     except Exception as error:
         raise BuildError(f"{names}: code generation for {target.name} failed: {error}") from error

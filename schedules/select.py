@@ -8,6 +8,7 @@ from typing import Any
 
 import tvm
 
+from ..artifact import DIRECTIONS, symbol_name
 from ..definition.signature import as_module
 from ..errors import UnsupportedSpec
 from ..spec import AttentionSpec
@@ -15,8 +16,6 @@ from .cpu.backward import BackwardConfig, schedule_backward
 from .cpu.defaults import backward_config, forward_config
 from .cpu.forward import ForwardConfig, schedule_forward
 from .target import CpuTarget
-
-DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ def scheduled_module(
     if reasons := config.reasons(spec):
         raise UnsupportedSpec([f"{spec.name}: {reason}" for reason in reasons])
     schedule = schedule_forward if direction == "forward" else schedule_backward
-    symbol = f"{spec.name}_{DIRECTIONS[direction]}"
-    func = schedule(spec, config).with_attr("global_symbol", symbol)
+    func = schedule(spec, config).with_attr("global_symbol", symbol_name(spec, direction))
     tile = config.tile(spec)
     meta = {"block_q": tile.block_q, "block_k": tile.block_k}
     if direction == "backward":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import tvm
+from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedSpec
 from ..machine import architecture, cpu_features
+
+if TYPE_CHECKING:
+    import tvm
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class CpuTarget:
 
     def tvm_target(self) -> tvm.target.Target:
         """The same target for TVM's LLVM backend."""
+        import tvm
+
         fields = {"kind": "llvm", "mcpu": self.mcpu, "mattr": list(self.mattr)}
         return tvm.target.Target({**fields, "mtriple": self.triple} if self.triple else fields)
 

@@ -9,7 +9,7 @@ import torch
 from tvm_flash import bench
 from tvm_flash.bench.contenders import NAIVE_LIMIT_BYTES, Prepared
 from tvm_flash.bench.host import cpu_name
-from tvm_flash.cases import BENCH
+from tvm_flash.cases import BENCH, CORRECTNESS
 
 SMALL = bench.Problem("float32", 64, 256, causal=True, heads=2)
 HASTE = bench.Patience(min_rounds=3, max_rounds=3, seconds=0.0)
@@ -77,6 +77,15 @@ def test_rows_say_how_fast_and_how_right():
 def test_the_listed_problems_are_those_of_the_cases():
     assert len(bench.listed_problems()) == len(BENCH)
     assert 0 < len(bench.listed_problems(quick=True)) < len(BENCH)
+
+
+def test_the_error_rule():
+    case = next(case for case in CORRECTNESS if case.name == "bf16_relative_bias")
+    found = bench.accuracies(case)
+    assert [accuracy.result for accuracy in found] == ["out", "dq", "dk", "dv"]
+    assert all(accuracy.ok for accuracy in found)
+    assert not bench.Accuracy("out", error=3e-3, baseline=1e-3).ok
+    assert not bench.Accuracy("out", error=float("nan"), baseline=1e-3).ok
 
 
 def test_a_report_names_its_host():

@@ -13,8 +13,9 @@ from problems import (
     max_error,
 )
 
-from tvm_flash.definition.backward import plain_backward, streaming_backward
-from tvm_flash.definition.forward import plain_forward, streaming_forward
+from tvm_flash.definition.backward import streaming_backward
+from tvm_flash.definition.forward import streaming_forward
+from tvm_flash.definition.plain import plain_backward, plain_forward
 from tvm_flash.definition.tiles import BackwardTile, Bf16PairOperand, ForwardTile
 from tvm_flash.schedules.target import host_target
 from tvm_flash.spec import AttentionSpec

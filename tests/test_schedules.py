@@ -20,7 +20,7 @@ from problems import (
     max_error,
 )
 
-from tvm_flash.definition.forward import plain_forward
+from tvm_flash.definition.plain import plain_forward
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.machine import cpu_features
 from tvm_flash.schedules.cpu import amx_tile
@@ -88,7 +88,9 @@ def test_scheduled_equals_definition():
         assert max_error(got, want) < 3e-6
 
 
-@pytest.mark.parametrize("change", [{"block_k": 32}, {"block_q": 128}, {"rows_s": 8}, {"rows_o": 2}])
+@pytest.mark.parametrize(
+    "change", [{"block_k": 32}, {"block_q": 128}, {"rows_s": 8}, {"rows_o": 2}]
+)
 def test_forward_config_changes_no_result(change):
     target, spec = host_target(), AttentionSpec("float32", 32, causal=True)
     config = replace(forward_config(spec, target), **change)
@@ -122,7 +124,11 @@ def test_backward_is_bit_equal_from_run_to_run():
     saved = (q, k, v, out.detach().float(), dout, lse.detach().float())
     runs = [
         call_backward(
-            kernel, *saved, torch.zeros_like(saved[5]), (), backward_workspace(scheduled.meta, q, k, 8)
+            kernel,
+            *saved,
+            torch.zeros_like(saved[5]),
+            (),
+            backward_workspace(scheduled.meta, q, k, 8),
         )
         for _ in range(5)
     ]
@@ -167,7 +173,9 @@ def test_every_target_compiles(name, direction):
 def test_amx_forward_on_software_tiles(tmp_path, monkeypatch):
     """The AMX kernel with its four instructions replaced by C functions."""
     library = tmp_path / "soft_amx.so"
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", HERE / "soft_amx.c", "-o", library], check=True)
+    subprocess.run(
+        ["cc", "-O2", "-shared", "-fPIC", HERE / "soft_amx.c", "-o", library], check=True
+    )
     ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     software = lambda name, *args: tvm.tirx.call_extern("void", f"soft_{name}", *args)  # noqa: E731
     monkeypatch.setattr(amx_tile, "tile_call", software)
@@ -187,3 +195,14 @@ def test_amx_forward_on_software_tiles(tmp_path, monkeypatch):
         got, got_lse = call_forward(kernel, q, k, v)
         assert max_error(got, out) < 2**-7 * out.abs().max().item()
         assert max_error(got_lse, lse) < 2e-4
+
+
+def test_a_spec_that_returns_out_has_no_lse_argument():
+    target = host_target()
+    spec = AttentionSpec("float32", 16, causal=True, returns="out")
+    kernel = compiled(scheduled_module(spec, "forward", target), target)
+    q, k, v, _ = inputs(spec, Sizes())
+    _, (want, _) = exact(q, k, v, causal=True)
+    out = torch.full_like(want, torch.nan, dtype=torch.float32)
+    kernel(q, k, v, out, q.shape[3] ** -0.5)
+    assert max_error(out, want) < 3e-6

@@ -7,31 +7,58 @@ import math
 import torch
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DEVICES = ("cpu", "meta")
 
-# Positions are int32 in kernels, with room for a window on either side.
-MAX_SEQLEN = 2**30
-MAX_BYTES = 2**63
+# Kernels add a position, a window's end (up to 2**30) and the rest of a tile in int32.
+MAX_SEQLEN = 2**29
+MAX_COUNT = 2**31 - 1
+MAX_BYTES = 2**63 - 1
 
 
 def check_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """TypeError or ValueError unless q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv) fit."""
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, x)
-    for name, x in (("k", k), ("v", v)):
-        if x.dtype != q.dtype:
-            raise TypeError(f"{name}.dtype={x.dtype} differs from q.dtype={q.dtype}: cast one")
-        if x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}: move one")
-        if x.shape[0] != q.shape[0]:
-            raise ValueError(f"batch of {name} is {x.shape[0]}, of q {q.shape[0]}: they must be equal")
-    if k.shape[1] != v.shape[1]:
-        raise ValueError(f"k has {k.shape[1]} keys, v {v.shape[1]}: they must be equal")
-    if k.shape[3] != q.shape[3]:
-        raise ValueError(f"head_dim of k is {k.shape[3]}, of q {q.shape[3]}: they must be equal")
-    if k.shape[2] != v.shape[2]:
-        raise ValueError(f"k has {k.shape[2]} heads, v {v.shape[2]}: they must be equal")
-    _check_heads(q.shape[2], k.shape[2])
-    _check_sizes(q, k, v)
+    """Raise unless q (B, Sq, H, D), k (B, Sk, Hk, D) and v (B, Sk, Hk, Dv) are one problem.
+
+    TypeError: not a tensor, dtype, memory layout. NotImplementedError: device. ValueError: rank,
+    sizes that do not match or are out of range. Head dimensions are left to AttentionSpec.
+    """
+    _check_tensor("q", q)
+    _check_tensor("k", k)
+    _check_tensor("v", v)
+    _check_same_kind("k", k, q)
+    _check_same_kind("v", v, q)
+    batch, seqlen_q, heads, head_dim = q.shape
+    batch_k, seqlen_k, kv_heads, head_dim_k = k.shape
+    batch_v, seqlen_v, heads_v, head_dim_v = v.shape
+    if not batch == batch_k == batch_v:
+        raise ValueError(f"batch of q, k, v is {batch}, {batch_k}, {batch_v}: make them equal")
+    if seqlen_k != seqlen_v:
+        raise ValueError(f"k has {seqlen_k} rows, v has {seqlen_v}: each key needs one value")
+    if kv_heads != heads_v:
+        raise ValueError(f"k has {kv_heads} heads, v has {heads_v}: make them equal")
+    if head_dim != head_dim_k:
+        raise ValueError(f"head_dim of q is {head_dim}, of k {head_dim_k}: make them equal")
+    check_heads(heads, kv_heads)
+    _check_counts(batch, heads, seqlen_q, seqlen_k)
+    _check_bytes("q and out", batch, seqlen_q, heads, max(head_dim, head_dim_v))
+    _check_bytes("k and v", batch, seqlen_k, kv_heads, max(head_dim, head_dim_v))
+
+
+def check_heads(heads: int, kv_heads: int) -> None:
+    """ValueError unless each of ``kv_heads`` serves equally many of ``heads``."""
+    if kv_heads == 0 == heads:
+        return
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(
+            f"num_heads={heads} of q must be a multiple of num_kv_heads={kv_heads} of k and v: "
+            "repeat or drop heads"
+        )
+
+
+def check_tables(tables: list[torch.Tensor]) -> None:
+    """ValueError for a captured tensor without elements: its clamped index reads outside it."""
+    for table in tables:
+        if table.numel() == 0:
+            raise ValueError(f"captured tensor of shape {tuple(table.shape)} must have elements")
 
 
 def check_scale(softmax_scale: float | None, head_dim: int) -> float:
@@ -40,58 +67,102 @@ def check_scale(softmax_scale: float | None, head_dim: int) -> float:
         return head_dim**-0.5
     scale = float(softmax_scale)
     if not math.isfinite(scale):
-        raise ValueError(f"softmax_scale={softmax_scale} must be finite")
+        raise ValueError(f"{softmax_scale=} must be finite; None is 1 / sqrt(head_dim)")
     return scale
 
 
-def check_alibi(slopes: torch.Tensor, batch: int, heads: int) -> torch.Tensor:
-    """``slopes`` (H,) or (B, H) as a float32 (B, H) view."""
+def check_window(window_size) -> tuple[int, int]:
+    """(left, right) as ints; None and, as in FlashAttention, any negative number is unbounded."""
+    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
+        raise TypeError(f"{window_size=} must be a pair (left, right); (-1, -1) is no window")
+    left, right = (-1 if side is None else side for side in window_size)
+    return -1 if left < 0 else left, -1 if right < 0 else right
+
+
+def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """``slopes`` (H,) or (B, H) float32 as a (B, H) view; q is (B, Sq, H, D)."""
+    batch, heads = q.shape[0], q.shape[2]
     if not isinstance(slopes, torch.Tensor):
         raise TypeError(f"alibi_slopes must be a tensor, not {type(slopes).__name__}")
     if slopes.dtype != torch.float32:
-        raise TypeError(f"alibi_slopes.dtype={slopes.dtype} must be torch.float32")
-    if tuple(slopes.shape) not in ((heads,), (batch, heads)):
+        raise TypeError(f"{slopes.dtype=} of alibi_slopes must be torch.float32: call .float()")
+    if slopes.device != q.device:
+        raise ValueError(f"alibi_slopes is on {slopes.device}, q on {q.device}: move one")
+    if slopes.shape not in ((heads,), (batch, heads)):
         raise ValueError(
-            f"alibi_slopes has shape {tuple(slopes.shape)}, must be ({heads},) or ({batch}, {heads})"
+            f"alibi_slopes of shape {tuple(slopes.shape)} must be (num_heads,) = ({heads},) or "
+            f"(batch, num_heads) = ({batch}, {heads})"
         )
     if slopes.requires_grad:
-        raise NotImplementedError("alibi_slopes requires grad: its gradient is not computed, detach it")
+        raise NotImplementedError(
+            "alibi_slopes requires grad: its gradient is not computed; pass alibi_slopes.detach()"
+        )
     return slopes.expand(batch, heads)
+
+
+def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """``mask``, bool or floating point, as a view of ``shape`` (..., H, Sq, Sk)."""
+    if not isinstance(mask, torch.Tensor):
+        raise TypeError(f"attn_mask must be a tensor, not {type(mask).__name__}")
+    if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
+        raise TypeError(f"{mask.dtype=} of attn_mask must be torch.bool or floating point")
+    if mask.requires_grad:
+        raise NotImplementedError(
+            "attn_mask requires grad: its gradient is not computed; pass attn_mask.detach()"
+        )
+    sizes = (1,) * (len(shape) - mask.dim()) + tuple(mask.shape)
+    if len(sizes) > len(shape) or any(n not in (1, m) for n, m in zip(sizes, shape, strict=True)):
+        raise ValueError(
+            f"attn_mask of shape {tuple(mask.shape)} must broadcast to (..., H, Sq, Sk) = {shape}"
+        )
+    return mask.expand(shape)
+
+
+def check_no_dropout(dropout_p: float) -> None:
+    """NotImplementedError unless ``dropout_p`` is 0."""
+    if dropout_p != 0:
+        raise NotImplementedError(
+            f"{dropout_p=} must be 0.0: dropout is not there yet; drop out after attention"
+        )
 
 
 def _check_tensor(name: str, x: torch.Tensor) -> None:
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}.layout={x.layout} must be torch.strided: pass a dense tensor")
     if x.dim() != 4:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, must have 4 dimensions (B, S, H, D)")
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} has {x.dim()} dimensions, must have 4: batch, "
+            "sequence, heads, head_dim"
+        )
     if x.dtype not in DTYPES:
         known = ", ".join(map(str, DTYPES))
-        raise TypeError(f"{name}.dtype={x.dtype} must be one of {known}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name}.layout={x.layout} must be torch.strided: call .to_dense()")
-    if x.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"{name} is on {x.device}, kernels are built for the CPU: call {name}.cpu()"
+        raise TypeError(f"{name}.dtype={x.dtype} must be one of {known}: convert with {name}.to()")
+    if x.device.type not in DEVICES:
+        raise NotImplementedError(
+            f"{name}.device={x.device}: this build has kernels for the CPU alone; call {name}.cpu()"
         )
 
 
-def _check_heads(heads: int, kv_heads: int) -> None:
-    if kv_heads == 0 and heads == 0:
-        return
-    if kv_heads == 0 or heads % kv_heads:
+def _check_same_kind(name: str, x: torch.Tensor, q: torch.Tensor) -> None:
+    if x.dtype != q.dtype:
+        raise TypeError(f"{name}.dtype={x.dtype} differs from q.dtype={q.dtype}: convert one")
+    if x.device != q.device:
+        raise ValueError(f"{name}.device={x.device} differs from q.device={q.device}: move one")
+
+
+def _check_counts(batch: int, heads: int, seqlen_q: int, seqlen_k: int) -> None:
+    if seqlen_q > MAX_SEQLEN or seqlen_k > MAX_SEQLEN:
+        raise ValueError(f"{seqlen_q=}, {seqlen_k=}: limit {MAX_SEQLEN} (2**29); split the sequence")
+    if batch > MAX_COUNT or heads > MAX_COUNT:
+        raise ValueError(f"{batch=}, num_heads={heads}: limit {MAX_COUNT} (2**31 - 1); split the batch")
+
+
+def _check_bytes(names: str, *sizes: int) -> None:
+    """float32 accumulators have these sizes, whatever the dtype of the tensors."""
+    if (size := 4 * math.prod(sizes)) > MAX_BYTES:
         raise ValueError(
-            f"num_heads={heads} of q must be a multiple of num_kv_heads={kv_heads} of k and v"
+            f"{names} of up to {sizes} elements need {size} bytes in float32: limit {MAX_BYTES} "
+            "(2**63 - 1); split the batch"
         )
-
-
-def _check_sizes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    for name, length in (("q", q.shape[1]), ("k", k.shape[1])):
-        if length > MAX_SEQLEN:
-            raise ValueError(f"{name} has {length} rows, limit {MAX_SEQLEN} (2**30)")
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        reach = sum(max(int(n) - 1, 0) * abs(int(s)) for n, s in zip(x.shape, x.stride(), strict=True))
-        if max(reach, math.prod(map(int, x.shape))) * x.element_size() >= MAX_BYTES:
-            raise ValueError(
-                f"{name} of shape {tuple(x.shape)} reaches over {reach} elements: "
-                "offsets must stay below 2**63 bytes"
-            )

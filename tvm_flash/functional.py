@@ -2,44 +2,69 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 
-from .checks import DTYPES, check_alibi, check_attention, check_scale
-from .ops import attention_operator
+from .checks import (
+    DTYPES,
+    check_alibi,
+    check_attention,
+    check_attn_mask,
+    check_no_dropout,
+    check_scale,
+    check_window,
+)
+from .ops import attention_operator, spec_json, spec_name
 from .program import ScoreProgram
 from .score_mod import trace_mask_mod, trace_score_mod
 from .spec import AttentionSpec
 
 LAYOUTS = ("bshd", "bhsd")
-ALIGNMENTS = ("bottom_right", "top_left")
 
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """A traced score_mod and mask_mod with their captured tensors, from ``capture``."""
+    """A traced score_mod and mask_mod with the tensors they captured, from ``capture``.
 
-    score_mod: ScoreProgram | None
-    mask_mod: ScoreProgram | None
-    score_tables: tuple[torch.Tensor, ...] = ()
-    mask_tables: tuple[torch.Tensor, ...] = ()
+    tables: those of the score_mod, then those of the mask_mod, each in the order of first use.
+    """
+
+    score_mod: ScoreProgram | None = None
+    mask_mod: ScoreProgram | None = None
+    tables: tuple[torch.Tensor, ...] = ()
+
+    def with_tables(self, *tables: torch.Tensor) -> Captured:
+        """The same functions of other tensors, one for each of ``self.tables`` and of its rank.
+
+        For a tensor that is an input of, or computed in, a region under torch.compile.
+        """
+        ranks, new_ranks = [t.dim() for t in self.tables], [t.dim() for t in tables]
+        if ranks != new_ranks:
+            raise ValueError(f"tables of ranks {new_ranks} must have the captured ranks {ranks}")
+        cast = tuple(new.to(old.dtype) for new, old in zip(tables, self.tables, strict=True))
+        return replace(self, tables=cast)
 
 
 def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None) -> Captured:
-    """Trace the functions once; pass the result as ``score_mod`` of ``attention``.
+    """Trace the functions once; pass the result to ``attention`` as score_mod or mask_mod.
 
-    Needed inside torch.compile, which cannot trace a tracer; saves the tracing (about 0.2 ms) in
-    eager code. Captured tensors are read when the kernel runs, other captured values now.
+    Saves the tracing (about 0.2 ms a call). Captured tensors are read when a kernel runs, every
+    other captured value now. Raises as ``attention`` does.
     """
     score, score_tables = trace_score_mod(score_mod) if score_mod else (None, [])
     mask, mask_tables = trace_mask_mod(mask_mod) if mask_mod else (None, [])
-    return Captured(score, mask, tuple(score_tables), tuple(mask_tables))
+    return Captured(score, mask, (*score_tables, *mask_tables))
 
 
-_PLAIN = Captured(None, None)
+_PLAIN = Captured()
+_BIAS = capture(lambda score, b, h, q, k, table=torch.zeros(1, 1, 1, 1): score + table[b, h, q, k])
+_VISIBLE = capture(
+    mask_mod=lambda b, h, q, k, table=torch.ones(1, 1, 1, 1, dtype=torch.bool): table[b, h, q, k]
+)
 
 
 def attention(
@@ -53,12 +78,12 @@ def attention(
     softcap: float = 0.0,
     alibi_slopes: torch.Tensor | None = None,
     score_mod: Callable | Captured | None = None,
-    mask_mod: Callable | None = None,
+    mask_mod: Callable | Captured | None = None,
     layout: str = "bshd",
     alignment: str = "bottom_right",
     deterministic: bool = False,
     return_lse: bool = False,
-):
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
     q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), float32, bfloat16 or float16, any strides
@@ -68,29 +93,33 @@ def attention(
     query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap:
     cap * tanh(s / cap). alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx)
     and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured tensors indexed
-    by symbols. Order: scale, softcap, ALiBi, score_mod, masks. The backward is always deterministic.
+    by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod, masks.
+    deterministic is always kept: equal inputs and threads give equal bits, gradients too.
 
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
-    float32, natural log, differentiable. Rows that see no key give 0 and -inf. Raises ValueError or
-    TypeError for wrong arguments, UnsupportedSpec for what kernels cannot do.
+    float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under
+    torch.compile(fullgraph=True); there a function may capture constants and tensors that exist
+    before (``Captured.with_tables`` for others), and is read once, when compiled.
+
+    Raises ValueError, TypeError or NotImplementedError for wrong arguments, UnsupportedSpec for
+    what kernels cannot do.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
-    if layout == "bhsd":
-        q, k, v = (_swapped(x) for x in (q, k, v))
+    q, k, v = _rows_first(layout, q, k, v)
     check_attention(q, k, v)
+    head_dim, head_dim_v = operator.index(q.shape[3]), operator.index(v.shape[3])
+    scale = check_scale(softmax_scale, head_dim)
+    window = check_window(window_size)
     mods = _captured(score_mod, mask_mod)
-    slopes = ()
+    tables = list(mods.tables)
     if alibi_slopes is not None:
-        slopes = (check_alibi(alibi_slopes, q.shape[0], q.shape[2]),)
-    spec = _spec(
-        DTYPES[q.dtype], q.shape[3], v.shape[3], bool(causal), tuple(window_size), softcap,
-        bool(slopes), mods.score_mod, mods.mask_mod, alignment,
+        tables.insert(0, check_alibi(alibi_slopes, q))
+    find = _constant_spec if torch.compiler.is_compiling() else _cached_spec
+    spec = find(
+        DTYPES[q.dtype], head_dim, head_dim_v, causal, window, softcap,
+        alibi_slopes is not None, mods.score_mod, mods.mask_mod, alignment,
     )  # fmt: skip
-    tables = [*slopes, *mods.score_tables, *mods.mask_tables]
-    scale = check_scale(softmax_scale, q.shape[3])
     out, lse = attention_operator(q, k, v, tables, spec, scale)
-    out = out.transpose(1, 2) if layout == "bhsd" else out
+    out = out if layout == "bshd" else out.transpose(1, 2)
     return (out, lse) if return_lse else out
 
 
@@ -101,73 +130,85 @@ def scaled_dot_product_attention(
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """torch.nn.functional.scaled_dot_product_attention's signature and conventions.
 
-    query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with any number of leading dimensions;
-    is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True takes part) or
-    a float bias, without gradient. dropout_p > 0 raises NotImplementedError.
+    query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with any leading dimensions;
+    is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True takes part)
+    or a float bias, without gradient. Returns (..., H, Sq, Dv); 0 for rows that see no key.
+    dropout_p > 0 raises NotImplementedError; other errors as ``attention``.
     """
-    if dropout_p:
-        raise NotImplementedError(f"{dropout_p=} must be 0: dropout is not there yet")
+    check_no_dropout(dropout_p)
     if attn_mask is not None and is_causal:
-        raise ValueError("attn_mask and is_causal exclude each other: put the causal mask into attn_mask")
-    if query.dim() < 2 or query.dim() != key.dim() or query.dim() != value.dim():
-        shapes = tuple(tuple(x.shape) for x in (query, key, value))
-        raise ValueError(f"query, key, value of shapes {shapes} must have the same rank, 3 or more")
-    lead = query.shape[:-3]
+        raise ValueError("attn_mask and is_causal=True: put the causal mask into attn_mask")
     q, k, v = (_four_dimensional(x) for x in (query, key, value))
     if not enable_gqa and q.shape[1] != k.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads and {k.shape[1]} key heads need enable_gqa=True")
-    mods = _mask_mods(attn_mask, lead, q, k) if attn_mask is not None else None
+        raise ValueError(
+            f"query has {q.shape[1]} heads, key {k.shape[1]}: pass enable_gqa=True to share heads"
+        )
+    mods = None if attn_mask is None else _as_mods(attn_mask, (*query.shape[:-1], key.shape[-2]))
     out = attention(
-        q, k, v, softmax_scale=scale, causal=is_causal, score_mod=mods, layout="bhsd", alignment="top_left"
-    )
-    return out.reshape(*query.shape[:-1], value.shape[-1])
+        q, k, v, softmax_scale=scale, causal=is_causal, score_mod=mods,
+        layout="bhsd", alignment="top_left",
+    )  # fmt: skip
+    return out if query.dim() == 4 else out.reshape(*query.shape[:-1], value.shape[-1])
 
 
-@lru_cache(maxsize=4096)
-def _spec(
-    dtype, head_dim, head_dim_v, causal, window_size, softcap, alibi, score_mod, mask_mod, alignment
-) -> AttentionSpec:
-    return AttentionSpec(
-        dtype, head_dim, head_dim_v, causal, window_size, softcap, alibi, score_mod, mask_mod, alignment
-    )
+def _rows_first(layout: str, *tensors: torch.Tensor):
+    """``tensors`` as (B, S, H, D)."""
+    if layout == "bshd":
+        return tensors
+    if layout not in LAYOUTS:
+        raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
+    # A tensor of another rank is left for the checks to name.
+    return [x.transpose(1, 2) if getattr(x, "ndim", 0) == 4 else x for x in tensors]
 
 
 def _captured(score_mod, mask_mod) -> Captured:
     if score_mod is None and mask_mod is None:
         return _PLAIN
-    if isinstance(score_mod, Captured):
-        if mask_mod is not None:
-            raise TypeError("score_mod is a captured pair already: give mask_mod to capture() too")
-        return score_mod
+    if isinstance(score_mod, Captured) or isinstance(mask_mod, Captured):
+        if score_mod is not None and mask_mod is not None:
+            raise TypeError("a Captured holds both functions: capture them together, pass it alone")
+        return score_mod if mask_mod is None else mask_mod
+    return _constant_capture(score_mod, mask_mod)
+
+
+def _constant_capture(score_mod, mask_mod) -> Captured:
     return capture(score_mod, mask_mod)
 
 
-def _swapped(x: torch.Tensor) -> torch.Tensor:
-    if not isinstance(x, torch.Tensor) or x.dim() != 4:
-        raise ValueError("layout='bhsd' takes tensors with 4 dimensions (B, H, S, D)")
-    return x.transpose(1, 2)
+def _spec(*fields) -> AttentionSpec:
+    *fields, alignment = fields
+    return AttentionSpec(*fields, alignment=alignment)
+
+
+@lru_cache(maxsize=4096)
+def _cached_spec(*fields) -> str:
+    return spec_name(_spec(*fields))
+
+
+def _constant_spec(*fields) -> str:
+    return spec_json(_spec(*fields))
+
+
+# What torch.compiler.assume_constant_result does, without its second of imports: the compiler runs
+# these functions instead of tracing into them.
+_constant_capture._dynamo_marked_constant = True
+_constant_spec._dynamo_marked_constant = True
 
 
 def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
     """(..., H, S, D) as (B, H, S, D); (S, D) is one head."""
-    x = x.unsqueeze(0) if x.dim() == 2 else x
-    return x.unsqueeze(0) if x.dim() == 3 else x.flatten(0, -4)
+    if not isinstance(x, torch.Tensor) or x.dim() == 4 or x.dim() < 2:
+        return x
+    return x.flatten(0, -4) if x.dim() > 4 else x[(None,) * (4 - x.dim())]
 
 
-def _mask_mods(mask: torch.Tensor, lead, q: torch.Tensor, k: torch.Tensor) -> Captured:
+def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
     """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
-    full = (*lead, q.shape[1], q.shape[2], k.shape[2])
-    try:
-        table = _four_dimensional(mask.expand(full))
-    except RuntimeError as error:
-        raise ValueError(f"attn_mask of shape {tuple(mask.shape)} must broadcast to {full}") from error
-    if mask.dtype == torch.bool:
-        return capture(mask_mod=lambda b, h, q_idx, k_idx: table[b, h, q_idx, k_idx])
-    if not mask.dtype.is_floating_point:
-        raise TypeError(f"attn_mask.dtype={mask.dtype} must be torch.bool or floating point")
-    return capture(lambda score, b, h, q_idx, k_idx: score + table[b, h, q_idx, k_idx])
+    mods = _VISIBLE if mask.dtype == torch.bool else _BIAS
+    return mods.with_tables(_four_dimensional(check_attn_mask(mask, shape)))

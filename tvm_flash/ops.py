@@ -2,75 +2,106 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
+from .checks import check_heads, check_tables
 from .kernels import resolve
 from .spec import AttentionSpec
 
 _library = torch.library.Library("tvm_flash", "DEF")
-_library.define(
-    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[] tables, str spec, float softmax_scale)"
-    " -> (Tensor, Tensor)"
-)
-_library.define(
-    "attention_backward(Tensor dout, Tensor dlse, Tensor q, Tensor k, Tensor v, Tensor out,"
-    " Tensor lse, Tensor[] tables, str spec, float softmax_scale) -> (Tensor, Tensor, Tensor)"
-)
+for _schema in (
+    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[] tables, str spec,"
+    " float softmax_scale) -> (Tensor out, Tensor lse)",
+    "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out,"
+    " Tensor lse, Tensor[] tables, str spec, float softmax_scale)"
+    " -> (Tensor dq, Tensor dk, Tensor dv)",
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+_forward_operator = torch.ops.tvm_flash.attention_forward.default
+_backward_operator = torch.ops.tvm_flash.attention_backward.default
 
-# An operator's arguments are tensors and plain values: specs travel by name.
+# Operators take tensors and plain values: a spec travels as its name, or as its JSON where the
+# graph may outlive this process.
 _specs: dict[str, AttentionSpec] = {}
 
 
-def attention_operator(q, k, v, tables, spec: AttentionSpec, softmax_scale: float):
-    """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of ``spec``; checked arguments, differentiable.
+def spec_name(spec: AttentionSpec) -> str:
+    """The short text by which the operators of this process know ``spec``."""
+    return spec.name if spec.name in _specs else _remember(spec.name, spec).name
 
-    The last dimension of q, k and v must be contiguous. lse is in natural units, -inf where a row
-    sees no key.
+
+def spec_json(spec: AttentionSpec) -> str:
+    """The text by which the operators of any process know ``spec``."""
+    return json.dumps(spec.to_json(), sort_keys=True)
+
+
+def attention_operator(q, k, v, tables, spec: str, softmax_scale: float):
+    """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of checked arguments, differentiable.
+
+    ``spec`` is from ``spec_name`` or ``spec_json``. lse is in natural units, -inf where a row sees
+    no key.
     """
-    name = remember(spec)
-    return torch.ops.tvm_flash.attention_forward(q, k, v, tables, name, softmax_scale)
+    if torch.compiler.is_compiling() or _may_be_differentiated(q, k, v):
+        return _forward_operator(q, k, v, tables, spec, softmax_scale)
+    # Half of a small call's time would go into autograd, to find that there is nothing to do.
+    with torch._C._AutoDispatchBelowAutograd():
+        return _forward_operator(q, k, v, tables, spec, softmax_scale)
 
 
-def remember(spec: AttentionSpec) -> str:
-    """The name under which the operators find ``spec``."""
-    name = spec.name
-    if name not in _specs:
-        _specs[name] = spec
-    return name
+def _may_be_differentiated(q, k, v) -> bool:
+    recording = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    # Forward mode and torch.func do not show in requires_grad.
+    return (
+        recording
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _forward(q, k, v, tables, spec: str, softmax_scale: float):
-    q, k, v = _rows(q), _rows(k), _rows(v)
-    out, lse = _forward_shapes(q, k, v, tables, spec, softmax_scale)
+    out, lse = _forward_results(q, k, v)
     if q.numel() == 0 or k.numel() == 0:
         return out.zero_(), lse.fill_(float("-inf"))
-    resolve(_specs[spec], "forward")(q, k, v, out, lse, *tables, softmax_scale)
-    return out, lse
-
-
-def _forward_shapes(q, k, v, tables, spec: str, softmax_scale: float):
-    out = q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
-    lse = q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
+    check_heads(q.shape[2], k.shape[2])
+    check_tables(tables)
+    kernel = resolve(_spec(spec), "forward")
+    kernel(_rows(q), _rows(k), _rows(v), out, lse, *tables, softmax_scale)
     return out, lse
 
 
 def _backward(dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: float):
-    q, k, v, dout, out = map(_rows, (q, k, v, dout, out))
-    grads = _backward_shapes(dout, dlse, q, k, v, out, lse, tables, spec, softmax_scale)
+    grads = _backward_results(q, k, v)
     if q.numel() == 0 or k.numel() == 0:
-        return tuple(x.zero_() for x in grads)
-    kernel = resolve(_specs[spec], "backward")
+        return tuple(grad.zero_() for grad in grads)
+    check_heads(q.shape[2], k.shape[2])
+    check_tables(tables)
+    kernel = resolve(_spec(spec), "backward")
     sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
-    delta_shape, sums_shape = kernel.workspace(*sizes, torch.get_num_threads())
-    delta = lse.new_empty(delta_shape)
-    sums = lse.new_zeros(sums_shape)
-    saved = (q, k, v, out, dout, lse.contiguous(), dlse.contiguous())
-    kernel(*saved, *grads, delta, sums, *tables, softmax_scale)
+    delta, sums = kernel.workspace(*sizes, torch.get_num_threads())
+    dlse = torch.zeros_like(lse) if dlse is None else dlse.contiguous()
+    saved = (_rows(q), _rows(k), _rows(v), _rows(out), _rows(dout), lse.contiguous(), dlse)
+    workspace = (lse.new_empty(delta), lse.new_zeros(sums))
+    kernel(*saved, *grads, *workspace, *tables, softmax_scale)
     return grads
 
 
-def _backward_shapes(dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: float):
-    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+def _forward_results(q, k, v, *_):
+    """Empty out and lse, for kernels to fill and for the compiler to know the shapes."""
+    batch, seqlen_q, heads, _ = q.shape
+    out = q.new_empty((batch, seqlen_q, heads, v.shape[3]))
+    return out, q.new_empty((batch, heads, seqlen_q), dtype=torch.float32)
+
+
+def _backward_results(q, k, v):
+    """Empty dq, dk, dv, with the strides of q, k, v where kernels can write these."""
+    return tuple(_writable_like(x) for x in (q, k, v))
+
+
+def _writable_like(x: torch.Tensor) -> torch.Tensor:
+    like = torch.empty_like(x)
+    return like if like.stride(-1) == 1 else x.new_empty(x.shape)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -78,37 +109,49 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _setup_context(ctx, inputs, output):
-    q, k, v, tables, spec, softmax_scale = inputs
-    ctx.save_for_backward(q, k, v, *output, *tables)
-    ctx.spec, ctx.softmax_scale = spec, softmax_scale
-    ctx.set_materialize_grads(False)
+def _spec(text: str) -> AttentionSpec:
+    spec = _specs.get(text)
+    if spec is not None:
+        return spec
+    if not text.startswith("{"):
+        raise ValueError(f"spec={text!r} was made in another process: pass its JSON (spec_json)")
+    return _remember(text, AttentionSpec.from_json(json.loads(text)))
 
 
-def _gradients(ctx, dout, dlse):
-    q, k, v, out, lse, *tables = ctx.saved_tensors
-    none = ([None] * len(tables), None, None)
-    if dout is None and dlse is None:
-        return None, None, None, *none
-    dout = torch.zeros_like(out) if dout is None else dout
-    dlse = torch.zeros_like(lse) if dlse is None else dlse
-    grads = torch.ops.tvm_flash.attention_backward(
-        dout, dlse, q, k, v, out, lse, tables, ctx.spec, ctx.softmax_scale
-    )
-    return *grads, *none
+def _remember(text: str, spec: AttentionSpec) -> AttentionSpec:
+    return _specs.setdefault(text, spec)
 
 
-def _no_second_derivative(ctx, *grads):
-    raise NotImplementedError("the gradient of attention's gradient is not computed")
+class _Attention(torch.autograd.Function):
+    """Several times faster per call than torch.library.register_autograd on a list of tensors."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, tables, spec, softmax_scale):
+        with torch._C._AutoDispatchBelowAutograd():
+            out, lse = _forward_operator(q, k, v, tables, spec, softmax_scale)
+        ctx.save_for_backward(q, k, v, out, lse, *tables)
+        ctx.spec, ctx.softmax_scale = spec, softmax_scale
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout, dlse):
+        q, k, v, out, lse, *tables = ctx.saved_tensors
+        dout = torch.zeros_like(out) if dout is None else dout
+        grads = _backward_operator(
+            dout, dlse, q, k, v, out, lse, tables, ctx.spec, ctx.softmax_scale
+        )
+        return *grads, None, None, None
 
 
-_library.impl("attention_forward", _forward, "CPU")
-_library.impl("attention_backward", _backward, "CPU")
-torch.library.register_fake("tvm_flash::attention_forward", _forward_shapes, lib=_library)
-torch.library.register_fake("tvm_flash::attention_backward", _backward_shapes, lib=_library)
-torch.library.register_autograd(
-    "tvm_flash::attention_forward", _gradients, setup_context=_setup_context, lib=_library
-)
-torch.library.register_autograd(
-    "tvm_flash::attention_backward", _no_second_derivative, lib=_library
+# Not under "CPU" alone: other devices then get an error of ours.
+_library.impl("attention_forward", _forward, "CompositeExplicitAutograd")
+_library.impl("attention_backward", _backward, "CompositeExplicitAutograd")
+_library.impl("attention_forward", _Attention.apply, "Autograd")
+torch.library.register_fake("tvm_flash::attention_forward", _forward_results, lib=_library)
+torch.library.register_fake(
+    "tvm_flash::attention_backward",
+    lambda dout, dlse, q, k, v, *_: _backward_results(q, k, v),
+    lib=_library,
 )

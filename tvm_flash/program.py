@@ -114,7 +114,9 @@ class ScoreProgram:
     def to_json(self) -> dict[str, Any]:
         """Plain lists, strings and numbers; infinities as strings, since JSON has none."""
         return {
-            "instructions": [[_encode(x) for x in instruction] for instruction in self.instructions],
+            "instructions": [
+                [_encode(x) for x in instruction] for instruction in self.instructions
+            ],
             "tables": [list(t) for t in self.tables],
         }
 
@@ -150,8 +152,9 @@ def result_dtype(instruction: tuple, dtypes: list[str], tables: tuple[TableType,
     """
     op, *rest = instruction
     refs = operands(instruction)
-    if any(type(ref) is not int or not 0 <= ref < len(dtypes) for ref in refs):
-        raise ValueError("an operand is not an earlier instruction")
+    for ref in refs:
+        if type(ref) is not int or not 0 <= ref < len(dtypes):
+            raise ValueError(f"operand {ref!r} is not an earlier instruction")
     types = [dtypes[ref] for ref in refs]
     if op in SCORE_SYMBOLS and not rest:
         return "float32" if op == "score" else "int32"

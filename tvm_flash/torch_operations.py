@@ -85,7 +85,10 @@ def _rounding(op: str):
 
 
 def _logical(op: str):
-    return lambda rec, *values: rec.apply(op, *(rec.cast(rec.promote(x)[0], "bool") for x in values))
+    def handler(rec, *values):
+        return rec.apply(op, *(rec.cast(rec.promote(x)[0], "bool") for x in values))
+
+    return handler
 
 
 def _cast(dtype: str):
@@ -124,9 +127,18 @@ def _pow(rec, x, y):
     x, y = rec.scalar(x), rec.scalar(y)
     if isinstance(y, int) and 0 <= y <= 8:
         return _product(rec, x, y)
-    if y in (0.5, -1, 2.0) and not hasattr(y, "dtype_name"):
-        return {0.5: _floating("sqrt"), -1: _reciprocal, 2.0: _square}[y](rec, x)
+    if isinstance(y, (int, float)) and y in _POWERS:
+        return _POWERS[y](rec, x)
     return rec.apply("pow", *rec.promote(x, y, at_least="float32"))
+
+
+# What a general power computes slower.
+_POWERS = {
+    0.5: lambda rec, x: _floating("sqrt")(rec, x),
+    -0.5: lambda rec, x: _floating("rsqrt")(rec, x),
+    -1: lambda rec, x: _reciprocal(rec, x),
+    2.0: lambda rec, x: _square(rec, x),
+}
 
 
 def _product(rec, x, count: int):
@@ -183,7 +195,9 @@ def _softplus(rec, x, beta=1.0, threshold=20.0):
 
 
 def _log_sigmoid(rec, x):
-    return _clamp(rec, x, max=0) - rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x)))
+    # minimum, not clamp: the slope at 0 is the mean of both sides.
+    soft = rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x)))
+    return rec.apply("minimum", x, 0) - soft
 
 
 def _gelu(rec, x, approximate="none"):
@@ -199,7 +213,8 @@ def _log10(rec, x):
 
 def _logaddexp(rec, x, y):
     x, y = rec.promote(x, y, at_least="float32")
-    return rec.apply("maximum", x, y) + rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x - y)))
+    soft = rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x - y)))
+    return rec.apply("maximum", x, y) + soft
 
 
 def _filled(value):

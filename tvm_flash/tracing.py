@@ -52,8 +52,8 @@ class Recorder:
     def promote(self, *values, at_least: str = "bool") -> list[Symbol]:
         """Symbols, tensors without dimensions and Python numbers as symbols of one type."""
         values = [self.scalar(x) for x in values]
-        strong = [DTYPES.index(x.dtype_name) for x in values if isinstance(x, Symbol)]
-        rank = max(strong, default=0)
+        strong = [self.dtypes[x._number] for x in values if isinstance(x, Symbol)]
+        rank = max(map(DTYPES.index, strong), default=0)
         for x in values:
             if not isinstance(x, Symbol):
                 rank = max(rank, _literal_rank(x, rank))
@@ -154,7 +154,9 @@ class PartialLoad:
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         next(x for x in args if isinstance(x, cls))._incomplete()
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __invert__ = _incomplete
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __invert__ = (
+        _incomplete
+    )
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = _incomplete
     __hash__ = None
 
@@ -263,7 +265,11 @@ def _as_table(tensor: torch.Tensor) -> torch.Tensor:
         raise UnsupportedSpec(f"captured tensor of {tensor.dtype} ({user_line()})")
     if tensor.numel() == 0:
         raise UnsupportedSpec(f"captured tensor of {shape=} has no elements ({user_line()})")
-    return tensor.to(_TABLE_CASTS[tensor.dtype])
+    if tensor.dtype == torch.bool:
+        return tensor.view(torch.uint8)
+    # Only what is stored is converted: a mask expanded over batch and heads stays small.
+    stored = tensor[tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())]
+    return stored.to(_TABLE_CASTS[tensor.dtype]).expand(shape)
 
 
 def _needs_all_indices(tensor: torch.Tensor, index: tuple) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from tvm import tirx
 from tvm.s_tir import TensorIntrin
@@ -33,7 +33,7 @@ class AmxTile:
         return f"tvm_flash_amx_{BLOCK}x{BLOCK}x{self.depth}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def register_amx(tile: AmxTile, operand) -> str:
     """Register the tensor intrinsic of ``tile`` and return its name."""
     shape = MicroTile(BLOCK, BLOCK, tile.depth, TILE, False, operand)
@@ -41,7 +41,7 @@ def register_amx(tile: AmxTile, operand) -> str:
     return tile.name
 
 
-@lru_cache(maxsize=None)
+@cache
 def register_start(lanes: int) -> str:
     """An intrinsic that zeroes a row of ``lanes`` and sets up this thread's tiles.
 

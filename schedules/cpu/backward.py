@@ -34,10 +34,19 @@ class BackwardConfig:
     def reasons(self, spec: AttentionSpec) -> list[str]:
         """Why this config cannot serve ``spec`` (empty: it can)."""
         checks = [
-            (self.block_k % self.lanes, f"block_k={self.block_k} must be a multiple of {self.lanes=}"),
-            (self.block_q % self.rows, f"block_q={self.block_q} must be a multiple of {self.rows=}"),
+            (
+                self.block_k % self.lanes,
+                f"block_k={self.block_k} must be a multiple of {self.lanes=}",
+            ),
+            (
+                self.block_q % self.rows,
+                f"block_q={self.block_q} must be a multiple of {self.rows=}",
+            ),
             (self.lanes % self.vector, f"lanes={self.lanes} must be a multiple of {self.vector=}"),
-            (self.head_lanes % self.vector, f"{self.head_lanes=} must be a multiple of {self.vector=}"),
+            (
+                self.head_lanes % self.vector,
+                f"{self.head_lanes=} must be a multiple of {self.vector=}",
+            ),
         ]
         return [text for wrong, text in checks if wrong]
 
@@ -61,7 +70,7 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     sch.parallel(sch.get_loops(sch.get_sblock("worker"))[0])
     for block in ("init_dk", "init_dv"):
         vectorize(sch, block, config.vector)
-    _band_product(sch, config, "scores", ("score_mod", "p"), tile.depth)
+    _band_product(sch, config, "scores", ("score_mod", "mask", "p"), tile.depth)
     _band_product(sch, config, "dp", ("ds",), tile.depth_v)
     _accumulate(sch, config, "dq", config.head_lanes, config.block_k, transposed=False)
     _accumulate(sch, config, "dv", config.lanes, config.block_q, transposed=True)
@@ -69,7 +78,9 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     return sch.mod["main"]
 
 
-def _band_product(sch, config: BackwardConfig, product: str, consumers: tuple[str, ...], depth: int) -> None:
+def _band_product(
+    sch, config: BackwardConfig, product: str, consumers: tuple[str, ...], depth: int
+) -> None:
     """A product whose bands of rows the elementwise ``consumers`` take while they are hot."""
     row, lane, inner = sch.get_loops(sch.get_sblock(product))[-3:]
     bands, row = sch.split(row, [None, config.rows])
@@ -77,13 +88,15 @@ def _band_product(sch, config: BackwardConfig, product: str, consumers: tuple[st
     sch.reorder(bands, groups, row, lane, inner)
     for consumer in consumers:
         fuse_under(sch, consumer, bands)
-        split_vector(sch, consumer, config.vector)
+        vectorize(sch, consumer, config.vector)
     init = sch.decompose_reduction(sch.get_sblock(product), row)
     split_vector(sch, sch.get(init).name_hint, config.vector)
     sch.tensorize(row, register(MicroTile(config.rows, config.lanes, depth, config.vector)))
 
 
-def _accumulate(sch, config: BackwardConfig, product: str, lanes: int, depth: int, transposed: bool) -> None:
+def _accumulate(
+    sch, config: BackwardConfig, product: str, lanes: int, depth: int, transposed: bool
+) -> None:
     """A product added to what its buffer holds."""
     row, lane, inner = sch.get_loops(sch.get_sblock(product))[-3:]
     bands, row = sch.split(row, [None, config.rows])

@@ -45,16 +45,30 @@ class ForwardConfig:
         pairs = self.unit != "fma"
         checks = [
             (self.unit not in ("fma", "dot", "amx"), f"unit={self.unit!r} must be fma, dot or amx"),
-            (self.block_q % self.lanes, f"block_q={self.block_q} must be a multiple of {self.lanes=}"),
+            (
+                self.block_q % self.lanes,
+                f"block_q={self.block_q} must be a multiple of {self.lanes=}",
+            ),
             (self.lanes % self.vector, f"lanes={self.lanes} must be a multiple of {self.vector=}"),
-            (self.block_k % self.rows_s, f"block_k={self.block_k} must be a multiple of {self.rows_s=}"),
+            (
+                self.block_k % self.rows_s,
+                f"block_k={self.block_k} must be a multiple of {self.rows_s=}",
+            ),
             (pairs and self.block_k % 2, f"block_k={self.block_k} must be even: keys go in pairs"),
-            (pairs and spec.dtype != "bfloat16", f"unit={self.unit} multiplies bfloat16, not {spec.dtype}"),
-            (pairs and self.vector != 16, f"unit={self.unit} needs vectors of 16, not {self.vector}"),
+            (
+                pairs and spec.dtype != "bfloat16",
+                f"unit={self.unit} multiplies bfloat16, not {spec.dtype}",
+            ),
+            (
+                pairs and self.vector != 16,
+                f"unit={self.unit} needs vectors of 16, not {self.vector}",
+            ),
         ]
         if self.unit == "amx":
             edges = (self.rows_s, self.rows_o, self.lanes)
-            checks.append((edges != (32, 32, 32), f"unit=amx multiplies 32 x 32 blocks, not {edges}"))
+            checks.append(
+                (edges != (32, 32, 32), f"unit=amx multiplies 32 x 32 blocks, not {edges}")
+            )
             checks.append((self.block_k % 32, f"block_k={self.block_k} must be a multiple of 32"))
         return [text for wrong, text in checks if wrong]
 
@@ -93,10 +107,9 @@ def _scores(sch, config: ForwardConfig, tile: ForwardTile) -> None:
     bands, row = sch.split(row, [None, config.rows_s])
     groups, lane = sch.split(lane, [None, config.lanes])
     sch.reorder(bands, groups, row, lane, depth)
-    fuse_under(sch, "score_mod", bands)
-    split_vector(sch, "score_mod", config.vector)
-    fuse_under(sch, "row_max", bands)
-    split_vector(sch, "row_max", config.vector)
+    for block in ("score_mod", "mask", "row_max"):
+        fuse_under(sch, block, bands)
+        vectorize(sch, block, config.vector)
     sch.decompose_reduction(sch.get_sblock("row_max"), bands)
     init = sch.decompose_reduction(sch.get_sblock("scores"), row)
     split_vector(sch, sch.get(init).name_hint, config.vector)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from tvm import tirx
 from tvm.ir import StringImm
@@ -64,7 +64,7 @@ class MicroTile:
         return a[k, r] if self.transposed else a[r, k]
 
 
-@lru_cache(maxsize=None)
+@cache
 def register(tile: MicroTile) -> str:
     """Register the tensor intrinsic of ``tile`` and return its name."""
     TensorIntrin.register(tile.name, description(tile), _implementation(tile), override=True)
@@ -74,9 +74,7 @@ def register(tile: MicroTile) -> str:
 def with_bf16_dot(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """``func`` with the LLVM function that ``pack`` 2 tiles call."""
     zero = tirx.const(0, "int32")
-    return func.with_body(
-        tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(DOT_BF16), func.body)
-    )
+    return func.with_body(tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(DOT_BF16), func.body))
 
 
 def description(tile: MicroTile) -> tirx.PrimFunc:
@@ -89,7 +87,9 @@ def description(tile: MicroTile) -> tirx.PrimFunc:
         B = T.match_buffer(b, (depth, lanes), dtype, offset_factor=1)
         C = T.match_buffer(c, (rows, lanes), "float32", offset_factor=1)
         with T.sblock("root"):
-            T.reads(C[0:rows, 0:lanes], A[0 : tile.a_shape[0], 0 : tile.a_shape[1]], B[0:depth, 0:lanes])
+            T.reads(
+                C[0:rows, 0:lanes], A[0 : tile.a_shape[0], 0 : tile.a_shape[1]], B[0:depth, 0:lanes]
+            )
             T.writes(C[0:rows, 0:lanes])
             for r, i, k in T.grid(rows, lanes, depth):
                 with T.sblock("update"):
@@ -113,7 +113,9 @@ def _implementation(tile: MicroTile) -> tirx.PrimFunc:
         B = T.match_buffer(b, (depth, lanes), dtype, offset_factor=1, strides=[b_row, 1])
         C = T.match_buffer(c, (rows, lanes), "float32", offset_factor=1, strides=[c_row, 1])
         with T.sblock("root"):
-            T.reads(C[0:rows, 0:lanes], A[0 : tile.a_shape[0], 0 : tile.a_shape[1]], B[0:depth, 0:lanes])
+            T.reads(
+                C[0:rows, 0:lanes], A[0 : tile.a_shape[0], 0 : tile.a_shape[1]], B[0:depth, 0:lanes]
+            )
             T.writes(C[0:rows, 0:lanes])
             acc = T.alloc_buffer((rows, lanes), "float32", annotations=IN_REGISTERS)
             for r in T.unroll(rows):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from tvm import tirx
@@ -13,7 +13,7 @@ LOG2E = 1.4426950408889634
 ROUNDING_MAGIC = 12582912.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def exp2_coefficients(degree: int) -> tuple[float, ...]:
     """Coefficients (constant first) of a polynomial for 2**x on [-1/2, 1/2].
 
@@ -32,7 +32,7 @@ def exp2_coefficients(degree: int) -> tuple[float, ...]:
     return tuple(float(np.float32(c)) for c in solution)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tanh_coefficients(terms: int = 6) -> tuple[float, ...]:
     """Coefficients of c(z) with tanh(x) = x + x z c(z), z = x^2, for |x| <= 5/8 (Lawson)."""
     x = np.cos(np.linspace(0, np.pi / 2, 2001)[:-1]) * 0.625
@@ -87,9 +87,7 @@ def _let(value, body):
 def _tanh(x):
     size, z = tirx.Select(x < _f32(0), -x, x), x * x
     small = x + x * z * _horner(tanh_coefficients(), z)
-    large = _let(
-        _exp2(size * _f32(-2 * LOG2E), 5), lambda t: (_f32(1) - t) / (_f32(1) + t)
-    )
+    large = _let(_exp2(size * _f32(-2 * LOG2E), 5), lambda t: (_f32(1) - t) / (_f32(1) + t))
     signed = _let(large, lambda y: tirx.Select(x < _f32(0), -y, y))
     return tirx.Select(size <= _f32(0.625), small, signed)
 

@@ -1,24 +1,19 @@
-"""Speed and memory of our kernels beside torch's SDPA and naive attention.
+"""Speed, memory and accuracy of our kernels beside torch's SDPA and naive attention.
 
 ``Problem`` says what is measured, ``measure`` yields its rows, ``Report`` collects them.
 """
 
-from .contenders import CONTENDERS, Contender, Problem, contenders_for
+from .accuracy import Accuracy, accuracies
+from .contenders import CONTENDERS, Contender, contenders_for
 from .host import Host, describe, sentence
-from .report import (
-    MEMORY_SEQLENS,
-    MemoryRow,
-    Report,
-    Row,
-    measure,
-    measure_memory,
-    memory_problems,
-)
+from .problems import MEMORY_SEQLENS, Problem, listed_problems, memory_problems
+from .report import MemoryRow, Report, Row, measure, measure_memory
 from .timing import Patience, Timing, interleaved
 
 __all__ = [
     "CONTENDERS",
     "MEMORY_SEQLENS",
+    "Accuracy",
     "Contender",
     "Host",
     "MemoryRow",
@@ -27,9 +22,11 @@ __all__ = [
     "Report",
     "Row",
     "Timing",
+    "accuracies",
     "contenders_for",
     "describe",
     "interleaved",
+    "listed_problems",
     "measure",
     "measure_memory",
     "memory_problems",

@@ -9,39 +9,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .problems import Problem
+
 Attention = Callable[..., torch.Tensor]
 
-GIB = 2**30
-NAIVE_LIMIT_BYTES = 4 * GIB  # beyond this naive attention says nothing but that memory is slow
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One measured problem: self attention of ``batch`` x ``heads`` over ``seqlen`` positions."""
-
-    dtype: str
-    head_dim: int
-    seqlen: int
-    causal: bool
-    batch: int = 1
-    heads: int = 8
-
-    @property
-    def name(self) -> str:
-        """Readable key of the problem."""
-        mask = "causal" if self.causal else "full"
-        return f"{self.dtype} D={self.head_dim} S={self.seqlen} {mask}"
-
-    def flops(self, direction: str) -> float:
-        """4*B*H*S*S*D forward (half of it when causal), 2.5 times that backward."""
-        forward = 4.0 * self.batch * self.heads * self.seqlen**2 * self.head_dim
-        forward *= 0.5 if self.causal else 1.0
-        return forward * (2.5 if direction == "backward" else 1.0)
-
-    def naive_bytes(self) -> int:
-        """Bytes of the four S x S arrays that naive attention holds in its backward."""
-        size = torch.finfo(getattr(torch, self.dtype)).bits // 8
-        return 4 * self.batch * self.heads * self.seqlen**2 * size
+NAIVE_LIMIT_BYTES = 4 * 2**30  # beyond this it measures nothing but the memory
 
 
 def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:

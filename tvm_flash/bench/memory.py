@@ -9,7 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from .contenders import CONTENDERS, Contender, Prepared, Problem
+from .contenders import CONTENDERS, Contender, Prepared
+from .problems import Problem
 
 # The same problem at a length where every array is small: it loads the kernels, starts the threads
 # and lets torch allocate what it keeps, so that the measured call shows its own arrays only.
@@ -22,7 +23,7 @@ def extra_bytes(contender: Contender, problem: Problem) -> dict[str, int | None]
     Outputs and gradients are counted, inputs are not. None where the system does not say.
     """
     request = json.dumps({"contender": contender.name, "problem": asdict(problem)})
-    command = [sys.executable, "-m", "tvm_flash.bench.memory"]
+    command = [sys.executable, "-c", f"from {__name__} import answer; answer()"]
     # Every array straight from the system and straight back: what one call freed must not hide
     # what the next one needs (mallopt(3)).
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -32,6 +33,11 @@ def extra_bytes(contender: Contender, problem: Problem) -> dict[str, int | None]
     if done.returncode != 0:
         raise RuntimeError(f"measuring {contender.name} at {problem.name} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer() -> None:
+    """The measuring process: a request on stdin, its answer on stdout."""
+    print(json.dumps(_measure(json.load(sys.stdin))))
 
 
 def _measure(request: dict) -> dict[str, int | None]:
@@ -72,7 +78,3 @@ def _status_bytes(key: str) -> int:
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {key}")
-
-
-if __name__ == "__main__":
-    print(json.dumps(_measure(json.load(sys.stdin))))

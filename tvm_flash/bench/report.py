@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 
-from .contenders import CONTENDERS, Prepared, Problem, contenders_for
+from .contenders import CONTENDERS, Prepared, contenders_for
 from .host import Host
 from .memory import extra_bytes
+from .problems import Problem
 from .timing import Patience, Timing, interleaved
 
 FORMAT = 1
-MEMORY_SEQLENS = (2048, 4096, 8192)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Report:
         """The document of ``tvm-flash bench --json``."""
         return {
             "format": FORMAT,
-            "machine": self.host.to_json(),
+            "host": self.host.to_json(),
             "rows": [row.to_json() for row in self.rows],
             "memory": [row.to_json() for row in self.memory],
         }
@@ -112,13 +112,6 @@ def measure(problem: Problem, patience: Patience) -> Iterator[Row]:
     difference = max(map(_difference, grads["tvm_flash"], grads["sdpa"]))
     backward = interleaved({name: p.backward for name, p in prepared.items()}, patience)
     yield Row(problem, "backward", backward, difference)
-
-
-def memory_problems(
-    seqlens: Sequence[int] = MEMORY_SEQLENS, dtype: str = "float32", head_dim: int = 64
-) -> list[Problem]:
-    """The lengths at which memory is measured: twice the length should need twice the memory."""
-    return [Problem(dtype, head_dim, seqlen, causal=False) for seqlen in seqlens]
 
 
 def measure_memory(problem: Problem) -> Iterator[MemoryRow]:

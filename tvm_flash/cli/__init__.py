@@ -10,9 +10,10 @@ def main() -> None:
     try:
         from .app import app
     except ModuleNotFoundError as error:
-        if error.name not in {"typer", "rich"}:
+        package = (error.name or "").partition(".")[0]
+        if package not in {"typer", "rich"}:
             raise
-        sys.exit(_missing(error.name))
+        sys.exit(_missing(package))
     app()
 
 

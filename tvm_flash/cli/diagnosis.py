@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import tvm_flash
+
 PACKAGES = (
     "tvm-flash",
     "torch",
@@ -49,6 +51,8 @@ def versions() -> dict[str, str | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
+    # A checkout runs without being installed.
+    found["tvm-flash"] = tvm_flash.__version__
     return found
 
 

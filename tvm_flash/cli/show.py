@@ -74,7 +74,7 @@ def require_tvm() -> None:
 
 def _definition(spec: AttentionSpec, direction: str) -> str:
     if direction == "backward":
-        from ..definition.backward import plain_backward as plain
+        from ..definition.plain import plain_backward as plain
     else:
-        from ..definition.forward import plain_forward as plain
+        from ..definition.plain import plain_forward as plain
     return plain(spec).script()

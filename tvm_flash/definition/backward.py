@@ -1,4 +1,4 @@
-"""Attention backward in TensorIR, plain (dP, dS in named blocks) and streaming (one pass, five products)."""
+"""Attention backward in TensorIR, streaming: one pass, five products per pair of blocks."""
 
 from __future__ import annotations
 
@@ -7,115 +7,8 @@ from tvm.script import tirx as T
 
 from ..spec import AttentionSpec
 from .pipeline import Pipeline
-from .signature import Signature, View
+from .signature import Signature
 from .tiles import BackwardTile
-
-
-def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
-    """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q, materialised.
-
-    Arguments: q, k, v, out, dout (layouts of the forward), lse, dlse (B, H, Sq) float32, dq, dk, dv
-    (results), the captured tables, softmax_scale. P is recomputed from lse. The oracle of the
-    backward schedules; it compiles as it stands.
-    """
-    sig = Signature(spec)
-    scores = Pipeline(sig)
-    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
-    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    views = _views(sig)
-
-    @T.prim_func(s_tir=True, check_well_formed=False)
-    def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
-        dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle, softmax_scale: T.float32,
-    ):  # fmt: skip
-        Q = T.match_buffer(q, views[0].shape, dtype, strides=views[0].strides)
-        K = T.match_buffer(k, views[1].shape, dtype, strides=views[1].strides)
-        V = T.match_buffer(v, views[2].shape, dtype, strides=views[2].strides)
-        O = T.match_buffer(o, views[3].shape, dtype, strides=views[3].strides)
-        dO = T.match_buffer(do, views[4].shape, dtype, strides=views[4].strides)
-        L = T.match_buffer(lse, sig.rows, "float32")
-        dL = T.match_buffer(dlse, sig.rows, "float32")
-        dQ = T.match_buffer(dq, views[5].shape, dtype, strides=views[5].strides)
-        dK = T.match_buffer(dk, views[6].shape, dtype, strides=views[6].strides)
-        dV = T.match_buffer(dv, views[7].shape, dtype, strides=views[7].strides)
-        delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
-        S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        dP = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        dS = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        dQ_sum = T.sblock_alloc_buffer((B, H, Sq, dim), "float32")
-        dK_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim), "float32")
-        dV_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim_v), "float32")
-        for b, h, i, d in T.grid(B, H, Sq, dim_v):
-            with T.sblock("delta"):
-                vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
-                with T.init():
-                    delta[vb, vh, vi] = -dL[vb, vh, vi]
-                delta[vb, vh, vi] += T.Cast("float32", O[vb, vi, vh, vd]) * T.Cast("float32", dO[vb, vi, vh, vd])
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
-            with T.sblock("scores"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    S[vb, vh, vi, vj] = T.float32(0)
-                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast("float32", K[vb, vj, T.truncdiv(vh, group), vd])
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("p"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                P[vb, vh, vi, vj] = T.exp2(
-                    scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale) - scores.log2_lse(L[vb, vh, vi])
-                )
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
-            with T.sblock("dp"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    dP[vb, vh, vi, vj] = T.float32(0)
-                dP[vb, vh, vi, vj] += T.Cast("float32", dO[vb, vi, vh, vd]) * T.Cast("float32", V[vb, vj, T.truncdiv(vh, group), vd])
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("ds"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                dS[vb, vh, vi, vj] = scores.dscore(
-                    P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi], S[vb, vh, vi, vj],
-                    vb, vh, vi, vj, softmax_scale,
-                )  # fmt: skip
-        for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):
-            with T.sblock("dq"):
-                vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
-                with T.init():
-                    dQ_sum[vb, vh, vi, vd] = T.float32(0)
-                dQ_sum[vb, vh, vi, vd] += dS[vb, vh, vi, vj] * T.Cast("float32", K[vb, vj, T.truncdiv(vh, group), vd])
-        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim, group, Sq):
-            with T.sblock("dk"):
-                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
-                with T.init():
-                    dK_sum[vb, vh, vj, vd] = T.float32(0)
-                dK_sum[vb, vh, vj, vd] += dS[vb, vh * group + vg, vi, vj] * T.Cast("float32", Q[vb, vi, vh * group + vg, vd])
-        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim_v, group, Sq):
-            with T.sblock("dv"):
-                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
-                with T.init():
-                    dV_sum[vb, vh, vj, vd] = T.float32(0)
-                dV_sum[vb, vh, vj, vd] += P[vb, vh * group + vg, vi, vj] * T.Cast("float32", dO[vb, vi, vh * group + vg, vd])
-        for b, i, h, d in T.grid(B, Sq, H, dim):
-            with T.sblock("store_dq"):
-                vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
-                dQ[vb, vi, vh, vd] = T.Cast(dtype, dQ_sum[vb, vh, vi, vd])
-        for b, j, h, d in T.grid(B, Sk, Hk, dim):
-            with T.sblock("store_dk"):
-                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
-                dK[vb, vj, vh, vd] = T.Cast(dtype, dK_sum[vb, vh, vj, vd])
-        for b, j, h, d in T.grid(B, Sk, Hk, dim_v):
-            with T.sblock("store_dv"):
-                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
-                dV[vb, vj, vh, vd] = T.Cast(dtype, dV_sum[vb, vh, vj, vd])
-
-    return sig.finish(attention, f"{spec.name}_bwd")
-
-
-def _views(sig: Signature) -> list[View]:
-    """q, k, v, out, dout, dq, dk, dv."""
-    inputs = [sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o"), sig.output("do")]
-    return [*inputs, sig.query("dq"), sig.key("dk"), sig.value("dv")]
 
 
 def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.PrimFunc:
@@ -132,7 +25,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     scores = Pipeline(sig, math)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    views = _views(sig)
+    views = sig.backward_views()
     BQ, BK, D, Dv, Dl = tile.block_q, tile.block_k, tile.depth, tile.depth_v, tile.depth_lanes
     copies, rows_pad = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     k_tiles = T.truncdiv(Sk + (BK - 1), BK)
@@ -167,8 +60,19 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         for t in T.serial(B * Hk * copies):
             with T.sblock("worker"):
                 vt = T.axis.spatial(B * Hk * copies, t)
-                T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0:Hk, 0:dim], V[0:B, 0:Sk, 0:Hk, 0:dim_v], dO[0:B, 0:Sq, 0:H, 0:dim_v], delta_r[0:B, 0:H, 0:Sq], L[0:B, 0:H, 0:Sq])
-                T.writes(A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl], dK[0:B, 0:Sk, 0:Hk, 0:dim], dV[0:B, 0:Sk, 0:Hk, 0:dim_v])
+                T.reads(
+                    Q[0:B, 0:Sq, 0:H, 0:dim],
+                    K[0:B, 0:Sk, 0:Hk, 0:dim],
+                    V[0:B, 0:Sk, 0:Hk, 0:dim_v],
+                    dO[0:B, 0:Sq, 0:H, 0:dim_v],
+                    delta_r[0:B, 0:H, 0:Sq],
+                    L[0:B, 0:H, 0:Sq],
+                )
+                T.writes(
+                    A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl],
+                    dK[0:B, 0:Sk, 0:Hk, 0:dim],
+                    dV[0:B, 0:Sk, 0:Hk, 0:dim_v],
+                )
                 b: T.let[T.int64] = T.truncdiv(vt, Hk * copies)
                 hk: T.let[T.int64] = T.truncmod(T.truncdiv(vt, copies), Hk)
                 c: T.let[T.int64] = T.truncmod(vt, copies)
@@ -182,6 +86,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 delta_b = T.sblock_alloc_buffer((BQ,), "float32")
                 S = T.sblock_alloc_buffer((BQ, BK), "float32")
                 X = T.sblock_alloc_buffer((BQ, BK), "float32")
+                Y = T.sblock_alloc_buffer((BQ, BK), "float32")
                 P = T.sblock_alloc_buffer((BQ, BK), "float32")
                 dP = T.sblock_alloc_buffer((BQ, BK), "float32")
                 dS = T.sblock_alloc_buffer((BQ, BK), "float32")
@@ -190,8 +95,19 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 for n in T.serial(T.truncdiv(k_tiles - c + copies - 1, copies)):
                     with T.sblock("k_tile"):
                         vn = T.axis.opaque(T.truncdiv(k_tiles - c + copies - 1, copies), n)
-                        T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0:Hk, 0:dim], V[0:B, 0:Sk, 0:Hk, 0:dim_v], dO[0:B, 0:Sq, 0:H, 0:dim_v], delta_r[0:B, 0:H, 0:Sq], L[0:B, 0:H, 0:Sq])
-                        T.writes(A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl], dK[0:B, 0:Sk, 0:Hk, 0:dim], dV[0:B, 0:Sk, 0:Hk, 0:dim_v])
+                        T.reads(
+                            Q[0:B, 0:Sq, 0:H, 0:dim],
+                            K[0:B, 0:Sk, 0:Hk, 0:dim],
+                            V[0:B, 0:Sk, 0:Hk, 0:dim_v],
+                            dO[0:B, 0:Sq, 0:H, 0:dim_v],
+                            delta_r[0:B, 0:H, 0:Sq],
+                            L[0:B, 0:H, 0:Sq],
+                        )
+                        T.writes(
+                            A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl],
+                            dK[0:B, 0:Sk, 0:Hk, 0:dim],
+                            dV[0:B, 0:Sk, 0:Hk, 0:dim_v],
+                        )
                         k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
                         bounds = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
                         first: T.let[T.int32] = T.truncdiv(bounds[0], BQ)
@@ -201,15 +117,27 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         for j, d in T.grid(BK, D):
                             with T.sblock("load_kt"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kt[vd, vj] = T.if_then_else(T.And(k0 + vj < keys, vd < dim), T.Cast("float32", K[b, k0 + vj, hk, vd]), T.float32(0))
+                                Kt[vd, vj] = T.if_then_else(
+                                    T.And(k0 + vj < keys, vd < dim),
+                                    T.Cast("float32", K[b, k0 + vj, hk, vd]),
+                                    T.float32(0),
+                                )
                         for j, d in T.grid(BK, Dl):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd] = T.if_then_else(T.And(k0 + vj < keys, vd < dim), T.Cast("float32", K[b, k0 + vj, hk, vd]), T.float32(0))
+                                Kb[vj, vd] = T.if_then_else(
+                                    T.And(k0 + vj < keys, vd < dim),
+                                    T.Cast("float32", K[b, k0 + vj, hk, vd]),
+                                    T.float32(0),
+                                )
                         for j, d in T.grid(BK, Dv):
                             with T.sblock("load_vt"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vt[vd, vj] = T.if_then_else(T.And(k0 + vj < keys, vd < dim_v), T.Cast("float32", V[b, k0 + vj, hk, vd]), T.float32(0))
+                                Vt[vd, vj] = T.if_then_else(
+                                    T.And(k0 + vj < keys, vd < dim_v),
+                                    T.Cast("float32", V[b, k0 + vj, hk, vd]),
+                                    T.float32(0),
+                                )
                         for d, j in T.grid(D, BK):
                             with T.sblock("init_dk"):
                                 vd, vj = T.axis.remap("SS", [d, j])
@@ -222,32 +150,75 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                             with T.sblock("q_block"):
                                 vg = T.axis.opaque(group, g)
                                 vm = T.axis.opaque(T.max(last - first, 0), m)
-                                T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], dO[0:B, 0:Sq, 0:H, 0:dim_v], delta_r[0:B, 0:H, 0:Sq], L[0:B, 0:H, 0:Sq], Kt[0:D, 0:BK], Vt[0:Dv, 0:BK], Kb[0:BK, 0:Dl], dKt[0:D, 0:BK], dVt[0:Dv, 0:BK])
-                                T.writes(A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl], Qb[0:BQ, 0:D], dOb[0:BQ, 0:Dv], lse_b[0:BQ], delta_b[0:BQ], S[0:BQ, 0:BK], X[0:BQ, 0:BK], P[0:BQ, 0:BK], dP[0:BQ, 0:BK], dS[0:BQ, 0:BK], dKt[0:D, 0:BK], dVt[0:Dv, 0:BK])
+                                T.reads(
+                                    Q[0:B, 0:Sq, 0:H, 0:dim],
+                                    dO[0:B, 0:Sq, 0:H, 0:dim_v],
+                                    delta_r[0:B, 0:H, 0:Sq],
+                                    L[0:B, 0:H, 0:Sq],
+                                    Kt[0:D, 0:BK],
+                                    Vt[0:Dv, 0:BK],
+                                    Kb[0:BK, 0:Dl],
+                                    dKt[0:D, 0:BK],
+                                    dVt[0:Dv, 0:BK],
+                                )
+                                T.writes(
+                                    A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl],
+                                    Qb[0:BQ, 0:D],
+                                    dOb[0:BQ, 0:Dv],
+                                    lse_b[0:BQ],
+                                    delta_b[0:BQ],
+                                    S[0:BQ, 0:BK],
+                                    X[0:BQ, 0:BK],
+                                    Y[0:BQ, 0:BK],
+                                    P[0:BQ, 0:BK],
+                                    dP[0:BQ, 0:BK],
+                                    dS[0:BQ, 0:BK],
+                                    dKt[0:D, 0:BK],
+                                    dVt[0:Dv, 0:BK],
+                                )
                                 h: T.let[T.int64] = hk * group + vg
                                 q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
                                 boundary: T.let[T.bool] = T.Or(
-                                    T.Or((first + vm) * BQ < full_lo, (first + vm + 1) * BQ > full_hi), k0 + BK > keys
+                                    T.Or(
+                                        (first + vm) * BQ < full_lo, (first + vm + 1) * BQ > full_hi
+                                    ),
+                                    k0 + BK > keys,
                                 )
                                 for i, d in T.grid(BQ, D):
                                     with T.sblock("load_q"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        Qb[vi, vd] = T.if_then_else(T.And(q0 + vi < Sq, vd < dim), T.Cast("float32", Q[b, q0 + vi, h, vd]), T.float32(0))
+                                        Qb[vi, vd] = T.if_then_else(
+                                            T.And(q0 + vi < Sq, vd < dim),
+                                            T.Cast("float32", Q[b, q0 + vi, h, vd]),
+                                            T.float32(0),
+                                        )
                                 for i, d in T.grid(BQ, Dv):
                                     with T.sblock("load_do"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        dOb[vi, vd] = T.if_then_else(T.And(q0 + vi < Sq, vd < dim_v), T.Cast("float32", dO[b, q0 + vi, h, vd]), T.float32(0))
+                                        dOb[vi, vd] = T.if_then_else(
+                                            T.And(q0 + vi < Sq, vd < dim_v),
+                                            T.Cast("float32", dO[b, q0 + vi, h, vd]),
+                                            T.float32(0),
+                                        )
                                 for i in range(BQ):
                                     with T.sblock("load_delta"):
                                         vi = T.axis.spatial(BQ, i)
-                                        delta_b[vi] = T.if_then_else(q0 + vi < Sq, delta_r[b, h, q0 + vi], T.float32(0))
+                                        delta_b[vi] = T.if_then_else(
+                                            q0 + vi < Sq, delta_r[b, h, q0 + vi], T.float32(0)
+                                        )
                                 for i in range(BQ):
                                     with T.sblock("load_lse"):
                                         vi = T.axis.spatial(BQ, i)
-                                        lse_b[vi] = T.if_then_else(q0 + vi < Sq, scores.log2_lse(L[b, h, q0 + vi]), T.float32("inf"))
+                                        lse_b[vi] = T.if_then_else(
+                                            q0 + vi < Sq,
+                                            scores.log2_lse(L[b, h, q0 + vi]),
+                                            T.float32("inf"),
+                                        )
                                 with T.sblock("p_scope"):
                                     T.reads(Qb[0:BQ, 0:D], Kt[0:D, 0:BK], lse_b[0:BQ])
-                                    T.writes(S[0:BQ, 0:BK], X[0:BQ, 0:BK], P[0:BQ, 0:BK])
+                                    T.writes(
+                                        S[0:BQ, 0:BK], X[0:BQ, 0:BK], Y[0:BQ, 0:BK], P[0:BQ, 0:BK]
+                                    )
                                     for i, j, d in T.grid(BQ, BK, D):
                                         with T.sblock("scores"):
                                             vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -257,17 +228,33 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                     for i, j in T.grid(BQ, BK):
                                         with T.sblock("score_mod"):
                                             vi, vj = T.axis.remap("SS", [i, j])
-                                            X[vi, vj] = T.if_then_else(
+                                            X[vi, vj] = scores.scaled(
+                                                S[vi, vj], b, h, q0 + vi, k0 + vj, softmax_scale
+                                            )
+                                    for i, j in T.grid(BQ, BK):
+                                        with T.sblock("mask"):
+                                            vi, vj = T.axis.remap("SS", [i, j])
+                                            Y[vi, vj] = scores.hidden(
+                                                X[vi, vj],
                                                 boundary,
-                                                scores.masked(S[vi, vj], b, h, q0 + vi, k0 + vj, softmax_scale),
-                                                scores.scaled(S[vi, vj], b, h, q0 + vi, k0 + vj, softmax_scale),
+                                                b,
+                                                h,
+                                                q0 + vi,
+                                                k0 + vj,
+                                                softmax_scale,
                                             )
                                     for i, j in T.grid(BQ, BK):
                                         with T.sblock("p"):
                                             vi, vj = T.axis.remap("SS", [i, j])
-                                            P[vi, vj] = scores.exp2(X[vi, vj] - lse_b[vi])
+                                            P[vi, vj] = scores.exp2(Y[vi, vj] - lse_b[vi])
                                 with T.sblock("ds_scope"):
-                                    T.reads(dOb[0:BQ, 0:Dv], Vt[0:Dv, 0:BK], P[0:BQ, 0:BK], S[0:BQ, 0:BK], delta_b[0:BQ])
+                                    T.reads(
+                                        dOb[0:BQ, 0:Dv],
+                                        Vt[0:Dv, 0:BK],
+                                        P[0:BQ, 0:BK],
+                                        S[0:BQ, 0:BK],
+                                        delta_b[0:BQ],
+                                    )
                                     T.writes(dP[0:BQ, 0:BK], dS[0:BQ, 0:BK])
                                     for i, j, d in T.grid(BQ, BK, Dv):
                                         with T.sblock("dp"):
@@ -288,7 +275,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                     for i, d, j in T.grid(BQ, Dl, BK):
                                         with T.sblock("dq"):
                                             vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                            A[c, b, h, q0 + vi, vd] = A[c, b, h, q0 + vi, vd] + dS[vi, vj] * Kb[vj, vd]
+                                            A[c, b, h, q0 + vi, vd] = (
+                                                A[c, b, h, q0 + vi, vd] + dS[vi, vj] * Kb[vj, vd]
+                                            )
                                 with T.sblock("dv_scope"):
                                     T.reads(dOb[0:BQ, 0:Dv], P[0:BQ, 0:BK])
                                     T.writes(dVt[0:Dv, 0:BK])

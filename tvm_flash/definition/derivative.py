@@ -83,7 +83,9 @@ class _Derivative:
         if isinstance(node, tirx.Cast):
             return self.of(node.value)
         if isinstance(node, tirx.Select):
-            return self._branches(node.condition, self.of(node.true_value), self.of(node.false_value))
+            return self._branches(
+                node.condition, self.of(node.true_value), self.of(node.false_value)
+            )
         if isinstance(node, (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)):
             return self._binary(node)
         if is_call(node):
@@ -126,7 +128,9 @@ class _Derivative:
         if name == "pow":
             base, exponent = node.args
             by_base = _scale(slopes[0], exponent * tirx.power(base, exponent - number(1.0)))
-            return _sum(by_base, _scale(slopes[1], node * tirx.log(base)))
+            # 0 ** x is flat for x > 0, and log(0) would make it NaN.
+            steepness = tirx.Select(tirx.EQ(base, number(0.0)), base, node * tirx.log(base))
+            return _sum(by_base, _scale(slopes[1], steepness))
         raise UnsupportedSpec(
             f"{name} has no known derivative here: write the score function with other operations"
         )
@@ -167,5 +171,4 @@ _UNARY = {
     "atan": lambda x, y: number(1.0) / (number(1.0) + x * x),
     "erf": lambda x, y: number(2 / math.sqrt(math.pi)) * tirx.exp(number(-1.0) * x * x),
     "fabs": lambda x, y: _sign(x),
-    "fmod": lambda x, y: number(1.0),
 }

@@ -1,4 +1,4 @@
-"""Attention forward in TensorIR, plain (S, P, O in named blocks) and streaming (online softmax)."""
+"""Attention forward in TensorIR, streaming: online softmax over key blocks."""
 
 from __future__ import annotations
 
@@ -9,86 +9,6 @@ from ..spec import AttentionSpec
 from .pipeline import FLOOR, Pipeline
 from .signature import Signature
 from .tiles import ForwardTile
-
-
-def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
-    """Standard attention: S = Q K^T, P = softmax(score_mod(S)), O = P V, every array materialised.
-
-    Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), out
-    (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; lse (B, H, Sq) float32; the captured
-    tables; softmax_scale. It compiles as it stands and is the oracle of the schedules.
-    """
-    sig = Signature(spec)
-    scores = Pipeline(sig)
-    B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
-    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
-
-    @T.prim_func(s_tir=True, check_well_formed=False)
-    def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, softmax_scale: T.float32
-    ):
-        Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
-        K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
-        V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
-        O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
-        L = T.match_buffer(lse, sig.rows, "float32")
-        S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        m = T.sblock_alloc_buffer((B, H, Sq), "float32")
-        l = T.sblock_alloc_buffer((B, H, Sq), "float32")
-        acc = T.sblock_alloc_buffer((B, H, Sq, dim_v), "float32")
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
-            with T.sblock("scores"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    S[vb, vh, vi, vj] = T.float32(0)
-                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast(
-                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
-                )
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("score_mod"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                X[vb, vh, vi, vj] = scores.masked(
-                    S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale
-                )
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("row_max"):
-                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
-                with T.init():
-                    m[vb, vh, vi] = T.float32(FLOOR)
-                m[vb, vh, vi] = T.max(m[vb, vh, vi], X[vb, vh, vi, vj])
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("exp"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                P[vb, vh, vi, vj] = T.exp2(X[vb, vh, vi, vj] - m[vb, vh, vi])
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("row_sum"):
-                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
-                with T.init():
-                    l[vb, vh, vi] = T.float32(0)
-                l[vb, vh, vi] += P[vb, vh, vi, vj]
-        for b, h, i, d, j in T.grid(B, H, Sq, dim_v, Sk):
-            with T.sblock("pv"):
-                vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
-                with T.init():
-                    acc[vb, vh, vi, vd] = T.float32(0)
-                acc[vb, vh, vi, vd] += P[vb, vh, vi, vj] * T.Cast(
-                    "float32", V[vb, vj, T.truncdiv(vh, group), vd]
-                )
-        for b, i, h, d in T.grid(B, Sq, H, dim_v):
-            with T.sblock("out"):
-                vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
-                O[vb, vi, vh, vd] = T.Cast(
-                    dtype, acc[vb, vh, vi, vd] * scores.inverse(l[vb, vh, vi])
-                )
-        for b, h, i in T.grid(B, H, Sq):
-            with T.sblock("lse"):
-                vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                L[vb, vh, vi] = scores.natural_lse(m[vb, vh, vi], l[vb, vh, vi])
-
-    return sig.finish(attention, f"{spec.name}_fwd")
 
 
 def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx.PrimFunc:
@@ -102,6 +22,7 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
     sig = Signature(spec)
     scores = Pipeline(sig, math)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
+    with_lse = spec.returns == "out_lse"
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
@@ -129,8 +50,15 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
         for t in T.serial(B * H * q_blocks):
             with T.sblock("q_tile"):
                 vt = T.axis.spatial(B * H * q_blocks, t)
-                T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim], V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v])
-                T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v], L[0:B, 0:H, 0:Sq])
+                T.reads(
+                    Q[0:B, 0:Sq, 0:H, 0:dim],
+                    K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
+                    V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
+                )
+                if with_lse:
+                    T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v], L[0:B, 0:H, 0:Sq])
+                else:
+                    T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v])
                 b: T.let[T.int64] = T.truncdiv(vt, H * q_blocks)
                 h: T.let[T.int64] = T.truncmod(T.truncdiv(vt, q_blocks), H)
                 hk: T.let[T.int64] = T.truncdiv(h, group)
@@ -147,6 +75,7 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                 Vb = T.sblock_alloc_buffer((BK // pack, Dv), operand.dtype)
                 S = T.sblock_alloc_buffer((BK, BQ), "float32")
                 X = T.sblock_alloc_buffer((BK, BQ), "float32")
+                Y = T.sblock_alloc_buffer((BK, BQ), "float32")
                 P = T.sblock_alloc_buffer((BK // pack, BQ), operand.dtype)
                 E = T.sblock_alloc_buffer((BK, BQ), "float32")
                 m = T.sblock_alloc_buffer((BQ,), "float32")
@@ -160,7 +89,9 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                 for i, d in T.grid(BQ, D // pack):
                     with T.sblock("load_q"):
                         vi, vd = T.axis.remap("SS", [i, d])
-                        Qt[vd, vi] = words(Q, lambda e: (b, q0 + vi, h, vd * pack + e), q0 + vi < Sq, dim)
+                        Qt[vd, vi] = words(
+                            Q, lambda e: (b, q0 + vi, h, vd * pack + e), q0 + vi < Sq, dim
+                        )
                 for i in range(BQ):
                     with T.sblock("init_m"):
                         vi = T.axis.spatial(BQ, i)
@@ -176,21 +107,50 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                 for n in range(T.max(last - first, 0)):
                     with T.sblock("k_block"):
                         vn = T.axis.opaque(T.max(last - first, 0), n)
-                        T.reads(Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim], V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v], Qt[0 : D // pack, 0:BQ], m[0:BQ], l[0:BQ], acc[0:Dv, 0:BQ])
-                        T.writes(Kb[0:BK, 0 : D // pack], Vb[0 : BK // pack, 0:Dv], S[0:BK, 0:BQ], X[0:BK, 0:BQ], E[0:BK, 0:BQ], P[0 : BK // pack, 0:BQ], m[0:BQ], m_new[0:BQ], l[0:BQ], l_new[0:BQ], alpha[0:BQ], acc[0:Dv, 0:BQ])
+                        T.reads(
+                            Q[0:B, 0:Sq, 0:H, 0:dim],
+                            K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
+                            V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
+                            Qt[0 : D // pack, 0:BQ],
+                            m[0:BQ],
+                            l[0:BQ],
+                            acc[0:Dv, 0:BQ],
+                        )
+                        T.writes(
+                            Kb[0:BK, 0 : D // pack],
+                            Vb[0 : BK // pack, 0:Dv],
+                            S[0:BK, 0:BQ],
+                            X[0:BK, 0:BQ],
+                            Y[0:BK, 0:BQ],
+                            E[0:BK, 0:BQ],
+                            P[0 : BK // pack, 0:BQ],
+                            m[0:BQ],
+                            m_new[0:BQ],
+                            l[0:BQ],
+                            l_new[0:BQ],
+                            alpha[0:BQ],
+                            acc[0:Dv, 0:BQ],
+                        )
                         k0: T.let[T.int32] = (first + vn) * BK
                         boundary: T.let[T.bool] = T.Or(k0 < full_lo, k0 + BK > full_hi)
                         for j, d in T.grid(BK, D // pack):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd] = words(K, lambda e: (b, k0 + vj, hk, vd * pack + e), k0 + vj < keys, dim)
+                                Kb[vj, vd] = words(
+                                    K,
+                                    lambda e: (b, k0 + vj, hk, vd * pack + e),
+                                    k0 + vj < keys,
+                                    dim,
+                                )
                         for j, d in T.grid(BK // pack, Dv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vb[vj, vd] = row_words(V, lambda e: (b, k0 + vj * pack + e, hk, vd), keys, dim_v)
+                                Vb[vj, vd] = row_words(
+                                    V, lambda e: (b, k0 + vj * pack + e, hk, vd), keys, dim_v
+                                )
                         with T.sblock("score_scope"):
                             T.reads(Qt[0 : D // pack, 0:BQ], Kb[0:BK, 0 : D // pack], m[0:BQ])
-                            T.writes(S[0:BK, 0:BQ], X[0:BK, 0:BQ], m_new[0:BQ])
+                            T.writes(S[0:BK, 0:BQ], X[0:BK, 0:BQ], Y[0:BK, 0:BQ], m_new[0:BQ])
                             for j, i, d in T.grid(BK, BQ, D // pack):
                                 with T.sblock("scores"):
                                     vj, vi, vd = T.axis.remap("SSR", [j, i, d])
@@ -200,17 +160,21 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                             for j, i in T.grid(BK, BQ):
                                 with T.sblock("score_mod"):
                                     vj, vi = T.axis.remap("SS", [j, i])
-                                    X[vj, vi] = T.if_then_else(
-                                        boundary,
-                                        scores.masked(S[vj, vi], b, h, q0 + vi, k0 + vj, softmax_scale),
-                                        scores.scaled(S[vj, vi], b, h, q0 + vi, k0 + vj, softmax_scale),
+                                    X[vj, vi] = scores.scaled(
+                                        S[vj, vi], b, h, q0 + vi, k0 + vj, softmax_scale
+                                    )
+                            for j, i in T.grid(BK, BQ):
+                                with T.sblock("mask"):
+                                    vj, vi = T.axis.remap("SS", [j, i])
+                                    Y[vj, vi] = scores.hidden(
+                                        X[vj, vi], boundary, b, h, q0 + vi, k0 + vj, softmax_scale
                                     )
                             for j, i in T.grid(BK, BQ):
                                 with T.sblock("row_max"):
                                     vj, vi = T.axis.remap("RS", [j, i])
                                     with T.init():
                                         m_new[vi] = m[vi]
-                                    m_new[vi] = T.max(m_new[vi], X[vj, vi])
+                                    m_new[vi] = T.max(m_new[vi], Y[vj, vi])
                         with T.sblock("rescale_scope"):
                             T.reads(m[0:BQ], m_new[0:BQ])
                             T.writes(alpha[0:BQ], m[0:BQ])
@@ -223,16 +187,18 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                                     vi = T.axis.spatial(BQ, i)
                                     m[vi] = m_new[vi]
                         with T.sblock("exp_scope"):
-                            T.reads(X[0:BK, 0:BQ], m_new[0:BQ], l[0:BQ], alpha[0:BQ])
+                            T.reads(Y[0:BK, 0:BQ], m_new[0:BQ], l[0:BQ], alpha[0:BQ])
                             T.writes(E[0:BK, 0:BQ], P[0 : BK // pack, 0:BQ], l_new[0:BQ])
                             for j, i in T.grid(BK, BQ):
                                 with T.sblock("exp"):
                                     vj, vi = T.axis.remap("SS", [j, i])
-                                    E[vj, vi] = scores.exp2(X[vj, vi] - m_new[vi])
+                                    E[vj, vi] = scores.exp2(Y[vj, vi] - m_new[vi])
                             for j, i in T.grid(BK // pack, BQ):
                                 with T.sblock("store_p"):
                                     vj, vi = T.axis.remap("SS", [j, i])
-                                    P[vj, vi] = operand.encode(*[E[vj * pack + e, vi] for e in range(pack)])
+                                    P[vj, vi] = operand.encode(
+                                        *[E[vj * pack + e, vi] for e in range(pack)]
+                                    )
                             for j, i in T.grid(BK, BQ):
                                 with T.sblock("row_sum"):
                                     vj, vi = T.axis.remap("RS", [j, i])
@@ -248,7 +214,9 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                                 vd, vi = T.axis.remap("SS", [d, i])
                                 acc[vd, vi] = acc[vd, vi] * alpha[vi]
                         with T.sblock("pv_scope"):
-                            T.reads(P[0 : BK // pack, 0:BQ], Vb[0 : BK // pack, 0:Dv], acc[0:Dv, 0:BQ])
+                            T.reads(
+                                P[0 : BK // pack, 0:BQ], Vb[0 : BK // pack, 0:Dv], acc[0:Dv, 0:BQ]
+                            )
                             T.writes(acc[0:Dv, 0:BQ])
                             for d, i, j in T.grid(Dv, BQ, BK // pack):
                                 with T.sblock("pv"):
@@ -267,11 +235,12 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
                         T.where(q0 + i < Sq)
                         vi, vd = T.axis.remap("SS", [i, d])
                         O[b, q0 + vi, h, vd] = T.Cast(dtype, out_t[vd, vi])
-                for i in range(BQ):
-                    with T.sblock("lse"):
-                        T.where(q0 + i < Sq)
-                        vi = T.axis.spatial(BQ, i)
-                        L[b, h, q0 + vi] = scores.natural_lse(m[vi], l[vi])
+                if with_lse:
+                    for i in range(BQ):
+                        with T.sblock("lse"):
+                            T.where(q0 + i < Sq)
+                            vi = T.axis.spatial(BQ, i)
+                            L[b, h, q0 + vi] = scores.natural_lse(m[vi], l[vi])
 
     return sig.finish(attention, f"{spec.name}_fwd")
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.script import tirx as T
 
 from .score import Site, key_range, legalise, mask_expr, query_range, score_expr, score_grad_expr
 from .signature import Signature
-from .tiles import ForwardTile
 
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
@@ -43,6 +41,16 @@ class Pipeline:
             self.scaled(raw, b, h, q_idx, k_idx, softmax_scale),
             tirx.const(float("-inf"), "float32"),
         )
+
+    def hidden(self, score, boundary, b, h, q_idx, k_idx, softmax_scale):
+        """``score`` with -inf for keys the row does not see; only ``boundary`` blocks pay for it.
+
+        A user's mask_mod makes every block a boundary, without a branch around its expression.
+        """
+        minus_inf = tirx.const(float("-inf"), "float32")
+        seen = self.visible(b, h, q_idx, k_idx, softmax_scale)
+        masked = tirx.Select(seen, score, minus_inf)
+        return masked if self.spec.mask_mod else tirx.if_then_else(boundary, masked, score)
 
     def visible(self, b, h, q_idx, k_idx, softmax_scale):
         """Whether query row ``q_idx`` sees key ``k_idx``, which may lie past the last key."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from tvm import tirx
 
 from .. import variants
-from ..program import MASK_SYMBOLS, SCORE_SYMBOLS, ScoreProgram
+from ..program import ScoreProgram
 from ..score_mod import trace_mask_mod, trace_score_mod
 from ..spec import AttentionSpec
 from .derivative import Expr, differentiate, rewrite_calls
+from .emit import emit
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def score_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
     score = raw * site.softmax_scale
     row, tables = site.aligned(spec), list(site.tables)
     if spec.softcap:
-        score = lower(_softcap(spec.softcap), (score, site.b, site.h, row, site.k_idx), ())
+        score = emit(_softcap(spec.softcap), (score, site.b, site.h, row, site.k_idx), ())
     if spec.alibi:
         slopes = tables.pop(0)
-        score = lower(_alibi(), (score, site.b, site.h, row, site.k_idx), (slopes,))
+        score = emit(_alibi(), (score, site.b, site.h, row, site.k_idx), (slopes,))
     if spec.score_mod:
         symbols = (score, site.b, site.h, site.q_idx, site.k_idx)
-        score = lower(spec.score_mod, symbols, tables)
+        score = emit(spec.score_mod, symbols, tables)
     return score
 
 
@@ -55,11 +55,11 @@ def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
     masks = []
     if spec.window_size != (-1, -1):
         row = site.aligned(spec)
-        masks.append(lower(_window(*spec.window_size), (site.b, site.h, row, site.k_idx), ()))
+        masks.append(emit(_window(*spec.window_size), (site.b, site.h, row, site.k_idx), ()))
     if spec.mask_mod:
         own = site.tables[len(spec.table_types) - len(spec.mask_mod.tables) :]
         symbols = (site.b, site.h, site.q_idx, site.k_idx)
-        masks.append(lower(spec.mask_mod, symbols, own))
+        masks.append(emit(spec.mask_mod, symbols, own))
     if not masks:
         return None
     return masks[0] if len(masks) == 1 else tirx.And(*masks)
@@ -67,9 +67,7 @@ def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
 
 def score_grad_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
     """d score_expr / d raw, float32, derived from the expression."""
-    symbol = tirx.Var("raw", "float32")
-    slope = differentiate(score_expr(spec, symbol, site), symbol)
-    return tirx.Let(symbol, raw, slope)
+    return differentiate(score_expr(spec, raw, site), raw)
 
 
 def key_range(spec: AttentionSpec, q_first, q_last, seqlen_q, seqlen_k) -> tuple[Expr, ...]:
@@ -105,78 +103,21 @@ def legalise(expr: Expr, math: Any) -> Expr:
     return rewrite_calls(expr, replace)
 
 
-def lower(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[tirx.Buffer]) -> Expr:
-    """TIR expression of ``program`` for these values of its symbols and tables."""
-    names = SCORE_SYMBOLS if program.is_score else MASK_SYMBOLS
-    given = dict(zip(names, symbols, strict=True))
-    values: list[Expr] = []
-    for (op, *rest), dtype in zip(program.instructions, program.dtypes, strict=True):
-        if op in given and not rest:
-            value = given[op]
-        elif op == "const":
-            value = tirx.const(rest[1], dtype)
-        elif op == "cast":
-            value = tirx.Cast(dtype, values[rest[1]])
-        elif op == "load":
-            value = _load(tables[rest[0]], [values[ref] for ref in rest[1:]])
-        else:
-            value = _apply(op, dtype, [values[ref] for ref in rest])
-        values.append(value)
-    return values[-1]
-
-
-def _load(table: tirx.Buffer, indices: list[Expr]) -> Expr:
-    """Element of a captured tensor; indices are clamped, because tiles reach past the last row."""
-    clamped = []
-    for index, size in zip(indices, table.shape, strict=True):
-        last = tirx.Cast(index.ty.dtype, size) - tirx.const(1, index.ty.dtype)
-        clamped.append(tirx.max(tirx.min(index, last), tirx.const(0, index.ty.dtype)))
-    value = table[tuple(clamped)] if clamped else table[()]
-    return tirx.NE(value, tirx.const(0, "uint8")) if table.dtype == "uint8" else value
-
-
-def _apply(op: str, dtype: str, args: list[Expr]) -> Expr:
-    if op in ("and", "or", "xor", "not"):
-        return (_LOGICAL if dtype == "bool" else _BITWISE)[op](*args)
-    if op == "mod" and dtype == "float32":
-        a, b = args
-        return a - tirx.floor(a / b) * b
-    if op == "abs" and dtype != "float32":
-        return tirx.Select(args[0] < 0, tirx.const(0, dtype) - args[0], args[0])
-    return _FUNCTIONS[op](*args) if op in _FUNCTIONS else getattr(tirx, op)(*args)
-
-
-_LOGICAL = {"and": tirx.And, "or": tirx.Or, "xor": tirx.NE, "not": tirx.Not}
-_BITWISE = {
-    "and": tirx.bitwise_and, "or": tirx.bitwise_or, "xor": tirx.bitwise_xor, "not": tirx.bitwise_not,
-}  # fmt: skip
-_FUNCTIONS: dict[str, Callable] = {
-    "add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul, "div": tirx.Div,
-    "neg": lambda x: tirx.const(0, x.ty.dtype) - x,
-    "abs": lambda x: tirx.call_intrin("float32", "tirx.fabs", x),
-    "maximum": tirx.max, "minimum": tirx.min, "where": tirx.Select,
-    "mod": tirx.floormod, "floordiv": tirx.floordiv, "pow": tirx.power,
-    "eq": tirx.EQ, "ne": tirx.NE, "lt": tirx.LT, "le": tirx.LE, "gt": tirx.GT, "ge": tirx.GE,
-    # torch rounds halves to even; tirx.round takes them away from zero.
-    "round": tirx.nearbyint,
-}  # fmt: skip
-
-
 def _bounds(spec: AttentionSpec, bounds: tuple) -> tuple[Expr, ...]:
     lo, hi, full_lo, full_hi = (tirx.const(x, "int32") if isinstance(x, int) else x for x in bounds)
     return (lo, hi, lo, lo) if spec.mask_mod else (lo, hi, full_lo, full_hi)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _softcap(cap: float) -> ScoreProgram:
     return trace_score_mod(variants.softcap(cap))[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _alibi() -> ScoreProgram:
     return trace_score_mod(variants.alibi(torch.zeros(1, 1)))[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _window(left: int, right: int) -> ScoreProgram:
     return trace_mask_mod(variants.window(left, right))[0]

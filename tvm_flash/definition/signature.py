@@ -57,13 +57,26 @@ class Signature:
         """(B, Sk, Hk, Dv): values or their gradient."""
         return _view(name, self.batch, self.seqlen_k, self.kv_heads, self.spec.head_dim_v)
 
+    def backward_views(self) -> list[View]:
+        """q, k, v, out, dout, dq, dk, dv."""
+        read = [
+            self.query("q"),
+            self.key("k"),
+            self.value("v"),
+            self.output("o"),
+            self.output("do"),
+        ]
+        return [*read, self.query("dq"), self.key("dk"), self.value("dv")]
+
     def finish(self, func: tirx.PrimFunc, symbol: str) -> tirx.PrimFunc:
-        """``func`` with a parameter for each table before its last one (``softmax_scale``).
+        """``func`` with a parameter for each table before its last one (``softmax_scale``), and
+        without lse where the spec does not return it.
 
         The script parser has no variable argument lists, so a body reads the tables as free
         buffers and they are bound here.
         """
-        params = [*func.params[:-1], *self.tables, func.params[-1]]
+        used = [p for p in func.params[:-1] if self.spec.returns == "out_lse" or p.name != "L"]
+        params = [*used, *self.tables, func.params[-1]]
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})
 

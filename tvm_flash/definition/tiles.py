@@ -47,7 +47,9 @@ class Bf16PairOperand:
 
 def _rounded(value):
     bits = tirx.reinterpret("uint32", value)
-    tie = tirx.bitwise_and(tirx.shift_right(bits, tirx.const(16, "uint32")), tirx.const(1, "uint32"))
+    tie = tirx.bitwise_and(
+        tirx.shift_right(bits, tirx.const(16, "uint32")), tirx.const(1, "uint32")
+    )
     # Rounding would carry a NaN with a full mantissa into the exponent: it is kept as it is.
     rounded = bits + tirx.const(0x7FFF, "uint32") + tie
     return tirx.Select(value == value, rounded, tirx.const(0x7FC00000, "uint32"))

@@ -1,0 +1,127 @@
+"""A ScoreProgram as a TIR expression of its symbols and captured tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tvm
+from tvm import tirx
+
+from ..program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, ScoreProgram
+
+Expr = tvm.ir.Expr
+
+
+def emit(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[tirx.Buffer]) -> Expr:
+    """TIR expression of ``program``, given values of its symbols (in order) and its tables.
+
+    Pure selects and no branches: every part may be evaluated anywhere, also in vectors and in the
+    tail of a tile. Whatever is computed, no table is read outside its bounds and no integer
+    division traps.
+    """
+    names = SCORE_SYMBOLS if program.is_score else MASK_SYMBOLS
+    given = dict(zip(names, symbols, strict=True))
+    values: list[Expr] = []
+    for (op, *rest), dtype in zip(program.instructions, program.dtypes, strict=True):
+        if op in given:
+            value = given[op]
+        elif op == "const":
+            value = tirx.const(rest[1], dtype)
+        elif op == "cast":
+            value = _cast(values[rest[1]], dtype)
+        elif op == "load":
+            value = _load(tables[rest[0]], [values[ref] for ref in rest[1:]])
+        else:
+            value = _apply(op, [values[ref] for ref in rest])
+        values.append(value)
+    return values[-1]
+
+
+def _apply(op: str, args: list[Expr]) -> Expr:
+    dtype = args[0].ty.dtype
+    if op in _COMPARISONS:
+        # LLVM has no ordered comparison of bits.
+        args = [tirx.Cast("int32", x) if dtype == "bool" else x for x in args]
+        return _COMPARISONS[op](*args)
+    if dtype == "bool" and op in _OF_BOOLS:
+        return _OF_BOOLS[op](*args)
+    table = _OF_INTEGERS if dtype in INTEGERS else _OF_FLOATS
+    return (table.get(op) or _OF_NUMBERS.get(op) or getattr(tirx, op))(*args)
+
+
+def _cast(value: Expr, dtype: str) -> Expr:
+    if dtype in INTEGERS and value.ty.dtype == "float32":
+        # LLVM's conversion of NaN and of what does not fit is undefined, and an undefined index
+        # would slip through its bounds.
+        low, high = _FLOAT_BOUNDS[dtype]
+        value = tirx.Select(value < high, value, high)
+        value = tirx.Select(value > low, value, low)
+    return tirx.Cast(dtype, value)
+
+
+def _load(table: tirx.Buffer, indices: list[Expr]) -> Expr:
+    clamped = []
+    for index, size in zip(indices, table.shape, strict=True):
+        dtype = index.ty.dtype
+        last = tirx.Cast(dtype, size) - tirx.const(1, dtype)
+        clamped.append(tirx.max(tirx.min(index, last), tirx.const(0, dtype)))
+    value = table[tuple(clamped)]
+    return tirx.NE(value, tirx.const(0, "uint8")) if table.dtype == "uint8" else value
+
+
+def _nonzero(divisor: Expr) -> Expr:
+    if isinstance(divisor, tirx.IntImm) and divisor.value != 0:
+        return divisor
+    one, zero = tirx.const(1, divisor.ty.dtype), tirx.const(0, divisor.ty.dtype)
+    return tirx.Select(tirx.EQ(divisor, zero), one, divisor)
+
+
+def _shift_amount(amount: Expr) -> Expr:
+    return tirx.bitwise_and(amount, tirx.const(31 if amount.ty.dtype == "int32" else 63, amount.ty))
+
+
+def _negative(x: Expr) -> Expr:
+    return tirx.const(0, x.ty.dtype) - x
+
+
+def _absolute(x: Expr) -> Expr:
+    return tirx.Select(x < tirx.const(0, x.ty.dtype), _negative(x), x)
+
+
+def _exclusive(a: Expr, b: Expr) -> Expr:
+    return tirx.And(tirx.Or(a, b), tirx.Not(tirx.And(a, b)))
+
+
+# The last float32 numbers that the integer type holds.
+_FLOAT_BOUNDS = {
+    "int32": (tirx.const(-(2.0**31), "float32"), tirx.const(2.0**31 - 2**7, "float32")),
+    "int64": (tirx.const(-(2.0**63), "float32"), tirx.const(2.0**63 - 2**39, "float32")),
+}
+_COMPARISONS: dict[str, Callable] = {
+    "eq": tirx.EQ, "ne": tirx.NE, "lt": tirx.LT, "le": tirx.LE, "gt": tirx.GT, "ge": tirx.GE,
+}  # fmt: skip
+_OF_BOOLS: dict[str, Callable] = {
+    "and": tirx.And, "or": tirx.Or, "xor": _exclusive, "not": tirx.Not, "where": tirx.Select,
+}  # fmt: skip
+_OF_NUMBERS: dict[str, Callable] = {
+    "add": tirx.Add, "sub": tirx.Sub, "mul": tirx.Mul, "neg": _negative,
+    "maximum": tirx.Max, "minimum": tirx.Min,
+}  # fmt: skip
+_OF_INTEGERS: dict[str, Callable] = {
+    "abs": _absolute,
+    "mod": lambda a, b: tirx.floormod(a, _nonzero(b)),
+    "floordiv": lambda a, b: tirx.floordiv(a, _nonzero(b)),
+    "and": tirx.bitwise_and, "or": tirx.bitwise_or, "xor": tirx.bitwise_xor,
+    "not": tirx.bitwise_not,
+    "shift_left": lambda a, b: tirx.shift_left(a, _shift_amount(b)),
+    "shift_right": lambda a, b: tirx.shift_right(a, _shift_amount(b)),
+}  # fmt: skip
+_OF_FLOATS: dict[str, Callable] = {
+    "abs": lambda x: tirx.call_intrin("float32", "tirx.fabs", x),
+    "div": tirx.Div,
+    "mod": lambda a, b: a - tirx.floor(a / b) * b,
+    "fmod": lambda a, b: a - tirx.trunc(a / b) * b,
+    "pow": tirx.power,
+    # torch rounds halves to even; tirx.round takes them away from zero.
+    "round": tirx.nearbyint,
+}  # fmt: skip

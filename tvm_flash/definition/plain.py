@@ -1,0 +1,204 @@
+"""Standard attention in TensorIR, every array in a named block: what the schedules must equal."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ..spec import AttentionSpec
+from .pipeline import FLOOR, Pipeline
+from .signature import Signature
+
+
+def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
+    """Standard attention: S = Q K^T, P = softmax(score_mod(S)), O = P V, every array materialised.
+
+    Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), out
+    (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; lse (B, H, Sq) float32 (absent when
+    ``spec.returns`` is "out"); the captured tables; softmax_scale. It compiles as it stands and is the oracle of the schedules.
+    """
+    sig = Signature(spec)
+    scores = Pipeline(sig)
+    B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
+    with_lse = spec.returns == "out_lse"
+    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
+
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def attention(
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, softmax_scale: T.float32
+    ):
+        Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
+        K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
+        V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
+        O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
+        L = T.match_buffer(lse, sig.rows, "float32")
+        S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        m = T.sblock_alloc_buffer((B, H, Sq), "float32")
+        l = T.sblock_alloc_buffer((B, H, Sq), "float32")
+        acc = T.sblock_alloc_buffer((B, H, Sq, dim_v), "float32")
+        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
+            with T.sblock("scores"):
+                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
+                with T.init():
+                    S[vb, vh, vi, vj] = T.float32(0)
+                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast(
+                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("score_mod"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                X[vb, vh, vi, vj] = scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale)
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("row_max"):
+                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
+                with T.init():
+                    m[vb, vh, vi] = T.float32(FLOOR)
+                m[vb, vh, vi] = T.max(m[vb, vh, vi], X[vb, vh, vi, vj])
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("exp"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                P[vb, vh, vi, vj] = T.exp2(X[vb, vh, vi, vj] - m[vb, vh, vi])
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("row_sum"):
+                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
+                with T.init():
+                    l[vb, vh, vi] = T.float32(0)
+                l[vb, vh, vi] += P[vb, vh, vi, vj]
+        for b, h, i, d, j in T.grid(B, H, Sq, dim_v, Sk):
+            with T.sblock("pv"):
+                vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
+                with T.init():
+                    acc[vb, vh, vi, vd] = T.float32(0)
+                acc[vb, vh, vi, vd] += P[vb, vh, vi, vj] * T.Cast(
+                    "float32", V[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, i, h, d in T.grid(B, Sq, H, dim_v):
+            with T.sblock("out"):
+                vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
+                O[vb, vi, vh, vd] = T.Cast(
+                    dtype, acc[vb, vh, vi, vd] * scores.inverse(l[vb, vh, vi])
+                )
+        if with_lse:
+            for b, h, i in T.grid(B, H, Sq):
+                with T.sblock("lse"):
+                    vb, vh, vi = T.axis.remap("SSS", [b, h, i])
+                    L[vb, vh, vi] = scores.natural_lse(m[vb, vh, vi], l[vb, vh, vi])
+
+    return sig.finish(attention, f"{spec.name}_fwd")
+
+
+def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
+    """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q, materialised.
+
+    Arguments: q, k, v, out, dout (layouts of the forward), lse, dlse (B, H, Sq) float32, dq, dk, dv
+    (results), the captured tables, softmax_scale. P is recomputed from lse. The oracle of the
+    backward schedules; it compiles as it stands.
+    """
+    sig = Signature(spec)
+    scores = Pipeline(sig)
+    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
+    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    views = sig.backward_views()
+
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def attention(
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
+        dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle, softmax_scale: T.float32,
+    ):  # fmt: skip
+        Q = T.match_buffer(q, views[0].shape, dtype, strides=views[0].strides)
+        K = T.match_buffer(k, views[1].shape, dtype, strides=views[1].strides)
+        V = T.match_buffer(v, views[2].shape, dtype, strides=views[2].strides)
+        O = T.match_buffer(o, views[3].shape, dtype, strides=views[3].strides)
+        dO = T.match_buffer(do, views[4].shape, dtype, strides=views[4].strides)
+        L = T.match_buffer(lse, sig.rows, "float32")
+        dL = T.match_buffer(dlse, sig.rows, "float32")
+        dQ = T.match_buffer(dq, views[5].shape, dtype, strides=views[5].strides)
+        dK = T.match_buffer(dk, views[6].shape, dtype, strides=views[6].strides)
+        dV = T.match_buffer(dv, views[7].shape, dtype, strides=views[7].strides)
+        delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
+        S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        dP = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        dS = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        dQ_sum = T.sblock_alloc_buffer((B, H, Sq, dim), "float32")
+        dK_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim), "float32")
+        dV_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim_v), "float32")
+        for b, h, i, d in T.grid(B, H, Sq, dim_v):
+            with T.sblock("delta"):
+                vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
+                with T.init():
+                    delta[vb, vh, vi] = -dL[vb, vh, vi]
+                delta[vb, vh, vi] += T.Cast("float32", O[vb, vi, vh, vd]) * T.Cast(
+                    "float32", dO[vb, vi, vh, vd]
+                )
+        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
+            with T.sblock("scores"):
+                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
+                with T.init():
+                    S[vb, vh, vi, vj] = T.float32(0)
+                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast(
+                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("p"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                P[vb, vh, vi, vj] = T.exp2(
+                    scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale)
+                    - scores.log2_lse(L[vb, vh, vi])
+                )
+        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
+            with T.sblock("dp"):
+                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
+                with T.init():
+                    dP[vb, vh, vi, vj] = T.float32(0)
+                dP[vb, vh, vi, vj] += T.Cast("float32", dO[vb, vi, vh, vd]) * T.Cast(
+                    "float32", V[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("ds"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                dS[vb, vh, vi, vj] = scores.dscore(
+                    P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi], S[vb, vh, vi, vj],
+                    vb, vh, vi, vj, softmax_scale,
+                )  # fmt: skip
+        for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):
+            with T.sblock("dq"):
+                vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
+                with T.init():
+                    dQ_sum[vb, vh, vi, vd] = T.float32(0)
+                dQ_sum[vb, vh, vi, vd] += dS[vb, vh, vi, vj] * T.Cast(
+                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim, group, Sq):
+            with T.sblock("dk"):
+                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
+                with T.init():
+                    dK_sum[vb, vh, vj, vd] = T.float32(0)
+                dK_sum[vb, vh, vj, vd] += dS[vb, vh * group + vg, vi, vj] * T.Cast(
+                    "float32", Q[vb, vi, vh * group + vg, vd]
+                )
+        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim_v, group, Sq):
+            with T.sblock("dv"):
+                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
+                with T.init():
+                    dV_sum[vb, vh, vj, vd] = T.float32(0)
+                dV_sum[vb, vh, vj, vd] += P[vb, vh * group + vg, vi, vj] * T.Cast(
+                    "float32", dO[vb, vi, vh * group + vg, vd]
+                )
+        for b, i, h, d in T.grid(B, Sq, H, dim):
+            with T.sblock("store_dq"):
+                vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
+                dQ[vb, vi, vh, vd] = T.Cast(dtype, dQ_sum[vb, vh, vi, vd])
+        for b, j, h, d in T.grid(B, Sk, Hk, dim):
+            with T.sblock("store_dk"):
+                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
+                dK[vb, vj, vh, vd] = T.Cast(dtype, dK_sum[vb, vh, vj, vd])
+        for b, j, h, d in T.grid(B, Sk, Hk, dim_v):
+            with T.sblock("store_dv"):
+                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
+                dV[vb, vj, vh, vd] = T.Cast(dtype, dV_sum[vb, vh, vj, vd])
+
+    return sig.finish(attention, f"{spec.name}_bwd")
