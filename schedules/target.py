@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CpuTarget:
-    """An instruction set level. Levels, not CPU models: an artifact runs on every CPU that has them.
+    """An instruction set level, not a CPU model: an artifact runs on every CPU that has it.
 
     vector: float32 lanes of a register; registers: how many of them; features: names as in
     Linux's /proc/cpuinfo that the running machine must have.
@@ -44,11 +44,12 @@ _AMX = _BF16 | {"amx_tile", "amx_bf16"}
 
 # x86-64-v4 tells LLVM to prefer half-width vectors, which would halve the micro-kernels.
 _WIDE = "-prefer-256-bit"
+_AMX_FLAGS = ("+avx512bf16", "+amx-tile", "+amx-bf16")
 _ARM_LINUX = "aarch64-unknown-linux-gnu"
 
 # From the most capable down: the host's target is the first whose features it has.
 TARGETS = (
-    CpuTarget("x86-64-v4+amx", "x86-64-v4", _AMX, 16, 32, (_WIDE, "+avx512bf16", "+amx-tile", "+amx-bf16")),
+    CpuTarget("x86-64-v4+amx", "x86-64-v4", _AMX, 16, 32, (_WIDE, *_AMX_FLAGS)),
     CpuTarget("x86-64-v4+bf16", "x86-64-v4", _BF16, 16, 32, (_WIDE, "+avx512bf16")),
     CpuTarget("x86-64-v4", "x86-64-v4", _V4, 16, 32, (_WIDE,)),
     CpuTarget("x86-64-v3", "x86-64-v3", _V3, 8, 16),

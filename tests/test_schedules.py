@@ -1,4 +1,4 @@
-"""Every CPU schedule, config and target against the definition and float64; instructions asked for."""
+"""Every CPU schedule, config and target against the definition and float64."""
 
 import ctypes
 import shutil

@@ -110,7 +110,7 @@ def test_capture_orders_the_tables():
     assert spec.table_types == (
         TableType("float32", 2), TableType("float32", 1), TableType("int64", 2),
     )  # fmt: skip
-    assert tables[0] is bias and tables[1] is ids
+    assert tables[0].data_ptr() == bias.data_ptr() and tables[1].data_ptr() == ids.data_ptr()
 
 
 def test_capture_without_functions():

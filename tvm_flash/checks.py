@@ -21,11 +21,9 @@ def check_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     TypeError: not a tensor, dtype, memory layout. NotImplementedError: device. ValueError: rank,
     sizes that do not match or are out of range. Head dimensions are left to AttentionSpec.
     """
-    _check_tensor("q", q)
-    _check_tensor("k", k)
-    _check_tensor("v", v)
-    _check_same_kind("k", k, q)
-    _check_same_kind("v", v, q)
+    _check_first(q)
+    _check_alike("k", k, q)
+    _check_alike("v", v, q)
     batch, seqlen_q, heads, head_dim = q.shape
     batch_k, seqlen_k, kv_heads, head_dim_k = k.shape
     batch_v, seqlen_v, heads_v, head_dim_v = v.shape
@@ -38,9 +36,9 @@ def check_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     if head_dim != head_dim_k:
         raise ValueError(f"head_dim of q is {head_dim}, of k {head_dim_k}: make them equal")
     check_heads(heads, kv_heads)
-    _check_counts(batch, heads, seqlen_q, seqlen_k)
-    _check_bytes("q and out", batch, seqlen_q, heads, max(head_dim, head_dim_v))
-    _check_bytes("k and v", batch, seqlen_k, kv_heads, max(head_dim, head_dim_v))
+    widest = max(head_dim, head_dim_v)
+    _check_counts(batch, max(seqlen_q, seqlen_k), heads)
+    _check_bytes(batch, max(seqlen_q, seqlen_k), heads, widest)
 
 
 def check_heads(heads: int, kv_heads: int) -> None:
@@ -126,43 +124,48 @@ def check_no_dropout(dropout_p: float) -> None:
         )
 
 
-def _check_tensor(name: str, x: torch.Tensor) -> None:
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{name}.layout={x.layout} must be torch.strided: pass a dense tensor")
-    if x.dim() != 4:
-        raise ValueError(
-            f"{name} of shape {tuple(x.shape)} has {x.dim()} dimensions, must have 4: batch, "
-            "sequence, heads, head_dim"
-        )
-    if x.dtype not in DTYPES:
+def _check_first(q: torch.Tensor) -> None:
+    _check_tensor("q", q)
+    if q.dtype not in DTYPES:
         known = ", ".join(map(str, DTYPES))
-        raise TypeError(f"{name}.dtype={x.dtype} must be one of {known}: convert with {name}.to()")
-    if x.device.type not in DEVICES:
+        raise TypeError(f"q.dtype={q.dtype} must be one of {known}: convert with q.to()")
+    if q.device.type not in DEVICES:
         raise NotImplementedError(
-            f"{name}.device={x.device}: this build has kernels for the CPU alone; call {name}.cpu()"
+            f"q.device={q.device}: this build has kernels for the CPU alone; call q.cpu()"
         )
 
 
-def _check_same_kind(name: str, x: torch.Tensor, q: torch.Tensor) -> None:
+def _check_alike(name: str, x: torch.Tensor, q: torch.Tensor) -> None:
+    _check_tensor(name, x)
     if x.dtype != q.dtype:
         raise TypeError(f"{name}.dtype={x.dtype} differs from q.dtype={q.dtype}: convert one")
     if x.device != q.device:
         raise ValueError(f"{name}.device={x.device} differs from q.device={q.device}: move one")
 
 
-def _check_counts(batch: int, heads: int, seqlen_q: int, seqlen_k: int) -> None:
-    if seqlen_q > MAX_SEQLEN or seqlen_k > MAX_SEQLEN:
-        raise ValueError(f"{seqlen_q=}, {seqlen_k=}: limit {MAX_SEQLEN} (2**29); split the sequence")
+def _check_tensor(name: str, x: torch.Tensor) -> None:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}.layout={x.layout} must be torch.strided: pass a dense tensor")
+    if x.ndim != 4:
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have 4: batch, "
+            "sequence, heads, head_dim"
+        )
+
+
+def _check_counts(batch: int, seqlen: int, heads: int) -> None:
+    if seqlen > MAX_SEQLEN:
+        raise ValueError(f"{seqlen=} exceeds the limit {MAX_SEQLEN} (2**29): split the sequence")
     if batch > MAX_COUNT or heads > MAX_COUNT:
         raise ValueError(f"{batch=}, num_heads={heads}: limit {MAX_COUNT} (2**31 - 1); split the batch")
 
 
-def _check_bytes(names: str, *sizes: int) -> None:
+def _check_bytes(batch: int, seqlen: int, heads: int, head_dim: int) -> None:
     """float32 accumulators have these sizes, whatever the dtype of the tensors."""
-    if (size := 4 * math.prod(sizes)) > MAX_BYTES:
+    if (size := 4 * batch * seqlen * heads * head_dim) > MAX_BYTES:
         raise ValueError(
-            f"{names} of up to {sizes} elements need {size} bytes in float32: limit {MAX_BYTES} "
-            "(2**63 - 1); split the batch"
+            f"{batch=}, {seqlen=}, num_heads={heads}, {head_dim=} need {size} bytes in float32: "
+            f"limit {MAX_BYTES} (2**63 - 1); split the batch"
         )

@@ -43,40 +43,47 @@ def attention_operator(q, k, v, tables, spec: str, softmax_scale: float):
     ``spec`` is from ``spec_name`` or ``spec_json``. lse is in natural units, -inf where a row sees
     no key.
     """
-    if torch.compiler.is_compiling() or _may_be_differentiated(q, k, v):
+    if torch.compiler.is_compiling() or not _is_plain_call(q, k, v):
         return _forward_operator(q, k, v, tables, spec, softmax_scale)
-    # Half of a small call's time would go into autograd, to find that there is nothing to do.
-    with torch._C._AutoDispatchBelowAutograd():
-        return _forward_operator(q, k, v, tables, spec, softmax_scale)
+    return _run_forward(q, k, v, tables, spec, softmax_scale)
 
 
-def _may_be_differentiated(q, k, v) -> bool:
-    recording = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    # Forward mode and torch.func do not show in requires_grad.
-    return (
-        recording
+def _is_plain_call(q, k, v) -> bool:
+    """Whether the dispatcher would do nothing but call the kernel, for longer than a small one takes."""
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return False
+    observed = (
+        torch.autograd._profiler_enabled()
         or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
+    return not observed and _is_plain(q) and _is_plain(k) and _is_plain(v)
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    return type(x) is torch.Tensor and x.is_cpu and not x.is_neg()
 
 
 def _forward(q, k, v, tables, spec: str, softmax_scale: float):
+    _check_operator_call(q, k, tables)
+    return _run_forward(q, k, v, tables, spec, softmax_scale)
+
+
+def _run_forward(q, k, v, tables, spec: str, softmax_scale: float):
     out, lse = _forward_results(q, k, v)
     if q.numel() == 0 or k.numel() == 0:
         return out.zero_(), lse.fill_(float("-inf"))
-    check_heads(q.shape[2], k.shape[2])
-    check_tables(tables)
     kernel = resolve(_spec(spec), "forward")
     kernel(_rows(q), _rows(k), _rows(v), out, lse, *tables, softmax_scale)
     return out, lse
 
 
 def _backward(dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: float):
+    _check_operator_call(q, k, tables)
     grads = _backward_results(q, k, v)
     if q.numel() == 0 or k.numel() == 0:
         return tuple(grad.zero_() for grad in grads)
-    check_heads(q.shape[2], k.shape[2])
-    check_tables(tables)
     kernel = resolve(_spec(spec), "backward")
     sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
     delta, sums = kernel.workspace(*sizes, torch.get_num_threads())
@@ -85,6 +92,12 @@ def _backward(dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: f
     workspace = (lse.new_empty(delta), lse.new_zeros(sums))
     kernel(*saved, *grads, *workspace, *tables, softmax_scale)
     return grads
+
+
+def _check_operator_call(q, k, tables) -> None:
+    """What a kernel does not check itself, for who calls the operators without ``attention``."""
+    check_heads(q.shape[2], k.shape[2])
+    check_tables(tables)
 
 
 def _forward_results(q, k, v, *_):

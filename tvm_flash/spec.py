@@ -66,9 +66,11 @@ class AttentionSpec:
         _check_choice("returns", self.returns, RETURNS)
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
+        for field in ("causal", "alibi"):
+            if not isinstance(getattr(self, field), bool):
+                raise TypeError(f"{field}={getattr(self, field)!r} must be True or False")
         self._normalise_mask()
         self._set("softcap", _checked_softcap(self.softcap))
-        self._set("alibi", bool(self.alibi))
         _check_program("score_mod", self.score_mod, is_score=True)
         _check_program("mask_mod", self.mask_mod, is_score=False)
 
@@ -164,7 +166,8 @@ def check_head_dim(field: str, value) -> None:
 
 
 def _checked_window(window) -> tuple[int, int]:
-    if len(window) != 2 or any(type(side) is not int for side in window):
+    is_pair = isinstance(window, (tuple, list)) and len(window) == 2
+    if not is_pair or any(type(side) is not int for side in window):
         raise TypeError(f"window_size={window!r} must be two ints (left, right)")
     for side in window:
         if not -1 <= side <= MAX_WINDOW:

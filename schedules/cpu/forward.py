@@ -20,7 +20,8 @@ class ForwardConfig:
     """Numbers of the forward schedule; they change speed, never results beyond rounding.
 
     block_q, block_k: rows of a query and a key tile. rows_s, rows_o: rows of the micro-kernels for
-    S = K Q^T and O += V^T P. lanes: columns of both, a multiple of ``vector`` (float32 per register).
+    S = K Q^T and O += V^T P. lanes: columns of both, a multiple of ``vector`` (float32 lanes of a
+    register).
     exp2_degree: degree of the softmax's exponential (5: float32, 3: enough for half precision).
     unit: "fma" multiplies in float32, "dot" takes bf16 operands in pairs (AVX512_BF16), "amx" in
     32 x 32 blocks of tiles.

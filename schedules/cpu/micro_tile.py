@@ -1,4 +1,4 @@
-"""Register-blocked micro-kernels as tensor intrinsics: C[rows, lanes] += A (broadcast) x B (vectors)."""
+"""Register-blocked micro-kernels as tensor intrinsics: C[rows, lanes] += A x B, A broadcast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm.ir import StringImm
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from ...definition.tiles import Bf16PairOperand, Float32Operand
+from ...definition.tiles import FLOAT32, Bf16PairOperand, Float32Operand
 
 # Without it LLVM sees a heap workspace instead of a stack array it can keep in registers.
 IN_REGISTERS = {"disable_lower_builtin": True}
@@ -19,8 +19,8 @@ IN_REGISTERS = {"disable_lower_builtin": True}
 # every bf16 vector away before code generation, so the instruction enters as LLVM IR.
 DOT_BF16 = r"""
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
-define linkonce_odr <16 x float> @tvm_flash_dot_bf16(<16 x float> %acc, i32 %pair, <16 x i32> %pairs)
-    alwaysinline nounwind {
+define linkonce_odr <16 x float> @tvm_flash_dot_bf16(
+    <16 x float> %acc, i32 %pair, <16 x i32> %pairs) alwaysinline nounwind {
   %first = insertelement <16 x i32> poison, i32 %pair, i64 0
   %words = shufflevector <16 x i32> %first, <16 x i32> poison, <16 x i32> zeroinitializer
   %a = bitcast <16 x i32> %words to <32 x bfloat>
@@ -47,7 +47,7 @@ class MicroTile:
     depth: int
     vector: int
     transposed: bool = False
-    operand: Float32Operand | Bf16PairOperand = Float32Operand()
+    operand: Float32Operand | Bf16PairOperand = FLOAT32
 
     @property
     def name(self) -> str:

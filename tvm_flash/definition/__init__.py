@@ -1,1 +1,1 @@
-"""Attention as TensorIR: score expression, derivative, plain and streaming forms, both directions."""
+"""Attention as TensorIR: score expression and its derivative, plain and streaming forms."""

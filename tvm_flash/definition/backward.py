@@ -17,8 +17,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     Per pair of blocks: S and P again, dV += P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore,
     dQ += dS K, dK += dS^T Q (FlashAttention-2, algorithm 2). Keys are the minor axis of the block
     buffers. Key tiles c, c + C, c + 2C... add their dQ to the private copy c of ``dq_acc``
-    (C, B, H, Sq_pad, D_pad) float32, zero on entry; the copies are summed in order at the end, so the result is
-    the same bit for bit from run to run, and one batch and head still occupies C workers.
+    (C, B, H, Sq_pad, D_pad) float32, zero on entry; the copies are summed in order at the end, so
+    the result is the same bit for bit from run to run, and one batch and head occupies C workers.
     ``delta`` (B, H, Sq) float32 receives rowsum(dO o O) - dlse.
     """
     sig = Signature(spec)

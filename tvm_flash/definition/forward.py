@@ -246,6 +246,6 @@ def streaming_forward(spec: AttentionSpec, tile: ForwardTile, math=None) -> tirx
 
 
 def _padded(buffer, index, inside, columns: int):
-    """Element ``index`` as float32 where ``inside`` holds and its last index is below ``columns``."""
+    """Element ``index`` as float32 where ``inside`` and its last index is below ``columns``."""
     value = tirx.Cast("float32", buffer[index])
     return tirx.if_then_else(tirx.And(inside, index[-1] < columns), value, tirx.const(0, "float32"))

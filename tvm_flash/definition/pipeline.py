@@ -1,4 +1,4 @@
-"""The score pipeline bound to one signature: masked scores in log2 units, their gradient, ranges."""
+"""The score pipeline bound to one signature: scores in log2 units, masks, gradient, ranges."""
 
 from __future__ import annotations
 

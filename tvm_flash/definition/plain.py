@@ -15,7 +15,8 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
 
     Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), out
     (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; lse (B, H, Sq) float32 (absent when
-    ``spec.returns`` is "out"); the captured tables; softmax_scale. It compiles as it stands and is the oracle of the schedules.
+    ``spec.returns`` is "out"); the captured tables; softmax_scale. It compiles as it stands and is
+    the oracle of the schedules.
     """
     sig = Signature(spec)
     scores = Pipeline(sig)
@@ -91,11 +92,11 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
 
 
 def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
-    """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q, materialised.
+    """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q.
 
     Arguments: q, k, v, out, dout (layouts of the forward), lse, dlse (B, H, Sq) float32, dq, dk, dv
-    (results), the captured tables, softmax_scale. P is recomputed from lse. The oracle of the
-    backward schedules; it compiles as it stands.
+    (results), the captured tables, softmax_scale. P is recomputed from lse, every array is stored.
+    The oracle of the backward schedules; it compiles as it stands.
     """
     sig = Signature(spec)
     scores = Pipeline(sig)

@@ -63,6 +63,9 @@ def _high(word):
     return tirx.reinterpret("float32", tirx.bitwise_and(word, tirx.const(-65536, "int32")))
 
 
+FLOAT32 = Float32Operand()
+
+
 @dataclass(frozen=True)
 class ForwardTile:
     """Rows of queries and keys per block, and head dims rounded up to what a tile covers.
@@ -74,7 +77,7 @@ class ForwardTile:
     block_k: int
     depth: int
     depth_v: int
-    operand: Float32Operand | Bf16PairOperand = Float32Operand()
+    operand: Float32Operand | Bf16PairOperand = FLOAT32
 
 
 @dataclass(frozen=True)
