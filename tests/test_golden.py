@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "golden"
 GOLDEN = [
     ("x86-64-v4", "fp32,d=64"),
     ("x86-64-v4", "fp32,d=64,causal,softcap=30"),
-    ("x86-64-v4", "bf16,d=80,window=128:0,alibi"),
+    ("x86-64-v4+bf16", "bf16,d=80,window=128:0,alibi"),
     ("x86-64-v3", "fp32,d=64,causal"),
 ]
 

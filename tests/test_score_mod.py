@@ -18,6 +18,7 @@ from tvm_flash.score_mod import trace_mask_mod, trace_score_mod
 
 TABLE = torch.randn(4, 7)
 VECTOR = torch.randn(5)
+LEARNED = torch.ones(3, requires_grad=True)
 
 
 def program_of(function):
@@ -190,7 +191,7 @@ REFUSED = {
     "numpy": (lambda s, b, h, q, k: s + np.ones(3), UnsupportedSpec, "ndarray"),
     "nan": (lambda s, b, h, q, k: s + math.nan, TypeError, "NaN"),
     "grad": (
-        lambda s, b, h, q, k: s + torch.ones(3, requires_grad=True)[q], NotImplementedError, "detach",
+        lambda s, b, h, q, k: s + LEARNED[q], NotImplementedError, "detach",
     ),
     "empty": (lambda s, b, h, q, k: s + torch.ones(0)[q], UnsupportedSpec, "no elements"),
     "complex": (lambda s, b, h, q, k: s + torch.ones(3).cfloat()[q], UnsupportedSpec, "complex64"),

@@ -86,9 +86,10 @@ def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"{slopes.dtype=} of alibi_slopes must be torch.float32: call .float()")
     if slopes.device != q.device:
         raise ValueError(f"alibi_slopes is on {slopes.device}, q on {q.device}: move one")
-    if slopes.shape not in ((heads,), (batch, heads)):
+    shape = tuple(slopes.shape)
+    if shape != (heads,) and shape != (batch, heads):
         raise ValueError(
-            f"alibi_slopes of shape {tuple(slopes.shape)} must be (num_heads,) = ({heads},) or "
+            f"alibi_slopes of {shape=} must be (num_heads,) = ({heads},) or "
             f"(batch, num_heads) = ({batch}, {heads})"
         )
     if slopes.requires_grad:
@@ -108,8 +109,8 @@ def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         raise NotImplementedError(
             "attn_mask requires grad: its gradient is not computed; pass attn_mask.detach()"
         )
-    sizes = (1,) * (len(shape) - mask.dim()) + tuple(mask.shape)
-    if len(sizes) > len(shape) or any(n not in (1, m) for n, m in zip(sizes, shape, strict=True)):
+    sizes = (1,) * (len(shape) - mask.ndim) + tuple(mask.shape)
+    if mask.ndim > len(shape) or any(n != 1 and n != m for n, m in zip(sizes, shape, strict=True)):
         raise ValueError(
             f"attn_mask of shape {tuple(mask.shape)} must broadcast to (..., H, Sq, Sk) = {shape}"
         )

@@ -109,16 +109,16 @@ def attention(
     head_dim, head_dim_v = operator.index(q.shape[3]), operator.index(v.shape[3])
     scale = check_scale(softmax_scale, head_dim)
     window = check_window(window_size)
-    mods = _captured(score_mod, mask_mod)
-    tables = list(mods.tables)
-    if alibi_slopes is not None:
-        tables.insert(0, check_alibi(alibi_slopes, q))
-    find = _constant_spec if torch.compiler.is_compiling() else _cached_spec
-    spec = find(
-        DTYPES[q.dtype], head_dim, head_dim_v, causal, window, softcap,
-        alibi_slopes is not None, mods.score_mod, mods.mask_mod, alignment,
+    # A comparison, so that the compiler looks at the number.
+    softcap = float(softcap) if softcap != 0 else 0.0
+    fields = (
+        DTYPES[q.dtype], head_dim, head_dim_v, bool(causal), window, softcap,
+        alibi_slopes is not None, alignment,
     )  # fmt: skip
-    out, lse = attention_operator(q, k, v, tables, spec, scale)
+    find = _constant_spec if torch.compiler.is_compiling() else _traced_spec
+    spec, tables = find(fields, score_mod, mask_mod)
+    slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
+    out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale)
     out = out if layout == "bshd" else out.transpose(1, 2)
     return (out, lse) if return_lse else out
 
@@ -167,38 +167,54 @@ def _rows_first(layout: str, *tensors: torch.Tensor):
     return [x.transpose(1, 2) if getattr(x, "ndim", 0) == 4 else x for x in tensors]
 
 
-def _captured(score_mod, mask_mod) -> Captured:
+def _traced_spec(fields, score_mod, mask_mod) -> tuple[str, tuple[torch.Tensor, ...]]:
+    """The spec for the operator, and the captured tensors."""
+    mods = _given(score_mod, mask_mod) or capture(score_mod, mask_mod)
+    return _cached_name(fields, mods.score_mod, mods.mask_mod), mods.tables
+
+
+def _constant_spec(fields, score_mod, mask_mod) -> tuple[str, tuple[torch.Tensor, ...]]:
+    """As ``_traced_spec``, in code that torch.compile can read."""
+    mods = _given(score_mod, mask_mod)
+    if mods is None:
+        return _captured_json(fields, score_mod, mask_mod)
+    return _json(fields, mods.score_mod, mods.mask_mod), mods.tables
+
+
+def _given(score_mod, mask_mod) -> Captured | None:
+    """What needs no tracing."""
     if score_mod is None and mask_mod is None:
         return _PLAIN
-    if isinstance(score_mod, Captured) or isinstance(mask_mod, Captured):
-        if score_mod is not None and mask_mod is not None:
-            raise TypeError("a Captured holds both functions: capture them together, pass it alone")
-        return score_mod if mask_mod is None else mask_mod
-    return _constant_capture(score_mod, mask_mod)
-
-
-def _constant_capture(score_mod, mask_mod) -> Captured:
-    return capture(score_mod, mask_mod)
-
-
-def _spec(*fields) -> AttentionSpec:
-    *fields, alignment = fields
-    return AttentionSpec(*fields, alignment=alignment)
+    if not isinstance(score_mod, Captured) and not isinstance(mask_mod, Captured):
+        return None
+    if score_mod is not None and mask_mod is not None:
+        raise TypeError("a Captured holds both functions: capture them together and pass it alone")
+    return score_mod if mask_mod is None else mask_mod
 
 
 @lru_cache(maxsize=4096)
-def _cached_spec(*fields) -> str:
-    return spec_name(_spec(*fields))
+def _cached_name(fields, score_mod, mask_mod) -> str:
+    return spec_name(_spec(fields, score_mod, mask_mod))
 
 
-def _constant_spec(*fields) -> str:
-    return spec_json(_spec(*fields))
+def _json(fields, score_mod, mask_mod) -> str:
+    return spec_json(_spec(fields, score_mod, mask_mod))
+
+
+def _captured_json(fields, score_mod, mask_mod) -> tuple[str, tuple[torch.Tensor, ...]]:
+    mods = capture(score_mod, mask_mod)
+    return _json(fields, mods.score_mod, mods.mask_mod), mods.tables
+
+
+def _spec(fields, score_mod, mask_mod) -> AttentionSpec:
+    *fields, alignment = fields
+    return AttentionSpec(*fields, score_mod, mask_mod, alignment)
 
 
 # What torch.compiler.assume_constant_result does, without its second of imports: the compiler runs
-# these functions instead of tracing into them.
-_constant_capture._dynamo_marked_constant = True
-_constant_spec._dynamo_marked_constant = True
+# these two functions and keeps what they return, instead of tracing into them.
+_json._dynamo_marked_constant = True
+_captured_json._dynamo_marked_constant = True
 
 
 def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
