@@ -80,7 +80,7 @@ def train(attention, text, vocabulary, steps, seed=0):
     """Loss after each step."""
     torch.manual_seed(seed)
     model = LanguageModel(vocabulary, attention)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(steps):
         starts = torch.randint(len(text) - CONTEXT - 1, (BATCH, 1))

@@ -117,6 +117,16 @@ def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return mask.expand(shape)
 
 
+def check_ranks(**tensors: torch.Tensor) -> None:
+    """TypeError or ValueError unless all are tensors of one rank, 2 (one head) or more."""
+    for name, x in tensors.items():
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    ranks = {name: x.ndim for name, x in tensors.items()}
+    if len(set(ranks.values())) > 1 or min(ranks.values()) < 2:
+        raise ValueError(f"{ranks=} must be equal, and 2 or more: (..., heads, sequence, head_dim)")
+
+
 def check_no_dropout(dropout_p: float) -> None:
     """NotImplementedError unless ``dropout_p`` is 0."""
     if dropout_p != 0:
@@ -160,7 +170,9 @@ def _check_counts(batch: int, seqlen: int, heads: int) -> None:
     if seqlen > MAX_SEQLEN:
         raise ValueError(f"{seqlen=} exceeds the limit {MAX_SEQLEN} (2**29): split the sequence")
     if batch > MAX_COUNT or heads > MAX_COUNT:
-        raise ValueError(f"{batch=}, num_heads={heads}: limit {MAX_COUNT} (2**31 - 1); split the batch")
+        raise ValueError(
+            f"{batch=}, num_heads={heads}: limit {MAX_COUNT} (2**31 - 1); split the batch"
+        )
 
 
 def _check_bytes(batch: int, seqlen: int, heads: int, head_dim: int) -> None:

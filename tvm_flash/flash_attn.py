@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .checks import check_no_dropout
 from .functional import attention
 
 
@@ -26,8 +27,7 @@ def flash_attn_func(
     third of FlashAttention's values holds dropout's pattern, and there is no dropout.
     dropout_p > 0 raises NotImplementedError.
     """
-    if dropout_p:
-        raise NotImplementedError(f"{dropout_p=} must be 0: dropout is not there yet")
+    check_no_dropout(dropout_p)
     result = attention(
         q,
         k,

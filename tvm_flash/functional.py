@@ -15,6 +15,7 @@ from .checks import (
     check_attention,
     check_attn_mask,
     check_no_dropout,
+    check_ranks,
     check_scale,
     check_window,
 )
@@ -61,10 +62,10 @@ def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None)
 
 
 _PLAIN = Captured()
-_BIAS = capture(lambda score, b, h, q, k, table=torch.zeros(1, 1, 1, 1): score + table[b, h, q, k])
-_VISIBLE = capture(
-    mask_mod=lambda b, h, q, k, table=torch.ones(1, 1, 1, 1, dtype=torch.bool): table[b, h, q, k]
-)
+# What attn_mask becomes: a read of one captured (B, H, Sq, Sk) table.
+_TABLE = torch.zeros(1, 1, 1, 1)
+_BIAS = capture(lambda score, b, h, q_idx, k_idx: score + _TABLE[b, h, q_idx, k_idx])
+_VISIBLE = capture(mask_mod=lambda b, h, q_idx, k_idx: _TABLE.bool()[b, h, q_idx, k_idx])
 
 
 def attention(
@@ -89,8 +90,8 @@ def attention(
     q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), float32, bfloat16 or float16, any strides
     (a last dimension that is not contiguous is copied); with ``layout="bhsd"`` (B, H, S, D). H is a
     multiple of Hk (GQA, MQA); D and Dv from 8 to 512. softmax_scale: default 1 / sqrt(D).
-    causal, window_size (left, right; -1 open, inclusive): ``alignment`` "bottom_right" puts the last
-    query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap:
+    causal, window_size (left, right; -1 open, inclusive): ``alignment`` "bottom_right" puts the
+    last query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap:
     cap * tanh(s / cap). alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx)
     and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured tensors indexed
     by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod, masks.
@@ -119,7 +120,7 @@ def attention(
     spec, tables = find(fields, score_mod, mask_mod)
     slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
     out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale)
-    out = out if layout == "bshd" else out.transpose(1, 2)
+    out = out.transpose(1, 2) if layout == "bhsd" else out
     return (out, lse) if return_lse else out
 
 
@@ -142,6 +143,7 @@ def scaled_dot_product_attention(
     dropout_p > 0 raises NotImplementedError; other errors as ``attention``.
     """
     check_no_dropout(dropout_p)
+    check_ranks(query=query, key=key, value=value)
     if attn_mask is not None and is_causal:
         raise ValueError("attn_mask and is_causal=True: put the causal mask into attn_mask")
     q, k, v = (_four_dimensional(x) for x in (query, key, value))
@@ -152,7 +154,7 @@ def scaled_dot_product_attention(
     mods = None if attn_mask is None else _as_mods(attn_mask, (*query.shape[:-1], key.shape[-2]))
     out = attention(
         q, k, v, softmax_scale=scale, causal=is_causal, score_mod=mods,
-        layout="bhsd", alignment="top_left",
+        layout="bhsd", alignment="top_left" if is_causal else "bottom_right",
     )  # fmt: skip
     return out if query.dim() == 4 else out.reshape(*query.shape[:-1], value.shape[-1])
 
@@ -219,12 +221,10 @@ _captured_json._dynamo_marked_constant = True
 
 def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
     """(..., H, S, D) as (B, H, S, D); (S, D) is one head."""
-    if not isinstance(x, torch.Tensor) or x.dim() == 4 or x.dim() < 2:
-        return x
-    return x.flatten(0, -4) if x.dim() > 4 else x[(None,) * (4 - x.dim())]
+    return x.flatten(0, -4) if x.ndim > 4 else x[(None,) * (4 - x.ndim)] if x.ndim < 4 else x
 
 
 def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
     """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
-    mods = _VISIBLE if mask.dtype == torch.bool else _BIAS
-    return mods.with_tables(_four_dimensional(check_attn_mask(mask, shape)))
+    table = _four_dimensional(check_attn_mask(mask, shape))
+    return (_VISIBLE if mask.dtype == torch.bool else _BIAS).with_tables(table)

@@ -56,7 +56,7 @@ def _ratio(value: float | None) -> str:
 def memory_table(rows: Sequence[MemoryRow]) -> Table:
     """Peak MiB above the inputs: one line for each contender, one column for each length."""
     seqlens = sorted({row.problem.seqlen for row in rows})
-    table = Table(title="peak MiB above the inputs, forward / with backward", title_justify="left")
+    table = Table(title="peak MiB above inputs, forward / and backward", title_justify="left")
     table.add_column("")
     for seqlen in seqlens:
         table.add_column(f"S={seqlen}", justify="right")

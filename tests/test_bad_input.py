@@ -1,0 +1,112 @@
+"""Wrong arguments meet a message that names the value and the limit, before any kernel runs."""
+
+import pytest
+import torch
+
+import tvm_flash
+from tvm_flash import UnsupportedSpec, attention, flash_attn_func
+
+
+@pytest.fixture(autouse=True)
+def no_kernel(monkeypatch):
+    """A check that comes too late would look for a kernel."""
+
+    def refuse(*args):
+        raise AssertionError("a kernel was looked for")
+
+    monkeypatch.setattr("tvm_flash.ops.resolve", refuse)
+
+
+def tensor(*shape, dtype=torch.float32, device="cpu"):
+    return torch.zeros(*shape, dtype=dtype, device=device)
+
+
+Q = tensor(2, 6, 4, 32)
+K = tensor(2, 8, 2, 32)
+
+
+def same(dim):
+    return (tensor(1, 4, 1, dim),) * 3
+
+
+THREE_HEADS = tensor(2, 8, 3, 32)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "error", "parts"),
+    [
+        (Q.double(), K.double(), K.double(), TypeError, ["float64", "float32", "bfloat16"]),
+        (Q.int(), K.int(), K.int(), TypeError, ["int32"]),
+        (Q, K.bfloat16(), K, TypeError, ["k.dtype", "bfloat16", "float32"]),
+        (Q, K, K.half(), TypeError, ["v.dtype", "float16"]),
+        (Q[0], K, K, ValueError, ["(6, 4, 32)", "4"]),
+        (Q, K[0], K, ValueError, ["(8, 2, 32)", "4"]),
+        ([1.0], K, K, TypeError, ["list"]),
+        (Q, THREE_HEADS, THREE_HEADS, ValueError, ["num_heads=4", "num_kv_heads=3"]),
+        (Q, K, tensor(2, 9, 2, 32), ValueError, ["8", "9"]),
+        (Q, K, tensor(2, 8, 4, 32), ValueError, ["2", "4", "heads"]),
+        (Q, tensor(2, 8, 2, 16), K, ValueError, ["32", "16"]),
+        (Q, tensor(3, 8, 2, 32), tensor(3, 8, 2, 32), ValueError, ["batch", "2", "3"]),
+        (*same(7), ValueError, ["7", "8", "512"]),
+        (*same(513), ValueError, ["513", "512"]),
+        (Q.to_sparse(), K, K, TypeError, ["layout", "sparse"]),
+    ],
+)  # fmt: skip
+def test_tensors(q, k, v, error, parts):
+    with pytest.raises(error) as raised:
+        flash_attn_func(q, k, v)
+    assert [part for part in parts if part not in str(raised.value)] == []
+
+
+def test_lengths_that_overflow_positions():
+    long = torch.empty(1, 1, 1, 32).expand(1, 2**31, 1, 32)
+    with pytest.raises(ValueError, match=str(2**31)):
+        flash_attn_func(long, long, long)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "parts"),
+    [
+        ({"softmax_scale": float("nan")}, ValueError, ["softmax_scale=nan", "finite"]),
+        ({"softcap": -1.0}, ValueError, ["softcap", "-1.0"]),
+        ({"window_size": (1, 2, 3)}, TypeError, ["window_size", "(left, right)"]),
+        ({"window_size": (2**40, 0)}, ValueError, ["window_size", str(2**40)]),
+        ({"layout": "sbhd"}, ValueError, ["sbhd", "bshd", "bhsd"]),
+        ({"alignment": "middle"}, ValueError, ["middle", "bottom_right", "top_left"]),
+        ({"alibi_slopes": torch.zeros(3)}, ValueError, ["(3,)", "4"]),
+        ({"alibi_slopes": torch.zeros(4).double()}, TypeError, ["float64", "float32"]),
+        ({"alibi_slopes": torch.zeros(4, requires_grad=True)}, NotImplementedError, ["grad"]),
+        ({"score_mod": 3}, TypeError, ["int"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_arguments(arguments, error, parts):
+    with pytest.raises(error) as raised:
+        attention(Q, K, K, **arguments)
+    assert [part for part in parts if part not in str(raised.value)] == []
+
+
+def test_control_flow_on_a_symbol_names_the_line():
+    def mod(score, b, h, q_idx, k_idx):
+        return score if q_idx > k_idx else -score
+
+    with pytest.raises(TypeError, match=r"test_bad_input\.py:\d+.*torch\.where"):
+        attention(Q, K, K, score_mod=mod)
+
+
+def test_an_operation_that_kernels_lack_is_named():
+    with pytest.raises(UnsupportedSpec, match="lgamma"):
+        attention(Q, K, K, score_mod=lambda s, b, h, q, k: torch.lgamma(s))
+
+
+def test_a_captured_tensor_that_wants_a_gradient_is_refused():
+    table = torch.zeros(8, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="detach"):
+        attention(Q, K, K, score_mod=lambda s, b, h, q, k: s + table[k])
+
+
+def test_packed_shapes():
+    with pytest.raises(ValueError, match=r"\(2, 6, 4, 32\)"):
+        tvm_flash.flash_attn_qkvpacked_func(Q)
+    with pytest.raises(ValueError, match=r"\(2, 8, 2, 32\)"):
+        tvm_flash.flash_attn_kvpacked_func(Q, K)
