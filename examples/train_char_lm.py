@@ -118,7 +118,7 @@ def plot(curves, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--tolerance", type=float, default=0.05, help="nats, at any step")
+    parser.add_argument("--tolerance", type=float, default=0.01, help="nats, at any step")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     options = parser.parse_args()
     text, vocabulary = read_text()

@@ -50,6 +50,19 @@ def rewrite_calls(expr: Expr, replace: Callable[[str, tuple], Expr | None]) -> E
     return walk(expr)
 
 
+def contains_let(expr: Expr) -> bool:
+    """Whether a replacement in ``expr`` has bound a name."""
+    if isinstance(expr, tirx.Let):
+        return True
+    if isinstance(expr, _BINARY):
+        return contains_let(expr.a) or contains_let(expr.b)
+    if isinstance(expr, tirx.Select):
+        return any(map(contains_let, (expr.condition, expr.true_value, expr.false_value)))
+    if isinstance(expr, (tirx.Cast, tirx.Not)):
+        return contains_let(expr.value if isinstance(expr, tirx.Cast) else expr.a)
+    return is_call(expr) and any(map(contains_let, expr.args))
+
+
 def is_call(node: Expr) -> bool:
     """Whether ``node`` is a call of an intrinsic."""
     return isinstance(node, tvm.ir.Call) and isinstance(node.op, tvm.ir.Op)

@@ -13,8 +13,8 @@ from .. import variants
 from ..program import ScoreProgram
 from ..score_mod import trace_mask_mod, trace_score_mod
 from ..spec import AttentionSpec
-from .derivative import Expr, differentiate, rewrite_calls
-from .emit import emit
+from .derivative import contains_let, differentiate, rewrite_calls
+from .emit import Expr, emit
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,23 @@ def query_range(spec: AttentionSpec, k_first, k_last, seqlen_q, seqlen_k) -> tup
 
 
 def legalise(expr: Expr, math: Any) -> Expr:
-    """``expr`` with intrinsics replaced by the methods of ``math`` that have their name."""
+    """``expr`` with intrinsics replaced by the methods of ``math`` that have their name.
+
+    The innermost ones only: TVM's simplifier takes time exponential in the depth of bound names, so
+    a tanh of a tanh keeps its outer one as a library call (right, and slower).
+    """
 
     def replace(name, args):
         short = name.split(".")[-1]
+        if short not in _REPLACED or any(map(contains_let, args)):
+            return None
         # exp2 of ``math`` itself serves the softmax, whose argument is never large.
-        method = getattr(math, "exp2_full" if short == "exp2" else short, None)
-        return method(*args) if method and short in ("exp", "exp2", "tanh", "sigmoid") else None
+        return getattr(math, "exp2_full" if short == "exp2" else short)(*args)
 
     return rewrite_calls(expr, replace)
+
+
+_REPLACED = ("exp", "exp2", "tanh", "sigmoid")
 
 
 def _bounds(spec: AttentionSpec, bounds: tuple) -> tuple[Expr, ...]:
