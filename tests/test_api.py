@@ -49,9 +49,14 @@ def test_signature_of_the_general_door():
 
 
 def test_signature_of_sdpa_is_that_of_torch():
+    schema = torch.ops.aten.scaled_dot_product_attention.default._schema
     parameters = inspect.signature(sdpa).parameters
-    names = "query key value attn_mask dropout_p is_causal scale enable_gqa".split()
-    assert list(parameters) == names
+    assert list(parameters) == [argument.name for argument in schema.arguments]
+    for argument in schema.arguments:
+        parameter = parameters[argument.name]
+        assert (parameter.kind is parameter.KEYWORD_ONLY) == argument.kwarg_only
+        default = argument.default_value if argument.has_default_value() else parameter.empty
+        assert parameter.default == default or parameter.default is default
 
 
 def test_packed_functions_are_views_of_the_plain_one():
@@ -91,25 +96,46 @@ def heads_first(*lead, sq=9, sk=9, h=4, hk=4):
     )
 
 
+MASKS = {
+    "pairs": torch.rand(7, 9, generator=torch.Generator().manual_seed(3)) > 0.3,
+    "per_batch": random(2, 1, 7, 9, seed=6) > 0,
+    "row": torch.arange(9).view(1, 9) > 3,
+    "column": torch.arange(7).view(7, 1) != 2,
+    "bias": random(7, 9, seed=4),
+    "bias_per_head": random(4, 7, 9, seed=4),
+    "bias_per_key": random(2, 1, 1, 9, seed=5),
+    "bias_with_infinity": random(7, 9, seed=4).masked_fill(torch.eye(7, 9) > 0, -torch.inf),
+}
+
+
+def values_and_gradients(function, *inputs, **arguments):
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = function(*leaves, **arguments)
+    return out.detach(), *torch.autograd.grad(out.sin().sum(), leaves)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": "bool"}, {"attn_mask": "bias"},
-     {"attn_mask": "row"}],
+    [{}, {"is_causal": True}, {"scale": 0.3}, *({"attn_mask": name} for name in MASKS)],
     ids=str,
-)  # fmt: skip
+)
 def test_sdpa_agrees_with_torch(arguments):
+    """Values and gradients; a row that sees no key (mask "column") gives zeros in both."""
     q, k, v = heads_first(2, sq=7, sk=9)
-    masks = {
-        "bool": torch.rand(7, 9, generator=torch.Generator().manual_seed(3)) > 0.3,
-        "bias": random(2, 4, 7, 9, seed=4),
-        "row": random(2, 1, 1, 9, seed=5),
-    }
-    arguments = dict(arguments)
-    if "attn_mask" in arguments:
-        arguments["attn_mask"] = masks[arguments["attn_mask"]]
-    torch.testing.assert_close(
-        sdpa(q, k, v, **arguments), F.scaled_dot_product_attention(q, k, v, **arguments)
-    )
+    arguments = {n: MASKS[x] if n == "attn_mask" else x for n, x in arguments.items()}
+    ours = values_and_gradients(sdpa, q, k, v, **arguments)
+    theirs = values_and_gradients(F.scaled_dot_product_attention, q, k, v, **arguments)
+    for got, want in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sdpa_in_half_precision_with_a_bias(dtype):
+    q, k, v = (x.to(dtype) for x in heads_first(2))
+    bias = random(9, 9, seed=4, dtype=dtype)
+    got, want = (f(q, k, v, bias) for f in (sdpa, F.scaled_dot_product_attention))
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
 
 
 def test_sdpa_causal_is_top_left():
@@ -129,8 +155,19 @@ def test_sdpa_grouped_heads():
         sdpa(q, k, v)
 
 
-def test_sdpa_of_three_dimensions():
-    q, k, v = (x[0] for x in heads_first(1))
+@pytest.mark.parametrize("rank", [2, 3, 5])
+def test_sdpa_of_other_ranks(rank):
+    q, k, v = heads_first(*(1, 2)[: max(rank - 3, 1)])
+    q, k, v = (x[0, 0] if rank == 2 else x[0] if rank == 3 else x for x in (q, k, v))
+    mask = torch.rand(*q.shape[:-2], 9, 9, generator=torch.Generator().manual_seed(3)) > 0.3
+    for attn_mask in (None, mask):
+        want = F.scaled_dot_product_attention(q, k, v, attn_mask)
+        torch.testing.assert_close(sdpa(q, k, v, attn_mask), want)
+
+
+def test_sdpa_of_values_of_another_width():
+    q, k, v = heads_first(2)
+    v = torch.cat((v, v[..., :16]), -1)
     torch.testing.assert_close(sdpa(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
 

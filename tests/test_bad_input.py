@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tvm_flash
 from tvm_flash import UnsupportedSpec, attention, flash_attn_func
@@ -58,10 +59,36 @@ def test_tensors(q, k, v, error, parts):
     assert [part for part in parts if part not in str(raised.value)] == []
 
 
-def test_lengths_that_overflow_positions():
-    long = torch.empty(1, 1, 1, 32).expand(1, 2**31, 1, 32)
-    with pytest.raises(ValueError, match=str(2**31)):
-        flash_attn_func(long, long, long)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        ((1, 2**31, 1, 32), [f"seqlen={2**31}", f"limit {2**29}"]),
+        ((2**31, 1, 1, 32), [f"batch={2**31}", f"limit {2**31 - 1}"]),
+        ((1, 1, 2**31, 32), [f"num_heads={2**31}", f"limit {2**31 - 1}"]),
+        ((2**22, 2**29, 2**4, 64), [f"{2**63} bytes", f"limit {2**63 - 1}"]),
+    ],
+    ids=["length", "batch", "heads", "bytes"],
+)
+def test_sizes_that_overflow(shape, parts, device):
+    huge = torch.empty(1, 1, 1, 1, device=device).expand(shape)
+    with pytest.raises(ValueError) as raised:
+        flash_attn_func(huge, huge, huge)
+    assert [part for part in parts if part not in str(raised.value)] == []
+
+
+def test_tensors_of_a_gpu_on_a_build_without_its_kernels():
+    with FakeTensorMode():
+        q, cpu = torch.empty(1, 4, 1, 32, device="cuda"), torch.empty(1, 4, 1, 32)
+    with pytest.raises(NotImplementedError, match=r"q\.device=cuda:0.*call q\.cpu\(\)"):
+        flash_attn_func(q, q, q)
+    with pytest.raises(ValueError, match=r"v\.device=cuda:0 differs from q\.device=cpu"):
+        flash_attn_func(cpu, cpu, q)
+
+
+def test_slopes_elsewhere():
+    with pytest.raises(ValueError, match="alibi_slopes is on meta, q on cpu"):
+        attention(Q, K, K, alibi_slopes=torch.zeros(4, device="meta"))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +130,45 @@ def test_a_captured_tensor_that_wants_a_gradient_is_refused():
     table = torch.zeros(8, requires_grad=True)
     with pytest.raises(NotImplementedError, match="detach"):
         attention(Q, K, K, score_mod=lambda s, b, h, q, k: s + table[k])
+
+
+HEADS_FIRST = [x.transpose(1, 2) for x in (Q, K, K)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "parts"),
+    [
+        ({"dropout_p": 0.5}, NotImplementedError, ["dropout_p=0.5", "must be 0.0"]),
+        ({"enable_gqa": False}, ValueError, ["4 heads", "enable_gqa=True"]),
+        ({"attn_mask": torch.ones(6, 7)}, ValueError, ["(6, 7)", "(2, 4, 6, 8)"]),
+        ({"attn_mask": torch.ones(1, 1, 1, 6, 8)}, ValueError, ["broadcast"]),
+        ({"attn_mask": torch.ones(6, 8).int()}, TypeError, ["torch.int32", "torch.bool"]),
+        ({"attn_mask": torch.ones(6, 8, requires_grad=True)}, NotImplementedError, ["detach()"]),
+        ({"attn_mask": torch.ones(6, 8), "is_causal": True}, ValueError, ["is_causal=True"]),
+        ({"attn_mask": 3}, TypeError, ["int"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_arguments_of_sdpa(arguments, error, parts):
+    with pytest.raises(error) as raised:
+        tvm_flash.scaled_dot_product_attention(*HEADS_FIRST, **{"enable_gqa": True, **arguments})
+    assert [part for part in parts if part not in str(raised.value)] == []
+
+
+def test_ranks_of_sdpa():
+    q, k, v = HEADS_FIRST
+    with pytest.raises(ValueError, match="'query': 4, 'key': 3"):
+        tvm_flash.scaled_dot_product_attention(q, k[0], v)
+    with pytest.raises(TypeError, match="value must be a tensor, not list"):
+        tvm_flash.scaled_dot_product_attention(q, k, [])
+
+
+def test_captured_functions():
+    captured = tvm_flash.capture(lambda s, b, h, q, k: s + Q[0, q, h, 0])
+    with pytest.raises(TypeError, match="capture them together"):
+        attention(Q, K, K, score_mod=captured, mask_mod=lambda b, h, q, k: q > k)
+    with pytest.raises(ValueError, match=r"ranks \[1\] must have the captured ranks \[2\]"):
+        captured.with_tables(torch.zeros(4))
 
 
 def test_packed_shapes():

@@ -232,6 +232,7 @@ def test_compile_fullgraph(name, dynamic, qkv):
         torch.testing.assert_close(got, want, atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_compile_with_inductor_and_new_lengths(qkv):
     torch._dynamo.reset()
 
