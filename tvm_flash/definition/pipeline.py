@@ -14,6 +14,9 @@ LN2 = 0.6931471805599453
 # = 0 and not exp2(-inf + inf) = NaN; far below any score of finite inputs.
 FLOOR = -1.0e30
 
+# Smallest factor that a score is multiplied by: products with finite scores vanish.
+TINY = 1.0e-37
+
 
 class Pipeline:
     """Score expressions of ``sig.spec`` as functions of one (score, b, h, q_idx, k_idx) site.
@@ -28,6 +31,20 @@ class Pipeline:
     def exp2(self, x):
         """2**x."""
         return tirx.exp2(x) if self.math is None else self.math.exp2(x)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the score is the dot product times softmax_scale, with nothing in between."""
+        return not (self.spec.softcap or self.spec.alibi or self.spec.score_mod)
+
+    def factor(self, softmax_scale):
+        """Of a linear score: what makes log2 units of the dot product."""
+        return softmax_scale * tirx.const(LOG2E, "float32")
+
+    def positive_factor(self, softmax_scale):
+        """Its size, kept above zero: zero would make NaN of a hidden key's -inf."""
+        size = tirx.max(softmax_scale, tirx.const(0, "float32") - softmax_scale)
+        return tirx.max(self.factor(size), tirx.const(TINY, "float32"))
 
     def scaled(self, raw, b, h, q_idx, k_idx, softmax_scale):
         """score_mod of the raw dot product ``raw``, in log2 units and before the mask."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import tvm
 from tvm import tirx
+from tvm.tirx.layout import S, TileLayout
 
 from ..spec import AttentionSpec
 
@@ -91,7 +92,20 @@ def _view(name: str, *shape) -> View:
     return View(shape, (*strides, 1))
 
 
+def declare(name: str, shape, dtype: str, strides=()) -> tirx.Buffer:
+    """A buffer parameter; ``strides`` empty: dense.
+
+    TIRx addresses by the layout, the launcher's checks read the strides: both say the same.
+    """
+    layout = None
+    if len(shape):
+        layout = TileLayout(S[tuple(shape) : tuple(strides)] if strides else S[tuple(shape)])
+    return tirx.decl_buffer(
+        shape, dtype, name=name, strides=strides or None, layout=layout
+    )
+
+
 def _declare_table(name: str, dtype: str, ndim: int) -> tirx.Buffer:
     shape = [tirx.Var(f"{name}_dim{axis}", "int64") for axis in range(ndim)]
     strides = [tirx.Var(f"{name}_stride{axis}", "int64") for axis in range(ndim)]
-    return tirx.decl_buffer(shape, dtype, name=name, strides=strides or None)
+    return declare(name, shape, dtype, strides)

@@ -1,0 +1,78 @@
+"""CUDA architectures by name: the limits a schedule must fit into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...errors import UnsupportedSpec
+
+
+@dataclass(frozen=True)
+class CudaArch:
+    """One compute capability (CUDA C++ Programming Guide, table "technical specifications").
+
+    number: 10 * major + minor. shared_bytes: most dynamic shared memory of one block, and of an SM.
+    threads, blocks: most resident per SM. asynchronous_copy: cp.async; bf16: bf16 tensor cores.
+    """
+
+    number: int
+    shared_bytes: int
+    shared_bytes_per_sm: int
+    threads_per_sm: int
+    blocks_per_sm: int
+    asynchronous_copy: bool = True
+    bf16: bool = True
+
+    @property
+    def name(self) -> str:
+        """As nvcc writes it: sm_80."""
+        return f"sm_{self.number}"
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """(major, minor), as torch.cuda.get_device_capability gives it."""
+        return divmod(self.number, 10)
+
+
+_KIB = 1024
+ARCHS = {
+    arch.name: arch
+    for arch in (
+        CudaArch(75, 64 * _KIB, 64 * _KIB, 1024, 16, asynchronous_copy=False, bf16=False),
+        CudaArch(80, 163 * _KIB, 164 * _KIB, 2048, 32),
+        CudaArch(86, 99 * _KIB, 100 * _KIB, 1536, 16),
+        CudaArch(89, 99 * _KIB, 100 * _KIB, 1536, 24),
+        CudaArch(90, 227 * _KIB, 228 * _KIB, 2048, 32),
+        CudaArch(100, 227 * _KIB, 228 * _KIB, 2048, 32),
+        CudaArch(120, 99 * _KIB, 100 * _KIB, 1536, 24),
+    )
+}
+
+DEFAULT_ARCHS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+
+
+def cuda_archs(names: Iterable[str] | str) -> tuple[CudaArch, ...]:
+    """The architectures called ``names`` ("sm_80,sm_90" or a sequence), lowest first.
+
+    "cuda" alone, or nothing, is DEFAULT_ARCHS. Raises UnsupportedSpec for a name not in ARCHS.
+    """
+    if isinstance(names, str):
+        names = names.removeprefix("cuda").removeprefix(":").split(",")
+    wanted = [name.strip() for name in names if name.strip()] or list(DEFAULT_ARCHS)
+    unknown = [name for name in wanted if name not in ARCHS]
+    if unknown:
+        raise UnsupportedSpec(
+            [f"CUDA arch {name!r} is unknown; known: {', '.join(ARCHS)}" for name in unknown]
+        )
+    return tuple(sorted({ARCHS[name] for name in wanted}, key=lambda arch: arch.number))
+
+
+def serving_arch(capability: tuple[int, int], built: Iterable[CudaArch]) -> CudaArch | None:
+    """Of ``built``, the one whose code a device of ``capability`` runs, or None.
+
+    Machine code runs on its own major version, on the same or a higher minor one.
+    """
+    major, minor = capability
+    usable = [a for a in built if a.capability[0] == major and a.capability[1] <= minor]
+    return max(usable, key=lambda arch: arch.number, default=None)

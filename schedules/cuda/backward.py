@@ -1,0 +1,401 @@
+"""Backward for tensor-core GPUs: a block per key tile holds dK and dV (FlashAttention-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ...definition.pipeline import Pipeline
+from ...definition.signature import Signature
+from ...spec import AttentionSpec
+from .arch import CudaArch
+from .builder import CudaKernel, assign, barrier, emit, loop, when
+from .copies import Rows, commit, load_rows, load_values, store_rows, wait
+from .fragments import Accumulator, accumulator, fragment, multiply_add
+from .gradient_tensors import gradient_tensors
+from .math import CudaMath
+from .program import Launch, Sizes
+from .recompute import Recompute
+from .shared_tile import SharedTile, shared_tile
+from .tensor_core import product_for
+from .tiling import KeyTile, QueryBlocks, round_up
+
+
+@dataclass(frozen=True)
+class BackwardConfig:
+    """Numbers of the backward schedule; they change speed, never results beyond rounding.
+
+    block_q, block_k: rows of a query and a key tile. num_warps: they split the keys evenly.
+    column_groups: with more than one, the warps of a group of keys split its queries, and the head
+    dimension of its dK and dV, which no longer fit one warp's registers beyond 128; P and dS are
+    then exchanged through shared memory.
+    stages: tiles of Q and dO held in shared memory, 1 or 2. dp_parts: dP^T is computed in so many
+    parts, one after the other: fewer registers, V is read again for each; dq_parts: the same for
+    the columns of dQ. min_blocks: blocks an SM shall hold.
+    """
+
+    block_q: int = 64
+    block_k: int = 64
+    num_warps: int = 4
+    column_groups: int = 1
+    stages: int = 1
+    dp_parts: int = 1
+    dq_parts: int = 1
+    min_blocks: int = 0
+
+    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
+        """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
+        shared, groups = self.shared_bytes(spec), self.block_q // 16
+        split, depth = self.column_groups, self.depth(spec.head_dim)
+        checks = [
+            (
+                self.num_warps % split or self.block_k * split % (16 * self.num_warps),
+                f"block_k={self.block_k} must be a multiple of 16 * {self.num_warps=} / {split=}",
+            ),
+            (
+                groups % self.num_warps and self.num_warps % groups,
+                f"block_q={self.block_q} / 16 and {self.num_warps=} must divide one another",
+            ),
+            (
+                depth // 16 % (max(self.num_warps // max(groups, 1), 1) * self.dq_parts),
+                f"head_dim={spec.head_dim} cannot be split over the warps of {self}",
+            ),
+            (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
+            (
+                self.block_q % (16 * self.dp_parts * split),
+                f"block_q={self.block_q} must be a multiple of 16 * {self.dp_parts=} * {split=}",
+            ),
+            (
+                max(spec.head_dim, spec.head_dim_v) > 256,
+                f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most 256",
+            ),
+            (
+                spec.dtype == "bfloat16" and not arch.bf16,
+                f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
+            ),
+            (
+                shared > arch.shared_bytes,
+                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
+            ),
+        ]
+        return [text for wrong, text in checks if wrong]
+
+    def shared_bytes(self, spec: AttentionSpec) -> int:
+        """Shared memory of a block, bytes."""
+        size = 4 if spec.dtype == "float32" else 2
+        depth = self.depth(spec.head_dim) + self.depth(spec.head_dim_v)
+        rows = self.block_k + self.stages * self.block_q
+        statistics = 2 * 4 * self.stages * round_up(self.block_q, 32)
+        exchanged = self.block_k * self.block_q * (2 if self.column_groups > 1 else 1)
+        return size * (rows * depth + exchanged) + statistics
+
+    def depth(self, head_dim: int) -> int:
+        """``head_dim`` rounded up to whole tiles of every column group."""
+        return round_up(head_dim, 16 * self.column_groups)
+
+    def to_json(self) -> dict:
+        return {"schedule": "cuda.backward", **asdict(self)}
+
+    @staticmethod
+    def from_json(fields: Mapping) -> BackwardConfig:
+        return BackwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
+
+
+def key_gradient_launch(
+    spec: AttentionSpec, config: BackwardConfig, arch: CudaArch, symbol: str, with_dq: bool
+) -> Launch:
+    """dK and dV of a key tile; with_dq: also adds its share of dQ to dq_acc, atomically.
+
+    S^T = K Q^T and dP^T = V dO^T are computed transposed: the accumulators of P^T and dS^T are then
+    the A operands of dV += P^T dO and dK += dS^T Q without leaving registers. Only dS^T goes
+    through shared memory, for dQ += dS K, which mixes the keys of all warps.
+    """
+    return _KeyGradients(spec, config, arch, symbol, with_dq).launch()
+
+
+class _KeyGradients:
+    """One kernel being written; the methods follow the order of its body."""
+
+    def __init__(self, spec, config: BackwardConfig, arch: CudaArch, symbol: str, with_dq: bool):
+        self.spec, self.config, self.with_dq = spec, config, with_dq
+        self.sig = Signature(spec)
+        self.scores = Pipeline(self.sig, CudaMath())
+        self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
+        self.asynchronous = arch.asynchronous_copy
+        self.split = config.column_groups
+        self.warp_keys = config.block_k * self.split // config.num_warps
+        self.warp_queries = config.block_q // self.split
+        self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
+        names = ("q", "k", "v", "dout", "lse", "delta", "dk", "dv")
+        tensors = gradient_tensors(self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth)
+        self.kernel = CudaKernel(
+            symbol, self.sig, tensors, self._grid, config.num_warps,
+            tables=True, min_blocks=config.min_blocks,
+        )  # fmt: skip
+
+    def _grid(self, sizes: Sizes):
+        tiles = sizes.blocks(sizes.seqlen_k, self.config.block_k)
+        return (tiles * sizes.kv_heads * sizes.batch, 1, 1)
+
+    def launch(self) -> Launch:
+        with self.kernel as kernel:
+            self.tile = KeyTile(kernel, self.config.block_k)
+            # Which keys of the tile this warp has, and which share of their queries and columns.
+            self.key_group, self.column_group = kernel.warp, 0
+            if self.split > 1:
+                self.key_group = kernel.scalar(tirx.truncdiv(kernel.warp, self.split))
+                self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
+            self._allocate()
+            self.blocks = QueryBlocks(kernel, self.scores, self.tile, self.config.block_q)
+            self._start()
+            with loop(self.blocks.count) as number:
+                self._query_tile(number)
+            self._finish()
+        return kernel.launch()
+
+    def _allocate(self) -> None:
+        kernel, config, dtype = self.kernel, self.config, self.spec.dtype
+        stages, rows = config.stages, config.block_q
+        self.k_tile = shared_tile(kernel, config.block_k, self.depth, dtype)
+        self.v_tile = shared_tile(kernel, config.block_k, self.depth_v, dtype)
+        self.q_tile = shared_tile(kernel, rows, self.depth, dtype, stages)
+        self.do_tile = shared_tile(kernel, rows, self.depth_v, dtype, stages)
+        self.lse_tile = kernel.shared((stages, round_up(rows, 32)), "float32")
+        self.delta_tile = kernel.shared((stages, round_up(rows, 32)), "float32")
+        if self.with_dq or self.split > 1:
+            self.ds_tile = shared_tile(kernel, config.block_k, rows, dtype)
+        if self.split > 1:
+            self.p_tile = shared_tile(kernel, config.block_k, rows, dtype)
+        self.s = accumulator(kernel, self.warp_keys, self.warp_queries)
+        self.dp = accumulator(kernel, self.warp_keys, self.warp_queries // config.dp_parts)
+        self.dk = accumulator(kernel, self.warp_keys, self.depth // self.split)
+        self.dv = accumulator(kernel, self.warp_keys, self.depth_v // self.split)
+        self.a = fragment(kernel, self.product, self.s.m_tiles)
+        steps = self.warp_queries // self.product.step
+        self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles, steps)
+        self.recompute = Recompute(kernel, self.scores, self.s)
+        self._pair = kernel.registers((2,), "float32")
+
+    def _start(self) -> None:
+        tile, buffers = self.tile, self.kernel.buffers
+        for name, target in (("k", self.k_tile), ("v", self.v_tile)):
+            rows = Rows(buffers[name], tile.batch, tile.kv_head)
+            load_rows(self.kernel, target, 0, rows, tile.first, tile.keys, self.asynchronous)
+        with when(self.blocks.count > 0):
+            self._load(0, self.blocks.head, self.blocks.first)
+        self._commit()
+        self.dk.zero()
+        self.dv.zero()
+
+    def _query_tile(self, number) -> None:
+        stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
+        self._arrive()
+        self.blocks.look_ahead()
+        if self.config.stages == 2:
+            self._prefetch(number, 1 - stage)
+        self._probabilities(stage)
+        self._dscores(stage)
+        if self.split > 1:
+            barrier()
+        self._add(self.dv, self._p_fragment, self.do_tile, stage)
+        self._add(self.dk, self._ds_fragment, self.q_tile, stage)
+        if self.with_dq or self.config.stages == 1:
+            barrier()
+        if self.config.stages == 1:
+            self._prefetch(number, 0)
+        if self.with_dq:
+            self._query_gradient()
+        self.blocks.step()
+
+    def _probabilities(self, stage) -> None:
+        blocks, tile = self.blocks, self.tile
+        self._transposed_product(self.s, self.k_tile, self.q_tile, stage)
+        self.recompute.probabilities(
+            blocks.boundary(), tile.batch, blocks.head,
+            lambda m, n, r: blocks.first + self._query_column(n, r % 2),
+            lambda m, n, r: tile.first + self._key_row(m, r // 2),
+            self._statistic(self.lse_tile, stage, self.scores.log2_lse),
+        )  # fmt: skip
+        if self.split > 1:
+            for m in range(self.s.m_tiles):
+                for step in range(self.warp_queries // self.product.step):
+                    self.product.pack(self.a(m), self.s.values(m, step, self.product))
+                    self._exchange(self.p_tile, m, step, self.a(m))
+
+    def _dscores(self, stage) -> None:
+        """dS as A fragments, part by part: only a part of dP is held in float32."""
+        product, tiles = self.product, self.dp.n_tiles
+        for first in range(0, self.s.n_tiles, tiles):
+            self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8)
+            delta = self._statistic(self.delta_tile, stage)
+            self.recompute.dscores(self.dp, delta, first)
+            for m in range(self.dp.m_tiles):
+                for step in range(tiles // product.tiles_per_step):
+                    self._keep_ds(m, first // product.tiles_per_step + step, step)
+
+    def _keep_ds(self, m: int, step: int, step_in_part: int) -> None:
+        words = self.ds_fragment(m, step)
+        self.product.pack(words, self.dp.values(m, step_in_part, self.product))
+        if self.with_dq or self.split > 1:
+            self._exchange(self.ds_tile, m, step, words)
+
+    def _exchange(self, tile: SharedTile, m: int, step: int, words: list) -> None:
+        """An A fragment of this warp to its place in [key][query]."""
+        column = self._query_column(step * self.product.step // 8, 0)
+        self.product.store_fragment(self.kernel, tile, self._key_row(m, 0), column, words)
+
+    def _transposed_product(
+        self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int = 0
+    ) -> None:
+        """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
+        kernel, product = self.kernel, self.product
+
+        def a_of(step):
+            for m in range(acc.m_tiles):
+                product.load_a(kernel, self.a(m), keys, 0, self._first_key(m), step)
+            return [self.a(m) for m in range(acc.m_tiles)]
+
+        first = first + self.column_group * self.warp_queries
+        acc.zero()
+        multiply_add(
+            acc, product, keys.columns // product.step, a_of,
+            lambda b, step, pair: product.load_b(kernel, b, rows, stage, first + pair * 16, step),
+        )  # fmt: skip
+
+    def _add(self, acc: Accumulator, a_of: Callable, rows: SharedTile, stage) -> None:
+        """acc += A rows, over the queries of the tile; A's fragments are a_of(m, step)."""
+        kernel, product = self.kernel, self.product
+        own = self.column_group * (acc.n_tiles // 2)
+        multiply_add(
+            acc, product, self.config.block_q // product.step,
+            lambda step: [a_of(m, step) for m in range(acc.m_tiles)],
+            lambda b, step, pair: product.load_b_rows(
+                kernel, b, rows, stage, step * product.step, own + pair
+            ),
+        )  # fmt: skip
+
+    def _p_fragment(self, m: int, step: int) -> list:
+        if self.split > 1:
+            return self._fetch(self.p_tile, m, step)
+        self.product.pack(self.a(m), self.s.values(m, step, self.product))
+        return self.a(m)
+
+    def _ds_fragment(self, m: int, step: int) -> list:
+        return self._fetch(self.ds_tile, m, step) if self.split > 1 else self.ds_fragment(m, step)
+
+    def _fetch(self, tile: SharedTile, m: int, step: int) -> list:
+        self.product.load_a(self.kernel, self.a(m), tile, 0, self._first_key(m), step)
+        return self.a(m)
+
+    def _query_gradient(self) -> None:
+        """dS K into dq_acc, in the order of the fragments: a warp adds to 128 bytes in a row."""
+        kernel, config = self.kernel, self.config
+        groups, n_tiles = config.block_q // 16, self.depth // 8
+        column_groups = max(config.num_warps // groups, 1)
+        m_tiles = max(groups // config.num_warps, 1)
+        first_m = tirx.truncdiv(kernel.warp, column_groups) * m_tiles
+        own_tiles = n_tiles // column_groups
+        first_n = tirx.truncmod(kernel.warp, column_groups) * own_tiles if column_groups > 1 else 0
+        part = own_tiles // config.dq_parts
+        for start in range(0, own_tiles, part):
+            self._dq_columns(first_m, m_tiles, first_n + start, part)
+
+    def _dq_columns(self, first_m, m_tiles: int, first_n, part: int) -> None:
+        kernel, product = self.kernel, self.product
+        dq = accumulator(kernel, 16 * m_tiles, 8 * part)
+        a = fragment(kernel, product, m_tiles)
+
+        def a_of(step):
+            for m in range(m_tiles):
+                depth = step * product.step
+                product.load_a_transposed(kernel, a(m), self.ds_tile, 0, depth, first_m + m)
+            return [a(m) for m in range(m_tiles)]
+
+        dq.zero()
+        first_pair = tirx.truncdiv(first_n, 2) if not isinstance(first_n, int) else first_n // 2
+        multiply_add(
+            dq, product, self.config.block_k // product.step, a_of,
+            lambda b, step, pair: product.load_b_rows(
+                kernel, b, self.k_tile, 0, step * product.step, first_pair + pair
+            ),
+        )  # fmt: skip
+        place = (0, self.tile.batch, self.blocks.head, self.blocks.first)
+        for m, n, r in dq.elements():
+            tile = (first_m + m) * (self.depth // 8) + first_n + n
+            target = kernel.buffers["dq_acc"].ptr_to([*place, (tile * 4 + r) * 32 + kernel.lane])
+            emit(T.ptx["red.global.add.f32"](target, dq.registers[m, n, r]))
+
+    def _finish(self) -> None:
+        """dK and dV through shared memory, so that global stores are whole lines."""
+        kernel, config, tile = self.kernel, self.config, self.tile
+        if self.asynchronous:
+            wait()
+        barrier()
+        with kernel.overlay():
+            dk_tile = shared_tile(kernel, config.block_k, self.depth, self.spec.dtype)
+            dv_tile = shared_tile(kernel, config.block_k, self.depth_v, self.spec.dtype)
+        self._stage(dk_tile, self.dk, self.recompute.final_factor)
+        self._stage(dv_tile, self.dv, T.float32(1))
+        barrier()
+        for name, staged in (("dk", dk_tile), ("dv", dv_tile)):
+            rows = Rows(kernel.buffers[name], tile.batch, tile.kv_head)
+            store_rows(kernel, staged, rows, tile.first, tile.keys)
+
+    def _stage(self, staged: SharedTile, acc: Accumulator, factor) -> None:
+        for m in range(acc.m_tiles):
+            for n in range(acc.n_tiles):
+                for half in range(2):
+                    pair = [acc.registers[m, n, 2 * half + odd] * factor for odd in range(2)]
+                    row = self._key_row(m, half)
+                    column = self.column_group * acc.n_tiles * 8 + acc.column(n, 0)
+                    self.product.store_pair(self.kernel, staged, row, column, *pair)
+
+    def _first_key(self, m: int):
+        return self.key_group * self.warp_keys + m * 16
+
+    def _key_row(self, m: int, half: int):
+        return self.key_group * self.warp_keys + self.s.row(m, half)
+
+    def _query_column(self, n: int, odd: int):
+        return self.column_group * self.warp_queries + self.s.column(n, odd)
+
+    def _statistic(self, source: tirx.Buffer, stage, convert=lambda value: value) -> Callable:
+        """The statistic of the query that element (m, n, r) belongs to, loaded column by column."""
+        pair, loaded = self._pair, []
+
+        def value(m: int, n: int, r: int):
+            if n not in loaded:
+                at = source.ptr_to([stage, self._query_column(n, 0)])
+                emit(T.ptx["ld.shared.v2.f32"](pair[0], pair[1], at))
+                for odd in range(2):
+                    assign(pair[odd], convert(pair[odd]))
+                loaded.append(n)
+            return pair[r % 2]
+
+        return value
+
+    def _prefetch(self, number, stage) -> None:
+        with when(number + 1 < self.blocks.count):
+            self._load(stage, self.blocks.next_head, self.blocks.next_first)
+        self._commit()
+
+    def _load(self, stage, head, first) -> None:
+        kernel, batch, end = self.kernel, self.tile.batch, self.blocks.rows
+        for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
+            rows = Rows(kernel.buffers[name], batch, head)
+            load_rows(kernel, target, stage, rows, first, end, self.asynchronous)
+        for name, values in (("lse", self.lse_tile), ("delta", self.delta_tile)):
+            source = kernel.buffers[name]
+            load_values(kernel, values, stage, source, (batch, head), first, end, self.asynchronous)
+
+    def _commit(self) -> None:
+        if self.asynchronous:
+            commit()
+
+    def _arrive(self) -> None:
+        if self.asynchronous:
+            wait()
+        barrier()

@@ -1,0 +1,191 @@
+"""dQ without atomics: a block per query tile, the keys summed in order (deterministic)."""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from ...definition.pipeline import Pipeline
+from ...definition.signature import Signature
+from ...spec import AttentionSpec
+from .arch import CudaArch
+from .builder import CudaKernel, barrier, loop, store, when
+from .copies import Rows, commit, load_rows, store_rows, wait
+from .forward import ForwardConfig
+from .fragments import Accumulator, accumulator, fragment, multiply_add
+from .gradient_tensors import gradient_tensors
+from .math import CudaMath
+from .program import Launch, Sizes
+from .recompute import Recompute
+from .shared_tile import SharedTile, shared_tile
+from .tensor_core import product_for
+from .tiling import KeyBlocks, QueryTile, round_up
+
+
+def ordered_query_gradient_launch(
+    spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str
+) -> Launch:
+    """dQ of a query tile: S = Q K^T and dP = dO V^T again, dQ += dS K in registers.
+
+    7 products in all instead of 5, no scratch memory, no zeroing, and bits that do not depend on
+    the order in which blocks run. ``config`` is read as for the forward kernel (one stage).
+    """
+    return _QueryGradient(spec, config, arch, symbol).launch()
+
+
+def ordered_shared_bytes(spec: AttentionSpec, config: ForwardConfig) -> int:
+    """Shared memory of a block, bytes."""
+    size = 4 if spec.dtype == "float32" else 2
+    depth = round_up(spec.head_dim, 16) + round_up(spec.head_dim_v, 16)
+    return size * (config.block_q + config.block_k) * depth
+
+
+class _QueryGradient:
+    """One kernel being written; the methods follow the order of its body."""
+
+    def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
+        self.spec, self.config = spec, config
+        self.sig = Signature(spec)
+        self.scores = Pipeline(self.sig, CudaMath())
+        self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
+        self.asynchronous = arch.asynchronous_copy
+        self.warp_rows = config.block_q // config.num_warps
+        names = ("q", "k", "v", "dout", "lse", "delta", "dq")
+        self.kernel = CudaKernel(
+            symbol, self.sig, gradient_tensors(self.sig, spec, names), self._grid,
+            config.num_warps, tables=True, min_blocks=config.min_blocks,
+        )  # fmt: skip
+
+    def _grid(self, sizes: Sizes):
+        tiles = sizes.blocks(sizes.seqlen_q, self.config.block_q)
+        return (tiles * sizes.heads * sizes.batch, 1, 1)
+
+    def launch(self) -> Launch:
+        with self.kernel as kernel:
+            self.tile = QueryTile(kernel, self.config.block_q)
+            self.key_rows = [
+                Rows(kernel.buffers[name], self.tile.batch, self.tile.kv_head) for name in ("k", "v")
+            ]
+            self._allocate()
+            self.blocks = KeyBlocks(kernel, self.scores, self.tile, self.config.block_k)
+            self._start()
+            with loop(self.blocks.count) as number:
+                self._key_tile(number)
+            self._finish()
+        return kernel.launch()
+
+    def _allocate(self) -> None:
+        kernel, config, dtype = self.kernel, self.config, self.spec.dtype
+        depth, depth_v = round_up(self.spec.head_dim, 16), round_up(self.spec.head_dim_v, 16)
+        self.q_tile = shared_tile(kernel, config.block_q, depth, dtype)
+        self.do_tile = shared_tile(kernel, config.block_q, depth_v, dtype)
+        self.k_tile = shared_tile(kernel, config.block_k, depth, dtype)
+        self.v_tile = shared_tile(kernel, config.block_k, depth_v, dtype)
+        self.s = accumulator(kernel, self.warp_rows, config.block_k)
+        self.dp = accumulator(kernel, self.warp_rows, config.block_k)
+        self.dq = accumulator(kernel, self.warp_rows, depth)
+        self.a = fragment(kernel, self.product, self.s.m_tiles)
+        self.recompute = Recompute(kernel, self.scores, self.s)
+
+    def _start(self) -> None:
+        kernel, tile = self.kernel, self.tile
+        for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
+            rows = Rows(kernel.buffers[name], tile.batch, tile.head)
+            load_rows(kernel, target, 0, rows, tile.first, tile.rows, self.asynchronous)
+        self.dq.zero()
+        shape = (self.s.m_tiles, 2)
+        self.lse2, self.delta = (kernel.registers(shape, "float32") for _ in range(2))
+        for m in range(self.s.m_tiles):
+            for half in range(2):
+                row = tirx.min(self._q_index(m, half), tile.rows - 1)
+                at = (tile.batch, tile.head, row)
+                lse = self.scores.log2_lse(kernel.buffers["lse"][at])
+                store(self.lse2, (m, half), lse)
+                store(self.delta, (m, half), kernel.buffers["delta"][at])
+        with when(self.blocks.count > 0):
+            self._load(0)
+        self._commit()
+
+    def _key_tile(self, number) -> None:
+        first = self.blocks.first(number)
+        if self.asynchronous:
+            wait()
+        barrier()
+        self._product(self.s, self.q_tile, self.k_tile)
+        self.recompute.probabilities(
+            self.blocks.boundary(first), self.tile.batch, self.tile.head,
+            lambda m, n, r: self._q_index(m, r // 2),
+            lambda m, n, r: first + self.s.column(n, r % 2),
+            lambda m, n, r: self.lse2[m, r // 2],
+        )  # fmt: skip
+        self._product(self.dp, self.do_tile, self.v_tile)
+        self.recompute.dscores(self.dp, lambda m, n, r: self.delta[m, r // 2])
+        self._accumulate()
+        barrier()
+        with when(number + 1 < self.blocks.count):
+            self._load(number + 1)
+        self._commit()
+
+    def _product(self, acc: Accumulator, rows: SharedTile, keys: SharedTile) -> None:
+        """acc = rows keys^T over the head dimension."""
+        kernel, product = self.kernel, self.product
+
+        def a_of(step):
+            for m in range(acc.m_tiles):
+                row = kernel.warp * self.warp_rows + m * 16
+                product.load_a(kernel, self.a(m), rows, 0, row, step)
+            return [self.a(m) for m in range(acc.m_tiles)]
+
+        acc.zero()
+        multiply_add(
+            acc, product, rows.columns // product.step, a_of,
+            lambda b, step, pair: product.load_b(kernel, b, keys, 0, pair * 16, step),
+        )  # fmt: skip
+
+    def _accumulate(self) -> None:
+        """dQ += dS K."""
+        kernel, product = self.kernel, self.product
+
+        def a_of(step):
+            for m in range(self.dp.m_tiles):
+                product.pack(self.a(m), self.dp.values(m, step, product))
+            return [self.a(m) for m in range(self.dp.m_tiles)]
+
+        multiply_add(
+            self.dq, product, self.config.block_k // product.step, a_of,
+            lambda b, step, pair: product.load_b_rows(
+                kernel, b, self.k_tile, 0, step * product.step, pair
+            ),
+        )  # fmt: skip
+
+    def _finish(self) -> None:
+        kernel, tile = self.kernel, self.tile
+        if self.asynchronous:
+            wait()
+        barrier()
+        with kernel.overlay():
+            staged = shared_tile(kernel, self.config.block_q, self.q_tile.columns, self.spec.dtype)
+        factor = self.recompute.final_factor
+        for m in range(self.dq.m_tiles):
+            for n in range(self.dq.n_tiles):
+                for half in range(2):
+                    pair = [self.dq.registers[m, n, 2 * half + odd] * factor for odd in range(2)]
+                    row, column = self._row(m, half), self.dq.column(n, 0)
+                    self.product.store_pair(kernel, staged, row, column, *pair)
+        barrier()
+        rows = Rows(kernel.buffers["dq"], tile.batch, tile.head)
+        store_rows(kernel, staged, rows, tile.first, tile.rows)
+
+    def _load(self, number) -> None:
+        first = self.blocks.first(number)
+        for rows, target in zip(self.key_rows, (self.k_tile, self.v_tile), strict=True):
+            load_rows(self.kernel, target, 0, rows, first, self.blocks.keys, self.asynchronous)
+
+    def _commit(self) -> None:
+        if self.asynchronous:
+            commit()
+
+    def _row(self, m: int, half: int):
+        return self.kernel.warp * self.warp_rows + self.s.row(m, half)
+
+    def _q_index(self, m: int, half: int):
+        return self.tile.first + self._row(m, half)

@@ -1,0 +1,177 @@
+"""A TIRx kernel under construction: parameters, threads, shared memory, registers, statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as build
+
+from ...definition.signature import Signature, View, declare
+from .program import Grid, Launch, Sizes
+
+WARP = 32
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A parameter of a kernel: its public name, shape and strides, dtype."""
+
+    name: str
+    view: View
+    dtype: str
+
+
+class CudaKernel:
+    """Context of one kernel: statements made inside it become its body.
+
+    block: the block's number; thread, warp, lane: int32. Unrolling is Python's: a loop written as
+    ``for`` gives straight code, so that registers are only ever indexed by constants (a register
+    array indexed by a variable would live in local memory).
+    """
+
+    def __init__(
+        self,
+        symbol: str,
+        sig: Signature,
+        tensors: Sequence[Tensor],
+        grid: Grid,
+        num_warps: int,
+        *,
+        tables: bool = False,
+        min_blocks: int = 0,
+    ):
+        self.symbol, self.sig, self.grid, self.num_warps = symbol, sig, grid, num_warps
+        self.tensors, self.tables, self.min_blocks = tensors, tables, min_blocks
+        self.buffers: dict[str, tirx.Buffer] = {}
+        self._builder, self._func = IRBuilder(), build.prim_func()
+        self._attributes: list = []
+
+    def __enter__(self) -> CudaKernel:
+        self._builder.__enter__()
+        self._func.__enter__()
+        build.func_name(self.symbol)
+        build.func_attr({"global_symbol": self.symbol, "tirx.noalias": True})
+        for tensor in self.tensors:
+            self.buffers[tensor.name] = _declare(tensor)
+        if self.tables:
+            for table in self.sig.tables:
+                build.arg(table.name, table)
+        self.softmax_scale = build.arg("softmax_scale", tirx.Var("softmax_scale", "float32"))
+        build.device_entry()
+        if self.min_blocks:
+            self._enter_attribute("tirx.launch_bounds_min_blocks_per_sm", self.min_blocks)
+        blocks = self.grid(signature_sizes(self.sig))
+        ids = build.cta_id([tirx.Cast("int32", extent) for extent in blocks])
+        self.block = ids[0]
+        self.thread = build.thread_id([self.num_warps * WARP])
+        self.warp = build.warp_id([self.num_warps])
+        self.lane = build.lane_id([WARP])
+        self._pool = T.SMEMPool()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if error[0] is None:
+            self._pool.commit()
+        for frame in reversed(self._attributes):
+            frame.__exit__(*error)
+        self._func.__exit__(*error)
+        self._builder.__exit__(*error)
+
+    def launch(self) -> Launch:
+        """The finished kernel."""
+        names = [tensor.name for tensor in self.tensors]
+        names += [table.name for table in self.sig.tables] if self.tables else []
+        return Launch(
+            self._builder.get(), (*names, "softmax_scale"), self.grid,
+            self.num_warps * WARP, self._pool.max_offset,
+        )  # fmt: skip
+
+    def shared(self, shape: Sequence[int], dtype: str) -> tirx.Buffer:
+        """A tile in shared memory, aligned to the 128 bytes that all banks serve at once."""
+        return self._pool.alloc(tuple(shape), dtype, align=128)
+
+    def registers(self, shape: Sequence[int], dtype: str) -> tirx.Buffer:
+        """An array of registers of this thread, to be indexed by constants."""
+        return T.alloc_local(tuple(shape), dtype)
+
+    @contextmanager
+    def overlay(self) -> Iterator[None]:
+        """Shared memory from the start again: tiles made here replace those made before."""
+        end, self._pool.offset = self._pool.offset, 0
+        yield
+        self._pool.offset = max(end, self._pool.offset)
+
+    def scalar(self, value, dtype: str = "int32"):
+        """A register that holds ``value``: its expression is not repeated at every use."""
+        held = self.registers((1,), dtype)
+        store(held, (0,), value)
+        return held[0]
+
+    def _enter_attribute(self, key: str, value) -> None:
+        """An attribute of the rest of the kernel."""
+        self._attributes.append(build.attr({key: value}))
+        self._attributes[-1].__enter__()
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.num_warps * WARP
+
+
+def signature_sizes(sig: Signature) -> Sizes:
+    """The symbolic sizes of ``sig``."""
+    return Sizes(sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k)
+
+
+def _declare(tensor: Tensor) -> tirx.Buffer:
+    view = tensor.view
+    return build.arg(tensor.name, declare(tensor.name, view.shape, tensor.dtype, view.strides))
+
+
+def bind(value, name: str):
+    """A variable of the thread that holds ``value``."""
+    return IRBuilder.name(name, build.Bind(value))
+
+
+def store(buffer: tirx.Buffer, index: Sequence, value) -> None:
+    """buffer[index] = value."""
+    build.buffer_store(buffer, value, list(index))
+
+
+def assign(register, value) -> None:
+    """Give a register of ``CudaKernel.scalar`` another value."""
+    store(register.source, register.indices, value)
+
+
+def emit(call) -> None:
+    """A call for its effect."""
+    build.evaluate(call)
+
+
+@contextmanager
+def when(condition) -> Iterator[None]:
+    """Statements under a condition."""
+    with build.If(condition), build.Then():
+        yield
+
+
+@contextmanager
+def loop(extent, name: str = "i") -> Iterator[tirx.Var]:
+    """A loop that is not unrolled; gives its counter from 0 on."""
+    with build.serial(extent) as counter:
+        yield IRBuilder.name(name, counter)
+
+
+def barrier() -> None:
+    """All threads of the block meet; shared memory is visible among them (bar.sync)."""
+    emit(T.cuda.cta_sync())
+
+
+def warp_barrier() -> None:
+    """The threads of a warp meet (bar.warp.sync)."""
+    emit(T.cuda.warp_sync())

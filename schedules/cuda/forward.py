@@ -1,0 +1,276 @@
+"""Forward for tensor-core GPUs: a block per query tile, warps split its rows (FlashAttention-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from tvm import tirx
+
+from ...definition.pipeline import Pipeline
+from ...definition.signature import Signature, View
+from ...spec import AttentionSpec
+from .arch import CudaArch
+from .builder import CudaKernel, Tensor, barrier, loop, store, when
+from .copies import Rows, commit, load_rows, store_rows, wait
+from .fragments import accumulator, fragment, multiply_add
+from .math import CudaMath
+from .program import Launch, Sizes
+from .shared_tile import SharedTile, shared_tile
+from .softmax import OnlineSoftmax
+from .tensor_core import product_for
+from .tiling import KeyBlocks, QueryTile, round_up
+
+
+@dataclass(frozen=True)
+class ForwardConfig:
+    """Numbers of the forward schedule; they change speed, never results beyond rounding.
+
+    block_q, block_k: rows of a query and a key tile. num_warps: they split the query rows evenly.
+    stages: key/value tiles held in shared memory, 1 or 2 (2: the next pair loads during a whole
+    tile's work). q_in_registers: Q's fragments stay in registers, not in shared memory.
+    min_blocks: blocks an SM shall hold, a register limit for the compiler (0: none).
+    """
+
+    block_q: int = 128
+    block_k: int = 64
+    num_warps: int = 4
+    stages: int = 1
+    q_in_registers: bool = False
+    min_blocks: int = 0
+
+    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
+        """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
+        shared = self.shared_bytes(spec)
+        checks = [
+            (
+                self.block_q % (16 * self.num_warps),
+                f"block_q={self.block_q} must be a multiple of 16 * {self.num_warps=}",
+            ),
+            (self.block_k % 16, f"block_k={self.block_k} must be a multiple of 16"),
+            (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
+            (not 1 <= self.num_warps <= 32, f"num_warps={self.num_warps} must be 1 to 32"),
+            (
+                max(spec.head_dim, spec.head_dim_v) > 256,
+                f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most 256",
+            ),
+            (
+                spec.dtype == "bfloat16" and not arch.bf16,
+                f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
+            ),
+            (
+                shared > arch.shared_bytes,
+                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
+            ),
+        ]
+        return [text for wrong, text in checks if wrong]
+
+    def shared_bytes(self, spec: AttentionSpec) -> int:
+        """Shared memory of a block, bytes."""
+        size = 4 if spec.dtype == "float32" else 2
+        depth, depth_v = round_up(spec.head_dim, 16), round_up(spec.head_dim_v, 16)
+        loop_bytes = self.block_q * depth + self.stages * self.block_k * (depth + depth_v)
+        return size * max(loop_bytes, self.block_q * depth_v)
+
+    def to_json(self) -> dict:
+        return {"schedule": "cuda.forward", **asdict(self)}
+
+    @staticmethod
+    def from_json(fields: Mapping) -> ForwardConfig:
+        return ForwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
+
+
+def forward_launch(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str) -> Launch:
+    """The forward kernel of ``spec``: q, k, v, out, lse (where returned), tables, softmax_scale."""
+    return _Forward(spec, config, arch, symbol).launch()
+
+
+class _Forward:
+    """One kernel being written; the methods follow the order of its body."""
+
+    def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
+        self.spec, self.config = spec, config
+        self.sig = Signature(spec)
+        self.scores = Pipeline(self.sig, CudaMath())
+        self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
+        self.asynchronous = arch.asynchronous_copy
+        self.warp_rows = config.block_q // config.num_warps
+        self.steps = round_up(spec.head_dim, 16) // self.product.step
+        self.kernel = CudaKernel(
+            symbol, self.sig, self._tensors(), self._grid, config.num_warps,
+            tables=True, min_blocks=config.min_blocks,
+        )  # fmt: skip
+
+    def _tensors(self) -> list[Tensor]:
+        sig, dtype = self.sig, self.spec.dtype
+        views = {"q": sig.query("q"), "k": sig.key("k"), "v": sig.value("v"), "out": sig.output("o")}
+        tensors = [Tensor(name, view, dtype) for name, view in views.items()]
+        if self.spec.returns == "out_lse":
+            tensors.append(Tensor("lse", View(sig.rows, ()), "float32"))
+        return tensors
+
+    def _grid(self, sizes: Sizes):
+        tiles = sizes.blocks(sizes.seqlen_q, self.config.block_q)
+        return (tiles * sizes.heads * sizes.batch, 1, 1)
+
+    def launch(self) -> Launch:
+        with self.kernel as kernel:
+            self.tile = QueryTile(kernel, self.config.block_q)
+            buffers, tile = kernel.buffers, self.tile
+            self.q_rows = Rows(buffers["q"], tile.batch, tile.head)
+            self.k_rows = Rows(buffers["k"], tile.batch, tile.kv_head)
+            self.v_rows = Rows(buffers["v"], tile.batch, tile.kv_head)
+            self._allocate()
+            self.blocks = KeyBlocks(kernel, self.scores, tile, self.config.block_k)
+            self._start()
+            with loop(self.blocks.count) as number:
+                self._key_tile(number)
+            self._finish()
+        return kernel.launch()
+
+    def _allocate(self) -> None:
+        kernel, config, spec = self.kernel, self.config, self.spec
+        depth, depth_v = round_up(spec.head_dim, 16), round_up(spec.head_dim_v, 16)
+        self.q_tile = shared_tile(kernel, config.block_q, depth, spec.dtype)
+        self.k_tile = shared_tile(kernel, config.block_k, depth, spec.dtype, config.stages)
+        self.v_tile = shared_tile(kernel, config.block_k, depth_v, spec.dtype, config.stages)
+        self.s = accumulator(kernel, self.warp_rows, config.block_k)
+        self.out = accumulator(kernel, self.warp_rows, depth_v)
+        held = self.steps if config.q_in_registers else 1
+        self.q_fragment = fragment(kernel, self.product, self.s.m_tiles, held)
+        self.p_fragment = fragment(kernel, self.product, self.s.m_tiles)
+        self.softmax = OnlineSoftmax(kernel, self.scores, self.s.m_tiles)
+
+    def _start(self) -> None:
+        tile = self.tile
+        load_rows(
+            self.kernel, self.q_tile, 0, self.q_rows, tile.first, tile.rows, self.asynchronous
+        )
+        with when(self.blocks.count > 0):
+            self._load(self.k_tile, 0, self.k_rows, 0)
+            if self.config.stages == 2:
+                self._load(self.v_tile, 0, self.v_rows, 0)
+        self._commit()
+        self.out.zero()
+        if self.config.q_in_registers:
+            self._arrive()
+            for step in range(self.steps):
+                for m in range(self.s.m_tiles):
+                    self._load_q(m, step, self.q_fragment(m, step))
+
+    def _key_tile(self, number) -> None:
+        """One tile of keys: S = Q K^T, mask, softmax, O += P V."""
+        stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
+        first = self.blocks.first(number)
+        self._arrive()
+        if self.config.stages == 2:
+            self._prefetch(number, 1 - stage, self.k_tile, self.k_rows)
+            self._prefetch(number, 1 - stage, self.v_tile, self.v_rows)
+        else:
+            self._load(self.v_tile, 0, self.v_rows, number)
+        self._commit()
+        self._scores(stage)
+        if self.config.stages == 1:
+            self._arrive()
+            self._prefetch(number, 0, self.k_tile, self.k_rows)
+            self._commit()
+        self._softmax(first)
+        self._output(stage)
+
+    def _scores(self, stage) -> None:
+        self.s.zero()
+        multiply_add(
+            self.s, self.product, self.steps, self._q_fragments,
+            lambda b, step, pair: self.product.load_b(
+                self.kernel, b, self.k_tile, stage, pair * 16, step
+            ),
+        )  # fmt: skip
+
+    def _q_fragments(self, step: int) -> list[list]:
+        tiles = range(self.s.m_tiles)
+        if self.config.q_in_registers:
+            return [self.q_fragment(m, step) for m in tiles]
+        for m in tiles:
+            self._load_q(m, step, self.q_fragment(m, 0))
+        return [self.q_fragment(m, 0) for m in tiles]
+
+    def _load_q(self, m: int, step: int, words: list) -> None:
+        row = self.kernel.warp * self.warp_rows + m * 16
+        self.product.load_a(self.kernel, words, self.q_tile, 0, row, step)
+
+    def _softmax(self, first) -> None:
+        tile = self.tile
+        site = (tile.batch, tile.head, self._q_index, lambda n, odd: first + self.s.column(n, odd))
+        self.softmax.score(self.s, *site)
+        self.softmax.hide(self.s, self.blocks.boundary(first), *site)
+        self.softmax.update(self.s, self.out)
+
+    def _q_index(self, m: int, half: int):
+        return self.tile.first + self._row(m, half)
+
+    def _row(self, m: int, half: int):
+        return self.kernel.warp * self.warp_rows + self.s.row(m, half)
+
+    def _output(self, stage) -> None:
+        def p_fragments(step):
+            for m in range(self.s.m_tiles):
+                self.product.pack(self.p_fragment(m), self.s.values(m, step, self.product))
+            return [self.p_fragment(m) for m in range(self.s.m_tiles)]
+
+        multiply_add(
+            self.out, self.product, self.config.block_k // self.product.step, p_fragments,
+            lambda b, step, pair: self.product.load_b_rows(
+                self.kernel, b, self.v_tile, stage, step * self.product.step, pair
+            ),
+        )  # fmt: skip
+
+    def _finish(self) -> None:
+        """O / l through shared memory, so that global stores are whole lines; then LSE."""
+        kernel, softmax = self.kernel, self.softmax
+        softmax.finish()
+        if self.asynchronous:
+            wait()
+        barrier()
+        with kernel.overlay():
+            out_tile = shared_tile(kernel, self.config.block_q, self.v_tile.columns, self.spec.dtype)
+        for m in range(self.out.m_tiles):
+            for half in range(2):
+                inverse = kernel.scalar(softmax.inverse(m, half), "float32")
+                self._stage_row(out_tile, m, half, inverse)
+                if "lse" in kernel.buffers:
+                    self._store_lse(m, half)
+        barrier()
+        out_rows = Rows(kernel.buffers["out"], self.tile.batch, self.tile.head)
+        store_rows(kernel, out_tile, out_rows, self.tile.first, self.tile.rows)
+
+    def _stage_row(self, out_tile: SharedTile, m: int, half: int, inverse) -> None:
+        for n in range(self.out.n_tiles):
+            low, high = (self.out.registers[m, n, 2 * half + odd] * inverse for odd in range(2))
+            row, column = self._row(m, half), self.out.column(n, 0)
+            self.product.store_pair(self.kernel, out_tile, row, column, low, high)
+
+    def _store_lse(self, m: int, half: int) -> None:
+        row = self._q_index(m, half)
+        with when(tirx.And(self.kernel.lane % 4 == 0, row < self.tile.rows)):
+            index = (self.tile.batch, self.tile.head, row)
+            store(self.kernel.buffers["lse"], index, self.softmax.lse(m, half))
+
+    def _prefetch(self, number, stage, tile: SharedTile, rows: Rows) -> None:
+        with when(number + 1 < self.blocks.count):
+            self._load(tile, stage, rows, number + 1)
+
+    def _load(self, tile: SharedTile, stage, rows: Rows, number) -> None:
+        first, end = self.blocks.first(number), self.blocks.keys
+        load_rows(self.kernel, tile, stage, rows, first, end, self.asynchronous)
+
+    def _commit(self) -> None:
+        if self.asynchronous:
+            commit()
+
+    def _arrive(self) -> None:
+        """All copies have landed, and all warps are done with what the next ones overwrite."""
+        if self.asynchronous:
+            wait()
+        barrier()
+
+

@@ -1,0 +1,37 @@
+"""Elementary functions of the score pipeline on a GPU's special function units."""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+LOG2E = 1.4426950408889634
+
+
+class CudaMath:
+    """The functions ``score.legalise`` and the online softmax ask for.
+
+    exp2 is ex2.approx (2 ulp; PTX ISA, ex2), which kernels are compiled for by flushing denormals;
+    the others are built on it, because tanh.approx (2^-11) is coarser than float16 results allow.
+    """
+
+    def exp2(self, x):
+        """2**x."""
+        return tirx.exp2(x)
+
+    exp2_full = exp2
+
+    def exp(self, x):
+        """e**x."""
+        return tirx.exp2(x * _f32(LOG2E))
+
+    def sigmoid(self, x):
+        """1 / (1 + e**-x)."""
+        return _f32(1) / (_f32(1) + self.exp(_f32(0) - x))
+
+    def tanh(self, x):
+        """1 - 2 / (1 + e**2x), exact at both ends; relative to the result near zero 1e-7 / |x|."""
+        return _f32(1) - _f32(2) / (_f32(1) + tirx.exp2(x * _f32(2 * LOG2E)))
+
+
+def _f32(value: float):
+    return tirx.const(value, "float32")

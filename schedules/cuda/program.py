@@ -1,0 +1,64 @@
+"""What a CUDA schedule gives to code generation: kernels in launch order and their geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import tirx
+
+# x, y, z of a grid from B, H, Hk, Sq, Sk.
+Grid = Callable[["Sizes"], tuple[Any, Any, Any]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Batch, heads, key/value heads and lengths: integers, or TIR expressions of them."""
+
+    batch: Any
+    heads: Any
+    kv_heads: Any
+    seqlen_q: Any
+    seqlen_k: Any
+
+    @staticmethod
+    def blocks(length: Any, size: int) -> Any:
+        """How many blocks of ``size`` cover ``length``."""
+        covered = length + (size - 1)
+        return covered // size if isinstance(length, int) else tirx.truncdiv(covered, size)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel: its TIRx function (attribute global_symbol) and how it is launched.
+
+    arguments: which of the public function's parameters it takes, in the order of its own.
+    grid: blocks (x, y, z) for given sizes; threads and shared_bytes: of one block.
+    """
+
+    func: tirx.PrimFunc
+    arguments: tuple[str, ...]
+    grid: Grid
+    threads: int
+    shared_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Symbol of the launcher; the kernel itself is called ``{name}_kernel``."""
+        return str(self.func.attrs["global_symbol"])
+
+
+@dataclass(frozen=True)
+class CudaProgram:
+    """A public function: what is called, and the kernels it launches one after the other.
+
+    parameters: names of the public arguments in order (tensors, then softmax_scale).
+    config: the schedule's numbers; meta: what a caller must know to size workspaces.
+    """
+
+    symbol: str
+    parameters: tuple[str, ...]
+    launches: tuple[Launch, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,91 @@
+"""What comes before and after the backward's products: delta of the rows, dQ out of its sums."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ...definition.pipeline import Pipeline
+from ...definition.signature import Signature
+from ...spec import AttentionSpec
+from .builder import WARP, CudaKernel, barrier, store, when
+from .copies import Rows, store_rows
+from .gradient_tensors import gradient_tensors
+from .math import CudaMath
+from .program import Launch, Sizes
+from .shared_tile import shared_tile
+from .tensor_core import product_for
+from .tiling import QueryTile
+
+_WARPS = 4
+
+
+def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
+    """delta = rowsum(dO o O) - dlse, (B, H, Sq) float32: a warp per row."""
+    sig = Signature(spec)
+
+    def grid(sizes: Sizes):
+        return (sizes.blocks(sizes.seqlen_q, _WARPS) * sizes.heads * sizes.batch, 1, 1)
+
+    names = ("out", "dout", "dlse", "delta")
+    with CudaKernel(symbol, sig, gradient_tensors(sig, spec, names), grid, _WARPS) as kernel:
+        tile, buffers = QueryTile(kernel, _WARPS), kernel.buffers
+        row = kernel.scalar(tile.first + kernel.warp)
+        total = kernel.registers((1,), "float32")
+        store(total, (0,), T.float32(0))
+        with when(row < tile.rows):
+            for start in range(0, spec.head_dim_v, WARP):
+                column = kernel.lane + start
+                at = (tile.batch, row, tile.head, column)
+                product = _float(buffers["out"][at]) * _float(buffers["dout"][at])
+                if start + WARP <= spec.head_dim_v:
+                    store(total, (0,), total[0] + product)
+                else:
+                    with when(column < spec.head_dim_v):
+                        store(total, (0,), total[0] + product)
+        for distance in (16, 8, 4, 2, 1):
+            other = T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), total[0], distance, 32, 32)
+            store(total, (0,), total[0] + other)
+        with when(tirx.And(kernel.lane == 0, row < tile.rows)):
+            at = (tile.batch, tile.head, row)
+            store(buffers["delta"], at, total[0] - buffers["dlse"][at])
+    return kernel.launch()
+
+
+def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth: int) -> Launch:
+    """dQ of the sums in dq_acc, which lie in the order of fragments: a block per query tile.
+
+    block_q, depth: rows and columns of a tile of dq_acc.
+    """
+    sig = Signature(spec)
+    scores, product = Pipeline(sig, CudaMath()), product_for(spec.dtype)
+
+    def grid(sizes: Sizes):
+        return (sizes.blocks(sizes.seqlen_q, block_q) * sizes.heads * sizes.batch, 1, 1)
+
+    tensors = gradient_tensors(sig, spec, ("dq", "dq_acc"), depth)
+    with CudaKernel(symbol, sig, tensors, grid, _WARPS) as kernel:
+        tile = QueryTile(kernel, block_q)
+        staged = shared_tile(kernel, block_q, depth, spec.dtype)
+        factor = kernel.softmax_scale if scores.linear else T.float32(1)
+        place = (0, tile.batch, tile.head, tile.first)
+        for start in range(0, block_q // 16 * (depth // 8), _WARPS):
+            number = kernel.warp + start
+            with when(number < block_q // 16 * (depth // 8)):
+                sums = [
+                    kernel.buffers["dq_acc"][(*place, (number * 4 + r) * WARP + kernel.lane)]
+                    for r in range(4)
+                ]
+                for half in range(2):
+                    row = tirx.truncdiv(number, depth // 8) * 16 + half * 8 + kernel.lane // 4
+                    column = tirx.truncmod(number, depth // 8) * 8 + kernel.lane % 4 * 2
+                    low, high = (sums[2 * half + odd] * factor for odd in range(2))
+                    product.store_pair(kernel, staged, row, column, low, high)
+        barrier()
+        rows = Rows(kernel.buffers["dq"], tile.batch, tile.head)
+        store_rows(kernel, staged, rows, tile.first, tile.rows)
+    return kernel.launch()
+
+
+def _float(value):
+    return tirx.Cast("float32", value)

@@ -1,0 +1,123 @@
+"""The online softmax on accumulator fragments: scores to probabilities, row statistics."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ...definition.pipeline import FLOOR, Pipeline
+from .builder import CudaKernel, store, when
+from .fragments import Accumulator
+
+_FULL_WARP = 0xFFFFFFFF
+
+
+def quad_reduce(value: tirx.Buffer, index: tuple, combine) -> None:
+    """Combine over the four lanes that share a row, in place; all of them get the result."""
+    for distance in (1, 2):
+        held = value[index]
+        other = T.tvm_warp_shuffle_xor(T.uint32(_FULL_WARP), held, distance, 32, 32)
+        store(value, index, combine(held, other))
+
+
+class OnlineSoftmax:
+    """Row maxima and sums of a warp's query rows over the key tiles seen so far.
+
+    Where the score is the dot product times a factor, maxima stay in units of the dot product and
+    the factor (times log2 e) is folded into the exponent's multiply-add, as in FlashAttention-2;
+    otherwise scores are computed in log2 units first. FLOOR and not -inf starts a maximum, so a row
+    without a visible key gets 0 = exp2(-inf), never NaN.
+    """
+
+    def __init__(self, kernel: CudaKernel, scores: Pipeline, m_tiles: int):
+        self.kernel, self.scores, self.m_tiles = kernel, scores, m_tiles
+        self.maximum = kernel.registers((m_tiles, 2), "float32")
+        self.total = kernel.registers((m_tiles, 2), "float32")
+        self._alpha = kernel.registers((m_tiles, 2), "float32")
+        self._held = kernel.registers((1,), "float32")
+        scale = kernel.softmax_scale
+        self.factor = kernel.scalar(scores.positive_factor(scale), "float32") if scores.linear else None
+        for m, half in self._rows():
+            store(self.maximum, (m, half), T.float32(FLOOR))
+            store(self.total, (m, half), T.float32(0))
+
+    def _rows(self):
+        return [(m, half) for m in range(self.m_tiles) for half in range(2)]
+
+    def score(self, s: Accumulator, b, h, q_index, k_index) -> None:
+        """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
+        if self.scores.linear:
+            # The fold needs a positive factor: |scale|, and the sign goes into the dot products.
+            with when(self.kernel.softmax_scale < T.float32(0)):
+                s.map(lambda value, m, n, r: -value)
+            return
+        scale = self.kernel.softmax_scale
+        s.map(
+            lambda value, m, n, r: self.scores.scaled(
+                value, b, h, q_index(m, r // 2), k_index(n, r % 2), scale
+            )
+        )
+
+    def hide(self, s: Accumulator, boundary, b, h, q_index, k_index) -> None:
+        """-inf where the mask or the end of the keys hides one, on tiles that have such a place."""
+        scale = self.kernel.softmax_scale
+        with when(boundary):
+            s.map(
+                lambda value, m, n, r: tirx.Select(
+                    self.scores.visible(b, h, q_index(m, r // 2), k_index(n, r % 2), scale),
+                    value,
+                    T.float32(float("-inf")),
+                )
+            )
+
+    def update(self, s: Accumulator, out: Accumulator) -> None:
+        """Scores to unnormalised probabilities in place; ``out`` and the sums are rescaled."""
+        for m, half in self._rows():
+            self._new_maximum(s, m, half)
+            alpha = self._alpha[m, half]
+            store(self.total, (m, half), self.total[m, half] * alpha)
+            for n in range(s.n_tiles):
+                for r in (2 * half, 2 * half + 1):
+                    store(s.registers, (m, n, r), self._probability(s.registers[m, n, r]))
+                    store(self.total, (m, half), self.total[m, half] + s.registers[m, n, r])
+            for n in range(out.n_tiles):
+                for r in (2 * half, 2 * half + 1):
+                    store(out.registers, (m, n, r), out.registers[m, n, r] * alpha)
+
+    def _new_maximum(self, s: Accumulator, m: int, half: int) -> None:
+        """The row's maximum with this tile's; _alpha rescales what came before; _held = maximum."""
+        index, held = (m, half), self._held
+        store(held, (0,), self.maximum[index])
+        for n in range(s.n_tiles):
+            low, high = s.registers[m, n, 2 * half], s.registers[m, n, 2 * half + 1]
+            store(held, (0,), tirx.max(held[0], tirx.max(low, high)))
+        quad_reduce(held, (0,), tirx.max)
+        change = self.maximum[index] - held[0]
+        if self.factor is not None:
+            change = change * self.factor
+        store(self._alpha, index, self.scores.exp2(change))
+        store(self.maximum, index, held[0])
+        if self.factor is not None:
+            store(held, (0,), held[0] * self.factor)
+
+    def _probability(self, score):
+        shifted = score * self.factor if self.factor is not None else score
+        return self.scores.exp2(shifted - self._held[0])
+
+    def finish(self) -> None:
+        """Sums over the lanes of a row; then ``inverse`` and ``lse`` are the row's."""
+        for m, half in self._rows():
+            quad_reduce(self.total, (m, half), lambda a, b: a + b)
+
+    def inverse(self, m: int, half: int):
+        """1 / sum, and 0 for a row without a visible key."""
+        return self.scores.inverse(self.total[m, half])
+
+    def lse(self, m: int, half: int):
+        """log sum exp in natural units, -inf for a row without a visible key."""
+        maximum = self.maximum[m, half]
+        if self.factor is not None:
+            maximum = maximum * self.factor
+        return self.scores.natural_lse(maximum, self.total[m, half])
+
+

@@ -1,0 +1,211 @@
+"""Matrix products of a warp on tensor cores: fragments, how they load, how they multiply.
+
+All have the accumulator of m16n8: lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the
+next one (PTX ISA, "Matrix fragments for mma.m16n8k16").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from .builder import CudaKernel, emit, store
+from .shared_tile import SharedTile
+
+_LOAD = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
+_LOAD_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
+
+
+@dataclass(frozen=True)
+class HalfProduct:
+    """float16 or bfloat16 operands, float32 sums: mma.m16n8k16.
+
+    step: reduction length of one product; words_a: registers of an A fragment; words_b: of two
+    neighbouring B fragments; tiles_per_step: accumulator tiles that make an A fragment.
+    """
+
+    dtype: str
+    step = 16
+    words_a = 4
+    words_b = 4
+    tiles_per_step = 2
+
+    @property
+    def suffix(self) -> str:
+        """PTX name of the operand type."""
+        return {"float16": "f16", "bfloat16": "bf16"}[self.dtype]
+
+    def load_a(self, kernel: CudaKernel, a: list, tile: SharedTile, stage, row, step) -> None:
+        """A rows row .. row + 15, reduction chunk pair ``step``, of a tile stored by rows."""
+        lane = kernel.lane
+        at = tile.pointer(stage, row + lane % 16, step * 2 + lane // 16)
+        emit(T.ptx[_LOAD](*a, at))
+
+    def load_a_transposed(
+        self, kernel: CudaKernel, a: list, tile: SharedTile, stage, depth, column_pair
+    ) -> None:
+        """A of rows 16 column_pair .., reduction rows depth .. depth + 15, stored transposed."""
+        lane = kernel.lane
+        row = depth + lane % 8 + (lane // 16) * 8
+        emit(T.ptx[_LOAD_TRANSPOSED](*a, tile.pointer(stage, row, column_pair * 2 + lane // 8 % 2)))
+
+    def load_b(self, kernel: CudaKernel, b: list, tile: SharedTile, stage, row, step) -> None:
+        """B of columns row .. row + 15 (two tiles), stored with a column of B in a row."""
+        lane = kernel.lane
+        at = tile.pointer(stage, row + (lane // 16) * 8 + lane % 8, step * 2 + lane // 8 % 2)
+        emit(T.ptx[_LOAD](*b, at))
+
+    def load_b_rows(
+        self, kernel: CudaKernel, b: list, tile: SharedTile, stage, depth, pair
+    ) -> None:
+        """B of reduction rows depth .. depth + 15, columns 16 pair .. (two tiles), stored by rows."""
+        lane = kernel.lane
+        at = tile.pointer(stage, depth + lane % 16, pair * 2 + lane // 16)
+        emit(T.ptx[_LOAD_TRANSPOSED](*b, at))
+
+    def pack(self, a: list, values: Sequence) -> None:
+        """The A fragment of the 8 numbers this lane holds of two neighbouring accumulator tiles."""
+        for n in range(4):
+            emit(self.convert(a[n], values[2 * n], values[2 * n + 1]))
+
+    def convert(self, word, low, high):
+        """Two float32 rounded into one word, ``low`` first in memory."""
+        return T.ptx[f"cvt.rn.{self.suffix}x2.f32"](word, high, low)
+
+    def store_pair(self, kernel: CudaKernel, tile: SharedTile, row, column, low, high) -> None:
+        """Two neighbouring columns of a row into the tile, rounded."""
+        word = kernel.registers((1,), "uint32")
+        emit(self.convert(word[0], low, high))
+        emit(T.ptx["st.shared.b32"](tile.element(0, row, column), word[0]))
+
+    def store_fragment(self, kernel: CudaKernel, tile: SharedTile, row, column, a: list) -> None:
+        """What ``pack`` made of two accumulator tiles to rows row, row + 8 and columns column, ..
+
+        row and column are those of the lane's first element.
+        """
+        for n in range(4):
+            at = tile.element(0, row + n % 2 * 8, column + n // 2 * 8)
+            emit(T.ptx["st.shared.b32"](at, a[n]))
+
+    def multiply(self, acc: list, a: list, b: list) -> None:
+        """acc (4) += A B for one accumulator tile; ``b`` is its half of the words."""
+        name = f"mma.sync.aligned.m16n8k16.row.col.f32.{self.suffix}.{self.suffix}.f32"
+        emit(T.ptx[name](*acc, *a, *b, *acc))
+
+
+@dataclass(frozen=True)
+class TuringProduct(HalfProduct):
+    """float16 on sm_75: each m16n8k16 as two m16n8k8, whose fragments are its halves."""
+
+    def multiply(self, acc: list, a: list, b: list) -> None:
+        for half in range(2):
+            name = "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32"
+            emit(T.ptx[name](*acc, *a[2 * half : 2 * half + 2], b[half], *acc))
+
+
+@dataclass(frozen=True)
+class Tf32Product:
+    """float32 operands as sums of two tf32 numbers: three m16n8k8 products, float32 accuracy.
+
+    x = hi + lo with hi = tf32(x); lo lo is left out (2^-22 of the product). Fragments hold the his,
+    then the los. The accumulator has columns 2 t and 2 t + 1 in one lane where the A operand wants
+    t and t + 4: the reduction index is permuted to match, in A (``pack``) and in B alike.
+    """
+
+    dtype: str = "float32"
+    step = 8
+    words_a = 8
+    words_b = 8
+    tiles_per_step = 1
+
+    def load_a(self, kernel: CudaKernel, a: list, tile: SharedTile, stage, row, step) -> None:
+        lane = kernel.lane
+        emit(T.ptx[_LOAD](*a[:4], tile.pointer(stage, row + lane % 16, step * 2 + lane // 16)))
+        self._split(kernel, a)
+
+    def load_a_transposed(
+        self, kernel: CudaKernel, a: list, tile: SharedTile, stage, depth, column_pair
+    ) -> None:
+        lane = kernel.lane
+        for n in range(4):
+            row = depth + lane % 4 * 2 + n // 2
+            column = column_pair * 16 + n % 2 * 8 + lane // 4
+            emit(T.ptx["ld.shared.b32"](a[n], tile.element(stage, row, column)))
+        self._split(kernel, a)
+
+    def load_b(self, kernel: CudaKernel, b: list, tile: SharedTile, stage, row, step) -> None:
+        lane = kernel.lane
+        at = tile.pointer(stage, row + (lane // 16) * 8 + lane % 8, step * 2 + lane // 8 % 2)
+        emit(T.ptx[_LOAD](b[0], b[1], b[4], b[5], at))
+        self._split_b(kernel, b)
+
+    def load_b_rows(
+        self, kernel: CudaKernel, b: list, tile: SharedTile, stage, depth, pair
+    ) -> None:
+        lane = kernel.lane
+        for n in range(4):
+            row = depth + lane % 4 * 2 + n % 2
+            column = pair * 16 + n // 2 * 8 + lane // 4
+            emit(T.ptx["ld.shared.b32"](b[n // 2 * 4 + n % 2], tile.element(stage, row, column)))
+        self._split_b(kernel, b)
+
+    def pack(self, a: list, values: Sequence) -> None:
+        # Accumulator (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) as A (g, t), (g, t+4), ...
+        for n, value in zip((0, 2, 1, 3), values, strict=True):
+            _split(a[n], a[n + 4], value)
+
+    def store_pair(self, kernel: CudaKernel, tile: SharedTile, row, column, low, high) -> None:
+        words = [tirx.reinterpret("uint32", low), tirx.reinterpret("uint32", high)]
+        emit(T.ptx["st.shared.v2.b32"](tile.element(0, row, column), *words))
+
+    def store_fragment(self, kernel: CudaKernel, tile: SharedTile, row, column, a: list) -> None:
+        for half in range(2):
+            whole = [_whole(a[half + 2 * odd], a[half + 2 * odd + 4]) for odd in range(2)]
+            at = tile.element(0, row + half * 8, column)
+            emit(T.ptx["st.shared.v2.b32"](at, *whole))
+
+    def multiply(self, acc: list, a: list, b: list) -> None:
+        name = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
+        for left, right in ((a[4:], b[:2]), (a[:4], b[2:]), (a[:4], b[:2])):
+            emit(T.ptx[name](*acc, *left, *right, *acc))
+
+    def _split(self, kernel: CudaKernel, a: list) -> None:
+        for n in range(4):
+            _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
+
+    def _split_b(self, kernel: CudaKernel, b: list) -> None:
+        for n in (0, 1, 4, 5):
+            _split(b[n], b[n + 2], tirx.reinterpret("float32", b[n]))
+
+
+def _split(high, low, value) -> None:
+    """high = tf32(value), low = tf32(value - high)."""
+    rest = value - tirx.reinterpret("float32", _tf32(value))
+    store(low.source, low.indices, _tf32(rest))
+    store(high.source, high.indices, _tf32(value))
+
+
+def _whole(high, low):
+    """The float32 bits that were split."""
+    total = tirx.reinterpret("float32", high) + tirx.reinterpret("float32", low)
+    return tirx.reinterpret("uint32", total)
+
+
+def _tf32(value):
+    source = (
+        "__device__ __forceinline__ unsigned tvm_flash_tf32(float x) { unsigned y;"
+        ' asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x)); return y; }'
+    )
+    return T.cuda.func_call(
+        "tvm_flash_tf32", value, source_code=source, return_type="uint32"
+    )
+
+
+def product_for(dtype: str, turing: bool = False) -> HalfProduct | Tf32Product:
+    """How operands of ``dtype`` are multiplied."""
+    if dtype == "float32":
+        return Tf32Product()
+    return TuringProduct(dtype) if turing else HalfProduct(dtype)
