@@ -1,20 +1,94 @@
-"""Default configs per architecture class, head dimension and direction."""
+"""Default configs: the first of its row that an architecture's shared memory takes."""
 
 from __future__ import annotations
 
-from ...definition.pipeline import is_linear
+from ...errors import UnsupportedSpec
 from ...spec import AttentionSpec
 from .arch import CudaArch
-from .backward import BackwardConfig
-from .forward import ForwardConfig
+from .backward import BackwardConfig as Backward
+from .backward_dq import ordered_reasons
+from .forward import ForwardConfig as Forward
 
-# head_dim up to -> config; the first whose reasons are empty serves. "large": 163 KiB of shared
-# memory a block and more (sm_80, 90, 100); "small": 99 KiB (sm_86, 89, 120) and sm_75's 64.
-_F, _B = ForwardConfig, BackwardConfig
+# Rows: head_dim up to. In a row the fastest first, then what needs less shared memory (sm_86, 89
+# and 120 have 99 KiB a block, sm_75 64), then what needs fewer registers (for long score functions).
+# None of them spills for causal, window, softcap and ALiBi (`tvm-flash build` prints the table).
 FORWARD = {
-    64: [_F(128, 64, q_in_registers=True), _F(128, 64), _F(64, 64)],
-    96: [_F(128, 64), _F(128, 32), _F(64, 64)],
-    128: [_F(128, 64, num_warps=8), _F(64, 64), _F(64, 32)],
-    192: [_F(128, 64, num_warps=8), _F(64, 32), _F(64, 16)],
-    256: [_F(128, 64, num_warps=8), _F(64, 32), _F(64, 16), _F(32, 16, num_warps=2)],
+    64: (Forward(128, 64, q_in_registers=True), Forward(128, 64), Forward(64, 64), Forward(64, 32)),
+    128: (Forward(128, 32), Forward(64, 64), Forward(64, 32)),
+    256: (Forward(64, 32), Forward(64, 16), Forward(32, 16, num_warps=2)),
 }
+FORWARD_FLOAT32 = {
+    64: (Forward(64, 32),),
+    128: (Forward(64, 32), Forward(64, 16)),
+    256: (Forward(64, 16), Forward(32, 16, num_warps=2)),
+}
+BACKWARD = {
+    64: (Backward(64, 64), Backward(32, 64)),
+    96: (
+        Backward(64, 64, num_warps=8, column_groups=2, stages=2),
+        Backward(64, 64, num_warps=8, column_groups=2),
+        Backward(32, 64),
+    ),
+    128: (
+        Backward(64, 64, num_warps=8, column_groups=2, stages=2),
+        Backward(64, 64, num_warps=8, column_groups=2),
+        Backward(32, 64),
+    ),
+    192: (
+        Backward(64, 32, num_warps=8, column_groups=4),
+        Backward(64, 16, num_warps=4, column_groups=4),
+    ),
+    256: (
+        Backward(64, 32, num_warps=8, column_groups=4),
+        Backward(64, 16, num_warps=4, column_groups=4),
+    ),
+}
+BACKWARD_FLOAT32 = {
+    64: (Backward(32, 64),),
+    128: (Backward(32, 32, column_groups=2), Backward(32, 16, num_warps=2, column_groups=2)),
+    256: (Backward(32, 16, num_warps=2, column_groups=2, dq_parts=2),),
+}
+# dQ alone, in order (deterministic=True); read as forward configs.
+ORDERED = {
+    64: (Forward(64, 64), Forward(64, 32)),
+    128: (Forward(64, 32), Forward(64, 16)),
+    256: (Forward(64, 16), Forward(32, 16, num_warps=2)),
+}
+ORDERED_FLOAT32 = {
+    128: (Forward(64, 16), Forward(32, 16, num_warps=2)),
+    256: (Forward(32, 16, num_warps=2), Forward(16, 16, num_warps=1)),
+}
+
+
+def forward_configs(spec: AttentionSpec, arch: CudaArch) -> list[Forward]:
+    """Configs that serve ``spec`` on ``arch``, the best first. Raises UnsupportedSpec."""
+    table = FORWARD_FLOAT32 if spec.dtype == "float32" else FORWARD
+    return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+
+
+def backward_configs(spec: AttentionSpec, arch: CudaArch) -> list[Backward]:
+    """The same for the backward kernel of key tiles."""
+    table = BACKWARD_FLOAT32 if spec.dtype == "float32" else BACKWARD
+    return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+
+
+def ordered_configs(spec: AttentionSpec, arch: CudaArch) -> list[Forward]:
+    """The same for the ordered dQ."""
+    table = ORDERED_FLOAT32 if spec.dtype == "float32" else ORDERED
+    return _fitting(spec, arch, table, lambda config: ordered_reasons(spec, config, arch))
+
+
+def _fitting(spec: AttentionSpec, arch: CudaArch, table: dict, reasons_of) -> list:
+    width = max(spec.head_dim, spec.head_dim_v)
+    rows = [limit for limit in table if width <= limit]
+    if not rows:
+        limit = max(table)
+        raise UnsupportedSpec(
+            [f"{arch.name}: head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} exceed {limit}"]
+        )
+    judged = [(config, reasons_of(config)) for config in table[min(rows)]]
+    fitting = [config for config, reasons in judged if not reasons]
+    if not fitting:
+        reasons = dict.fromkeys(text for _, reasons in judged for text in reasons)
+        raise UnsupportedSpec([f"{arch.name}: {text}" for text in reasons])
+    return fitting

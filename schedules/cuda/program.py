@@ -34,7 +34,8 @@ class Launch:
     """One kernel: its TIRx function (attribute global_symbol) and how it is launched.
 
     arguments: which of the public function's parameters it takes, in the order of its own.
-    grid: blocks (x, y, z) for given sizes; threads and shared_bytes: of one block.
+    grid: blocks (x, y, z) for given sizes; threads and shared_bytes: of one block. may_spill: that
+    it keeps some values in local memory is known and accepted.
     """
 
     func: tirx.PrimFunc
@@ -42,6 +43,7 @@ class Launch:
     grid: Grid
     threads: int
     shared_bytes: int
+    may_spill: bool = False
 
     @property
     def name(self) -> str:

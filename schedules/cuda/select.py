@@ -1,0 +1,108 @@
+"""The door to CUDA schedules: (spec, direction, architectures) -> programs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...artifact import DIRECTIONS, symbol_name
+from ...spec import AttentionSpec
+from .arch import CudaArch
+from .backward import BackwardConfig, key_gradient_launch
+from .backward_dq import ordered_query_gradient_launch
+from .defaults import backward_configs, forward_configs, ordered_configs
+from .forward import ForwardConfig, forward_launch
+from .program import CudaProgram, Launch
+from .row_kernels import delta_launch, query_gradient_launch
+
+FORWARD_PARAMETERS = ("q", "k", "v", "out", "lse")
+BACKWARD_PARAMETERS = (
+    "q", "k", "v", "out", "dout", "lse", "dlse", "dq", "dk", "dv", "delta", "dq_acc",
+)  # fmt: skip
+# float32 is multiplied in three parts, whose fragments do not all fit beyond this head_dim.
+_FLOAT32_FITS = 128
+
+
+def cuda_programs(
+    spec: AttentionSpec,
+    direction: str,
+    archs: Sequence[CudaArch],
+    config: Mapping[str, Any] | None = None,
+    choice: int = 0,
+) -> list[tuple[tuple[CudaArch, ...], CudaProgram]]:
+    """Programs of ``spec``, each with the architectures that it serves.
+
+    config: the fields of a config, for all architectures; None takes the default of each.
+    choice: of the defaults not the best but one further down, where the best spilled; the last
+    where there are not so many. Raises UnsupportedSpec with every reason.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"{direction=} must be one of {sorted(DIRECTIONS)}")
+    groups: dict[str, tuple[list[CudaArch], tuple]] = {}
+    for arch in archs:
+        configs = _configs(spec, direction, arch, config, choice)
+        key = json.dumps([*(c.to_json() for c in configs), arch.asynchronous_copy])
+        groups.setdefault(key, ([], configs))[0].append(arch)
+    return [
+        (tuple(served), _program(spec, direction, configs, served[0], key))
+        for key, (served, configs) in groups.items()
+    ]
+
+
+def _configs(spec, direction: str, arch: CudaArch, config, choice: int) -> tuple:
+    def pick(configs):
+        return configs[min(choice, len(configs) - 1)]
+
+    if direction == "forward":
+        kind, defaults = ForwardConfig, forward_configs
+    else:
+        kind, defaults = BackwardConfig, backward_configs
+    chosen = kind.from_json(config) if config is not None else pick(defaults(spec, arch))
+    if direction == "backward_deterministic":
+        return chosen, pick(ordered_configs(spec, arch))
+    return (chosen,)
+
+
+def _program(
+    spec: AttentionSpec, direction: str, configs: tuple, arch: CudaArch, key: str
+) -> CudaProgram:
+    public = symbol_name(spec, direction)
+    # Variants of one function stand side by side in a library.
+    symbol = f"{public}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    tables = tuple(f"table{n}" for n in range(len(spec.table_types)))
+    if direction == "forward":
+        (config,) = configs
+        launches = [forward_launch(spec, config, arch, symbol)]
+        first = FORWARD_PARAMETERS if spec.returns == "out_lse" else FORWARD_PARAMETERS[:-1]
+        meta = {"block_q": config.block_q, "block_k": config.block_k}
+    else:
+        launches, meta = _backward(spec, configs, arch, symbol)
+        first = BACKWARD_PARAMETERS
+    if spec.dtype == "float32" and max(spec.head_dim, spec.head_dim_v) > _FLOAT32_FITS:
+        launches = [replace(launch, may_spill=True) for launch in launches]
+    parameters = (*first, *tables, "softmax_scale")
+    shown = {**configs[0].to_json(), **({"ordered_dq": configs[1].to_json()} if configs[1:] else {})}
+    return CudaProgram(public, parameters, tuple(launches), shown, meta)
+
+
+def _backward(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """delta of the rows; dK and dV by key tile; dQ out of their sums, or by itself in order."""
+    config, *ordered = configs
+    launches = [
+        delta_launch(spec, f"{symbol}_delta"),
+        key_gradient_launch(spec, config, arch, f"{symbol}_dkdv", with_dq=not ordered),
+    ]
+    meta = {"block_q": config.block_q, "block_k": config.block_k}
+    if ordered:
+        name = f"{symbol}_dq"
+        launches.append(ordered_query_gradient_launch(spec, ordered[0], arch, name))
+    else:
+        depth = config.depth(spec.head_dim)
+        launches.append(query_gradient_launch(spec, f"{symbol}_dq", config.block_q, depth))
+        meta["head_dim_pad"] = depth
+    return launches, meta
