@@ -130,7 +130,9 @@ class _KeyGradients:
         self.warp_queries = config.block_q // self.split
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
         names = ("q", "k", "v", "dout", "lse", "delta", "dk", "dv")
-        tensors = gradient_tensors(self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth)
+        tensors = gradient_tensors(
+            self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth
+        )
         self.kernel = CudaKernel(
             symbol, self.sig, tensors, self._grid, config.num_warps,
             tables=True, min_blocks=config.min_blocks,
@@ -152,6 +154,7 @@ class _KeyGradients:
             self.blocks = QueryBlocks(kernel, self.scores, self.tile, self.config.block_q)
             self._start()
             with loop(self.blocks.count) as number:
+                kernel.forget_lane_offsets()
                 self._query_tile(number)
             self._finish()
         return kernel.launch()
@@ -245,7 +248,7 @@ class _KeyGradients:
     def _exchange(self, tile: SharedTile, m: int, step: int, words: list) -> None:
         """An A fragment of this warp to its place in [key][query]."""
         column = self._query_column(step * self.product.step // 8, 0)
-        self.product.store_fragment(self.kernel, tile, self._key_row(m, 0), column, words)
+        self.product.store_fragment(tile, self._key_row(m, 0), column, words)
 
     def _transposed_product(
         self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int = 0
@@ -255,27 +258,37 @@ class _KeyGradients:
 
         def a_of(step):
             for m in range(acc.m_tiles):
-                product.load_a(kernel, self.a(m), keys, 0, self._first_key(m), step)
+                product.load_a(self.a(m), keys, 0, self._first_key(m), step)
             return [self.a(m) for m in range(acc.m_tiles)]
 
         first = first + self.column_group * self.warp_queries
         acc.zero()
         multiply_add(
             acc, product, keys.columns // product.step, a_of,
-            lambda b, step, pair: product.load_b(kernel, b, rows, stage, first + pair * 16, step),
+            lambda b, step, pair: product.load_b(b, rows, stage, first + pair * 16, step),
         )  # fmt: skip
 
     def _add(self, acc: Accumulator, a_of: Callable, rows: SharedTile, stage) -> None:
         """acc += A rows, over the queries of the tile; A's fragments are a_of(m, step)."""
         kernel, product = self.kernel, self.product
-        own = self.column_group * (acc.n_tiles // 2)
+        column, own = self._own_columns(self.column_group, acc.n_tiles)
         multiply_add(
             acc, product, self.config.block_q // product.step,
             lambda step: [a_of(m, step) for m in range(acc.m_tiles)],
             lambda b, step, pair: product.load_b_rows(
-                kernel, b, rows, stage, step * product.step, own + pair
+                b, rows, stage, step * product.step, own + pair, column
             ),
         )  # fmt: skip
+
+    def _own_columns(self, group, tiles: int) -> tuple:
+        """(column, pair) at which the columns of ``group`` begin, ``tiles`` tiles to a group.
+
+        As a column where that is whole rows of banks, which makes the cheaper address.
+        """
+        if isinstance(group, int):
+            return 0, group * tiles // 2
+        whole = tiles * 8 * self.k_tile.element_bytes % 128 == 0
+        return (group * (tiles * 8), 0) if whole else (0, group * (tiles // 2))
 
     def _p_fragment(self, m: int, step: int) -> list:
         if self.split > 1:
@@ -287,7 +300,7 @@ class _KeyGradients:
         return self._fetch(self.ds_tile, m, step) if self.split > 1 else self.ds_fragment(m, step)
 
     def _fetch(self, tile: SharedTile, m: int, step: int) -> list:
-        self.product.load_a(self.kernel, self.a(m), tile, 0, self._first_key(m), step)
+        self.product.load_a(self.a(m), tile, 0, self._first_key(m), step)
         return self.a(m)
 
     def _query_gradient(self) -> None:
@@ -298,33 +311,34 @@ class _KeyGradients:
         m_tiles = max(groups // config.num_warps, 1)
         first_m = tirx.truncdiv(kernel.warp, column_groups) * m_tiles
         own_tiles = n_tiles // column_groups
-        first_n = tirx.truncmod(kernel.warp, column_groups) * own_tiles if column_groups > 1 else 0
+        column_group = tirx.truncmod(kernel.warp, column_groups) if column_groups > 1 else 0
         part = own_tiles // config.dq_parts
         for start in range(0, own_tiles, part):
-            self._dq_columns(first_m, m_tiles, first_n + start, part)
+            self._dq_columns(first_m, m_tiles, column_group, own_tiles, start, part)
 
-    def _dq_columns(self, first_m, m_tiles: int, first_n, part: int) -> None:
+    def _dq_columns(self, first_m, m_tiles: int, group, own_tiles: int, start: int, part: int):
+        """Columns start .. start + part (in tiles) of those of this warp's group."""
         kernel, product = self.kernel, self.product
         dq = accumulator(kernel, 16 * m_tiles, 8 * part)
         a = fragment(kernel, product, m_tiles)
+        column, own = self._own_columns(group, own_tiles)
 
         def a_of(step):
             for m in range(m_tiles):
                 depth = step * product.step
-                product.load_a_transposed(kernel, a(m), self.ds_tile, 0, depth, first_m + m)
+                product.load_a_transposed(a(m), self.ds_tile, 0, depth, first_m + m)
             return [a(m) for m in range(m_tiles)]
 
         dq.zero()
-        first_pair = tirx.truncdiv(first_n, 2) if not isinstance(first_n, int) else first_n // 2
         multiply_add(
             dq, product, self.config.block_k // product.step, a_of,
             lambda b, step, pair: product.load_b_rows(
-                kernel, b, self.k_tile, 0, step * product.step, first_pair + pair
+                b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
             ),
         )  # fmt: skip
         place = (0, self.tile.batch, self.blocks.head, self.blocks.first)
         for m, n, r in dq.elements():
-            tile = (first_m + m) * (self.depth // 8) + first_n + n
+            tile = (first_m + m) * (self.depth // 8) + group * own_tiles + start + n
             target = kernel.buffers["dq_acc"].ptr_to([*place, (tile * 4 + r) * 32 + kernel.lane])
             emit(T.ptx["red.global.add.f32"](target, dq.registers[m, n, r]))
 
@@ -351,7 +365,7 @@ class _KeyGradients:
                     pair = [acc.registers[m, n, 2 * half + odd] * factor for odd in range(2)]
                     row = self._key_row(m, half)
                     column = self.column_group * acc.n_tiles * 8 + acc.column(n, 0)
-                    self.product.store_pair(self.kernel, staged, row, column, *pair)
+                    self.product.store_pair(staged, row, column, *pair)
 
     def _first_key(self, m: int):
         return self.key_group * self.warp_keys + m * 16

@@ -68,12 +68,14 @@ class _QueryGradient:
         with self.kernel as kernel:
             self.tile = QueryTile(kernel, self.config.block_q)
             self.key_rows = [
-                Rows(kernel.buffers[name], self.tile.batch, self.tile.kv_head) for name in ("k", "v")
+                Rows(kernel.buffers[name], self.tile.batch, self.tile.kv_head)
+                for name in ("k", "v")
             ]
             self._allocate()
             self.blocks = KeyBlocks(kernel, self.scores, self.tile, self.config.block_k)
             self._start()
             with loop(self.blocks.count) as number:
+                kernel.forget_lane_offsets()
                 self._key_tile(number)
             self._finish()
         return kernel.launch()
@@ -137,13 +139,13 @@ class _QueryGradient:
         def a_of(step):
             for m in range(acc.m_tiles):
                 row = kernel.warp * self.warp_rows + m * 16
-                product.load_a(kernel, self.a(m), rows, 0, row, step)
+                product.load_a(self.a(m), rows, 0, row, step)
             return [self.a(m) for m in range(acc.m_tiles)]
 
         acc.zero()
         multiply_add(
             acc, product, rows.columns // product.step, a_of,
-            lambda b, step, pair: product.load_b(kernel, b, keys, 0, pair * 16, step),
+            lambda b, step, pair: product.load_b(b, keys, 0, pair * 16, step),
         )  # fmt: skip
 
     def _accumulate(self) -> None:
@@ -157,8 +159,7 @@ class _QueryGradient:
 
         multiply_add(
             self.dq, product, self.config.block_k // product.step, a_of,
-            lambda b, step, pair: product.load_b_rows(
-                kernel, b, self.k_tile, 0, step * product.step, pair
+            lambda b, step, pair: product.load_b_rows(b, self.k_tile, 0, step * product.step, pair
             ),
         )  # fmt: skip
 
@@ -175,7 +176,7 @@ class _QueryGradient:
                 for half in range(2):
                     pair = [self.dq.registers[m, n, 2 * half + odd] * factor for odd in range(2)]
                     row, column = self._row(m, half), self.dq.column(n, 0)
-                    self.product.store_pair(kernel, staged, row, column, *pair)
+                    self.product.store_pair(staged, row, column, *pair)
         barrier()
         rows = Rows(kernel.buffers["dq"], tile.batch, tile.head)
         store_rows(kernel, staged, rows, tile.first, tile.rows)

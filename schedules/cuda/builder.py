@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,6 +50,7 @@ class CudaKernel:
         self.buffers: dict[str, tirx.Buffer] = {}
         self._builder, self._func = IRBuilder(), build.prim_func()
         self._attributes: list = []
+        self._lane_offsets: dict[tuple[str, int], tirx.Expr] = {}
 
     def __enter__(self) -> CudaKernel:
         self._builder.__enter__()
@@ -99,6 +100,26 @@ class CudaKernel:
         """An array of registers of this thread, to be indexed by constants."""
         return T.alloc_local(tuple(shape), dtype)
 
+    def prepare_lane_offsets(self, row_bytes: int, offset_of: Callable) -> None:
+        """Registers for the offsets at which lanes read fragments in rows of ``row_bytes``."""
+        for pattern in ("down", "across"):
+            if (pattern, row_bytes) not in self._lane_offsets:
+                value = self.scalar(offset_of(self, pattern, row_bytes), "uint32")
+                self._lane_offsets[pattern, row_bytes] = value
+
+    def lane_offset(self, pattern: str, row_bytes: int):
+        """The register of ``prepare_lane_offsets``."""
+        return self._lane_offsets[pattern, row_bytes]
+
+    def forget_lane_offsets(self) -> None:
+        """Let the compiler think that they have changed (at the start of a loop's body).
+
+        It would else compute every address made of them once, before the loop, and run out of
+        registers; one xor an address in the loop costs less.
+        """
+        for register in self._lane_offsets.values():
+            assign(register, _opaque(register))
+
     @contextmanager
     def overlay(self) -> Iterator[None]:
         """Shared memory from the start again: tiles made here replace those made before."""
@@ -131,6 +152,14 @@ def signature_sizes(sig: Signature) -> Sizes:
 def _declare(tensor: Tensor) -> tirx.Buffer:
     view = tensor.view
     return build.arg(tensor.name, declare(tensor.name, view.shape, tensor.dtype, view.strides))
+
+
+def _opaque(value):
+    source = (
+        "__device__ __forceinline__ unsigned tvm_flash_opaque(unsigned x)"
+        ' { asm volatile("" : "+r"(x)); return x; }'
+    )
+    return T.cuda.func_call("tvm_flash_opaque", value, source_code=source, return_type="uint32")
 
 
 def bind(value, name: str):

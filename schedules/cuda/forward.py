@@ -80,7 +80,9 @@ class ForwardConfig:
         return ForwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
 
 
-def forward_launch(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str) -> Launch:
+def forward_launch(
+    spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str
+) -> Launch:
     """The forward kernel of ``spec``: q, k, v, out, lse (where returned), tables, softmax_scale."""
     return _Forward(spec, config, arch, symbol).launch()
 
@@ -103,7 +105,12 @@ class _Forward:
 
     def _tensors(self) -> list[Tensor]:
         sig, dtype = self.sig, self.spec.dtype
-        views = {"q": sig.query("q"), "k": sig.key("k"), "v": sig.value("v"), "out": sig.output("o")}
+        views = {
+            "q": sig.query("q"),
+            "k": sig.key("k"),
+            "v": sig.value("v"),
+            "out": sig.output("o"),
+        }
         tensors = [Tensor(name, view, dtype) for name, view in views.items()]
         if self.spec.returns == "out_lse":
             tensors.append(Tensor("lse", View(sig.rows, ()), "float32"))
@@ -124,6 +131,7 @@ class _Forward:
             self.blocks = KeyBlocks(kernel, self.scores, tile, self.config.block_k)
             self._start()
             with loop(self.blocks.count) as number:
+                kernel.forget_lane_offsets()
                 self._key_tile(number)
             self._finish()
         return kernel.launch()
@@ -181,8 +189,7 @@ class _Forward:
         self.s.zero()
         multiply_add(
             self.s, self.product, self.steps, self._q_fragments,
-            lambda b, step, pair: self.product.load_b(
-                self.kernel, b, self.k_tile, stage, pair * 16, step
+            lambda b, step, pair: self.product.load_b(b, self.k_tile, stage, pair * 16, step
             ),
         )  # fmt: skip
 
@@ -196,7 +203,7 @@ class _Forward:
 
     def _load_q(self, m: int, step: int, words: list) -> None:
         row = self.kernel.warp * self.warp_rows + m * 16
-        self.product.load_a(self.kernel, words, self.q_tile, 0, row, step)
+        self.product.load_a(words, self.q_tile, 0, row, step)
 
     def _softmax(self, first) -> None:
         tile = self.tile
@@ -219,8 +226,7 @@ class _Forward:
 
         multiply_add(
             self.out, self.product, self.config.block_k // self.product.step, p_fragments,
-            lambda b, step, pair: self.product.load_b_rows(
-                self.kernel, b, self.v_tile, stage, step * self.product.step, pair
+            lambda b, step, pair: self.product.load_b_rows(b, self.v_tile, stage, step * self.product.step, pair
             ),
         )  # fmt: skip
 
@@ -232,7 +238,9 @@ class _Forward:
             wait()
         barrier()
         with kernel.overlay():
-            out_tile = shared_tile(kernel, self.config.block_q, self.v_tile.columns, self.spec.dtype)
+            out_tile = shared_tile(
+                kernel, self.config.block_q, self.v_tile.columns, self.spec.dtype
+            )
         for m in range(self.out.m_tiles):
             for half in range(2):
                 inverse = kernel.scalar(softmax.inverse(m, half), "float32")
@@ -247,7 +255,7 @@ class _Forward:
         for n in range(self.out.n_tiles):
             low, high = (self.out.registers[m, n, 2 * half + odd] * inverse for odd in range(2))
             row, column = self._row(m, half), self.out.column(n, 0)
-            self.product.store_pair(self.kernel, out_tile, row, column, low, high)
+            self.product.store_pair(out_tile, row, column, low, high)
 
     def _store_lse(self, m: int, half: int) -> None:
         row = self._q_index(m, half)
@@ -272,5 +280,3 @@ class _Forward:
         if self.asynchronous:
             wait()
         barrier()
-
-

@@ -80,7 +80,7 @@ def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth:
                     row = tirx.truncdiv(number, depth // 8) * 16 + half * 8 + kernel.lane // 4
                     column = tirx.truncmod(number, depth // 8) * 8 + kernel.lane % 4 * 2
                     low, high = (sums[2 * half + odd] * factor for odd in range(2))
-                    product.store_pair(kernel, staged, row, column, low, high)
+                    product.store_pair(staged, row, column, low, high)
         barrier()
         rows = Rows(kernel.buffers["dq"], tile.batch, tile.head)
         store_rows(kernel, staged, rows, tile.first, tile.rows)

@@ -84,7 +84,10 @@ def _program(
     if spec.dtype == "float32" and max(spec.head_dim, spec.head_dim_v) > _FLOAT32_FITS:
         launches = [replace(launch, may_spill=True) for launch in launches]
     parameters = (*first, *tables, "softmax_scale")
-    shown = {**configs[0].to_json(), **({"ordered_dq": configs[1].to_json()} if configs[1:] else {})}
+    shown = {
+        **configs[0].to_json(),
+        **({"ordered_dq": configs[1].to_json()} if configs[1:] else {}),
+    }
     return CudaProgram(public, parameters, tuple(launches), shown, meta)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from tvm import DataType, tirx
+from tvm.script import tirx as T
 
 from .builder import CudaKernel
 
@@ -20,6 +21,7 @@ class SharedTile:
     xored with the row's: any 8 consecutive rows then hold a column in 8 different bank groups.
     """
 
+    kernel: CudaKernel
     buffer: tirx.Buffer
     stages: int
     rows: int
@@ -41,13 +43,18 @@ class SharedTile:
         """Chunks of a row."""
         return self.columns // self.per_chunk
 
+    @property
+    def span(self) -> int:
+        """Chunks within which the swizzle moves a chunk: 2, 4 or 8."""
+        return gcd(self.chunks, 8)
+
     def chunk_of(self, row, chunk):
         """Where chunk number ``chunk`` of ``row`` lies.
 
         Rows advance by ``chunks`` modulo 8 bank groups, so they already differ within a period of
         8 / gcd(chunks, 8) rows; the xor separates the periods.
         """
-        span = gcd(self.chunks, 8)
+        span = self.span
         return chunk if span == 1 else chunk ^ ((row // (8 // span)) % span)
 
     def pointer(self, stage, row, chunk, offset=0):
@@ -59,10 +66,47 @@ class SharedTile:
         """Address of one element."""
         return self.pointer(stage, row, column // self.per_chunk, column % self.per_chunk)
 
+    def fragment_address(self, pattern: str, stage, row, chunk, column=0):
+        """Where this lane reads a row of its 16 x 2 chunks, which begin at ``row`` and ``chunk``.
+
+        pattern: "down" (lanes 0-15 the rows of the first chunk, 16-31 of the second) or "across"
+        (lanes 0-7 and 8-15 the two chunks of the first 8 rows, the others of the next 8), the two
+        orders in which ldmatrix.x4 is fed. row: a multiple of 16; chunk: even; column: elements, a
+        multiple of 128 bytes. The swizzle is an xor with bits of the lane alone, so the chunk's low
+        bits are xored into a register kept for the pattern, and all else is an immediate.
+        """
+        row_bytes = self.columns * self.element_bytes
+        low = chunk % self.span if isinstance(chunk, int) else chunk & (self.span - 1)
+        offset = self.kernel.lane_offset(pattern, row_bytes) ^ _uint32(low * CHUNK_BYTES)
+        start = T.cuda.cvta_generic_to_shared(self.buffer.ptr_to([0, 0, 0]))
+        rows = _uint32(row) * tirx.const(row_bytes, "uint32")
+        if self.stages > 1:
+            rows = rows + _uint32(stage) * tirx.const(self.rows * row_bytes, "uint32")
+        columns = _uint32(column) * tirx.const(self.element_bytes, "uint32")
+        return start + (offset + rows + columns + _uint32((chunk - low) * CHUNK_BYTES))
+
+
+def lane_offset(kernel: CudaKernel, pattern: str, row_bytes: int):
+    """Byte offset of the chunk that ``pattern`` gives this lane in rows of ``row_bytes``."""
+    lane = kernel.lane
+    if pattern == "down":
+        row, chunk = lane % 16, lane // 16
+    else:
+        row, chunk = (lane // 16) * 8 + lane % 8, lane // 8 % 2
+    span = gcd(row_bytes // CHUNK_BYTES, 8)
+    swizzled = chunk if span == 1 else chunk ^ ((row // (8 // span)) % span)
+    return _uint32(row * row_bytes + swizzled * CHUNK_BYTES)
+
+
+def _uint32(value):
+    return tirx.const(value, "uint32") if isinstance(value, int) else tirx.Cast("uint32", value)
+
 
 def shared_tile(
     kernel: CudaKernel, rows: int, columns: int, dtype: str, stages: int = 1
 ) -> SharedTile:
     """A new tile in the kernel's shared memory."""
     buffer = kernel.shared((stages, rows, columns), dtype)
-    return SharedTile(buffer, stages, rows, columns, dtype)
+    tile = SharedTile(kernel, buffer, stages, rows, columns, dtype)
+    kernel.prepare_lane_offsets(columns * tile.element_bytes, lane_offset)
+    return tile

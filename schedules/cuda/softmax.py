@@ -36,7 +36,9 @@ class OnlineSoftmax:
         self._alpha = kernel.registers((m_tiles, 2), "float32")
         self._held = kernel.registers((1,), "float32")
         scale = kernel.softmax_scale
-        self.factor = kernel.scalar(scores.positive_factor(scale), "float32") if scores.linear else None
+        self.factor = (
+            kernel.scalar(scores.positive_factor(scale), "float32") if scores.linear else None
+        )
         for m, half in self._rows():
             store(self.maximum, (m, half), T.float32(FLOOR))
             store(self.total, (m, half), T.float32(0))
@@ -119,5 +121,3 @@ class OnlineSoftmax:
         if self.factor is not None:
             maximum = maximum * self.factor
         return self.scores.natural_lse(maximum, self.total[m, half])
-
-

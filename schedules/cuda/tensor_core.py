@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .builder import CudaKernel, emit, store
+from .builder import emit, store
 from .shared_tile import SharedTile
 
 _LOAD = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
@@ -38,32 +38,25 @@ class HalfProduct:
         """PTX name of the operand type."""
         return {"float16": "f16", "bfloat16": "bf16"}[self.dtype]
 
-    def load_a(self, kernel: CudaKernel, a: list, tile: SharedTile, stage, row, step) -> None:
+    def load_a(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
         """A rows row .. row + 15, reduction chunk pair ``step``, of a tile stored by rows."""
-        lane = kernel.lane
-        at = tile.pointer(stage, row + lane % 16, step * 2 + lane // 16)
-        emit(T.ptx[_LOAD](*a, at))
+        emit(T.ptx[_LOAD](*a, tile.fragment_address("down", stage, row, step * 2)))
 
-    def load_a_transposed(
-        self, kernel: CudaKernel, a: list, tile: SharedTile, stage, depth, column_pair
-    ) -> None:
+    def load_a_transposed(self, a: list, tile: SharedTile, stage, depth, column_pair) -> None:
         """A of rows 16 column_pair .., reduction rows depth .. depth + 15, stored transposed."""
-        lane = kernel.lane
-        row = depth + lane % 8 + (lane // 16) * 8
-        emit(T.ptx[_LOAD_TRANSPOSED](*a, tile.pointer(stage, row, column_pair * 2 + lane // 8 % 2)))
+        at = tile.fragment_address("across", stage, depth, column_pair * 2)
+        emit(T.ptx[_LOAD_TRANSPOSED](*a, at))
 
-    def load_b(self, kernel: CudaKernel, b: list, tile: SharedTile, stage, row, step) -> None:
+    def load_b(self, b: list, tile: SharedTile, stage, row, step: int) -> None:
         """B of columns row .. row + 15 (two tiles), stored with a column of B in a row."""
-        lane = kernel.lane
-        at = tile.pointer(stage, row + (lane // 16) * 8 + lane % 8, step * 2 + lane // 8 % 2)
-        emit(T.ptx[_LOAD](*b, at))
+        emit(T.ptx[_LOAD](*b, tile.fragment_address("across", stage, row, step * 2)))
 
-    def load_b_rows(
-        self, kernel: CudaKernel, b: list, tile: SharedTile, stage, depth, pair
-    ) -> None:
-        """B of reduction rows depth .. depth + 15, columns 16 pair .. (two tiles), stored by rows."""
-        lane = kernel.lane
-        at = tile.pointer(stage, depth + lane % 16, pair * 2 + lane // 16)
+    def load_b_rows(self, b: list, tile: SharedTile, stage, depth, pair, column=0) -> None:
+        """B of reduction rows depth .. depth + 15, two tiles of columns, stored by rows.
+
+        The columns are those from ``column`` (a multiple of 128 bytes) + 16 pair on.
+        """
+        at = tile.fragment_address("down", stage, depth, pair * 2, column)
         emit(T.ptx[_LOAD_TRANSPOSED](*b, at))
 
     def pack(self, a: list, values: Sequence) -> None:
@@ -75,13 +68,13 @@ class HalfProduct:
         """Two float32 rounded into one word, ``low`` first in memory."""
         return T.ptx[f"cvt.rn.{self.suffix}x2.f32"](word, high, low)
 
-    def store_pair(self, kernel: CudaKernel, tile: SharedTile, row, column, low, high) -> None:
+    def store_pair(self, tile: SharedTile, row, column, low, high) -> None:
         """Two neighbouring columns of a row into the tile, rounded."""
-        word = kernel.registers((1,), "uint32")
+        word = tile.kernel.registers((1,), "uint32")
         emit(self.convert(word[0], low, high))
         emit(T.ptx["st.shared.b32"](tile.element(0, row, column), word[0]))
 
-    def store_fragment(self, kernel: CudaKernel, tile: SharedTile, row, column, a: list) -> None:
+    def store_fragment(self, tile: SharedTile, row, column, a: list) -> None:
         """What ``pack`` made of two accumulator tiles to rows row, row + 8 and columns column, ..
 
         row and column are those of the lane's first element.
@@ -121,47 +114,43 @@ class Tf32Product:
     words_b = 8
     tiles_per_step = 1
 
-    def load_a(self, kernel: CudaKernel, a: list, tile: SharedTile, stage, row, step) -> None:
-        lane = kernel.lane
-        emit(T.ptx[_LOAD](*a[:4], tile.pointer(stage, row + lane % 16, step * 2 + lane // 16)))
-        self._split(kernel, a)
+    def load_a(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
+        emit(T.ptx[_LOAD](*a[:4], tile.fragment_address("down", stage, row, step * 2)))
+        for n in range(4):
+            _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
 
-    def load_a_transposed(
-        self, kernel: CudaKernel, a: list, tile: SharedTile, stage, depth, column_pair
-    ) -> None:
-        lane = kernel.lane
+    def load_a_transposed(self, a: list, tile: SharedTile, stage, depth, column_pair) -> None:
+        lane = tile.kernel.lane
         for n in range(4):
             row = depth + lane % 4 * 2 + n // 2
             column = column_pair * 16 + n % 2 * 8 + lane // 4
             emit(T.ptx["ld.shared.b32"](a[n], tile.element(stage, row, column)))
-        self._split(kernel, a)
+            _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
 
-    def load_b(self, kernel: CudaKernel, b: list, tile: SharedTile, stage, row, step) -> None:
-        lane = kernel.lane
-        at = tile.pointer(stage, row + (lane // 16) * 8 + lane % 8, step * 2 + lane // 8 % 2)
+    def load_b(self, b: list, tile: SharedTile, stage, row, step: int) -> None:
+        at = tile.fragment_address("across", stage, row, step * 2)
         emit(T.ptx[_LOAD](b[0], b[1], b[4], b[5], at))
-        self._split_b(kernel, b)
+        for n in (0, 1, 4, 5):
+            _split(b[n], b[n + 2], tirx.reinterpret("float32", b[n]))
 
-    def load_b_rows(
-        self, kernel: CudaKernel, b: list, tile: SharedTile, stage, depth, pair
-    ) -> None:
-        lane = kernel.lane
-        for n in range(4):
-            row = depth + lane % 4 * 2 + n % 2
-            column = pair * 16 + n // 2 * 8 + lane // 4
-            emit(T.ptx["ld.shared.b32"](b[n // 2 * 4 + n % 2], tile.element(stage, row, column)))
-        self._split_b(kernel, b)
+    def load_b_rows(self, b: list, tile: SharedTile, stage, depth, pair, column=0) -> None:
+        lane = tile.kernel.lane
+        for n in (0, 1, 4, 5):
+            row = depth + lane % 4 * 2 + n % 4
+            place = column + pair * 16 + n // 4 * 8 + lane // 4
+            emit(T.ptx["ld.shared.b32"](b[n], tile.element(stage, row, place)))
+            _split(b[n], b[n + 2], tirx.reinterpret("float32", b[n]))
 
     def pack(self, a: list, values: Sequence) -> None:
         # Accumulator (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) as A (g, t), (g, t+4), ...
         for n, value in zip((0, 2, 1, 3), values, strict=True):
             _split(a[n], a[n + 4], value)
 
-    def store_pair(self, kernel: CudaKernel, tile: SharedTile, row, column, low, high) -> None:
+    def store_pair(self, tile: SharedTile, row, column, low, high) -> None:
         words = [tirx.reinterpret("uint32", low), tirx.reinterpret("uint32", high)]
         emit(T.ptx["st.shared.v2.b32"](tile.element(0, row, column), *words))
 
-    def store_fragment(self, kernel: CudaKernel, tile: SharedTile, row, column, a: list) -> None:
+    def store_fragment(self, tile: SharedTile, row, column, a: list) -> None:
         for half in range(2):
             whole = [_whole(a[half + 2 * odd], a[half + 2 * odd + 4]) for odd in range(2)]
             at = tile.element(0, row + half * 8, column)
@@ -171,14 +160,6 @@ class Tf32Product:
         name = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
         for left, right in ((a[4:], b[:2]), (a[:4], b[2:]), (a[:4], b[:2])):
             emit(T.ptx[name](*acc, *left, *right, *acc))
-
-    def _split(self, kernel: CudaKernel, a: list) -> None:
-        for n in range(4):
-            _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
-
-    def _split_b(self, kernel: CudaKernel, b: list) -> None:
-        for n in (0, 1, 4, 5):
-            _split(b[n], b[n + 2], tirx.reinterpret("float32", b[n]))
 
 
 def _split(high, low, value) -> None:
@@ -199,9 +180,7 @@ def _tf32(value):
         "__device__ __forceinline__ unsigned tvm_flash_tf32(float x) { unsigned y;"
         ' asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x)); return y; }'
     )
-    return T.cuda.func_call(
-        "tvm_flash_tf32", value, source_code=source, return_type="uint32"
-    )
+    return T.cuda.func_call("tvm_flash_tf32", value, source_code=source, return_type="uint32")
 
 
 def product_for(dtype: str, turing: bool = False) -> HalfProduct | Tf32Product:
