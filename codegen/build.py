@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from ..artifact import MANIFEST, KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
+from ..artifact import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
 from ..errors import BuildError
 from ..machine import architecture, system
+from ..schedules.cuda.arch import cuda_archs
 from ..schedules.select import Scheduled, scheduled_module
 from ..schedules.target import CpuTarget, cpu_target, host_target
 from ..spec import AttentionSpec
 from .cpu import llvm_version, write_object
+from .cuda_build import build_cuda, cuda_job
 from .linker import link
+from .staging import LIBRARY, Progress, counting, publishing
 from .versions import build_versions
-
-LIBRARY = "kernels.so"
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,32 @@ def build(
     """Compile ``specs`` in ``directions`` into the artifact directory ``path``, and return it.
 
     target: "llvm" is this machine; otherwise a name that tvm_flash.schedules.target knows, or a
-    CpuTarget. progress(done, total, symbol) is called after each kernel, one call at a time, from
-    worker threads. An artifact already at ``path`` is replaced. Raises UnsupportedSpec for a spec
-    no schedule serves, BuildError when compiling, linking or writing fails.
+    CpuTarget; "cuda", or "cuda:sm_80,sm_90", is one library for those GPUs. progress(done, total,
+    symbol) is called after each kernel, one call at a time, from worker threads. An artifact
+    already at ``path`` is replaced. Raises UnsupportedSpec for a spec no schedule serves,
+    BuildError when compiling, linking or writing fails.
     """
+    specs = list(specs)
+    if isinstance(target, str) and target.startswith("cuda"):
+        return _build_for_gpus(specs, target, Path(path), directions, progress)
     target = find_target(target)
-    pairs = dict.fromkeys((spec, direction) for spec in specs for direction in directions)
+    # On CPUs every backward gives the same bits each run.
+    named = {"backward_deterministic": "backward"}
+    pairs = dict.fromkeys((spec, named.get(d, d)) for spec in specs for d in directions)
     jobs = [scheduling(spec, direction, target) for spec, direction in pairs]
     return build_jobs(jobs, target, Path(path), progress)
+
+
+def _build_for_gpus(
+    specs: Sequence[AttentionSpec],
+    target: str,
+    path: Path,
+    directions: Sequence[str],
+    progress: Progress | None,
+) -> Path:
+    archs = cuda_archs(target)
+    pairs = dict.fromkeys((spec, direction) for spec in specs for direction in directions)
+    return build_cuda([cuda_job(*pair, archs) for pair in pairs], archs, path, progress)
 
 
 def find_target(target: str | CpuTarget) -> CpuTarget:
@@ -78,15 +92,10 @@ def build_jobs(
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")
     _refuse_foreign(target)
-    _refuse_to_replace(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        staging = Path(scratch, "artifact")
-        staging.mkdir()
-        kernels = _compile(jobs, target, Path(scratch), progress)
+    with publishing(path) as staging:
+        kernels = _compile(jobs, target, staging.parent, progress)
         library = link([o for o, _ in kernels], [r.symbol for _, r in kernels], staging / LIBRARY)
         write_manifest(staging, _manifest(library, target, [record for _, record in kernels]))
-        _publish(staging, path, Path(scratch, "replaced"))
     return path
 
 
@@ -94,7 +103,7 @@ def _compile(
     jobs: Sequence[Job], target: CpuTarget, folder: Path, progress: Progress | None
 ) -> list[tuple[Path, KernelRecord]]:
     """Object and record of each job. Scheduling is Python; LLVM runs beside it in threads."""
-    finished = _counter(len(jobs), progress or (lambda *_: None))
+    finished = counting(len(jobs), progress)
     pending: list[tuple[Future[Path], KernelRecord]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, job in enumerate(jobs):
@@ -104,17 +113,6 @@ def _compile(
             future.add_done_callback(lambda _, symbol=job.symbol: finished(symbol))
             pending.append((future, record))
     return [(future.result(), record) for future, record in pending]
-
-
-def _counter(total: int, progress: Progress) -> Callable[[str], None]:
-    done = count(1)
-    lock = Lock()
-
-    def finished(symbol: str) -> None:
-        with lock:
-            progress(next(done), total, symbol)
-
-    return finished
 
 
 def _manifest(library: Path, target: CpuTarget, records: Sequence[KernelRecord]) -> Manifest:
@@ -140,18 +138,3 @@ def _refuse_foreign(target: CpuTarget) -> None:
         raise BuildError(
             f"target={target.name!r} is linked on {needed}, this is {architecture()}: build there"
         )
-
-
-def _refuse_to_replace(path: Path) -> None:
-    """Only an artifact, or nothing, may be at ``path``: a typing error must not cost a folder."""
-    if path.is_dir() and {entry.name for entry in path.iterdir()} <= {MANIFEST, LIBRARY}:
-        return
-    if path.exists():
-        raise BuildError(f"path={str(path)!r} exists and is not an artifact; choose another path")
-
-
-def _publish(staging: Path, path: Path, aside: Path) -> None:
-    """Rename ``staging`` to ``path``; what was there goes away with the scratch folder."""
-    if path.exists():
-        path.rename(aside)
-    staging.rename(path)

@@ -1,4 +1,4 @@
-"""The disk cache: one directory per key, made once even when processes race for it."""
+"""The disk cache: a directory or file per key, made once even when processes race for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from ..artifact import verify
 from ..errors import ArtifactError, BuildError
 
 logger = logging.getLogger("tvm_flash")
+
+# PTX, machine code and objects of CUDA kernels, by the hash of what they are made from.
+_CONTENTS = "cuda"
 
 
 def cache_dir() -> Path:
@@ -41,22 +46,65 @@ def entry(name: str, make: Callable[[Path], object]) -> Path:
     corrupt entry is deleted, with a warning, and made again. Raises BuildError when the cache
     directory cannot be written.
     """
-    folder = cache_dir()
-    path = folder / name
+    path = cache_dir() / name
     if _usable(path):
         return path
+    with _locked(path):
+        if not _usable(path):
+            _discard(path)
+            make(path)
+    return path
+
+
+def content(name: str, make: Callable[[], bytes]) -> bytes:
+    """The bytes called ``name``, a hash of what decides them; ``make()`` gives them the first time.
+
+    Look, lock, look again, as ``entry``; a file that is cut off or changed is made again.
+    """
+    path = cache_dir() / _CONTENTS / name
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    with _locked(path):
+        kept = _read(path)
+        if kept is None:
+            kept = make()
+            _write(path, kept)
+    return kept
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone with ``path``, whose folder exists; BuildError when it cannot be written."""
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
-            if not _usable(path):
-                _discard(path)
-                make(path)
+        with FileLock(folder / f"{path.name}.lock"):
+            yield
     except OSError as error:
         raise BuildError(
             f"cannot write the cache directory {folder} ({error}); "
             "set TVM_FLASH_CACHE_DIR to one that can be written"
         ) from error
-    return path
+
+
+def _read(path: Path) -> bytes | None:
+    """What ``_write`` wrote: a digest, a line end, the bytes."""
+    try:
+        stamp, _, kept = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    return kept if stamp == _stamp(kept) else None
+
+
+def _write(path: Path, kept: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary.write_bytes(_stamp(kept) + b"\n" + kept)
+    temporary.replace(path)
+
+
+def _stamp(kept: bytes) -> bytes:
+    return hashlib.sha256(kept).hexdigest().encode()
 
 
 def _usable(path: Path) -> bool:

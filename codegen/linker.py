@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from tvm_ffi import libinfo
 
 from ..errors import BuildError
 from ..machine import system
+from .process import run
 
 RUNTIME = Path(__file__).parent / "runtime"
 
@@ -45,11 +45,11 @@ def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Pa
     Raises BuildError with the linker's own words.
     """
     exports = [_BIND, *(_FUNCTION_PREFIX + name for name in functions)]
-    export_list = _write_exports(exports, library.with_suffix(".exports"))
+    export_list = write_exports(exports, library.with_suffix(".exports"))
     sources = sorted(RUNTIME.glob("*.c"))
     command = [*find_compiler(), *_compile_flags(), *map(str, [*sources, *objects])]
-    command += [*_link_flags(export_list), "-o", str(library)]
-    _run(command)
+    command += [*library_flags(export_list), "-lm", "-o", str(library)]
+    run(command, what="linking", choose="$CC")
     export_list.unlink()
     return library
 
@@ -59,9 +59,10 @@ def _compile_flags() -> list[str]:
     return ["-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", *includes]
 
 
-def _link_flags(export_list: Path) -> list[str]:
+def library_flags(export_list: Path) -> list[str]:
+    """Flags of a library that needs libtvm_ffi and exports what ``export_list`` says."""
     folder = Path(libinfo.find_libtvm_ffi()).parent
-    flags = [f"-L{folder}", "-ltvm_ffi", "-lm"]
+    flags = [f"-L{folder}", "-ltvm_ffi"]
     if system() == "darwin":
         return [*flags, f"-Wl,-exported_symbols_list,{export_list}"]
     options = [
@@ -75,25 +76,11 @@ def _link_flags(export_list: Path) -> list[str]:
     return [*(f"-Wl,{o}" for o in options), *(f"-Wl,-z,{k}" for k in keywords), *flags]
 
 
-def _write_exports(names: Sequence[str], path: Path) -> Path:
-    """The export list: the objects define helpers and __tvm_ffi_main besides."""
+def write_exports(names: Sequence[str], path: Path) -> Path:
+    """Write the export list: the objects define helpers and __tvm_ffi_main besides."""
     if system() == "darwin":
         text = "\n".join(f"_{name}" for name in names)
     else:
         text = f"{{ global: {'; '.join(names)}; local: *; }};"
     path.write_text(text + "\n", encoding="utf-8")
     return path
-
-
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError as error:
-        raise BuildError(
-            f"cannot run the C compiler {command[0]!r} ({error.strerror}); set $CC"
-        ) from error
-    if done.returncode:
-        tail = "\n".join(done.stderr.strip().splitlines()[-20:])
-        raise BuildError(
-            f"linking failed with status {done.returncode}: {shlex.join(command)}\n{tail}"
-        )

@@ -24,7 +24,7 @@ _FILES = (
     "tracing.py",
     "variants.py",
 )
-_SUFFIXES = {".py", ".c", ".h", ".json", ".jsonl"}
+_SUFFIXES = {".py", ".c", ".cpp", ".h", ".json", ".jsonl"}
 
 
 def build_versions() -> dict[str, str]:

@@ -1,21 +1,10 @@
-"""The shared list of cases through the operators, forward and backward, by FlashAttention's rule.
-
-Its tests allow twice the error that plain PyTorch makes in the same precision, three times for
-gradients, and a round-off; both errors are taken against float64.
-"""
+"""The shared list of cases through the operators, forward and backward, by FlashAttention's rule."""
 
 import pytest
 import torch
 
-import tvm_flash
-from tvm_flash.cases import CORRECTNESS, make_inputs
-from tvm_flash.reference import attention_reference
-
-NAMES = ("out", "lse", "dq", "dk", "dv")
-FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3}
-ROUND_OFF = 1e-5
-# exp2 as a polynomial of degree 3 or 4 moves the logarithm of a sum by its relative error.
-LSE_ROUND_OFF = {"float32": 2e-5, "bfloat16": 2e-4, "float16": 2e-4}
+from error_rule import check_case
+from tvm_flash.cases import CORRECTNESS
 
 
 @pytest.fixture(autouse=True)
@@ -28,28 +17,4 @@ def poisoned_memory():
 
 @pytest.mark.parametrize("case", CORRECTNESS, ids=lambda case: case.name)
 def test_case(case):
-    inputs = make_inputs(case)
-    ours = results(tvm_flash.attention, inputs, return_lse=True)
-    exact = results(attention_reference, inputs, upcast=torch.float64)
-    plain = results(attention_reference, inputs)
-    for name, got, want, baseline in zip(NAMES, ours, exact, plain, strict=True):
-        round_off = LSE_ROUND_OFF[case.dtype] if name == "lse" else ROUND_OFF
-        allowed = FACTORS[name] * largest_error(baseline, want) + round_off
-        assert largest_error(got, want) <= allowed, name
-
-
-def results(attention, inputs, **options):
-    """out, lse, dq, dk, dv of ``attention`` for the case's dout and dlse."""
-    # Not clones, which would be dense.
-    leaves = [x.detach().requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
-    out, lse = attention(*leaves, **inputs.variant, **options)
-    upstream = (inputs.dout.to(out.dtype), inputs.dlse.to(lse.dtype))
-    return out.detach(), lse.detach(), *torch.autograd.grad((out, lse), leaves, upstream)
-
-
-def largest_error(got, want) -> float:
-    """Largest absolute difference; equal infinities are equal, NaN is infinitely wrong."""
-    got, want = got.double(), want.double()
-    assert got.shape == want.shape
-    error = torch.where(got == want, 0.0, (got - want).abs()).nan_to_num(nan=float("inf"))
-    return error.max().item() if error.numel() else 0.0
+    check_case(case)

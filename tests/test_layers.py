@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it, and within itself.
 ORDER = [
-    ["errors", "machine"],
+    ["errors", "machine", "ptx_interpreter"],
     ["program", "tracing", "torch_operations", "score_mod", "variants"],
     ["spec"],
     ["reference"],
@@ -23,7 +23,9 @@ ORDER = [
     ["openmp"],
     ["loader"],
     ["kernels"],
-    ["checks", "ops"],
+    ["verify"],
+    ["study"],
+    ["checks", "placement", "ops"],
     ["functional", "flash_attn"],
     ["bench"],
     ["cli"],

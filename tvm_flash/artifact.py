@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from .spec import AttentionSpec
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-DIRECTIONS = {"forward": "fwd", "backward": "bwd"}
+PTX = "kernels.ptx.gz"
+# The last: the same bits every run. On CPUs every backward is, on GPUs it is a kernel of its own.
+DIRECTIONS = {"forward": "fwd", "backward": "bwd", "backward_deterministic": "bwd_det"}
 
 
 def symbol_name(spec: AttentionSpec, direction: str) -> str:
@@ -27,7 +31,8 @@ def symbol_name(spec: AttentionSpec, direction: str) -> str:
 class KernelRecord:
     """One kernel of a library: the problem, its direction and the numbers it was scheduled with.
 
-    ``meta`` is what a caller must know besides: block_q, block_k, head_dim_pad.
+    ``meta`` is what a caller must know besides: block_q, block_k, head_dim_pad. ``launches``, for
+    CUDA: name, archs, threads, shared_bytes and resources by arch of each kernel it launches.
     """
 
     symbol: str
@@ -35,17 +40,20 @@ class KernelRecord:
     direction: str
     config: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    launches: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         known = {"symbol": self.symbol, "direction": self.direction, "config": self.config}
-        return {**self.meta, **known, "spec": self.spec.to_json()}
+        launches = {"launches": list(self.launches)} if self.launches else {}
+        return {**self.meta, **known, "spec": self.spec.to_json(), **launches}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> KernelRecord:
         meta = dict(data)
         symbol, direction = meta.pop("symbol"), meta.pop("direction")
         config, spec = dict(meta.pop("config")), AttentionSpec.from_json(meta.pop("spec"))
-        return cls(str(symbol), spec, direction, config, meta)
+        launches = tuple(dict(launch) for launch in meta.pop("launches", ()))
+        return cls(str(symbol), spec, direction, config, meta, launches)
 
     def __post_init__(self):
         if self.direction not in DIRECTIONS:
@@ -56,19 +64,28 @@ class KernelRecord:
 class Manifest:
     """Everything a loader must know before it opens the library.
 
-    library: file name beside the manifest. sha256: of that file. target: name, mcpu, system and
-    architecture. cpu_features: all of them are needed to run. versions: what it was built with.
+    library: file name beside the manifest. sha256: of that file. target: name, mcpu (or archs, for
+    CUDA), system and architecture. cpu_features: all of them are needed to run. versions: what it
+    was built with. ptx_sha256: of the PTX beside a CUDA library, which is read only to verify it.
     """
 
     library: str
     sha256: str
-    target: dict[str, str]
+    target: dict[str, Any]
     cpu_features: tuple[str, ...]
     versions: dict[str, str]
     kernels: tuple[KernelRecord, ...]
+    ptx_sha256: str = ""
+
+    @property
+    def device(self) -> str:
+        """What the kernels run on: "cpu" or "cuda"."""
+        return "cuda" if self.target.get("name") == "cuda" else "cpu"
 
     def to_json(self) -> dict[str, Any]:
+        ptx = {"ptx_sha256": self.ptx_sha256} if self.ptx_sha256 else {}
         return {
+            **ptx,
             "format": FORMAT,
             "library": self.library,
             "sha256": self.sha256,
@@ -92,6 +109,7 @@ class Manifest:
             cpu_features=tuple(data["cpu_features"]),
             versions=dict(data["versions"]),
             kernels=kernels,
+            ptx_sha256=str(data.get("ptx_sha256", "")),
         )
 
 
@@ -110,6 +128,31 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write ``manifest`` as ``directory``/manifest.json."""
     text = json.dumps(manifest.to_json(), indent=2, sort_keys=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def write_ptx(directory: Path, texts: Mapping[str, str]) -> str:
+    """Write the PTX of kernels, by name, as ``directory``/kernels.ptx.gz; gives its sha256."""
+    file = directory / PTX
+    file.write_bytes(gzip.compress(json.dumps(texts, sort_keys=True).encode(), mtime=0))
+    return sha256_of(file)
+
+
+def read_ptx(path: str | Path) -> dict[str, str]:
+    """PTX of every kernel of the CUDA artifact at ``path``, by the kernel's name.
+
+    Raises ArtifactError when there is none or it is not what the library was built from.
+    """
+    library, manifest = verify(path)
+    file = library.with_name(PTX)
+    if not manifest.ptx_sha256:
+        raise refuse(file, f"an artifact for {manifest.target.get('name')} keeps no PTX")
+    try:
+        found = sha256_of(file)
+    except OSError as error:
+        raise refuse(file, f"the PTX cannot be read ({error.strerror})") from error
+    if found != manifest.ptx_sha256:
+        raise refuse(file, f"sha256 is {found[:16]}, its manifest says {manifest.ptx_sha256[:16]}")
+    return json.loads(gzip.decompress(file.read_bytes()))
 
 
 def verify(path: str | Path) -> tuple[Path, Manifest]:

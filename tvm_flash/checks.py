@@ -7,7 +7,7 @@ import math
 import torch
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-DEVICES = ("cpu", "meta")
+DEVICES = ("cpu", "cuda", "meta")
 
 # Kernels add a position, a window's end (up to 2**30) and the rest of a tile in int32.
 MAX_SEQLEN = 2**29
@@ -142,7 +142,7 @@ def _check_first(q: torch.Tensor) -> None:
         raise TypeError(f"q.dtype={q.dtype} must be one of {known}: convert with q.to()")
     if q.device.type not in DEVICES:
         raise NotImplementedError(
-            f"q.device={q.device}: this build has kernels for the CPU alone; call q.cpu()"
+            f"q.device={q.device}: there are kernels for cpu and cuda; call q.cpu() or q.cuda()"
         )
 
 

@@ -95,7 +95,9 @@ def attention(
     cap * tanh(s / cap). alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx)
     and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured tensors indexed
     by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod, masks.
-    deterministic is always kept: equal inputs and threads give equal bits, gradients too.
+    deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
+    threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
+    torch.use_deterministic_algorithms.
 
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under
@@ -119,7 +121,8 @@ def attention(
     find = _constant_spec if torch.compiler.is_compiling() else _traced_spec
     spec, tables = find(fields, score_mod, mask_mod)
     slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
-    out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale)
+    ordered = bool(deterministic) or torch.are_deterministic_algorithms_enabled()
+    out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale, ordered)
     out = out.transpose(1, 2) if layout == "bhsd" else out
     return (out, lse) if return_lse else out
 

@@ -5,28 +5,42 @@ from __future__ import annotations
 import threading
 from importlib.util import find_spec
 
-from .errors import UnsupportedSpec
+from .errors import BuildError, UnsupportedSpec
 from .loader import Kernel, load, registered
 from .spec import AttentionSpec
 
 _compiling = threading.Lock()
 
 
-def resolve(spec: AttentionSpec, direction: str) -> Kernel:
-    """The kernel for ``spec`` and ``direction`` ("forward" or "backward").
+def resolve(
+    spec: AttentionSpec,
+    direction: str,
+    device_type: str = "cpu",
+    capability: tuple[int, int] | None = None,
+) -> Kernel:
+    """The kernel for ``spec`` and ``direction`` (a name in artifact.DIRECTIONS) on a device.
 
     Loaded libraries come first, the latest before the others; otherwise the kernel is compiled for
-    this machine and cached. Raises UnsupportedSpec when that cannot be done.
+    this machine and cached: for "cuda", for a GPU of ``capability`` (major, minor). Raises
+    UnsupportedSpec when that cannot be done.
     """
-    kernel = registered.get((spec, direction))
-    return kernel if kernel is not None else _compiled(spec, direction)
+    if device_type == "cpu" and direction == "backward_deterministic":
+        direction = "backward"  # on CPUs it gives the same bits every run
+    kernel = registered.get((spec, direction, device_type))
+    return kernel or _compiled(spec, direction, device_type, capability)
 
 
-def _compiled(spec: AttentionSpec, direction: str) -> Kernel:
+def _compiled(
+    spec: AttentionSpec, direction: str, device_type: str, capability: tuple[int, int] | None
+) -> Kernel:
+    key = (spec, direction, device_type)
     with _compiling:
-        if (spec, direction) not in registered:
-            load(_compiler().artifact_for(spec, direction))
-        return registered[spec, direction]
+        if key not in registered:
+            if device_type == "cuda":
+                load(_cuda_compiler().cuda_artifact_for(spec, direction, capability))
+            else:
+                load(_compiler().artifact_for(spec, direction))
+        return registered[key]
 
 
 def _compiler():
@@ -40,4 +54,21 @@ def _compiler():
         )
     from .codegen import jit
 
+    return jit
+
+
+def _cuda_compiler():
+    """The JIT for GPUs, which needs nvcc too."""
+    jit = _compiler()
+    from .codegen.toolkit import find_toolkit
+
+    try:
+        find_toolkit()
+    except BuildError as error:
+        raise UnsupportedSpec(
+            [
+                "no loaded library has this kernel for CUDA: tvm_flash.load(path) loads one",
+                f"compiling one needs nvcc: {error}",
+            ]
+        ) from error
     return jit

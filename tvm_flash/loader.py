@@ -1,4 +1,4 @@
-"""Load an artifact: check it, open it with tvm_ffi alone, give its kernels torch's threads."""
+"""Load an artifact: check it, open it with tvm_ffi alone, give CPU kernels torch's threads."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Kernel:
 
     forward: q, k, v, out, lse (absent when the spec returns "out"), *tables, softmax_scale.
     backward: q, k, v, out, dout, lse, dlse, dq, dk, dv, delta, dq_acc, *tables, softmax_scale.
+    device: "cpu" or "cuda", where all of them lie.
     """
 
     spec: AttentionSpec
@@ -29,6 +30,7 @@ class Kernel:
     config: dict[str, Any]
     meta: dict[str, Any]
     function: Callable[..., Any] = field(repr=False)
+    device: str = "cpu"
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)
@@ -41,18 +43,49 @@ class Kernel:
         seqlen_q: int,
         seqlen_k: int,
         threads: int,
+        capability: tuple[int, int] | None = None,
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad), zeros: float32, backward.
 
         With C private copies of dQ, C key tiles of a head can run at once: as many as the threads
-        need where batch x heads cannot occupy them.
+        need where batch x heads cannot occupy them. On CUDA, for a device of ``capability``, there
+        is one copy, or, for a kernel that sums dQ in registers, a single element.
         """
+        if self.device == "cuda":
+            return self._cuda_workspace(batch, num_heads, seqlen_q, capability)
         query_tiles = -(-seqlen_q // self.meta["block_q"])
         key_tiles = -(-seqlen_k // self.meta["block_k"])
         copies = min(key_tiles, max(1, -(-4 * threads // (batch * num_kv_heads))))
         rows = query_tiles * self.meta["block_q"]
         heads = (batch, num_heads)
         return (*heads, seqlen_q), (copies, *heads, rows, self.meta["head_dim_pad"])
+
+    def _cuda_workspace(
+        self, batch: int, num_heads: int, seqlen_q: int, capability: tuple[int, int] | None
+    ):
+        delta = (batch, num_heads, seqlen_q)
+        widths = [v["meta"].get("head_dim_pad") for v in self.config["variants"]]
+        width = widths[self._variant(capability) if len(set(widths)) > 1 else 0]
+        if width is None:
+            return delta, (1, 1, 1, 1, 1)
+        rows = -(-seqlen_q // self.meta["block_q"]) * self.meta["block_q"]
+        return delta, (1, batch, num_heads, rows, width)
+
+    def _variant(self, capability: tuple[int, int] | None) -> int:
+        """Index of the variant that the library runs on a device (cuda_runtime_hook.cpp)."""
+        if capability is None:
+            raise ValueError(
+                f"{self.spec.name} {self.direction}: workspaces differ by device, give capability"
+            )
+        number = 10 * capability[0] + capability[1]
+        archs = [
+            (int(arch.removeprefix("sm_")), -place)
+            for place, variant in enumerate(self.config["variants"])
+            for arch in variant["archs"]
+        ]
+        same = [a for a in archs if a[0] // 10 == capability[0] and a[0] <= number]
+        below = [a for a in archs if a[0] <= number]
+        return -max(same or below or [(0, 0)])[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +97,9 @@ class Library:
     kernels: list[Kernel]
 
 
-# What the operators may use. A later library takes the place of an earlier one's kernel.
-registered: dict[tuple[AttentionSpec, str], Kernel] = {}
+# What the operators may use, by spec, direction and device. A later library takes the place of an
+# earlier one's kernel.
+registered: dict[tuple[AttentionSpec, str, str], Kernel] = {}
 
 
 def load(path: str | Path) -> Library:
@@ -81,9 +115,10 @@ def load(path: str | Path) -> Library:
             library_path, ", ".join(reasons), "build it on this machine or load one made for it"
         )
     module = _open(library_path)
-    kernels = [_kernel(library_path, module, record) for record in manifest.kernels]
-    _bind_threads(library_path)
-    registered.update({(kernel.spec, kernel.direction): kernel for kernel in kernels})
+    kernels = [_kernel(library_path, module, record, manifest) for record in manifest.kernels]
+    if manifest.device == "cpu":
+        _bind_threads(library_path)
+    registered.update({(k.spec, k.direction, k.device): k for k in kernels})
     return Library(library_path, manifest, kernels)
 
 
@@ -122,11 +157,12 @@ def _open(path: Path) -> tvm_ffi.Module:
         raise refuse(path, f"the dynamic linker refuses it ({error})") from error
 
 
-def _kernel(path: Path, module: tvm_ffi.Module, record: KernelRecord) -> Kernel:
+def _kernel(path: Path, module: tvm_ffi.Module, record: KernelRecord, manifest: Manifest) -> Kernel:
     if not module.implements_function(record.symbol):
         raise refuse(path, f"it has no kernel {record.symbol!r}, which its manifest lists")
     function = module.get_function(record.symbol)
-    return Kernel(record.spec, record.direction, record.config, record.meta, function)
+    fields = (record.spec, record.direction, record.config, record.meta)
+    return Kernel(*fields, function, manifest.device)
 
 
 def _bind_threads(path: Path) -> None:

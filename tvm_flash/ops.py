@@ -8,14 +8,15 @@ import torch
 
 from .checks import check_heads, check_tables
 from .kernels import resolve
+from .placement import has_readable_rows, place_of
 from .spec import AttentionSpec
 
 _library = torch.library.Library("tvm_flash", "DEF")
 for _schema in (
     "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[] tables, str spec,"
-    " float softmax_scale) -> (Tensor out, Tensor lse)",
+    " float softmax_scale, bool deterministic=False) -> (Tensor out, Tensor lse)",
     "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out,"
-    " Tensor lse, Tensor[] tables, str spec, float softmax_scale)"
+    " Tensor lse, Tensor[] tables, str spec, float softmax_scale, bool deterministic=False)"
     " -> (Tensor dq, Tensor dk, Tensor dv)",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -37,18 +38,20 @@ def spec_json(spec: AttentionSpec) -> str:
     return json.dumps(spec.to_json(), sort_keys=True)
 
 
-def attention_operator(q, k, v, tables, spec: str, softmax_scale: float):
+def attention_operator(
+    q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False
+):
     """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of checked arguments, differentiable.
 
     ``spec`` is from ``spec_name`` or ``spec_json``. lse is in natural units, -inf where a row sees
-    no key.
+    no key. deterministic: gradients have the same bits every run.
     """
-    if torch.compiler.is_compiling() or not _is_plain_call(q, k, v):
-        return _forward_operator(q, k, v, tables, spec, softmax_scale)
+    if torch.compiler.is_compiling() or not _is_plain_call(q, k, v, tables):
+        return _forward_operator(q, k, v, tables, spec, softmax_scale, deterministic)
     return _run_forward(q, k, v, tables, spec, softmax_scale)
 
 
-def _is_plain_call(q, k, v) -> bool:
+def _is_plain_call(q, k, v, tables) -> bool:
     """Whether the dispatcher, slower than a small kernel, would only call ``_forward``."""
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return False
@@ -58,14 +61,14 @@ def _is_plain_call(q, k, v) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
-    return not observed and _is_plain(q) and _is_plain(k) and _is_plain(v)
+    return not observed and all(map(_is_plain, (q, k, v, *tables)))
 
 
 def _is_plain(x: torch.Tensor) -> bool:
-    return type(x) is torch.Tensor and x.is_cpu and not x.is_neg()
+    return type(x) is torch.Tensor and (x.is_cpu or x.is_cuda) and not x.is_neg()
 
 
-def _forward(q, k, v, tables, spec: str, softmax_scale: float):
+def _forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
     _check_operator_call(q, k, tables)
     return _run_forward(q, k, v, tables, spec, softmax_scale)
 
@@ -74,19 +77,24 @@ def _run_forward(q, k, v, tables, spec: str, softmax_scale: float):
     out, lse = _forward_results(q, k, v)
     if q.numel() == 0 or k.numel() == 0:
         return out.zero_(), lse.fill_(float("-inf"))
-    kernel = resolve(_spec(spec), "forward")
+    kernel = resolve(_spec(spec), "forward", *place_of(q))
     kernel(_rows(q), _rows(k), _rows(v), out, lse, *tables, softmax_scale)
     return out, lse
 
 
-def _backward(dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: float):
+def _backward(
+    dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: float,
+    deterministic: bool = False,
+):  # fmt: skip
     _check_operator_call(q, k, tables)
     grads = tuple(_writable_like(x) for x in (q, k, v))
     if q.numel() == 0 or k.numel() == 0:
         return tuple(grad.zero_() for grad in grads)
-    kernel = resolve(_spec(spec), "backward")
+    place = place_of(q)
+    direction = "backward_deterministic" if deterministic else "backward"
+    kernel = resolve(_spec(spec), direction, *place)
     sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
-    delta, sums = kernel.workspace(*sizes, torch.get_num_threads())
+    delta, sums = kernel.workspace(*sizes, torch.get_num_threads(), place[1])
     dlse = torch.zeros_like(lse) if dlse is None else dlse.contiguous()
     saved = (_rows(q), _rows(k), _rows(v), _rows(out), _rows(dout), lse.contiguous(), dlse)
     workspace = (lse.new_empty(delta), lse.new_zeros(sums))
@@ -115,12 +123,12 @@ def _backward_results(dout, dlse, q, k, v, *_):
 def _writable_like(x: torch.Tensor) -> torch.Tensor:
     """An empty gradient of ``x``, with its strides where kernels can write these."""
     like = torch.empty_like(x)
-    return like if like.stride(-1) == 1 else x.new_empty(x.shape)
+    return like if has_readable_rows(like) else x.new_empty(x.shape)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """``x`` itself when its last dimension is contiguous, else a copy."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    """``x`` itself when kernels can read its rows, else a copy."""
+    return x if has_readable_rows(x) else x.contiguous()
 
 
 def _spec(text: str) -> AttentionSpec:
@@ -137,7 +145,8 @@ def _remember(text: str, spec: AttentionSpec) -> AttentionSpec:
 
 
 def _save(ctx, inputs, outputs) -> None:
-    q, k, v, tables, ctx.spec, ctx.softmax_scale = inputs
+    # The dispatcher leaves out a last argument that has its default value.
+    q, k, v, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic = inputs
     ctx.save_for_backward(q, k, v, *outputs, *tables)
     ctx.set_materialize_grads(False)
 
@@ -145,8 +154,9 @@ def _save(ctx, inputs, outputs) -> None:
 def _gradients(ctx, dout, dlse):
     q, k, v, out, lse, *tables = ctx.saved_tensors
     dout = torch.zeros_like(out) if dout is None else dout
-    saved = (q, k, v, out, lse, tables, ctx.spec, ctx.softmax_scale)
-    return *_backward_operator(dout, dlse, *saved), None, None, None
+    saved = (q, k, v, out, lse, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic)
+    given = (None,) * (3 + len(ctx.deterministic))
+    return *_backward_operator(dout, dlse, *saved), *given
 
 
 def _no_second_gradients(ctx, *grads):

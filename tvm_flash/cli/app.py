@@ -10,6 +10,7 @@ from .console import reporting_errors
 from .demo import demo
 from .doctor import doctor
 from .show import show
+from .study import study
 
 app = typer.Typer(
     name="tvm-flash",
@@ -21,3 +22,4 @@ app = typer.Typer(
 )
 for command in (demo, build, bench, show, doctor):
     app.command()(reporting_errors(command))
+app.add_typer(study, name="study")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .console import console, progress
+from .cost_table import cost_tables
 from .spec_text import SpecTextError, parse_specs
 
 
@@ -21,11 +22,16 @@ def build(
         list[Path] | None,
         typer.Option("--specs", help="JSON or text file with one spec per entry or line."),
     ] = None,
-    target: Annotated[str, typer.Option(help="Target name; llvm is this machine.")] = "llvm",
+    target: Annotated[
+        str, typer.Option(help="llvm (this machine), a CPU level, cuda or cuda:sm_80,sm_90.")
+    ] = "llvm",
     out: Annotated[Path, typer.Option("-o", "--out", help="Directory of the artifact.")] = Path(
         "kernels"
     ),
     forward_only: Annotated[bool, typer.Option("--forward-only", help="No backward.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="CUDA: the backward of equal bits too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
@@ -36,23 +42,45 @@ def build(
         raise SpecTextError(
             "no specs: name some, for example bf16,d=64,causal, or give --specs FILE"
         )
-    path, seconds = _build(problems, target, out, forward_only)
+    path, seconds = _build(problems, target, out, _directions(forward_only, deterministic))
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    costs = _costs(path) if manifest["target"]["name"] == "cuda" else []
     if as_json:
-        print(json.dumps(manifest, indent=2, sort_keys=True))
+        report = {"report": [cost.to_json() for cost in costs]} if costs else {}
+        print(json.dumps({**manifest, **report}, indent=2, sort_keys=True))
         return
+    if costs:
+        console.print(*cost_tables(costs))
     size = (path / manifest["library"]).stat().st_size
     console.print(
-        f"{len(manifest['kernels'])} kernels for {manifest['target']['name']} in {seconds:.1f} s: "
+        f"{len(manifest['kernels'])} kernels for {_target_text(manifest)} in {seconds:.1f} s: "
         f"{path / manifest['library']} ({size / 1024:.0f} KiB)",
         soft_wrap=True,
     )
 
 
-def _build(problems: list, target: str, out: Path, forward_only: bool) -> tuple[Path, float]:
+def _directions(forward_only: bool, deterministic: bool) -> tuple[str, ...]:
+    if forward_only:
+        return ("forward",)
+    return ("forward", "backward", *["backward_deterministic"] * deterministic)
+
+
+def _target_text(manifest: dict[str, Any]) -> str:
+    target = manifest["target"]
+    return " ".join([target["name"], *target.get("archs", [])])
+
+
+def _costs(path: Path) -> list:
+    from ..codegen.report import reports
+
+    return reports(path)
+
+
+def _build(
+    problems: list, target: str, out: Path, directions: tuple[str, ...]
+) -> tuple[Path, float]:
     from ..codegen.build import build as build_artifact
 
-    directions = ("forward",) if forward_only else ("forward", "backward")
     started = time.perf_counter()
     with progress("build", len(set(problems)) * len(directions)) as advance:
         path = build_artifact(

@@ -1,0 +1,172 @@
+"""Which program serves which architecture: the best one that stays in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+from ..artifact import symbol_name
+from ..errors import BuildError
+from ..schedules.cuda.arch import CudaArch
+from ..schedules.cuda.program import CudaProgram, Launch
+from ..spec import AttentionSpec
+from .cuda import KernelSource, kernel_sources, ptx_version
+from .nvcc import Cubin, assemble, compile_ptx, refuse_spills
+
+# Programs, and the architectures that each serves.
+Served = list[tuple[tuple[CudaArch, ...], CudaProgram]]
+
+
+@dataclass(frozen=True)
+class CudaJob:
+    """One public function to compile for ``archs``.
+
+    programs(archs, choice): the programs that serve ``archs``; choice 0 is the best there is, 1 the
+    next, and so on to the last, which it repeats.
+    """
+
+    symbol: str
+    spec: AttentionSpec
+    direction: str
+    archs: tuple[CudaArch, ...]
+    programs: Callable[[tuple[CudaArch, ...], int], Served]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A launch, its PTX and its machine code by architecture."""
+
+    launch: Launch
+    source: KernelSource
+    ptx: str
+    cubins: tuple[Cubin, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A program that is being compiled for ``archs``."""
+
+    archs: tuple[CudaArch, ...]
+    program: CudaProgram
+    kernels: tuple[Future[Compiled], ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A program compiled for the architectures that it will serve."""
+
+    archs: tuple[CudaArch, ...]
+    program: CudaProgram
+    kernels: tuple[Compiled, ...]
+
+
+def cuda_job(spec: AttentionSpec, direction: str, archs: tuple[CudaArch, ...]) -> CudaJob:
+    """The job of one kernel for ``archs``."""
+
+    def programs(archs: tuple[CudaArch, ...], choice: int) -> Served:
+        from ..schedules.cuda.select import cuda_programs
+
+        return cuda_programs(spec, direction, archs, choice=choice)
+
+    return CudaJob(symbol_name(spec, direction), spec, direction, archs, programs)
+
+
+def attempt(
+    pool: Executor, job: CudaJob, archs: tuple[CudaArch, ...], choice: int
+) -> list[Attempt]:
+    """Lower the programs of ``choice`` (in this thread) and start to compile them."""
+    started = []
+    for served, program in job.programs(archs, choice):
+        sources = kernel_sources(program, ptx_version(served))
+        kernels = [
+            pool.submit(_compile, launch, source, served)
+            for launch, source in zip(program.launches, sources, strict=True)
+        ]
+        started.append(Attempt(served, program, tuple(kernels)))
+    if not started:
+        raise BuildError(f"{job.symbol}: no program for {', '.join(a.name for a in archs)}")
+    return started
+
+
+def settle(
+    pool: Executor, job: CudaJob, attempts: list[Attempt], allow_spills: Collection[str]
+) -> list[Chosen]:
+    """Wait for ``attempts``; where a kernel spills, try the next choice for that architecture.
+
+    Raises BuildError for a kernel that spills in the last choice.
+    """
+    chosen: list[Chosen] = []
+    done: list[Chosen] = []
+    tried: set[tuple[str, ...]] = set()
+    choice = 0
+    while attempts:
+        if any(key in tried for a in attempts for key in _keys(a)):
+            _refuse(done, allow_spills)
+        tried.update(key for a in attempts for key in _keys(a))
+        done = [Chosen(a.archs, a.program, tuple(k.result() for k in a.kernels)) for a in attempts]
+        chosen += [_only(c, [a for a in c.archs if not _spills(c, a, allow_spills)]) for c in done]
+        left = tuple(a for c in done for a in c.archs if _spills(c, a, allow_spills))
+        choice += 1
+        attempts = attempt(pool, job, left, choice) if left else []
+    return _merged([c for c in chosen if c.archs])
+
+
+def _compile(launch: Launch, source: KernelSource, archs: Sequence[CudaArch]) -> Compiled:
+    ptx = compile_ptx(source)
+    cubins = tuple(assemble(ptx, source.name, arch.name) for arch in archs)
+    return Compiled(launch, source, ptx, cubins)
+
+
+def _keys(attempt: Attempt) -> list[tuple[str, ...]]:
+    """Architecture and kernels: what comes a second time was the last choice."""
+    names = [launch.name for launch in attempt.program.launches]
+    return [(arch.name, *names) for arch in attempt.archs]
+
+
+def _may_spill(kernel: Compiled, allow_spills: Collection[str]) -> bool:
+    return kernel.launch.may_spill or kernel.launch.name in allow_spills
+
+
+def _spills(chosen: Chosen, arch: CudaArch, allow_spills: Collection[str]) -> bool:
+    return any(
+        cubin.arch == arch.name and cubin.resources.in_local_memory
+        for kernel in chosen.kernels
+        if not _may_spill(kernel, allow_spills)
+        for cubin in kernel.cubins
+    )
+
+
+def _refuse(done: Sequence[Chosen], allow_spills: Collection[str]) -> None:
+    for chosen in done:
+        for kernel in chosen.kernels:
+            if not _may_spill(kernel, allow_spills):
+                refuse_spills(kernel.launch.name, kernel.cubins)
+
+
+def _only(chosen: Chosen, archs: Sequence[CudaArch]) -> Chosen:
+    """``chosen`` for some of its architectures."""
+    names = {arch.name for arch in archs}
+    kernels = tuple(
+        Compiled(k.launch, k.source, k.ptx, tuple(c for c in k.cubins if c.arch in names))
+        for k in chosen.kernels
+    )
+    return Chosen(tuple(archs), chosen.program, kernels)
+
+
+def _merged(chosen: Sequence[Chosen]) -> list[Chosen]:
+    """One entry for each program, however its architectures came to it."""
+    found: dict[tuple[str, ...], Chosen] = {}
+    for c in chosen:
+        key = tuple(kernel.launch.name for kernel in c.kernels)
+        found[key] = _joined(found[key], c) if key in found else c
+    return list(found.values())
+
+
+def _joined(a: Chosen, b: Chosen) -> Chosen:
+    archs = tuple(sorted((*a.archs, *b.archs), key=lambda arch: arch.number))
+    kernels = tuple(
+        Compiled(x.launch, x.source, x.ptx, (*x.cubins, *y.cubins))
+        for x, y in zip(a.kernels, b.kernels, strict=True)
+    )
+    return Chosen(archs, a.program, kernels)

@@ -1,0 +1,115 @@
+"""C++ of a CUDA library's public functions: TVM's launchers, and tables that choose among them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import BuildError
+from .cuda import KernelSource
+
+# Where TVM's launchers begin and end in its text; what stands before is in runtime/cuda_host.h.
+_LAUNCHER = re.compile(r'#ifdef __cplusplus\nextern "C"\n#endif\nTVM_DLL ')
+_MAX_ARGUMENTS = 64
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch of a variant: its source, its image's symbol, indices of its arguments."""
+
+    source: KernelSource
+    image: str
+    arguments: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The launches that serve ``archs`` (80, 86), and by PTX all devices from ``compute`` on.
+
+    shared_bytes: the most dynamic shared memory that a block of any of them takes.
+    """
+
+    archs: tuple[int, ...]
+    compute: int
+    shared_bytes: int
+    steps: tuple[Step, ...]
+
+
+def image_symbol(source: KernelSource, archs: Sequence[str]) -> str:
+    """Name of the image of ``source`` for ``archs``: equal images are one."""
+    parts = "\0".join((source.device, str(source.compute), *archs))
+    return f"tvm_flash_image_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+
+
+def function_text(symbol: str, parameters: Sequence[str], variants: Sequence[Variant]) -> str:
+    """The translation unit of the public function ``symbol``."""
+    if len(parameters) > _MAX_ARGUMENTS:
+        raise BuildError(
+            f"{symbol} has {len(parameters)} arguments, a launch takes {_MAX_ARGUMENTS}: "
+            "let the score_mod capture fewer tensors"
+        )
+    steps = [step for variant in variants for step in variant.steps]
+    images = dict.fromkeys(step.image for step in steps)
+    parts = [
+        '#include "cuda_host.h"',
+        *(f'extern "C" __attribute__((visibility("hidden"))) const unsigned char {image}[];'
+          for image in images),
+        *map(_launcher, steps),
+        *(_variant_tables(number, variant) for number, variant in enumerate(variants)),
+        _function(symbol, len(parameters), variants),
+    ]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def _launcher(step: Step) -> str:
+    """TVM's launcher made static, under a name of its own, and the kernel it launches."""
+    source, name = step.source, step.source.name
+    begins = _LAUNCHER.search(source.host)
+    ends = source.host.find("__tvm_ffi_main(")
+    if not begins or ends < 0:
+        raise BuildError(f"{name}: TVM's launcher looks new; is apache-tvm the pinned one?")
+    text = _LAUNCHER.sub("static ", source.host[begins.start() : ends])
+    text = text[: text.rindex("static ")].replace(f"__tvm_ffi_{name}(", f"launch_{name}(")
+    types = ", ".join(declaration.rpartition(" ")[0] for declaration in source.parameters)
+    kernel = (
+        f'static tvm_flash::TypedKernel<{types}> {name}_kernel{{"{name}_kernel", {step.image}}};'
+    )
+    return f"{kernel}\n{text}"
+
+
+def _variant_tables(number: int, variant: Variant) -> str:
+    lines = [f"static const int archs_{number}[] = {{{_list(variant.archs)}}};"]
+    rows = []
+    for place, step in enumerate(variant.steps):
+        table = f"arguments_{number}_{place}"
+        lines.append(f"static const uint8_t {table}[] = {{{_list(step.arguments)}}};")
+        rows.append(f"{{launch_{step.source.name}, {table}, {len(step.arguments)}}}")
+    lines.append(f"static const tvm_flash::Step steps_{number}[] = {{{_list(rows)}}};")
+    return "\n".join(lines)
+
+
+def _function(symbol: str, num_parameters: int, variants: Sequence[Variant]) -> str:
+    rows = [
+        f"{{archs_{n}, {len(v.archs)}, {v.compute}, {v.shared_bytes}, steps_{n}, {len(v.steps)}}}"
+        for n, v in enumerate(variants)
+    ]
+    fields = f'"{symbol}", "{built_for(variants)}", {num_parameters}, variants, {len(variants)}'
+    return f"""static const tvm_flash::Variant variants[] = {{{_list(rows)}}};
+static const tvm_flash::Function function = {{{fields}}};
+extern "C" __attribute__((visibility("default"))) int32_t __tvm_ffi_{symbol}(
+    void *, void *args, int32_t num_args, void *result) {{
+  return tvm_flash::call(function, args, num_args, result);
+}}"""
+
+
+def built_for(variants: Sequence[Variant]) -> str:
+    """The architectures and PTX versions of ``variants``, for people."""
+    archs = sorted({arch for variant in variants for arch in variant.archs})
+    ptx = sorted({variant.compute for variant in variants})
+    return ", ".join([*(f"sm_{arch}" for arch in archs), *(f"PTX of compute_{n}" for n in ptx)])
+
+
+def _list(items: Sequence) -> str:
+    return ", ".join(map(str, items))

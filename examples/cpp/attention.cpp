@@ -1,0 +1,62 @@
+// Attention from C++: load a library, call it on tensors of ones, look at the result. See README.md.
+#include <cuda_runtime_api.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/module.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+namespace ffi = tvm::ffi;
+
+// (B, S, H, D) of bfloat16, or (B, H, S) of float32, on a device.
+struct Tensor : DLTensor {
+  std::vector<int64_t> sizes, steps;
+
+  Tensor(DLDevice where, DLDataType type, std::vector<int64_t> shape) : sizes(shape), steps(shape) {
+    int64_t count = 1;
+    for (size_t n = shape.size(); n-- > 0; count *= shape[n]) steps[n] = count;
+    bytes = count * type.bits / 8;
+    void *memory = nullptr;
+    if (where.device_type == kDLCPU) memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    else if (cudaMalloc(&memory, bytes)) memory = nullptr;
+    if (!memory) throw std::runtime_error("no memory for a tensor on this device");
+    *static_cast<DLTensor *>(this) = {memory, where, int32_t(shape.size()), type,
+                                      sizes.data(), steps.data(), 0};
+  }
+  ~Tensor() { device.device_type == kDLCPU ? std::free(data) : (void)cudaFree(data); }
+  Tensor(const Tensor &) = delete;
+
+  // cudaMemcpyDefault finds out where each side lies, but needs a driver.
+  void copy(void *to, const void *from) const {
+    if (device.device_type == kDLCPU) std::memcpy(to, from, bytes);
+    else if (cudaMemcpy(to, from, bytes, cudaMemcpyDefault)) throw std::runtime_error("cudaMemcpy");
+  }
+  size_t bytes;
+};
+
+int main(int argc, char **argv) try {
+  if (argc != 4) return std::fprintf(stderr, "usage: attention kernels.so symbol cpu|cuda\n"), 2;
+  const int64_t B = 2, S = 100, H = 3, D = 64;
+  const DLDataType bf16{kDLBfloat, 16, 1}, f32{kDLFloat, 32, 1};
+  const DLDevice device{std::strcmp(argv[3], "cuda") ? kDLCPU : kDLCUDA, 0};
+  Tensor q(device, bf16, {B, S, H, D}), k(device, bf16, {B, S, H, D}), v(device, bf16, {B, S, H, D});
+  Tensor out(device, bf16, {B, S, H, D}), lse(device, f32, {B, H, S});
+  std::vector<uint16_t> ones(B * S * H * D, 0x3F80), result(ones.size());
+  for (Tensor *tensor : {&q, &k, &v}) tensor->copy(tensor->data, ones.data());
+
+  ffi::Module library = ffi::Module::LoadFromFile(argv[1]);
+  ffi::Function attention = library->GetFunction(argv[2]).value();
+  DLTensor *tensors[] = {&q, &k, &v, &out, &lse};
+  attention(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], 1.0 / std::sqrt(double(D)));
+
+  out.copy(result.data(), out.data);
+  for (uint16_t value : result)  // the mean of ones
+    if (value != 0x3F80) return std::printf("wrong: 0x%04x\n", value), 1;
+  return std::printf("right: %zu values are 1\n", result.size()), 0;
+} catch (const std::exception &error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}

@@ -1,0 +1,94 @@
+/* How the functions of a tvm-flash library are called from C, through tvm-ffi's C interface.
+ *
+ * A library (kernels.so of an artifact) exports one function per spec and direction, named
+ * __tvm_ffi_{symbol}; its manifest.json lists the symbols. All have the type tvm_flash_function.
+ *
+ *   TVM_FLASH_DECLARE(attn_bf16_d64_causal_fwd);
+ *   TVMFFIAny args[] = {tvm_flash_tensor(&q), ..., tvm_flash_scalar(0.125)}, result = {0};
+ *   if (TVM_FLASH(attn_bf16_d64_causal_fwd)(NULL, args, 6, &result)) {
+ *     TVMFFIObjectHandle error;
+ *     TVMFFIErrorMoveFromRaised(&error);
+ *     ... tvm_flash_message(error) ...
+ *     TVMFFIObjectDecRef(error);
+ *   }
+ *
+ * Tensors are DLTensors on the device that the library was built for, their last axis contiguous,
+ * their first element aligned to 16 bytes, byte_offset 0. On CUDA the kernels run on the stream that
+ * TVMFFIEnvSetStream set for the device, allocate nothing and do not wait.
+ */
+#ifndef TVM_FLASH_H_
+#define TVM_FLASH_H_
+
+#include <string.h>
+#include <tvm/ffi/c_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 0, or -1 with an error raised. `self` is not used. */
+typedef int (*tvm_flash_function)(void *self, const TVMFFIAny *args, int32_t num_args,
+                                  TVMFFIAny *result);
+
+#define TVM_FLASH(symbol) __tvm_ffi_##symbol
+#define TVM_FLASH_DECLARE(symbol)                                                             \
+  int TVM_FLASH(symbol)(void *self, const TVMFFIAny *args, int32_t num_args, TVMFFIAny *result)
+
+/* Arguments of {spec}_fwd. q, k, v and out are (B, S, H, D), lse is (B, H, Sq) float32 and absent
+ * where the spec returns "out" alone. Captured tensors stand before the scale: ALiBi slopes, then
+ * those of score_mod and mask_mod. */
+enum tvm_flash_forward {
+  TVM_FLASH_Q,
+  TVM_FLASH_K,
+  TVM_FLASH_V,
+  TVM_FLASH_OUT,
+  TVM_FLASH_LSE,
+  TVM_FLASH_FORWARD_SCALE /* without captured tensors */
+};
+
+/* Arguments of {spec}_bwd and _bwd_det. lse is the forward's, dlse its gradient (zeros if none).
+ * delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad) are workspace, float32: delta of any content,
+ * dq_acc zeroed; Sq_pad is Sq rounded up to the manifest's block_q, D_pad its head_dim_pad, and C is 1
+ * (on CPUs, the number of key tiles that may run at once). Without head_dim_pad: (1, 1, 1, 1, 1). */
+enum tvm_flash_backward {
+  TVM_FLASH_BACKWARD_Q,
+  TVM_FLASH_BACKWARD_K,
+  TVM_FLASH_BACKWARD_V,
+  TVM_FLASH_BACKWARD_OUT,
+  TVM_FLASH_BACKWARD_DOUT,
+  TVM_FLASH_BACKWARD_LSE,
+  TVM_FLASH_BACKWARD_DLSE,
+  TVM_FLASH_BACKWARD_DQ,
+  TVM_FLASH_BACKWARD_DK,
+  TVM_FLASH_BACKWARD_DV,
+  TVM_FLASH_BACKWARD_DELTA,
+  TVM_FLASH_BACKWARD_DQ_ACC,
+  TVM_FLASH_BACKWARD_SCALE /* without captured tensors */
+};
+
+static inline TVMFFIAny tvm_flash_tensor(DLTensor *tensor) {
+  TVMFFIAny value;
+  memset(&value, 0, sizeof value);
+  value.type_index = kTVMFFIDLTensorPtr;
+  value.v_ptr = tensor;
+  return value;
+}
+
+static inline TVMFFIAny tvm_flash_scalar(double number) {
+  TVMFFIAny value;
+  memset(&value, 0, sizeof value);
+  value.type_index = kTVMFFIFloat;
+  value.v_float64 = number;
+  return value;
+}
+
+/* What a raised error says: .data of .size bytes, alive as long as the error. */
+static inline TVMFFIByteArray tvm_flash_message(TVMFFIObjectHandle error) {
+  return ((const TVMFFIErrorCell *)((const char *)error + sizeof(TVMFFIObject)))->message;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TVM_FLASH_H_ */

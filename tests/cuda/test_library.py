@@ -1,0 +1,91 @@
+"""Attention from a library as it ships, on an interpreted GPU: host code, dispatch and kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tvm_flash.codegen.toolkit import find_toolkit
+from tvm_flash.errors import BuildError
+from tvm_flash.loader import load, registered
+from tvm_flash.reference import attention_reference, error_bound, max_error
+from tvm_flash.spec import AttentionSpec
+
+try:
+    find_toolkit()
+except BuildError as error:
+    pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
+
+from tvm_flash.codegen.build import build
+from tvm_flash.verify.hook import InterpretedDevice
+
+SPEC = AttentionSpec("bfloat16", 64, causal=True)
+SCALE = 64**-0.5
+DIRECTIONS = ("forward", "backward", "backward_deterministic")
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """(library, its kernels by direction) for two architectures."""
+    folder = tmp_path_factory.mktemp("attention") / "kernels"
+    before = dict(registered)
+    library = load(build([SPEC], "cuda:sm_80,sm_90", folder, directions=DIRECTIONS))
+    yield library, {kernel.direction: kernel for kernel in library.kernels}
+    registered.clear()
+    registered.update(before)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """q, k, v as views of packed tensors, dout, and the exact results."""
+    torch.manual_seed(0)
+    packed = torch.randn(1, 100, 8, 64).bfloat16()
+    q = torch.randn(1, 70, 4, 64).bfloat16()
+    dout = torch.randn_like(q)
+    inputs = (q, packed[:, :, :2], packed[:, :, 4:6])
+    exact = [x.double().requires_grad_() for x in inputs]
+    out, lse = attention_reference(*exact, causal=True, upcast=torch.float64)
+    grads = torch.autograd.grad(out, exact, dout.double())
+    return inputs, dout, out.detach(), lse.detach(), grads
+
+
+@pytest.fixture(scope="module")
+def bounds(problem):
+    """Twice the error of torch's own arithmetic in bfloat16, for out and the gradients."""
+    inputs, dout, out, _, grads = problem
+    plain = [x.clone().requires_grad_() for x in inputs]
+    plain_out, _ = attention_reference(*plain, causal=True)
+    plain_grads = torch.autograd.grad(plain_out, plain, dout)
+    pairs = zip((out, *grads), (plain_out.detach(), *plain_grads), strict=True)
+    return [error_bound(want, got) for want, got in pairs]
+
+
+@pytest.mark.parametrize("capability", [(8, 6), (9, 0)], ids=str)
+def test_forward_and_both_backwards(kernels, problem, bounds, capability):
+    library, by_direction = kernels
+    (q, k, v), dout, want_out, want_lse, want_grads = problem
+    forward = {"q": q, "k": k, "v": v, "out": torch.empty_like(q), "lse": torch.empty(1, 4, 70)}
+    with InterpretedDevice(library, capability) as device:
+        device.call(by_direction["forward"], forward, SCALE, outputs=("out", "lse"))
+        assert max_error(forward["out"], want_out) <= bounds[0]
+        torch.testing.assert_close(forward["lse"].double(), want_lse, atol=1e-5, rtol=1e-5)
+        for direction in DIRECTIONS[1:]:
+            kernel = by_direction[direction]
+            grads = call_backward(device, kernel, forward, dout, capability)
+            for got, want, bound in zip(grads, want_grads, bounds[1:], strict=True):
+                assert max_error(got, want) <= bound
+
+
+def call_backward(device, kernel, forward, dout, capability):
+    """dq, dk, dv of a backward kernel."""
+    q, k, v, out, lse = forward.values()
+    delta, sums = kernel.workspace(1, 4, 2, 70, 100, 1, capability)
+    grads = {"dq": torch.empty_like(q), "dk": torch.empty(k.shape, dtype=k.dtype)}
+    grads["dv"] = torch.empty(v.shape, dtype=v.dtype)
+    tensors = {
+        "q": q, "k": k, "v": v, "out": out, "dout": dout, "lse": lse, "dlse": torch.zeros_like(lse),
+        **grads, "delta": torch.empty(delta), "dq_acc": torch.zeros(sums),
+    }  # fmt: skip
+    outputs = (*grads, "delta", "dq_acc")
+    device.call(kernel, tensors, SCALE, outputs=outputs)
+    return grads.values()

@@ -1,0 +1,115 @@
+"""``tvm-flash study``: what the schedules do, counted, beside what the papers prove."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import UnsupportedSpec
+from .console import console, progress, reporting_errors
+from .show import require_tvm
+
+if TYPE_CHECKING:
+    from ..study.io import Row
+
+study = typer.Typer(help="Count what the schedules do, beside theory.", no_args_is_help=True)
+
+
+@study.callback()
+def _studies() -> None:
+    """Count what the schedules do, beside theory."""
+
+
+@study.command("io")
+@reporting_errors
+def io(
+    seqlens: Annotated[str, typer.Option(help="Sequence lengths.")] = "128,256,512,1024",
+    head_dim: Annotated[int, typer.Option(help="Head dimension, 8 to 128.")] = 64,
+    tiles: Annotated[str, typer.Option(help="Tile sides, multiples of 16.")] = "16,32,64,128",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything counted to this file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
+) -> None:
+    """Bytes through device memory: standard attention, FlashAttention-1, FlashAttention-2."""
+    require_tvm()
+    from ..study import io as library
+    from ..study import io_plot
+
+    lengths, sides = _numbers("seqlens", seqlens), _numbers("tiles", tiles)
+    rows = []
+    with progress("count", len(lengths) * len(sides) * 3) as advance:
+        for row in library.sweep(lengths, head_dim, sides):
+            rows.append(row)
+            advance(f"{row.algorithm} S={row.seqlen} tile {row.tile}")
+    console.print(count_table(rows))
+    console.print(fit_table(rows))
+    if json_file is not None:
+        text = json.dumps(library.document(rows), indent=1)
+        json_file.write_text(text + "\n", encoding="utf-8")
+        console.print(f"written to {json_file}")
+    if plot is not None:
+        io_plot.draw(rows, plot)
+        console.print(f"drawn in {plot}")
+
+
+def count_table(rows: Sequence[Row]) -> Table:
+    """One line for each length and tile: KiB of every algorithm, and how they compare."""
+    from ..study.theory import EXACT, FLASH2, STANDARD, least_bytes
+
+    table = Table(title="KiB through device memory, one head", title_justify="left")
+    algorithms = ("standard", "FA-1", "FA-2")
+    for heading in ("S", "D", "tile", "M", *algorithms, "least", "std/FA-2", "model"):
+        table.add_column(heading, justify="right")
+    for place, found in _by_place(rows).items():
+        seqlen, head_dim, tile = place
+        any_row = next(iter(found.values()))
+        table.add_row(
+            str(seqlen), str(head_dim), str(tile), f"{any_row.memory * 2 / 1024:g}",
+            *(f"{found[name].bytes / 1024:,.0f}" for name in EXACT),
+            f"{least_bytes(seqlen, head_dim) / 1024:,.0f}",
+            f"{found[STANDARD].bytes / found[FLASH2].bytes:.1f}x",
+            _agreement(found.values()),
+        )  # fmt: skip
+    return table
+
+
+def fit_table(rows: Sequence[Row]) -> Table:
+    """The constants of the fits, and how far the counts lie from them."""
+    from ..study.io import fits
+
+    table = Table(title="bytes = sum of constant x term", title_justify="left")
+    for heading in ("algorithm", "terms", "constants", "furthest"):
+        table.add_column(heading)
+    for algorithm, both in fits(rows).items():
+        for name, one in both.items():
+            constants = " + ".join(f"{c:.2f} {term}" for term, c in one.constants.items())
+            table.add_row(algorithm, name, constants, f"{one.deviation:.1%}")
+    return table
+
+
+def _by_place(rows: Iterable[Row]) -> dict[tuple[int, int, int], dict[str, Row]]:
+    places: dict[tuple[int, int, int], dict[str, Row]] = {}
+    for row in rows:
+        places.setdefault((row.seqlen, row.head_dim, row.tile), {})[row.algorithm] = row
+    return dict(sorted(places.items()))
+
+
+def _agreement(rows: Iterable[Row]) -> str:
+    wrong = [row.algorithm for row in rows if row.bytes != row.predicted]
+    return f"[red]not {', '.join(wrong)}[/]" if wrong else "[green]equal[/]"
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise UnsupportedSpec([f"--{name} {text!r} must be positive numbers, as in 128,256"])
+    return numbers

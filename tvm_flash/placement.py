@@ -1,0 +1,41 @@
+"""Where tensors lie and whether kernels there can read their rows as they are."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import gcd
+
+import torch
+
+# GPU kernels move rows in pieces of up to 16 bytes, each at a multiple of its size.
+_WIDEST = 16
+
+
+def place_of(x: torch.Tensor) -> tuple[str, tuple[int, int] | None]:
+    """(device type, compute capability of a CUDA device)."""
+    if not x.is_cuda:
+        return x.device.type, None
+    return "cuda", _capability(x.device.index)
+
+
+def has_readable_rows(x: torch.Tensor) -> bool:
+    """Whether rows (the last dimension) are contiguous and, on a GPU, aligned for its kernels.
+
+    A row of D elements is read in the widest pieces that divide it, so base address and strides
+    must be multiples of that: 16 bytes where D * itemsize is.
+    """
+    if x.stride(-1) != 1:
+        return False
+    return not x.is_cuda or has_aligned_rows(x)
+
+
+def has_aligned_rows(x: torch.Tensor) -> bool:
+    """Whether every row of ``x`` begins at a multiple of the pieces it is read in."""
+    size = gcd(x.shape[-1] * x.element_size(), _WIDEST)
+    steps = [n for n, extent in zip(x.stride()[:-1], x.shape[:-1], strict=True) if extent > 1]
+    return x.data_ptr() % size == 0 and all(step * x.element_size() % size == 0 for step in steps)
+
+
+@lru_cache
+def _capability(device: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

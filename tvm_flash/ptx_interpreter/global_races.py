@@ -1,0 +1,114 @@
+"""Races on global memory between the blocks of one launch."""
+
+import numpy as np
+
+from .errors import GlobalRace, fault
+from .load_store import ELEMENT, space_of, vector_length
+
+NOBODY, MANY = 0, -1
+HINT = (
+    "Blocks run in any order: let one block own these bytes, use atomics, or order the blocks by "
+    "release and acquire."
+)
+ORDERING = {"acquire", "release", "acq_rel"}
+
+
+def smallest_global(kernel):
+    """The smallest size in bytes, at most 16, of the kernel's accesses to global memory."""
+    smallest = 16
+    for ins in kernel.instructions:
+        name = ins.opcode.split(".")[0]
+        if name in ("ld", "st", "atom", "red") and space_of(ins) in ("global", "generic"):
+            size = np.dtype(ELEMENT[ins.type]).itemsize * vector_length(ins)
+            smallest = min(smallest, size)
+        elif name == "cp":
+            smallest = min(smallest, 4)
+    return smallest
+
+
+class Shadow:
+    """Who last wrote, read and updated every granule of a buffer: block number + 1."""
+
+    def __init__(self, count):
+        self.write, self.read, self.atomic = (np.zeros(count, np.int32) for _ in range(3))
+
+
+class GlobalRaces:
+    """The shadows of the writable buffers during one launch."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.size = smallest_global(kernel)
+        self.shadows = {}
+        self.published, self.known = {}, {}
+        opcodes = {ins.opcode.split(".")[0] for ins in kernel.instructions}
+        self.fences = bool(opcodes & {"membar", "fence"})
+
+    def access(self, access, c, buffer, chosen, item, kind):
+        """Check and record one access to a buffer."""
+        if not buffer.writable:
+            return
+        owner = (c.run.numbers[c.block] + 1).astype(np.int32)
+        owner = owner if chosen is None else owner[chosen]
+        if self._orders(access.ins, kind):
+            self._synchronise(buffer, item, owner)
+        shadow = self._shadow(buffer)
+        count = max(access.size // self.size, 1)
+        places = item.astype(np.int64)[:, None] * count + np.arange(count)
+        kind = "read" if kind == "copy" else kind
+        against = {
+            "read": (shadow.write, shadow.atomic),
+            "write": (shadow.write, shadow.read, shadow.atomic),
+            "atomic": (shadow.write, shadow.read),
+        }[kind]
+        for array in against:
+            self._check(access, c, buffer, chosen, places, owner, array, shadow, kind)
+        self._record(getattr(shadow, kind), places, owner, kind)
+
+    def _shadow(self, buffer):
+        if id(buffer) not in self.shadows:
+            self.shadows[id(buffer)] = Shadow(-(-buffer.nbytes // self.size))
+        return self.shadows[id(buffer)]
+
+    def _check(self, access, c, buffer, chosen, places, owner, array, shadow, kind):
+        other = array.take(places)
+        wrong = (other != NOBODY) & (other != owner[:, None])
+        if not wrong.any():
+            return
+        for i, j in zip(*np.nonzero(wrong), strict=True):
+            if int(other[i, j]) in self.known.get(int(owner[i]), ()):
+                continue
+            lane = int(i) if chosen is None else int(np.flatnonzero(chosen)[i])
+            did = "read" if array is shadow.read else "written"
+            who = "several blocks" if other[i, j] == MANY else f"block number {other[i, j] - 1}"
+            raise fault(
+                GlobalRace, access.ins, c, lane,
+                f"{kind} of buffer {buffer.name!r} at offset {int(places[i, j]) * self.size}, {did} "
+                f"by {who} in the same launch",
+                HINT,
+            )  # fmt: skip
+
+    def _record(self, array, places, owner, kind):
+        if kind != "write":
+            old = array.take(places)
+            mixed = (old != NOBODY) & (old != owner[:, None])
+            owner = np.where(mixed, MANY, owner[:, None])
+            array[places] = owner
+            lost = array.take(places) != owner
+            array[places[lost]] = MANY
+        else:
+            array[places] = owner[:, None]
+
+    def _orders(self, ins, kind):
+        mods = ins.mods
+        if ORDERING & set(mods):
+            return True
+        return self.fences and (kind == "atomic" or "volatile" in mods or "relaxed" in mods)
+
+    def _synchronise(self, buffer, item, owner):
+        """Release and acquire at an address: later blocks know what earlier ones knew."""
+        for place, block in zip(item.tolist(), owner.tolist(), strict=True):
+            known = self.known.setdefault(block, set())
+            published = self.published.setdefault((id(buffer), place), set())
+            known |= published
+            published |= known | {block}

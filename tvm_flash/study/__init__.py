@@ -1,0 +1,1 @@
+"""Studies of the schedules: what the interpreter counts, beside what papers prove."""

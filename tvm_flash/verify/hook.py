@@ -1,0 +1,116 @@
+"""A device that is the PTX interpreter: a loaded CUDA library runs on it, host code and all."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..artifact import read_ptx
+from ..loader import Kernel, Library
+from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
+from .buffers import MappedTensors
+from .pose import as_cuda
+
+if TYPE_CHECKING:
+    from ..ptx_interpreter import Report
+
+_HOOK = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_uint),
+    ctypes.POINTER(ctypes.c_uint),
+    ctypes.c_uint,
+    ctypes.POINTER(ctypes.c_void_p),
+)
+
+
+class InterpretedDevice(AbstractContextManager):
+    """Context in which ``library`` believes that it runs on a GPU of ``capability``.
+
+    What runs is the object code that ships: argument checks, dispatch, grids and argument order are
+    the library's; kernels are the PTX kept in its artifact, interpreted.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        capability: tuple[int, int],
+        *,
+        checks: Checks | None = None,
+        seed: int = 0,
+    ):
+        self.ptx = read_ptx(library.path.parent)
+        self.capability = capability
+        self.settings = {"checks": checks or Checks(), "seed": seed}
+        self.launched: list[str] = []
+        self._library = ctypes.CDLL(str(library.path))
+        self._hook = _HOOK(self._launch)
+        self._kernels: dict[str, Any] = {}
+        self._memory: DeviceMemory | None = None
+        self._reports: list[Report] = []
+        self._error: Exception | None = None
+
+    def __enter__(self) -> InterpretedDevice:
+        major, minor = self.capability
+        self._library.tvm_flash_set_launch_hook(self._hook, 10 * major + minor)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._library.tvm_flash_set_launch_hook(None, 0)
+
+    def call(
+        self,
+        kernel: Kernel | Callable[..., Any],
+        tensors: Mapping[str, torch.Tensor],
+        softmax_scale: float,
+        *,
+        outputs: Collection[str],
+        zeroed: Collection[str] = ("dq_acc",),
+    ) -> list[Report]:
+        """Call ``kernel`` with CPU tensors (in its order) that pose as CUDA tensors.
+
+        Raises what the kernel's host code raises, what the interpreter finds, UnwrittenOutput and
+        StrayWrite.
+        """
+        self._memory, self._reports, self._error = DeviceMemory(), [], None
+        mapped = MappedTensors(self._memory, tensors, outputs, zeroed)
+        try:
+            kernel(*(as_cuda(tensor) for tensor in tensors.values()), softmax_scale)
+        except Exception:
+            if self._error is not None:
+                raise self._error from None
+            raise
+        mapped.check()
+        return self._reports
+
+    def _launch(self, name, grid, block, shared_bytes, arguments) -> int:
+        """What the library calls in place of the GPU. No exception may leave it: C is waiting."""
+        try:
+            self._interpret(name.decode(), list(grid[:3]), list(block[:3]), shared_bytes, arguments)
+        except Exception as error:
+            self._error = error
+            return 1
+        return 0
+
+    def _interpret(
+        self, name: str, grid: Sequence[int], block: Sequence[int], shared_bytes: int, arguments
+    ) -> None:
+        kernel = self._kernel(name)
+        values = [
+            ctypes.string_at(arguments[place], parameter.size)
+            for place, parameter in enumerate(kernel.params)
+        ]
+        self.launched.append(name)
+        shape = (tuple(grid), tuple(block))
+        self._reports.append(
+            launch(kernel, *shape, values, self._memory, shared_bytes=shared_bytes, **self.settings)
+        )
+
+    def _kernel(self, name: str):
+        if name not in self._kernels:
+            self._kernels[name] = parse(self.ptx[name]).kernels[name]
+        return self._kernels[name]

@@ -1,0 +1,145 @@
+"""Run a CUDA program on host tensors: its kernels' PTX interpreted, launch by launch."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..codegen.nvcc import parameters_of
+from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
+from ..schedules.cuda.program import CudaProgram, Launch, Sizes
+from .buffers import MappedTensors
+
+if TYPE_CHECKING:
+    from ..ptx_interpreter import Report
+
+# C types of scalar parameters, as struct packs them.
+_FORMATS = {"float": "f", "int": "i", "int32_t": "i", "int64_t": "q", "double": "d", "uint": "I"}
+
+FORWARD_OUTPUTS = ("out", "lse")
+BACKWARD_OUTPUTS = ("dq", "dk", "dv", "delta", "dq_acc")
+# dQ is summed into it: its caller passes zeros.
+ZEROED = ("dq_acc",)
+
+
+def run_program(
+    program: CudaProgram,
+    ptx_texts: Sequence[str],
+    tensors: Mapping[str, torch.Tensor],
+    softmax_scale: float,
+    *,
+    outputs: Collection[str] | None = None,
+    zeroed: Collection[str] = ZEROED,
+    checks: Checks | None = None,
+    seed: int = 0,
+) -> list[Report]:
+    """Interpret every launch of ``program`` on CPU tensors, and give one report for each.
+
+    tensors: by public parameter name; the first two parameters are q and k. outputs: which of
+    them it writes, by default those of ``program_outputs``; they are poisoned first, except
+    ``zeroed``. Raises what the interpreter finds, UnwrittenOutput and StrayWrite.
+    """
+    memory = DeviceMemory()
+    outputs = program_outputs(program) if outputs is None else outputs
+    mapped = MappedTensors(memory, tensors, outputs, zeroed)
+    sizes = sizes_of(program, tensors)
+    settings = {"checks": checks or Checks(), "seed": seed}
+    reports = []
+    for step, ptx in zip(program.launches, ptx_texts, strict=True):
+        kernel = parsed(ptx).kernels[f"{step.name}_kernel"]
+        shape = (grid_of(step, sizes), (step.threads, 1, 1))
+        arguments = bind(step, ptx, tensors, softmax_scale)
+        settings["shared_bytes"] = step.shared_bytes
+        reports.append(launch(kernel, *shape, arguments, memory, **settings))
+    mapped.check()
+    return reports
+
+
+def program_outputs(program: CudaProgram) -> tuple[str, ...]:
+    """Parameters that a program of the usual names writes."""
+    named = BACKWARD_OUTPUTS if "dout" in program.parameters else FORWARD_OUTPUTS
+    return tuple(name for name in program.parameters if name in named)
+
+
+def sizes_of(program: CudaProgram, tensors: Mapping[str, torch.Tensor]) -> Sizes:
+    """Batch, heads and lengths, from q (B, Sq, H, D) and k (B, Sk, Hk, D)."""
+    q, k = (tensors[name] for name in program.parameters[:2])
+    return Sizes(q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
+
+
+def grid_of(step: Launch, sizes: Sizes) -> tuple[int, int, int]:
+    """Blocks of a launch. TVM's launcher makes 1 of 0, so this does."""
+    x, y, z = (max(1, int(extent)) for extent in (*step.grid(sizes), 1, 1)[:3])
+    return x, y, z
+
+
+def bind(
+    step: Launch, ptx: str, tensors: Mapping[str, torch.Tensor], softmax_scale: float
+) -> list[bytes]:
+    """The kernel's parameters in order, each as the bytes the launcher would pass."""
+    values = parameter_values(step, tensors, softmax_scale)
+    return [_bytes_of(step, declaration, values) for declaration in parameters_of(ptx)]
+
+
+def parameter_values(
+    step: Launch, tensors: Mapping[str, torch.Tensor], softmax_scale: float
+) -> dict[str, Any]:
+    """Values by the C++ names: `{buffer}_ptr`, the variables of shapes and strides, scalars."""
+    values: dict[str, Any] = {}
+    for parameter, name in zip(step.func.params, step.arguments, strict=True):
+        buffer = _buffer_of(step.func, parameter)
+        if buffer is None:
+            values[str(parameter.name)] = softmax_scale
+            continue
+        tensor = tensors[name]
+        values[f"{buffer.name}_ptr"] = tensor.data_ptr()
+        for variable, number in zip(buffer.shape, tensor.shape, strict=True):
+            _bind_variable(step, values, variable, number)
+        if buffer.strides:
+            _bind_strides(step, values, buffer, tensor)
+    return values
+
+
+def _bind_strides(step: Launch, values: dict[str, Any], buffer: Any, tensor: torch.Tensor) -> None:
+    """The stride of an axis with one element means nothing: torch may give any."""
+    axes = zip(buffer.strides, tensor.stride(), tensor.shape, strict=True)
+    for variable, number, extent in axes:
+        if extent > 1 or hasattr(variable, "name"):
+            _bind_variable(step, values, variable, number)
+
+
+def _buffer_of(func: Any, parameter: Any) -> Any:
+    """The buffer of a parameter: itself in TIRx, from the map where there is one."""
+    mapping = getattr(func, "buffer_map", None) or {}
+    if parameter in mapping:
+        return mapping[parameter]
+    return parameter if getattr(parameter, "shape", None) is not None else None
+
+
+def _bind_variable(step: Launch, values: dict[str, Any], variable: Any, number: int) -> None:
+    name = getattr(variable, "name", None)
+    if name is None:  # a constant extent
+        if int(variable) != number:
+            raise ValueError(f"{step.name}: an extent is {number}, it was built for {variable}")
+        return
+    if values.setdefault(str(name), number) != number:
+        raise ValueError(f"{step.name}: {name} is {values[str(name)]} and {number}")
+
+
+def _bytes_of(step: Launch, declaration: str, values: Mapping[str, Any]) -> bytes:
+    kind, _, name = declaration.rpartition(" ")
+    if name not in values:
+        raise ValueError(f"{step.name}: nothing to bind to parameter {declaration!r}")
+    if kind.endswith("*"):
+        return struct.pack("<Q", values[name])
+    return struct.pack("<" + _FORMATS[kind], values[name])
+
+
+@lru_cache(maxsize=64)
+def parsed(ptx: str):
+    """The parsed module of a PTX text; many problems share one."""
+    return parse(ptx)
