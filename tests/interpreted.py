@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -38,7 +38,7 @@ class InterpretedKernel:
         return delta, (1, batch, num_heads, rows, meta["head_dim_pad"])
 
 
-@lru_cache(maxsize=None)
+@cache
 def interpreted(spec, direction: str, arch: str = "sm_80", choice: int = 0) -> InterpretedKernel:
     """The default kernel of ``spec`` for ``arch``, or that of a config further down the list."""
     ((_, program),) = cuda_programs(spec, direction, (ARCHS[arch],), choice=choice)

@@ -1,9 +1,9 @@
-"""The shared list of cases through the operators, forward and backward, by FlashAttention's rule."""
+"""The shared list of cases through the operators, forward and backward: FlashAttention's rule."""
 
 import pytest
 import torch
-
 from error_rule import check_case
+
 from tvm_flash.cases import CORRECTNESS
 
 

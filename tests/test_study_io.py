@@ -1,4 +1,4 @@
-"""The bytes that the interpreter counts are those of the models, and the committed study is theirs."""
+"""The bytes that the interpreter counts are those of the models; the committed study is theirs."""
 
 import json
 from pathlib import Path

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -12,6 +11,7 @@ from ...definition.pipeline import Pipeline
 from ...definition.signature import Signature
 from ...spec import AttentionSpec
 from .arch import CudaArch
+from .backward_config import BackwardConfig
 from .builder import CudaKernel, assign, barrier, emit, loop, when
 from .copies import Rows, commit, load_rows, load_values, store_rows, wait
 from .fragments import Accumulator, accumulator, fragment, multiply_add
@@ -22,86 +22,6 @@ from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .tensor_core import product_for
 from .tiling import KeyTile, QueryBlocks, round_up
-
-
-@dataclass(frozen=True)
-class BackwardConfig:
-    """Numbers of the backward schedule; they change speed, never results beyond rounding.
-
-    block_q, block_k: rows of a query and a key tile. num_warps: they split the keys evenly.
-    column_groups: with more than one, the warps of a group of keys split its queries, and the head
-    dimension of its dK and dV, which no longer fit one warp's registers beyond 128; P and dS are
-    then exchanged through shared memory.
-    stages: tiles of Q and dO held in shared memory, 1 or 2. dp_parts: dP^T is computed in so many
-    parts, one after the other: fewer registers, V is read again for each; dq_parts: the same for
-    the columns of dQ. min_blocks: blocks an SM shall hold.
-    """
-
-    block_q: int = 64
-    block_k: int = 64
-    num_warps: int = 4
-    column_groups: int = 1
-    stages: int = 1
-    dp_parts: int = 1
-    dq_parts: int = 1
-    min_blocks: int = 0
-
-    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
-        """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
-        shared, groups = self.shared_bytes(spec), self.block_q // 16
-        split, depth = self.column_groups, self.depth(spec.head_dim)
-        checks = [
-            (
-                self.num_warps % split or self.block_k * split % (16 * self.num_warps),
-                f"block_k={self.block_k} must be a multiple of 16 * {self.num_warps=} / {split=}",
-            ),
-            (
-                groups % self.num_warps and self.num_warps % groups,
-                f"block_q={self.block_q} / 16 and {self.num_warps=} must divide one another",
-            ),
-            (
-                depth // 16 % (max(self.num_warps // max(groups, 1), 1) * self.dq_parts),
-                f"head_dim={spec.head_dim} cannot be split over the warps of {self}",
-            ),
-            (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
-            (
-                self.block_q % (16 * self.dp_parts * split),
-                f"block_q={self.block_q} must be a multiple of 16 * {self.dp_parts=} * {split=}",
-            ),
-            (
-                max(spec.head_dim, spec.head_dim_v) > 256,
-                f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most 256",
-            ),
-            (
-                spec.dtype == "bfloat16" and not arch.bf16,
-                f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
-            ),
-            (
-                shared > arch.shared_bytes,
-                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
-            ),
-        ]
-        return [text for wrong, text in checks if wrong]
-
-    def shared_bytes(self, spec: AttentionSpec) -> int:
-        """Shared memory of a block, bytes."""
-        size = 4 if spec.dtype == "float32" else 2
-        depth = self.depth(spec.head_dim) + self.depth(spec.head_dim_v)
-        rows = self.block_k + self.stages * self.block_q
-        statistics = 2 * 4 * self.stages * round_up(self.block_q, 32)
-        exchanged = self.block_k * self.block_q * (2 if self.column_groups > 1 else 1)
-        return size * (rows * depth + exchanged) + statistics
-
-    def depth(self, head_dim: int) -> int:
-        """``head_dim`` rounded up to whole tiles of every column group."""
-        return round_up(head_dim, 16 * self.column_groups)
-
-    def to_json(self) -> dict:
-        return {"schedule": "cuda.backward", **asdict(self)}
-
-    @staticmethod
-    def from_json(fields: Mapping) -> BackwardConfig:
-        return BackwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
 
 
 def key_gradient_launch(
@@ -254,7 +174,7 @@ class _KeyGradients:
         self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int = 0
     ) -> None:
         """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
-        kernel, product = self.kernel, self.product
+        product = self.product
 
         def a_of(step):
             for m in range(acc.m_tiles):
@@ -270,7 +190,7 @@ class _KeyGradients:
 
     def _add(self, acc: Accumulator, a_of: Callable, rows: SharedTile, stage) -> None:
         """acc += A rows, over the queries of the tile; A's fragments are a_of(m, step)."""
-        kernel, product = self.kernel, self.product
+        product = self.product
         column, own = self._own_columns(self.column_group, acc.n_tiles)
         multiply_add(
             acc, product, self.config.block_q // product.step,
@@ -300,14 +220,14 @@ class _KeyGradients:
         return self._fetch(self.ds_tile, m, step) if self.split > 1 else self.ds_fragment(m, step)
 
     def _fetch(self, tile: SharedTile, m: int, step: int) -> list:
-        self.product.load_a(self.a(m), tile, 0, self._first_key(m), step)
+        self.product.load_a_paired(self.a(m), tile, 0, self._first_key(m), step)
         return self.a(m)
 
     def _query_gradient(self) -> None:
         """dS K into dq_acc, in the order of the fragments: a warp adds to 128 bytes in a row."""
         kernel, config = self.kernel, self.config
         groups, n_tiles = config.block_q // 16, self.depth // 8
-        column_groups = max(config.num_warps // groups, 1)
+        column_groups = config.dq_groups
         m_tiles = max(groups // config.num_warps, 1)
         first_m = tirx.truncdiv(kernel.warp, column_groups) * m_tiles
         own_tiles = n_tiles // column_groups

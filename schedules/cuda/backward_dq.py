@@ -150,7 +150,7 @@ class _QueryGradient:
 
     def _accumulate(self) -> None:
         """dQ += dS K."""
-        kernel, product = self.kernel, self.product
+        product = self.product
 
         def a_of(step):
             for m in range(self.dp.m_tiles):

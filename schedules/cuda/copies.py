@@ -66,7 +66,7 @@ def load_values(
     kernel: CudaKernel, target: tirx.Buffer, stage, source: tirx.Buffer, head: tuple, first, end,
     asynchronous: bool = True,
 ) -> None:  # fmt: skip
-    """float32 statistics of rows first .. of one (batch, head) into target[stage]; zeros from end."""
+    """float32 statistics of rows first .. of a (batch, head) into target[stage]; zeros from end."""
     count = int(target.shape[1])
     for start in range(0, count, kernel.threads):
         index = kernel.thread + start

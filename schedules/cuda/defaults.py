@@ -5,13 +5,13 @@ from __future__ import annotations
 from ...errors import UnsupportedSpec
 from ...spec import AttentionSpec
 from .arch import CudaArch
-from .backward import BackwardConfig as Backward
+from .backward_config import BackwardConfig as Backward
 from .backward_dq import ordered_reasons
 from .forward import ForwardConfig as Forward
 
 # Rows: head_dim up to. In a row the fastest first, then what needs less shared memory (sm_86, 89
-# and 120 have 99 KiB a block, sm_75 64), then what needs fewer registers (for long score functions).
-# None of them spills for causal, window, softcap and ALiBi (`tvm-flash build` prints the table).
+# and 120 have 99 KiB a block, sm_75 64) or fewer registers: a build takes the next one where a
+# kernel would spill, as long score functions make it.
 FORWARD = {
     64: (Forward(128, 64, q_in_registers=True), Forward(128, 64), Forward(64, 64), Forward(64, 32)),
     128: (Forward(128, 32), Forward(64, 64), Forward(64, 32)),

@@ -224,9 +224,11 @@ class _Forward:
                 self.product.pack(self.p_fragment(m), self.s.values(m, step, self.product))
             return [self.p_fragment(m) for m in range(self.s.m_tiles)]
 
+        step_rows = self.product.step
         multiply_add(
-            self.out, self.product, self.config.block_k // self.product.step, p_fragments,
-            lambda b, step, pair: self.product.load_b_rows(b, self.v_tile, stage, step * self.product.step, pair
+            self.out, self.product, self.config.block_k // step_rows, p_fragments,
+            lambda b, step, pair: self.product.load_b_rows(
+                b, self.v_tile, stage, step * step_rows, pair
             ),
         )  # fmt: skip
 

@@ -95,8 +95,15 @@ class _Original:
         self.spec, self.config, self.sig = spec, config, Signature(spec)
         self.scores, self.product = Pipeline(self.sig, CudaMath()), product_for(spec.dtype)
         self.warp_keys = config.block_k // config.num_warps
+        # Shared memory allows few blocks an SM: one block, so that ptxas need not save registers.
         self.kernel = CudaKernel(
-            symbol, self.sig, self._tensors(), self._grid, config.num_warps, tables=True
+            symbol,
+            self.sig,
+            self._tensors(),
+            self._grid,
+            config.num_warps,
+            tables=True,
+            min_blocks=1,
         )
 
     def _tensors(self) -> list[Tensor]:
@@ -157,7 +164,6 @@ class _Original:
             self._store_statistics(row, T.float32(FLOOR), T.float32(0))
             for _, at in self._own_columns(row):
                 store(self.kernel.buffers["sums"], at, T.float32(0))
-        barrier()
 
     def _key_tile(self, first) -> None:
         """K_j and V_j to shared memory, then every query tile that sees them."""
@@ -174,6 +180,7 @@ class _Original:
                 load_rows(kernel, tile, 0, rows, first, self.keys)
         count = tirx.max(Sizes.blocks(self.stop - self.start, config.block_q), 0)
         with loop(count) as step:
+            kernel.forget_lane_offsets()
             self._query_tile(first, self.start + step * config.block_q)
 
     def _query_tile(self, key_first, q_first) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from ...artifact import DIRECTIONS, symbol_name
 from ...spec import AttentionSpec
 from .arch import CudaArch
-from .backward import BackwardConfig, key_gradient_launch
+from .backward import key_gradient_launch
+from .backward_config import BackwardConfig
 from .backward_dq import ordered_query_gradient_launch
 from .defaults import backward_configs, forward_configs, ordered_configs
 from .forward import ForwardConfig, forward_launch

@@ -15,10 +15,10 @@ CHUNK_BYTES = 16
 
 @dataclass(frozen=True)
 class SharedTile:
-    """``stages`` tiles of rows x columns; a row is a whole number of 16-byte chunks.
+    """``stages`` tiles of rows x columns; a row is whole chunks of 16 bytes.
 
-    ldmatrix reads 8 rows of one chunk at once and 8 chunks fill the 32 banks, so the chunk number is
-    xored with the row's: any 8 consecutive rows then hold a column in 8 different bank groups.
+    ldmatrix reads 8 rows of one chunk at once and 8 chunks fill the 32 banks, so the chunk number
+    is xored with the row's: any 8 consecutive rows then hold a column in 8 different bank groups.
     """
 
     kernel: CudaKernel

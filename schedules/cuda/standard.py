@@ -163,6 +163,7 @@ class _Tiles:
             self.keys = int32(self.sig.seqlen_k)
             self._start()
             with loop(Sizes.blocks(self.keys, self.config.block_k)) as number:
+                kernel.forget_lane_offsets()
                 self._key_tile(number * self.config.block_k)
             self._finish()
         return kernel.launch()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .builder import emit, store
+from .builder import assign, emit, store
 from .shared_tile import SharedTile
 
 _LOAD = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
@@ -42,6 +42,10 @@ class HalfProduct:
         """A rows row .. row + 15, reduction chunk pair ``step``, of a tile stored by rows."""
         emit(T.ptx[_LOAD](*a, tile.fragment_address("down", stage, row, step * 2)))
 
+    def load_a_paired(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
+        """As ``load_a``, the reduction index in the order that ``load_b_rows`` has it."""
+        self.load_a(a, tile, stage, row, step)
+
     def load_a_transposed(self, a: list, tile: SharedTile, stage, depth, column_pair) -> None:
         """A of rows 16 column_pair .., reduction rows depth .. depth + 15, stored transposed."""
         at = tile.fragment_address("across", stage, depth, column_pair * 2)
@@ -62,16 +66,16 @@ class HalfProduct:
     def pack(self, a: list, values: Sequence) -> None:
         """The A fragment of the 8 numbers this lane holds of two neighbouring accumulator tiles."""
         for n in range(4):
-            emit(self.convert(a[n], values[2 * n], values[2 * n + 1]))
+            self.convert(a[n], values[2 * n], values[2 * n + 1])
 
-    def convert(self, word, low, high):
+    def convert(self, word, low, high) -> None:
         """Two float32 rounded into one word, ``low`` first in memory."""
-        return T.ptx[f"cvt.rn.{self.suffix}x2.f32"](word, high, low)
+        emit(T.ptx[f"cvt.rn.{self.suffix}x2.f32"](word, high, low))
 
     def store_pair(self, tile: SharedTile, row, column, low, high) -> None:
         """Two neighbouring columns of a row into the tile, rounded."""
         word = tile.kernel.registers((1,), "uint32")
-        emit(self.convert(word[0], low, high))
+        self.convert(word[0], low, high)
         emit(T.ptx["st.shared.b32"](tile.element(0, row, column), word[0]))
 
     def store_fragment(self, tile: SharedTile, row, column, a: list) -> None:
@@ -92,6 +96,12 @@ class HalfProduct:
 @dataclass(frozen=True)
 class TuringProduct(HalfProduct):
     """float16 on sm_75: each m16n8k16 as two m16n8k8, whose fragments are its halves."""
+
+    def convert(self, word, low, high) -> None:
+        # cvt of two floats into a pair begins with sm_80.
+        halves = [tirx.reinterpret("uint16", tirx.Cast("float16", x)) for x in (low, high)]
+        low, high = (tirx.Cast("uint32", x) for x in halves)
+        assign(word, low | (high << tirx.const(16, "uint32")))
 
     def multiply(self, acc: list, a: list, b: list) -> None:
         for half in range(2):
@@ -116,6 +126,14 @@ class Tf32Product:
 
     def load_a(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
         emit(T.ptx[_LOAD](*a[:4], tile.fragment_address("down", stage, row, step * 2)))
+        for n in range(4):
+            _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
+
+    def load_a_paired(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
+        lane = tile.kernel.lane
+        for half in range(2):
+            at = tile.element(stage, row + half * 8 + lane // 4, step * 8 + lane % 4 * 2)
+            emit(T.ptx["ld.shared.v2.b32"](a[half], a[half + 2], at))
         for n in range(4):
             _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
 

@@ -1,19 +1,73 @@
-"""The shared list of cases through the operators on interpreted CUDA kernels, by the same rule."""
+"""The shared list of cases through the operators on interpreted CUDA kernels: the same rule."""
+
+import dataclasses
 
 import pytest
-
-from interpreted import aligned_rows, resolver
 from error_rule import check_case
+from interpreted import aligned_rows, resolver
+
 from tvm_flash import ops
 from tvm_flash.cases import CORRECTNESS
 
+# float32 is the list's default type and a GPU's exception: cases not about it run in float16.
+SERVED = [
+    case if case.name.startswith("f32_") or case.dtype != "float32"
+    else dataclasses.replace(case, dtype="float16")
+    for case in CORRECTNESS
+    if max(case.head_dim, case.head_dim_v or 0) <= 256
+]  # fmt: skip
 
-@pytest.fixture(autouse=True)
-def interpreted_cuda(monkeypatch):
-    monkeypatch.setattr(ops, "resolve", resolver())
+
+@pytest.fixture
+def on(monkeypatch):
+    """Operators on CPU tensors run interpreted kernels of an architecture."""
     monkeypatch.setattr(ops, "has_readable_rows", aligned_rows)
+    return lambda arch, choice=0: monkeypatch.setattr(ops, "resolve", resolver(arch, choice))
 
 
-@pytest.mark.parametrize("case", CORRECTNESS, ids=lambda case: case.name)
-def test_case(case):
+@pytest.mark.parametrize("case", SERVED, ids=lambda case: case.name)
+def test_case(case, on):
+    on("sm_80")
     check_case(case)
+
+
+def named(*names):
+    found = [case for case in SERVED if case.name in names]
+    assert len(found) == len(names)
+    return found
+
+
+@pytest.mark.parametrize(
+    "case",
+    named("f16_full", "f16_dim_80", "f16_gqa", "f16_large_logits", "everything"),
+    ids=lambda case: case.name,
+)
+def test_turing_copies_through_registers_and_multiplies_in_halves(case, on):
+    on("sm_75")
+    check_case(dataclasses.replace(case, dtype="float16"))
+
+
+@pytest.mark.parametrize("choice", range(4))
+@pytest.mark.parametrize("dim", [64, 96, 128, 192, 256])
+@pytest.mark.slow
+def test_every_config_of_the_tables(dim, choice, on):
+    on("sm_80", choice)
+    (case,) = named("bf16_gqa")
+    check_case(dataclasses.replace(case, head_dim=dim))
+
+
+@pytest.mark.parametrize("dim", [80, 128, 192, 256])
+def test_small_shared_memory(dim, on):
+    on("sm_86")
+    (case,) = named("f16_full")
+    check_case(dataclasses.replace(case, head_dim=dim))
+
+
+@pytest.mark.parametrize(
+    "case",
+    named("bf16_full", "f32_full", "everything", "f16_gqa", "view_bhsd"),
+    ids=lambda case: case.name,
+)
+def test_deterministic(case, on):
+    on("sm_80")
+    check_case(case, deterministic=True)

@@ -20,7 +20,7 @@ SOURCES = "abce"
 
 @dataclass(frozen=True)
 class Row:
-    """`text` computes d from a, b, c, e; `types` is "s32 s32 -> s32"; `oracle` works lane by lane."""
+    """`text` computes d from a, b, c, e; `types` is "s32 s32 -> s32"; `oracle` serves one lane."""
 
     text: str
     types: str
@@ -81,9 +81,16 @@ def store(kind):
     return where + f"st.global.b{size * 8} [%rd1], d;"
 
 
+def declaration(name):
+    """A pointer parameter, or "name:map": a tensor map by value."""
+    if name.endswith(":map"):
+        return f".param .align 64 .b8 p_{name[:-4]}[128]"
+    return f".param .u64 p_{name}"
+
+
 def kernel(body, params=("out", "in"), prelude=""):
     """A whole module around a body; %r1 is tid.x."""
-    declared = ", ".join(f".param .u64 p_{name}" for name in params)
+    declared = ", ".join(map(declaration, params))
     return f"""{HEADER}{prelude}
 .visible .entry k({declared})
 {{
@@ -97,14 +104,17 @@ ret;
 
 
 def run(text, inputs, shape, dtype, *, threads=32, grid=1, checks=None, seed=0, shared=0, out=None):
-    """Launch the kernel of `text` with one output and some input arrays: (output, report)."""
+    """(output, report) of a launch; inputs: arrays, values, or functions of the memory."""
     (entry,) = ptx.parse(text).kernels.values()
     memory = ptx.DeviceMemory()
     buffer = memory.empty("out", shape, dtype) if out is None else out(memory)
     arguments = [buffer]
     for i, value in enumerate(inputs):
-        is_array = isinstance(value, np.ndarray)
-        arguments.append(memory.array(f"in{i}", value) if is_array else value)
+        if callable(value):
+            value = value(memory)
+        elif isinstance(value, np.ndarray):
+            value = memory.array(f"in{i}", value)
+        arguments.append(value)
     report = ptx.launch(
         entry, grid, threads, arguments, memory, shared_bytes=shared,
         checks=checks or ptx.Checks(), seed=seed,

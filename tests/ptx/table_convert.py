@@ -101,7 +101,8 @@ FITS = {"a": np.array([x for x in np.linspace(-60000, 60000, 256)], np.float32)}
 ROWS = [
     *(Row(f"cvt.{to}.{kind} d, a;", f"{kind} -> {to}", lambda a: a)
       for to in INTEGERS for kind in INTEGERS if to != kind),
-    *(Row(f"cvt.{kind}.s8 d, a;", f"b16 -> {kind}", lambda a: signed(a, 8)) for kind in ("s32", "s64")),
+    *(Row(f"cvt.{kind}.s8 d, a;", f"b16 -> {kind}", lambda a: signed(a, 8))
+      for kind in ("s32", "s64")),
     Row("cvt.u32.u8 d, a;", "b32 -> u32", lambda a: a & 255),
     Row("cvt.s8.s32 d, a;", "s32 -> s16", lambda a: signed(a, 8)),
     Row("cvt.sat.s16.s32 d, a;", "s32 -> s16", lambda a: clamp(a, -32768, 32767)),
@@ -115,7 +116,8 @@ ROWS = [
     *(Row(f"cvt.rn.f32.{kind} d, a;", f"{kind} -> f32", Fraction) for kind in INTEGERS),
     *(Row(f"cvt.{m}.f32.{kind} d, a;", f"{kind} -> f32", directed(lambda a: Fraction(a), m))
       for m in ("rz", "rm", "rp") for kind in ("s32", "u64")),
-    *(Row(f"cvt.rn.f64.{kind} d, a;", f"{kind} -> f64", Fraction) for kind in ("s32", "s64", "u64")),
+    *(Row(f"cvt.rn.f64.{kind} d, a;", f"{kind} -> f64", Fraction)
+      for kind in ("s32", "s64", "u64")),
     Row("cvt.rn.f16.s32 d, a;", "s32 -> b16", lambda a: half(a), 0,
         {"a": np.arange(-2000, 2096, 16, np.int32)}),
     Row("cvt.f64.f32 d, a;", "f32 -> f64", lambda a: a),

@@ -73,11 +73,13 @@ ROWS = [
         lambda a, b: a - b - (1 if a < b else 0)),
     Row("mad.lo.cc.u32 d, a, b, c;\nmadc.hi.u32 d, a, b, c;", "u32 u32 u32 -> u32",
         lambda a, b, c: (a * b >> 32) + c + ((a * b % (1 << 32)) + c >> 32)),
+    Row("mad.hi.cc.u32 d, a, b, c;\naddc.u32 d, 0, 0;", "u32 u32 u32 -> u32",
+        lambda a, b, c: (a * b >> 32) + c >> 32),
     Row("add.u16x2 d, a, b;", "b32 b32 -> b32",
         lambda a, b: (a + b & 0xFFFF) | ((a >> 16) + (b >> 16) & 0xFFFF) << 16),
     Row("max.s16x2 d, a, b;", "b32 b32 -> b32",
         lambda a, b: (max(signed(a, 16), signed(b, 16)) & 0xFFFF)
         | (max(signed(a >> 16, 16), signed(b >> 16, 16)) & 0xFFFF) << 16),
-    Row("max.s32.relu d, a, b;".replace("s32.relu", "relu.s32"), "s32 s32 -> s32",
+    Row("max.relu.s32 d, a, b;", "s32 s32 -> s32",
         lambda a, b: max(a, b, 0)),
 ]  # fmt: skip

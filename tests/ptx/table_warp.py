@@ -72,7 +72,8 @@ def election_and_active_mask(text):
     np.testing.assert_array_equal(run(text, [words()], 32, np.uint32)[0], expected)
 
 
-SPECIAL = """mov.u32 %r2, %laneid; mov.u32 %r3, %ntid.x; mov.u32 %r4, %warpid; mov.u32 %r5, %nctaid.x;
+SPECIAL = """mov.u32 %r2, %laneid; mov.u32 %r3, %ntid.x; mov.u32 %r4, %warpid;
+mov.u32 %r5, %nctaid.x;
 mad.lo.u32 %r3, %r3, 100, %r2; mad.lo.u32 %r3, %r4, 10000, %r3; mad.lo.u32 %r3, %r5, 1000000, %r3;
 mov.u32 %r6, %lanemask_lt; popc.b32 %r6, %r6; sub.u32 %r3, %r3, %r6; mov.u32 %r7, %ctaid.y;
 mov.u32 %r9, %cluster_ctarank; add.u32 %r3, %r3, %r9; mov.u64 %rd3, %clock64; mov.u32 %r8, WARP_SZ;

@@ -100,9 +100,7 @@ def declare(name: str, shape, dtype: str, strides=()) -> tirx.Buffer:
     layout = None
     if len(shape):
         layout = TileLayout(S[tuple(shape) : tuple(strides)] if strides else S[tuple(shape)])
-    return tirx.decl_buffer(
-        shape, dtype, name=name, strides=strides or None, layout=layout
-    )
+    return tirx.decl_buffer(shape, dtype, name=name, strides=strides or None, layout=layout)
 
 
 def _declare_table(name: str, dtype: str, ndim: int) -> tirx.Buffer:

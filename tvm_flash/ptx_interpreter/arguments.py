@@ -42,6 +42,6 @@ def _bytes(parameter, value):
         raise LaunchError(f"{parameter.name} is a structure: pass bytes, got {value!r}")
     if code in "fd":
         return struct.pack("<" + code, float(value))
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, (float, np.floating)) or not hasattr(value, "__int__"):
         raise LaunchError(f"{parameter.name} is {parameter.type}: pass an integer, got {value!r}")
     return (int(value) % (1 << 8 * parameter.size)).to_bytes(parameter.size, "little")

@@ -8,12 +8,12 @@ class Checks:
     """All on by default; turning one off never changes what a correct kernel computes.
 
         bounds: accesses inside buffers. alignment: addresses are multiples of the access size.
-        uninitialised: no read of bytes nobody wrote. races: shared memory, between threads of a block.
-        global_races: global memory, between blocks. async_: cp.async, TMA and wgmma data before their
-        wait or fence. init_fence: bulk copies need a proxy fence after mbarrier.init (CUDA's guide asks for
-    it, Triton leaves it out). warp_wait: each warp's wgmma reads end at its own wait_group; off, the
-    first warp of the warpgroup to wait speaks for all (as FlashAttention-3 assumes). A deadlock is
-    always an error."""
+    uninitialised: no read of bytes nobody wrote. races: shared memory, between threads of a block.
+    global_races: global memory, between blocks. async_: cp.async, TMA and wgmma data before their
+    wait or fence. init_fence: bulk copies need a proxy fence after mbarrier.init (CUDA's guide
+    asks for it, Triton leaves it out). warp_wait: each warp's wgmma reads end at its own
+    wait_group; off, the first warp of the warpgroup to wait speaks for all (as FlashAttention-3
+    assumes). A deadlock is always an error."""
 
     bounds: bool = True
     alignment: bool = True

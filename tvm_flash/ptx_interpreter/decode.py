@@ -10,6 +10,7 @@ from .errors import UnsupportedInstruction
 from .lanes import VIEWS
 from .opcodes import ENDS, builder_of, key_of
 from .spaces import SHARED_ORIGIN
+from .special import NAMES
 
 WIDTHS = {"pred": "pred", "8": 16, "16": 16, "32": 32, "64": 64}
 VIEW_OF = {
@@ -92,6 +93,8 @@ class Binder:
         return row
 
     def _special(self, name, width):
+        if name.lstrip("%").split(".")[0] not in NAMES:
+            raise KeyError(f"special register {name}")
         key = name, width
         if key not in self.specials:
             self.specials[key] = self.new_row(width)

@@ -63,7 +63,10 @@ class GlobalRaces:
         }[kind]
         for array in against:
             self._check(access, c, buffer, chosen, places, owner, array, shadow, kind)
-        self._record(getattr(shadow, kind), places, owner, kind)
+        if kind == "write":
+            self._record_write(access, c, buffer, chosen, places, owner, shadow)
+        else:
+            self._record(getattr(shadow, kind), places, owner)
 
     def _shadow(self, buffer):
         if id(buffer) not in self.shadows:
@@ -83,21 +86,25 @@ class GlobalRaces:
             who = "several blocks" if other[i, j] == MANY else f"block number {other[i, j] - 1}"
             raise fault(
                 GlobalRace, access.ins, c, lane,
-                f"{kind} of buffer {buffer.name!r} at offset {int(places[i, j]) * self.size}, {did} "
-                f"by {who} in the same launch",
+                f"{kind} of buffer {buffer.name!r} at offset {int(places[i, j]) * self.size}, "
+                f"{did} by {who} in the same launch",
                 HINT,
             )  # fmt: skip
 
-    def _record(self, array, places, owner, kind):
-        if kind != "write":
-            old = array.take(places)
-            mixed = (old != NOBODY) & (old != owner[:, None])
-            owner = np.where(mixed, MANY, owner[:, None])
-            array[places] = owner
-            lost = array.take(places) != owner
-            array[places[lost]] = MANY
-        else:
-            array[places] = owner[:, None]
+    def _record(self, array, places, owner):
+        """Note reads or atomics; a reader that knows the last one takes its place."""
+        old = array.take(places)
+        mixed = (old != NOBODY) & (old != owner[:, None])
+        if self.known and mixed.any():
+            for i, j in zip(*np.nonzero(mixed), strict=True):
+                mixed[i, j] = int(old[i, j]) not in self.known.get(int(owner[i]), ())
+        new = np.where(mixed, MANY, owner[:, None])
+        array[places] = new
+        array[places[array.take(places) != new]] = MANY
+
+    def _record_write(self, access, c, buffer, chosen, places, owner, shadow):
+        shadow.write[places] = owner[:, None]
+        self._check(access, c, buffer, chosen, places, owner, shadow.write, shadow, "write")
 
     def _orders(self, ins, kind):
         mods = ins.mods

@@ -136,7 +136,8 @@ class Kernel:
     @property
     def static_shared(self):
         """Bytes of shared memory that the kernel declares itself."""
-        return layout(self.variables, "shared")[1]
+        sized = {name: v for name, v in self.variables.items() if v.size}
+        return layout(sized, "shared")[1]
 
 
 @dataclass(eq=False)

@@ -49,20 +49,23 @@ class MBarriers:
         if self.run.races:
             self.run.races.clocks.tick()
 
-    def find(self, ins, c, lane, place):
-        """The mbarrier a lane means; its init must be ordered before."""
+    def find(self, ins, c, lanes, place):
+        """The mbarrier that `lanes` (a number or an array) mean; its init must come before."""
         barrier = self.table.get(place)
+        lanes = np.atleast_1d(lanes)
         if barrier is None:
             raise fault(
-                AsyncHazard, ins, c, lane, f"no mbarrier was initialised at offset {place[1]}",
+                AsyncHazard, ins, c, int(lanes[0]),
+                f"no mbarrier was initialised at shared offset {place[1]}",
                 "mbarrier.init must come first, then a fence and a barrier.",
             )  # fmt: skip
         races = self.run.races
         if races:
-            block, thread = int(c.block[lane]), int(c.index[lane]) % self.run.threads
-            if not races.clocks.ordered(block, thread, barrier.stamp, barrier.thread):
+            thread = c.index[lanes] % self.run.threads
+            fine = races.clocks.ordered(place[0], thread, barrier.stamp, barrier.thread)
+            if not fine.all():
                 raise fault(
-                    SharedRace, ins, c, lane,
+                    SharedRace, ins, c, int(lanes[~fine][0]),
                     f"the mbarrier at shared offset {place[1]} is used unordered after its init",
                     "Put a barrier of the block after mbarrier.init.",
                 )  # fmt: skip
@@ -255,7 +258,7 @@ def wait(ins, bind):
         token = c.v[view][row].reshape(-1)
         done = np.zeros(c.n, bool)
         for place, lanes in _groups(at(c)):
-            barrier = barriers.find(ins, c, lanes[0], place)
+            barrier = barriers.find(ins, c, lanes, place)
             if parity:
                 done[lanes] = (barrier.phase & 1) != (token[lanes] & 1)
             else:
@@ -281,12 +284,6 @@ def _groups(places):
     for lane, place in enumerate(places):
         found.setdefault(place, []).append(lane)
     return [(place, np.array(lanes)) for place, lanes in found.items()]
-
-
-@opcode("mbarrier.pending_count")
-def pending_count(ins, bind):
-    """mbarrier.pending_count.b64 count, state: not kept in our opaque states."""
-    raise ValueError("the pending count of a state is not modelled")
 
 
 @opcode("cp.async.mbarrier.arrive")

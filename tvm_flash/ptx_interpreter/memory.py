@@ -118,6 +118,8 @@ class DeviceMemory:
         initialised: a boolean, or one boolean per byte."""
         if array.dtype != np.uint8 or array.ndim != 1 or not array.flags.c_contiguous:
             raise LaunchError(f"map({name!r}): give a contiguous 1-D array of uint8")
+        if address % 16:
+            raise LaunchError(f"map({name!r}): the address {address:#x} is no multiple of 16")
         if initialised is True:
             state = None
         else:

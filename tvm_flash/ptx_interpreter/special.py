@@ -2,9 +2,15 @@
 
 import numpy as np
 
-from .errors import UnsupportedInstruction
-
 AXES = "xyz"
+NAMES = {
+    "tid", "ctaid", "clusterid", "ntid", "nctaid", "nclusterid", "laneid", "warpid", "nwarpid",
+    "smid",
+    "nsmid", "gridid", "cluster_ctaid", "cluster_nctaid", "cluster_ctarank", "cluster_nctarank",
+    "is_explicit_cluster", "dynamic_smem_size", "total_smem_size", "aggr_smem_size", "clock",
+    "clock_hi", "clock64", "globaltimer", "globaltimer_lo", "globaltimer_hi", "lanemask_eq",
+    "lanemask_lt", "lanemask_le", "lanemask_gt", "lanemask_ge",
+}  # fmt: skip
 
 
 def special_values(run, name):
@@ -45,9 +51,7 @@ def special_values(run, name):
     }
     if base in simple:
         return simple[base]
-    if base.startswith("lanemask_"):
-        return _lanemask(base[9:], (thread & 31).astype(np.uint64))
-    raise UnsupportedInstruction(f"{run.kernel.name}: the special register {name}")
+    return _lanemask(base[9:], (thread & 31).astype(np.uint64))
 
 
 def _axis(number, shape, axis):

@@ -153,7 +153,7 @@ def active_mask(ins, bind):
     return run
 
 
-@opcode("match.sync", "match.any.sync", "match.all.sync")
+@opcode("match.any.sync", "match.all.sync")
 def match(ins, bind):
     """match.any/all.sync d{|p}, a, membermask: the lanes with my value."""
     target = ins.operands[0]

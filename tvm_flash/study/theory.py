@@ -96,7 +96,9 @@ def fit(terms: Sequence[str], points: Sequence[tuple[int, int, int, int]]) -> Fi
     )
     constants = np.linalg.lstsq(matrix, np.ones(len(points)), rcond=None)[0]
     deviation = np.abs(matrix @ constants - 1).max()
-    return Fit(dict(zip(terms, map(float, constants), strict=True)), float(deviation))
+    # Rounded, so that every machine writes the same document; + 0.0 takes the sign off a zero.
+    found = [round(float(constant), 6) + 0.0 for constant in constants]
+    return Fit(dict(zip(terms, found, strict=True)), round(float(deviation), 6))
 
 
 def _keys(seqlen: int, head_dim: int) -> int:

@@ -137,7 +137,7 @@ def matmul_tma() -> Fixture:
 
 def stripped(ptx: str) -> str:
     """``ptx`` without comments and debug information."""
-    ptx = re.sub(r"^\s*\.section\b.*?^\s*\}", "", ptx, flags=re.MULTILINE | re.DOTALL)
+    ptx = re.sub(r"^\s*\.section\b[^{]*\{[^}]*\}", "", ptx, flags=re.MULTILINE)
     ptx = re.sub(r"//[^\n]*", "", ptx)
     lines = (line.rstrip() for line in ptx.splitlines())
     dropped = (".loc", ".file", "$L__tmp", "$L__func", "$L__BB0_end")

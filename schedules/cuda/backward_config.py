@@ -1,0 +1,95 @@
+"""Numbers of the backward schedule for tensor-core GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ...spec import AttentionSpec
+from .arch import CudaArch
+from .tiling import round_up
+
+
+@dataclass(frozen=True)
+class BackwardConfig:
+    """Numbers of the backward schedule; they change speed, never results beyond rounding.
+
+    block_q, block_k: rows of a query and a key tile. num_warps: they split the keys evenly.
+    column_groups: with more than one, the warps of a group of keys split its queries, and the head
+    dimension of its dK and dV, which no longer fit one warp's registers beyond 128; P and dS are
+    then exchanged through shared memory.
+    stages: tiles of Q and dO held in shared memory, 1 or 2. dp_parts: dP^T is computed in so many
+    parts, one after the other: fewer registers, V is read again for each; dq_parts: the same for
+    the columns of dQ. min_blocks: blocks an SM shall hold.
+    """
+
+    block_q: int = 64
+    block_k: int = 64
+    num_warps: int = 4
+    column_groups: int = 1
+    stages: int = 1
+    dp_parts: int = 1
+    dq_parts: int = 1
+    min_blocks: int = 0
+
+    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
+        """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
+        shared, groups = self.shared_bytes(spec), self.block_q // 16
+        split, depth = self.column_groups, self.depth(spec.head_dim)
+        checks = [
+            (
+                self.num_warps % split or self.block_k * split % (16 * self.num_warps),
+                f"block_k={self.block_k} must be a multiple of 16 * {self.num_warps=} / {split=}",
+            ),
+            (
+                groups % self.num_warps and self.num_warps % groups,
+                f"block_q={self.block_q} / 16 and {self.num_warps=} must divide one another",
+            ),
+            (
+                depth // 16 % (self.dq_groups * self.dq_parts),
+                f"head_dim={spec.head_dim} cannot be split over the warps of {self}",
+            ),
+            (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
+            (
+                self.block_q % (16 * self.dp_parts * split),
+                f"block_q={self.block_q} must be a multiple of 16 * {self.dp_parts=} * {split=}",
+            ),
+            (
+                max(spec.head_dim, spec.head_dim_v) > 256,
+                f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most 256",
+            ),
+            (
+                spec.dtype == "bfloat16" and not arch.bf16,
+                f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
+            ),
+            (
+                shared > arch.shared_bytes,
+                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
+            ),
+        ]
+        return [text for wrong, text in checks if wrong]
+
+    def shared_bytes(self, spec: AttentionSpec) -> int:
+        """Shared memory of a block, bytes."""
+        size = 4 if spec.dtype == "float32" else 2
+        depth = self.depth(spec.head_dim) + self.depth(spec.head_dim_v)
+        rows = self.block_k + self.stages * self.block_q
+        statistics = 2 * 4 * self.stages * round_up(self.block_q, 32)
+        exchanged = self.block_k * self.block_q * (2 if self.column_groups > 1 else 1)
+        return size * (rows * depth + exchanged) + statistics
+
+    def depth(self, head_dim: int) -> int:
+        """``head_dim`` rounded up to whole tiles of every warp that shares its columns."""
+        return round_up(head_dim, 16 * max(self.column_groups, self.dq_groups))
+
+    @property
+    def dq_groups(self) -> int:
+        """Warps that share a group of 16 rows of dQ."""
+        return max(self.num_warps // max(self.block_q // 16, 1), 1)
+
+    def to_json(self) -> dict:
+        return {"schedule": "cuda.backward", **asdict(self)}
+
+    @staticmethod
+    def from_json(fields: Mapping) -> BackwardConfig:
+        return BackwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
