@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 from tvm import tirx
 from tvm.script import tirx as T
 
@@ -11,6 +13,9 @@ from .fragments import Accumulator
 
 _FULL_WARP = 0xFFFFFFFF
 
+# log2 of the largest unnormalised probability: far below float16's 2^16, and no precision is lost.
+SLACK = 8.0
+
 
 def quad_reduce(value: tirx.Buffer, index: tuple, combine) -> None:
     """Combine over the four lanes that share a row, in place; all of them get the result."""
@@ -18,6 +23,15 @@ def quad_reduce(value: tirx.Buffer, index: tuple, combine) -> None:
         held = value[index]
         other = T.tvm_warp_shuffle_xor(T.uint32(_FULL_WARP), held, distance, 32, 32)
         store(value, index, combine(held, other))
+
+
+def any_lane(condition):
+    """Whether it holds in any lane of the warp (vote.sync.any): no lane branches alone."""
+    source = (
+        "__device__ __forceinline__ bool tvm_flash_any(bool x)"
+        " { return __any_sync(0xffffffffu, x); }"
+    )
+    return T.cuda.func_call("tvm_flash_any", condition, source_code=source, return_type="bool")
 
 
 class OnlineSoftmax:
@@ -76,35 +90,45 @@ class OnlineSoftmax:
         """Scores to unnormalised probabilities in place; ``out`` and the sums are rescaled."""
         for m, half in self._rows():
             self._new_maximum(s, m, half)
-            alpha = self._alpha[m, half]
-            store(self.total, (m, half), self.total[m, half] * alpha)
+        moved = [self._alpha[index] != T.float32(1) for index in self._rows()]
+        with when(any_lane(reduce(tirx.Or, moved))):
+            for m, n, r in out.elements():
+                value = out.registers[m, n, r] * self._alpha[m, r // 2]
+                store(out.registers, (m, n, r), value)
+        for m, half in self._rows():
+            index = (m, half)
+            store(self.total, index, self.total[index] * self._alpha[index])
+            shift = self.maximum[index]
+            if self.factor is not None:
+                shift = self.kernel.scalar(shift * self.factor, "float32")
             for n in range(s.n_tiles):
                 for r in (2 * half, 2 * half + 1):
-                    store(s.registers, (m, n, r), self._probability(s.registers[m, n, r]))
-                    store(self.total, (m, half), self.total[m, half] + s.registers[m, n, r])
-            for n in range(out.n_tiles):
-                for r in (2 * half, 2 * half + 1):
-                    store(out.registers, (m, n, r), out.registers[m, n, r] * alpha)
+                    store(s.registers, (m, n, r), self._probability(s.registers[m, n, r], shift))
+                    store(self.total, index, self.total[index] + s.registers[m, n, r])
 
     def _new_maximum(self, s: Accumulator, m: int, half: int) -> None:
-        """The row's maximum with this tile's; _alpha rescales what came before; _held = maximum."""
+        """The row's maximum with this tile's; _alpha rescales what was summed before.
+
+        A maximum that grows by less than 2^SLACK stays as it was: any number near it does as well,
+        and most tiles then leave the output alone (FlashAttention-4's conditional rescaling).
+        """
         index, held = (m, half), self._held
-        store(held, (0,), self.maximum[index])
+        old = self.maximum[index]
+        store(held, (0,), old)
         for n in range(s.n_tiles):
             low, high = s.registers[m, n, 2 * half], s.registers[m, n, 2 * half + 1]
             store(held, (0,), tirx.max(held[0], tirx.max(low, high)))
         quad_reduce(held, (0,), tirx.max)
-        change = self.maximum[index] - held[0]
+        growth = held[0] - old
         if self.factor is not None:
-            change = change * self.factor
-        store(self._alpha, index, self.scores.exp2(change))
-        store(self.maximum, index, held[0])
-        if self.factor is not None:
-            store(held, (0,), held[0] * self.factor)
+            growth = growth * self.factor
+        grown = growth > T.float32(SLACK)
+        store(self._alpha, index, tirx.Select(grown, self.scores.exp2(-growth), T.float32(1)))
+        store(self.maximum, index, tirx.Select(grown, held[0], old))
 
-    def _probability(self, score):
-        shifted = score * self.factor if self.factor is not None else score
-        return self.scores.exp2(shifted - self._held[0])
+    def _probability(self, score, shift):
+        scaled = score * self.factor if self.factor is not None else score
+        return self.scores.exp2(scaled - shift)
 
     def finish(self) -> None:
         """Sums over the lanes of a row; then ``inverse`` and ``lse`` are the row's."""

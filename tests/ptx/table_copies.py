@@ -43,7 +43,8 @@ def dropped_arrivals_and_transactions(text):
 
 @case(address("p_in", 4) + INIT.format(count=32) + FENCE +
       "shl.b32 %r5, %r1, 2; mov.u32 %r6, tile;\nadd.u32 %r5, %r5, %r6;\n"
-      "cp.async.ca.shared.global [%r5], [%rd1], 4;\ncp.async.mbarrier.arrive.noinc.shared.b64 [bar];\n" + WAIT.format(phase=0) +
+      "cp.async.ca.shared.global [%r5], [%rd1], 4;\n"
+      "cp.async.mbarrier.arrive.noinc.shared.b64 [bar];\n" + WAIT.format(phase=0) +
       "xor.b32 %r7, %r1, 9; shl.b32 %r7, %r7, 2; add.u32 %r7, %r7, %r6; ld.shared.u32 %r3, [%r7];\n"
       + STORE, prelude=BUFFER)  # fmt: skip
 def small_copies_arrive(text):

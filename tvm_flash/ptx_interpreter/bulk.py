@@ -43,7 +43,17 @@ def global_bytes(ins, c, address):
             f"bulk read of buffer {buffer.name!r} at offset {first} that nobody wrote",
         )  # fmt: skip
     _count(ins, c, buffer, offset, "read")
+    _observe(ins, c, buffer, offset, "read")
     return buffer.bytes[offset]
+
+
+def _observe(ins, c, buffer, offset, kind):
+    """Check a bulk access for races between blocks, in granules of at most 4 bytes."""
+    races = c.run.global_races
+    if races is not None and buffer.writable:
+        size = min(races.size, 4)
+        item = offset.reshape(-1)[::size] // size
+        races.access(_Bulk(ins, size), _spread(c, len(item)), buffer, None, item, kind)
 
 
 def _buffer(ins, c, address):
@@ -188,8 +198,7 @@ class Groups:
             buffer.bytes[offset] = data
             _count(ins, c, buffer, offset, "write")
         buffer.raw_written(1)[offset] = 1
-        if self.run.global_races is not None:
-            self._observe(ins, c, buffer, offset, "atomic" if operation else "write")
+        _observe(ins, c, buffer, offset, "atomic" if operation else "write")
 
     def _reduce(self, buffer, offset, data, operation, kind):
         kind = TENSOR_TYPES.get(kind, kind)
@@ -198,13 +207,6 @@ class Groups:
         memory = buffer.bytes[: buffer.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
         update = updater(operation, kind)
         memory[first] = update(memory[first], np.ascontiguousarray(data).view(dtype).reshape(-1))
-
-    def _observe(self, ins, c, buffer, offset, kind):
-        races = self.run.global_races
-        size = min(races.size, 4)
-        item = offset.reshape(-1)[::size] // size
-        self.run.global_races.access(_Bulk(ins, size), _spread(c, len(item)), buffer, None, item,
-                                     kind)  # fmt: skip
 
     def check_finished(self):
         """A block must not exit before its bulk stores have read their source."""

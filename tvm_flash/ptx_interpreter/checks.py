@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Checks:
     """All on by default; turning one off never changes what a correct kernel computes.
 
-        bounds: accesses inside buffers. alignment: addresses are multiples of the access size.
+    bounds: global accesses inside buffers (others always are). alignment: addresses are multiples
+    of the access size.
     uninitialised: no read of bytes nobody wrote. races: shared memory, between threads of a block.
     global_races: global memory, between blocks. async_: cp.async, TMA and wgmma data before their
     wait or fence. init_fence: bulk copies need a proxy fence after mbarrier.init (CUDA's guide

@@ -15,6 +15,7 @@ from .run import Run
 
 LANES_PER_CHUNK = 4096
 PATIENCE = 2000
+KEPT_SETS = 300  # each may hold views of all registers
 STEP_LIMIT = 20_000_000
 
 
@@ -33,6 +34,8 @@ class Scheduler:
     def lane_set(self, mask):
         """The (cached) LaneSet of a mask."""
         key = mask.tobytes()
+        if len(self.sets) > KEPT_SETS:
+            self.sets.clear()
         if key not in self.sets:
             self.sets[key] = LaneSet(mask, self.run.blocks, self.run.threads)
         return self.sets[key]
@@ -112,14 +115,13 @@ class Scheduler:
         if len(self.groups) == 1:
             return next(iter(self.groups))
         if self.random:
-            return self._pick_at_random()
+            return self._last_of_its_warps(self.random.choice(list(self.groups)))
         if self.steps % PATIENCE == 0:  # a lane that polls memory must let others write it
-            return max(self.groups)
+            return self._last_of_its_warps(max(self.groups))
         return min(self.groups)
 
-    def _pick_at_random(self):
-        """Any group whose warps have no lanes further back: warps reconverge, order varies."""
-        chosen = self.random.choice(list(self.groups))
+    def _last_of_its_warps(self, chosen):
+        """`chosen`, or the group furthest back that shares a warp with it: warps reconverge."""
         for other in sorted(self.groups):
             if other >= chosen:
                 return chosen

@@ -11,6 +11,8 @@ HINT = (
     "release and acquire."
 )
 ORDERING = {"acquire", "release", "acq_rel"}
+# Strong accesses do not race with each other (PTX ISA 8.7).
+STRONG = ORDERING | {"relaxed", "volatile"}
 
 
 def smallest_global(kernel):
@@ -55,7 +57,7 @@ class GlobalRaces:
         shadow = self._shadow(buffer)
         count = max(access.size // self.size, 1)
         places = item.astype(np.int64)[:, None] * count + np.arange(count)
-        kind = "read" if kind == "copy" else kind
+        kind = "atomic" if STRONG & set(access.ins.mods) else kind.replace("copy", "read")
         against = {
             "read": (shadow.write, shadow.atomic),
             "write": (shadow.write, shadow.read, shadow.atomic),

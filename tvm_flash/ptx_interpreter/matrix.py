@@ -130,6 +130,8 @@ def multiply_accumulate(ins, bind):
     dtype = np.float64 if a_type in ("s8", "u8") else np.float32
     saturated = "satfinite" in ins.mods
     finish = FINISH[d_type]
+    if outs != sums and set(outs) & set(sums):
+        raise ValueError("D and C share registers in another order")
 
     def run(c):
         require_whole(ins, c)
