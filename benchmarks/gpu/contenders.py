@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +49,7 @@ def _sdpa(backend: str) -> Callable[[Problem, str], Attention]:
 
 
 def _flex(problem: Problem, device: str) -> Attention:
-    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def causal(b, h, q_idx, k_idx):
         return q_idx >= k_idx
@@ -58,16 +57,10 @@ def _flex(problem: Problem, device: str) -> Attention:
     mask = None
     if problem.causal:
         mask = create_block_mask(causal, None, None, problem.seqlen, problem.seqlen, device=device)
-    flex_attention = _compiled_flex()
-    return lambda q, k, v: flex_attention(q, k, v, block_mask=mask)
-
-
-@lru_cache(maxsize=1)
-def _compiled_flex():
-    from torch.nn.attention.flex_attention import flex_attention
-
-    # Shapes are constants: what a model that has one length would get.
-    return torch.compile(flex_attention, dynamic=False)
+    # Its cache holds a few shapes; beyond them it would run flex_attention unfused.
+    torch.compiler.reset()
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda q, k, v: compiled(q, k, v, block_mask=mask)
 
 
 def _triton(tma: bool) -> Callable[[Problem, str], Attention]:

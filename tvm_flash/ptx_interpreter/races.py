@@ -7,8 +7,9 @@ from .errors import AsyncHazard, SharedRace, fault
 from .load_store import ELEMENT, space_of, vector_length
 
 COLUMN, ATOMIC, STAMP = 2047, 2048, 12  # packed write: stamp << 12 | atomic << 11 | column
-# packed read: stamp << 6 | lane, or MANY lanes of the warp, or ANY lane stands for all
-MANY, ANY = 32, 33
+# packed read: stamp << 6 | lane, or MANY lanes of the warp, or one stands for all lanes
+# of the warp (ANY) or of the warpgroup (GROUP)
+MANY, ANY, GROUP = 32, 33, 34
 IN_FLIGHT_STAMP = 1 << 24  # the stamp of a read that no wait has ended yet
 HINT = "A barrier (or the arrive and wait of an mbarrier) is missing between the two."
 
@@ -100,6 +101,10 @@ class SharedRaces:
         known = self.clocks.ordered(block[:, None], thread[:, None], stamp[:, None], columns)
         one = known[np.arange(len(lane)), np.minimum(lane, 31)]
         many = np.where(lane == ANY, known.any(axis=1), known.all(axis=1))
+        for at in np.flatnonzero(lane == GROUP):
+            team = warp[at] // 4 * 128 + np.arange(128)
+            known = self.clocks.ordered(block[at], thread[at], stamp[at], team)
+            many[at] = known.any()
         return np.where(lane < MANY, one, many) & (stamp < IN_FLIGHT_STAMP)
 
     def _record_read(self, places, c, thread):
@@ -189,10 +194,6 @@ class SharedRaces:
     def unhold(self, warp, item, lane=ANY):
         """They are done; `lane` of the warp knows, or any of them."""
         self.reads[self._read_columns(warp, item)] = np.int32(self.clocks.now << 6 | lane)
-
-    def drop(self, warp, item):
-        """Forget a warp's reads of 16-byte items."""
-        self.reads[self._read_columns(warp, item)] = 0
 
     def _read_columns(self, warp, item):
         count = 16 // self.size

@@ -4,6 +4,7 @@ import numpy as np
 
 from .control import move
 from .errors import AsyncHazard, fault
+from .races import GROUP
 
 FENCE_HINT = "wgmma.fence must stand between other accesses to these registers and the wgmma."
 WAIT_HINT = "wgmma.wait_group must come first."
@@ -30,6 +31,8 @@ class Warpgroups:
         self.open = {}  # warp -> operations not committed
         self.gathering = {}  # (instruction, block, warpgroup) -> lanes that wait at the fence
         self.issued = 0
+        self.parts = {}  # operation number -> [(warp, operation)]
+        self.spoken = set()  # numbers whose reads the first warp to wait has ended
         run.on_finish.append(self.check_finished)
 
     def fence(self, ins, c):
@@ -84,6 +87,7 @@ class Warpgroups:
                 items.append(mine.reshape(-1))
             operation = Operation(plan, self.issued + at // 4, np.concatenate(items))
             self.open.setdefault(int(warp), []).append(operation)
+            self.parts.setdefault(operation.number, []).append((int(warp), operation))
         self.issued += groups
         races = self.run.races
         if races:
@@ -120,22 +124,21 @@ class Warpgroups:
             finished = [operation for group in done for operation in group]
             if not (races and finished):
                 continue
-            races.unhold(warp, np.concatenate([o.items for o in finished]))
-            if not self.run.checks.warp_wait:
-                self._speak_for_all(warp, finished)
-            left = list(self.in_flight(warp))
+            self._end_reads(warp, finished)
+            left = [o for o in self.in_flight(warp) if o.number not in self.spoken]
             self._hold([warp] * len(left), left)
         self.groups = {warp: g for warp, g in self.groups.items() if g}
 
-    def _speak_for_all(self, warp, finished):
-        """The reads of the other warps' parts of finished operations end too."""
-        first = warp - warp % (self.run.threads // 32) % 4
-        for other in range(first, first + 4):
-            still = list(self.in_flight(other))
-            for operation in finished:
-                for twin in still:
-                    if other != warp and twin.number == operation.number:
-                        self.run.races.drop(other, twin.items)
+    def _end_reads(self, warp, finished):
+        """The reads of operations are over: for this warp, or for its warpgroup at once."""
+        races = self.run.races
+        if self.run.checks.warp_wait:
+            races.unhold(warp, np.concatenate([o.items for o in finished]))
+            return
+        for operation in finished:
+            for other, twin in self.parts.pop(operation.number, ()):
+                races.unhold(other, twin.items, GROUP)
+            self.spoken.add(operation.number)
 
     def segment_check(self, c, rows, instructions):
         """Before instructions that touch wgmma registers: none may be in flight."""

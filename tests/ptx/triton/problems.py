@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from tvm_flash.ptx_interpreter import Checks, DeviceMemory, TensorMap, launch, parse
+from tvm_flash.ptx_interpreter import Checks, DeviceMemory, Report, TensorMap, launch, parse
 
 HERE = Path(__file__).resolve().parent
 LOG2E = math.log2(math.e)
@@ -77,14 +77,14 @@ class Problem:
     exact: dict[str, np.ndarray]
     rounded_once: bool = False
 
-    def __call__(self, kernel) -> None:
-        """Launch with every check; AssertionError when a result is wrong or not written."""
+    def __call__(self, kernel) -> Report:
+        """Launch under CHECKS; AssertionError when a result is wrong or not written."""
         memory, info = DeviceMemory(), self.fixture.info
         arguments = [self._place(memory, name, kind) for name, kind in info["arguments"].items()]
         scratch = info["parameters"].split()[-2:]  # two pointers that these kernels do not use
         flat = [part for argument in arguments for part in argument] + [0 for _ in scratch]
         block = (32 * info["num_warps"], 1, 1)
-        launch(
+        report = launch(
             kernel, (*self.grid, 1), block, flat, memory,
             shared_bytes=info["shared_bytes"], checks=CHECKS,
         )  # fmt: skip
@@ -92,6 +92,7 @@ class Problem:
             if buffer.name in self.exact:
                 buffer.expect_written()
                 self._compare(buffer.name, buffer.numpy())
+        return report
 
     def _place(self, memory: DeviceMemory, name: str, kind: str) -> list:
         """The launch arguments that stand for one argument of the Triton function."""
@@ -253,7 +254,7 @@ PROBLEMS = {
         matmul,
         ((80, 112, 144), (64, 64, 32), (16, 16, 16), (130, 48, 96), (37, 32, 48), (120, 16, 64)),
     ),
-    "matmul_tma": (matmul, ((72, 136, 200), (64, 64, 64))),
+    "matmul_tma": (matmul, ((72, 136, 200), (64, 64, 64), (64, 64, 192))),
     "softmax": (softmax, ((2, 512), (2, 300), (2, 70), (2, 181), (1, 387), (1, 1))),
     "layer_norm": (layer_norm, ((2, 512), (2, 300), (1, 255), (1, 513), (2, 14), (1, 1))),
 }

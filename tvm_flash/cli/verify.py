@@ -1,0 +1,123 @@
+"""``tvm-flash verify``: a library's or a spec's kernels, checked without a GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from .console import console, progress
+from .spec_text import parse_specs
+from .verdict_table import verdict_table
+
+if TYPE_CHECKING:
+    from ..verify.verdict import Verification
+
+
+class Direction(str, Enum):
+    """Which kernels of a spec."""
+
+    forward = "forward"
+    backward = "backward"
+    backward_deterministic = "backward_deterministic"
+
+
+def verify(
+    subject: Annotated[
+        str, typer.Argument(metavar="LIB|SPEC", help="An artifact's directory, or a spec's text.")
+    ],
+    arch: Annotated[
+        str, typer.Option(help="CUDA architectures, as in sm_80,sm_90. Default: all.")
+    ] = "",
+    direction: Annotated[
+        list[Direction] | None, typer.Option(help="Which kernels; may be repeated. Default: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One problem for each kernel.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the inputs and the order of threads.")] = 0,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="One line for each problem.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything found to this file.")
+    ] = None,
+) -> None:
+    """Run kernels on an interpreted GPU, every access checked, and judge their results.
+
+    Exit status 1: a kernel is wrong. 2: nothing could be verified, such as a changed file.
+    """
+    archs = [name.strip() for name in arch.split(",") if name.strip()] or None
+    directions = [one.value for one in direction] if direction else None
+    settings = {"quick": quick, "seed": seed}
+    found = _verify(subject, archs, directions, settings)
+    console.print(verdict_table(found, verbose))
+    _print_failures(found)
+    ok = all(verification.ok for verification in found)
+    if json_file is not None:
+        document = {"ok": ok, "verified": [verification.to_json() for verification in found]}
+        text = json.dumps(document, indent=1, allow_nan=False)
+        json_file.write_text(text + "\n", encoding="utf-8")
+        console.print(f"written to {json_file}", soft_wrap=True)
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _verify(
+    subject: str,
+    archs: list[str] | None,
+    directions: list[str] | None,
+    settings: dict[str, Any],
+) -> list[Verification]:
+    path = Path(subject)
+    if path.is_dir() or path.name == "manifest.json":
+        from ..verify.library import verify_library
+
+        with _bar() as step:
+            named: dict[str, Any] = {"directions": directions, "archs": archs, **settings}
+            return [verify_library(path, **named, progress=step)]
+    from ..verify.compiled import verify_spec
+
+    chosen = directions or [one.value for one in Direction]
+    found = []
+    for spec in parse_specs(subject):
+        with _bar() as step:
+            found.append(verify_spec(spec, chosen, archs, **settings, progress=step))
+    return found
+
+
+@contextmanager
+def _bar() -> Iterator:
+    """A progress bar that begins when its length is known."""
+    with ExitStack() as stack:
+        opened: list = []
+
+        def step(done: int, total: int, text: str) -> None:
+            if not opened:
+                opened.append(stack.enter_context(progress("verify", total)))
+            else:
+                opened[0](text)
+
+        yield step
+
+
+def _print_failures(found: list[Verification]) -> None:
+    failures = [
+        (f"{kernel.symbol} {outcome.problem.name}", outcome.failure)
+        for verification in found
+        for kernel in verification.kernels
+        for outcome in kernel.outcomes
+        if not outcome.ok
+    ]
+    for place, failure in failures:
+        text = f"[bold red]wrong:[/] {escape(place)}: {escape(failure)}"
+        console.print(text, highlight=False, soft_wrap=True)
+    total = sum(len(k.outcomes) for verification in found for k in verification.kernels)
+    if not failures:
+        console.print(f"[green]{total} runs, nothing wrong[/]", highlight=False)
+    else:
+        console.print(f"[red]{len(failures)} of {total} runs are wrong[/]", highlight=False)

@@ -1,0 +1,81 @@
+"""Verify what a spec compiles to: PTX, without a library."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ..artifact import DIRECTIONS, symbol_name
+from ..errors import UnsupportedSpec
+from ..spec import AttentionSpec
+from .problems import Problem
+from .trial import Candidate, Progress, Tensors, verification
+from .verdict import Verification
+
+if TYPE_CHECKING:
+    from ..ptx_interpreter import Report
+    from ..schedules.cuda.arch import CudaArch
+    from ..schedules.cuda.program import CudaProgram
+
+
+def verify_spec(
+    spec: AttentionSpec,
+    directions: Collection[str] = tuple(DIRECTIONS),
+    archs: Collection[str] | None = None,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verification:
+    """Compile ``spec`` to PTX and hold it to FlashAttention's error rule, interpreted.
+
+    archs: names as "sm_80"; None is all that a library is built for by default. Those that share a
+    program are verified together. The configs are the first choices: a build takes the next one
+    where registers spill, so that only its library tells what ships. Raises UnsupportedSpec for
+    what no schedule serves or without tvm, BuildError without nvcc.
+    """
+    if find_spec("tvm") is None:
+        raise UnsupportedSpec(
+            "verifying a spec compiles it, which needs apache-tvm: pip install "
+            "'tvm-flash[compile]', or verify a built library"
+        )
+    from ..codegen.toolkit import find_toolkit
+    from ..schedules.cuda.arch import cuda_archs
+    from ..schedules.cuda.select import cuda_programs
+
+    find_toolkit()
+    served = cuda_archs(archs or "cuda")
+    found = [
+        _candidate(spec, direction, chosen, program, seed)
+        for direction in directions
+        for chosen, program in cuda_programs(spec, direction, served)
+    ]
+    return verification(spec.name, "cuda", found, quick=quick, seed=seed, progress=progress)
+
+
+def _candidate(
+    spec: AttentionSpec,
+    direction: str,
+    archs: tuple[CudaArch, ...],
+    program: CudaProgram,
+    seed: int,
+) -> Candidate:
+    from ..codegen.cuda import ptx_of, ptx_version
+    from .plan import run_program
+
+    ptx = ptx_of(program, ptx_version(archs))
+
+    def workspace(problem: Problem):
+        delta = (problem.batch, problem.heads, problem.seqlen_q)
+        if "head_dim_pad" not in program.meta:
+            return delta, (1, 1, 1, 1, 1)
+        rows = -(-problem.seqlen_q // program.meta["block_q"]) * program.meta["block_q"]
+        return delta, (1, *delta[:2], rows, program.meta["head_dim_pad"])
+
+    def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
+        return run_program(program, ptx, tensors, scale, outputs=outputs, seed=seed)
+
+    names = tuple(arch.name for arch in archs)
+    tile = (program.meta["block_q"], program.meta["block_k"])
+    return Candidate(symbol_name(spec, direction), spec, direction, names, tile, workspace, run)

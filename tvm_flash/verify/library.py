@@ -1,0 +1,127 @@
+"""Verify a built artifact: CUDA kernels interpreted under its own host code, CPU ones run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import loader
+from ..artifact import KernelRecord
+from ..loader import Kernel, Library
+from .hook import InterpretedDevice
+from .problems import Problem
+from .trial import Candidate, Progress, Tensors, verification
+from .verdict import Verification
+
+if TYPE_CHECKING:
+    from ..ptx_interpreter import Report
+
+
+class WrongVariant(AssertionError):
+    """A library launched kernels of a variant that its manifest gives to other devices."""
+
+
+def verify_library(
+    path: str | Path,
+    *,
+    directions: Collection[str] | None = None,
+    archs: Collection[str] | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verification:
+    """Hold every kernel of the artifact at ``path`` to FlashAttention's error rule.
+
+    A CUDA library runs as it ships (argument checks, dispatch, grids) on a device that interprets
+    the PTX of the artifact with all checks on, once for each variant; ``archs`` picks those that
+    serve one of them. A CPU library runs natively. ``quick``: one problem for each kernel. Raises
+    ArtifactError for a library, manifest or PTX that is not what was built; what is wrong with a
+    kernel is in the verdict.
+    """
+    with _loaded(path) as library:
+        found = [
+            candidate
+            for record, kernel in zip(library.manifest.kernels, library.kernels, strict=True)
+            if directions is None or record.direction in directions
+            for candidate in _candidates(library, record, kernel, archs, seed)
+        ]
+        settings: dict[str, Any] = {"quick": quick, "seed": seed, "progress": progress}
+        return verification(str(path), library.manifest.device, found, **settings)
+
+
+@contextmanager
+def _loaded(path: str | Path) -> Iterator[Library]:
+    """The artifact, opened; the operators go on with the kernels that they had."""
+    before = dict(loader.registered)
+    try:
+        yield loader.load(path)
+    finally:
+        loader.registered.clear()
+        loader.registered.update(before)
+
+
+def _candidates(
+    library: Library,
+    record: KernelRecord,
+    kernel: Kernel,
+    archs: Collection[str] | None,
+    seed: int,
+) -> list[Candidate]:
+    if library.manifest.device == "cpu":
+        return [] if archs else [_native(kernel, record.symbol)]
+    return [
+        _interpreted(library, record, kernel, variant, seed)
+        for variant in record.config["variants"]
+        if archs is None or set(archs) & set(variant["archs"])
+    ]
+
+
+def _native(kernel: Kernel, symbol: str) -> Candidate:
+    def workspace(problem: Problem):
+        return kernel.workspace(*_sizes(problem), torch.get_num_threads())
+
+    def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
+        for name in outputs:
+            if name != "dq_acc":
+                tensors[name].fill_(torch.nan)  # what is left unwritten shows
+        kernel(*tensors.values(), scale)
+        return []
+
+    known = (symbol, kernel.spec, kernel.direction, ())
+    return Candidate(*known, _tile(kernel.meta), workspace, run)
+
+
+def _interpreted(
+    library: Library, record: KernelRecord, kernel: Kernel, variant: dict[str, Any], seed: int
+) -> Candidate:
+    archs = tuple(variant["archs"])
+    capability = divmod(int(archs[0].removeprefix("sm_")), 10)
+    device = InterpretedDevice(library, capability, seed=seed)
+    own = {f"{x['name']}_kernel" for x in record.launches if set(x["archs"]) & set(archs)}
+
+    def workspace(problem: Problem):
+        return kernel.workspace(*_sizes(problem), torch.get_num_threads(), capability)
+
+    def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
+        device.launched.clear()
+        with device:
+            reports = device.call(kernel, tensors, scale, outputs=outputs)
+        if foreign := set(device.launched) - own:
+            raise WrongVariant(f"a device of {archs[0]} was given {', '.join(sorted(foreign))}")
+        return reports
+
+    known = (record.symbol, record.spec, record.direction, archs)
+    return Candidate(*known, _tile(variant["meta"]), workspace, run)
+
+
+def _sizes(problem: Problem) -> tuple[int, int, int, int, int]:
+    heads = (problem.batch, problem.heads, problem.kv_heads)
+    return *heads, problem.seqlen_q, problem.seqlen_k
+
+
+def _tile(meta: dict[str, int]) -> tuple[int, int]:
+    return meta["block_q"], meta.get("block_k", meta["block_q"])

@@ -1,0 +1,61 @@
+"""The problems that every kernel is run on: lengths around its own tile, views, hard values."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..cases import Case
+from ..spec import AttentionSpec
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Run-time sizes and what the inputs are like.
+
+    view, logits_scale: as in ``cases.Case``. softmax_scale: None is 1 / sqrt(head_dim). integers:
+    captured integer tables hold numbers below it.
+    """
+
+    name: str
+    seqlen_q: int
+    seqlen_k: int
+    batch: int = 1
+    heads: int = 2
+    kv_heads: int = 1
+    view: str = "bshd"
+    logits_scale: float = 1.0
+    softmax_scale: float | None = None
+    integers: int = 3
+
+    def case(self, spec: AttentionSpec) -> Case:
+        """Inputs of this problem for ``spec``, whose variants are left to ``question.ask``."""
+        sizes = (self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k)
+        dims = (spec.dtype, spec.head_dim, spec.head_dim_v)
+        return Case(self.name, *dims, *sizes, self.logits_scale, self.view)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def problems(block_q: int, block_k: int, quick: bool = False) -> list[Problem]:
+    """Problems for a kernel whose tile is ``block_q`` x ``block_k``; ``quick``: the telling one.
+
+    Rows without a key are those of ``tall`` under a causal mask or a window aligned at the end.
+    """
+    below_q, below_k = max(block_q // 2 + 1, 1), max(block_k // 2 - 1, 1)
+    several_q, several_k = 2 * block_q + 5, 3 * block_k + 7
+    several = Problem(
+        "several_tiles", several_q, several_k, heads=4, kv_heads=2, view="bhsd", softmax_scale=0.2
+    )
+    if quick:
+        return [several]
+    return [
+        Problem("below_a_tile", below_q, below_k, batch=2, heads=1),
+        Problem("one_tile", block_q, block_k, heads=3, integers=block_k),
+        Problem("above_a_tile", block_q + 1, block_k + 1, kv_heads=2, view="packed"),
+        several,
+        Problem("one_row", 1, 4 * block_k - 3, batch=2, heads=4, integers=4 * block_k),
+        Problem("tall", several_q, below_k, batch=2, view="every_other"),
+        Problem("large_logits", block_q - block_q // 8, block_k + 9, logits_scale=24.0),
+    ]

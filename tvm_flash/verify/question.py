@@ -1,0 +1,68 @@
+"""A problem as tensors: what a kernel is given, what is right, and what plain PyTorch answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..cases import Inputs, make_inputs
+from ..reference import attention_reference
+from ..spec import AttentionSpec
+from .problems import Problem
+from .rule import FACTORS
+from .score_function import as_function
+from .tables import random_tables
+
+Results = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """exact, plain: out, lse, dq, dk, dv in float64 and in the kernel's dtype."""
+
+    inputs: Inputs
+    tables: list[torch.Tensor]
+    softmax_scale: float
+    exact: Results
+    plain: Results
+
+
+def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
+    """``problem`` for ``spec``: equal for equal seeds."""
+    inputs = make_inputs(problem.case(spec), seed)
+    tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
+    scale = problem.softmax_scale or spec.head_dim**-0.5
+    variant = {**_variant(spec, tables), "softmax_scale": scale}
+    exact = _results(inputs, variant, torch.float64)
+    return Question(inputs, tables, scale, exact, _results(inputs, variant, None))
+
+
+def _variant(spec: AttentionSpec, tables: list[torch.Tensor]) -> dict[str, Any]:
+    """Keywords of ``attention_reference`` that mean ``spec``."""
+    left = list(tables)
+    slopes = left.pop(0) if spec.alibi else None
+    functions = {}
+    for name in ("score_mod", "mask_mod"):
+        program = getattr(spec, name)
+        if program is not None:
+            own, left = left[: len(program.tables)], left[len(program.tables) :]
+            functions[name] = as_function(program, own)
+    return {
+        "causal": spec.causal,
+        "window_size": spec.window_size,
+        "softcap": spec.softcap,
+        "alignment": spec.alignment,
+        "alibi_slopes": slopes,
+        **functions,
+    }
+
+
+def _results(inputs: Inputs, variant: dict[str, Any], upcast: torch.dtype | None) -> Results:
+    leaves = [x.detach().requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
+    out, lse = attention_reference(*leaves, **variant, upcast=upcast)
+    upstream = (inputs.dout.to(out.dtype), inputs.dlse.to(lse.dtype))
+    # A score_mod may ignore the score, and with it q and k.
+    grads = torch.autograd.grad((out, lse), leaves, upstream, materialize_grads=True)
+    return dict(zip(FACTORS, (out.detach(), lse.detach(), *grads), strict=True))

@@ -1,0 +1,71 @@
+"""FlashAttention's rule for errors: twice that of plain PyTorch, three times for gradients.
+
+Both errors are taken against float64; a round-off is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3}
+ROUND_OFF = 1e-5
+# exp2 as a polynomial of degree 3 or 4 moves the logarithm of a sum by its relative error.
+LSE_ROUND_OFF = {"float32": 2e-5, "bfloat16": 2e-4, "float16": 2e-4}
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far one result (a key of FACTORS) is from float64, and how far it may be."""
+
+    result: str
+    error: float
+    allowed: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the rule holds (an error that is not finite does not)."""
+        return self.error <= self.allowed
+
+    @property
+    def share(self) -> float:
+        """The part of ``allowed`` that was used; inf where even the baseline is not finite."""
+        return self.error / self.allowed if math.isfinite(self.error) else math.inf
+
+    def __str__(self) -> str:
+        relation = "within" if self.ok else "exceeds"
+        return f"{self.result}: error {self.error:.3g} {relation} {self.allowed:.3g}"
+
+
+def deviations(
+    dtype: str,
+    found: Mapping[str, torch.Tensor],
+    exact: Mapping[str, torch.Tensor],
+    plain: Mapping[str, torch.Tensor],
+) -> list[Deviation]:
+    """The rule for each result of ``found``; ``plain`` is what PyTorch gives in ``dtype``."""
+    return [
+        Deviation(
+            name,
+            largest_error(got, exact[name]),
+            FACTORS[name] * largest_error(plain[name], exact[name]) + round_off(name, dtype),
+        )
+        for name, got in found.items()
+    ]
+
+
+def round_off(name: str, dtype: str) -> float:
+    """What is allowed where PyTorch happens to be exact."""
+    return LSE_ROUND_OFF[dtype] if name == "lse" else ROUND_OFF
+
+
+def largest_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    """Largest absolute difference; equal infinities are equal, NaN is infinitely wrong."""
+    if got.shape != want.shape:
+        raise ValueError(f"a result of shape {tuple(got.shape)}, expected {tuple(want.shape)}")
+    got, want = got.double(), want.double()
+    error = torch.where(got == want, 0.0, (got - want).abs()).nan_to_num(nan=math.inf)
+    return error.max().item() if error.numel() else 0.0

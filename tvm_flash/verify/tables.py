@@ -1,0 +1,57 @@
+"""Random tables for what a spec's functions capture, of shapes that fit how they are indexed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..program import ScoreProgram, TableType
+from ..spec import AttentionSpec
+from .problems import Problem
+
+# Of a dimension whose index is computed. Kernels clamp indices, so any extent is right.
+_EXTENT = 17
+
+
+def random_tables(
+    spec: AttentionSpec, problem: Problem, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """One tensor for each of ``spec.table_types``: ALiBi slopes, score_mod's, mask_mod's."""
+    tables = []
+    if spec.alibi:
+        tables.append(torch.rand(problem.batch, problem.heads, generator=generator) * 0.3)
+    for program in (spec.score_mod, spec.mask_mod):
+        for kind, shape in _shapes(program, problem) if program else ():
+            tables.append(_random(kind, shape, problem, generator))
+    return tables
+
+
+def _shapes(program: ScoreProgram, problem: Problem) -> Iterator[tuple[TableType, list[int]]]:
+    """Where an index is a symbol itself, the dimension has its range."""
+    extents = {
+        "b": problem.batch,
+        "h": problem.heads,
+        "q_idx": problem.seqlen_q,
+        "k_idx": problem.seqlen_k,
+    }
+    shapes = [[1] * kind.ndim for kind in program.tables]
+    for op, *rest in program.instructions:
+        if op == "load":
+            shape = shapes[rest[0]]
+            for axis, number in enumerate(rest[1:]):
+                extent = extents.get(program.instructions[number][0], _EXTENT)
+                shape[axis] = max(shape[axis], extent)
+    yield from zip(program.tables, shapes, strict=True)
+
+
+def _random(
+    kind: TableType, shape: list[int], problem: Problem, generator: torch.Generator
+) -> torch.Tensor:
+    """Numbers away from 0, which a function may divide by or take the logarithm of."""
+    if kind.dtype == "float32":
+        return torch.rand(shape, generator=generator) + 0.25
+    if kind.dtype == "uint8":
+        return (torch.rand(shape, generator=generator) < 0.7).to(torch.uint8)
+    dtype = getattr(torch, kind.dtype)
+    return torch.randint(0, problem.integers, shape, generator=generator, dtype=dtype)
