@@ -5,7 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tvm_flash
-from tvm_flash import UnsupportedSpec, attention, flash_attn_func
+from tvm_flash import AttentionSpec, UnsupportedSpec, attention, flash_attn_func
+from tvm_flash.kernels import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -77,13 +78,28 @@ def test_sizes_that_overflow(shape, parts, device):
     assert [part for part in parts if part not in str(raised.value)] == []
 
 
-def test_tensors_of_a_gpu_on_a_build_without_its_kernels():
+def test_tensors_of_a_device_without_kernels():
     with FakeTensorMode():
-        q, cpu = torch.empty(1, 4, 1, 32, device="cuda"), torch.empty(1, 4, 1, 32)
-    with pytest.raises(NotImplementedError, match=r"q\.device=cuda:0.*call q\.cpu\(\)"):
+        q, cpu = torch.empty(1, 4, 1, 32, device="xpu"), torch.empty(1, 4, 1, 32)
+    with pytest.raises(NotImplementedError, match=r"q\.device=xpu:0.*call q\.cpu\(\)"):
         flash_attn_func(q, q, q)
-    with pytest.raises(ValueError, match=r"v\.device=cuda:0 differs from q\.device=cpu"):
+    with pytest.raises(ValueError, match=r"v\.device=xpu:0 differs from q\.device=cpu"):
         flash_attn_func(cpu, cpu, q)
+
+
+def test_tensors_of_two_devices():
+    with FakeTensorMode():
+        q, k = torch.empty(1, 4, 1, 32, device="cuda"), torch.empty(1, 4, 1, 32)
+    with pytest.raises(ValueError, match=r"k\.device=cpu differs from q\.device=cuda:0"):
+        flash_attn_func(q, k, k)
+
+
+def test_a_gpu_too_old():
+    spec = AttentionSpec(head_dim=64, dtype="float16")
+    with pytest.raises(UnsupportedSpec, match=r"7\.0: kernels need 7\.5"):
+        resolve(spec, "forward", "cuda", (7, 0))
+    with pytest.raises(UnsupportedSpec, match=r"sm_75 has no bfloat16 .* sm_80"):
+        resolve(AttentionSpec(head_dim=64, dtype="bfloat16"), "forward", "cuda", (7, 5))
 
 
 def test_slopes_elsewhere():

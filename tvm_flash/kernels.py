@@ -11,6 +11,9 @@ from .spec import AttentionSpec
 
 _compiling = threading.Lock()
 
+# GPU kernels that were compiled here, each for one compute capability: a machine may have several.
+_of_capability: dict[tuple, Kernel] = {}
+
 
 def resolve(
     spec: AttentionSpec,
@@ -26,21 +29,25 @@ def resolve(
     """
     if device_type == "cpu" and direction == "backward_deterministic":
         direction = "backward"  # on CPUs it gives the same bits every run
-    kernel = registered.get((spec, direction, device_type))
-    return kernel or _compiled(spec, direction, device_type, capability)
-
-
-def _compiled(
-    spec: AttentionSpec, direction: str, device_type: str, capability: tuple[int, int] | None
-) -> Kernel:
     key = (spec, direction, device_type)
+    kernel = registered.get(key) or _of_capability.get((*key, capability))
+    if kernel is not None:
+        return kernel
     with _compiling:
+        if device_type == "cuda":
+            return _compiled_for_gpu(key, capability)
         if key not in registered:
-            if device_type == "cuda":
-                load(_cuda_compiler().cuda_artifact_for(spec, direction, capability))
-            else:
-                load(_compiler().artifact_for(spec, direction))
+            load(_compiler().artifact_for(spec, direction))
         return registered[key]
+
+
+def _compiled_for_gpu(key: tuple, capability: tuple[int, int] | None) -> Kernel:
+    spec, direction, _ = key
+    place = (*key, capability)
+    if place not in _of_capability:
+        load(_cuda_compiler().cuda_artifact_for(spec, direction, capability))
+        _of_capability[place] = registered.pop(key)
+    return _of_capability[place]
 
 
 def _compiler():

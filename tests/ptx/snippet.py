@@ -16,6 +16,7 @@ DTYPES = {
 }  # fmt: skip
 REGISTER = {1: "b16", 2: "b16", 4: "b32", 8: "b64"}
 SOURCES = "abce"
+EXECUTED = set()  # opcodes that run() has seen executed
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def run(text, inputs, shape, dtype, *, threads=32, grid=1, checks=None, seed=0, 
         entry, grid, threads, arguments, memory, shared_bytes=shared,
         checks=checks or ptx.Checks(), seed=seed,
     )  # fmt: skip
+    EXECUTED.update(report.coverage[0])
     return buffer.numpy(), report
 
 

@@ -41,7 +41,8 @@ def bfloat(x):
     """The bits of the nearest bfloat16."""
     if math.isnan(x):
         return 0x7FFF
-    bits = int(np.float32(x).view(np.uint32))
+    with np.errstate(over="ignore"):
+        bits = int(np.float32(x).view(np.uint32))
     low, high = bits & 0xFFFF, bits >> 16
     return high + (low > 0x8000 or (low == 0x8000 and high & 1))
 

@@ -83,9 +83,9 @@ brx.idx %r4, table;
 table: .branchtargets zero, one, two, one;
 zero: add.u32 %r3, %r3, 100; bra.uni loop;
 one: add.u32 %r3, %r3, 10; bra loop;
-two: @!%p1 bra loop; nanosleep.u32 20; griddepcontrol.wait; pmevent 1;
+two: @%p1 bra loop; nanosleep.u32 20; griddepcontrol.wait; pmevent 1;
 loop: add.u32 %r3, %r3, 1; sub.u32 %r4, %r4, 1; setp.gt.s32 %p2, %r4, 0; @%p2 bra loop;
-setp.eq.u32 %p3, %r1, 200; @%p3 trap; @%p3 brkpt;
+setp.eq.u32 %p3, %r1, 200; @%p3 trap; brkpt;
 membar.gl; fence.acq_rel.gpu;
 """
 

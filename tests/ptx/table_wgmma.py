@@ -102,9 +102,9 @@ def major_case(name, kind, swizzle, columns=16, negate=False):
         )
     body += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n"
 
-    def check(text):
+    def check(text, threads=128, **options):
         maps = [tile_map(x, kind, (inner, len(x)), swizzle) for x in (a, b)]
-        out, _ = run(text, maps, 128 * columns // 2, np.float32, threads=128)
+        out, _ = run(text, maps, 128 * columns // 2, np.float32, threads=threads, **options)
         expected = a_values @ b_values.T * (-1 if negate else 1)
         np.testing.assert_allclose(result_of(out, columns), expected, rtol=1e-5, atol=1e-4)
 

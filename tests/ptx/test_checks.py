@@ -122,6 +122,24 @@ def test_named_barrier_orders_only_its_threads():
     caught(ptx.SharedRace, half, shape=64, threads=64, checks=ptx.Checks(uninitialised=False))
 
 
+FLAG = """setp.ge.u32 %p1, %r1, 32; @%p1 bra consumer; setp.ne.u32 %p2, %r1, 0; @%p2 bra done;
+st.shared.u32 [cell], 41; st.{}.cta.shared.u32 [cell+4], 1; bra done;
+consumer: ld.{}.cta.shared.u32 %r2, [cell+4]; setp.eq.u32 %p3, %r2, 0; @%p3 bra consumer;
+ld.shared.u32 %r3, [cell];
+done: bar.sync 0; add.u32 %r3, %r3, 1;
+"""
+
+
+def test_flags_order_threads():
+    start = "st.shared.u32 [cell+4], 0;\nbar.sync 0;\n"
+    prelude = ".shared .align 4 .b8 cell[8];"
+    text = kernel(start + FLAG.format("release", "acquire") + STORE, prelude=prelude)
+    out, _ = fine(text, shape=64, threads=64)
+    assert (out[32:] == 42).all()
+    relaxed = kernel(start + FLAG.format("relaxed", "relaxed") + STORE, prelude=prelude)
+    caught(ptx.SharedRace, relaxed, threads=64, says=("read of shared offset 0",))
+
+
 def test_global_race():
     text = kernel(LOAD + COPY)
     message = caught(ptx.GlobalRace, text, grid=2, says=("'out'", "block number"))
@@ -185,6 +203,15 @@ def test_tile_needs_its_wait_fence_and_barrier():
         fine(unordered, make, **options)
 
 
+def test_mbarrier_is_initialised_once():
+    _, make = table_copies.matrix_map((10, 72), (64, 8), 128)
+    every = tile().replace("@!%p1 bra ready;", "@!%p1 bra twin;")
+    every = every.replace(
+        "ready: bar", "bra ready;\ntwin: mbarrier.init.shared.b64 [bar], 1;\nready: bar"
+    )
+    caught(ptx.AsyncHazard, every, make, shape=256, says=("initialised already",))
+
+
 def test_wrong_byte_count_is_a_deadlock():
     _, make = table_copies.matrix_map((10, 72), (64, 8), 128)
     with pytest.raises(ptx.Deadlock, match="16 bytes pending"):
@@ -225,6 +252,43 @@ def test_wgmma_needs_its_tile():
     with pytest.raises(ptx.AsyncHazard, match="in flight"):
         item.check(without(item.text, again))
     assert table_wgmma.TMA in item.text
+
+
+def test_wgmma_needs_a_proxy_fence_after_plain_stores():
+    item = product()
+    touch = "@%p1 ld.shared.u32 %r2, [tile];\n@%p1 st.shared.u32 [tile], %r2;\n{}bar.sync 0;\n"
+    first = "wgmma.fence.sync.aligned;"
+    item.check(item.text.replace(first, touch.format("fence.proxy.async;\n") + first))
+    with pytest.raises(ptx.AsyncHazard, match="proxy fence"):
+        item.check(item.text.replace(first, touch.format("") + first))
+
+
+WRITER = """ret;
+writer: mbarrier.try_wait.parity.shared.b64 %p8, [done], 0; @!%p8 bra writer;
+st.shared.u32 [tile+16384], 7; ret;
+}"""
+
+
+def test_each_warp_must_have_waited_for_its_wgmma():
+    """A fifth warp overwrites the tile once thread 0, or one lane of each warp, has said so."""
+    item = product()
+    text = item.text.replace(".b64 bar;", ".b64 bar;\n.shared .align 8 .b64 done;")
+    text = text.replace("ready:", "ready: setp.ge.u32 %p9, %r1, 128; and.b32 %r9, %r1, {mask};\n"
+                        "setp.eq.u32 %p10, %r9, 0;").replace("ret;\n}", WRITER)  # fmt: skip
+    text = text.replace("wgmma.fence", "@%p9 bra writer;\nwgmma.fence", 1)
+    text = text.replace("wait_group.sync.aligned 0;", "wait_group.sync.aligned 0;\n"
+                        "@%p10 mbarrier.arrive.shared.b64 _, [done];")  # fmt: skip
+
+    def version(mask, count):
+        init = "mbarrier.init.shared.b64 [bar], 1;"
+        return text.replace("{mask}", str(mask)).replace(
+            init, f"{init} mbarrier.init.shared.b64 [done], {count};"
+        )
+
+    item.check(version(31, 4), threads=160)
+    with pytest.raises(ptx.SharedRace, match="races with a read"):
+        item.check(version(127, 1), threads=160)
+    item.check(version(127, 1), threads=160, checks=ptx.Checks(warp_wait=False))
 
 
 def test_deadlock_names_who_waits_where():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
@@ -10,7 +10,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..verify.rule import Deviation
-    from ..verify.verdict import Counts, KernelVerdict, Verification
+    from ..verify.verdict import Counts, KernelVerdict, Outcome, Verification
 
 
 def verdict_table(found: Iterable[Verification], by_problem: bool = False) -> Table:
@@ -19,50 +19,63 @@ def verdict_table(found: Iterable[Verification], by_problem: bool = False) -> Ta
     The error is that of the result which came nearest to its limit.
     """
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("kernel", overflow="fold")
-    for heading in ("archs", "problem"):
-        table.add_column(heading)
-    for heading in ("error", "allowed", "PTX instr.", "conflicts", "bytes", "s"):
+    table.add_column("", no_wrap=True)
+    table.add_column("kernel", overflow="fold", min_width=16)
+    table.add_column("for", no_wrap=True)
+    table.add_column("problem" if by_problem else "runs", justify="left" if by_problem else "right")
+    for heading in ("error", "limit", "PTX", "confl.", "bytes", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
     for verification in found:
         for kernel in verification.kernels:
-            _add_kernel(table, kernel, by_problem)
+            for mark, *row in _problem_rows(kernel) if by_problem else [_row(kernel)]:
+                table.add_row(mark, kernel.symbol, _archs(kernel.archs), *row)
     return table
 
 
-def _add_kernel(table: Table, kernel: KernelVerdict, by_problem: bool) -> None:
-    known = (kernel.symbol, _archs(kernel.archs))
-    if not by_problem:
-        cells = (*_error_cells(kernel.worst), *_count_cells(kernel.counts))
-        title = f"{len(kernel.outcomes)} of {kernel.tile[0]}x{kernel.tile[1]}"
-        table.add_row(*known, title, *cells, f"{kernel.seconds:.1f}", _mark(kernel.ok))
-        return
+def _row(kernel: KernelVerdict) -> tuple[str, ...]:
+    return (_mark(kernel.ok), str(len(kernel.outcomes)), *_cells(kernel, kernel.worst))
+
+
+def _problem_rows(kernel: KernelVerdict) -> Iterator[tuple[str, ...]]:
     for outcome in kernel.outcomes:
         problem = outcome.problem
         title = f"{problem.name} {problem.seqlen_q}x{problem.seqlen_k}"
-        worst = max(outcome.deviations, key=lambda d: d.share, default=None)
-        cells = (*_error_cells(worst), *_count_cells(outcome.counts))
-        table.add_row(*known, title, *cells, f"{outcome.seconds:.1f}", _mark(outcome.ok))
+        yield (_mark(outcome.ok), title, *_cells(outcome, outcome.worst))
 
 
-def _error_cells(worst: Deviation | None) -> tuple[str, str]:
-    if worst is None:
-        return "-", "-"
-    return f"{worst.result} {worst.error:.1e}", f"{worst.allowed:.1e}"
-
-
-def _count_cells(counts: Counts) -> tuple[str, str, str]:
-    numbers = (counts.instructions, counts.bank_conflicts, counts.device_bytes)
-    if not counts.instructions:  # a CPU's kernel is run, not interpreted
-        return "-", "-", "-"
-    return tuple(f"{number:,}" for number in numbers)
-
-
-def _archs(names: Sequence[str]) -> str:
-    """sm_80,sm_90 as sm_80,90."""
-    return "sm_" + ",".join(name.removeprefix("sm_") for name in names) if names else "cpu"
+def _cells(found: KernelVerdict | Outcome, worst: Deviation | None) -> tuple[str, ...]:
+    errors = ("-", "-")
+    if worst is not None:
+        errors = (f"{worst.result} {_number(worst.error)}", _number(worst.allowed))
+    return (*errors, *_count_cells(found.counts), f"{found.seconds:.1f}")
 
 
 def _mark(ok: bool) -> str:
     return "[green]ok[/]" if ok else "[bold red]wrong[/]"
+
+
+def _count_cells(counts: Counts) -> tuple[str, ...]:
+    if not counts.instructions:  # a CPU's kernel is run, not interpreted
+        return "-", "-", "-"
+    numbers = (counts.instructions, counts.bank_conflicts, counts.device_bytes)
+    return tuple(map(_short, numbers))
+
+
+def _short(count: int) -> str:
+    """1234567 as 1.2M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.{0 if count >= 100 * size else 1}f}{unit}"
+    return str(count)
+
+
+def _number(error: float) -> str:
+    """1.6e-02 as 1.6e-2."""
+    return f"{error:.1e}".replace("e-0", "e-").replace("e+0", "e+")
+
+
+def _archs(names: Sequence[str]) -> str:
+    """The first of them, and how many more."""
+    if not names:
+        return "cpu"
+    return names[0] + f" +{len(names) - 1}" * (len(names) > 1)

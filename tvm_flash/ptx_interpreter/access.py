@@ -65,7 +65,7 @@ class GlobalAccess:
         """Raw items of `size` bytes at flat uint64 addresses."""
         parts = self.locate(c, address)
         for buffer, chosen, item in parts:
-            self._check_initialised(c, buffer, chosen, item)
+            self.check_initialised(c, buffer, chosen, item)
             c.run.observe_global(self, c, buffer, chosen, item, kind)
         if len(parts) == 1 and parts[0][1] is None:
             return parts[0][0].raw(self.size).take(parts[0][2])
@@ -86,7 +86,8 @@ class GlobalAccess:
         """Record that these items now hold data."""
         buffer.raw_written(self.size)[item] = STATE[VALID, self.size]
 
-    def _check_initialised(self, c, buffer, chosen, item):
+    def check_initialised(self, c, buffer, chosen, item):
+        """Raise Uninitialised if a lane reads bytes that nobody wrote."""
         if buffer.initialised is None or not self.checks.uninitialised:
             return
         flags = buffer.raw_state(self.size).take(item)
@@ -150,11 +151,13 @@ class SharedAccess:
             )  # fmt: skip
         return (offset + c.shared_base) >> self.shift
 
-    def read(self, c, address):
-        """Raw items of `size` bytes at flat 32-bit shared addresses."""
+    def read(self, c, address, kind="read"):
+        """Raw items of `size` bytes at flat 32-bit shared addresses.
+
+        kind: "collective" where the warp reads as one (ldmatrix)."""
         item = self.index(c, address)
         self.check_readable(c, item)
-        c.run.observe_shared(self, c, item, "read")
+        c.run.observe_shared(self, c, item, kind)
         return c.run.shared.raw[self.size].take(item)
 
     def write(self, c, address, items):

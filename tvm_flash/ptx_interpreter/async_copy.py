@@ -71,14 +71,10 @@ class Copies:
             self.run.races.landed(access, index, item)
 
 
-def _start(run):
-    run.part(Copies)
-
-
 @opcode("cp.async.ca", "cp.async.cg")
 def copy(ins, bind):
     """cp.async.ca/.cg.shared.global [dst], [src], size{, src-size | ignore-src}."""
-    bind.flags.add(_start)
+    bind.needs(Copies)
     size = ins.operands[2].value
     target, source, checks = ins.operands[0], ins.operands[1], bind.checks
     shared, from_global = SharedAccess(ins, size, checks), GlobalAccess(ins, size, checks)
@@ -159,14 +155,14 @@ class Partial:
 @opcode("cp.async.commit_group")
 def commit(ins, bind):
     """cp.async.commit_group."""
-    bind.flags.add(_start)
+    bind.needs(Copies)
     return lambda c: c.run.part(Copies).commit(c)
 
 
 @opcode("cp.async.wait_group")
 def wait(ins, bind):
     """cp.async.wait_group n: all but the latest n groups of this lane are done."""
-    bind.flags.add(_start)
+    bind.needs(Copies)
     allowed = ins.operands[0].value
     return lambda c: c.run.part(Copies).wait(c, allowed)
 
@@ -174,5 +170,5 @@ def wait(ins, bind):
 @opcode("cp.async.wait_all")
 def wait_all(ins, bind):
     """cp.async.wait_all: everything this lane issued is done, committed or not."""
-    bind.flags.add(_start)
+    bind.needs(Copies)
     return lambda c: c.run.part(Copies).wait(c, 0, uncommitted=True)

@@ -56,7 +56,7 @@ class Target:
         address = self.space.address(c)
         name = self.space.name
         if name == "generic":
-            name, address = self.space._classify(c, address)
+            name, address = self.space.classify(c, address)
         if name == "shared":
             access = self.space.shared
             item = access.index(c, address)
@@ -66,7 +66,7 @@ class Target:
             return
         access = self.space.globals
         for buffer, chosen, item in access.locate(c, address, writing=True):
-            access._check_initialised(c, buffer, chosen, item)
+            access.check_initialised(c, buffer, chosen, item)
             c.run.observe_global(access, c, buffer, chosen, item, "atomic")
             body(buffer.raw(self.size), item, slice(None) if chosen is None else chosen)
             buffer.raw_written(self.size)[item] = STATE[VALID, self.size]

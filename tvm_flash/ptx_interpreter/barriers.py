@@ -113,7 +113,7 @@ def _each(c, number, count, body):
 
 
 def _barrier(ins, bind, wait):
-    bind.flags.add(_start)
+    bind.needs(Barriers)
     number, count = _numbers(ins, bind, ins.operands)
     following = ins.block + 1
 
@@ -125,10 +125,6 @@ def _barrier(ins, bind, wait):
         )  # fmt: skip
 
     return run
-
-
-def _start(run):
-    run.part(Barriers)
 
 
 @opcode("bar.sync", "barrier.sync", "bar.cta.sync", "barrier.cta.sync", ends=True)
@@ -146,7 +142,7 @@ def barrier_arrive(ins, bind):
 @opcode("bar.red", "barrier.red", "bar.cta.red", "barrier.cta.red", ends=True, starts=True)
 def barrier_reduce(ins, bind):
     """bar.red.popc/and/or d, a{, b}, p: all threads get the reduction of their predicates."""
-    bind.flags.add(_start)
+    bind.needs(Barriers)
     source = ins.operands[-1]
     negated = isinstance(source, k.Not)
     p = bind.src(source.operand if negated else source, "pred")
@@ -194,7 +190,7 @@ class Reductions:
 @opcode("bar.warp.sync", ends=True)
 def warp_sync(ins, bind):
     """bar.warp.sync membermask: the members of a warp wait for each other."""
-    bind.flags.add(_start_warp)
+    bind.needs(WarpBarriers)
     mask = bind.src(ins.operands[0], "u32")
 
     def run(c):
@@ -206,10 +202,6 @@ def warp_sync(ins, bind):
             c.run.part(WarpBarriers).arrive(ins, c, c.v["u32"][mask].reshape(-1))
 
     return run
-
-
-def _start_warp(run):
-    run.part(WarpBarriers)
 
 
 class WarpBarriers:
@@ -256,6 +248,6 @@ def cluster_arrive(ins, bind):
 @opcode("barrier.cluster.wait", ends=True)
 def cluster_wait(ins, bind):
     """barrier.cluster.wait of a cluster of one block: a barrier of all its threads."""
-    bind.flags.add(_start)
+    bind.needs(Barriers)
     following = ins.block + 1
     return lambda c: c.run.part(Barriers).arrive(ins, c, CLUSTER, 0, True, following)

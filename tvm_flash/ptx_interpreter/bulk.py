@@ -7,6 +7,7 @@ import numpy as np
 from .atomics import DTYPES, updater
 from .errors import AsyncHazard, OutOfBounds, Uninitialised, fault
 from .lanes import Context
+from .mbarrier import MBarriers
 from .spaces import IN_FLIGHT, SHARED_ORIGIN, STATE, VALID
 from .tensor_map import swizzled
 
@@ -92,6 +93,7 @@ class Loads:
 
     def __init__(self, run):
         self.run, self.pending = run, []
+        self.barriers = run.part(MBarriers)
         self.random = random.Random(run.seed) if run.seed else None
         run.has_async = True
         run.idle.append(self.land_one)
@@ -104,6 +106,7 @@ class Loads:
         if self.run.races:
             self.run.races.access(access, many, item, "write")
         self.run.shared.raw_state[16][item] = STATE[IN_FLIGHT, 16]
+        self.barriers.table[place].copies += 1
         self.pending.append((ins, c, access, item, data, place))
         if not self.run.checks.async_:
             self.land_one()
@@ -112,13 +115,12 @@ class Loads:
         """Land one copy: one that lanes wait for, the oldest or a random one."""
         if not self.pending:
             return False
-        from .mbarrier import MBarriers
-
-        barriers = self.run.part(MBarriers)
+        barriers = self.barriers
         wanted = [i for i, entry in enumerate(self.pending) if entry[5] in barriers.parked]
         choice = wanted or range(len(self.pending))
         at = self.random.choice(list(choice)) if self.random else choice[0]
         _, _, _, item, data, place = self.pending.pop(at)
+        barriers.table[place].copies -= 1
         self.run.shared.raw[16][item] = np.ascontiguousarray(data).view(np.complex128)
         self.run.shared.raw_state[16][item] = STATE[VALID, 16]
         if self.run.races:

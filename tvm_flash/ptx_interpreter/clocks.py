@@ -6,7 +6,10 @@ for copy engines, one per mbarrier. A barrier of all threads moves `base`, not T
 
 import numpy as np
 
+from .errors import LaunchError
+
 ENGINES = 48
+LAST = 1 << 24
 
 
 class Clocks:
@@ -29,6 +32,8 @@ class Clocks:
     def tick(self):
         """Everything so far is earlier than everything from now on."""
         self.now += 1
+        if self.now >= LAST:
+            raise LaunchError("more synchronisation than the race check can number: launch less")
 
     def ordered(self, block, thread, stamp, column):
         """Whether accesses (stamp, column) come before the next ones of `thread`, elementwise."""

@@ -2,6 +2,7 @@
 
 import re
 
+from .errors import UnsupportedInstruction
 from .kernel import Variable
 from .syntax import type_size
 
@@ -31,6 +32,9 @@ def _initial(text, kind):
     numbers = re.findall(r"-?0[fFdD][0-9a-fA-F]+|-?\w+", text.strip("{} "))
     data = b""
     for word in numbers:
-        value = int(word[2:], 16) if word[:2].lower() in ("0f", "0d") else int(word, 0)
+        try:
+            value = int(word[2:], 16) if word[:2].lower() in ("0f", "0d") else int(word, 0)
+        except ValueError:
+            raise UnsupportedInstruction(f"the initial value {word!r} is no number") from None
         data += (value % (1 << 8 * width)).to_bytes(width, "little")
     return data

@@ -40,9 +40,13 @@ class Binder:
         self.params = {p.name: p for p in kernel.params}
         self.module_symbols = {}  # rows of .global and .const symbols, filled at launch
         self.touched = []
-        self.flags = set()
+        self.parts = {}  # what a run of this kernel needs, in order of first mention
         self.wgmma_rows = set()
         self.proxies = any(uses_proxy(ins) for ins in kernel.instructions)
+
+    def needs(self, *kinds):
+        """Promise that runs of this kernel have parts of these classes."""
+        self.parts.update(dict.fromkeys(kinds))
 
     def new_row(self, width):
         """A fresh row of the register file of `width`."""
@@ -68,6 +72,11 @@ class Binder:
         if isinstance(operand, k.Sink):
             return self._row("_", width or 32, True)
         return self._row(operand.name, width or register_width(operand.type), True)
+
+    def state(self, name, width):
+        """The row of a register that no operand names, read and written."""
+        self._row(name, width, False)
+        return self._row(name, width, True)
 
     def src(self, operand, view):
         """The row of a source operand read as `view` (u32, f32, pred ...)."""

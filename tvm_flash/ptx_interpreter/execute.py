@@ -189,7 +189,7 @@ def launch(kernel, grid, block, args, memory, *, shared_bytes=0, checks=None, se
 
 
 def _triple(name, value):
-    values = (value,) if isinstance(value, int) else tuple(value)
+    values = (value,) if np.ndim(value) == 0 else tuple(value)
     values += (1,) * (3 - len(values))
     if len(values) != 3 or any(v < 1 for v in values):
         raise LaunchError(f"{name}={value} must be one to three positive integers")

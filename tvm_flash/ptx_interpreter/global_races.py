@@ -3,6 +3,7 @@
 import numpy as np
 
 from .errors import GlobalRace, fault
+from .kernel import ACQUIRE, RELEASE
 from .load_store import ELEMENT, space_of, vector_length
 
 NOBODY, MANY = 0, -1
@@ -10,9 +11,6 @@ HINT = (
     "Blocks run in any order: let one block own these bytes, use atomics, or order the blocks by "
     "release and acquire."
 )
-ORDERING = {"acquire", "release", "acq_rel"}
-# Strong accesses do not race with each other (PTX ISA 8.7).
-STRONG = ORDERING | {"relaxed", "volatile"}
 
 
 def smallest_global(kernel):
@@ -57,7 +55,7 @@ class GlobalRaces:
         shadow = self._shadow(buffer)
         count = max(access.size // self.size, 1)
         places = item.astype(np.int64)[:, None] * count + np.arange(count)
-        kind = "atomic" if STRONG & set(access.ins.mods) else kind.replace("copy", "read")
+        kind = "atomic" if access.ins.ordering else kind.replace("copy", "read")
         against = {
             "read": (shadow.write, shadow.atomic),
             "write": (shadow.write, shadow.read, shadow.atomic),
@@ -109,10 +107,9 @@ class GlobalRaces:
         self._check(access, c, buffer, chosen, places, owner, shadow.write, shadow, "write")
 
     def _orders(self, ins, kind):
-        mods = ins.mods
-        if ORDERING & set(mods):
+        if ins.ordering & (ACQUIRE | RELEASE):
             return True
-        return self.fences and (kind == "atomic" or "volatile" in mods or "relaxed" in mods)
+        return self.fences and (kind == "atomic" or bool(ins.ordering))
 
     def _synchronise(self, buffer, item, owner):
         """Release and acquire at an address: later blocks know what earlier ones knew."""

@@ -235,8 +235,7 @@ def extended(ins, bind):
         return _extended_multiply(ins, bind, view)
     a, b = operands(ins, bind, view, 2)
     d = bind.out(ins.operands[0])
-    carry = bind._row("%cc", "pred", False)
-    bind._row("%cc", "pred", True)
+    carry = bind.state("%cc", "pred")
     minus, uses = ins.opcode.startswith("sub"), ins.opcode.split(".")[0].endswith("c")
     sets = "cc" in ins.mods
 
@@ -264,8 +263,7 @@ def _with_carry(x, y, extra, minus):
 def _extended_multiply(ins, bind, view):
     a, b, e = operands(ins, bind, view, 3)
     d = bind.out(ins.operands[0])
-    carry = bind._row("%cc", "pred", False)
-    bind._row("%cc", "pred", True)
+    carry = bind.state("%cc", "pred")
     high, uses = "hi" in ins.mods, ins.opcode.startswith("madc")
     signed = ("s" if ins.type[0] == "s" else "u") + view[1:]
 

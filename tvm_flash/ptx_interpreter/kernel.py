@@ -1,7 +1,12 @@
 """A parsed PTX module: kernels, their parameters, variables and instructions."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
+
+ACQUIRE, RELEASE = {"acquire", "acq_rel"}, {"release", "acq_rel"}
+# Strong accesses do not race with each other (PTX ISA 8.7).
+STRONG = ACQUIRE | RELEASE | {"relaxed", "volatile"}
 
 
 class Register(NamedTuple):
@@ -100,10 +105,15 @@ class Instruction:
     text: str
     kernel: str
 
-    @property
+    @cached_property
     def mods(self):
         """The dotted parts of the opcode after the first."""
         return self.opcode.split(".")[1:]
+
+    @cached_property
+    def ordering(self):
+        """Which of ORDERING and STRONG the opcode names (PTX ISA 8.4)."""
+        return STRONG & set(self.mods)
 
     @property
     def type(self):

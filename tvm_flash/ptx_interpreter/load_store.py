@@ -60,16 +60,17 @@ class Space:
 
     def read(self, c):
         """Raw items of the lanes, flat."""
-        return self._route(c, self.address(c), None)
+        return self.route(c, self.address(c), None)
 
     def write(self, c, items):
         """Store raw items of the lanes."""
-        self._route(c, self.address(c), items)
+        self.route(c, self.address(c), items)
 
-    def _route(self, c, address, items):
+    def route(self, c, address, items):
+        """Read (items None) or write at addresses of this space."""
         name = self.name
         if name == "generic":
-            name, address = self._classify(c, address)
+            name, address = self.classify(c, address)
             if name is None:
                 return self._mixed(c, address, items)
         if name == "global":
@@ -82,7 +83,8 @@ class Space:
             return self._constant(c, address, name)
         return access.read(c, address) if items is None else access.write(c, address, items)
 
-    def _classify(self, c, address):
+    def classify(self, c, address):
+        """(space, addresses in it) of generic addresses, or (None, address) if they differ."""
         window = address >> np.uint64(40)
         first = int(window[0])
         if (window != window[0]).any():
@@ -102,7 +104,7 @@ class Space:
             piece = None if items is None else items[chosen]
 
             def body(child, chosen=chosen, piece=piece):
-                data = self._route(child, address[chosen], piece)
+                data = self.route(child, address[chosen], piece)
                 if data is not None:
                     result[chosen] = data.view(np.uint8).reshape(-1, self.size)
 

@@ -38,7 +38,7 @@ def load_matrix(ins, bind):
     def run(c):
         require_whole(ins, c)
         readers, chosen = _rows(c, count)
-        items = access.read(readers, where(c).astype(np.uint32)[chosen])
+        items = access.read(readers, where(c).astype(np.uint32)[chosen], "collective")
         if trans:
             tiles = items.view(np.uint16).reshape(-1, count, 8, 8).swapaxes(2, 3)
             words = np.ascontiguousarray(tiles.swapaxes(0, 1)).view(np.uint32)

@@ -22,6 +22,7 @@ class MBarrier:
     def __init__(self, count, number):
         self.count = self.pending = count
         self.bytes, self.phase = 0, 0
+        self.copies = 0  # in flight
         self.engine = number % ENGINES
         self.stamp = self.thread = 0
 
@@ -40,8 +41,12 @@ class MBarriers:
             count = int(counts[lane])
             if not 1 <= count <= LARGEST_COUNT:
                 raise fault(AsyncHazard, ins, c, lane, f"mbarrier count {count} is out of range")
-            if self.parked.get(place):
-                raise fault(AsyncHazard, ins, c, lane, "init of an mbarrier that others wait on")
+            if place in self.table and self.run.checks.async_:
+                raise fault(
+                    AsyncHazard, ins, c, lane,
+                    f"the mbarrier at shared offset {place[1]} is initialised already",
+                    "One thread initialises it, once; mbarrier.inval must precede another init.",
+                )  # fmt: skip
             barrier = self.table[place] = MBarrier(count, len(self.table))
             if self.run.races:
                 barrier.stamp = self.run.races.clocks.now
@@ -162,13 +167,9 @@ class Where:
         return list(zip(c.block.tolist(), (address - SHARED_ORIGIN).tolist(), strict=True))
 
 
-def _prepare(run):
-    run.part(MBarriers)
-
-
 def where(ins, bind, operand):
     """A Where, and the promise that the run has MBarriers."""
-    bind.flags.add(_prepare)
+    bind.needs(MBarriers)
     return Where(ins, bind, operand)
 
 
@@ -187,7 +188,13 @@ def invalidate(ins, bind):
     def run(c):
         state = c.run.part(MBarriers)
         for lane, place in enumerate(at(c)):
-            state.find(ins, c, lane, place)
+            barrier = state.find(ins, c, lane, place)
+            if barrier.copies or place in state.parked:
+                raise fault(
+                    AsyncHazard, ins, c, lane,
+                    f"the mbarrier at shared offset {place[1]} is still in use: {barrier.copies} "
+                    f"copies in flight, {len(state.parked.get(place, ()))} groups of lanes waiting",
+                )  # fmt: skip
             del state.table[place]
 
     return run
@@ -293,7 +300,7 @@ def arrive_after_copies(ins, bind):
     They land when nothing else can run: as late as the mbarrier allows."""
     at = where(ins, bind, ins.operands[0])
     adds = "noinc" not in ins.mods
-    bind.flags.add(lambda run: run.part(Deferred))
+    bind.needs(Deferred)
 
     def run(c):
         barriers = c.run.part(MBarriers)

@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from .clocks import Clocks
+from .clocks import LAST, Clocks
 from .errors import AsyncHazard, SharedRace, fault
+from .kernel import ACQUIRE, RELEASE
 from .load_store import ELEMENT, space_of, vector_length
 
 COLUMN, ATOMIC, STAMP = 2047, 2048, 12  # packed write: stamp << 12 | atomic << 11 | column
 # packed read: stamp << 6 | lane, or MANY lanes of the warp, or one stands for all lanes
 # of the warp (ANY) or of the warpgroup (GROUP)
 MANY, ANY, GROUP = 32, 33, 34
-IN_FLIGHT_STAMP = 1 << 24  # the stamp of a read that no wait has ended yet
+IN_FLIGHT_STAMP = LAST  # the stamp of a read that no wait has ended yet
 HINT = "A barrier (or the arrive and wait of an mbarrier) is missing between the two."
 
 
@@ -38,17 +39,34 @@ class SharedRaces:
         self.steps = {}
 
     def access(self, access, c, item, kind, items=None):
-        """Check and record one access of the lanes of `c` (kind: read, write, atomic)."""
+        """Check and record an access of the lanes of `c`: read, collective, write or atomic."""
         places = self._places(access, item)
         thread = c.index % self.run.threads
+        ordering = access.ins.ordering if kind != "write" or items is not None else ()
+        if ordering:
+            self._strong(access, c, places, thread, item, kind, ordering)
+            return
         self._check_writes(access, c, places, thread, kind)
-        if kind == "read":
-            self._record_read(places, c, thread)
+        if kind in ("read", "collective"):
+            self._record_read(places, c, thread, kind == "collective")
             return
         self._check_reads(access, c, places, thread, kind)
         self._record_write(places, c, thread, kind)
         if kind == "write":
             self._check_collisions(access, c, places, thread, item, items)
+
+    def _strong(self, access, c, places, thread, item, kind, ordering):
+        """Relaxed, acquire and release accesses: like atomics, and they may order threads."""
+        self._check_writes(access, c, places, thread, "atomic")
+        if ordering & ACQUIRE:
+            for place, block, one in zip(item.tolist(), c.block.tolist(), thread, strict=True):
+                self.clocks.acquire(("flag", place), block, np.array([one]))
+        if kind != "read":
+            self._check_reads(access, c, places, thread, "atomic")
+            self._record_write(places, c, thread, "atomic")
+        if ordering & RELEASE:
+            for place in np.unique(item).tolist():
+                self.clocks.release(("flag", place), c)
 
     def _places(self, access, item):
         count = max(access.size // self.size, 1)
@@ -107,8 +125,11 @@ class SharedRaces:
             many[at] = known.any()
         return np.where(lane < MANY, one, many) & (stamp < IN_FLIGHT_STAMP)
 
-    def _record_read(self, places, c, thread):
+    def _record_read(self, places, c, thread, collective):
+        """A lane's read; or, when the warp reads as one, a read that each lane speaks for."""
         warp, lane = thread >> 5, (thread & 31).astype(np.int32)
+        if collective:
+            lane[:] = ANY
         columns = places * self.warps + warp[:, None]
         old = self.reads.take(columns)
         limit = np.maximum(self.clocks.base[c.block], self.clocks.warp_base[c.block, warp])

@@ -39,8 +39,8 @@ class Run:
         self.scheduler, self.seed = scheduler, seed
         if self.checks.races and self.shared.size:
             self.races = SharedRaces(self, self.bind.proxies)
-        for make in self.bind.flags:
-            make(self)
+        for kind in self.bind.parts:
+            self.part(kind)
 
     def finish(self):
         """Called when every lane has left."""

@@ -104,8 +104,14 @@ class Resolver:
         inner = Scope(None, self._tag(), _labels(callee.body, 0))
         formal = [p.name for p in callee.results + callee.params]
         actual = split_commas(match.group(1) or "") + split_commas(match.group(3) or "")
-        for name, argument in zip(formal, actual, strict=True):
-            inner.aliases[name] = self._variable(scope, argument)
+        try:
+            for name, argument in zip(formal, actual, strict=True):
+                inner.aliases[name] = self._variable(scope, argument)
+        except (KeyError, ValueError) as error:
+            raise UnsupportedInstruction(
+                f"{self.kernel}, PTX line {item.line}: `{item.text}`: arguments must be .param "
+                f"variables, one per parameter ({error})"
+            ) from None
         end = f"return{inner.tag}"
         self.calls.append(callee.name)
         self._walk(callee.body, inner, end)

@@ -62,7 +62,7 @@ class Pool:
 @opcode("setmaxnreg", ends=True, starts=True)
 def set_registers(ins, bind):
     """setmaxnreg.inc/.dec.sync.aligned.u32 n: inc waits until the block's pool has them."""
-    bind.flags.add(lambda run: run.part(Pool))
+    bind.needs(Pool)
     count, grow = ins.operands[0].value, "inc" in ins.mods
     if count % 8 or not 24 <= count <= 256:
         raise ValueError("the count must be a multiple of 8 from 24 to 256")

@@ -10,13 +10,8 @@ from .errors import LaunchError, Misaligned, fault
 from .load_store import Space
 from .mbarrier import MBarriers, where
 from .opcodes import opcode
-from .spaces import SHARED_ORIGIN
+from .spaces import PARAM_BASE, SHARED_ORIGIN
 from .tensor_map import TensorMap
-
-
-def _prepare_loads(run):
-    run.part(MBarriers)
-    run.part(Loads)
 
 
 class MapOperand:
@@ -42,18 +37,25 @@ class MapOperand:
         return found
 
     def _map(self, c, lane, address):
-        child = lane_context(c, lane)
-        pieces = [
-            self.bytes._route(child, np.array([address + i], np.uint64), None)
-            for i in range(0, 128, 16)
-        ]
-        data = b"".join(np.ascontiguousarray(p).tobytes() for p in pieces)
+        data = self._data(c, lane, address)
         if data not in self.memo:
             try:
                 self.memo[data] = TensorMap.from_bytes(data)
             except LaunchError as error:
                 raise fault(LaunchError, self.ins, c, lane, str(error)) from None
         return self.memo[data]
+
+    def _data(self, c, lane, address):
+        """The 128 bytes of the map, from the parameters or from memory."""
+        params = c.run.params
+        if PARAM_BASE <= address <= PARAM_BASE + len(params) - 128:
+            return params[address - PARAM_BASE :][:128].tobytes()
+        child = lane_context(c, lane)
+        pieces = [
+            self.bytes.route(child, np.array([address + i], np.uint64), None)
+            for i in range(0, 128, 16)
+        ]
+        return b"".join(np.ascontiguousarray(p).tobytes() for p in pieces)
 
 
 def aligned_target(ins, c, lane, offset, multiple):
@@ -77,7 +79,7 @@ def tensor_copy(ins, bind):
 
 
 def _tensor_load(ins, bind):
-    bind.flags.add(_prepare_loads)
+    bind.needs(MBarriers, Loads)
     to = Address(bind, ins.operands[0], True)
     source = MapOperand(ins, bind, ins.operands[1])
     at = where(ins, bind, ins.operands[2])
@@ -100,7 +102,7 @@ def _tensor_load(ins, bind):
 
 def tensor_store(ins, bind, operation):
     """Shared to global through a tensor map; `operation` reduces instead of storing."""
-    bind.flags.add(lambda run: run.part(Groups))
+    bind.needs(Groups)
     target = MapOperand(ins, bind, ins.operands[0])
     source = Address(bind, ins.operands[1], True)
     access = SharedAccess(ins, 16, bind.checks)
@@ -152,7 +154,7 @@ def _size(ins, c, lane, value):
 
 
 def _line_load(ins, bind):
-    bind.flags.add(_prepare_loads)
+    bind.needs(MBarriers, Loads)
     to, source = Address(bind, ins.operands[0], True), Address(bind, ins.operands[1], False)
     length = bind.src(ins.operands[2], "u32")
     at = where(ins, bind, ins.operands[3])
@@ -176,7 +178,7 @@ def _line_load(ins, bind):
 
 def line_store(ins, bind, operation):
     """Contiguous bytes from shared to global memory, stored or reduced."""
-    bind.flags.add(lambda run: run.part(Groups))
+    bind.needs(Groups)
     to, source = Address(bind, ins.operands[0], False), Address(bind, ins.operands[1], True)
     length = bind.src(ins.operands[2], "u32")
     access = SharedAccess(ins, 16, bind.checks)
@@ -212,14 +214,14 @@ def prefetch(ins, bind):
 @opcode("cp.async.bulk.commit_group")
 def commit(ins, bind):
     """cp.async.bulk.commit_group."""
-    bind.flags.add(lambda run: run.part(Groups))
+    bind.needs(Groups)
     return lambda c: c.run.part(Groups).commit(c)
 
 
 @opcode("cp.async.bulk.wait_group")
 def wait(ins, bind):
     """cp.async.bulk.wait_group{.read} n."""
-    bind.flags.add(lambda run: run.part(Groups))
+    bind.needs(Groups)
     allowed = ins.operands[0].value
     return lambda c: c.run.part(Groups).wait(c, allowed)
 

@@ -6,7 +6,7 @@ from . import kernel as k
 from .errors import Deadlock, fault
 from .opcodes import opcode
 
-FULL = 0xFFFFFFFF
+KEPT = 16  # patterns of a shuffle worth remembering
 BITS = np.uint64(1) << np.arange(32, dtype=np.uint64)
 
 
@@ -77,6 +77,8 @@ def shuffle(ins, bind):
         if mask is not None:
             key += v[mask].tobytes()
         if key not in memo:
+            if len(memo) > KEPT:
+                memo.clear()
             members = v[mask] if mask is not None else None
             memo[key] = _sources(ins, c, mode, v[b], v[clamp], members)
         source, valid = memo[key]

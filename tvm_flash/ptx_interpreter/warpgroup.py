@@ -87,7 +87,8 @@ class Warpgroups:
                 items.append(mine.reshape(-1))
             operation = Operation(plan, self.issued + at // 4, np.concatenate(items))
             self.open.setdefault(int(warp), []).append(operation)
-            self.parts.setdefault(operation.number, []).append((int(warp), operation))
+            if not self.run.checks.warp_wait:
+                self.parts.setdefault(operation.number, []).append((int(warp), operation))
         self.issued += groups
         races = self.run.races
         if races:

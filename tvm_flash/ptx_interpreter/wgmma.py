@@ -149,7 +149,7 @@ def complete_groups(ins, c):
 def multiply(ins, bind):
     """wgmma.mma_async.sync.aligned.m64nNkK.dtype.atype.btype d, a, b, scale-d, ..."""
     plan = Plan(ins, bind)
-    bind.flags.add(_prepare)
+    bind.needs(Warpgroups)
     dtype = np.float64 if plan.a_type in ("s8", "u8") else np.float32
     steps = len(plan.a_rows) // 2
     finish = {"f32": _add_f32, "f16": _add_f16, "s32": _add_s32}[plan.d_type]
@@ -213,21 +213,17 @@ def _add_f16(c, plan, parts, accumulate):
         d[...] = np.ascontiguousarray(new).view(np.uint32).reshape(c.shape)
 
 
-def _prepare(run):
-    run.part(Warpgroups)
-
-
 @opcode("wgmma.fence", ends=True, starts=True)
 def fence(ins, bind):
     """wgmma.fence: the warpgroup meets; registers touched before it may be used after it."""
-    bind.flags.add(_prepare)
+    bind.needs(Warpgroups)
     return lambda c: c.run.part(Warpgroups).fence(ins, c)
 
 
 @opcode("wgmma.commit_group")
 def commit(ins, bind):
     """wgmma.commit_group."""
-    bind.flags.add(_prepare)
+    bind.needs(Warpgroups)
 
     def run(c):
         c.run.part(Warpgroups).commit(c)
@@ -239,7 +235,7 @@ def commit(ins, bind):
 @opcode("wgmma.wait_group")
 def wait(ins, bind):
     """wgmma.wait_group n."""
-    bind.flags.add(_prepare)
+    bind.needs(Warpgroups)
     allowed = ins.operands[0].value
 
     def run(c):

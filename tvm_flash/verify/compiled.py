@@ -10,7 +10,7 @@ from ..artifact import DIRECTIONS, symbol_name
 from ..errors import UnsupportedSpec
 from ..spec import AttentionSpec
 from .problems import Problem
-from .trial import Candidate, Progress, Tensors, verification
+from .trial import Candidate, Progress, Tensors, verification, with_forward
 from .verdict import Verification
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ def verify_spec(
 
     find_toolkit()
     served = cuda_archs(archs or "cuda")
+    # A backward is run on what its forward gave, whether that is judged or not.
     found = [
         _candidate(spec, direction, chosen, program, seed)
-        for direction in directions
+        for direction in dict.fromkeys(("forward", *directions))
         for chosen, program in cuda_programs(spec, direction, served)
     ]
+    found = [with_forward(c, found) for c in found if c.direction in directions]
     return verification(spec.name, "cuda", found, quick=quick, seed=seed, progress=progress)
 
 

@@ -14,7 +14,7 @@ from ..artifact import KernelRecord
 from ..loader import Kernel, Library
 from .hook import InterpretedDevice
 from .problems import Problem
-from .trial import Candidate, Progress, Tensors, verification
+from .trial import Candidate, Progress, Tensors, verification, with_forward
 from .verdict import Verification
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def verify_library(
     with _loaded(path) as library:
         found = [
             candidate
-            for record, kernel in zip(library.manifest.kernels, library.kernels, strict=True)
-            if directions is None or record.direction in directions
-            for candidate in _candidates(library, record, kernel, archs, seed)
+            for candidate in _candidates(library, seed)
+            if directions is None or candidate.direction in directions
+            if archs is None or set(archs) & set(candidate.archs)
         ]
         settings: dict[str, Any] = {"quick": quick, "seed": seed, "progress": progress}
         return verification(str(path), library.manifest.device, found, **settings)
@@ -64,20 +64,16 @@ def _loaded(path: str | Path) -> Iterator[Library]:
         loader.registered.update(before)
 
 
-def _candidates(
-    library: Library,
-    record: KernelRecord,
-    kernel: Kernel,
-    archs: Collection[str] | None,
-    seed: int,
-) -> list[Candidate]:
-    if library.manifest.device == "cpu":
-        return [] if archs else [_native(kernel, record.symbol)]
-    return [
-        _interpreted(library, record, kernel, variant, seed)
-        for variant in record.config["variants"]
-        if archs is None or set(archs) & set(variant["archs"])
-    ]
+def _candidates(library: Library, seed: int) -> list[Candidate]:
+    """Every kernel and variant; backwards know their forwards."""
+    found = []
+    for record, kernel in zip(library.manifest.kernels, library.kernels, strict=True):
+        if library.manifest.device == "cpu":
+            found.append(_native(kernel, record.symbol))
+        else:
+            for variant in record.config["variants"]:
+                found.append(_interpreted(library, record, kernel, variant, seed))
+    return [with_forward(c, found) for c in found]
 
 
 def _native(kernel: Kernel, symbol: str) -> Candidate:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +29,9 @@ class Candidate:
     """A kernel, and how to run it on host tensors.
 
     workspace: shapes of delta and dq_acc. run(tensors, softmax_scale, outputs): tensors by name in
-    the kernel's order; it gives reports of interpreted launches, or raises what is wrong.
+    the kernel's order; it gives reports of interpreted launches, or raises what is wrong. forward:
+    of a backward, the kernel that comes before it. Scores are rounded alike in both, so that the
+    softmax is right where exp(score - lse) with a perfect lse would not be.
     """
 
     symbol: str
@@ -39,6 +41,24 @@ class Candidate:
     tile: tuple[int, int]
     workspace: Callable[[Problem], tuple[tuple[int, ...], tuple[int, ...]]]
     run: Callable[[Tensors, float, tuple[str, ...]], list[Report]]
+    forward: Candidate | None = None
+
+    def listed(self, quick: bool) -> list[Problem]:
+        """Its problems; large logits need the rounding of its own forward."""
+        found = problems(*self.tile, quick)
+        alone = self.direction != "forward" and self.forward is None
+        return [problem for problem in found if problem.logits_scale == 1 or not alone]
+
+
+def with_forward(candidate: Candidate, found: Collection[Candidate]) -> Candidate:
+    """``candidate``, if it is a backward with the forward among ``found`` that its device runs."""
+    if candidate.direction == "forward":
+        return candidate
+    for other in found:
+        same = other.direction == "forward" and other.spec == candidate.spec
+        if same and set(candidate.archs[:1]) <= set(other.archs):
+            return replace(candidate, forward=other)
+    return candidate
 
 
 def verification(
@@ -55,7 +75,7 @@ def verification(
         raise UnsupportedSpec(
             f"{subject} has no kernel of these directions and architectures: ask for others"
         )
-    plans = [(candidate, problems(*candidate.tile, quick)) for candidate in candidates]
+    plans = [(candidate, candidate.listed(quick)) for candidate in candidates]
     total, done = sum(len(listed) for _, listed in plans), 0
     kernels = []
     for candidate, listed in plans:
@@ -73,40 +93,43 @@ def verification(
 def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
     question = ask(candidate.spec, problem, seed)
-    empty = int((question.exact["lse"] == -torch.inf).sum())
-    tensors, outputs, results = _arguments(candidate, problem, question)
+    lse = question.exact["lse"]
+    empty = int((lse == -torch.inf).sum())
     started = time.perf_counter()
     try:
-        reports = candidate.run(tensors, question.softmax_scale, outputs)
+        results, reports = _run(candidate, problem, question)
     except Exception as error:
         seconds = time.perf_counter() - started
         message = f"{type(error).__name__}: {error}"
         return Outcome(problem, seconds=seconds, rows_without_keys=empty, failure=message)
     seconds = time.perf_counter() - started
-    found = {name: tensors[name] for name in results}
-    held = deviations(candidate.spec.dtype, found, question.exact, question.plain)
+    size = lse[lse.isfinite()].abs().amax().item() if problem.logits_scale > 1 else 0.0
+    known = (candidate.spec.dtype, results, question.exact, question.plain)
+    held = deviations(*known, score_size=size)
     failure = "; ".join(str(deviation) for deviation in held if not deviation.ok)
     return Outcome(problem, tuple(held), Counts.of(reports), seconds, empty, failure)
 
 
-def _arguments(
+def _run(
     candidate: Candidate, problem: Problem, question: Question
-) -> tuple[Tensors, tuple[str, ...], tuple[str, ...]]:
-    """Tensors in the kernel's order, which of them it writes, and which of these are judged."""
+) -> tuple[Tensors, list[Report]]:
+    """Results of one call by name, and what its launches did."""
     inputs = question.inputs
+    first = {"q": inputs.q, "k": inputs.k, "v": inputs.v}
     tables = {f"table{n}": table for n, table in enumerate(question.tables)}
-    tensors = {"q": inputs.q, "k": inputs.k, "v": inputs.v}
-    # Each kernel by itself: a backward is given the exact results of a forward, rounded.
-    out = question.exact["out"].to(inputs.q.dtype).contiguous()
-    lse = question.exact["lse"].float().contiguous()
+    out, lse = question.exact["out"].to(inputs.q.dtype), question.exact["lse"].float()
     if candidate.direction == "forward":
         results = {"out": torch.empty_like(out), "lse": torch.empty_like(lse)}
         if candidate.spec.returns == "out":
             del results["lse"]
-        return {**tensors, **results, **tables}, tuple(results), tuple(results)
-    delta, sums = candidate.workspace(problem)
-    gradients = {f"d{name}": torch.empty_like(tensor) for name, tensor in tensors.items()}
-    work = {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}
+        tensors = {**first, **results, **tables}
+        return results, candidate.run(tensors, question.softmax_scale, tuple(results))
+    if candidate.forward is not None:
+        saved, _ = _run(candidate.forward, problem, question)
+        out, lse = saved["out"], saved.get("lse", lse)
     given = {"out": out, "dout": inputs.dout, "lse": lse, "dlse": inputs.dlse}
-    outputs = (*gradients, *work)
-    return {**tensors, **given, **gradients, **work, **tables}, outputs, tuple(gradients)
+    results = {f"d{name}": torch.empty_like(tensor) for name, tensor in first.items()}
+    delta, sums = candidate.workspace(problem)
+    work = {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}
+    tensors = {**first, **given, **results, **work, **tables}
+    return results, candidate.run(tensors, question.softmax_scale, (*results, *work))

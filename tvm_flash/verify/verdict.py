@@ -61,6 +61,11 @@ class Outcome:
     def ok(self) -> bool:
         return not self.failure
 
+    @property
+    def worst(self) -> Deviation | None:
+        """The result that came nearest to what is allowed, or passed it."""
+        return max(self.deviations, key=lambda d: d.share, default=None)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "problem": self.problem.to_json(),
@@ -93,7 +98,7 @@ class KernelVerdict:
 
     @property
     def worst(self) -> Deviation | None:
-        """The result that came nearest to what is allowed, or passed it."""
+        """The worst of all problems."""
         found = [d for outcome in self.outcomes for d in outcome.deviations]
         return max(found, key=lambda d: d.share, default=None)
 

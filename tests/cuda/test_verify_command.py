@@ -1,0 +1,178 @@
+"""``tvm-flash verify``: what is right passes, what is changed is refused, what is wrong is found."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tvm_flash.artifact import PTX, read_ptx, write_manifest, write_ptx
+from tvm_flash.artifact import verify as read_artifact
+from tvm_flash.cases import CASES
+from tvm_flash.cli.app import app
+from tvm_flash.codegen.toolkit import find_toolkit
+from tvm_flash.errors import ArtifactError, BuildError
+from tvm_flash.loader import registered
+from tvm_flash.spec import AttentionSpec
+from tvm_flash.verify.problems import problems
+from tvm_flash.verify.question import ask
+from tvm_flash.verify.rule import Deviation, deviations
+from tvm_flash.verify.score_function import as_function
+
+try:
+    find_toolkit()
+except BuildError as error:
+    pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
+
+from tvm_flash.codegen.build import build
+from tvm_flash.verify import verify_library, verify_spec
+
+SPEC = AttentionSpec("bfloat16", 32, causal=True)
+
+
+def call(*arguments, status=0):
+    result = CliRunner().invoke(app, ["verify", *map(str, arguments)], terminal_width=160)
+    assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    """The forward and backward of SPEC for two architectures: read only."""
+    return build([SPEC], "cuda:sm_80,sm_90", tmp_path_factory.mktemp("verify") / "kernels")
+
+
+@pytest.fixture
+def copy(artifact, tmp_path):
+    return shutil.copytree(artifact, tmp_path / "copy")
+
+
+def test_spec_passes(tmp_path):
+    file = tmp_path / "found.json"
+    done = call("bf16,d=32,causal", "--arch", "sm_80", "--json", file, "-v")
+    runs = 3 * len(problems(64, 64))
+    assert f"{runs} runs, nothing wrong" in done.stdout
+    document = json.loads(file.read_text())
+    (verified,) = document["verified"]
+    assert document["ok"] and verified["subject"] == SPEC.name
+    kernels = {kernel["direction"]: kernel for kernel in verified["kernels"]}
+    assert set(kernels) == {"forward", "backward", "backward_deterministic"}
+    tall = {run["problem"]["name"]: run for run in kernels["backward"]["problems"]}["tall"]
+    assert tall["rows_without_keys"] > 0 and set(tall["errors"]) == {"dq", "dk", "dv"}
+    assert tall["instructions"] > 0 and tall["device_bytes"] > 0
+
+
+@pytest.mark.parametrize("name", ["everything", "some_rows", "scale_table"])
+def test_captured_tables(name):
+    (spec,) = {case.spec for case in CASES if case.name == name}
+    found = verify_spec(spec, ("forward", "backward"), ("sm_80",), quick=True)
+    assert found.ok, [outcome.failure for k in found.kernels for outcome in k.outcomes]
+
+
+def test_library_passes_and_is_forgotten(artifact):
+    before = dict(registered)
+    steps = []
+    found = verify_library(artifact, quick=True, progress=lambda *step: steps.append(step))
+    assert found.ok and found.device == "cuda" and registered == before
+    assert [kernel.direction for kernel in found.kernels] == ["forward", "backward"]
+    assert [step[:2] for step in steps] == [(0, 2), (1, 2)]
+
+
+def test_selection(artifact):
+    found = verify_library(artifact, directions=["forward"], archs=["sm_90"], quick=True)
+    (kernel,) = found.kernels
+    assert kernel.direction == "forward" and "sm_90" in kernel.archs
+    assert "ask for others" in call(artifact, "--arch", "sm_75", status=2).stderr
+
+
+def test_cpu_library_is_run(tmp_path):
+    path = build([AttentionSpec("float32", 16)], "llvm", tmp_path / "kernels")
+    assert "14 runs, nothing wrong" in call(path).stdout
+
+
+def test_changed_ptx_is_refused(copy):
+    (copy / PTX).write_bytes(b"nonsense")
+    assert "sha256" in call(copy, status=2).stderr
+    with pytest.raises(ArtifactError, match="sha256"):
+        verify_library(copy)
+
+
+def rewrite(path, pattern, replacement):
+    """The PTX of ``path`` with its last match replaced in the forward kernel, its hash made good."""
+    texts, (_, manifest) = read_ptx(path), read_artifact(path)
+    name = next(name for name in texts if "_fwd" in name)
+    last = list(re.finditer(pattern, texts[name], re.MULTILINE))[-1]
+    texts[name] = texts[name][: last.start()] + replacement + texts[name][last.end() :]
+    write_manifest(path, replace(manifest, ptx_sha256=write_ptx(path, texts)))
+    return texts[name]
+
+
+def test_missing_barrier_is_found(copy, tmp_path):
+    rewrite(copy, r"^\s*bar(rier)?\.(cta\.)?sync.*?;$", "")
+    file = tmp_path / "found.json"
+    done = call(copy, "--quick", "--direction", "forward", "--json", file, status=1)
+    assert re.search(
+        r"wrong: .*several_tiles: \w+: .*PTX line \d+: .*thread \(\d+, 0, 0\)", done.stdout
+    )
+    document = json.loads(file.read_text())
+    assert (
+        not document["ok"]
+        and "PTX line" in document["verified"][0]["kernels"][0]["problems"][0]["failure"]
+    )
+
+
+def test_wrong_number_is_found(copy):
+    """Every access is right and the result is not."""
+    rewrite(copy, r"ex2\.approx\.ftz\.f32", "tanh.approx.f32")
+    done = call(copy, "--quick", "--direction", "forward", status=1)
+    assert re.search(r"several_tiles: .*out: error \S+ exceeds", done.stdout)
+
+
+def test_a_bad_argument_is_explained():
+    assert "sm_12345" in call("bf16,d=32", "--arch", "sm_12345", status=2).stderr
+    assert "hexagonal" in call("bf16,hexagonal", status=2).stderr
+
+
+def test_error_without_bound_is_valid_json():
+    got = torch.tensor([torch.nan])
+    exact = {"out": torch.zeros(1).double()}
+    (held,) = deviations("float32", {"out": got}, exact, {"out": torch.zeros(1)})
+    assert not held.ok and held.share == torch.inf
+    assert not Deviation("out", 0.0, torch.nan).ok
+
+
+@pytest.mark.parametrize("name", ["relative_bias", "tanh_gate", "document", "some_rows"])
+def test_programs_are_the_functions_they_were_traced_from(name):
+    (case,) = (case for case in CASES if case.name == name)
+    functions = case.functions(torch.Generator().manual_seed(0))
+    spec, tables = AttentionSpec.capture("float32", 16, **functions)
+    kind = "score_mod" if spec.score_mod else "mask_mod"
+    indices = [torch.randint(0, 2, (50,)), torch.randint(0, 2, (50,))]
+    indices += [torch.randint(0, 60, (50,)), torch.randint(0, 60, (50,))]
+    score = [torch.randn(50).double()] if spec.score_mod else []
+    found = as_function(getattr(spec, kind), tables)(*score, *indices)
+    torch.testing.assert_close(found, functions[kind](*score, *indices), atol=1e-6, rtol=1e-6)
+
+
+def test_questions_are_equal_for_equal_seeds():
+    first, again, other = (ask(SPEC, problems(16, 16)[0], seed) for seed in (0, 0, 1))
+    assert torch.equal(first.exact["dq"], again.exact["dq"])
+    assert not torch.equal(first.inputs.q, other.inputs.q)
+
+
+def test_libraries_are_verified_without_tvm(artifact):
+    code = (
+        "import sys; sys.modules['tvm'] = None\n"
+        "from tvm_flash.verify import verify_library\n"
+        "assert verify_library(sys.argv[1], quick=True).ok"
+    )
+    command = [sys.executable, "-c", code, str(artifact)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
