@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import torch
@@ -12,6 +14,16 @@ from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.program import CudaProgram
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.plan import run_program
+
+_seed: ContextVar[int] = ContextVar("seed", default=0)
+
+
+@contextmanager
+def shuffled(seed: int):
+    """Interpreted kernels run their warps and blocks in an order drawn from ``seed``."""
+    token = _seed.set(seed)
+    yield
+    _seed.reset(token)
 
 
 class InterpretedKernel:
@@ -26,7 +38,7 @@ class InterpretedKernel:
         named = dict(zip(self.program.parameters[:-1], tensors, strict=True))
         if "dq_acc" in named and "head_dim_pad" not in self.program.meta:
             del named["dq_acc"]
-        self.reports = run_program(self.program, self.ptx, named, scale)
+        self.reports = run_program(self.program, self.ptx, named, scale, seed=_seed.get())
 
     def workspace(self, batch, num_heads, _kv_heads, seqlen_q, _seqlen_k, _threads, _capability):
         """Shapes of delta and dq_acc."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tvm_flash.artifact import symbol_name
+from tvm_flash.cli.show import Stage, stage_text
 from tvm_flash.cli.spec_text import parse_spec
 from tvm_flash.schedules.select import scheduled_module
 from tvm_flash.schedules.target import cpu_target
@@ -24,12 +25,29 @@ GOLDEN = [
 ]
 
 
+# Kernels for GPUs: the score and mask of each element stand in the text, and the order of copies,
+# barriers and products.
+GOLDEN_CUDA = [("sm_80", "bf16,d=64,causal"), ("sm_75", "f16,d=40,softcap=30")]
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(("target", "text"), GOLDEN, ids=lambda value: value.replace(",", "_"))
 def test_scheduled_code(target, text, direction, update_golden):
     spec = parse_spec(text)
-    code = scheduled_module(spec, direction, cpu_target(target)).mod.script().strip() + "\n"
-    file = FOLDER / f"{symbol_name(spec, direction)}.{target}.txt"
+    code = scheduled_module(spec, direction, cpu_target(target)).mod.script()
+    compare(FOLDER / f"{symbol_name(spec, direction)}.{target}.txt", code, update_golden)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward_deterministic"])
+@pytest.mark.parametrize(("arch", "text"), GOLDEN_CUDA, ids=lambda value: value.replace(",", "_"))
+def test_scheduled_cuda_code(arch, text, direction, update_golden):
+    spec = parse_spec(text)
+    code = stage_text(spec, Stage.scheduled, direction, f"cuda:{arch}")
+    compare(FOLDER / f"{symbol_name(spec, direction)}.{arch}.txt", code, update_golden)
+
+
+def compare(file, code, update_golden):
+    code = code.strip() + "\n"
     if update_golden:
         file.write_text(code, encoding="utf-8")
     assert file.is_file(), f"{file.name} is missing: run with --update-golden"
@@ -45,5 +63,9 @@ def test_no_golden_file_is_left_over():
         f"{symbol_name(parse_spec(text), direction)}.{target}.txt"
         for target, text in GOLDEN
         for direction in ("forward", "backward")
+    } | {
+        f"{symbol_name(parse_spec(text), direction)}.{arch}.txt"
+        for arch, text in GOLDEN_CUDA
+        for direction in ("forward", "backward_deterministic")
     }
     assert {path.name for path in FOLDER.glob("*.txt")} <= expected

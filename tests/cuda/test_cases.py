@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import error_rule
 import pytest
+import torch
 from error_rule import check_case
-from interpreted import aligned_rows, resolver
+from interpreted import aligned_rows, resolver, shuffled
 
+import tvm_flash
 from tvm_flash import ops
-from tvm_flash.cases import CORRECTNESS
+from tvm_flash.cases import CORRECTNESS, make_inputs
 
 # float32 is the list's default type and a GPU's exception: cases not about it run in float16.
 SERVED = [
@@ -61,6 +64,27 @@ def test_small_shared_memory(dim, on):
     on("sm_86")
     (case,) = named("f16_full")
     check_case(dataclasses.replace(case, head_dim=dim))
+
+
+def test_deterministic_gradients_do_not_depend_on_the_order_of_blocks(on):
+    """Interpreter seeds shuffle warps and blocks; sums of atomics come out in their order."""
+    on("sm_80")
+    (case,) = named("f16_gqa")
+    results = {}
+    for seed in (1, 2, 3):
+        run = {}
+        for name, options in {"ordered": {"deterministic": True}, "atomic": {}}.items():
+            with shuffled(seed):
+                run[name] = error_rule.results(
+                    tvm_flash.attention, make_inputs(case), return_lse=True, **options
+                )
+        results[seed] = run
+    for seed in (2, 3):
+        for one, other in zip(results[1]["ordered"], results[seed]["ordered"], strict=True):
+            assert torch.equal(one, other)
+        # dK and dV are summed in registers in both.
+        for one, other in zip(results[1]["atomic"][3:], results[seed]["atomic"][3:], strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

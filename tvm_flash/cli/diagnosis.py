@@ -29,9 +29,12 @@ PACKAGES = (
 )
 
 
+_STAGES = {"run": ("run",), "compile": ("run", "compile"), "gpu": ("run", "compile", "gpu")}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. ``needed_for``: "run" kernels or "compile" them.
+    """One thing that was looked at. ``needed_for``: "run" kernels, "compile" them, "gpu" for both.
 
     ``remedy`` says what to do when it is not ok.
     """
@@ -78,15 +81,17 @@ def findings() -> list[Finding]:
         _linker,
         _cache,
         _cpu_target,
+        _gpu,
+        _cuda_toolkit,
     ]
     return [look() for look in looks]
 
 
 def verdicts(found: Iterable[Finding]) -> dict[str, str]:
-    """For "run" and "compile": "yes", or why not."""
+    """For "run", "compile" and "gpu": "yes", or why not."""
     found = list(found)
     answers = {}
-    for purpose, stages in {"run": ("run",), "compile": ("run", "compile")}.items():
+    for purpose, stages in _STAGES.items():
         broken = [f.name for f in found if not f.ok and f.needed_for in stages]
         answers[purpose] = f"no: {', '.join(broken)}" if broken else "yes"
     return answers
@@ -182,6 +187,28 @@ def _cpu_target() -> Finding:
     refused = "amx_bf16" in cpu_features() and amx_refusal()
     note = f"; AMX is not used: {refused}" if refused else ""
     return Finding("CPU target", "compile", True, f"{target.name} (mcpu {target.mcpu}){note}")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        remedy = "kernels can be built and proven here (tvm-flash verify); run them on a GPU"
+        return Finding("CUDA GPU", "gpu", False, "torch sees none", remedy)
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    detail = f"{torch.cuda.get_device_name()}, compute capability {capability}"
+    return Finding("CUDA GPU", "gpu", True, detail)
+
+
+def _cuda_toolkit() -> Finding:
+    try:
+        from ..codegen.toolkit import find_toolkit
+
+        toolkit = find_toolkit()
+    except Exception as error:
+        remedy = "install CUDA, set $CUDA_HOME, or pip install 'tvm-flash[cuda]'; or load a library"
+        return Finding("nvcc", "gpu", False, str(error), remedy)
+    return Finding("nvcc", "gpu", True, f"{toolkit.root} ({toolkit.version})")
 
 
 def _first_line(command: list[str]) -> str:

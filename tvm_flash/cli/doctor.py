@@ -16,6 +16,7 @@ from .console import console, progress
 PURPOSES = {
     "run": "load artifacts and run their kernels",
     "compile": "compile kernels (build, first use, show)",
+    "gpu": "compile and run kernels on a GPU of this machine",
 }
 
 

@@ -20,25 +20,36 @@ class Stage(str, Enum):
     scheduled = "scheduled"
     llvm = "llvm"
     asm = "asm"
+    cuda = "cuda"
+    ptx = "ptx"
 
 
 class Direction(str, Enum):
-    """Which of the two kernels of a spec."""
+    """Which of the kernels of a spec."""
 
     forward = "forward"
     backward = "backward"
+    backward_deterministic = "backward_deterministic"
 
 
-LEXERS = {Stage.definition: "python", Stage.scheduled: "python", Stage.llvm: "llvm"}
+LEXERS = {
+    Stage.definition: "python", Stage.scheduled: "python", Stage.llvm: "llvm", Stage.cuda: "cuda",
+}  # fmt: skip
 
 
 def show(
     spec: Annotated[str, typer.Argument(help=GRAMMAR.replace("[", r"\[").replace("\n", "\n\n"))],
     stage: Annotated[Stage, typer.Option(help="Which stage.")] = Stage.definition,
     direction: Annotated[Direction, typer.Option(help="Which kernel.")] = Direction.forward,
-    target: Annotated[str, typer.Option(help="Target name; llvm is this machine.")] = "llvm",
+    target: Annotated[
+        str, typer.Option(help="Target name: llvm is this machine; cuda:sm_90 and others.")
+    ] = "",
 ) -> None:
-    """Print the TensorIR definition, the scheduled function, LLVM IR or assembly of SPEC."""
+    """Print the TensorIR definition, the scheduled function, LLVM IR or assembly of SPEC.
+
+    For a GPU (--target cuda:sm_80): the scheduled kernels, their CUDA C++ or PTX.
+    """
+    target = target or ("cuda:sm_80" if stage in (Stage.cuda, Stage.ptx) else "llvm")
     text = stage_text(parse_spec(spec), stage, direction.value, target)
     if console.is_terminal:
         console.print(Syntax(text, LEXERS.get(stage, "gas"), word_wrap=False))
@@ -51,6 +62,10 @@ def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
     require_tvm()
     if stage is Stage.definition:
         return _definition(spec, direction)
+    if target.startswith("cuda"):
+        return _cuda_text(spec, stage, direction, target)
+    if stage in (Stage.cuda, Stage.ptx):
+        raise ValueError(f"stage={stage.value} is a GPU's: pass --target cuda:sm_80")
     from ..codegen import cpu
     from ..codegen.build import find_target
     from ..schedules.select import scheduled_module
@@ -58,6 +73,24 @@ def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
     cpu_target = find_target(target)
     mod = scheduled_module(spec, direction, cpu_target).mod
     return mod.script() if stage is Stage.scheduled else cpu.text(mod, cpu_target, stage.value)
+
+
+def _cuda_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -> str:
+    """The kernels for the first architecture of ``target``, one after the other."""
+    from ..codegen.cuda import kernel_sources, ptx_of, ptx_version
+    from ..schedules.cuda.arch import cuda_archs
+    from ..schedules.cuda.select import cuda_programs
+
+    arch = cuda_archs(target)[:1]
+    ((_, program),) = cuda_programs(spec, direction, arch)
+    compute = ptx_version(arch)
+    if stage is Stage.scheduled:
+        return "\n".join(launch.func.script() for launch in program.launches)
+    if stage is Stage.cuda:
+        return "\n".join(source.device for source in kernel_sources(program, compute))
+    if stage is Stage.ptx:
+        return "\n".join(ptx_of(program, compute))
+    raise ValueError(f"stage={stage.value} is a CPU's: for {target} scheduled, cuda or ptx")
 
 
 def require_tvm() -> None:
