@@ -14,16 +14,17 @@ def check_case(case, **options) -> None:
     """Assert the rule for ``tvm_flash.attention`` with ``options`` on the inputs of ``case``."""
     inputs = make_inputs(case)
     ours = results(tvm_flash.attention, inputs, return_lse=True, **options)
-    exact = results(attention_reference, inputs, upcast=torch.float64)
+    exact = results(attention_reference, inputs, torch.float64)
     plain = results(attention_reference, inputs)
     for deviation in deviations(case.dtype, ours, exact, plain):
         assert deviation.ok, str(deviation)
 
 
-def results(attention, inputs, **options):
-    """out, lse, dq, dk, dv of ``attention`` for the case's dout and dlse."""
-    # Not clones, which would be dense.
-    leaves = [x.detach().requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
+def results(attention, inputs, dtype=None, **options):
+    """out, lse, dq, dk, dv of ``attention`` in ``dtype`` for the case's dout and dlse."""
+    # Not clones, which would be dense. Leaves of the dtype: it is that of gradients.
+    leaves = [x.detach().to(dtype or x.dtype) for x in (inputs.q, inputs.k, inputs.v)]
+    leaves = [x.requires_grad_() for x in leaves]
     out, lse = attention(*leaves, **inputs.variant, **options)
     upstream = (inputs.dout.to(out.dtype), inputs.dlse.to(lse.dtype))
     grads = torch.autograd.grad((out, lse), leaves, upstream)

@@ -12,7 +12,7 @@ from ...definition.signature import Signature
 from ...spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
-from .builder import CudaKernel, assign, barrier, emit, loop, when
+from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, when
 from .copies import Rows, commit, load_rows, load_values, store_rows, wait
 from .fragments import Accumulator, accumulator, fragment, multiply_add
 from .gradient_tensors import gradient_tensors
@@ -101,6 +101,7 @@ class _KeyGradients:
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles, steps)
         self.recompute = Recompute(kernel, self.scores, self.s)
         self._pair = kernel.registers((2,), "float32")
+        name_registers(self)
 
     def _start(self) -> None:
         tile, buffers = self.tile, self.kernel.buffers

@@ -8,7 +8,7 @@ from ...definition.pipeline import Pipeline
 from ...definition.signature import Signature
 from ...spec import AttentionSpec
 from .arch import CudaArch
-from .builder import CudaKernel, barrier, loop, store, when
+from .builder import CudaKernel, barrier, loop, name_registers, store, when
 from .copies import Rows, commit, load_rows, store_rows, wait
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, multiply_add
@@ -92,6 +92,7 @@ class _QueryGradient:
         self.dq = accumulator(kernel, self.warp_rows, depth)
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s)
+        name_registers(self)
 
     def _start(self) -> None:
         kernel, tile = self.kernel, self.tile

@@ -16,6 +16,9 @@ from .program import Grid, Launch, Sizes
 
 WARP = 32
 
+# What TVM calls buffers and variables that nobody named.
+_UNNAMED = ("", "buffer", "v")
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -72,6 +75,7 @@ class CudaKernel:
         self.thread = build.thread_id([self.num_warps * WARP])
         self.warp = build.warp_id([self.num_warps])
         self.lane = build.lane_id([WARP])
+        name_registers(self)
         self._pool = T.SMEMPool()
         return self
 
@@ -162,9 +166,17 @@ def _opaque(value):
     return T.cuda.func_call("tvm_flash_opaque", value, source_code=source, return_type="uint32")
 
 
-def bind(value, name: str):
-    """A variable of the thread that holds ``value``."""
-    return IRBuilder.name(name, build.Bind(value))
+def name_registers(owner) -> None:
+    """Give the registers and tiles that ``owner`` keeps the names of its attributes.
+
+    An attribute may be a scalar, a buffer, or an object with one (``buffer`` or ``registers``).
+    """
+    for name, value in vars(owner).items():
+        held = value
+        for part in ("registers", "buffer", "source"):
+            held = getattr(held, part, held)
+        if isinstance(held, tirx.Var) and held.name in _UNNAMED:
+            IRBuilder.name(name.strip("_"), held)
 
 
 def store(buffer: tirx.Buffer, index: Sequence, value) -> None:

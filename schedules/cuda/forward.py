@@ -11,7 +11,7 @@ from ...definition.pipeline import Pipeline
 from ...definition.signature import Signature, View
 from ...spec import AttentionSpec
 from .arch import CudaArch
-from .builder import CudaKernel, Tensor, barrier, loop, store, when
+from .builder import CudaKernel, Tensor, barrier, loop, name_registers, store, when
 from .copies import Rows, commit, load_rows, store_rows, wait
 from .fragments import accumulator, fragment, multiply_add
 from .math import CudaMath
@@ -148,6 +148,7 @@ class _Forward:
         self.q_fragment = fragment(kernel, self.product, self.s.m_tiles, held)
         self.p_fragment = fragment(kernel, self.product, self.s.m_tiles)
         self.softmax = OnlineSoftmax(kernel, self.scores, self.s.m_tiles)
+        name_registers(self)
 
     def _start(self) -> None:
         tile = self.tile

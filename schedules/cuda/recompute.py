@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.pipeline import Pipeline
-from .builder import CudaKernel, store, when
+from .builder import CudaKernel, name_registers, store, when
 from .fragments import Accumulator
 
 
@@ -25,6 +25,7 @@ class Recompute:
         self.factor = kernel.scalar(scores.factor(scale), "float32") if scores.linear else None
         shape = [] if scores.linear else [(s.m_tiles, s.n_tiles, 4)]
         self._gradient = kernel.registers(shape[0], "float32") if shape else None
+        name_registers(self)
 
     @property
     def final_factor(self):

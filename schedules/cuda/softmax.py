@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.pipeline import FLOOR, Pipeline
-from .builder import CudaKernel, store, when
+from .builder import CudaKernel, name_registers, store, when
 from .fragments import Accumulator
 
 _FULL_WARP = 0xFFFFFFFF
@@ -53,6 +53,7 @@ class OnlineSoftmax:
         self.factor = (
             kernel.scalar(scores.positive_factor(scale), "float32") if scores.linear else None
         )
+        name_registers(self)
         for m, half in self._rows():
             store(self.maximum, (m, half), T.float32(FLOOR))
             store(self.total, (m, half), T.float32(0))

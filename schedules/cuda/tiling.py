@@ -7,7 +7,7 @@ from functools import cached_property
 from tvm import tirx
 
 from ...definition.pipeline import Pipeline
-from .builder import CudaKernel, assign, signature_sizes
+from .builder import CudaKernel, assign, name_registers, signature_sizes
 from .program import Sizes
 
 
@@ -33,6 +33,7 @@ class QueryTile:
         self.first = kernel.scalar((tiles - 1 - mod(kernel.block, tiles)) * block_q)
         self.rows = int32(sizes.seqlen_q)
         self.block_q = block_q
+        name_registers(self)
 
     @cached_property
     def kv_head(self):
@@ -54,6 +55,7 @@ class KeyBlocks:
         self._stop = kernel.scalar(Sizes.blocks(high, block_k))
         self._full = kernel.scalar(full_low), kernel.scalar(full_high)
         self.count = kernel.scalar(tirx.max(self._stop - start, 0))
+        name_registers(self)
 
     def first(self, number):
         """First key of the tile visited as number ``number``."""
@@ -81,6 +83,7 @@ class KeyTile:
         self.first = kernel.scalar(mod(kernel.block, tiles) * block_k)
         self.keys = int32(sizes.seqlen_k)
         self.block_k = block_k
+        name_registers(self)
 
 
 class QueryBlocks:
@@ -102,6 +105,7 @@ class QueryBlocks:
         self.head = kernel.scalar(tile.kv_head * tile.group)
         self.first = kernel.scalar(self._start)
         self.next_head, self.next_first = kernel.scalar(self.head), kernel.scalar(self.first)
+        name_registers(self)
 
     def look_ahead(self) -> None:
         """Set next_head, next_first."""

@@ -1,4 +1,4 @@
-"""``tvm-flash verify``: what is right passes, what is changed is refused, what is wrong is found."""
+"""``tvm-flash verify``: right kernels pass, changed files are refused, errors found."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_changed_ptx_is_refused(copy):
 
 
 def rewrite(path, pattern, replacement):
-    """The PTX of ``path`` with its last match replaced in the forward kernel, its hash made good."""
+    """The PTX of ``path`` with the last match in the forward kernel replaced, and its hash."""
     texts, (_, manifest) = read_ptx(path), read_artifact(path)
     name = next(name for name in texts if "_fwd" in name)
     last = list(re.finditer(pattern, texts[name], re.MULTILINE))[-1]

@@ -36,7 +36,7 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     scale = problem.softmax_scale or spec.head_dim**-0.5
     variant = {**_variant(spec, tables), "softmax_scale": scale}
     exact = _results(inputs, variant, torch.float64)
-    return Question(inputs, tables, scale, exact, _results(inputs, variant, None))
+    return Question(inputs, tables, scale, exact, _results(inputs, variant, inputs.q.dtype))
 
 
 def _variant(spec: AttentionSpec, tables: list[torch.Tensor]) -> dict[str, Any]:
@@ -59,9 +59,10 @@ def _variant(spec: AttentionSpec, tables: list[torch.Tensor]) -> dict[str, Any]:
     }
 
 
-def _results(inputs: Inputs, variant: dict[str, Any], upcast: torch.dtype | None) -> Results:
-    leaves = [x.detach().requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
-    out, lse = attention_reference(*leaves, **variant, upcast=upcast)
+def _results(inputs: Inputs, variant: dict[str, Any], dtype: torch.dtype) -> Results:
+    # Leaves of that precision: autograd rounds a gradient to the dtype of its leaf.
+    leaves = [x.detach().to(dtype).requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
+    out, lse = attention_reference(*leaves, **variant)
     upstream = (inputs.dout.to(out.dtype), inputs.dlse.to(lse.dtype))
     # A score_mod may ignore the score, and with it q and k.
     grads = torch.autograd.grad((out, lse), leaves, upstream, materialize_grads=True)
