@@ -14,7 +14,7 @@ from .forward import ForwardConfig as Forward
 # kernel would spill, as long score functions make it.
 FORWARD = {
     64: (Forward(128, 64, q_in_registers=True), Forward(128, 64), Forward(64, 64), Forward(64, 32)),
-    128: (Forward(128, 32), Forward(64, 64), Forward(64, 32)),
+    128: (Forward(128, 32, stages=2), Forward(128, 32), Forward(64, 64), Forward(64, 32)),
     256: (Forward(64, 32), Forward(64, 16), Forward(32, 16, num_warps=2)),
 }
 FORWARD_FLOAT32 = {
@@ -63,7 +63,9 @@ ORDERED_FLOAT32 = {
 def forward_configs(spec: AttentionSpec, arch: CudaArch) -> list[Forward]:
     """Configs that serve ``spec`` on ``arch``, the best first. Raises UnsupportedSpec."""
     table = FORWARD_FLOAT32 if spec.dtype == "float32" else FORWARD
-    return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+    configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+    # Two blocks on an SM hide each other's barriers: what leaves room for one alone comes later.
+    return sorted(configs, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)
 
 
 def backward_configs(spec: AttentionSpec, arch: CudaArch) -> list[Backward]:

@@ -9,8 +9,10 @@ what noticed it; ``survivors`` are those that nothing noticed. Which change make
     fragment       two registers of an mma or wgmma A or B fragment exchanged
     convert        the two halves of a packed conversion exchanged
     bound          a limit one higher; < for <=, > for >=
-    guard          the predicate of an instruction (not of a branch) deleted
+    guard          the predicate of an instruction (not of a branch) deleted, or that of a copy's
+                   size: bytes past the end are copied, not filled with zeros
     shuffle        the partner of a butterfly exchanged with the neighbouring distance
+    atomic         an atomic addition that is a plain store
     transpose      ldmatrix without .trans
 """
 
@@ -77,20 +79,31 @@ class Mutant:
         """What names it in survivors.json."""
         return self.kind, self.statement, self.becomes, self.nth
 
+    @property
+    def shape(self) -> tuple[str, str, str]:
+        """What is left of the key when a compiler has given out registers anew."""
+        return shape(self.key)
+
 
 Problem = Callable[[object], None]
+
+
+def shape(key: tuple[str, str, str, int]) -> tuple[str, str, str]:
+    """A mutant's key without the numbers of registers, and without its own."""
+    kind, statement, becomes, _ = key
+    return kind, *(re.sub(r"(%[a-z]+)\d+", r"\1", text) for text in (statement, becomes))
 
 
 def mutants(text: str, kernel: str) -> list[Mutant]:
     """Every mutant of ``kernel`` in the PTX ``text``, in the order of the text."""
     listed = statements(text, kernel)
-    compared = _compared_registers(listed)
+    facts = Facts(_compared_registers(listed), _constants(listed))
     seen: Counter[str] = Counter()
     found = []
     for statement in listed:
         nth = seen[statement.text]
         seen[statement.text] += 1
-        for kind, becomes in _changes(statement, compared):
+        for kind, becomes in _changes(statement, facts):
             changed = text[: statement.start] + becomes + text[statement.end :]
             new = (kind, statement.line, statement.text, becomes, nth, changed)
             found.append(Mutant(*new))
@@ -165,10 +178,18 @@ def statements(text: str, kernel: str) -> list[Statement]:
     return found
 
 
-def _changes(statement: Statement, compared: set[str]) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class Facts:
+    """What rules know of the whole kernel: registers compared, and those that hold a number."""
+
+    compared: set[str]
+    constants: dict[str, str]
+
+
+def _changes(statement: Statement, facts: Facts) -> Iterator[tuple[str, str]]:
     """(kind, new text) of every change that fits the statement."""
-    for rule in (_deletions, _waits, _fragments, _halves, _bounds, _guards, _lanes):
-        yield from rule(statement, compared)
+    for rule in (_deletions, _waits, _fragments, _halves, _bounds, _guards, _lanes, _atomics):
+        yield from rule(statement, facts)
 
 
 _DELETED = {
@@ -182,13 +203,13 @@ _DELETED = {
 }  # fmt: skip
 
 
-def _deletions(statement: Statement, compared: set[str]):
+def _deletions(statement: Statement, facts: Facts):
     for kind, prefixes in _DELETED.items():
         if statement.opcode.startswith(prefixes):
             yield kind, ""
 
 
-def _waits(statement: Statement, compared: set[str]):
+def _waits(statement: Statement, facts: Facts):
     groups = ("cp.async.wait_group", "cp.async.bulk.wait_group", "wgmma.wait_group")
     if statement.opcode.startswith(groups):
         count = int(statement.operands) + 1
@@ -198,7 +219,7 @@ def _waits(statement: Statement, compared: set[str]):
         yield "fence", f"setp.eq.u32 {done}, 0, 0;"
 
 
-def _fragments(statement: Statement, compared: set[str]):
+def _fragments(statement: Statement, facts: Facts):
     """A is the second vector of mma (d, a, b, c), and of wgmma (d, a) where it is no descriptor."""
     if not statement.opcode.startswith(("mma.sync", "wgmma.mma_async")):
         return
@@ -219,7 +240,7 @@ def _fragments(statement: Statement, compared: set[str]):
                 )
 
 
-def _halves(statement: Statement, compared: set[str]):
+def _halves(statement: Statement, facts: Facts):
     if re.match(r"cvt\.rn\S*\.(b?f16|tf32|e\dm\d)x2", statement.opcode):
         target, low, high = (operand.strip() for operand in statement.operands.split(","))
         if low != high:
@@ -232,7 +253,7 @@ _NEIGHBOUR = {"lt": "le", "le": "lt", "gt": "ge", "ge": "gt"} | {
 }  # fmt: skip
 
 
-def _bounds(statement: Statement, compared: set[str]):
+def _bounds(statement: Statement, facts: Facts):
     parts = statement.opcode.split(".")
     if not re.search(_INTEGER, statement.opcode):
         return
@@ -242,8 +263,15 @@ def _bounds(statement: Statement, compared: set[str]):
         yield "bound", f"{head}{opcode} {statement.operands};"
     match = re.fullmatch(r"(.*), (-?\d+)", statement.operands)
     target = statement.operands.partition(",")[0].strip()
-    if match and (parts[0] == "setp" or (parts[0] == "add" and target in compared)):
+    if match and (parts[0] == "setp" or (parts[0] == "add" and target in facts.compared)):
         yield "bound", f"{head}{statement.opcode} {match[1]}, {int(match[2]) + 1};"
+
+
+def _constants(listed: list[Statement]) -> dict[str, str]:
+    """Numbers by the register that holds only them."""
+    targets = Counter(s.operands.partition(",")[0].strip() for s in listed)
+    moved = (re.fullmatch(r"(%\w+), (-?\d+)", s.operands) for s in listed if s.opcode[:4] == "mov.")
+    return {match[1]: match[2] for match in moved if match and targets[match[1]] == 1}
 
 
 def _compared_registers(listed: list[Statement]) -> set[str]:
@@ -252,17 +280,30 @@ def _compared_registers(listed: list[Statement]) -> set[str]:
     return {word for operands in compared for word in re.findall(r"%\w+", operands)[1:]}
 
 
-def _guards(statement: Statement, compared: set[str]):
+def _guards(statement: Statement, facts: Facts):
     # Not those of branches: most would loop for ever or skip the whole kernel.
     if statement.guard and not statement.opcode.startswith(("bra", "ret", "exit")):
         yield "guard", statement.text[len(statement.guard) :]
+    match = re.fullmatch(r"(%\w+), (4|8|16), 0, %\w+", statement.operands)
+    if match and statement.opcode == "selp.b32":
+        yield "guard", f"{statement.guard}mov.b32 {match[1]}, {match[2]};"
 
 
-def _lanes(statement: Statement, compared: set[str]):
+_OTHER_DISTANCE = {"1": "2", "2": "1", "4": "8", "8": "16", "16": "8"}
+
+
+def _lanes(statement: Statement, facts: Facts):
     if statement.opcode.startswith("shfl.sync.bfly"):
         operands = [operand.strip() for operand in statement.operands.split(",")]
-        if operands[2] in ("1", "2"):
-            operands[2] = "2" if operands[2] == "1" else "1"
+        distance = facts.constants.get(operands[2], operands[2])
+        if distance in _OTHER_DISTANCE:
+            operands[2] = _OTHER_DISTANCE[distance]
             yield "shuffle", f"{statement.guard}{statement.opcode} {', '.join(operands)};"
     if statement.opcode.startswith("ldmatrix") and ".trans" in statement.opcode:
         yield "transpose", statement.text.replace(".trans", "", 1)
+
+
+def _atomics(statement: Statement, facts: Facts):
+    match = re.match(r"red(?:\.\w+)?\.global(?:\.\w+)?\.add\.(\w+)$", statement.opcode)
+    if match:
+        yield "atomic", f"{statement.guard}st.global.{match[1]} {statement.operands};"

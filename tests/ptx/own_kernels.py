@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -152,7 +152,7 @@ class Problem:
     def _delta(self, dtype) -> torch.Tensor:
         out = self._attention[0]["out"].to(self._inputs.dout.dtype)
         product = out.to(dtype) * self._inputs.dout.to(dtype)
-        return product.sum(dim=-1).transpose(1, 2) - self._inputs.dlse
+        return product.sum(dim=-1).transpose(1, 2).contiguous() - self._inputs.dlse
 
     @cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -175,7 +175,7 @@ class Problem:
 
 
 def in_rows(sums: torch.Tensor, meta: dict[str, int]) -> torch.Tensor:
-    """dq_acc (1, B, H, rows, columns), in the order of mma's accumulators, as (B, rows, H, columns).
+    """dq_acc (1, B, H, rows, columns), in the order of mma's fragments, as (B, rows, H, columns).
 
     Tiles of 16 x 8; in each, 4 registers (upper or lower 8 rows, even or odd column) of 32 lanes.
     """
@@ -202,8 +202,8 @@ def _sizes(own: Own) -> Iterator[tuple[dict, bool]]:
 
     yield size(block_q - 3, block_k + 9)
     yield size(block_q + 1, 2 * block_k + 7, logits_scale=24.0)
-    yield size(2 * block_q + 5, 3 * block_k + 7, grouped, view="packed", batch=2)
-    yield size(2 * block_q + 5, block_k - 7, grouped, view="every_other")
+    yield size(2 * block_q + 5, 3 * block_k + 7, view="packed", heads=2)
+    yield size(2 * block_q + 5, block_k - 7, grouped, view="every_other", batch=2)
     yield size(1, block_k + 1, grouped)
     yield size(3 * block_q, 2 * block_k, view="bhsd", heads=2)
     yield size(block_q - 5, block_k - 1, hostile=True)
@@ -215,9 +215,3 @@ def residues(block: int, order: int = 1) -> list[int]:
     """16 lengths that end in every group of 8 of a tile, in even and in odd columns of an mma."""
     found = [(block // 16 * i + i // 2 % 4 * 2 + i % 2) % block or block for i in range(16)]
     return [found[i * order % 16] for i in range(16)]
-
-
-def build(name: str, subject: Callable) -> Callable:
-    """What makes the Subject called ``name``."""
-    own = OWN[name]
-    return lambda: subject(own.ptx, f"{own.step.name}_kernel", problems(own))
