@@ -1,0 +1,110 @@
+"""Offsets beyond 2^31 elements, shared memory without bank conflicts, tiles that are skipped."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from interpreted import interpreted
+
+from tvm_flash.ptx_interpreter import DeviceMemory, launch
+from tvm_flash.reference import attention_reference
+from tvm_flash.schedules.cuda.program import Sizes
+from tvm_flash.spec import AttentionSpec
+from tvm_flash.verify.plan import bind, grid_of, parsed
+from tvm_flash.verify.rule import largest_error
+
+# Elements between batches: products with it overflow 32 bits, and 31 with a sign.
+APART = 3 * 2**31 + 8
+
+
+@dataclass
+class FarApart:
+    """(B, S, H, D) whose batches lie ``APART`` elements from each other in device memory."""
+
+    batches: torch.Tensor
+    address: int
+
+    @property
+    def shape(self):
+        return self.batches.shape
+
+    def stride(self):
+        return (APART, *self.batches.stride()[1:])
+
+    def data_ptr(self):
+        return self.address
+
+    def map(self, memory, name, writable=False):
+        self.bytes = [x.contiguous().view(torch.uint8).flatten().numpy() for x in self.batches]
+        for n, part in enumerate(self.bytes):
+            at = self.address + n * APART * self.batches.element_size()
+            memory.map(f"{name}[{n}]", at, part, initialised=not writable, writable=writable)
+
+    def result(self):
+        parts = [torch.from_numpy(x).view(self.batches.dtype) for x in self.bytes]
+        return torch.stack(parts).view(self.batches.shape)
+
+
+def test_offsets_of_64_bits():
+    spec = AttentionSpec(head_dim=64, dtype="float16")
+    kernel = interpreted(spec, "forward")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, n, 2, 64, generator=generator).half() for n in (40, 70, 70))
+    lse = torch.empty(3, 2, 40)
+    memory = DeviceMemory()
+    far = {
+        name: FarApart(x, (n + 1) << 44)
+        for n, (name, x) in enumerate({"q": q, "k": k, "v": v, "out": torch.empty_like(q)}.items())
+    }
+    for name, tensor in far.items():
+        tensor.map(memory, name, writable=name == "out")
+    memory.map("lse", lse.data_ptr(), lse.view(torch.uint8).flatten().numpy(), False, True)
+    ((step, ptx),) = zip(kernel.program.launches, kernel.ptx, strict=True)
+    arguments = bind(step, ptx, {**far, "lse": lse}, 0.125)
+    grid = grid_of(step, Sizes(3, 2, 2, 40, 70))
+    ptx_kernel = parsed(ptx).kernels[f"{step.name}_kernel"]
+    block = (step.threads, 1, 1)
+    launch(ptx_kernel, grid, block, arguments, memory, shared_bytes=step.shared_bytes)
+    exact, exact_lse = attention_reference(q, k, v, upcast=torch.float64)
+    assert largest_error(far["out"].result(), exact) < 2e-3
+    assert largest_error(lse, exact_lse) < 1e-5
+
+
+def run(spec, seqlen=256):
+    """Reports of the forward and the backward kernels on one head."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(columns):
+        numbers = torch.randn(1, seqlen, 1, columns, generator=generator)
+        return numbers.to(getattr(torch, spec.dtype))
+
+    q, k, v = (random(n) for n in (spec.head_dim, spec.head_dim, spec.head_dim_v))
+    out, lse = torch.empty_like(v), torch.empty(1, 1, seqlen)
+    scale = spec.head_dim**-0.5
+    forward = interpreted(spec, "forward")
+    forward(q, k, v, out, lse, scale)
+    backward = interpreted(spec, "backward")
+    delta, sums = backward.workspace(1, 1, 1, seqlen, seqlen, 1, None)
+    grads = [torch.empty_like(x) for x in (q, k, v)]
+    work = (torch.empty(delta), torch.zeros(sums))
+    backward(q, k, v, out, torch.randn_like(out), lse, torch.zeros_like(lse), *grads, *work, scale)
+    return [*forward.reports, *backward.reports]
+
+
+@pytest.mark.parametrize("head_dim", [40, 64, 80, 96, 128, 192, 256])
+def test_no_bank_conflicts(head_dim):
+    for report in run(AttentionSpec(head_dim=head_dim, dtype="float16"), 128):
+        assert report.total_bank_conflicts == 0
+
+
+def products(reports):
+    return sum(n for report in reports for op, n in report.instructions.items() if "mma" in op)
+
+
+def test_tiles_outside_the_mask_are_skipped():
+    full = products(run(AttentionSpec(head_dim=64, dtype="float16"), 512))
+    causal = AttentionSpec(head_dim=64, dtype="float16", causal=True)
+    window = AttentionSpec(head_dim=64, dtype="float16", window_size=(64, 0))
+    # 512 rows are 4 query tiles of 128 forward, 8 x 8 tiles of 64 backward.
+    assert products(run(causal, 512)) / full < 0.6
+    assert products(run(window, 512)) / full < 0.35
