@@ -13,7 +13,7 @@ from ...spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
 from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, when
-from .copies import Rows, commit, load_rows, load_values, store_rows, wait
+from .copies import Arrivals, Rows, store_rows
 from .fragments import Accumulator, accumulator, fragment, multiply_add
 from .gradient_tensors import gradient_tensors
 from .math import CudaMath
@@ -44,7 +44,6 @@ class _KeyGradients:
         self.sig = Signature(spec)
         self.scores = Pipeline(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
-        self.asynchronous = arch.asynchronous_copy
         self.split = config.column_groups
         self.warp_keys = config.block_k * self.split // config.num_warps
         self.warp_queries = config.block_q // self.split
@@ -57,6 +56,7 @@ class _KeyGradients:
             symbol, self.sig, tensors, self._grid, config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
+        self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
 
     def _grid(self, sizes: Sizes):
         tiles = sizes.blocks(sizes.seqlen_k, self.config.block_k)
@@ -107,16 +107,16 @@ class _KeyGradients:
         tile, buffers = self.tile, self.kernel.buffers
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             rows = Rows(buffers[name], tile.batch, tile.kv_head)
-            load_rows(self.kernel, target, 0, rows, tile.first, tile.keys, self.asynchronous)
+            self.arrivals.rows(target, 0, rows, tile.first, tile.keys)
         with when(self.blocks.count > 0):
             self._load(0, self.blocks.head, self.blocks.first)
-        self._commit()
+        self.arrivals.commit()
         self.dk.zero()
         self.dv.zero()
 
     def _query_tile(self, number) -> None:
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
-        self._arrive()
+        self.arrivals.meet()
         self.blocks.look_ahead()
         if self.config.stages == 2:
             self._prefetch(number, 1 - stage)
@@ -266,9 +266,7 @@ class _KeyGradients:
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""
         kernel, config, tile = self.kernel, self.config, self.tile
-        if self.asynchronous:
-            wait()
-        barrier()
+        self.arrivals.meet()
         with kernel.overlay():
             dk_tile = shared_tile(kernel, config.block_k, self.depth, self.spec.dtype)
             dv_tile = shared_tile(kernel, config.block_k, self.depth_v, self.spec.dtype)
@@ -315,22 +313,13 @@ class _KeyGradients:
     def _prefetch(self, number, stage) -> None:
         with when(number + 1 < self.blocks.count):
             self._load(stage, self.blocks.next_head, self.blocks.next_first)
-        self._commit()
+        self.arrivals.commit()
 
     def _load(self, stage, head, first) -> None:
         kernel, batch, end = self.kernel, self.tile.batch, self.blocks.rows
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             rows = Rows(kernel.buffers[name], batch, head)
-            load_rows(kernel, target, stage, rows, first, end, self.asynchronous)
+            self.arrivals.rows(target, stage, rows, first, end)
         for name, values in (("lse", self.lse_tile), ("delta", self.delta_tile)):
             source = kernel.buffers[name]
-            load_values(kernel, values, stage, source, (batch, head), first, end, self.asynchronous)
-
-    def _commit(self) -> None:
-        if self.asynchronous:
-            commit()
-
-    def _arrive(self) -> None:
-        if self.asynchronous:
-            wait()
-        barrier()
+            self.arrivals.values(values, stage, source, (batch, head), first, end)

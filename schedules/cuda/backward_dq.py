@@ -9,7 +9,7 @@ from ...definition.signature import Signature
 from ...spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
-from .copies import Rows, commit, load_rows, store_rows, wait
+from .copies import Arrivals, Rows, store_rows
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, multiply_add
 from .gradient_tensors import gradient_tensors
@@ -52,13 +52,13 @@ class _QueryGradient:
         self.sig = Signature(spec)
         self.scores = Pipeline(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
-        self.asynchronous = arch.asynchronous_copy
         self.warp_rows = config.block_q // config.num_warps
         names = ("q", "k", "v", "dout", "lse", "delta", "dq")
         self.kernel = CudaKernel(
             symbol, self.sig, gradient_tensors(self.sig, spec, names), self._grid,
             config.num_warps, tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
+        self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
 
     def _grid(self, sizes: Sizes):
         tiles = sizes.blocks(sizes.seqlen_q, self.config.block_q)
@@ -98,7 +98,7 @@ class _QueryGradient:
         kernel, tile = self.kernel, self.tile
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             rows = Rows(kernel.buffers[name], tile.batch, tile.head)
-            load_rows(kernel, target, 0, rows, tile.first, tile.rows, self.asynchronous)
+            self.arrivals.rows(target, 0, rows, tile.first, tile.rows)
         self.dq.zero()
         shape = (self.s.m_tiles, 2)
         self.lse2, self.delta = (kernel.registers(shape, "float32") for _ in range(2))
@@ -111,13 +111,11 @@ class _QueryGradient:
                 store(self.delta, (m, half), kernel.buffers["delta"][at])
         with when(self.blocks.count > 0):
             self._load(0)
-        self._commit()
+        self.arrivals.commit()
 
     def _key_tile(self, number) -> None:
         first = self.blocks.first(number)
-        if self.asynchronous:
-            wait()
-        barrier()
+        self.arrivals.meet()
         self._product(self.s, self.q_tile, self.k_tile)
         self.recompute.probabilities(
             self.blocks.boundary(first), self.tile.batch, self.tile.head,
@@ -131,7 +129,7 @@ class _QueryGradient:
         barrier()
         with when(number + 1 < self.blocks.count):
             self._load(number + 1)
-        self._commit()
+        self.arrivals.commit()
 
     def _product(self, acc: Accumulator, rows: SharedTile, keys: SharedTile) -> None:
         """acc = rows keys^T over the head dimension."""
@@ -166,9 +164,7 @@ class _QueryGradient:
 
     def _finish(self) -> None:
         kernel, tile = self.kernel, self.tile
-        if self.asynchronous:
-            wait()
-        barrier()
+        self.arrivals.meet()
         with kernel.overlay():
             staged = shared_tile(kernel, self.config.block_q, self.q_tile.columns, self.spec.dtype)
         factor = self.recompute.final_factor
@@ -185,11 +181,7 @@ class _QueryGradient:
     def _load(self, number) -> None:
         first = self.blocks.first(number)
         for rows, target in zip(self.key_rows, (self.k_tile, self.v_tile), strict=True):
-            load_rows(self.kernel, target, 0, rows, first, self.blocks.keys, self.asynchronous)
-
-    def _commit(self) -> None:
-        if self.asynchronous:
-            commit()
+            self.arrivals.rows(target, 0, rows, first, self.blocks.keys)
 
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)

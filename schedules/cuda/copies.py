@@ -10,7 +10,7 @@ from math import gcd
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .builder import CudaKernel, emit, store, when
+from .builder import CudaKernel, barrier, emit, store, when
 from .shared_tile import SharedTile
 
 # Words of a vector access and the suffix PTX gives it.
@@ -90,6 +90,32 @@ def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -
             words = _words(kernel, kind)
             emit(T.ptx[f"ld.shared.{kind}"](*words, tile.pointer(0, row, chunk, offset)))
             emit(T.ptx[f"st.global.{kind}"](target.pointer(first + row, column), *words))
+
+
+class Arrivals:
+    """Tiles on their way into shared memory: by cp.async, or where there is none by registers."""
+
+    def __init__(self, kernel: CudaKernel, asynchronous: bool):
+        self.kernel, self.asynchronous = kernel, asynchronous
+
+    def rows(self, tile: SharedTile, stage, source: Rows, first, end) -> None:
+        """``load_rows``."""
+        load_rows(self.kernel, tile, stage, source, first, end, self.asynchronous)
+
+    def values(self, target: tirx.Buffer, stage, source: tirx.Buffer, head, first, end) -> None:
+        """``load_values``."""
+        load_values(self.kernel, target, stage, source, head, first, end, self.asynchronous)
+
+    def commit(self) -> None:
+        """What was asked for since the last one is one group."""
+        if self.asynchronous:
+            commit()
+
+    def meet(self) -> None:
+        """All has landed, and all warps are done with what comes next overwrites."""
+        if self.asynchronous:
+            wait()
+        barrier()
 
 
 def commit() -> None:

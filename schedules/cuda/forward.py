@@ -12,7 +12,7 @@ from ...definition.signature import Signature, View
 from ...spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, Tensor, barrier, loop, name_registers, store, when
-from .copies import Rows, commit, load_rows, store_rows, wait
+from .copies import Arrivals, Rows, store_rows
 from .fragments import accumulator, fragment, multiply_add
 from .math import CudaMath
 from .program import Launch, Sizes
@@ -95,13 +95,13 @@ class _Forward:
         self.sig = Signature(spec)
         self.scores = Pipeline(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
-        self.asynchronous = arch.asynchronous_copy
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
         self.kernel = CudaKernel(
             symbol, self.sig, self._tensors(), self._grid, config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
+        self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
 
     def _tensors(self) -> list[Tensor]:
         sig, dtype = self.sig, self.spec.dtype
@@ -152,17 +152,15 @@ class _Forward:
 
     def _start(self) -> None:
         tile = self.tile
-        load_rows(
-            self.kernel, self.q_tile, 0, self.q_rows, tile.first, tile.rows, self.asynchronous
-        )
+        self.arrivals.rows(self.q_tile, 0, self.q_rows, tile.first, tile.rows)
         with when(self.blocks.count > 0):
             self._load(self.k_tile, 0, self.k_rows, 0)
             if self.config.stages == 2:
                 self._load(self.v_tile, 0, self.v_rows, 0)
-        self._commit()
+        self.arrivals.commit()
         self.out.zero()
         if self.config.q_in_registers:
-            self._arrive()
+            self.arrivals.meet()
             for step in range(self.steps):
                 for m in range(self.s.m_tiles):
                     self._load_q(m, step, self.q_fragment(m, step))
@@ -171,18 +169,18 @@ class _Forward:
         """One tile of keys: S = Q K^T, mask, softmax, O += P V."""
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
         first = self.blocks.first(number)
-        self._arrive()
+        self.arrivals.meet()
         if self.config.stages == 2:
             self._prefetch(number, 1 - stage, self.k_tile, self.k_rows)
             self._prefetch(number, 1 - stage, self.v_tile, self.v_rows)
         else:
             self._load(self.v_tile, 0, self.v_rows, number)
-        self._commit()
+        self.arrivals.commit()
         self._scores(stage)
         if self.config.stages == 1:
-            self._arrive()
+            self.arrivals.meet()
             self._prefetch(number, 0, self.k_tile, self.k_rows)
-            self._commit()
+            self.arrivals.commit()
         self._softmax(first)
         self._output(stage)
 
@@ -237,9 +235,7 @@ class _Forward:
         """O / l through shared memory, so that global stores are whole lines; then LSE."""
         kernel, softmax = self.kernel, self.softmax
         softmax.finish()
-        if self.asynchronous:
-            wait()
-        barrier()
+        self.arrivals.meet()
         with kernel.overlay():
             out_tile = shared_tile(
                 kernel, self.config.block_q, self.v_tile.columns, self.spec.dtype
@@ -272,14 +268,4 @@ class _Forward:
 
     def _load(self, tile: SharedTile, stage, rows: Rows, number) -> None:
         first, end = self.blocks.first(number), self.blocks.keys
-        load_rows(self.kernel, tile, stage, rows, first, end, self.asynchronous)
-
-    def _commit(self) -> None:
-        if self.asynchronous:
-            commit()
-
-    def _arrive(self) -> None:
-        """All copies have landed, and all warps are done with what the next ones overwrite."""
-        if self.asynchronous:
-            wait()
-        barrier()
+        self.arrivals.rows(tile, stage, rows, first, end)
