@@ -207,11 +207,21 @@ def _sizes(own: Own) -> Iterator[tuple[dict, bool]]:
     yield size(1, block_k + 1, grouped)
     yield size(3 * block_q, 2 * block_k, view="bhsd", heads=2)
     yield size(block_q - 5, block_k - 1, hostile=True)
-    for left_q, left_k in zip(residues(block_q), residues(block_k, 7), strict=True):
-        yield size(left_q, left_k)
+    # Nothing to sum over, and one key or row alone.
+    yield size(0, block_k + 5) if own.role == "dkdv" else size(block_q + 5, 0)
+    yield size(block_q + 1, 1)
+    # A backward prefetches the rows of the next head: the sweep is over those limits as well.
+    heads = 2 if own.role == "dkdv" else 1
+    for n, (last_q, last_k) in enumerate(zip(places(block_q), places(block_k, 7), strict=True)):
+        # Every other time more keys than rows, or a causal mask would hide most of what is there.
+        yield size(last_q + 1, last_k + 1 + n % 2 * block_q, heads=heads)
+    if own.role not in ("delta", "dq"):  # one key too many among dozens is less than a rounding
+        for last_k in places(block_k):
+            yield size(9, last_k + 1, hostile=True)
 
 
-def residues(block: int, order: int = 1) -> list[int]:
-    """16 lengths that end in every group of 8 of a tile, in even and in odd columns of an mma."""
-    found = [(block // 16 * i + i // 2 % 4 * 2 + i % 2) % block or block for i in range(16)]
+def places(block: int, order: int = 1) -> list[int]:
+    """16 positions in a tile: in every group of 8, in even and odd columns of an mma."""
+    groups = [i * (block // 8) // 16 for i in range(16)]
+    found = [8 * n + (i // 2 + n) % 4 * 2 + i % 2 for i, n in enumerate(groups)]
     return [found[i * order % 16] for i in range(16)]

@@ -24,6 +24,10 @@ Tensors = dict[str, torch.Tensor]
 Progress = Callable[[int, int, str], None]
 
 
+class ForwardFailed(RuntimeError):
+    """A backward could not be judged, because its forward failed."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A kernel, and how to run it on host tensors.
@@ -125,7 +129,7 @@ def _run(
         tensors = {**first, **results, **tables}
         return results, candidate.run(tensors, question.softmax_scale, tuple(results))
     if candidate.forward is not None:
-        saved, _ = _run(candidate.forward, problem, question)
+        saved = _saved(candidate.forward, problem, question)
         out, lse = saved["out"], saved.get("lse", lse)
     given = {"out": out, "dout": inputs.dout, "lse": lse, "dlse": inputs.dlse}
     results = {f"d{name}": torch.empty_like(tensor) for name, tensor in first.items()}
@@ -133,3 +137,10 @@ def _run(
     work = {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}
     tensors = {**first, **given, **results, **work, **tables}
     return results, candidate.run(tensors, question.softmax_scale, (*results, *work))
+
+
+def _saved(forward: Candidate, problem: Problem, question: Question) -> Tensors:
+    try:
+        return _run(forward, problem, question)[0]
+    except Exception as error:
+        raise ForwardFailed(f"nothing to go back from: {type(error).__name__}: {error}") from error
