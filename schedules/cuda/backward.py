@@ -126,7 +126,8 @@ class _KeyGradients:
             barrier()
         self._add(self.dv, self._p_fragment, self.do_tile, stage)
         self._add(self.dk, self._ds_fragment, self.q_tile, stage)
-        if self.with_dq or self.config.stages == 1:
+        # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.
+        if self.config.stages == 1 or (self.with_dq and self.split == 1):
             barrier()
         if self.config.stages == 1:
             self._prefetch(number, 0)

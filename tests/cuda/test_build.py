@@ -242,9 +242,11 @@ def test_compiled_at_first_use_for_the_gpu_at_hand(toys_for_schedules, empty_cac
     first = kernels.resolve(TOY, "forward", "cuda", (8, 9))
     assert first.device == "cuda"
     assert kernels.resolve(TOY, "forward", "cuda", (8, 9)) is first
-    kernels.registered.clear()
+    other = kernels.resolve(TOY, "forward", "cuda", (9, 0))
+    assert other is not first and kernels.resolve(TOY, "forward", "cuda", (8, 9)) is first
+    kernels._of_capability.clear()
     assert kernels.resolve(TOY, "forward", "cuda", (8, 9)) is not first
-    assert toys_for_schedules == [("forward", ["sm_89"])]
+    assert toys_for_schedules == [("forward", ["sm_89"]), ("forward", ["sm_90"])]
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,10 @@ def test_what_is_explained_is_a_subject():
     assert all(e["why"] and isinstance(e["equivalent"], bool) for e in entries)
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+# Ours are compiled for it.
+@pytest.mark.parametrize(
+    "name", [*TRITON, *(pytest.param(name, marks=pytest.mark.slow) for name in own_kernels.OWN)]
+)
 def test_nearly_all_that_could_be_noticed_is(name):
     known = explained(name).values()
     missed = sum(not e["equivalent"] for e in known)
@@ -210,6 +213,41 @@ def test_every_kind_of_mutant():
         ("shuffle", "shfl.sync.bfly.b32 %r1, %r2, 1, 31, -1;"),
         ("barrier", ""),
     ]  # fmt: skip
+
+
+OURS = """
+.visible .entry ours()
+{
+	mov.u32 	%r3, 16;
+	shfl.sync.bfly.b32 	%r26|%p3, %r22, %r3, %r23, %r25;
+	selp.b32 %r7, 16, 0, %p1;
+	red.global.add.f32 [%rd1], %f2;
+	setp.lt.s32 %p1, %r1, %r2;
+	setp.lt.s32 %p1, %r1, %r3;
+	ret;
+}
+"""
+
+
+def test_mutants_of_what_our_kernels_are_written_in():
+    assert [(m.kind, m.becomes) for m in mutants(OURS, "ours")][:3] == [
+        ("shuffle", "shfl.sync.bfly.b32 %r26|%p3, %r22, 8, %r23, %r25;"),
+        ("guard", "mov.b32 %r7, 16;"),
+        ("atomic", "st.global.f32 [%rd1], %f2;"),
+    ]
+
+
+def test_entries_about_other_instructions_explain_as_many_of_equal_shape():
+    subject, found = Subject(OURS, "ours", []), mutants(OURS, "ours")[3:]
+    assert len({m.shape for m in found}) == 1 and len({m.key for m in found}) == 2
+    exact = {found[0].key: {"instructions": subject.digest}}
+    other = {(*found[0].key[:3], 7): {"instructions": "those of another compiler"}}
+    assert unexplained(found, exact, subject) == found[1:]
+    assert unexplained(found, other, subject) == found[1:]
+    assert unexplained(found[1:], exact, subject) == found[1:]
+    assert unexplained(found[1:], other, subject) == []
+    renamed = Subject(OURS.replace("ours", "theirs"), "theirs", [])
+    assert renamed.digest == subject.digest
 
 
 def test_a_mutant_differs_in_its_statement_alone():
