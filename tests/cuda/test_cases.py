@@ -105,3 +105,12 @@ def test_deterministic_gradients_do_not_depend_on_the_order_of_blocks(on):
 def test_deterministic(case, on):
     on("sm_80")
     check_case(case, deterministic=True)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_scales_that_fold_badly(scale, on):
+    """A negative factor would turn maxima into minima, zero a hidden key's -inf into NaN."""
+    on("sm_80")
+    (case,) = named("f16_full")
+    variant = {**case.variant, "softmax_scale": scale, "causal": True}
+    check_case(dataclasses.replace(case, variant=variant))
