@@ -28,8 +28,8 @@ from ptx.triton import problems as triton
 from tvm_flash.ptx_interpreter import InterpreterError, execute
 
 SURVIVORS = Path(__file__).with_name("survivors.json")
-SAMPLED = 60
-SAMPLED_OF_OWN = 20  # they are larger
+SAMPLED = 40
+SAMPLED_OF_OWN = 12  # they are larger
 # Basic blocks; these launches need some hundreds. A mutant that loops for ever stops there.
 STEP_LIMIT = 20_000
 
