@@ -9,6 +9,11 @@ STAMP  := $(VENV)/.installed
 HAS_CC := $(shell command -v $(or $(CC),cc) || command -v gcc || command -v clang)
 EXTRA  := $(if $(HAS_CC),,ziglang)
 
+# GPU kernels are compiled, and interpreted, without a GPU. Where there is no nvcc, wheels bring it.
+HAS_NVCC := $(or $(wildcard $(CUDA_HOME)/bin/nvcc),$(wildcard $(CUDA_PATH)/bin/nvcc),$(shell command -v nvcc))
+COMMA    := ,
+EXTRAS   := compile,test$(if $(strip $(HAS_NVCC)),,$(COMMA)cuda)
+
 .PHONY: demo test lint format bench golden clean
 
 demo: $(STAMP)  ## build attention for this machine, check it, time it
@@ -39,5 +44,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported: call make PYTHON=python3.12 (3.10 to 3.13)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[compile,test]' $(EXTRA)
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]' $(EXTRA)
 	@touch $(STAMP)
