@@ -20,7 +20,7 @@ demo: $(STAMP)  ## build attention for this machine, check it, time it
 	$(BIN)/tvm-flash demo
 
 test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## what the pre-commit hooks check
 	$(BIN)/ruff check .
