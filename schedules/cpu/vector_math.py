@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 from tvm import tirx
 
-LOG2E = 1.4426950408889634
+from ...definition.pipeline import LOG2E
+
 # 1.5 * 2^23: adding it rounds a float of moderate size to an integer held in the low mantissa bits.
 ROUNDING_MAGIC = 12582912.0
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...errors import UnsupportedSpec
+from ...spec import AttentionSpec
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class CudaArch:
         """(major, minor), as torch.cuda.get_device_capability gives it."""
         return divmod(self.number, 10)
 
+
+# Largest head_dim whose accumulators the schedules hold.
+WIDEST = 256
 
 _KIB = 1024
 ARCHS = {
@@ -66,6 +70,26 @@ def cuda_archs(names: Iterable[str] | str) -> tuple[CudaArch, ...]:
             [f"CUDA arch {name!r} is unknown; known: {', '.join(ARCHS)}" for name in unknown]
         )
     return tuple(sorted({ARCHS[name] for name in wanted}, key=lambda arch: arch.number))
+
+
+def limit_reasons(spec: AttentionSpec, arch: CudaArch, shared_bytes: int, widest: int) -> list[str]:
+    """Why no config with ``shared_bytes`` a block serves ``spec``: width, dtype, shared memory."""
+    width = max(spec.head_dim, spec.head_dim_v)
+    checks = [
+        (
+            width > widest,
+            f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most {widest}",
+        ),
+        (
+            spec.dtype == "bfloat16" and not arch.bf16,
+            f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
+        ),
+        (
+            shared_bytes > arch.shared_bytes,
+            f"it needs {shared_bytes} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
+        ),
+    ]
+    return [text for wrong, text in checks if wrong]
 
 
 def serving_arch(capability: tuple[int, int], built: Iterable[CudaArch]) -> CudaArch | None:

@@ -14,14 +14,14 @@ from .arch import CudaArch
 from .backward_config import BackwardConfig
 from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, when
 from .copies import Arrivals, Rows, store_rows
-from .fragments import Accumulator, accumulator, fragment, multiply_add
-from .gradient_tensors import gradient_tensors
+from .fragments import Accumulator, accumulator, fragment, multiply_add, reloading
 from .math import CudaMath
-from .program import Launch, Sizes
+from .parameters import parameter_tensors
+from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryBlocks, round_up
+from .tiling import KeyTile, QueryBlocks, key_grid, round_up
 
 
 def key_gradient_launch(
@@ -49,18 +49,14 @@ class _KeyGradients:
         self.warp_queries = config.block_q // self.split
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
         names = ("q", "k", "v", "dout", "lse", "delta", "dk", "dv")
-        tensors = gradient_tensors(
+        tensors = parameter_tensors(
             self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth
         )
         self.kernel = CudaKernel(
-            symbol, self.sig, tensors, self._grid, config.num_warps,
+            symbol, self.sig, tensors, key_grid(config.block_k), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
-
-    def _grid(self, sizes: Sizes):
-        tiles = sizes.blocks(sizes.seqlen_k, self.config.block_k)
-        return (tiles * sizes.kv_heads * sizes.batch, 1, 1)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -178,15 +174,14 @@ class _KeyGradients:
         """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
         product = self.product
 
-        def a_of(step):
-            for m in range(acc.m_tiles):
-                product.load_a(self.a(m), keys, 0, self._first_key(m), step)
-            return [self.a(m) for m in range(acc.m_tiles)]
-
         first = first + self.column_group * self.warp_queries
         acc.zero()
         multiply_add(
-            acc, product, keys.columns // product.step, a_of,
+            acc, product, keys.columns // product.step,
+            reloading(
+                self.a, acc.m_tiles,
+                lambda a, m, step: product.load_a(a, keys, 0, self._first_key(m), step),
+            ),
             lambda b, step, pair: product.load_b(b, rows, stage, first + pair * 16, step),
         )  # fmt: skip
 
@@ -244,16 +239,15 @@ class _KeyGradients:
         dq = accumulator(kernel, 16 * m_tiles, 8 * part)
         a = fragment(kernel, product, m_tiles)
         column, own = self._own_columns(group, own_tiles)
-
-        def a_of(step):
-            for m in range(m_tiles):
-                depth = step * product.step
-                product.load_a_transposed(a(m), self.ds_tile, 0, depth, first_m + m)
-            return [a(m) for m in range(m_tiles)]
-
         dq.zero()
         multiply_add(
-            dq, product, self.config.block_k // product.step, a_of,
+            dq, product, self.config.block_k // product.step,
+            reloading(
+                a, m_tiles,
+                lambda a, m, step: product.load_a_transposed(
+                    a, self.ds_tile, 0, step * product.step, first_m + m
+                ),
+            ),
             lambda b, step, pair: product.load_b_rows(
                 b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
             ),

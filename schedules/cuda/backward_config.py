@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ...spec import AttentionSpec
-from .arch import CudaArch
+from .arch import WIDEST, CudaArch, limit_reasons
 from .tiling import round_up
 
 
@@ -34,8 +34,8 @@ class BackwardConfig:
 
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
-        shared, groups = self.shared_bytes(spec), self.block_q // 16
-        split, depth = self.column_groups, self.depth(spec.head_dim)
+        groups, split = self.block_q // 16, self.column_groups
+        depth = self.depth(spec.head_dim)
         checks = [
             (
                 self.num_warps % split or self.block_k * split % (16 * self.num_warps),
@@ -54,20 +54,9 @@ class BackwardConfig:
                 self.block_q % (16 * self.dp_parts * split),
                 f"block_q={self.block_q} must be a multiple of 16 * {self.dp_parts=} * {split=}",
             ),
-            (
-                max(spec.head_dim, spec.head_dim_v) > 256,
-                f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most 256",
-            ),
-            (
-                spec.dtype == "bfloat16" and not arch.bf16,
-                f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
-            ),
-            (
-                shared > arch.shared_bytes,
-                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
-            ),
         ]
-        return [text for wrong, text in checks if wrong]
+        own = [text for wrong, text in checks if wrong]
+        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of a block, bytes."""

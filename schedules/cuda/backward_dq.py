@@ -11,14 +11,14 @@ from .arch import CudaArch
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
 from .copies import Arrivals, Rows, store_rows
 from .forward import ForwardConfig
-from .fragments import Accumulator, accumulator, fragment, multiply_add
-from .gradient_tensors import gradient_tensors
+from .fragments import Accumulator, accumulator, fragment, multiply_add, reloading
 from .math import CudaMath
-from .program import Launch, Sizes
+from .parameters import parameter_tensors
+from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .tensor_core import product_for
-from .tiling import KeyBlocks, QueryTile, round_up
+from .tiling import KeyBlocks, QueryTile, query_grid, round_up
 
 
 def ordered_query_gradient_launch(
@@ -55,14 +55,10 @@ class _QueryGradient:
         self.warp_rows = config.block_q // config.num_warps
         names = ("q", "k", "v", "dout", "lse", "delta", "dq")
         self.kernel = CudaKernel(
-            symbol, self.sig, gradient_tensors(self.sig, spec, names), self._grid,
+            symbol, self.sig, parameter_tensors(self.sig, spec, names), query_grid(config.block_q),
             config.num_warps, tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
-
-    def _grid(self, sizes: Sizes):
-        tiles = sizes.blocks(sizes.seqlen_q, self.config.block_q)
-        return (tiles * sizes.heads * sizes.batch, 1, 1)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -133,32 +129,28 @@ class _QueryGradient:
 
     def _product(self, acc: Accumulator, rows: SharedTile, keys: SharedTile) -> None:
         """acc = rows keys^T over the head dimension."""
-        kernel, product = self.kernel, self.product
-
-        def a_of(step):
-            for m in range(acc.m_tiles):
-                row = kernel.warp * self.warp_rows + m * 16
-                product.load_a(self.a(m), rows, 0, row, step)
-            return [self.a(m) for m in range(acc.m_tiles)]
-
+        product, first = self.product, self.kernel.warp * self.warp_rows
         acc.zero()
         multiply_add(
-            acc, product, rows.columns // product.step, a_of,
+            acc, product, rows.columns // product.step,
+            reloading(
+                self.a, acc.m_tiles,
+                lambda a, m, step: product.load_a(a, rows, 0, first + m * 16, step),
+            ),
             lambda b, step, pair: product.load_b(b, keys, 0, pair * 16, step),
         )  # fmt: skip
 
     def _accumulate(self) -> None:
         """dQ += dS K."""
         product = self.product
-
-        def a_of(step):
-            for m in range(self.dp.m_tiles):
-                product.pack(self.a(m), self.dp.values(m, step, product))
-            return [self.a(m) for m in range(self.dp.m_tiles)]
-
         multiply_add(
-            self.dq, product, self.config.block_k // product.step, a_of,
-            lambda b, step, pair: product.load_b_rows(b, self.k_tile, 0, step * product.step, pair
+            self.dq, product, self.config.block_k // product.step,
+            reloading(
+                self.a, self.dp.m_tiles,
+                lambda a, m, step: product.pack(a, self.dp.values(m, step, product)),
+            ),
+            lambda b, step, pair: product.load_b_rows(
+                b, self.k_tile, 0, step * product.step, pair
             ),
         )  # fmt: skip
 

@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass
 from tvm import tirx
 
 from ...definition.pipeline import Pipeline
-from ...definition.signature import Signature, View
+from ...definition.signature import Signature
 from ...spec import AttentionSpec
-from .arch import CudaArch
-from .builder import CudaKernel, Tensor, barrier, loop, name_registers, store, when
+from .arch import WIDEST, CudaArch, limit_reasons
+from .builder import CudaKernel, barrier, loop, name_registers, store, when
 from .copies import Arrivals, Rows, store_rows
-from .fragments import accumulator, fragment, multiply_add
+from .fragments import accumulator, fragment, multiply_add, reloading
 from .math import CudaMath
-from .program import Launch, Sizes
+from .parameters import parameter_tensors
+from .program import Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax
 from .tensor_core import product_for
-from .tiling import KeyBlocks, QueryTile, round_up
+from .tiling import KeyBlocks, QueryTile, query_grid, round_up
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class ForwardConfig:
 
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
-        shared = self.shared_bytes(spec)
         checks = [
             (
                 self.block_q % (16 * self.num_warps),
@@ -50,20 +50,9 @@ class ForwardConfig:
             (self.block_k % 16, f"block_k={self.block_k} must be a multiple of 16"),
             (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
             (not 1 <= self.num_warps <= 32, f"num_warps={self.num_warps} must be 1 to 32"),
-            (
-                max(spec.head_dim, spec.head_dim_v) > 256,
-                f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most 256",
-            ),
-            (
-                spec.dtype == "bfloat16" and not arch.bf16,
-                f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
-            ),
-            (
-                shared > arch.shared_bytes,
-                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
-            ),
         ]
-        return [text for wrong, text in checks if wrong]
+        own = [text for wrong, text in checks if wrong]
+        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of a block, bytes."""
@@ -97,28 +86,13 @@ class _Forward:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
+        names = ("q", "k", "v", "out", *["lse"] * (spec.returns == "out_lse"))
         self.kernel = CudaKernel(
-            symbol, self.sig, self._tensors(), self._grid, config.num_warps,
+            symbol, self.sig, parameter_tensors(self.sig, spec, names),
+            query_grid(config.block_q), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
-
-    def _tensors(self) -> list[Tensor]:
-        sig, dtype = self.sig, self.spec.dtype
-        views = {
-            "q": sig.query("q"),
-            "k": sig.key("k"),
-            "v": sig.value("v"),
-            "out": sig.output("o"),
-        }
-        tensors = [Tensor(name, view, dtype) for name, view in views.items()]
-        if self.spec.returns == "out_lse":
-            tensors.append(Tensor("lse", View(sig.rows, ()), "float32"))
-        return tensors
-
-    def _grid(self, sizes: Sizes):
-        tiles = sizes.blocks(sizes.seqlen_q, self.config.block_q)
-        return (tiles * sizes.heads * sizes.batch, 1, 1)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -188,8 +162,7 @@ class _Forward:
         self.s.zero()
         multiply_add(
             self.s, self.product, self.steps, self._q_fragments,
-            lambda b, step, pair: self.product.load_b(b, self.k_tile, stage, pair * 16, step
-            ),
+            lambda b, step, pair: self.product.load_b(b, self.k_tile, stage, pair * 16, step),
         )  # fmt: skip
 
     def _q_fragments(self, step: int) -> list[list]:
@@ -218,16 +191,15 @@ class _Forward:
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)
 
     def _output(self, stage) -> None:
-        def p_fragments(step):
-            for m in range(self.s.m_tiles):
-                self.product.pack(self.p_fragment(m), self.s.values(m, step, self.product))
-            return [self.p_fragment(m) for m in range(self.s.m_tiles)]
-
-        step_rows = self.product.step
+        product = self.product
         multiply_add(
-            self.out, self.product, self.config.block_k // step_rows, p_fragments,
-            lambda b, step, pair: self.product.load_b_rows(
-                b, self.v_tile, stage, step * step_rows, pair
+            self.out, product, self.config.block_k // product.step,
+            reloading(
+                self.p_fragment, self.s.m_tiles,
+                lambda a, m, step: product.pack(a, self.s.values(m, step, product)),
+            ),
+            lambda b, step, pair: product.load_b_rows(
+                b, self.v_tile, stage, step * product.step, pair
             ),
         )  # fmt: skip
 

@@ -91,6 +91,17 @@ def multiply_add(
                     product.multiply(acc.tile(m, 2 * pair + side), a[m], own)
 
 
+def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:
+    """``a_of`` for ``multiply_add``: each step fills the same fragments by load(a, m, step)."""
+
+    def a_of(step: int) -> list[list]:
+        for m in range(m_tiles):
+            load(words(m), m, step)
+        return [words(m) for m in range(m_tiles)]
+
+    return a_of
+
+
 def fragment(kernel: CudaKernel, product: Product, *shape: int) -> Callable[..., list]:
     """Registers for an array of A fragments; the result gives the words of one by its index."""
     words = kernel.registers((*shape, product.words_a), "uint32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-LOG2E = 1.4426950408889634
+from ...definition.pipeline import LOG2E
 
 
 class CudaMath:

@@ -17,6 +17,7 @@ from .builder import WARP, CudaKernel, Tensor, assign, barrier, loop, store, war
 from .copies import Rows, commit, load_rows, wait
 from .fragments import accumulator, fragment, multiply_add
 from .math import CudaMath
+from .parameters import parameter_tensors
 from .program import CudaProgram, Launch, Sizes
 from .shared_tile import shared_tile
 from .softmax import quad_reduce
@@ -39,7 +40,6 @@ class OriginalConfig:
 
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
-        shared = self.shared_bytes(spec)
         checks = [
             (self.block_q % 16, f"block_q={self.block_q} must be a multiple of 16"),
             (
@@ -50,12 +50,9 @@ class OriginalConfig:
                 self.block_q % self.num_warps,
                 f"block_q={self.block_q} must be a multiple of {self.num_warps=}",
             ),
-            (
-                shared > arch.shared_bytes,
-                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
-            ),
         ]
-        return [*half_reasons(spec, arch), *(text for wrong, text in checks if wrong)]
+        own = [text for wrong, text in checks if wrong]
+        return [*half_reasons(spec, arch, self.shared_bytes(spec)), *own]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of a block, bytes: tiles of Q, K, V, and what the warps exchange."""
@@ -107,18 +104,12 @@ class _Original:
         )
 
     def _tensors(self) -> list[Tensor]:
-        sig, dtype = self.sig, self.spec.dtype
-        views = {
-            "q": sig.query("q"),
-            "k": sig.key("k"),
-            "v": sig.value("v"),
-            "out": sig.output("o"),
-        }
-        rows = ["row_max", "row_sum"] + ["lse"] * (self.spec.returns == "out_lse")
+        sig, spec = self.sig, self.spec
+        statistics = ["row_max", "row_sum"] + ["lse"] * (spec.returns == "out_lse")
         return [
-            *(Tensor(name, view, dtype) for name, view in views.items()),
-            Tensor("sums", View((*sig.rows, self.spec.head_dim_v), ()), "float32"),
-            *(Tensor(name, View(sig.rows, ()), "float32") for name in rows),
+            *parameter_tensors(sig, spec, ("q", "k", "v", "out")),
+            Tensor("sums", View((*sig.rows, spec.head_dim_v), ()), "float32"),
+            *parameter_tensors(sig, spec, statistics),
         ]
 
     def _grid(self, sizes: Sizes):

@@ -10,12 +10,12 @@ from ...definition.signature import Signature
 from ...spec import AttentionSpec
 from .builder import WARP, CudaKernel, barrier, store, when
 from .copies import Rows, store_rows
-from .gradient_tensors import gradient_tensors
 from .math import CudaMath
-from .program import Launch, Sizes
+from .parameters import parameter_tensors
+from .program import Launch
 from .shared_tile import shared_tile
 from .tensor_core import product_for
-from .tiling import QueryTile
+from .tiling import QueryTile, query_grid
 
 _WARPS = 4
 
@@ -24,11 +24,10 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
     """delta = rowsum(dO o O) - dlse, (B, H, Sq) float32: a warp per row."""
     sig = Signature(spec)
 
-    def grid(sizes: Sizes):
-        return (sizes.blocks(sizes.seqlen_q, _WARPS) * sizes.heads * sizes.batch, 1, 1)
-
     names = ("out", "dout", "dlse", "delta")
-    with CudaKernel(symbol, sig, gradient_tensors(sig, spec, names), grid, _WARPS) as kernel:
+    with CudaKernel(
+        symbol, sig, parameter_tensors(sig, spec, names), query_grid(_WARPS), _WARPS
+    ) as kernel:
         tile, buffers = QueryTile(kernel, _WARPS), kernel.buffers
         row = kernel.scalar(tile.first + kernel.warp)
         total = kernel.registers((1,), "float32")
@@ -60,11 +59,8 @@ def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth:
     sig = Signature(spec)
     scores, product = Pipeline(sig, CudaMath()), product_for(spec.dtype)
 
-    def grid(sizes: Sizes):
-        return (sizes.blocks(sizes.seqlen_q, block_q) * sizes.heads * sizes.batch, 1, 1)
-
-    tensors = gradient_tensors(sig, spec, ("dq", "dq_acc"), depth)
-    with CudaKernel(symbol, sig, tensors, grid, _WARPS) as kernel:
+    tensors = parameter_tensors(sig, spec, ("dq", "dq_acc"), depth)
+    with CudaKernel(symbol, sig, tensors, query_grid(block_q), _WARPS) as kernel:
         tile = QueryTile(kernel, block_q)
         staged = shared_tile(kernel, block_q, depth, spec.dtype)
         factor = kernel.softmax_scale if scores.linear else T.float32(1)

@@ -34,6 +34,31 @@ def any_lane(condition):
     return T.cuda.func_call("tvm_flash_any", condition, source_code=source, return_type="bool")
 
 
+def scale_scores(kernel: CudaKernel, scores: Pipeline, s: Accumulator, b, h, q_index, k_index):
+    """Dot products to scores in log2 units, before the mask; q_index(m, half), k_index(n, odd)."""
+    scale = kernel.softmax_scale
+    s.map(
+        lambda value, m, n, r: scores.scaled(
+            value, b, h, q_index(m, r // 2), k_index(n, r % 2), scale
+        )
+    )
+
+
+def hide_scores(
+    kernel: CudaKernel, scores: Pipeline, s: Accumulator, boundary, b, h, q_index, k_index
+) -> None:
+    """-inf where the mask or the end of the keys hides one; only a ``boundary`` tile pays."""
+    scale = kernel.softmax_scale
+    with when(boundary):
+        s.map(
+            lambda value, m, n, r: tirx.Select(
+                scores.visible(b, h, q_index(m, r // 2), k_index(n, r % 2), scale),
+                value,
+                T.float32(float("-inf")),
+            )
+        )
+
+
 class OnlineSoftmax:
     """Row maxima and sums of a warp's query rows over the key tiles seen so far.
 
@@ -68,24 +93,11 @@ class OnlineSoftmax:
             with when(self.kernel.softmax_scale < T.float32(0)):
                 s.map(lambda value, m, n, r: -value)
             return
-        scale = self.kernel.softmax_scale
-        s.map(
-            lambda value, m, n, r: self.scores.scaled(
-                value, b, h, q_index(m, r // 2), k_index(n, r % 2), scale
-            )
-        )
+        scale_scores(self.kernel, self.scores, s, b, h, q_index, k_index)
 
     def hide(self, s: Accumulator, boundary, b, h, q_index, k_index) -> None:
         """-inf where the mask or the end of the keys hides one, on tiles that have such a place."""
-        scale = self.kernel.softmax_scale
-        with when(boundary):
-            s.map(
-                lambda value, m, n, r: tirx.Select(
-                    self.scores.visible(b, h, q_index(m, r // 2), k_index(n, r % 2), scale),
-                    value,
-                    T.float32(float("-inf")),
-                )
-            )
+        hide_scores(self.kernel, self.scores, s, boundary, b, h, q_index, k_index)
 
     def update(self, s: Accumulator, out: Accumulator) -> None:
         """Scores to unnormalised probabilities in place; ``out`` and the sums are rescaled."""

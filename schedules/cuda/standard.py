@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from tvm import tirx
-from tvm.script import tirx as T
 
 from ...definition.pipeline import Pipeline
 from ...definition.signature import Signature
 from ...spec import AttentionSpec
-from .arch import CudaArch
-from .builder import CudaKernel, Tensor, barrier, loop, when
+from .arch import CudaArch, limit_reasons
+from .builder import CudaKernel, Tensor, barrier, loop
 from .copies import Rows, commit, load_rows, store_rows, wait
 from .fragments import Accumulator, accumulator, fragment, multiply_add
 from .math import CudaMath
+from .parameters import parameter_tensors
 from .program import CudaProgram, Launch, Sizes
 from .shared_tile import SharedTile, shared_tile
+from .softmax import hide_scores, scale_scores
 from .standard_softmax import softmax_launch, square
 from .tensor_core import product_for
-from .tiling import KeyBlocks, QueryTile, int32, round_up
+from .tiling import KeyBlocks, QueryTile, int32, query_grid, round_up
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,15 @@ class StandardConfig:
 
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
-        shared = self.shared_bytes(spec)
         checks = [
             (
                 self.block_q % (16 * self.num_warps),
                 f"block_q={self.block_q} must be a multiple of 16 * {self.num_warps=}",
             ),
             (self.block_k % 16, f"block_k={self.block_k} must be a multiple of 16"),
-            (
-                shared > arch.shared_bytes,
-                f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
-            ),
         ]
-        return [*half_reasons(spec, arch), *(text for wrong, text in checks if wrong)]
+        own = [text for wrong, text in checks if wrong]
+        return [*half_reasons(spec, arch, self.shared_bytes(spec)), *own]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of the larger of the two products' blocks, bytes."""
@@ -64,17 +61,14 @@ class StandardConfig:
 DEFAULT = StandardConfig()
 
 
-def half_reasons(spec: AttentionSpec, arch: CudaArch) -> list[str]:
+def half_reasons(spec: AttentionSpec, arch: CudaArch, shared_bytes: int) -> list[str]:
     """What the two schedules made for study do not serve."""
     checks = [
         (spec.dtype == "float32", "dtype=float32: use float16 or bfloat16"),
-        (
-            max(spec.head_dim, spec.head_dim_v) > 128,
-            f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most 128",
-        ),
         (not arch.asynchronous_copy, f"{arch.name} has no cp.async: use sm_80 or later"),
     ]
-    return [text for wrong, text in checks if wrong]
+    own = [text for wrong, text in checks if wrong]
+    return [*own, *limit_reasons(spec, arch, shared_bytes, widest=128)]
 
 
 def standard_program(
@@ -107,15 +101,8 @@ def masked_scores(
 
     q_index(m, half), k_index(n, odd); only a ``boundary`` tile pays for the mask.
     """
-    scale = kernel.softmax_scale
-
-    def site(m, n, r):
-        return b, h, q_index(m, r // 2), k_index(n, r % 2), scale
-
-    s.map(lambda value, m, n, r: scores.scaled(value, *site(m, n, r)))
-    hidden = T.float32(float("-inf"))
-    with when(boundary):
-        s.map(lambda value, m, n, r: tirx.Select(scores.visible(*site(m, n, r)), value, hidden))
+    scale_scores(kernel, scores, s, b, h, q_index, k_index)
+    hide_scores(kernel, scores, s, boundary, b, h, q_index, k_index)
 
 
 @dataclass(frozen=True)
@@ -133,12 +120,10 @@ class _ScoreRows:
         return self.buffer.ptr_to([self.batch, self.head, row, self.first + column])
 
 
-def _tensors(sig: Signature, spec: AttentionSpec, names: str) -> list[Tensor]:
-    views = {
-        "q": sig.query("q"), "k": sig.key("k"), "v": sig.value("v"), "out": sig.output("o"),
-        **dict.fromkeys(("s", "p"), square(sig)),
-    }  # fmt: skip
-    return [Tensor(name, views[name], spec.dtype) for name in names.split()]
+def _tensors(sig: Signature, spec: AttentionSpec, names: Sequence[str]) -> list[Tensor]:
+    own = [name for name in names if name not in ("s", "p")]
+    known = {tensor.name: tensor for tensor in parameter_tensors(sig, spec, own)}
+    return [known.get(name) or Tensor(name, square(sig), spec.dtype) for name in names]
 
 
 class _Tiles:
@@ -149,13 +134,10 @@ class _Tiles:
         self.product = product_for(spec.dtype)
         self.warp_rows = config.block_q // config.num_warps
         self.kernel = CudaKernel(
-            symbol, self.sig, _tensors(self.sig, spec, names), self._grid, config.num_warps,
+            symbol, self.sig, _tensors(self.sig, spec, names.split()),
+            query_grid(config.block_q), config.num_warps,
             tables="q" in names.split(),
         )  # fmt: skip
-
-    def _grid(self, sizes: Sizes):
-        tiles = sizes.blocks(sizes.seqlen_q, self.config.block_q)
-        return (tiles * sizes.heads * sizes.batch, 1, 1)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:

@@ -14,7 +14,7 @@ from ...spec import AttentionSpec
 from .builder import WARP, CudaKernel, Tensor, assign, loop, store, when
 from .math import CudaMath
 from .program import Launch, Sizes
-from .tiling import QueryTile, int32
+from .tiling import QueryTile, int32, query_grid
 
 _WARPS = 4
 # Keys of a row that a warp keeps in registers between its two passes, as PyTorch's softmax does up
@@ -42,10 +42,7 @@ class _Softmax:
         tensors = [Tensor(name, both, spec.dtype) for name in ("s", "p")]
         if spec.returns == "out_lse":
             tensors.append(Tensor("lse", View(sig.rows, ()), "float32"))
-        self.kernel = CudaKernel(symbol, sig, tensors, self._grid, _WARPS)
-
-    def _grid(self, sizes: Sizes):
-        return (sizes.blocks(sizes.seqlen_q, _WARPS) * sizes.heads * sizes.batch, 1, 1)
+        self.kernel = CudaKernel(symbol, sig, tensors, query_grid(_WARPS), _WARPS)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:

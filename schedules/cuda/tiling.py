@@ -8,12 +8,26 @@ from tvm import tirx
 
 from ...definition.pipeline import Pipeline
 from .builder import CudaKernel, assign, name_registers, signature_sizes
-from .program import Sizes
+from .program import Grid, Sizes
 
 
 def round_up(value: int, multiple: int) -> int:
     """``value``, or the next multiple."""
     return -(-value // multiple) * multiple
+
+
+def query_grid(block_q: int) -> Grid:
+    """A block for each query tile of each head: what ``QueryTile`` decodes."""
+    return lambda sizes: (
+        sizes.blocks(sizes.seqlen_q, block_q) * sizes.heads * sizes.batch, 1, 1
+    )  # fmt: skip
+
+
+def key_grid(block_k: int) -> Grid:
+    """A block for each key tile of each key/value head: what ``KeyTile`` decodes."""
+    return lambda sizes: (
+        sizes.blocks(sizes.seqlen_k, block_k) * sizes.kv_heads * sizes.batch, 1, 1
+    )  # fmt: skip
 
 
 class QueryTile:

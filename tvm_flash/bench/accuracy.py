@@ -10,25 +10,23 @@ import torch
 from ..cases import Case, Inputs, make_inputs
 from ..functional import attention
 from ..reference import attention_reference
+from ..verify.rule import FACTORS, ROUND_OFF, largest_error
 
-# The rule: our largest error is at most FACTOR times that of plain torch operations in the same
-# dtype, plus SLACK (FlashAttention's tests/test_flash_attn.py; 3 for gradients).
-FACTOR = {"out": 2.0, "dq": 3.0, "dk": 3.0, "dv": 3.0}
-SLACK = 1e-5
+RESULTS = ("out", "dq", "dk", "dv")
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """Largest absolute errors against float64: ours, and plain torch's in the same dtype."""
 
-    result: str  # out, dq, dk, dv
+    result: str  # one of RESULTS
     error: float
     baseline: float
 
     @property
     def limit(self) -> float:
         """What ``error`` may be."""
-        return FACTOR[self.result] * self.baseline + SLACK
+        return FACTORS[self.result] * self.baseline + ROUND_OFF
 
     @property
     def ok(self) -> bool:
@@ -43,8 +41,8 @@ def accuracies(case: Case, seed: int = 0) -> list[Accuracy]:
     exact = _results(attention_reference, inputs, upcast=torch.float64)
     plain = _results(attention_reference, inputs)
     return [
-        Accuracy(result, _largest(a, e), _largest(p, e))
-        for result, a, p, e in zip(FACTOR, ours, plain, exact, strict=True)
+        Accuracy(result, largest_error(a, e), largest_error(p, e))
+        for result, a, p, e in zip(RESULTS, ours, plain, exact, strict=True)
     ]
 
 
@@ -54,7 +52,3 @@ def _results(function: Callable, inputs: Inputs, **options) -> list[torch.Tensor
     out = function(*leaves, **inputs.variant, **options)
     out = out[0] if isinstance(out, tuple) else out
     return [out, *torch.autograd.grad(out, leaves, inputs.dout.to(out.dtype))]
-
-
-def _largest(found: torch.Tensor, exact: torch.Tensor) -> float:
-    return (found.double() - exact.double()).abs().max().item()

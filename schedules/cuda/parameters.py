@@ -1,6 +1,8 @@
-"""Parameters of the backward kernels."""
+"""Parameters of kernels by their public names."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tvm import tirx
 
@@ -8,11 +10,16 @@ from ...definition.signature import Signature, View
 from ...spec import AttentionSpec
 from .builder import Tensor
 
+ROW_STATISTICS = ("lse", "dlse", "delta", "row_max", "row_sum")
 
-def gradient_tensors(
-    sig: Signature, spec: AttentionSpec, names: tuple[str, ...], depth: int = 0
+
+def parameter_tensors(
+    sig: Signature, spec: AttentionSpec, names: Sequence[str], depth: int = 0
 ) -> list[Tensor]:
-    """Parameters of the backward kernels by their public names; ``depth``: columns of dq_acc."""
+    """The parameters called ``names``, in order; ``depth``: columns of dq_acc.
+
+    Row statistics (B, H, Sq) are float32, tensors of rows in the dtype of ``spec``.
+    """
     views = {
         "q": sig.query("q"), "k": sig.key("k"), "v": sig.value("v"), "out": sig.output("o"),
         "dout": sig.output("do"), "dq": sig.query("dq"), "dk": sig.key("dk"), "dv": sig.value("dv"),
@@ -24,7 +31,7 @@ def gradient_tensors(
     for name in names:
         if name == "dq_acc":
             tensors.append(Tensor(name, sums, "float32"))
-        elif name in ("lse", "dlse", "delta"):
+        elif name in ROW_STATISTICS:
             tensors.append(Tensor(name, rows, "float32"))
         else:
             tensors.append(Tensor(name, views[name], spec.dtype))
