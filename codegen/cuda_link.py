@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from tvm_ffi import __version__ as tvm_ffi_version
@@ -18,7 +13,7 @@ from tvm_ffi import libinfo
 
 from ..errors import BuildError
 from .cache import content, digest
-from .linker import RUNTIME, library_flags, write_exports
+from .linker import RUNTIME, compiler_command, library_flags, write_exports
 from .process import run
 from .toolkit import find_toolkit
 
@@ -30,13 +25,8 @@ _SYSTEM = ("-ldl", "-lrt", "-lpthread")
 
 def find_cxx_compiler() -> list[str]:
     """The C++ compiler's command: $CXX, else c++, g++ or clang++, else the ziglang package's."""
-    if os.environ.get("CXX"):
-        return shlex.split(os.environ["CXX"])
-    for name in ("c++", "g++", "clang++"):
-        if path := shutil.which(name):
-            return [path]
-    if find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "c++"]
+    if command := compiler_command("CXX", ("c++", "g++", "clang++"), "c++"):
+        return command
     raise BuildError(
         "no C++ compiler for the host part of CUDA kernels: $CXX is not set, c++, g++ and clang++ "
         "are not on PATH; install one, or `pip install ziglang`, which brings one"

@@ -25,17 +25,24 @@ _BIND = "tvm_flash_bind_threads"
 
 def find_compiler() -> list[str]:
     """The C compiler's command: $CC, else cc, gcc or clang, else the one in the ziglang package."""
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
-    for name in ("cc", "gcc", "clang"):
-        if path := shutil.which(name):
-            return [path]
-    if find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc"]
+    if command := compiler_command("CC", ("cc", "gcc", "clang"), "cc"):
+        return command
     raise BuildError(
         "no C compiler to link kernels with: $CC is not set, cc, gcc and clang are not on PATH; "
         "install one, or `pip install ziglang`, which brings one"
     )
+
+
+def compiler_command(variable: str, names: Iterable[str], zig: str) -> list[str]:
+    """$``variable``, else the first of ``names`` on PATH, else ziglang's ``zig``, else nothing."""
+    if os.environ.get(variable):
+        return shlex.split(os.environ[variable])
+    for name in names:
+        if path := shutil.which(name):
+            return [path]
+    if find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", zig]
+    return []
 
 
 def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Path:

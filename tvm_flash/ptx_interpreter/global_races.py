@@ -3,27 +3,14 @@
 import numpy as np
 
 from .errors import GlobalRace, fault
+from .granules import smallest_global
 from .kernel import ACQUIRE, RELEASE
-from .load_store import ELEMENT, space_of, vector_length
 
 NOBODY, MANY = 0, -1
 HINT = (
     "Blocks run in any order: let one block own these bytes, use atomics, or order the blocks by "
     "release and acquire."
 )
-
-
-def smallest_global(kernel):
-    """The smallest size in bytes, at most 16, of the kernel's accesses to global memory."""
-    smallest = 16
-    for ins in kernel.instructions:
-        name = ins.opcode.split(".")[0]
-        if name in ("ld", "st", "atom", "red") and space_of(ins) in ("global", "generic"):
-            size = np.dtype(ELEMENT[ins.type]).itemsize * vector_length(ins)
-            smallest = min(smallest, size)
-        elif name == "cp":
-            smallest = min(smallest, 4)
-    return smallest
 
 
 class Shadow:

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 
 from .decode import Binder, decode
+from .granules import smallest_shared
 from .lanes import VIEWS
 from .opcodes import ENDS, STARTS, key_of
-from .races import granule
 from .warpgroup import guard
 
 
@@ -32,7 +32,7 @@ class Program:
         for index, ins in enumerate(kernel.instructions):
             ins.index = index
         self.kernel = kernel
-        kernel.shared_granule = granule(kernel)
+        kernel.shared_granule = smallest_shared(kernel)
         self.bind = Binder(kernel, checks)
         self.blocks, self.block_at = _blocks(kernel)
         self.bind.block_of_label = {

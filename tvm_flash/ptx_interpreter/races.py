@@ -5,7 +5,6 @@ import numpy as np
 from .clocks import LAST, Clocks
 from .errors import AsyncHazard, SharedRace, fault
 from .kernel import ACQUIRE, RELEASE
-from .load_store import ELEMENT, space_of, vector_length
 
 COLUMN, ATOMIC, STAMP = 2047, 2048, 12  # packed write: stamp << 12 | atomic << 11 | column
 # packed read: stamp << 6 | lane, or MANY lanes of the warp, or one stands for all lanes
@@ -13,17 +12,6 @@ COLUMN, ATOMIC, STAMP = 2047, 2048, 12  # packed write: stamp << 12 | atomic << 
 MANY, ANY, GROUP = 32, 33, 34
 IN_FLIGHT_STAMP = LAST  # the stamp of a read that no wait has ended yet
 HINT = "A barrier (or the arrive and wait of an mbarrier) is missing between the two."
-
-
-def granule(kernel):
-    """The smallest size in bytes, at most 4, of what the kernel may access in shared memory."""
-    smallest = 4
-    for ins in kernel.instructions:
-        name = ins.opcode.split(".")[0]
-        if name in ("ld", "st", "atom", "red") and space_of(ins) in ("shared", "generic"):
-            size = np.dtype(ELEMENT[ins.type]).itemsize * vector_length(ins)
-            smallest = min(smallest, size)
-    return smallest
 
 
 class SharedRaces:
