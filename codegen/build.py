@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..artifact import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
 from ..errors import BuildError
+from ..lengths import FORWARD_BUCKETS, buckets_of, check_buckets
 from ..machine import architecture, system
 from ..schedules.cuda.arch import cuda_archs
-from ..schedules.select import Scheduled, scheduled_module
+from ..schedules.select import Chosen, Scheduled, choose_all, scheduled_module
 from ..schedules.target import CpuTarget, cpu_target, host_target
 from ..spec import AttentionSpec
 from .cpu import llvm_version, write_object
@@ -31,6 +31,8 @@ class Job:
     spec: AttentionSpec
     direction: str
     schedule: Callable[[], Scheduled]
+    buckets: tuple[str, ...] = ()
+    config_source: str = ""
 
 
 def build(
@@ -39,24 +41,34 @@ def build(
     path: str | Path = "kernels",
     *,
     directions: Sequence[str] = ("forward", "backward"),
+    buckets: Sequence[str] = FORWARD_BUCKETS,
     progress: Progress | None = None,
 ) -> Path:
     """Compile ``specs`` in ``directions`` into the artifact directory ``path``, and return it.
 
     target: "llvm" is this machine; otherwise a name that tvm_flash.schedules.target knows, or a
-    CpuTarget; "cuda", or "cuda:sm_80,sm_90", is one library for those GPUs. progress(done, total,
-    symbol) is called after each kernel, one call at a time, from worker threads. An artifact
-    already at ``path`` is replaced. Raises UnsupportedSpec for a spec no schedule serves,
-    BuildError when compiling, linking or writing fails.
+    CpuTarget; "cuda", or "cuda:sm_80,sm_90", is one library for those GPUs. buckets: for CPUs, the
+    lengths to make kernels for (tvm_flash.lengths: tiny, decode, short, medium, long), one kernel
+    for those that share a config; a loaded library serves the others with its nearest kernel.
+    progress(done, total, symbol) is called after each kernel, one call at a time, from worker
+    threads. An artifact already at ``path`` is replaced. Raises UnsupportedSpec for a spec no
+    schedule serves, ValueError for an unknown direction or bucket, BuildError when compiling,
+    linking or writing fails.
     """
-    specs = list(specs)
+    specs, buckets = list(specs), check_buckets(buckets)
     if isinstance(target, str) and target.startswith("cuda"):
         return _build_for_gpus(specs, target, Path(path), directions, progress)
     target = find_target(target)
     # On CPUs every backward gives the same bits each run.
     named = {"backward_deterministic": "backward"}
     pairs = dict.fromkeys((spec, named.get(d, d)) for spec in specs for d in directions)
-    jobs = [scheduling(spec, direction, target) for spec, direction in pairs]
+    jobs = [
+        scheduling(spec, direction, target, chosen)
+        for spec, direction in pairs
+        for chosen in choose_all(
+            spec, direction, target, [b for b in buckets_of(direction) if b in buckets]
+        )
+    ]
     return build_jobs(jobs, target, Path(path), progress)
 
 
@@ -79,10 +91,15 @@ def find_target(target: str | CpuTarget) -> CpuTarget:
     return host_target() if target == "llvm" else cpu_target(target)
 
 
-def scheduling(spec: AttentionSpec, direction: str, target: CpuTarget, config: Any = None) -> Job:
-    """The job of one kernel; with ``config`` None the schedule chooses its own."""
-    symbol = symbol_name(spec, direction)
-    return Job(symbol, spec, direction, lambda: scheduled_module(spec, direction, target, config))
+def scheduling(spec: AttentionSpec, direction: str, target: CpuTarget, chosen: Chosen) -> Job:
+    """The job of the kernel with a chosen config."""
+    bucket = chosen.main_bucket
+    symbol = symbol_name(spec, direction, bucket)
+
+    def schedule() -> Scheduled:
+        return scheduled_module(spec, direction, target, chosen.config, bucket=bucket)
+
+    return Job(symbol, spec, direction, schedule, chosen.buckets, chosen.source)
 
 
 def build_jobs(
@@ -108,7 +125,8 @@ def _compile(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, job in enumerate(jobs):
             plan = job.schedule()
-            record = KernelRecord(job.symbol, job.spec, job.direction, plan.config, plan.meta)
+            known = (job.symbol, job.spec, job.direction, plan.config, plan.meta)
+            record = KernelRecord(*known, buckets=job.buckets, config_source=job.config_source)
             future = pool.submit(write_object, plan.mod, target, folder / f"{number}.o")
             future.add_done_callback(lambda _, symbol=job.symbol: finished(symbol))
             pending.append((future, record))

@@ -21,7 +21,7 @@ from ..errors import ArtifactError, BuildError
 
 logger = logging.getLogger("tvm_flash")
 
-# PTX, machine code and objects of CUDA kernels, by the hash of what they are made from.
+# Contents by the hash of what they are made from: PTX, machine code and objects of CUDA kernels.
 _CONTENTS = "cuda"
 
 
@@ -56,12 +56,12 @@ def entry(name: str, make: Callable[[Path], object]) -> Path:
     return path
 
 
-def content(name: str, make: Callable[[], bytes]) -> bytes:
+def content(name: str, make: Callable[[], bytes], folder: str = _CONTENTS) -> bytes:
     """The bytes called ``name``, a hash of what decides them; ``make()`` gives them the first time.
 
     Look, lock, look again, as ``entry``; a file that is cut off or changed is made again.
     """
-    path = cache_dir() / _CONTENTS / name
+    path = cache_dir() / folder / name
     kept = _read(path)
     if kept is not None:
         return kept
@@ -92,7 +92,7 @@ def _read(path: Path) -> bytes | None:
     """What ``_write`` wrote: a digest, a line end, the bytes."""
     try:
         stamp, _, kept = path.read_bytes().partition(b"\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return kept if stamp == _stamp(kept) else None
 

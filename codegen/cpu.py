@@ -9,6 +9,7 @@ import tvm
 from tvm.target.codegen import llvm_version_major
 
 from ..errors import BuildError
+from .iteration_counts import with_iteration_counts
 
 if TYPE_CHECKING:
     from ..schedules.target import CpuTarget
@@ -33,7 +34,7 @@ def compile_module(mod: tvm.IRModule, target: CpuTarget) -> tvm.runtime.Module:
     names = ", ".join(var.name_hint for var in mod.get_global_vars())
     try:
         with tvm_target, tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
-            return tvm.compile(mod, target=tvm_target).mod
+            return tvm.compile(with_iteration_counts(mod), target=tvm_target).mod
     except Exception as error:
         raise BuildError(f"{names}: code generation for {target.name} failed: {error}") from error
 

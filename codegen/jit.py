@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..artifact import symbol_name
 from ..errors import UnsupportedSpec
+from ..lengths import DEFAULT_BUCKET, buckets_of
 from ..schedules.cuda.arch import ARCHS, CudaArch, serving_arch
 from ..schedules.target import CpuTarget, host_target
 from ..spec import AttentionSpec
 from . import cache
 from .toolkit import find_toolkit
-from .versions import build_versions, source_digest
+from .versions import build_versions, records_digest, source_digest
 
 logger = logging.getLogger("tvm_flash")
 
+_PLANS = "plans"
 
-def artifact_for(spec: AttentionSpec, direction: str, config: Any = None) -> Path:
-    """Directory of the artifact with this kernel alone; ``config`` None: the schedule chooses."""
-    target = host_target()
-    name = f"{symbol_name(spec, direction)}-{_key(spec, direction, target, config)[:32]}"
-    return cache.entry(name, lambda path: _build(spec, direction, target, config, path))
+
+def artifact_for(
+    spec: AttentionSpec, direction: str, config: Any = None, *, bucket: str = DEFAULT_BUCKET
+) -> Path:
+    """Directory of the artifact with one kernel, that of ``config``, for all lengths.
+
+    ``config`` None: the kernel for a length bucket, with what schedules.select chooses for it.
+    """
+    target, symbol = host_target(), symbol_name(spec, direction)
+    plan = _plan(spec, direction, target, bucket) if config is None else _only(config)
+    name = f"{symbol}-{_key(spec, direction, target, plan)[:32]}"
+    return cache.entry(name, lambda path: _build(spec, direction, target, plan, path))
+
+
+def _only(config: Any) -> dict[str, Any]:
+    config = config if isinstance(config, dict) else config.to_json()
+    return {"config": config, "source": "given", "buckets": []}
+
+
+def _plan(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> dict[str, Any]:
+    """Config, source and buckets of the kernel for ``bucket``.
+
+    Kept on disk: choosing imports tvm, which takes seconds, and a kernel from the cache needs none
+    of it. New records are seen at once, and compile only the kernels whose numbers they change.
+    """
+    parts = {"spec": spec.to_json(), "direction": direction, "bucket": bucket}
+    made_by = {
+        "records": records_digest(target.name),
+        "sources": source_digest(),
+        **build_versions(),
+    }
+    name = cache.digest({**parts, "target": _described(target), **made_by})
+    return json.loads(cache.content(name, lambda: _chosen(spec, direction, target, bucket), _PLANS))
+
+
+def _chosen(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> bytes:
+    from ..schedules.select import choose_all
+
+    for chosen in choose_all(spec, direction, target, buckets_of(direction)):
+        if bucket in chosen.buckets:
+            plan = {"config": chosen.config.to_json(), "source": chosen.source}
+            return json.dumps({**plan, "buckets": chosen.buckets}).encode()
+    raise ValueError(f"{bucket=} of {direction=} must be one of {', '.join(buckets_of(direction))}")
 
 
 def cuda_artifact_for(
@@ -50,14 +92,16 @@ def arch_for(capability: tuple[int, int] | None) -> CudaArch:
     return serving_arch(capability, below) or max(below, key=lambda arch: arch.number)
 
 
-def _key(spec: AttentionSpec, direction: str, target: CpuTarget, config: Any) -> str:
-    described = [target.name, target.mcpu, *target.mattr, *sorted(target.features)]
-    chosen = config if config is None or isinstance(config, dict) else config.to_json()
-    return _digest(spec, direction, described, chosen)
+def _key(spec: AttentionSpec, direction: str, target: CpuTarget, plan: Mapping[str, Any]) -> str:
+    return _digest(spec, direction, _described(target), dict(plan))
+
+
+def _described(target: CpuTarget) -> list[str]:
+    return [target.name, target.mcpu, *target.mattr, *sorted(target.features)]
 
 
 def _digest(spec: AttentionSpec, direction: str, target: Any, config: Any) -> str:
-    """Everything that decides the code; sources and target decide the default config too."""
+    """Everything that decides the code; for GPUs, sources and target decide the config too."""
     return cache.digest(
         {
             "spec": spec.to_json(),
@@ -70,12 +114,17 @@ def _digest(spec: AttentionSpec, direction: str, target: Any, config: Any) -> st
     )
 
 
-def _build(spec: AttentionSpec, direction: str, target: CpuTarget, config: Any, path: Path) -> None:
+def _build(
+    spec: AttentionSpec, direction: str, target: CpuTarget, plan: Mapping[str, Any], path: Path
+) -> None:
     # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
+    from ..schedules.select import Chosen, as_config
     from .build import build_jobs, scheduling
 
     start = time.perf_counter()
-    build_jobs([scheduling(spec, direction, target, config)], target, path)
+    config = as_config(plan["config"], direction)
+    chosen = Chosen(config, plan["source"], tuple(plan["buckets"]))
+    build_jobs([scheduling(spec, direction, target, chosen)], target, path)
     logger.info("compiled %s in %.1f s", path.name, time.perf_counter() - start)
 
 

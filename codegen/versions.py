@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,10 +13,13 @@ import tvm_flash
 _PACKAGES = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
 
 # What turns a spec into machine code. The rest of the package only calls the result.
-_FOLDERS = ("definition", "schedules", "codegen", "tuning_logs")
+_FOLDERS = ("definition", "schedules", "codegen")
+# What decides a kernel's numbers: they are part of what is compiled.
+_RECORDS = "tuning_logs"
 _FILES = (
     "artifact.py",
     "errors.py",
+    "lengths.py",
     "machine.py",
     "program.py",
     "score_mod.py",
@@ -43,18 +47,27 @@ def _version(package: str) -> str:
 @lru_cache(maxsize=1)
 def source_digest() -> str:
     """sha256 over the names and bytes of every source file that influences a kernel's code."""
+    return _digest(_sources(_FOLDERS, _FILES))
+
+
+def records_digest(target: str) -> str:
+    """sha256 over the names and bytes of the tuning records for ``target``, as they are now."""
+    return _digest(_sources([f"{_RECORDS}/{target}"]))
+
+
+def _digest(files: list[tuple[str, Path]]) -> str:
     digest = hashlib.sha256()
-    for name, path in sorted(_sources()):
+    for name, path in sorted(files):
         digest.update(f"{name}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _sources() -> list[tuple[str, Path]]:
+def _sources(folders: Sequence[str], files: Sequence[str] = ()) -> list[tuple[str, Path]]:
     roots = [Path(root) for root in tvm_flash.__path__]
-    folders = [root / folder for root in roots for folder in _FOLDERS]
-    nested = [p for folder in folders for p in folder.rglob("*") if p.suffix in _SUFFIXES]
-    single = [root / name for root in roots for name in _FILES]
+    found = [root / folder for root in roots for folder in folders]
+    nested = [p for folder in found for p in folder.rglob("*") if p.suffix in _SUFFIXES]
+    single = [root / name for root in roots for name in files]
     return [(_relative(p, roots), p) for p in (*nested, *single) if p.is_file()]
 
 

@@ -1,8 +1,8 @@
-"""The one door to schedules: (spec, direction, target) -> scheduled module, config, tile sizes."""
+"""The one door to schedules: a config for (spec, direction, target, bucket), and what it makes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,39 @@ import tvm
 from ..artifact import DIRECTIONS, symbol_name
 from ..definition.signature import as_module
 from ..errors import UnsupportedSpec
+from ..lengths import DEFAULT_BUCKET
 from ..spec import AttentionSpec
 from .cpu.backward import BackwardConfig, schedule_backward
-from .cpu.defaults import backward_config, forward_config
+from .cpu.defaults import default_config
 from .cpu.forward import ForwardConfig, schedule_forward
+from .cpu.split_forward import SplitForwardConfig, schedule_split_forward
+from .records import best_config
 from .target import CpuTarget
+
+Config = ForwardConfig | SplitForwardConfig | BackwardConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One way to run a direction: the class of its numbers and what they are given to."""
+
+    direction: str
+    config: type
+    function: Callable[[AttentionSpec, Any], tvm.tirx.PrimFunc]
+
+
+# By the name that a config carries to records and manifests. The first of a direction is the one
+# that a config without a name is for.
+SCHEDULES = {
+    "cpu.forward": Schedule("forward", ForwardConfig, schedule_forward),
+    "cpu.split_forward": Schedule("forward", SplitForwardConfig, schedule_split_forward),
+    "cpu.backward": Schedule("backward", BackwardConfig, schedule_backward),
+}
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A module with one function, symbol ``{spec.name}_fwd`` or ``_bwd``, and what it was built by.
+    """A module with one function, named as artifact.symbol_name says, and what it was built by.
 
     config: the schedule's numbers; meta: what a caller must know to size workspaces (block_q,
     block_k rows, head_dim_pad columns of dq_acc).
@@ -31,38 +54,106 @@ class Scheduled:
     meta: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The config of one kernel, where it comes from (records.Choice) and the buckets it serves."""
+
+    config: Config
+    source: str
+    buckets: tuple[str, ...]
+
+    @property
+    def main_bucket(self) -> str:
+        """The bucket that the kernel's symbol is named after."""
+        general = not self.buckets or DEFAULT_BUCKET in self.buckets
+        return DEFAULT_BUCKET if general else self.buckets[0]
+
+
 def scheduled_module(
     spec: AttentionSpec,
     direction: str,
     target: CpuTarget,
-    config: Mapping[str, Any] | ForwardConfig | BackwardConfig | None = None,
+    config: Mapping[str, Any] | Config | None = None,
+    *,
+    bucket: str = DEFAULT_BUCKET,
 ) -> Scheduled:
-    """Schedule ``spec`` for ``target``; ``config`` None takes the default.
+    """Schedule ``spec`` for ``target``; ``config`` None takes what ``choose`` says for ``bucket``.
 
     Raises UnsupportedSpec with every reason when the config cannot serve the spec.
     """
-    if direction not in DIRECTIONS:
-        raise ValueError(f"{direction=} must be one of {sorted(DIRECTIONS)}")
-    config = resolve_config(spec, direction, target, config)
+    symbol = symbol_name(spec, direction, bucket)
+    if config is None:
+        config = choose(spec, direction, target, bucket).config
+    config = as_config(config, direction)
     if reasons := config.reasons(spec):
         raise UnsupportedSpec([f"{spec.name}: {reason}" for reason in reasons])
-    schedule = schedule_forward if direction == "forward" else schedule_backward
-    func = schedule(spec, config).with_attr("global_symbol", symbol_name(spec, direction))
+    func = SCHEDULES[config.to_json()["schedule"]].function(spec, config)
     tile = config.tile(spec)
     meta = {"block_q": tile.block_q, "block_k": tile.block_k}
     if direction == "backward":
         meta["head_dim_pad"] = tile.depth_lanes
-    return Scheduled(as_module(func), config.to_json(), meta)
+    return Scheduled(as_module(func.with_attr("global_symbol", symbol)), config.to_json(), meta)
 
 
-def resolve_config(
-    spec: AttentionSpec, direction: str, target: CpuTarget, config=None
-) -> ForwardConfig | BackwardConfig:
-    """The config object for ``config``: itself, one from a mapping of fields, or the default."""
-    default = forward_config if direction == "forward" else backward_config
-    if config is None:
-        return default(spec, target)
-    if isinstance(config, Mapping):
-        kind = ForwardConfig if direction == "forward" else BackwardConfig
-        return kind(**{key: value for key, value in config.items() if key != "schedule"})
-    return config
+def choose(
+    spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str = DEFAULT_BUCKET
+) -> Chosen:
+    """The config for one length bucket: measured (schedules/records.py), else the default."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"{direction=} must be one of {sorted(DIRECTIONS)}")
+    default = default_config(spec, direction, target, bucket)
+
+    def reasons(config: Mapping[str, Any], exact: bool) -> list[str]:
+        return _misfits(config, spec, direction, None if exact else default)
+
+    found = best_config(spec, direction, target.name, bucket, reasons)
+    config = default if found.config is None else as_config(found.config, direction)
+    return Chosen(config, found.source, (bucket,))
+
+
+def choose_all(
+    spec: AttentionSpec, direction: str, target: CpuTarget, buckets: Iterable[str]
+) -> list[Chosen]:
+    """The distinct configs over ``buckets``, each with all that it serves, the main one first."""
+    merged: dict[Config, Chosen] = {}
+    for bucket in buckets:
+        new = choose(spec, direction, target, bucket)
+        known = merged.get(new.config, Chosen(new.config, "", ()))
+        sources = dict.fromkeys([*filter(None, known.source.split("; ")), new.source])
+        both = (*known.buckets, *new.buckets)
+        merged[new.config] = Chosen(new.config, "; ".join(sources), both)
+    return sorted(merged.values(), key=lambda chosen: chosen.main_bucket != DEFAULT_BUCKET)
+
+
+def as_config(config: Mapping[str, Any] | Config, direction: str) -> Config:
+    """The config object for ``config``: itself, or one from a mapping of its fields.
+
+    Raises ValueError or TypeError for a schedule or a field that does not exist.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    direction = "forward" if direction == "forward" else "backward"
+    serving = {name: s for name, s in SCHEDULES.items() if s.direction == direction}
+    name = config.get("schedule", next(iter(serving)))
+    if name not in serving:
+        raise ValueError(f"schedule={name!r} must be one of {', '.join(serving)}")
+    return serving[name].config(**{k: v for k, v in config.items() if k != "schedule"})
+
+
+def _misfits(
+    config: Mapping[str, Any], spec: AttentionSpec, direction: str, default: Config | None
+) -> list[str]:
+    """Why a record, perhaps of another release, cannot serve ``spec``.
+
+    With ``default``: of another problem; then it may not pad the head dimension further.
+    """
+    try:
+        known = as_config(config, direction)
+        reasons = known.reasons(spec)
+        if default is None or reasons:
+            return reasons
+        wide, least = (getattr(c.tile(spec), "depth_lanes", 0) for c in (known, default))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        return [f"{config} is no config of this release ({error})"]
+    padded = f"it pads head_dim={spec.head_dim} to {wide} columns, not {least}"
+    return [padded] if wide > least else []

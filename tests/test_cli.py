@@ -120,4 +120,5 @@ def test_bench_writes_what_it_measured(tmp_path):
     file = tmp_path / "bench.json"
     call("bench", "--quick", "--json", str(file))
     document = json.loads(file.read_text())
-    assert document["rows"] and document["memory"] and document["host"]["date"]
+    assert {cell["kind"] for cell in document["cells"]} == {"time", "memory"}
+    assert document["host"]["date"]

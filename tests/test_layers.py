@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     ["errors", "machine", "ptx_interpreter"],
     ["program", "tracing", "torch_operations", "score_mod", "variants"],
-    ["spec"],
+    ["lengths", "spec"],
     ["reference"],
     ["cases"],
     ["artifact"],

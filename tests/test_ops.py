@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import tvm_flash
-from tvm_flash import AttentionSpec, attention
+from tvm_flash import AttentionSpec, attention, functional
 from tvm_flash.ops import spec_json, spec_name
 from tvm_flash.reference import attention_reference
 
@@ -189,6 +190,44 @@ def test_modes_see_the_operator_though_eager_calls_skip_the_dispatcher(qkv):
     assert "tvm_flash::attention_forward" in {event.name for event in profile.events()}
     negative = torch._neg_view(q)
     assert torch.equal(attention(negative, k, v), attention(negative.clone(), k, v))
+
+
+def test_a_problem_that_was_seen_costs_one_look_up(qkv, monkeypatch):
+    q, k, v = detached(qkv)
+    first = attention(q, k, v, causal=True)
+
+    def seen_before(*args):
+        raise AssertionError(f"{args} were looked at again")
+
+    for name in ("check_sizes", "_spec"):
+        monkeypatch.setattr(functional, name, seen_before)
+    assert torch.equal(attention(q, k, v, causal=True, softmax_scale=D**-0.5), first)
+    with pytest.raises(AssertionError, match="looked at again"):
+        attention(q[:, 1:], k, v, causal=True)
+
+
+def test_a_problem_that_was_seen_is_checked_all_the_same(qkv):
+    q, k, v = detached(qkv)
+    attention(q, k, v, causal=True)
+    for wrong, message in (
+        ((q, k, v[:, 1:]), "k has 33 rows, v has 32"),
+        ((q, k.double(), v), "k.dtype"),
+        ((q, k, v.to("meta")), "v.device"),
+        ((q, k[..., :8], v), "head_dim of q is 16, of k 8"),
+    ):
+        for _ in range(2):
+            with pytest.raises((TypeError, ValueError), match=message):
+                attention(*wrong, causal=True)
+    for window in ((2, 1.5), (2, "1")):
+        with pytest.raises(TypeError):
+            attention(q, k, v, window_size=window)
+
+
+def test_symbolic_sizes_have_no_hash_and_need_none(qkv):
+    trace = make_fx(lambda *x: attention(*x, causal=True), tracing_mode="symbolic")
+    traced = trace(*detached(qkv))
+    shorter = [x[:, 1:] for x in detached(qkv)]
+    assert torch.equal(traced(*shorter), attention(*shorter, causal=True))
 
 
 CAPTURED = tvm_flash.capture(score_mod, mask_mod)

@@ -44,6 +44,8 @@ def wheel(tmp_path_factory):
     for source in FOLDERS.values():
         ignore = shutil.ignore_patterns("__pycache__", "*.so", "*.o")
         shutil.copytree(source, tree / source.name, ignore=ignore)
+    (tree / "tuning_logs" / "a-target").mkdir()
+    (tree / "tuning_logs" / "a-target" / "a_record.jsonl").write_text("{}\n")
     options = ("--no-build-isolation", "--no-deps", "--no-index")
     pip("wheel", *options, "--wheel-dir", str(folder), str(tree))
     return next(folder.glob("*.whl"))
@@ -93,6 +95,7 @@ def test_a_wheel_holds_every_source_file(wheel):
     }
     assert not sources - names
     assert {"tvm_flash/py.typed", "tvm_flash/tuning_logs/__init__.py"} <= names
+    assert "tvm_flash/tuning_logs/a-target/a_record.jsonl" in names
     assert any(name.startswith("tvm_flash/codegen/runtime/") for name in names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

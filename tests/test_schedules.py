@@ -89,7 +89,17 @@ def test_scheduled_equals_definition():
 
 
 @pytest.mark.parametrize(
-    "change", [{"block_k": 32}, {"block_q": 128}, {"rows_s": 8}, {"rows_o": 2}]
+    "change",
+    [
+        {"block_k": 32},
+        {"block_q": 128},
+        {"block_q": 64},
+        {"group": 128},
+        {"group": 16, "lanes": 16},
+        {"rows_s": 8},
+        {"rows_o": 2},
+        {"tasks_per_thread": 1},
+    ],
 )
 def test_forward_config_changes_no_result(change):
     target, spec = host_target(), AttentionSpec("float32", 32, causal=True)
@@ -140,7 +150,7 @@ def test_unsupported_config_lists_every_reason():
     with pytest.raises(UnsupportedSpec) as error:
         config = ForwardConfig(block_q=60, block_k=61, unit="dot")
         scheduled_module(spec, "forward", host_target(), config)
-    for part in ("block_q=60", "block_k=61", "bfloat16"):
+    for part in ("group=60", "block_k=61", "bfloat16"):
         assert part in str(error.value)
 
 

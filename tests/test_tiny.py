@@ -19,7 +19,7 @@ def dense(q, k, v):
 def test_from_text_to_gradients(tmp_path):
     spec = parse_spec("fp32,d=16,causal")
     library = tvm_flash.load(build([spec], path=tmp_path / "kernels"))
-    assert registered[spec, "forward", "cpu"] is library.kernels[0]
+    assert registered[spec.name, "forward", "cpu", "long"] is library.kernels[0]
 
     torch.manual_seed(0)
     inputs = [torch.randn(2, 37, 3, 16, requires_grad=True) for _ in range(3)]

@@ -1,1 +1,1 @@
-"""Measured configs, one ``*.jsonl`` file per target: data that schedules read and never code."""
+"""Measured configs, ``TARGET/SPEC.jsonl``: data that schedules read and never code."""

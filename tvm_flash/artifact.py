@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ArtifactError
+from .lengths import DEFAULT_BUCKET, check_buckets
 from .spec import AttentionSpec
 
 FORMAT = 1
@@ -20,11 +21,15 @@ PTX = "kernels.ptx.gz"
 DIRECTIONS = {"forward": "fwd", "backward": "bwd", "backward_deterministic": "bwd_det"}
 
 
-def symbol_name(spec: AttentionSpec, direction: str) -> str:
-    """Name of the kernel's function in a library. Raises ValueError for an unknown direction."""
+def symbol_name(spec: AttentionSpec, direction: str, bucket: str = DEFAULT_BUCKET) -> str:
+    """Name of the kernel's function in a library, for the kernel that serves ``bucket`` first.
+
+    Raises ValueError for an unknown direction.
+    """
     if direction not in DIRECTIONS:
         raise ValueError(f"{direction=} must be one of {list(DIRECTIONS)}")
-    return f"{spec.name}_{DIRECTIONS[direction]}"
+    suffix = "" if bucket == DEFAULT_BUCKET else f"_{bucket}"
+    return f"{spec.name}_{DIRECTIONS[direction]}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class KernelRecord:
 
     ``meta`` is what a caller must know besides: block_q, block_k, head_dim_pad. ``launches``, for
     CUDA: name, archs, threads, shared_bytes and resources by arch of each kernel it launches.
+    ``buckets``: the lengths it is meant for (tvm_flash.lengths); none named: all of them.
+    ``config_source``: the tuning record that the numbers come from, or "default".
     """
 
     symbol: str
@@ -41,11 +48,18 @@ class KernelRecord:
     config: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     launches: tuple[dict[str, Any], ...] = ()
+    buckets: tuple[str, ...] = ()
+    config_source: str = ""
 
     def to_json(self) -> dict[str, Any]:
         known = {"symbol": self.symbol, "direction": self.direction, "config": self.config}
-        launches = {"launches": list(self.launches)} if self.launches else {}
-        return {**self.meta, **known, "spec": self.spec.to_json(), **launches}
+        optional = {
+            "launches": list(self.launches),
+            "buckets": list(self.buckets),
+            "config_source": self.config_source,
+        }
+        given = {name: value for name, value in optional.items() if value}
+        return {**self.meta, **known, "spec": self.spec.to_json(), **given}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> KernelRecord:
@@ -53,7 +67,8 @@ class KernelRecord:
         symbol, direction = meta.pop("symbol"), meta.pop("direction")
         config, spec = dict(meta.pop("config")), AttentionSpec.from_json(meta.pop("spec"))
         launches = tuple(dict(launch) for launch in meta.pop("launches", ()))
-        return cls(str(symbol), spec, direction, config, meta, launches)
+        buckets, source = check_buckets(meta.pop("buckets", ())), meta.pop("config_source", "")
+        return cls(str(symbol), spec, direction, config, meta, launches, buckets, str(source))
 
     def __post_init__(self):
         if self.direction not in DIRECTIONS:

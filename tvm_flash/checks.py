@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -13,20 +14,28 @@ DEVICES = ("cpu", "cuda", "meta")
 MAX_SEQLEN = 2**29
 MAX_COUNT = 2**31 - 1
 MAX_BYTES = 2**63 - 1
+_NO_WINDOW = (-1, -1)
 
 
-def check_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """Raise unless q (B, Sq, H, D), k (B, Sk, Hk, D) and v (B, Sk, Hk, Dv) are one problem.
+def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Raise unless q, k and v are alike in all but their sizes.
 
-    TypeError: not a tensor, dtype, memory layout. NotImplementedError: device. ValueError: rank,
-    sizes that do not match or are out of range. Head dimensions are left to AttentionSpec.
+    TypeError: not a tensor, dtype, memory layout. NotImplementedError: device. ValueError: rank.
     """
-    _check_first(q)
-    _check_alike("k", k, q)
-    _check_alike("v", v, q)
-    batch, seqlen_q, heads, head_dim = q.shape
-    batch_k, seqlen_k, kv_heads, head_dim_k = k.shape
-    batch_v, seqlen_v, heads_v, head_dim_v = v.shape
+    if not _are_alike_on_cpu(q, k, v):
+        _check_first(q)
+        _check_alike("k", k, q)
+        _check_alike("v", v, q)
+
+
+def check_sizes(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> None:
+    """ValueError unless the shapes q (B, Sq, H, D), k (B, Sk, Hk, D) and v (B, Sk, Hk, Dv) fit.
+
+    Head dimensions are left to AttentionSpec.
+    """
+    batch, seqlen_q, heads, head_dim = q
+    batch_k, seqlen_k, kv_heads, head_dim_k = k
+    batch_v, seqlen_v, heads_v, head_dim_v = v
     if not batch == batch_k == batch_v:
         raise ValueError(f"batch of q, k, v is {batch}, {batch_k}, {batch_v}: make them equal")
     if seqlen_k != seqlen_v:
@@ -59,10 +68,8 @@ def check_tables(tables: list[torch.Tensor]) -> None:
             raise ValueError(f"captured tensor of shape {tuple(table.shape)} must have elements")
 
 
-def check_scale(softmax_scale: float | None, head_dim: int) -> float:
-    """The scale as a float; None is 1 / sqrt(head_dim)."""
-    if softmax_scale is None:
-        return head_dim**-0.5
+def check_scale(softmax_scale: float) -> float:
+    """The scale as a float."""
     scale = float(softmax_scale)
     if not math.isfinite(scale):
         raise ValueError(f"{softmax_scale=} must be finite; None is 1 / sqrt(head_dim)")
@@ -71,6 +78,8 @@ def check_scale(softmax_scale: float | None, head_dim: int) -> float:
 
 def check_window(window_size) -> tuple[int, int]:
     """(left, right) as ints; None and, as in FlashAttention, any negative number is unbounded."""
+    if type(window_size) is tuple and window_size == _NO_WINDOW:
+        return _NO_WINDOW
     if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
         raise TypeError(f"{window_size=} must be a pair (left, right); (-1, -1) is no window")
     left, right = (-1 if side is None else side for side in window_size)
@@ -133,6 +142,22 @@ def check_no_dropout(dropout_p: float) -> None:
         raise NotImplementedError(
             f"{dropout_p=} must be 0.0: dropout is not there yet; drop out after attention"
         )
+
+
+def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """All of ``check_tensors`` for the frequent case, in a third of the time of one by one."""
+    return (
+        isinstance(q, torch.Tensor)
+        and isinstance(k, torch.Tensor)
+        and isinstance(v, torch.Tensor)
+        and q.ndim == k.ndim == v.ndim == 4
+        and q.dtype in DTYPES
+        and q.dtype is k.dtype is v.dtype
+        and q.is_cpu
+        and k.is_cpu
+        and v.is_cpu
+        and q.layout is k.layout is v.layout is torch.strided
+    )
 
 
 def _check_first(q: torch.Tensor) -> None:

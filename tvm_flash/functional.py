@@ -12,11 +12,12 @@ import torch
 from .checks import (
     DTYPES,
     check_alibi,
-    check_attention,
     check_attn_mask,
     check_no_dropout,
     check_ranks,
     check_scale,
+    check_sizes,
+    check_tensors,
     check_window,
 )
 from .ops import attention_operator, spec_json, spec_name
@@ -107,22 +108,20 @@ def attention(
     Raises ValueError, TypeError or NotImplementedError for wrong arguments, UnsupportedSpec for
     what kernels cannot do.
     """
-    q, k, v = _rows_first(layout, q, k, v)
-    check_attention(q, k, v)
-    head_dim, head_dim_v = operator.index(q.shape[3]), operator.index(v.shape[3])
-    scale = check_scale(softmax_scale, head_dim)
-    window = check_window(window_size)
+    if layout != "bshd":
+        q, k, v = _rows_first(layout, q, k, v)
+    check_tensors(q, k, v)
     # A comparison, so that the compiler looks at the number.
     softcap = float(softcap) if softcap != 0 else 0.0
-    fields = (
-        DTYPES[q.dtype], head_dim, head_dim_v, bool(causal), window, softcap,
-        alibi_slopes is not None, alignment,
+    variant = (
+        bool(causal), check_window(window_size), softcap, alibi_slopes is not None, alignment,
     )  # fmt: skip
     find = _constant_spec if torch.compiler.is_compiling() else _traced_spec
-    spec, tables = find(fields, score_mod, mask_mod)
+    (spec, scale), tables = find(q, k, v, variant, score_mod, mask_mod)
+    if softmax_scale is not None:
+        scale = check_scale(softmax_scale)
     slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
-    ordered = bool(deterministic) or torch.are_deterministic_algorithms_enabled()
-    out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale, ordered)
+    out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale, deterministic)
     out = out.transpose(1, 2) if layout == "bhsd" else out
     return (out, lse) if return_lse else out
 
@@ -164,26 +163,54 @@ def scaled_dot_product_attention(
 
 def _rows_first(layout: str, *tensors: torch.Tensor):
     """``tensors`` as (B, S, H, D)."""
-    if layout == "bshd":
-        return tensors
     if layout not in LAYOUTS:
         raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
     # A tensor of another rank is left for the checks to name.
     return [x.transpose(1, 2) if getattr(x, "ndim", 0) == 4 else x for x in tensors]
 
 
-def _traced_spec(fields, score_mod, mask_mod) -> tuple[str, tuple[torch.Tensor, ...]]:
-    """The spec for the operator, and the captured tensors."""
+# What an operator needs to know of a problem: its spec as text, and softmax_scale's default.
+_Problem = tuple[str, float]
+
+
+def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
+    """The problem, after a look at the sizes, and the captured tensors."""
     mods = _given(score_mod, mask_mod) or capture(score_mod, mask_mod)
-    return _cached_name(fields, mods.score_mod, mods.mask_mod), mods.tables
+    fields = (q.dtype, q.shape, k.shape, v.shape, variant, mods.score_mod, mods.mask_mod)
+    try:
+        return _known_problem(*fields), mods.tables
+    except TypeError:  # symbolic sizes have no hash
+        pass
+    return _problem(*fields), mods.tables
 
 
-def _constant_spec(fields, score_mod, mask_mod) -> tuple[str, tuple[torch.Tensor, ...]]:
+def _problem(dtype, q, k, v, variant, score_mod, mask_mod) -> _Problem:
+    fields = _fields(dtype, q, k, v, variant)
+    return spec_name(_spec(fields, score_mod, mask_mod)), _default_scale(fields)
+
+
+# Shapes repeat: one look-up takes the place of a dozen comparisons.
+_known_problem = lru_cache(maxsize=4096)(_problem)
+
+
+def _constant_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
     """As ``_traced_spec``, in code that torch.compile can read."""
+    fields = _fields(q.dtype, q.shape, k.shape, v.shape, variant)
     mods = _given(score_mod, mask_mod)
     if mods is None:
-        return _captured_json(fields, score_mod, mask_mod)
-    return _json(fields, mods.score_mod, mods.mask_mod), mods.tables
+        text, tables = _captured_json(fields, score_mod, mask_mod)
+        return (text, _default_scale(fields)), tables
+    return (_json(fields, mods.score_mod, mods.mask_mod), _default_scale(fields)), mods.tables
+
+
+def _fields(dtype, q, k, v, variant) -> tuple:
+    """Those of AttentionSpec that functions do not give, of the shapes q, k and v."""
+    check_sizes(q, k, v)
+    return (DTYPES[dtype], operator.index(q[3]), operator.index(v[3]), *variant)
+
+
+def _default_scale(fields) -> float:
+    return fields[1] ** -0.5
 
 
 def _given(score_mod, mask_mod) -> Captured | None:
@@ -195,11 +222,6 @@ def _given(score_mod, mask_mod) -> Captured | None:
     if score_mod is not None and mask_mod is not None:
         raise TypeError("a Captured holds both functions: capture them together and pass it alone")
     return score_mod if mask_mod is None else mask_mod
-
-
-@lru_cache(maxsize=4096)
-def _cached_name(fields, score_mod, mask_mod) -> str:
-    return spec_name(_spec(fields, score_mod, mask_mod))
 
 
 def _json(fields, score_mod, mask_mod) -> str:

@@ -6,7 +6,8 @@ import threading
 from importlib.util import find_spec
 
 from .errors import BuildError, UnsupportedSpec
-from .loader import Kernel, load, registered
+from .lengths import DEFAULT_BUCKET
+from .loader import Kernel, opened, register, registered
 from .spec import AttentionSpec
 
 _compiling = threading.Lock()
@@ -20,34 +21,45 @@ def resolve(
     direction: str,
     device_type: str = "cpu",
     capability: tuple[int, int] | None = None,
+    bucket: str = DEFAULT_BUCKET,
 ) -> Kernel:
     """The kernel for ``spec`` and ``direction`` (a name in artifact.DIRECTIONS) on a device.
 
     Loaded libraries come first, the latest before the others; otherwise the kernel is compiled for
-    this machine and cached: for "cuda", for a GPU of ``capability`` (major, minor). Raises
-    UnsupportedSpec when that cannot be done.
+    this machine and cached: for "cpu", the one for the length ``bucket`` (tvm_flash.lengths); for
+    "cuda", for a GPU of ``capability`` (major, minor). Raises UnsupportedSpec when that cannot be
+    done.
     """
-    if device_type == "cpu" and direction == "backward_deterministic":
-        direction = "backward"  # on CPUs it gives the same bits every run
-    key = (spec, direction, device_type)
-    kernel = registered.get(key) or _of_capability.get((*key, capability))
+    kernel = registered.get((spec.name, direction, device_type, bucket))
     if kernel is not None:
         return kernel
+    if device_type == "cuda":
+        return _compiled_for_gpu(spec, direction, capability)
+    if direction == "backward_deterministic":
+        return resolve(spec, "backward", "cpu", None, bucket)  # it gives the same bits every run
+    return _compiled_for_cpu(spec, direction, bucket)
+
+
+def _compiled_for_cpu(spec: AttentionSpec, direction: str, bucket: str) -> Kernel:
+    key = (spec.name, direction, "cpu", bucket)
     with _compiling:
-        if device_type == "cuda":
-            return _compiled_for_gpu(key, capability)
         if key not in registered:
-            load(_compiler().artifact_for(spec, direction))
+            path = _compiler().artifact_for(spec, direction, bucket=bucket)
+            register(opened(path).kernels)
         return registered[key]
 
 
-def _compiled_for_gpu(key: tuple, capability: tuple[int, int] | None) -> Kernel:
-    spec, direction, _ = key
-    place = (*key, capability)
-    if place not in _of_capability:
-        load(_cuda_compiler().cuda_artifact_for(spec, direction, capability))
-        _of_capability[place] = registered.pop(key)
-    return _of_capability[place]
+def _compiled_for_gpu(
+    spec: AttentionSpec, direction: str, capability: tuple[int, int] | None
+) -> Kernel:
+    place = (spec, direction, capability)
+    if place in _of_capability:
+        return _of_capability[place]
+    with _compiling:
+        if place not in _of_capability:
+            path = _cuda_compiler().cuda_artifact_for(spec, direction, capability)
+            (_of_capability[place],) = opened(path).kernels
+        return _of_capability[place]
 
 
 def _compiler():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import tvm_ffi
 
 from .artifact import KernelRecord, Manifest, refuse, verify
+from .lengths import buckets_of, stand_in
 from .machine import amx_refusal, architecture, cpu_features, system
 from .openmp import torch_openmp
 from .spec import AttentionSpec
@@ -22,7 +23,8 @@ class Kernel:
 
     forward: q, k, v, out, lse (absent when the spec returns "out"), *tables, softmax_scale.
     backward: q, k, v, out, dout, lse, dlse, dq, dk, dv, delta, dq_acc, *tables, softmax_scale.
-    device: "cpu" or "cuda", where all of them lie.
+    device: "cpu" or "cuda", where all of them lie. buckets: the lengths it is meant for, though it
+    is right for any; none named: all.
     """
 
     spec: AttentionSpec
@@ -31,6 +33,7 @@ class Kernel:
     meta: dict[str, Any]
     function: Callable[..., Any] = field(repr=False)
     device: str = "cpu"
+    buckets: tuple[str, ...] = ()
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)
@@ -97,16 +100,52 @@ class Library:
     kernels: list[Kernel]
 
 
-# What the operators may use, by spec, direction and device. A later library takes the place of an
-# earlier one's kernel.
-registered: dict[tuple[AttentionSpec, str, str], Kernel] = {}
+# What the operators may use, by the spec's name (quicker to look up than a spec), direction, device
+# and length bucket. A later library's kernel takes the place of an earlier one's.
+registered: dict[tuple[str, str, str, str], Kernel] = {}
 
 
 def load(path: str | Path) -> Library:
     """Open the artifact at ``path`` (a directory, or its manifest.json) and register its kernels.
 
-    Raises ArtifactError, before any of its code runs, when it is corrupt, was made for another
-    machine, or for another tvm_ffi.
+    A kernel serves the length buckets it was built for, and stands in for those that no loaded
+    library has: what was built ahead of time never waits for a compiler. Raises ArtifactError,
+    before any of its code runs, when it is corrupt, was made for another machine, or for another
+    tvm_ffi.
+    """
+    library = opened(path)
+    register(library.kernels)
+    _fill_gaps(library.kernels)
+    return library
+
+
+def register(kernels: Iterable[Kernel]) -> None:
+    """Let the operators use ``kernels`` for the buckets that they were built for."""
+    for kernel in kernels:
+        for bucket in _own_buckets(kernel):
+            registered[kernel.spec.name, kernel.direction, kernel.device, bucket] = kernel
+
+
+def _fill_gaps(kernels: Iterable[Kernel]) -> None:
+    """Give every bucket of the specs of ``kernels`` that nothing was built for its stand-in."""
+    for problem in {(kernel.spec.name, kernel.direction, kernel.device) for kernel in kernels}:
+        buckets = buckets_of(problem[1])
+        keys = {bucket: (*problem, bucket) for bucket in buckets}
+        found = {b: registered[key] for b, key in keys.items() if key in registered}
+        built = {b: kernel for b, kernel in found.items() if b in _own_buckets(kernel)}
+        for bucket in buckets:
+            if nearest := stand_in(bucket, built):
+                registered[(*problem, bucket)] = built[nearest]
+
+
+def _own_buckets(kernel: Kernel) -> tuple[str, ...]:
+    return kernel.buckets or buckets_of(kernel.direction)
+
+
+def opened(path: str | Path) -> Library:
+    """The artifact at ``path``, checked and opened, of which the operators know nothing yet.
+
+    Raises as ``load`` does.
     """
     library_path, manifest = verify(path)
     reasons = unfit_reasons(manifest)
@@ -118,7 +157,6 @@ def load(path: str | Path) -> Library:
     kernels = [_kernel(library_path, module, record, manifest) for record in manifest.kernels]
     if manifest.device == "cpu":
         _bind_threads(library_path)
-    registered.update({(k.spec, k.direction, k.device): k for k in kernels})
     return Library(library_path, manifest, kernels)
 
 
@@ -162,7 +200,7 @@ def _kernel(path: Path, module: tvm_ffi.Module, record: KernelRecord, manifest: 
         raise refuse(path, f"it has no kernel {record.symbol!r}, which its manifest lists")
     function = module.get_function(record.symbol)
     fields = (record.spec, record.direction, record.config, record.meta)
-    return Kernel(*fields, function, manifest.device)
+    return Kernel(*fields, function, manifest.device, record.buckets)
 
 
 def _bind_threads(path: Path) -> None:

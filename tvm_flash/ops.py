@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 
 import torch
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
+from torch.autograd import _profiler_enabled, forward_ad
 
 from .checks import check_heads, check_tables
 from .kernels import resolve
+from .lengths import bucket_of
 from .placement import has_readable_rows, place_of
 from .spec import AttentionSpec
 
@@ -44,10 +48,11 @@ def attention_operator(
     """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of checked arguments, differentiable.
 
     ``spec`` is from ``spec_name`` or ``spec_json``. lse is in natural units, -inf where a row sees
-    no key. deterministic: gradients have the same bits every run.
+    no key. deterministic: gradients have the same bits every run; torch may ask for that too.
     """
     if torch.compiler.is_compiling() or not _is_plain_call(q, k, v, tables):
-        return _forward_operator(q, k, v, tables, spec, softmax_scale, deterministic)
+        ordered = bool(deterministic) or torch.are_deterministic_algorithms_enabled()
+        return _forward_operator(q, k, v, tables, spec, softmax_scale, ordered)
     return _run_forward(q, k, v, tables, spec, softmax_scale)
 
 
@@ -56,16 +61,17 @@ def _is_plain_call(q, k, v, tables) -> bool:
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return False
     observed = (
-        torch.autograd._profiler_enabled()
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        _profiler_enabled()
+        or forward_ad._current_level >= 0
+        or _len_torch_dispatch_stack() > 0
+        or _peek_interpreter_stack() is not None
     )
-    return not observed and all(map(_is_plain, (q, k, v, *tables)))
-
-
-def _is_plain(x: torch.Tensor) -> bool:
-    return type(x) is torch.Tensor and (x.is_cpu or x.is_cuda) and not x.is_neg()
+    if observed or not (q.is_cpu or q.is_cuda):
+        return False
+    for x in (q, k, v, *tables):  # noqa: SIM110 (a generator takes twice as long)
+        if type(x) is not torch.Tensor or x.is_neg():
+            return False
+    return True
 
 
 def _forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
@@ -74,11 +80,18 @@ def _forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bo
 
 
 def _run_forward(q, k, v, tables, spec: str, softmax_scale: float):
-    out, lse = _forward_results(q, k, v)
-    if q.numel() == 0 or k.numel() == 0:
+    sizes, key_sizes = q.shape, v.shape
+    out, lse = _empty_results(q, sizes, key_sizes[3])
+    if 0 in sizes or 0 in key_sizes:
         return out.zero_(), lse.fill_(float("-inf"))
-    kernel = resolve(_spec(spec), "forward", *place_of(q))
-    kernel(_rows(q), _rows(k), _rows(v), out, lse, *tables, softmax_scale)
+    bucket = bucket_of("forward", sizes[1], key_sizes[1], sizes[2] // key_sizes[2])
+    device, capability = place_of(q)
+    kernel = resolve(_spec(spec), "forward", device, capability, bucket)
+    run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)
+    if tables:
+        run(q, k, v, out, lse, *tables, softmax_scale)
+    else:  # a call without a star takes less time
+        run(q, k, v, out, lse, softmax_scale)
     return out, lse
 
 
@@ -90,11 +103,12 @@ def _backward(
     grads = tuple(_writable_like(x) for x in (q, k, v))
     if q.numel() == 0 or k.numel() == 0:
         return tuple(grad.zero_() for grad in grads)
-    place = place_of(q)
+    device, capability = place_of(q)
     direction = "backward_deterministic" if deterministic else "backward"
-    kernel = resolve(_spec(spec), direction, *place)
     sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
-    delta, sums = kernel.workspace(*sizes, torch.get_num_threads(), place[1])
+    bucket = bucket_of(direction, *sizes[3:])
+    kernel = resolve(_spec(spec), direction, device, capability, bucket)
+    delta, sums = kernel.workspace(*sizes, torch.get_num_threads(), capability)
     dlse = torch.zeros_like(lse) if dlse is None else dlse.contiguous()
     saved = (_rows(q), _rows(k), _rows(v), _rows(out), _rows(dout), lse.contiguous(), dlse)
     workspace = (lse.new_empty(delta), lse.new_zeros(sums))
@@ -111,9 +125,18 @@ def _check_operator_call(q, k, tables) -> None:
 
 def _forward_results(q, k, v, *_):
     """Empty out and lse, for kernels to fill and for the compiler to know the shapes."""
-    batch, seqlen_q, heads, _ = q.shape
-    out = q.new_empty((batch, seqlen_q, heads, v.shape[3]))
-    return out, q.new_empty((batch, heads, seqlen_q), dtype=torch.float32)
+    return _empty_results(q, q.shape, v.shape[3])
+
+
+def _empty_results(q, sizes, head_dim_v):
+    batch, seqlen_q, heads, head_dim = sizes
+    if head_dim == head_dim_v and q.is_contiguous():
+        out = torch.empty_like(q)  # the same in less time
+    else:
+        out = q.new_empty(batch, seqlen_q, heads, head_dim_v)
+    if q.dtype == torch.float32:
+        return out, q.new_empty(batch, heads, seqlen_q)
+    return out, q.new_empty(batch, heads, seqlen_q, dtype=torch.float32)
 
 
 def _backward_results(dout, dlse, q, k, v, *_):
@@ -128,6 +151,8 @@ def _writable_like(x: torch.Tensor) -> torch.Tensor:
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """``x`` itself when kernels can read its rows, else a copy."""
+    if x.is_cpu and x.is_contiguous():  # the most frequent case
+        return x
     return x if has_readable_rows(x) else x.contiguous()
 
 

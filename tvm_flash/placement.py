@@ -9,13 +9,14 @@ import torch
 
 # GPU kernels move rows in pieces of up to 16 bytes, each at a multiple of its size.
 _WIDEST = 16
+_CPU = ("cpu", None)
 
 
 def place_of(x: torch.Tensor) -> tuple[str, tuple[int, int] | None]:
     """(device type, compute capability of a CUDA device)."""
-    if not x.is_cuda:
-        return x.device.type, None
-    return "cuda", _capability(x.device.index)
+    if x.is_cpu:  # asked first: the name of a device takes longer to make
+        return _CPU
+    return ("cuda", _capability(x.device.index)) if x.is_cuda else (x.device.type, None)
 
 
 def has_readable_rows(x: torch.Tensor) -> bool:
@@ -24,7 +25,7 @@ def has_readable_rows(x: torch.Tensor) -> bool:
     A row of D elements is read in the widest pieces that divide it, so base address and strides
     must be multiples of that: 16 bytes where D * itemsize is.
     """
-    if x.stride(-1) != 1:
+    if x.stride()[-1] != 1:
         return False
     return not x.is_cuda or has_aligned_rows(x)
 

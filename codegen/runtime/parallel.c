@@ -6,8 +6,7 @@
 #include "runtime.h"
 
 // Iterations differ in cost (a causal query tile sees few keys or all of them): so many tasks per
-// thread, and whoever is free takes the next, one at a time. Not several: the launch does not know
-// how many iterations there are, and where they are fewer than tasks the first tasks hold them all.
+// thread, and whoever is free takes the next.
 enum { TASKS_PER_THREAD = 32 };
 
 typedef struct {  // TVMParallelGroupEnv
@@ -32,6 +31,15 @@ __attribute__((visibility("default"))) void tvm_flash_bind_threads(RunTeam run_t
   openmp.run_team = run_team;
   openmp.threads = threads;
   openmp.in_parallel = in_parallel;
+}
+
+// Iterations of the calling thread's next parallel loop; 0: nobody said.
+static _Thread_local int64_t iterations;
+
+// Kernels call this before each parallel loop (codegen/iteration_counts.py).
+KERNEL_HOOK int32_t tvm_flash_iterations(int64_t count) {
+  iterations = count;
+  return 0;
 }
 
 typedef struct {
@@ -71,9 +79,17 @@ static int usable_threads(void) {
   return threads > 1 ? threads : 1;
 }
 
+// What a kernel sizes its tiles by; its object carries a weak definition that answers 1.
+__attribute__((visibility("hidden"))) int32_t tvm_flash_usable_threads(void) { return usable_threads(); }
+
 static int parallel_launch(Task task, void *closure, int num_task) {
-  int threads = usable_threads();
+  int64_t count = iterations;
+  iterations = 0;
+  // One iteration is done before a team has woken up. Not fewer threads than usual where there are
+  // a few: OpenMP ends the threads that a smaller team leaves out, and starting them anew is slow.
+  int threads = count == 1 ? 1 : usable_threads();
   if (num_task <= 0) num_task = threads == 1 ? 1 : threads * TASKS_PER_THREAD;
+  if (0 < count && count < num_task) num_task = count;
   Job job = {.task = task, .closure = closure, .group = {.num_task = num_task}};
   if (threads == 1)
     work(&job);

@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass
 from tvm import s_tir, tirx
 
 from ...definition.forward import streaming_forward
+from ...definition.score import is_linear
 from ...definition.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from ...spec import AttentionSpec
 from .amx_tile import AmxTile, register_amx, register_start
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, split_vector, vectorize
+from .threads import usable_threads, with_threads
+from .transpose_tile import register_transpose, with_transpose
 from .vector_math import VectorMath
 
 
@@ -19,21 +22,25 @@ from .vector_math import VectorMath
 class ForwardConfig:
     """Numbers of the forward schedule; they change speed, never results beyond rounding.
 
-    block_q, block_k: rows of a query and a key tile. rows_s, rows_o: rows of the micro-kernels for
-    S = K Q^T and O += V^T P. lanes: columns of both, a multiple of ``vector`` (float32 lanes of a
-    register).
-    exp2_degree: degree of the softmax's exponential (5: float32, 3: enough for half precision).
+    block_q: most query rows that share a staged key tile; tasks_per_thread: tiles have fewer rows
+    where there would be fewer tiles than so many a thread. group: query rows that go through a key
+    tile at a time (block_q where that is less). block_k: rows of a key tile. rows_s, rows_o: rows
+    of the micro-kernels for S = K Q^T and O += V^T P. lanes: columns of both, a multiple of
+    ``vector`` (float32 lanes of a register). exp2_degree: degree of the softmax's exponential (5:
+    float32, 3: enough for half precision).
     unit: "fma" multiplies in float32, "dot" takes bf16 operands in pairs (AVX512_BF16), "amx" in
     32 x 32 blocks of tiles.
     """
 
-    block_q: int = 64
+    block_q: int = 512
     block_k: int = 64
+    group: int = 64
     rows_s: int = 4
     rows_o: int = 4
     lanes: int = 64
     vector: int = 16
     exp2_degree: int = 5
+    tasks_per_thread: int = 4
     unit: str = "fma"
 
     @property
@@ -41,15 +48,21 @@ class ForwardConfig:
         """How this unit wants matrix operands staged."""
         return Float32Operand() if self.unit == "fma" else Bf16PairOperand()
 
+    @property
+    def rows(self) -> int:
+        """Query rows of a group."""
+        return min(self.group, self.block_q)
+
     def reasons(self, spec: AttentionSpec) -> list[str]:
         """Why this config cannot serve ``spec`` (empty: it can)."""
         pairs = self.unit != "fma"
         checks = [
             (self.unit not in ("fma", "dot", "amx"), f"unit={self.unit!r} must be fma, dot or amx"),
             (
-                self.block_q % self.lanes,
-                f"block_q={self.block_q} must be a multiple of {self.lanes=}",
+                self.block_q % self.rows,
+                f"block_q={self.block_q} must be a multiple of {self.group=}",
             ),
+            (self.rows % self.lanes, f"group={self.rows} must be a multiple of {self.lanes=}"),
             (self.lanes % self.vector, f"lanes={self.lanes} must be a multiple of {self.vector=}"),
             (
                 self.block_k % self.rows_s,
@@ -78,37 +91,52 @@ class ForwardConfig:
         # A tile register holds 16 words, 32 elements of the head dimension.
         depth = round_up(spec.head_dim, 32 if self.unit == "amx" else self.operand.pack)
         depth_v = round_up(spec.head_dim_v, self.rows_o)
-        return ForwardTile(self.block_q, self.block_k, depth, depth_v, self.operand)
+        return ForwardTile(
+            self.block_q, self.block_k, depth, depth_v, self.operand,
+            self.rows, self.vector, self.tasks_per_thread,
+        )  # fmt: skip
 
     def to_json(self) -> dict:
         return {"schedule": "cpu.forward", **asdict(self)}
 
 
+# Blocks that only walk over a row of lanes.
+_ELEMENTWISE = (
+    "init_m", "init_acc", "alpha", "choose_m", "keep_m", "keep_l", "inverse", "normalise",
+)  # fmt: skip
+
+
 def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFunc:
     """The streaming definition of ``spec`` under ``config``, ready to compile."""
     tile = config.tile(spec)
-    sch = s_tir.Schedule(streaming_forward(spec, tile, VectorMath(config.exp2_degree)))
+    functions = VectorMath(config.exp2_degree)
+    sch = s_tir.Schedule(streaming_forward(spec, tile, functions, usable_threads()))
     sch.parallel(sch.get_loops(sch.get_sblock("q_tile"))[0])
-    _scores(sch, config, tile)
+    _scores(sch, config, tile, inline=is_linear(spec))
+    _growth(sch, config)
     _softmax(sch, config)
     _output(sch, config, tile)
-    for block in ("init_m", "init_acc", "alpha", "keep_m", "keep_l", "inverse", "normalise"):
+    for block in _ELEMENTWISE:
         vectorize(sch, block, config.vector)
+    _transpose(sch, "transpose_q", config.vector, config.operand.dtype)
+    _transpose(sch, "transpose_o", config.vector, "float32")
     if config.unit == "amx":
-        sch.tensorize(sch.get_loops(sch.get_sblock("init_l"))[-1], register_start(config.block_q))
+        sch.tensorize(sch.get_loops(sch.get_sblock("init_l"))[-1], register_start(config.rows))
     else:
         vectorize(sch, "init_l", config.vector)
-    func = sch.mod["main"]
+    func = with_threads(with_transpose(sch.mod["main"], config.vector))
     return with_bf16_dot(func) if config.unit == "dot" else func
 
 
-def _scores(sch, config: ForwardConfig, tile: ForwardTile) -> None:
+def _scores(sch, config: ForwardConfig, tile: ForwardTile, inline: bool) -> None:
     """S in micro-tiles; score_mod and the row maximum take each band of rows while it is hot."""
     row, lane, depth = sch.get_loops(sch.get_sblock("scores"))[-3:]
     bands, row = sch.split(row, [None, config.rows_s])
     groups, lane = sch.split(lane, [None, config.lanes])
     sch.reorder(bands, groups, row, lane, depth)
-    for block in ("score_mod", "mask", "row_max"):
+    if inline:  # one product is sooner made again than stored
+        sch.compute_inline(sch.get_sblock("score_mod"))
+    for block in ("mask", "row_max") if inline else ("score_mod", "mask", "row_max"):
         fuse_under(sch, block, bands)
         vectorize(sch, block, config.vector)
     sch.decompose_reduction(sch.get_sblock("row_max"), bands)
@@ -118,17 +146,39 @@ def _scores(sch, config: ForwardConfig, tile: ForwardTile) -> None:
     sch.tensorize(row, _product(config, config.rows_s, words, transposed=False))
 
 
+def _growth(sch, config: ForwardConfig) -> None:
+    """How far the group's maxima rose: vectors to one vector, and that to a number."""
+    row, lane = sch.get_loops(sch.get_sblock("growth_lanes"))[-2:]
+    _, inner = sch.split(lane, [None, config.vector])
+    sch.vectorize(inner)
+    sch.unroll(row)
+    sch.decompose_reduction(sch.get_sblock("growth_lanes"), row)
+    lane = sch.get_loops(sch.get_sblock("growth"))[-1]
+    sch.unroll(lane)
+    sch.decompose_reduction(sch.get_sblock("growth"), lane)
+
+
 def _softmax(sch, config: ForwardConfig) -> None:
     """exp, its row sum and the store of P, row by row."""
     row = sch.get_loops(sch.get_sblock("exp"))[-2]
     rows, row = sch.split(row, [None, config.operand.pack])
     vectorize(sch, "exp", config.vector)
     sch.unroll(row)
-    fuse_under(sch, "store_p", rows)
+    if config.operand.pack > 1:
+        fuse_under(sch, "store_p", rows)
+        vectorize(sch, "store_p", config.vector)
     fuse_under(sch, "row_sum", rows)
-    vectorize(sch, "store_p", config.vector)
     vectorize(sch, "row_sum", config.vector)
     sch.decompose_reduction(sch.get_sblock("row_sum"), rows)
+
+
+def _transpose(sch, block: str, size: int, dtype: str) -> None:
+    """``block``, a transposed copy, in squares of ``size`` words."""
+    row, column = sch.get_loops(sch.get_sblock(block))[-2:]
+    rows, row = sch.split(row, [None, size])
+    columns, column = sch.split(column, [None, size])
+    sch.reorder(rows, columns, row, column)
+    sch.tensorize(row, register_transpose(size, dtype))
 
 
 def _output(sch, config: ForwardConfig, tile: ForwardTile) -> None:

@@ -10,8 +10,9 @@ from tvm import tirx
 
 from ...definition.pipeline import LOG2E
 
-# 1.5 * 2^23: adding it rounds a float of moderate size to an integer held in the low mantissa bits.
-ROUNDING_MAGIC = 12582912.0
+# 1.5 * 2^23: adding it rounds a float of moderate size to an integer held in the low mantissa bits;
+# the exponent's bias on top, and these bits are the exponent field of 2**integer.
+ROUNDING_MAGIC = 12582912.0 + 127
 
 
 @cache
@@ -113,7 +114,7 @@ def _exp2(x, degree: int):
     def power(x, shifted):
         # Through the integer, or TVM folds (x + c) - c to x.
         whole = tirx.reinterpret("float32", shifted) - _f32(ROUNDING_MAGIC)
-        exponent = tirx.shift_left(shifted + tirx.const(127, "int32"), tirx.const(23, "int32"))
+        exponent = tirx.shift_left(shifted, tirx.const(23, "int32"))
         mantissa = _let(x - whole, lambda f: _horner(exp2_coefficients(degree), f))
         return mantissa * tirx.reinterpret("float32", exponent)
 

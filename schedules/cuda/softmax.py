@@ -7,14 +7,11 @@ from functools import reduce
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.pipeline import FLOOR, Pipeline
+from ...definition.pipeline import FLOOR, SLACK, Pipeline
 from .builder import CudaKernel, name_registers, store, when
 from .fragments import Accumulator
 
 _FULL_WARP = 0xFFFFFFFF
-
-# log2 of the largest unnormalised probability: far below float16's 2^16, and no precision is lost.
-SLACK = 8.0
 
 
 def quad_reduce(value: tirx.Buffer, index: tuple, combine) -> None:

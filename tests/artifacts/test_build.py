@@ -67,13 +67,13 @@ def test_reports_progress(toy_jobs, tmp_path):
 def test_a_spec_named_twice_is_built_once(toy_jobs, tmp_path, monkeypatch):
     asked = []
 
-    def scheduled_module(spec, direction, target, config=None):
+    def scheduled_module(spec, direction, target, config, *, bucket):
         asked.append((spec, direction))
         return toy_jobs[0].schedule()
 
     monkeypatch.setattr(build_module, "scheduled_module", scheduled_module)
     spec: AttentionSpec = toy_jobs[0].spec
-    build([spec, spec], "llvm", tmp_path / "one", directions=["forward"])
+    build([spec, spec], "llvm", tmp_path / "one", directions=["forward"], buckets=["long"])
     assert asked == [(spec, "forward")]
 
 

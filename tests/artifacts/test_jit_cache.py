@@ -37,7 +37,7 @@ def scheduled(toy_jobs, monkeypatch):
     plans = {(job.spec, job.direction): job for job in toy_jobs}
     asked = []
 
-    def scheduled_module(spec, direction, target, config=None):
+    def scheduled_module(spec, direction, target, config, *, bucket):
         asked.append((spec, direction))
         return plans[spec, direction].schedule()
 
@@ -58,7 +58,7 @@ def runs(kernel) -> bool:
 
 
 def entries(folder) -> list:
-    return [path for path in folder.iterdir() if path.is_dir()]
+    return [path for path in folder.iterdir() if path.is_dir() and path.name != "plans"]
 
 
 def test_compiled_once_then_from_memory_then_from_disk(scheduled, spec, fresh):
@@ -149,29 +149,28 @@ def test_place_of_the_cache(monkeypatch, tmp_path):
     assert cache.cache_dir() == tmp_path / "xdg" / "tvm_flash"
 
 
-class _Config:
-    def to_json(self):
-        return {"block_q": 32}
+PLAN = {"config": {"block_q": 64}, "source": "default", "buckets": ["long"]}
 
 
 def test_key_follows_everything_that_decides_the_code(spec, monkeypatch):
     from dataclasses import replace
 
     target = jit.host_target()
-    base = jit._key(spec, "forward", target, None)
-    assert base == jit._key(spec, "forward", target, None)
+    base = jit._key(spec, "forward", target, PLAN)
+    assert base == jit._key(spec, "forward", target, dict(PLAN))
     others = [
-        jit._key(replace(spec, causal=True), "forward", target, None),
-        jit._key(spec, "backward", target, None),
-        jit._key(spec, "forward", replace(target, mcpu="other"), None),
-        jit._key(spec, "forward", replace(target, features=frozenset()), None),
-        jit._key(spec, "forward", target, _Config()),
+        jit._key(replace(spec, causal=True), "forward", target, PLAN),
+        jit._key(spec, "backward", target, PLAN),
+        jit._key(spec, "forward", replace(target, mcpu="other"), PLAN),
+        jit._key(spec, "forward", replace(target, features=frozenset()), PLAN),
+        jit._key(spec, "forward", target, {**PLAN, "config": {"block_q": 32}}),
+        jit._key(spec, "forward", target, {**PLAN, "buckets": ["short", "long"]}),
     ]
     monkeypatch.setattr(jit, "source_digest", lambda: "other")
-    others.append(jit._key(spec, "forward", target, None))
+    others.append(jit._key(spec, "forward", target, PLAN))
     monkeypatch.setattr(jit, "build_versions", lambda: {"tvm": "other"})
-    others.append(jit._key(spec, "forward", target, None))
-    assert len({base, *others}) == 8
+    others.append(jit._key(spec, "forward", target, PLAN))
+    assert len({base, *others}) == 9
 
 
 def test_digest_covers_every_module_that_building_imports():
@@ -185,7 +184,7 @@ def test_digest_covers_every_module_that_building_imports():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
     )
-    covered = {str(path) for _, path in versions._sources()}
+    covered = {str(path) for _, path in versions._sources(versions._FOLDERS, versions._FILES)}
     door = tvm_flash.__file__  # decides nothing
     assert [line for line in done.stdout.split() if line not in {*covered, door}] == []
 

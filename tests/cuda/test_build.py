@@ -126,7 +126,7 @@ def test_manifest(artifact):
 
 
 def test_kernel_of_a_cuda_library(library):
-    kernel = registered[TOY, "forward", "cuda"]
+    kernel = registered[TOY.name, "forward", "cuda", "long"]
     assert kernel is library.kernels[0] and kernel.device == "cuda"
     assert kernel.workspace(2, 3, 1, 70, 9, threads=8) == ((2, 3, 70), (1, 1, 1, 1, 1))
 
@@ -274,7 +274,7 @@ def test_what_cannot_be_compiled_at_first_use(toys_for_schedules, monkeypatch):
 
 def test_cpu_takes_one_kernel_for_both_backwards(monkeypatch):
     kernel = object()
-    monkeypatch.setattr(kernels, "registered", {(TOY, "backward", "cpu"): kernel})
+    monkeypatch.setattr(kernels, "registered", {(TOY.name, "backward", "cpu", "long"): kernel})
     assert kernels.resolve(TOY, "backward_deterministic") is kernel
 
 

@@ -95,8 +95,9 @@ def test_selection(artifact):
 
 
 def test_cpu_library_is_run(tmp_path):
-    path = build([AttentionSpec("float32", 16)], "llvm", tmp_path / "kernels")
-    assert "14 runs, nothing wrong" in call(path).stdout
+    spec, buckets = AttentionSpec("float32", 16), ("tiny", "long")
+    path = build([spec], "llvm", tmp_path / "kernels", buckets=buckets)
+    assert "21 runs, nothing wrong" in call(path).stdout, "two forwards and a backward"
 
 
 def test_changed_ptx_is_refused(copy):

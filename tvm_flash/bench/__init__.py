@@ -1,34 +1,52 @@
 """Speed, memory and accuracy of our kernels beside torch's SDPA and naive attention.
 
-``Problem`` says what is measured, ``measure`` yields its rows, ``Report`` collects them.
+``SUITES`` says what is measured, ``Runner`` measures it into a ``Document``; ``measure`` times one
+``Problem``.
 """
 
 from .accuracy import Accuracy, accuracies
 from .contenders import CONTENDERS, Contender, contenders_for
+from .document import FORMAT, Document, read
+from .floors import Floors, measure_floors
 from .host import Host, describe, sentence
-from .problems import MEMORY_SEQLENS, Problem, listed_problems, memory_problems
-from .report import MemoryRow, Report, Row, measure, measure_memory
+from .memory import extra_bytes
+from .problems import MEMORY_SEQLENS, Problem, memory_problems
+from .rows import Row, measure, timed
+from .run import Runner, described_host, kernels_digest, pending
+from .suite import SUITES, Cell, Section, Suite, Target
 from .timing import Patience, Timing, interleaved
 
 __all__ = [
     "CONTENDERS",
+    "FORMAT",
     "MEMORY_SEQLENS",
+    "SUITES",
     "Accuracy",
+    "Cell",
     "Contender",
+    "Document",
+    "Floors",
     "Host",
-    "MemoryRow",
     "Patience",
     "Problem",
-    "Report",
     "Row",
+    "Runner",
+    "Section",
+    "Suite",
+    "Target",
     "Timing",
     "accuracies",
     "contenders_for",
     "describe",
+    "described_host",
+    "extra_bytes",
     "interleaved",
-    "listed_problems",
+    "kernels_digest",
     "measure",
-    "measure_memory",
+    "measure_floors",
     "memory_problems",
+    "pending",
+    "read",
     "sentence",
+    "timed",
 ]

@@ -65,8 +65,9 @@ def describe() -> Host:
 def sentence(host: dict) -> str:
     """One line for the head of a table, from ``Host.to_json()``."""
     features = ", ".join(host["features"]) or "no vector extensions known"
+    threads = f", {host['threads']} threads" if "threads" in host else ""
     return (
-        f"{host['cpu']}, {host['cores']} cores, {host['threads']} threads ({features}); "
+        f"{host['cpu']}, {host['cores']} cores{threads} ({features}); "
         f"torch {host['torch']}, {host['date']}"
     )
 

@@ -2,65 +2,101 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import asdict
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+
+from .child import ask
 from .contenders import CONTENDERS, Contender, Prepared
 from .problems import Problem
 
-# The same problem at a length where every array is small: it loads the kernels, starts the threads
-# and lets torch allocate what it keeps, so that the measured call shows its own arrays only.
-WARM_SEQLEN = 128
+# Every array straight from the system and straight back: what one call freed must not hide what the
+# next one needs (mallopt(3)).
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
-def extra_bytes(contender: Contender, problem: Problem) -> dict[str, int | None]:
+def extra_bytes(
+    contender: Contender, problem: Problem, threads: int | None = None
+) -> dict[str, int | None]:
     """Bytes that forward, and forward plus backward, need above their inputs at the peak.
 
-    Outputs and gradients are counted, inputs are not. None where the system does not say.
+    Outputs and gradients are counted, inputs are not. threads: torch's, None is as many as here.
+    None where the system does not say.
     """
-    request = json.dumps({"contender": contender.name, "problem": asdict(problem)})
-    command = [sys.executable, "-c", f"from {__name__} import answer; answer()"]
-    # Every array straight from the system and straight back: what one call freed must not hide
-    # what the next one needs (mallopt(3)).
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(
-        command, input=request, capture_output=True, text=True, check=False, env=environment
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"measuring {contender.name} at {problem.name} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    threads = threads or torch.get_num_threads()
+    request = {"contender": contender.name, "problem": asdict(problem), "threads": threads}
+    return ask("memory", request, ENVIRONMENT)
 
 
-def answer() -> None:
-    """The measuring process: a request on stdin, its answer on stdout."""
-    print(json.dumps(_measure(json.load(sys.stdin))))
+def memory_row(problem: Problem, threads: int, names: tuple[str, ...]) -> dict:
+    """Peaks of the contenders ``names``, what of them are outputs, and what ours needs besides.
+
+    Scratch is that of all threads. The system counts pages in batches: a few tenths of a MiB are
+    below its resolution.
+    """
+    peaks = {c.name: extra_bytes(c, problem, threads) for c in CONTENDERS if c.name in names}
+    outputs = {
+        "forward": problem.output_bytes("forward"),
+        "forward_backward": problem.output_bytes("backward"),
+    }
+    scratch = {
+        call: None if peak is None else max(0, peak - outputs[call])
+        for call, peak in peaks["tvm_flash"].items()
+    }
+    return {"bytes": peaks, "output_bytes": outputs, "scratch_bytes": scratch}
 
 
-def _measure(request: dict) -> dict[str, int | None]:
+def answer(request: dict) -> dict[str, int | None]:
+    """The peaks, in the measuring process."""
+    torch.set_num_threads(request["threads"])
     contender = next(c for c in CONTENDERS if c.name == request["contender"])
     problem = Problem(**request["problem"])
-    warm = Prepared(contender, Problem(**{**request["problem"], "seqlen": WARM_SEQLEN}))
-    warm.forward()
-    warm.record()
-    warm.backward()
+    # One key head of the same lengths: it loads the kernels of that length and what torch keeps, so
+    # that the measured call shows its own arrays only.
+    warm = Prepared(contender, replace(problem, heads=problem.group, kv_heads=1))
+    for call in (_forward, _forward_backward):
+        call(warm)
     prepared = Prepared(contender, problem)
     return {
-        "forward": _peak_of(prepared.forward),
-        "forward_backward": _peak_of(lambda: (prepared.record(), prepared.backward())),
+        "forward": _peak_of(lambda: _forward(prepared)),
+        "forward_backward": _peak_of(lambda: _forward_backward(prepared)),
     }
 
 
-def _peak_of(call) -> int | None:
+def _forward(prepared: Prepared):
+    with torch.no_grad():
+        return prepared.forward()
+
+
+def _forward_backward(prepared: Prepared):
+    prepared.record()
+    return prepared.backward()
+
+
+def _peak_of(call: Callable[[], object]) -> int | None:
+    """Bytes that ``call`` adds at most, in a new thread with new OpenMP workers.
+
+    Scratch that a library keeps for each thread would be there already in threads that have worked.
+    """
+    threads = torch.get_num_threads()
+    results: list = []
+
+    def run() -> None:
+        torch.set_num_threads(threads)  # OpenMP keeps it for each thread
+        results.append(call())  # held until the peak is read
+
+    worker = threading.Thread(target=run)
     if not _reset_peak():
         return None
     before = _status_bytes("VmRSS")
-    result = call()  # held until the peak is read
+    worker.start()
+    worker.join()
     peak = _status_bytes("VmHWM")
-    del result
+    if not results:
+        raise RuntimeError("the measured call failed, see above")
     return max(0, peak - before)
 
 

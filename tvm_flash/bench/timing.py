@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -28,25 +31,50 @@ class Timing:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to sample: at least ``min_rounds``, then until ``seconds`` or ``max_rounds``."""
+    """How long to sample: at least ``min_rounds``, then until ``seconds`` or ``max_rounds``.
+
+    steady: while a spread is wider, rounds go on until ``budget`` seconds are over.
+    shortest: seconds that a sample lasts at least; a shorter call is repeated within its sample.
+    """
 
     min_rounds: int = 5
     max_rounds: int = 30
     seconds: float = 2.0
+    steady: float = math.inf
+    budget: float = 0.0
+    shortest: float = 0.0
+
+    def ends(self, samples: Mapping[str, list[float]], rounds: int, elapsed: float) -> bool:
+        """Whether ``rounds`` rounds, which took ``elapsed`` seconds, are enough."""
+        if rounds < self.min_rounds or (rounds < self.max_rounds and elapsed <= self.seconds):
+            return False
+        return elapsed > self.budget or widest(map(Timing.of, samples.values())) <= self.steady
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], patience: Patience) -> dict[str, Timing]:
-    """Timing of every call in ``calls``, after one untimed warm-up each."""
+def widest(timings) -> float:
+    """The largest spread."""
+    return max(timing.spread for timing in timings)
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    patience: Patience,
+    *,
+    warm: Mapping[str, float] | None = None,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Timing]:
+    """Timing of every call in ``calls``, after one untimed warm-up each.
+
+    warm: seconds of a call of each that was warmed up already.
+    """
+    warm = warm or {name: _seconds(call, 1, clock) for name, call in calls.items()}
+    repeats = {name: max(1, math.ceil(patience.shortest / warm[name])) for name in calls}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    started = time.perf_counter()
-    for turn in range(patience.max_rounds):
+    started, turn = clock(), 0
+    while not turn or not patience.ends(samples, turn, clock() - started):
         for name in _rotated(list(calls), turn):
-            samples[name].append(_seconds(calls[name]))
-        enough = turn + 1 >= patience.min_rounds
-        if enough and time.perf_counter() - started > patience.seconds:
-            break
+            samples[name].append(_seconds(calls[name], repeats[name], clock))
+        turn += 1
     return {name: Timing.of(values) for name, values in samples.items()}
 
 
@@ -56,7 +84,8 @@ def _rotated(names: list[str], turn: int) -> list[str]:
     return names[start:] + names[:start]
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+def _seconds(call: Callable[[], object], repeats: int, clock: Clock) -> float:
+    started = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - started) / repeats

@@ -1,53 +1,134 @@
-"""``tvm-flash bench``: our kernels, torch's SDPA and naive attention, timed in turns."""
+"""``tvm-flash bench``: our kernels beside torch's SDPA, timed in turns, judged by their targets."""
 
 from __future__ import annotations
 
-import json
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from .console import console, progress
-from .tables import memory_table, timing_table
+from ..errors import TvmFlashError, UnsupportedSpec
+from .bench_tables import floor_table, section_tables, summary_lines
+from .console import console, notes, progress
+
+WIDTH = 116  # of the tables: a narrower terminal wraps them, a file keeps them
+
+if TYPE_CHECKING:
+    from ..bench import Cell, Document, Suite
+
+
+class SuiteName(str, Enum):
+    """What is measured: bench/suite.py."""
+
+    cpu = "cpu"
+    short = "short"
+    quick = "quick"
 
 
 def bench(
+    suite: Annotated[
+        SuiteName, typer.Option(help="cpu: everything, an hour or two. short: minutes.")
+    ] = SuiteName.short,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything measured to this file.")
+        Path | None,
+        typer.Option("--json", help="Keep everything here; a file of such a run is continued."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few short problems.")] = False,
-    match: Annotated[str, typer.Option(help="Only problems whose name contains this.")] = "",
-    memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this file.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --suite quick.")] = False,
+    match: Annotated[str, typer.Option(help="Only cells whose key contains this.")] = "",
+    threads: Annotated[
+        str, typer.Option(help="Numbers of threads, as in 1,2. Default: 1 and 2.")
+    ] = "",
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Measure again what the file has.")
+    ] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Measure again what other kernels gave.")
+    ] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds for a noisy cell; 3 rounds are always made.")
+    ] = None,
 ) -> None:
-    """Time forward and backward of the listed problems, and the memory they need."""
+    """Time attention beside torch's SDPA, with the floors of this machine and the targets.
+
+    Cells that --json FILE holds are kept, so that an interrupted run goes on where it was.
+    """
     from .. import bench as library
 
-    problems = [p for p in library.listed_problems(quick) if match in p.name]
-    report = library.Report(library.describe())
-    console.print(library.sentence(report.host.to_json()), highlight=False)
-    patience = library.Patience(3, 5, 0.2) if quick else library.Patience()
-    with progress("measure", 2 * len(problems)) as advance:
-        for problem in problems:
-            for row in library.measure(problem, patience):
-                report.rows.append(row)
-                advance(f"{row.problem.name} {row.direction}")
-    console.print(timing_table(report.rows))
-    if memory:
-        report.memory.extend(_memory(quick))
-        console.print(memory_table(report.memory))
+    chosen = library.SUITES["quick" if quick else suite.value]
+    cells = [cell for cell in chosen.cells(_threads(threads)) if match in cell.key]
+    if not cells:
+        raise UnsupportedSpec([f"no cell of the suite {chosen.name} matches {match!r}"])
+    _refuse_plot(plot)
+    document = library.Document.opened(json_file, chosen, library.described_host())
+    console.print(library.sentence(document.host), highlight=False, soft_wrap=True)
+    _measure(document, chosen, library.pending(document, cells, rerun, stale), budget, rerun)
+    _print(document, cells)
     if json_file is not None:
-        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
-        console.print(f"written to {json_file}")
+        console.print(f"kept in {json_file}", soft_wrap=True)
+    if plot is not None:
+        from ..bench.plot import draw
+
+        draw(document.to_json(), plot)
+        console.print(f"drawn in {plot}", soft_wrap=True)
 
 
-def _memory(quick: bool) -> list:
-    from .. import bench as library
+def _measure(
+    document: Document, suite: Suite, cells: list[Cell], budget: float | None, rerun: bool
+) -> None:
+    """Measure ``cells`` into ``document``; an interruption ends it, and keeps what there is."""
+    from dataclasses import replace
 
-    problems = library.memory_problems((512, 1024) if quick else library.MEMORY_SEQLENS)
-    rows = []
-    with progress("memory", len(problems)) as advance:
-        for problem in problems:
-            rows.extend(library.measure_memory(problem))
-            advance(problem.name)
-    return rows
+    from ..bench import Runner
+
+    patience = suite.patience if budget is None else replace(suite.patience, budget=budget)
+    runner = Runner(document, patience, quick=suite.name == "quick", again=rerun)
+    if not cells:
+        return
+    try:
+        with progress("measure", len(cells)) as advance:
+            for cell in runner.run(cells):
+                advance(cell["key"])
+    except KeyboardInterrupt:
+        notes.print("[yellow]interrupted[/]: with --json, the same command goes on from here")
+
+
+def _print(document: Document, cells: list[Cell]) -> None:
+    data = document.to_json()
+    keys = {cell.key for cell in cells}
+    data["cells"] = [cell for cell in data["cells"] if cell["key"] in keys]
+    wide = Console(width=max(console.width, WIDTH))
+    for table in (floor_table(data["floors"]), *section_tables(data["cells"], data["sections"])):
+        wide.print(table)
+    for line in summary_lines(data):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _threads(text: str) -> list[int]:
+    from ..bench.host import usable_cores
+
+    cores = usable_cores()
+    if not text:
+        return [1, 2][:cores]
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise UnsupportedSpec([f"--threads {text!r} must be positive numbers, as in 1,2"])
+    if numbers[-1] > cores:
+        raise UnsupportedSpec([f"--threads {numbers[-1]}: this process may use {cores} cores"])
+    return numbers
+
+
+def _refuse_plot(plot: Path | None) -> None:
+    """Before an hour of measuring, not after it."""
+    if plot is None:
+        return
+    from ..bench.plot import require_matplotlib
+
+    require_matplotlib()
+    if not plot.resolve().parent.is_dir():
+        raise TvmFlashError(f"--plot {plot}: its folder does not exist")

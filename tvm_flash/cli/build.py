@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .console import console, progress
+from ..lengths import FORWARD_BUCKETS, check_buckets
+from .console import Advance, console, progress
 from .cost_table import cost_tables
 from .spec_text import SpecTextError, parse_specs
 
@@ -32,6 +34,13 @@ def build(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="CUDA: the backward of equal bits too.")
     ] = False,
+    buckets: Annotated[
+        str,
+        typer.Option(
+            help="CPUs: lengths to make kernels for, those with equal numbers sharing one; "
+            "a loaded library serves other lengths with its nearest kernel."
+        ),
+    ] = ",".join(FORWARD_BUCKETS),
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
@@ -42,7 +51,11 @@ def build(
         raise SpecTextError(
             "no specs: name some, for example bf16,d=64,causal, or give --specs FILE"
         )
-    path, seconds = _build(problems, target, out, _directions(forward_only, deterministic))
+    wanted = {
+        "directions": _directions(forward_only, deterministic),
+        "buckets": _buckets(buckets),
+    }
+    path, seconds = _build(problems, target, out, wanted)
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     costs = _costs(path) if manifest["target"]["name"] == "cuda" else []
     if as_json:
@@ -65,6 +78,13 @@ def _directions(forward_only: bool, deterministic: bool) -> tuple[str, ...]:
     return ("forward", "backward", *["backward_deterministic"] * deterministic)
 
 
+def _buckets(text: str) -> tuple[str, ...]:
+    try:
+        return check_buckets(word.strip() for word in text.split(","))
+    except ValueError as error:
+        raise SpecTextError(str(error)) from error
+
+
 def _target_text(manifest: dict[str, Any]) -> str:
     target = manifest["target"]
     return " ".join([target["name"], *target.get("archs", [])])
@@ -77,17 +97,18 @@ def _costs(path: Path) -> list:
 
 
 def _build(
-    problems: list, target: str, out: Path, directions: tuple[str, ...]
+    problems: list, target: str, out: Path, wanted: dict[str, tuple[str, ...]]
 ) -> tuple[Path, float]:
     from ..codegen.build import build as build_artifact
 
     started = time.perf_counter()
-    with progress("build", len(set(problems)) * len(directions)) as advance:
-        path = build_artifact(
-            problems,
-            target,
-            out,
-            directions=directions,
-            progress=lambda done, total, symbol: advance(symbol),
-        )
+    with ExitStack() as stack:
+        opened: list[Advance] = []
+
+        def step(done: int, total: int, symbol: str) -> None:
+            if not opened:
+                opened.append(stack.enter_context(progress("build", total)))
+            opened[0](symbol)
+
+        path = build_artifact(problems, target, out, progress=step, **wanted)
     return path, time.perf_counter() - started

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..bench import MemoryRow, Row, Timing
+    from ..bench import Row, Timing
 
 
 def timing_table(rows: Iterable[Row], title: str = "milliseconds, median") -> Table:
@@ -51,23 +51,3 @@ def _ratio(value: float | None) -> str:
     if value is None:
         return "-"
     return f"[{'green' if value >= 1 else 'yellow'}]{value:.2f}x[/]"
-
-
-def memory_table(rows: Sequence[MemoryRow]) -> Table:
-    """Peak MiB above the inputs: one line for each contender, one column for each length."""
-    seqlens = sorted({row.problem.seqlen for row in rows})
-    table = Table(title="peak MiB above inputs, forward / and backward", title_justify="left")
-    table.add_column("")
-    for seqlen in seqlens:
-        table.add_column(f"S={seqlen}", justify="right")
-    found = {(row.contender, row.problem.seqlen): row.bytes for row in rows}
-    for contender in dict.fromkeys(row.contender for row in rows):
-        table.add_row(contender, *(_mebibytes(found.get((contender, s))) for s in seqlens))
-    return table
-
-
-def _mebibytes(bytes_by_direction: dict[str, int | None] | None) -> str:
-    if bytes_by_direction is None:
-        return "-"
-    values = (bytes_by_direction["forward"], bytes_by_direction["forward_backward"])
-    return " / ".join("?" if value is None else f"{value / 2**20:.0f}" for value in values)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from .score import Site, key_range, legalise, mask_expr, query_range, score_expr, score_grad_expr
+from .score import (
+    Site,
+    is_linear,
+    key_range,
+    legalise,
+    mask_expr,
+    query_range,
+    score_expr,
+    score_grad_expr,
+)
 from .signature import Signature
 
 LOG2E = 1.4426950408889634
@@ -13,6 +22,10 @@ LN2 = 0.6931471805599453
 # Where a row maximum starts: finite, so that a row without a visible key gives exp2(-inf - FLOOR)
 # = 0 and not exp2(-inf + inf) = NaN; far below any score of finite inputs.
 FLOOR = -1.0e30
+
+# How far a row's maximum may rise (log2 units) before the sums made with the old one are rescaled.
+# The largest unnormalised probability is 2**SLACK: far below float16's 2^16, no precision is lost.
+SLACK = 8.0
 
 # Smallest factor that a score is multiplied by: products with finite scores vanish.
 TINY = 1.0e-37
@@ -35,7 +48,7 @@ class Pipeline:
     @property
     def linear(self) -> bool:
         """Whether the score is the dot product times softmax_scale, with nothing in between."""
-        return not (self.spec.softcap or self.spec.alibi or self.spec.score_mod)
+        return is_linear(self.spec)
 
     def factor(self, softmax_scale):
         """Of a linear score: what makes log2 units of the dot product."""
@@ -48,6 +61,8 @@ class Pipeline:
 
     def scaled(self, raw, b, h, q_idx, k_idx, softmax_scale):
         """score_mod of the raw dot product ``raw``, in log2 units and before the mask."""
+        if self.linear:
+            return raw * self.factor(softmax_scale)
         expr = score_expr(self.spec, raw, self._site(b, h, q_idx, k_idx, softmax_scale))
         return self._legal(expr) * tirx.const(LOG2E, "float32")
 

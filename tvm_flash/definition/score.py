@@ -50,6 +50,11 @@ def score_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
     return score
 
 
+def is_linear(spec: AttentionSpec) -> bool:
+    """Whether the score is the dot product times softmax_scale, with nothing in between."""
+    return not (spec.softcap or spec.alibi or spec.score_mod)
+
+
 def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
     """Whether the query sees the key (bool), or None when nothing hides any."""
     masks = []

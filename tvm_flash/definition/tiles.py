@@ -70,7 +70,10 @@ FLOAT32 = Float32Operand()
 class ForwardTile:
     """Rows of queries and keys per block, and head dims rounded up to what a tile covers.
 
-    Columns and rows past the true sizes are staged as zeros; they change speed, never results.
+    block_q: most query rows that share a staged block of keys; group: rows that go through it at a
+    time, a divisor of block_q. square: edge of the blocks that are transposed. tasks_per_thread:
+    tiles are smaller than block_q where there would be fewer. Columns and rows past the true sizes
+    are staged as zeros; all of these change speed, never results beyond rounding.
     """
 
     block_q: int
@@ -78,6 +81,9 @@ class ForwardTile:
     depth: int
     depth_v: int
     operand: Float32Operand | Bf16PairOperand = FLOAT32
+    group: int = 32
+    square: int = 1
+    tasks_per_thread: int = 4
 
 
 @dataclass(frozen=True)

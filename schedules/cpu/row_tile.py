@@ -1,0 +1,313 @@
+"""Tensor intrinsics of few rows: products whose vector lanes are the head dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from tvm import tirx
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
+from tvm.tirx.script.builder import ir as build
+
+from .row_lanes import folded, interleaved, slice_of, strided
+
+CACHE_LINE = 64
+
+
+@dataclass(frozen=True)
+class RowTile:
+    """Sizes of one intrinsic: ``rows`` of queries, a block of ``keys``, ``columns`` of head_dim.
+
+    A row of K or V is loaded and converted once for all rows of queries. step: keys that the score
+    product multiplies at once. dtype: of K or V in memory. staged: K or V is a dense local block,
+    not an argument. prefetch: how many keys further an argument is asked for (0: not at all).
+    """
+
+    rows: int
+    keys: int
+    columns: int
+    step: int
+    vector: int
+    dtype: str
+    staged: bool
+    prefetch: int = 0
+
+    def name(self, kind: str) -> str:
+        place = "staged" if self.staged else f"direct_p{self.prefetch}"
+        sizes = f"{self.rows}x{self.keys}x{self.columns}_s{self.step}_v{self.vector}"
+        return f"tvm_flash_{kind}_{sizes}_{self.dtype}_{place}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the block of K or V; an argument keeps its axis of heads."""
+        return (self.keys, self.columns) if self.staged else (self.keys, 1, self.columns)
+
+    def strides(self, row, head) -> list:
+        return [row, 1] if self.staged else [row, head, 1]
+
+    def index(self, key, column) -> tuple:
+        return (key, column) if self.staged else (key, 0, column)
+
+    def region(self, buffer):
+        """All of the block of K or V."""
+        return buffer[tuple(slice(0, extent) for extent in self.shape)]
+
+    def lanes(self, start=0):
+        return T.ramp(start, 1, self.vector)
+
+    @property
+    def paired(self) -> bool:
+        """Whether bf16 is read as words of two: even columns of a load apart from odd ones.
+
+        Half as many instructions as widening, and none of them crosses lanes.
+        """
+        whole = self.columns % (2 * self.vector) == 0
+        return self.dtype == "bfloat16" and not self.staged and whole
+
+    @property
+    def load(self) -> int:
+        """Columns of one load: one float32 vector, or the two of a pair."""
+        return 2 * self.vector if self.paired else self.vector
+
+    def element(self, buffer, key, column):
+        """float32 element, or vector, of K or V."""
+        value = buffer[self.index(key, column)]
+        if self.dtype == "float32":
+            return value
+        lanes = f"x{self.vector}" if isinstance(column, tirx.Ramp) else ""
+        return tirx.Cast(f"float32{lanes}", value)
+
+    def vectors(self, buffer, key, column) -> list:
+        """float32 vectors of the ``load`` columns of K or V from ``column`` on."""
+        if not self.paired:
+            return [self.element(buffer, key, self.lanes(column))]
+        row = buffer[self.index(key, T.ramp(column, 1, 2 * self.vector))]
+        words = tirx.reinterpret(f"int32x{self.vector}", row)
+        bits = (
+            tirx.shift_left(words, self._words(16)),
+            tirx.bitwise_and(words, self._words(-65536)),
+        )
+        return [tirx.reinterpret(f"float32x{self.vector}", half) for half in bits]
+
+    def vectors_like(self, buffer, row, column) -> list:
+        """The same columns of a float32 block, in the order of ``vectors``."""
+        low = buffer[row, self.lanes(column)]
+        if not self.paired:
+            return [low]
+        high = buffer[row, self.lanes(column + self.vector)]
+        return [strided(low, high, first, self.vector) for first in (0, 1)]
+
+    def _words(self, value: int):
+        return tirx.Broadcast(tirx.const(value, "int32"), self.vector)
+
+
+@cache
+def register_scores(tile: RowTile) -> str:
+    """S[rows, keys] += Q[rows, columns] . K[keys, columns]."""
+    name = tile.name("row_scores")
+    TensorIntrin.register(name, _scores_description(tile), _scores(tile), override=True)
+    return name
+
+
+@cache
+def register_pv(tile: RowTile) -> str:
+    """O[rows, columns] += P[rows, keys] . V[keys, columns]."""
+    name = tile.name("row_pv")
+    TensorIntrin.register(name, _pv_description(tile), _pv(tile), override=True)
+    return name
+
+
+def _scores_description(tile: RowTile) -> tirx.PrimFunc:
+    rows, keys, columns = tile.rows, tile.keys, tile.columns
+
+    @T.prim_func(s_tir=True)
+    def description(q: T.handle, k: T.handle, s: T.handle):
+        Q = T.match_buffer(q, (rows, columns), "float32", offset_factor=1)
+        K = T.match_buffer(k, tile.shape, tile.dtype, offset_factor=1)
+        S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1)
+        with T.sblock("root"):
+            T.reads(S[0:rows, 0:keys], Q[0:rows, 0:columns], tile.region(K))
+            T.writes(S[0:rows, 0:keys])
+            for i, j, d in T.grid(rows, keys, columns):
+                with T.sblock("update"):
+                    vi, vj, vd = T.axis.remap("SSR", [i, j, d])
+                    S[vi, vj] = S[vi, vj] + Q[vi, vd] * tile.element(K, vj, vd)
+
+    return description
+
+
+def _pv_description(tile: RowTile) -> tirx.PrimFunc:
+    rows, keys, columns = tile.rows, tile.keys, tile.columns
+
+    @T.prim_func(s_tir=True)
+    def description(p: T.handle, v: T.handle, o: T.handle):
+        P = T.match_buffer(p, (rows, keys), "float32", offset_factor=1)
+        V = T.match_buffer(v, tile.shape, tile.dtype, offset_factor=1)
+        O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1)
+        with T.sblock("root"):
+            T.reads(O[0:rows, 0:columns], P[0:rows, 0:keys], tile.region(V))
+            T.writes(O[0:rows, 0:columns])
+            for i, d, j in T.grid(rows, columns, keys):
+                with T.sblock("update"):
+                    vi, vd, vj = T.axis.remap("SSR", [i, d, j])
+                    O[vi, vd] = O[vi, vd] + P[vi, vj] * tile.element(V, vj, vd)
+
+    return description
+
+
+def _scores(tile: RowTile) -> tirx.PrimFunc:
+    rows, keys, columns, step = tile.rows, tile.keys, tile.columns, tile.step
+
+    @T.prim_func(s_tir=True)
+    def implementation(q: T.handle, k: T.handle, s: T.handle):
+        q_row = T.int32()
+        k_row = T.int64()
+        k_head = T.int64()
+        s_row = T.int32()
+        Q = T.match_buffer(q, (rows, columns), "float32", offset_factor=1, strides=[q_row, 1])
+        K = T.match_buffer(
+            k, tile.shape, tile.dtype, offset_factor=1, strides=tile.strides(k_row, k_head)
+        )
+        S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1, strides=[s_row, 1])
+        with T.sblock("root"):
+            T.reads(S[0:rows, 0:keys], Q[0:rows, 0:columns], tile.region(K))
+            T.writes(S[0:rows, 0:keys])
+            acc = T.meta_var(_registers(rows * step, tile))
+            row = T.meta_var(_registers(step, tile))
+            for j in T.serial(keys // step):
+                _zero(acc, tile)
+                _prefetch(K, j * step, step, tile)
+                for d in T.serial(columns // tile.load):
+                    _add_scores(acc, row, Q, K, j * step, d * tile.load, tile)
+                _store_scores(S, acc, j * step, tile)
+
+    return implementation
+
+
+def _pv(tile: RowTile) -> tirx.PrimFunc:
+    rows, keys, columns = tile.rows, tile.keys, tile.columns
+
+    @T.prim_func(s_tir=True)
+    def implementation(p: T.handle, v: T.handle, o: T.handle):
+        p_row = T.int32()
+        v_row = T.int64()
+        v_head = T.int64()
+        o_row = T.int32()
+        P = T.match_buffer(p, (rows, keys), "float32", offset_factor=1, strides=[p_row, 1])
+        V = T.match_buffer(
+            v, tile.shape, tile.dtype, offset_factor=1, strides=tile.strides(v_row, v_head)
+        )
+        O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1, strides=[o_row, 1])
+        with T.sblock("root"):
+            T.reads(O[0:rows, 0:columns], P[0:rows, 0:keys], tile.region(V))
+            T.writes(O[0:rows, 0:columns])
+            acc = T.meta_var(_registers(rows * columns // tile.vector, tile))
+            row = T.meta_var(_registers(columns // tile.vector, tile))
+            _load_output(acc, O, tile)
+            for j in T.serial(keys):
+                _prefetch(V, j, 1, tile)
+                _add_values(acc, row, P, V, j, tile)
+            _store_output(O, acc, tile)
+
+    return implementation
+
+
+# Statements of the intrinsics. Loops over registers are Python's: each is a buffer of its own,
+# because TVM moves a buffer of 1024 bytes or more to the heap, where LLVM cannot drop the stores.
+
+
+def _registers(count: int, tile: RowTile) -> list:
+    return [build.alloc_buffer((tile.vector,), "float32") for _ in range(count)]
+
+
+def _get(register, tile: RowTile):
+    return register[tile.lanes()]
+
+
+def _set(register, value, tile: RowTile) -> None:
+    build.buffer_store(register, value, [tile.lanes()])
+
+
+def _zero(registers: list, tile: RowTile) -> None:
+    for register in registers:
+        _set(register, tirx.Broadcast(tirx.const(0, "float32"), tile.vector), tile)
+
+
+def _prefetch(buffer, key, count: int, tile: RowTile) -> None:
+    """Ask for ``count`` rows; addresses past the end of the tensor do no harm."""
+    if tile.staged or not tile.prefetch:
+        return
+    bits = 32 if tile.dtype == "float32" else 16
+    read, first_level, data = (tirx.const(n, "int32") for n in (0, 3, 1))
+    for n in range(count):
+        for column in range(0, tile.columns, CACHE_LINE * 8 // bits):
+            address = T.address_of(buffer[tile.index(key + n + tile.prefetch, column)])
+            build.evaluate(
+                tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, first_level, data)
+            )
+
+
+def _add_scores(acc: list, row: list, Q, K, key, column, tile: RowTile) -> None:
+    keys = [tile.vectors(K, key + n, column) for n in range(tile.step)]
+    queries = [tile.vectors_like(Q, i, column) for i in range(tile.rows)]
+    for part in range(tile.load // tile.vector):
+        for n in range(tile.step):
+            _set(row[n], keys[n][part], tile)
+        for i in range(tile.rows):
+            for n in range(tile.step):
+                sums = acc[i * tile.step + n]
+                _set(sums, _get(sums, tile) + queries[i][part] * _get(row[n], tile), tile)
+
+
+def _store_scores(S, acc: list, key, tile: RowTile) -> None:
+    """Add the sum of each accumulator's lanes; ``vector`` of them give one vector of sums."""
+    for first in range(0, len(acc), tile.vector):
+        sums = _sum_lanes(acc[first : first + tile.vector], tile)
+        for n in range(0, tile.vector, tile.step):
+            target = [(first + n) // tile.step, T.ramp(key, 1, tile.step)]
+            value = S[tuple(target)] + slice_of(_get(sums, tile), n, tile.step)
+            build.buffer_store(S, value, target)
+
+
+def _sum_lanes(registers: list, tile: RowTile):
+    """The register whose lane n becomes the sum of the lanes of register n.
+
+    Each step halves the number of registers: 16 take 30 shuffles, where one by one takes 64.
+    """
+    run = tile.vector
+    while len(registers) > 1:
+        half, run = len(registers) // 2, run // 2
+        # Pairs (n, n + half) bring the lanes into the order of the registers.
+        for low, high in zip(registers[:half], registers[half:], strict=True):
+            _set(low, folded(_get(low, tile), _get(high, tile), tile.vector, run), tile)
+        registers = registers[:half]
+    return registers[0]
+
+
+def _load_output(acc: list, O, tile: RowTile) -> None:
+    starts = [(i, d) for i in range(tile.rows) for d in range(0, tile.columns, tile.load)]
+    values = [value for i, d in starts for value in tile.vectors_like(O, i, d)]
+    for register, value in zip(acc, values, strict=True):
+        _set(register, value, tile)
+
+
+def _store_output(O, acc: list, tile: RowTile) -> None:
+    values = [_get(register, tile) for register in acc]
+    if tile.paired:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        values = [half for pair in pairs for half in interleaved(*pair, tile.vector)]
+    places = [(i, d) for i in range(tile.rows) for d in range(0, tile.columns, tile.vector)]
+    for value, (i, d) in zip(values, places, strict=True):
+        build.buffer_store(O, value, [i, tile.lanes(d)])
+
+
+def _add_values(acc: list, row: list, P, V, key, tile: RowTile) -> None:
+    vectors = [x for d in range(0, tile.columns, tile.load) for x in tile.vectors(V, key, d)]
+    for register, value in zip(row, vectors, strict=True):
+        _set(register, value, tile)
+    for i in range(tile.rows):
+        probability = tirx.Broadcast(P[i, key], tile.vector)
+        for n, register in enumerate(row):
+            sums = acc[i * len(row) + n]
+            _set(sums, _get(sums, tile) + probability * _get(register, tile), tile)

@@ -1,0 +1,150 @@
+"""Forward of few query rows on CPUs: keys split over the cores, head dimension in vector lanes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from tvm import s_tir, tirx
+
+from ...definition.split_forward import SplitTile, split_forward
+from ...spec import AttentionSpec
+from ..target import CpuTarget
+from .row_tile import RowTile, register_pv, register_scores
+from .steps import round_up, vectorize
+from .vector_math import VectorMath
+
+# Bytes of K or V that are asked for before they are multiplied: of 2 to 16 KiB about the best.
+PREFETCH_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class SplitForwardConfig:
+    """Numbers of the split forward; they change speed, never results beyond rounding.
+
+    rows: packed query rows (heads of a group times positions) of a task. row_block: rows that share
+    a loaded key. chunk: keys of a task. block_k: keys of one call of a micro-kernel; what remains
+    of a chunk is staged. step: keys the score product multiplies at once. columns: of head_dim_v
+    whose sums stay in registers. vector: float32 lanes of a register. prefetch: how many keys ahead
+    K and V are asked for (0: left to the hardware). exp2_degree: of the softmax's exponential.
+    """
+
+    rows: int = 16
+    row_block: int = 4
+    chunk: int = 256
+    block_k: int = 64
+    step: int = 4
+    columns: int = 64
+    vector: int = 16
+    prefetch: int = 32
+    exp2_degree: int = 5
+
+    def reasons(self, spec: AttentionSpec) -> list[str]:
+        """Why this config cannot serve ``spec`` (empty: it can)."""
+        depth_v = round_up(spec.head_dim_v, self.vector)
+        multiples = [
+            ("rows", self.rows, "row_block", self.row_block),
+            ("chunk", self.chunk, "block_k", self.block_k),
+            ("block_k", self.block_k, "vector", self.vector),
+            ("block_k", self.block_k, "step", self.step),
+            ("row_block * step", self.row_block * self.step, "vector", self.vector),
+            ("vector", self.vector, "step", self.step),
+            ("columns", self.columns, "vector", self.vector),
+            ("padded head_dim_v", depth_v, "columns", self.columns),
+        ]
+        return [
+            f"{name}={size} must be a multiple of {unit_name}={unit}"
+            for name, size, unit_name, unit in multiples
+            if size % unit
+        ]
+
+    def tile(self, spec: AttentionSpec) -> SplitTile:
+        """The split definition's tile under this config."""
+        depth, depth_v = (round_up(n, self.vector) for n in (spec.head_dim, spec.head_dim_v))
+        sizes = (self.rows, self.row_block, self.chunk, self.block_k)
+        return SplitTile(*sizes, self.vector, depth, depth_v)
+
+    def to_json(self) -> dict:
+        return {"schedule": "cpu.split_forward", **asdict(self)}
+
+
+def default_split_config(spec: AttentionSpec, target: CpuTarget) -> SplitForwardConfig:
+    """The split config without a tuning record."""
+    vector = target.vector
+    # rows x columns of sums, a row of V and one probability fill the register file.
+    row_block, most = 4, (target.registers - 1) // 5
+    vectors = round_up(spec.head_dim_v, vector) // vector
+    widest = max(n for n in range(1, most + 1) if vectors % n == 0)
+    return SplitForwardConfig(
+        row_block=row_block,
+        step=4 if target.registers == 32 else 2,
+        columns=widest * vector,
+        vector=vector,
+        prefetch=_prefetch(spec),
+    )
+
+
+def _prefetch(spec: AttentionSpec) -> int:
+    row = spec.head_dim * (4 if spec.dtype == "float32" else 2)
+    return min(max(PREFETCH_BYTES // row, 8), 64)
+
+
+def schedule_split_forward(spec: AttentionSpec, config: SplitForwardConfig) -> tirx.PrimFunc:
+    """The split definition of ``spec`` under ``config``, ready to compile."""
+    tile = config.tile(spec)
+    sch = s_tir.Schedule(split_forward(spec, tile, VectorMath(config.exp2_degree)))
+    for block in ("chunk", "combine"):
+        sch.parallel(sch.get_loops(sch.get_sblock(block))[0])
+    _products(sch, config, spec, tile)
+    _softmax(sch, config)
+    _staging(sch, config, spec, tile)
+    _combination(sch, config)
+    return sch.mod["main"]
+
+
+def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
+    """S = Q K^T and O += P V, from the arguments and from staged blocks."""
+
+    def shape(columns: int, staged: bool) -> RowTile:
+        dtype = "float32" if staged else spec.dtype
+        sizes = (config.row_block, config.block_k, columns, config.step, config.vector)
+        return RowTile(*sizes, dtype, staged, config.prefetch)
+
+    for block, staged in (("scores", False), ("rest_scores", True)):
+        row = sch.get_loops(sch.get_sblock(block))[-3]
+        init = sch.decompose_reduction(sch.get_sblock(block), row)
+        vectorize(sch, sch.get(init).name_hint, config.vector)
+        sch.tensorize(row, register_scores(shape(tile.depth, staged)))
+    for block, staged in (("pv", False), ("rest_pv", True)):
+        row, column, key = sch.get_loops(sch.get_sblock(block))[-3:]
+        columns, column = sch.split(column, [None, config.columns])
+        sch.reorder(columns, row, column, key)
+        sch.tensorize(row, register_pv(shape(config.columns, staged)))
+
+
+def _softmax(sch, config: SplitForwardConfig) -> None:
+    """Keys in lanes; row maxima and sums are kept per lane until the end."""
+    for block in ("score_mod", "mask", "exp"):
+        _, lane = sch.split(sch.get_loops(sch.get_sblock(block))[-1], [None, config.vector])
+        sch.vectorize(lane)
+    for block in ("lane_max", "lane_sum"):
+        sch.vectorize(sch.get_loops(sch.get_sblock(block))[-1])
+
+
+def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
+    """Vectors of whole rows; padded columns are loaded one by one."""
+    if spec.head_dim == tile.depth:
+        vectorize(sch, "load_q", config.vector)
+        vectorize(sch, "load_k", config.vector)
+    if spec.head_dim_v == tile.depth_v:
+        vectorize(sch, "load_v", config.vector)
+    for block in ("init_acc", "store_acc"):
+        vectorize(sch, block, config.vector)
+
+
+def _combination(sch, config: SplitForwardConfig) -> None:
+    """Partial results of the chunks of one row."""
+    vectorize(sch, "merge", config.vector)
+    for block in ("top", "total", "merge"):
+        chunk = sch.get_loops(sch.get_sblock(block))[0]
+        # A row without a visible key has no chunk: its statistics are set all the same.
+        sch.decompose_reduction(sch.get_sblock(block), chunk)

@@ -1,0 +1,197 @@
+"""Lines of a tuning log: what they must hold, and a reader that skips what they must not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..artifact import DIRECTIONS
+from ..lengths import FORWARD_BUCKETS, buckets_of
+from ..spec import AttentionSpec
+
+logger = logging.getLogger("tvm_flash")
+
+FORMAT = 1
+OUTCOMES = ("ok", "wrong", "spill", "invalid", "crash", "timeout")
+SIZES = ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "threads")
+
+
+def log_name(spec: AttentionSpec) -> str:
+    """Name of the file that holds the records for ``spec``: its other features share them."""
+    width = f"v{spec.head_dim_v}" * (spec.head_dim_v != spec.head_dim)
+    return f"{spec.dtype}_d{spec.head_dim}{width}{'_causal' * spec.causal}.jsonl"
+
+
+def read(path: Path, wanted: Callable[[str], Any] = bool) -> Iterator[dict[str, Any]]:
+    """The valid lines of the log ``path``, of those whose text is ``wanted``.
+
+    Corrupt and foreign lines, and a file that cannot be read, are skipped with one warning.
+    """
+    skipped = []
+    for number, text in enumerate(_lines(path), 1):
+        if not text.strip() or not wanted(text):
+            continue
+        line = _decoded(text)
+        if problems := line_problems(line, path):
+            skipped.append(f"line {number}: {problems[0]}")
+        else:
+            yield line
+    if skipped:
+        _warn_once(path, f"{len(skipped)} lines are skipped ({skipped[0]})")
+
+
+def append(folder: Path, line: Mapping[str, Any]) -> Path:
+    """Add ``line`` to its log under ``folder`` (tuning_logs/) and return that file.
+
+    Raises ValueError for a line that ``read`` would skip. Several processes may append at once; a
+    line that a crash cut off is closed first, so that it costs nothing but itself.
+    """
+    spec = AttentionSpec.from_json(line["spec"])
+    path = folder / line["target"] / log_name(spec)
+    if problems := line_problems(dict(line), path):
+        raise ValueError(f"{path}: {'; '.join(problems)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(line, sort_keys=True) + "\n"
+    with path.open("ab+", buffering=0) as log:
+        if log.seek(0, 2) and (log.seek(-1, 2), log.read(1))[1] != b"\n":
+            text = "\n" + text
+        log.write(text.encode())
+    return path
+
+
+def line_problems(line: Any, path: Path | None = None) -> list[str]:
+    """What is wrong with ``line``, a decoded line of the log ``path`` (empty: nothing)."""
+    if isinstance(line, Exception):
+        return [f"it is not JSON ({line})"]
+    if not isinstance(line, dict):
+        return [f"it is a {type(line).__name__}, not an object"]
+    if line.get("format") != FORMAT:
+        return [f"format={line.get('format')!r}, this version reads {FORMAT}"]
+    if absent := [name for name in _FIELDS if name not in line]:
+        return [f"{', '.join(absent)} missing"]
+    wrong = [
+        f"{name}={line[name]!r:.60} is not {text}"
+        for name, (text, is_right) in _FIELDS.items()
+        if not _holds(is_right, line[name])
+    ]
+    return wrong or [*_contradictions(line), *_misplaced(line, path)]
+
+
+def moment(text: str) -> datetime:
+    """An ISO 8601 date and time with its offset from UTC."""
+    found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset from UTC")
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        _warn_once(path, f"cannot be read ({error.strerror})")
+        return []
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return error
+
+
+@lru_cache(maxsize=256)
+def _warn_once(path: Path, message: str) -> None:
+    logger.warning("tuning log %s: %s", path, message)
+
+
+def _holds(is_right: Callable[[Any], Any], value: Any) -> bool:
+    # A foreign value may fail in any way, a spec of another version for one.
+    try:
+        return bool(is_right(value))
+    except Exception:
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _are_times(value: Any) -> bool:
+    return type(value) is list and all(_is_number(x) and x > 0 for x in value)
+
+
+def _are_sizes(value: Any) -> bool:
+    return all(type(value[name]) is int and value[name] > 0 for name in SIZES)
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and value != ""
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+# Every line has all of these; others may follow them.
+_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "target": ("the name of a target", _is_text),
+    "cpu": ("the name of a CPU", _is_text),
+    "spec": ("a spec", AttentionSpec.from_json),
+    "direction": (f"one of {', '.join(DIRECTIONS)}", DIRECTIONS.__contains__),
+    "bucket": (f"one of {', '.join(FORWARD_BUCKETS)}", FORWARD_BUCKETS.__contains__),
+    "problem": (f"positive {', '.join(SIZES)}", _are_sizes),
+    "config": ("a config with its schedule", lambda config: _is_text(config["schedule"])),
+    "outcome": (f"one of {', '.join(OUTCOMES)}", OUTCOMES.__contains__),
+    "seconds": ("a list of times", _are_times),
+    "incumbent_seconds": ("a list of times", _are_times),
+    "error": ("a number or null", _is_number_or_null),
+    "allowed": ("a number or null", _is_number_or_null),
+    "strategy": ("the name of a strategy", _is_text),
+    "seed": ("a count", _is_count),
+    "trial": ("a count", _is_count),
+    "date": ("a date and time with its offset from UTC", moment),
+    "versions": ("an object", _is_object),
+    "machine": ("an object", _is_object),
+}
+
+
+def _contradictions(line: Mapping[str, Any]) -> list[str]:
+    """Values that are right alone and wrong together."""
+    outcome, best, bucket = line["outcome"], line.get("best", False), line["bucket"]
+    error, allowed = line["error"], line["allowed"]
+    ok, judged = outcome == "ok", error is not None and allowed is not None
+    checks = [
+        (type(best) is not bool, f"best={best!r} is not true or false"),
+        (best is True and not ok, f"best with {outcome=}"),
+        (ok and not line["seconds"], "outcome='ok' without seconds"),
+        (ok and not judged, "outcome='ok' without error and allowed"),
+        (ok and judged and error > allowed, f"outcome='ok' with {error=} above {allowed=}"),
+        (
+            bucket not in buckets_of(line["direction"]),
+            f"{bucket=} is none of direction={line['direction']!r}",
+        ),
+    ]
+    return [text for wrong, text in checks if wrong]
+
+
+def _misplaced(line: Mapping[str, Any], path: Path | None) -> list[str]:
+    """A line's file is where its config would be looked for."""
+    place = f"{line['target']}/{log_name(AttentionSpec.from_json(line['spec']))}"
+    if path is None or Path(place).parts == path.parts[-2:]:
+        return []
+    return [f"it belongs in {place}"]
