@@ -69,7 +69,7 @@ def sizes_of(options: argparse.Namespace) -> tuple[int, ...]:
     if options.seqlen:
         seqlen_q = seqlen_q if options.bucket == "decode" else options.seqlen
         seqlen_k = options.seqlen
-    bucket = bucket_of(options.direction, seqlen_q, seqlen_k, heads[1] // heads[2])
+    bucket = bucket_of(options.direction, seqlen_q, seqlen_k)
     if bucket != options.bucket:
         sys.exit(f"Sq={seqlen_q}, Sk={seqlen_k} {options.direction} is in bucket {bucket}")
     return (*heads, seqlen_q, seqlen_k)

@@ -14,7 +14,7 @@ from tvm_flash.codegen import jit
 from tvm_flash.codegen.build import build
 from tvm_flash.lengths import (
     BACKWARD_BUCKETS,
-    DECODE_ROWS,
+    DECODE_QUERIES,
     FORWARD_BUCKETS,
     LIMITS,
     bucket_of,
@@ -43,30 +43,28 @@ def registry():
 
 
 @pytest.mark.parametrize(
-    ("seqlen_q", "seqlen_k", "group", "bucket"),
+    ("seqlen_q", "seqlen_k", "bucket"),
     [
-        (1, 1, 1, "tiny"),
-        (LIMITS["tiny"], LIMITS["tiny"], 1, "tiny"),
-        (LIMITS["tiny"], LIMITS["tiny"] + 1, 1, "short"),
-        (1, LIMITS["tiny"] + 1, 1, "decode"),
-        (DECODE_ROWS, 10**6, 1, "decode"),
-        (DECODE_ROWS + 1, LIMITS["short"], 1, "short"),
-        (4, 8192, DECODE_ROWS // 4, "decode"),
-        (4, LIMITS["medium"], DECODE_ROWS // 4 + 1, "medium"),
-        (LIMITS["short"], 1, 1, "short"),
-        (LIMITS["short"] + 1, 1, 1, "medium"),
-        (LIMITS["medium"], LIMITS["medium"], 1, "medium"),
-        (LIMITS["medium"], LIMITS["medium"] + 1, 1, "long"),
-        (2**29, 1, 1, "long"),
+        (1, 1, "tiny"),
+        (LIMITS["tiny"], LIMITS["tiny"], "tiny"),
+        (LIMITS["tiny"], LIMITS["tiny"] + 1, "short"),
+        (1, LIMITS["tiny"] + 1, "decode"),
+        (DECODE_QUERIES, 10**6, "decode"),
+        (DECODE_QUERIES + 1, LIMITS["short"], "short"),
+        (LIMITS["short"], 1, "short"),
+        (LIMITS["short"] + 1, 1, "medium"),
+        (LIMITS["medium"], LIMITS["medium"], "medium"),
+        (LIMITS["medium"], LIMITS["medium"] + 1, "long"),
+        (2**29, 1, "long"),
     ],
 )
-def test_bucket_of_a_forward(seqlen_q, seqlen_k, group, bucket):
-    assert bucket_of("forward", seqlen_q, seqlen_k, group) == bucket
+def test_bucket_of_a_forward(seqlen_q, seqlen_k, bucket):
+    assert bucket_of("forward", seqlen_q, seqlen_k) == bucket
 
 
 def test_backwards_have_no_decode():
-    assert bucket_of("backward", 1, 8192, 1) == "long"
-    assert bucket_of("backward_deterministic", 1, 100, 1) == "short"
+    assert bucket_of("backward", 1, 8192) == "long"
+    assert bucket_of("backward_deterministic", 1, 100) == "short"
     assert set(FORWARD_BUCKETS) - set(BACKWARD_BUCKETS) == {"decode"}
 
 
@@ -216,10 +214,7 @@ def test_a_call_runs_the_kernel_of_its_lengths(artifact, seqlen_q, seqlen_k, mon
     out = tvm_flash.attention(*leaves, causal=True)
     grads = torch.autograd.grad(out.sin().sum(), leaves)
     for direction, bucket, kernel in found:
-        group = 2 if direction == "forward" else 1
-        assert (
-            bucket == bucket_of(direction, seqlen_q, seqlen_k, group) and bucket in kernel.buckets
-        )
+        assert bucket == bucket_of(direction, seqlen_q, seqlen_k) and bucket in kernel.buckets
     assert [direction for direction, *_ in found] == ["forward", "backward"]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     want = torch.autograd.grad(attention_reference(*exact, causal=True)[0].sin().sum(), exact)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import tvm_flash
 from tvm_flash.cli.app import app
+from tvm_flash.lengths import FORWARD_BUCKETS
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = "fp32,d=16,causal"
@@ -57,13 +58,20 @@ def test_build_makes_an_artifact_that_loads(tmp_path):
     out = tmp_path / "kernels"
     manifest = json.loads(call("build", SPEC, "-o", str(out), "--json").stdout)
     assert {k["direction"] for k in manifest["kernels"]} == {"forward", "backward"}
-    assert len(tvm_flash.load(out).kernels) == 2
+    assert len(tvm_flash.load(out).kernels) == len(manifest["kernels"])
+    served = [b for k in manifest["kernels"] if k["direction"] == "forward" for b in k["buckets"]]
+    assert sorted(served) == sorted(FORWARD_BUCKETS)
 
 
 def test_build_reads_specs_from_a_file(tmp_path):
     (tmp_path / "specs.txt").write_text("fp32,d=16\nfp32,d=24\n")
-    specs, out = str(tmp_path / "specs.txt"), str(tmp_path / "kernels")
-    assert "2 kernels" in call("build", "--specs", specs, "--forward-only", "-o", out).stdout
+    options = ["--specs", str(tmp_path / "specs.txt"), "-o", str(tmp_path / "kernels")]
+    options += ["--forward-only", "--buckets", "tiny, long"]
+    assert "4 kernels" in call("build", *options).stdout
+
+
+def test_build_for_lengths_that_do_not_exist():
+    assert "tiny, decode" in call("build", SPEC, "--buckets", "tiny,vast", status=2).stderr
 
 
 def test_build_without_specs_says_so():

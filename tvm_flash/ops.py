@@ -84,7 +84,7 @@ def _run_forward(q, k, v, tables, spec: str, softmax_scale: float):
     out, lse = _empty_results(q, sizes, key_sizes[3])
     if 0 in sizes or 0 in key_sizes:
         return out.zero_(), lse.fill_(float("-inf"))
-    bucket = bucket_of("forward", sizes[1], key_sizes[1], sizes[2] // key_sizes[2])
+    bucket = bucket_of("forward", sizes[1], key_sizes[1])
     device, capability = place_of(q)
     kernel = resolve(_spec(spec), "forward", device, capability, bucket)
     run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)

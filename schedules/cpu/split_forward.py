@@ -13,7 +13,9 @@ from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
 from .vector_math import VectorMath
 
-# Bytes of K or V that are asked for before they are multiplied: of 2 to 16 KiB about the best.
+# Bytes of K or V asked for ahead. Measured on Emerald Rapids, D = 128, 8192 keys, 32/8 heads: bf16
+# takes 2.0 times as long without where heads lie side by side (1.4 where they lie apart), 1.3 with
+# 2 KiB, the same with 4 to 16; float32 1.4 times as long without, 1.1 with 32 KiB.
 PREFETCH_BYTES = 8192
 
 

@@ -32,6 +32,7 @@ class SplitTile:
 
     @property
     def block_q(self) -> int:
+        """Rows of a tile, as other forwards call it."""
         return self.rows
 
 
@@ -41,8 +42,9 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
     The query rows that share a key/value head (its heads times Sq positions) are packed into one
     tile, so that a chunk of K and V is read once for all of them. Within a chunk the softmax is the
     plain one; the partial (m, l, acc) of chunks are combined in order, so that the bits do not
-    depend on the number of threads. Head dimensions are the minor axis of both products, keys that
-    of the softmax. ``math`` gives the vector forms of exp2 and friends (None: intrinsics).
+    depend on the number of threads. They take B * H * Sq * ceil(Sk / chunk) * (depth_v + 2) floats.
+    Head dimensions are the minor axis of both products, keys that of the softmax. ``math`` gives
+    the vector forms of exp2 and friends (None: intrinsics).
     """
     sig = Signature(spec)
     scores = Pipeline(sig, math)
