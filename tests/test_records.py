@@ -1,11 +1,7 @@
 """Tuning records: what a line must hold, what is skipped, which config a build takes."""
 
-import copy
 import json
 import logging
-import random
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ from tvm_flash.artifact import verify
 from tvm_flash.codegen import jit, versions
 from tvm_flash.codegen.build import build
 from tvm_flash.schedules import record_format, records, select
-from tvm_flash.schedules.cpu.forward import ForwardConfig
 from tvm_flash.schedules.record_format import append, line_problems, log_name, read
 from tvm_flash.schedules.records import Choice, best_config
 from tvm_flash.schedules.target import host_target
@@ -338,54 +333,3 @@ def test_the_cache_follows_the_records(logs_in_use, monkeypatch, tmp_path):
     after = state()
     assert after[0]["config"]["block_k"] == 96 and after[0]["source"].endswith(":exact")
     assert after[1] != before[1]
-
-
-@pytest.fixture(scope="module")
-def tune():
-    """The parts of benchmarks/tune_cpu.py."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import tune.search
-
-    yield tune.search
-    sys.path.remove(str(ROOT / "benchmarks"))
-
-
-def test_neighbours_differ_little_and_are_valid(tune):
-    start = ForwardConfig(block_q=64, lanes=64)
-    found = list(tune.neighbours(start, SPEC, random.Random(0)))
-    assert found and not [config for config in found if config.reasons(SPEC)]
-    names = list(start.to_json())
-    changes = [[n for n in names if config.to_json()[n] != start.to_json()[n]] for config in found]
-    assert {len(changed) for changed in changes} <= {1, 2}
-    assert ["block_k"] in changes and any("lanes" in c for c in changes if len(c) == 2)
-
-
-def test_search_promotes_what_wins_twice(tune):
-    """A landscape with one best config, reached by two steps, and luck in single measurements."""
-    start, told = ForwardConfig(block_q=64, block_k=64), []
-
-    def cost(config):
-        return 1.0 + (config.block_k != 128) + (config.rows_s != 8)
-
-    def attempt(config, incumbent, again):
-        if config.rows_o == 2:
-            return tune.Trial("crash")
-        lucky = 0.5 if config.rows_o == 8 and not again else 1.0
-        noise = (0.99, 1.0, 1.01)
-        ours, theirs = cost(config) * lucky, cost(incumbent)
-        return tune.Trial(
-            "ok", 0.0, 1.0, tuple(ours * x for x in noise), tuple(theirs for _ in noise)
-        )
-
-    best = tune.search(start, SPEC, 500, 0, attempt, lambda *told_of: told.append(told_of))
-    assert best == replace(start, block_k=128, rows_s=8, lanes=best.lanes, block_q=best.block_q)
-    promoted = [config for _, config, _, won in told if won]
-    assert promoted and promoted[-1] == best
-    assert not [config for config in promoted if config.rows_o == 8], "lucky once"
-    assert "crash" in {trial.outcome for _, _, trial, _ in told}
-    few = []
-    tune.search(start, SPEC, 3, 0, attempt, lambda number, *_: few.append(number))
-    assert max(few) == 3
-    again = []
-    tune.search(start, SPEC, 500, 0, attempt, lambda *told_of: again.append(told_of))
-    assert copy.deepcopy(again) == told, "the same seed tries the same configs"

@@ -14,7 +14,7 @@ from tvm_flash.spec import AttentionSpec
 # a schedule does not have are passed over, and fields without a row keep their value.
 CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
     "cpu.forward": {
-        "block_q": (16, 32, 64, 128, 256, 512),
+        "block_q": (16, 32, 64, 128, 256, 512, 1024),
         "group": (16, 32, 64, 128, 256),
         "block_k": (16, 32, 64, 96, 128, 256),
         "lanes": (16, 32, 48, 64),
@@ -57,9 +57,12 @@ class Trial:
 
     @property
     def spread(self) -> float:
-        """Half the interquartile range of that ratio."""
+        """How uncertain that median is: 1.57 interquartile ranges over the root of the count.
+
+        The notch of a box plot (McGill, Tukey and Larsen, 1978), about a 95 % interval.
+        """
         low, _, high = statistics.quantiles(self._ratios(), n=4)
-        return (high - low) / 2
+        return 1.57 * (high - low) / len(self.seconds) ** 0.5
 
     def _ratios(self) -> list[float]:
         return [a / b for a, b in zip(self.seconds, self.incumbent_seconds, strict=True)]

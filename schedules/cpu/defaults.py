@@ -39,7 +39,8 @@ def default_config(
         return default_split_config(spec, target)
     config = forward_config(spec, target)
     if bucket == "tiny" and config.unit != "amx":
-        return replace(config, block_q=_TINY, block_k=_TINY, lanes=min(config.lanes, _TINY))
+        lanes = min(LANES[target.vector, target.registers], _TINY)
+        return replace(config, block_q=_TINY, block_k=_TINY, group=_TINY, lanes=lanes)
     return config
 
 
