@@ -148,9 +148,9 @@ def test_backward_is_bit_equal_from_run_to_run():
 def test_unsupported_config_lists_every_reason():
     spec = AttentionSpec("float32", 64)
     with pytest.raises(UnsupportedSpec) as error:
-        config = ForwardConfig(block_q=60, block_k=61, unit="dot")
+        config = ForwardConfig(block_q=60, block_k=61, exp2_degree=3, unit="dot")
         scheduled_module(spec, "forward", host_target(), config)
-    for part in ("group=60", "block_k=61", "bfloat16"):
+    for part in ("group=60", "block_k=61", "bfloat16", "exp2_degree=3 must be 5 or more"):
         assert part in str(error.value)
 
 

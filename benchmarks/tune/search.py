@@ -21,6 +21,7 @@ CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
         "rows_s": (2, 4, 6, 8, 12),
         "rows_o": (2, 4, 6, 8, 12),
         "tasks_per_thread": (1, 2, 4, 8),
+        "exp2_degree": (3, 4, 5, 6),
     },
     "cpu.split_forward": {
         "rows": (4, 8, 16),

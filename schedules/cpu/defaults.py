@@ -10,6 +10,7 @@ from ..target import CpuTarget
 from .backward import BackwardConfig
 from .forward import ForwardConfig
 from .split_forward import SplitForwardConfig, default_split_config
+from .vector_math import LEAST_DEGREE
 
 # (vector, registers) -> lanes of a micro-kernel with 4 rows: 4 * lanes / vector accumulators, one
 # row of B and a broadcast fit the register file, and the accumulators hide the FMA's latency.
@@ -20,9 +21,6 @@ FORWARD_LANES = {**LANES, (8, 16): 24, (4, 16): 12}
 # What the staged queries and the output of a tile may take of the second-level cache (bytes).
 _TILE_BYTES = 1 << 20
 _MOST_ROWS = 1024
-
-# Relative error 7.5e-5 (degree 3) and 3e-6 (degree 4) lie below half an ulp of bf16 and fp16.
-EXP2_DEGREE = {"float32": 5, "float16": 4, "bfloat16": 3}
 
 # Rows and keys of a tile of tiny problems. Measured on Emerald Rapids, float32, D = 64: 16 of both
 # take 3.0 us in 16 x 16 tiles, 12.3 us in 64 x 64, which would be mostly empty.
@@ -46,7 +44,7 @@ def default_config(
 
 def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
     """The forward config without a tuning record, for sequences of some length."""
-    degree = EXP2_DEGREE[spec.dtype]
+    degree = LEAST_DEGREE[spec.dtype]
     if spec.dtype == "bfloat16" and "amx_bf16" in target.features:
         return ForwardConfig(
             block_q=_block_q(spec, 64), block_k=128, group=64, rows_s=32, rows_o=32, lanes=32,
@@ -71,7 +69,7 @@ def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:
         lanes=lanes,
         head_lanes=_head_lanes(spec.head_dim, target.vector, lanes),
         vector=target.vector,
-        exp2_degree=EXP2_DEGREE[spec.dtype],
+        exp2_degree=LEAST_DEGREE[spec.dtype],
     )
 
 

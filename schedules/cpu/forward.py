@@ -15,7 +15,7 @@ from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, split_vector, vectorize
 from .threads import usable_threads, with_threads
 from .transpose_tile import register_transpose, with_transpose
-from .vector_math import VectorMath
+from .vector_math import VectorMath, degree_reasons
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class ForwardConfig:
                 (edges != (32, 32, 32), f"unit=amx multiplies 32 x 32 blocks, not {edges}")
             )
             checks.append((self.block_k % 32, f"block_k={self.block_k} must be a multiple of 32"))
-        return [text for wrong, text in checks if wrong]
+        found = [text for wrong, text in checks if wrong]
+        return found + degree_reasons(spec.dtype, self.exp2_degree)
 
     def tile(self, spec: AttentionSpec) -> ForwardTile:
         """The streaming definition's tile under this config."""

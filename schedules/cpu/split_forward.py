@@ -11,7 +11,7 @@ from ...spec import AttentionSpec
 from ..target import CpuTarget
 from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
-from .vector_math import VectorMath
+from .vector_math import VectorMath, degree_reasons
 
 # Bytes of K or V asked for ahead. Measured on Emerald Rapids, D = 128, 8192 keys, 32/8 heads: bf16
 # takes 2.0 times as long without where heads lie side by side (1.4 where they lie apart), 1.3 with
@@ -53,11 +53,12 @@ class SplitForwardConfig:
             ("columns", self.columns, "vector", self.vector),
             ("padded head_dim_v", depth_v, "columns", self.columns),
         ]
-        return [
+        found = [
             f"{name}={size} must be a multiple of {unit_name}={unit}"
             for name, size, unit_name, unit in multiples
             if size % unit
         ]
+        return found + degree_reasons(spec.dtype, self.exp2_degree)
 
     def tile(self, spec: AttentionSpec) -> SplitTile:
         """The split definition's tile under this config."""
