@@ -11,6 +11,8 @@ void soft_ldtilecfg(const uint8_t *palette) {
     configured = configured && palette[16 + 2 * i] == 64 && palette[48 + i] == 16;
 }
 
+void soft_tilezero(int8_t tile) { memset(tiles[tile], 0, sizeof tiles[tile]); }
+
 void soft_tileloadd64(int8_t tile, const char *base, int64_t stride) {
   for (int row = 0; row < 16; row++) memcpy(tiles[tile][row], base + row * stride, 64);
 }

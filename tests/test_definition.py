@@ -58,7 +58,8 @@ def test_forward_forms_agree(variant, target):
 def test_backward_forms_agree(variant, target):
     spec, tables = AttentionSpec.capture("float32", 24, head_dim_v=16, **VARIANTS[variant])
     plain = compile_function(plain_backward(spec), target)
-    streaming = compile_function(streaming_backward(spec, BackwardTile(32, 16, 24, 16, 32)), target)
+    tile = BackwardTile(32, 32, 16, 24, 16, 32, 16, 32, 16)
+    streaming = compile_function(streaming_backward(spec, tile), target)
     for sizes in SIZES:
         q, k, v, dout = inputs(spec, sizes)
         leaves, (out, lse) = exact(q, k, v, **VARIANTS[variant])
@@ -83,3 +84,20 @@ def test_pair_operand_is_bf16(target):
     got_out, got_lse = call_forward(kernel, q, k, v)
     assert max_error(got_lse, lse) < 3e-6
     assert max_error(got_out, out) < 2**-7 * out.abs().max().item()
+
+
+@pytest.mark.parametrize("head_rows", [False, True])
+def test_pair_operand_of_the_backward_is_bf16(target, head_rows):
+    """Pairs round P and dS, in either orientation of dK and dV."""
+    spec = AttentionSpec("bfloat16", 24, head_dim_v=16, window_size=(40, 10))
+    tile = BackwardTile(32, 32, 16, 12, 8, 32, 16, 12, 8, Bf16PairOperand(), head_rows)
+    kernel = compile_function(streaming_backward(spec, tile), target)
+    for sizes in (Sizes(), Sizes(b=1, sq=91, sk=41, h=2, hk=1)):
+        q, k, v, dout = inputs(spec, sizes)
+        leaves, (out, lse) = exact(q, k, v, window_size=(40, 10))
+        want = torch.autograd.grad(out, leaves, dout.double())
+        saved = (q, k, v, out.detach().to(q.dtype), dout, lse.detach().float())
+        workspace = backward_workspace({"block_q": 32, "head_dim_pad": 32}, q, k)
+        got = call_backward(kernel, *saved, torch.zeros_like(saved[5]), (), workspace)
+        for name, a, b in zip(("dq", "dk", "dv"), got, want, strict=True):
+            assert max_error(a, b) < 2**-6 * b.abs().max().item(), name

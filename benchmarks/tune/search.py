@@ -32,11 +32,14 @@ CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
         "columns": (32, 64, 128),
     },
     "cpu.backward": {
-        "block_q": (16, 32, 64, 128, 256),
-        "block_k": (32, 64, 128, 256),
-        "rows": (2, 4, 6, 8),
-        "lanes": (16, 32, 48, 64),
+        "block_q": (32, 64, 128, 256),
+        "block_k": (64, 128, 256, 512),
+        "step_k": (32, 64, 128),
+        "rows": (2, 4, 8),
+        "lanes": (16, 32, 64),
+        "key_rows": (2, 4, 8),
         "head_lanes": (16, 32, 48, 64),
+        "unroll": (1, 2, 4),
     },
 }
 

@@ -6,6 +6,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..spec import AttentionSpec
+from .backward_rows import delta_pass, dq_pass
 from .pipeline import Pipeline
 from .signature import Signature
 from .tiles import BackwardTile
@@ -16,19 +17,49 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
 
     Per pair of blocks: S and P again, dV += P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore,
     dQ += dS K, dK += dS^T Q (FlashAttention-2, algorithm 2). Keys are the minor axis of the block
-    buffers. Key tiles c, c + C, c + 2C... add their dQ to the private copy c of ``dq_acc``
+    buffers. A tile of block_k keys is staged once and meets each query block in steps of step_k.
+    Key tiles c, c + C, c + 2C... add their dQ to the private copy c of ``dq_acc``
     (C, B, H, Sq_pad, D_pad) float32, zero on entry; the copies are summed in order at the end, so
     the result is the same bit for bit from run to run, and one batch and head occupies C workers.
     ``delta`` (B, H, Sq) float32 receives rowsum(dO o O) - dlse.
+
+    The words of an operand pair neighbours of the axis that a product sums over: ``*_r`` buffers
+    are row by row with pairs of columns, ``*_p`` hold pairs of rows. Float32 words need one of
+    them. ``*_c`` is the transpose that head_rows asks for; without it, it is its source.
     """
     sig = Signature(spec)
     scores = Pipeline(sig, math)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     views = sig.backward_views()
-    BQ, BK, D, Dv, Dl = tile.block_q, tile.block_k, tile.depth, tile.depth_v, tile.depth_lanes
+    operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
+    word, pairs = operand.dtype, tile.operand.pack > 1
+    BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
+    D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
+    BQp, BSp = BQ // pack, BS // pack
     copies, rows_pad = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     k_tiles = T.truncdiv(Sk + (BK - 1), BK)
+
+    delta_rows, dq_rows = delta_pass(), dq_pass()
+
+    def of_columns(buffer, b, row, h, d, *ends):
+        """Staged word of neighbouring columns of a row."""
+        return operand.stage(
+            *[_padded(buffer, b, row, h, d * pack + e, *ends) for e in range(pack)]
+        )
+
+    def of_rows(buffer, b, row, h, d, *ends):
+        """Staged word of a column of neighbouring rows."""
+        return operand.stage(
+            *[_padded(buffer, b, row * pack + e, h, d, *ends) for e in range(pack)]
+        )
+
+    def place(row, column):
+        return (column, row) if turned else (row, column)
+
+    def linear_p(raw, lse, edge, *site):
+        # The difference before the mask: LLVM then fuses the scale's product with it.
+        return scores.exp2(scores.hidden(scores.scaled(raw, *site) - lse, edge, *site))
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
@@ -48,158 +79,134 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         dV = T.match_buffer(dv, views[7].shape, dtype, strides=views[7].strides)
         delta_r = T.match_buffer(delta, sig.rows, "float32")
         A = T.match_buffer(dq_acc, (copies, B, H, rows_pad, Dl), "float32")
-        for b, h, i in T.grid(B, H, Sq):
-            for d in range(dim_v):
-                with T.sblock("delta"):
-                    vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
-                    with T.init():
-                        delta_r[vb, vh, vi] = -dL[vb, vh, vi]
-                    delta_r[vb, vh, vi] = delta_r[vb, vh, vi] + T.Cast(
-                        "float32", O[vb, vi, vh, vd]
-                    ) * T.Cast("float32", dO[vb, vi, vh, vd])
+        delta_rows(O, dO, dL, delta_r, dim_v)
         for t in T.serial(B * Hk * copies):
             with T.sblock("worker"):
                 vt = T.axis.spatial(B * Hk * copies, t)
-                T.reads(
-                    Q[0:B, 0:Sq, 0:H, 0:dim],
-                    K[0:B, 0:Sk, 0:Hk, 0:dim],
-                    V[0:B, 0:Sk, 0:Hk, 0:dim_v],
-                    dO[0:B, 0:Sq, 0:H, 0:dim_v],
-                    delta_r[0:B, 0:H, 0:Sq],
-                    L[0:B, 0:H, 0:Sq],
-                )
-                T.writes(
-                    A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl],
-                    dK[0:B, 0:Sk, 0:Hk, 0:dim],
-                    dV[0:B, 0:Sk, 0:Hk, 0:dim_v],
-                )
+                rows_in = T.meta_var([Q, dO, delta_r, L])
+                T.reads(_whole([*rows_in, K, V]))
+                T.writes(_whole([A, dK, dV]))
                 b: T.let[T.int64] = T.truncdiv(vt, Hk * copies)
                 hk: T.let[T.int64] = T.truncmod(T.truncdiv(vt, copies), Hk)
                 c: T.let[T.int64] = T.truncmod(vt, copies)
                 keys: T.let[T.int32] = T.Cast("int32", Sk)
-                Kt = T.sblock_alloc_buffer((D, BK), "float32")
-                Vt = T.sblock_alloc_buffer((Dv, BK), "float32")
-                Kb = T.sblock_alloc_buffer((BK, Dl), "float32")
-                Qb = T.sblock_alloc_buffer((BQ, D), "float32")
-                dOb = T.sblock_alloc_buffer((BQ, Dv), "float32")
+                K_r = T.sblock_alloc_buffer((BK, W), word)
+                K_p = T.sblock_alloc_buffer((BK // pack, Dl), word) if pairs else T.meta_var(K_r)
+                V_r = T.sblock_alloc_buffer((BK, Wv), word)
+                Kt = T.sblock_alloc_buffer((BK // BS, W, BS), word)
+                Vt = T.sblock_alloc_buffer((BK // BS, Wv, BS), word)
+                Q_r = T.sblock_alloc_buffer((BQ, W), word)
+                Q_p = T.sblock_alloc_buffer((BQp, Dl), word) if pairs else T.meta_var(Q_r)
+                Q_c = T.sblock_alloc_buffer((Dl, BQp), word) if turned else T.meta_var(Q_p)
+                dO_r = T.sblock_alloc_buffer((BQ, Wv), word)
+                dO_p = T.sblock_alloc_buffer((BQp, Dvl), word) if pairs else T.meta_var(dO_r)
+                dO_c = T.sblock_alloc_buffer((Dvl, BQp), word) if turned else T.meta_var(dO_p)
                 lse_b = T.sblock_alloc_buffer((BQ,), "float32")
                 delta_b = T.sblock_alloc_buffer((BQ,), "float32")
-                S = T.sblock_alloc_buffer((BQ, BK), "float32")
-                X = T.sblock_alloc_buffer((BQ, BK), "float32")
-                Y = T.sblock_alloc_buffer((BQ, BK), "float32")
-                P = T.sblock_alloc_buffer((BQ, BK), "float32")
-                dP = T.sblock_alloc_buffer((BQ, BK), "float32")
-                dS = T.sblock_alloc_buffer((BQ, BK), "float32")
-                dKt = T.sblock_alloc_buffer((D, BK), "float32")
-                dVt = T.sblock_alloc_buffer((Dv, BK), "float32")
+                S = T.sblock_alloc_buffer((BQ, BS), "float32")
+                X = T.meta_var(S) if scores.linear else T.sblock_alloc_buffer((BQ, BS), "float32")
+                Y = T.meta_var(S) if scores.linear else T.sblock_alloc_buffer((BQ, BS), "float32")
+                P = T.sblock_alloc_buffer((BQ, BS), "float32")
+                P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P)
+                dP = T.sblock_alloc_buffer((BQ, BS), "float32")
+                dS = T.sblock_alloc_buffer((BQ, BS), "float32")
+                dS_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(dS)
+                dS_r = T.sblock_alloc_buffer((BQ, BSp), word) if pairs else T.meta_var(dS)
+                dK_b = T.sblock_alloc_buffer((BK, Dl), "float32")
+                dK_c = T.sblock_alloc_buffer((Dl, BK), "float32") if turned else T.meta_var(dK_b)
+                dV_b = T.sblock_alloc_buffer((BK, Dvl), "float32")
+                dV_c = T.sblock_alloc_buffer((Dvl, BK), "float32") if turned else T.meta_var(dV_b)
                 for n in T.serial(T.truncdiv(k_tiles - c + copies - 1, copies)):
                     with T.sblock("k_tile"):
                         vn = T.axis.opaque(T.truncdiv(k_tiles - c + copies - 1, copies), n)
-                        T.reads(
-                            Q[0:B, 0:Sq, 0:H, 0:dim],
-                            K[0:B, 0:Sk, 0:Hk, 0:dim],
-                            V[0:B, 0:Sk, 0:Hk, 0:dim_v],
-                            dO[0:B, 0:Sq, 0:H, 0:dim_v],
-                            delta_r[0:B, 0:H, 0:Sq],
-                            L[0:B, 0:H, 0:Sq],
-                        )
-                        T.writes(
-                            A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl],
-                            dK[0:B, 0:Sk, 0:Hk, 0:dim],
-                            dV[0:B, 0:Sk, 0:Hk, 0:dim_v],
-                        )
+                        T.reads(_whole([*rows_in, K, V]))
+                        T.writes(_whole([A, dK, dV]))
                         k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
                         bounds = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
                         first: T.let[T.int32] = T.truncdiv(bounds[0], BQ)
                         last: T.let[T.int32] = T.truncdiv(bounds[1] + (BQ - 1), BQ)
-                        full_lo: T.let[T.int32] = bounds[2]
-                        full_hi: T.let[T.int32] = bounds[3]
-                        for j, d in T.grid(BK, D):
-                            with T.sblock("load_kt"):
-                                vj, vd = T.axis.remap("SS", [j, d])
-                                Kt[vd, vj] = T.if_then_else(
-                                    T.And(k0 + vj < keys, vd < dim),
-                                    T.Cast("float32", K[b, k0 + vj, hk, vd]),
-                                    T.float32(0),
-                                )
-                        for j, d in T.grid(BK, Dl):
+                        for j, d in T.grid(BK, W):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd] = T.if_then_else(
-                                    T.And(k0 + vj < keys, vd < dim),
-                                    T.Cast("float32", K[b, k0 + vj, hk, vd]),
-                                    T.float32(0),
-                                )
-                        for j, d in T.grid(BK, Dv):
-                            with T.sblock("load_vt"):
+                                K_r[vj, vd] = of_columns(K, b, k0 + vj, hk, vd, keys, dim)
+                        if pairs:
+                            for j, d in T.grid(BK // pack, Dl):
+                                with T.sblock("pair_k"):
+                                    vj, vd = T.axis.remap("SS", [j, d])
+                                    K_p[vj, vd] = of_rows(
+                                        K, b, T.truncdiv(k0, pack) + vj, hk, vd, keys, dim
+                                    )
+                        for u, d, j in T.grid(BK // BS, W, BS):
+                            with T.sblock("turn_k"):
+                                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
+                                Kt[vu, vd, vj] = K_r[vu * BS + vj, vd]
+                        for j, d in T.grid(BK, Wv):
+                            with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vt[vd, vj] = T.if_then_else(
-                                    T.And(k0 + vj < keys, vd < dim_v),
-                                    T.Cast("float32", V[b, k0 + vj, hk, vd]),
-                                    T.float32(0),
-                                )
-                        for d, j in T.grid(D, BK):
+                                V_r[vj, vd] = of_columns(V, b, k0 + vj, hk, vd, keys, dim_v)
+                        for u, d, j in T.grid(BK // BS, Wv, BS):
+                            with T.sblock("turn_v"):
+                                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
+                                Vt[vu, vd, vj] = V_r[vu * BS + vj, vd]
+                        for j, d in T.grid(*place(BK, Dl)):
                             with T.sblock("init_dk"):
-                                vd, vj = T.axis.remap("SS", [d, j])
-                                dKt[vd, vj] = T.float32(0)
-                        for d, j in T.grid(Dv, BK):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                dK_c[vj, vd] = T.float32(0)
+                        for j, d in T.grid(*place(BK, Dvl)):
                             with T.sblock("init_dv"):
-                                vd, vj = T.axis.remap("SS", [d, j])
-                                dVt[vd, vj] = T.float32(0)
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                dV_c[vj, vd] = T.float32(0)
                         for g, m in T.grid(group, T.max(last - first, 0)):
                             with T.sblock("q_block"):
                                 vg = T.axis.opaque(group, g)
                                 vm = T.axis.opaque(T.max(last - first, 0), m)
-                                T.reads(
-                                    Q[0:B, 0:Sq, 0:H, 0:dim],
-                                    dO[0:B, 0:Sq, 0:H, 0:dim_v],
-                                    delta_r[0:B, 0:H, 0:Sq],
-                                    L[0:B, 0:H, 0:Sq],
-                                    Kt[0:D, 0:BK],
-                                    Vt[0:Dv, 0:BK],
-                                    Kb[0:BK, 0:Dl],
-                                    dKt[0:D, 0:BK],
-                                    dVt[0:Dv, 0:BK],
+                                staged = T.meta_var([K_p, Kt, Vt])
+                                sums = T.meta_var([A, dK_c, dV_c])
+                                work = T.meta_var([S, X, Y, P, dP, dS, P_p, dS_p, dS_r])
+                                block = T.meta_var(
+                                    [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, delta_b]
                                 )
-                                T.writes(
-                                    A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl],
-                                    Qb[0:BQ, 0:D],
-                                    dOb[0:BQ, 0:Dv],
-                                    lse_b[0:BQ],
-                                    delta_b[0:BQ],
-                                    S[0:BQ, 0:BK],
-                                    X[0:BQ, 0:BK],
-                                    Y[0:BQ, 0:BK],
-                                    P[0:BQ, 0:BK],
-                                    dP[0:BQ, 0:BK],
-                                    dS[0:BQ, 0:BK],
-                                    dKt[0:D, 0:BK],
-                                    dVt[0:Dv, 0:BK],
-                                )
+                                T.reads(_whole([*rows_in, *staged, dK_c, dV_c]))
+                                T.writes(_whole([*sums, *block, *work]))
                                 h: T.let[T.int64] = hk * group + vg
                                 q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
-                                boundary: T.let[T.bool] = T.Or(
-                                    T.Or(
-                                        (first + vm) * BQ < full_lo, (first + vm + 1) * BQ > full_hi
-                                    ),
-                                    k0 + BK > keys,
+                                seen = T.meta_var(scores.key_range(q0, T.min(q0 + BQ, Sq) - 1))
+                                lo: T.let[T.int32] = T.truncdiv(T.max(seen[0] - k0, 0), BS)
+                                hi: T.let[T.int32] = T.truncdiv(
+                                    T.min(seen[1] - k0, BK) + (BS - 1), BS
                                 )
-                                for i, d in T.grid(BQ, D):
+                                full_lo: T.let[T.int32] = seen[2]
+                                full_hi: T.let[T.int32] = seen[3]
+                                for i, d in T.grid(BQ, W):
                                     with T.sblock("load_q"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        Qb[vi, vd] = T.if_then_else(
-                                            T.And(q0 + vi < Sq, vd < dim),
-                                            T.Cast("float32", Q[b, q0 + vi, h, vd]),
-                                            T.float32(0),
-                                        )
-                                for i, d in T.grid(BQ, Dv):
+                                        Q_r[vi, vd] = of_columns(Q, b, q0 + vi, h, vd, Sq, dim)
+                                for i, d in T.grid(BQ, Wv):
                                     with T.sblock("load_do"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        dOb[vi, vd] = T.if_then_else(
-                                            T.And(q0 + vi < Sq, vd < dim_v),
-                                            T.Cast("float32", dO[b, q0 + vi, h, vd]),
-                                            T.float32(0),
-                                        )
+                                        dO_r[vi, vd] = of_columns(dO, b, q0 + vi, h, vd, Sq, dim_v)
+                                if pairs:
+                                    for i, d in T.grid(BQp, Dl):
+                                        with T.sblock("pair_q"):
+                                            vi, vd = T.axis.remap("SS", [i, d])
+                                            Q_p[vi, vd] = of_rows(
+                                                Q, b, T.truncdiv(q0, pack) + vi, h, vd, Sq, dim
+                                            )
+                                    for i, d in T.grid(BQp, Dvl):
+                                        with T.sblock("pair_do"):
+                                            vi, vd = T.axis.remap("SS", [i, d])
+                                            dO_p[vi, vd] = of_rows(
+                                                dO, b, T.truncdiv(q0, pack) + vi, h, vd, Sq, dim_v
+                                            )
+                                if turned:
+                                    for d, i in T.grid(Dl, BQp):
+                                        with T.sblock("turn_q"):
+                                            vd, vi = T.axis.remap("SS", [d, i])
+                                            Q_c[vd, vi] = Q_p[vi, vd]
+                                    for d, i in T.grid(Dvl, BQp):
+                                        with T.sblock("turn_do"):
+                                            vd, vi = T.axis.remap("SS", [d, i])
+                                            dO_c[vd, vi] = dO_p[vi, vd]
                                 for i in range(BQ):
                                     with T.sblock("load_delta"):
                                         vi = T.axis.spatial(BQ, i)
@@ -214,109 +221,166 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             scores.log2_lse(L[b, h, q0 + vi]),
                                             T.float32("inf"),
                                         )
-                                with T.sblock("p_scope"):
-                                    T.reads(Qb[0:BQ, 0:D], Kt[0:D, 0:BK], lse_b[0:BQ])
-                                    T.writes(
-                                        S[0:BQ, 0:BK], X[0:BQ, 0:BK], Y[0:BQ, 0:BK], P[0:BQ, 0:BK]
-                                    )
-                                    for i, j, d in T.grid(BQ, BK, D):
-                                        with T.sblock("scores"):
-                                            vi, vj, vd = T.axis.remap("SSR", [i, j, d])
-                                            with T.init():
-                                                S[vi, vj] = T.float32(0)
-                                            S[vi, vj] = S[vi, vj] + Qb[vi, vd] * Kt[vd, vj]
-                                    for i, j in T.grid(BQ, BK):
-                                        with T.sblock("score_mod"):
-                                            vi, vj = T.axis.remap("SS", [i, j])
-                                            X[vi, vj] = scores.scaled(
-                                                S[vi, vj], b, h, q0 + vi, k0 + vj, softmax_scale
-                                            )
-                                    for i, j in T.grid(BQ, BK):
-                                        with T.sblock("mask"):
-                                            vi, vj = T.axis.remap("SS", [i, j])
-                                            Y[vi, vj] = scores.hidden(
-                                                X[vi, vj],
-                                                boundary,
-                                                b,
-                                                h,
-                                                q0 + vi,
-                                                k0 + vj,
-                                                softmax_scale,
-                                            )
-                                    for i, j in T.grid(BQ, BK):
-                                        with T.sblock("p"):
-                                            vi, vj = T.axis.remap("SS", [i, j])
-                                            P[vi, vj] = scores.exp2(Y[vi, vj] - lse_b[vi])
-                                with T.sblock("ds_scope"):
-                                    T.reads(
-                                        dOb[0:BQ, 0:Dv],
-                                        Vt[0:Dv, 0:BK],
-                                        P[0:BQ, 0:BK],
-                                        S[0:BQ, 0:BK],
-                                        delta_b[0:BQ],
-                                    )
-                                    T.writes(dP[0:BQ, 0:BK], dS[0:BQ, 0:BK])
-                                    for i, j, d in T.grid(BQ, BK, Dv):
-                                        with T.sblock("dp"):
-                                            vi, vj, vd = T.axis.remap("SSR", [i, j, d])
-                                            with T.init():
-                                                dP[vi, vj] = T.float32(0)
-                                            dP[vi, vj] = dP[vi, vj] + dOb[vi, vd] * Vt[vd, vj]
-                                    for i, j in T.grid(BQ, BK):
-                                        with T.sblock("ds"):
-                                            vi, vj = T.axis.remap("SS", [i, j])
-                                            dS[vi, vj] = scores.dscore(
-                                                P[vi, vj], dP[vi, vj], delta_b[vi], S[vi, vj],
-                                                b, h, q0 + vi, k0 + vj, softmax_scale,
-                                            )  # fmt: skip
-                                with T.sblock("dq_scope"):
-                                    T.reads(dS[0:BQ, 0:BK], Kb[0:BK, 0:Dl])
-                                    T.writes(A[c, b, h, q0 : q0 + BQ, 0:Dl])
-                                    for i, d, j in T.grid(BQ, Dl, BK):
-                                        with T.sblock("dq"):
-                                            vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                            A[c, b, h, q0 + vi, vd] = (
-                                                A[c, b, h, q0 + vi, vd] + dS[vi, vj] * Kb[vj, vd]
-                                            )
-                                with T.sblock("dv_scope"):
-                                    T.reads(dOb[0:BQ, 0:Dv], P[0:BQ, 0:BK])
-                                    T.writes(dVt[0:Dv, 0:BK])
-                                    for d, j, i in T.grid(Dv, BK, BQ):
-                                        with T.sblock("dv"):
-                                            vd, vj, vi = T.axis.remap("SSR", [d, j, i])
-                                            dVt[vd, vj] = dVt[vd, vj] + dOb[vi, vd] * P[vi, vj]
-                                with T.sblock("dk_scope"):
-                                    T.reads(Qb[0:BQ, 0:D], dS[0:BQ, 0:BK])
-                                    T.writes(dKt[0:D, 0:BK])
-                                    for d, j, i in T.grid(D, BK, BQ):
-                                        with T.sblock("dk"):
-                                            vd, vj, vi = T.axis.remap("SSR", [d, j, i])
-                                            dKt[vd, vj] = dKt[vd, vj] + Qb[vi, vd] * dS[vi, vj]
+                                for u in T.serial(T.max(hi - lo, 0)):
+                                    with T.sblock("step"):
+                                        vu = T.axis.opaque(T.max(hi - lo, 0), u)
+                                        T.reads(_whole([*block, *staged, dK_c, dV_c]))
+                                        T.writes(_whole([*sums, *work]))
+                                        s: T.let[T.int32] = lo + vu
+                                        k1: T.let[T.int32] = k0 + s * BS
+                                        edge: T.let[T.bool] = T.Or(k1 < full_lo, k1 + BS > full_hi)
+                                        with T.sblock("p_scope"):
+                                            T.reads(_whole([Q_r, Kt, lse_b]))
+                                            T.writes(_whole([S, X, Y, P, P_p]))
+                                            for i, j, d in T.grid(BQ, BS, D):
+                                                with T.sblock("scores"):
+                                                    vi, vj, vd = T.axis.remap("SSR", [i, j, d])
+                                                    with T.init():
+                                                        S[vi, vj] = T.float32(0)
+                                                    S[vi, vj] = S[vi, vj] + operand.dot(
+                                                        Q_r[vi, vd], Kt[s, vd, vj]
+                                                    )
+                                            if scores.linear:
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("p"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        P[vi, vj] = linear_p(
+                                                            S[vi, vj], lse_b[vi], edge,
+                                                            b, h, q0 + vi, k1 + vj, softmax_scale,
+                                                        )  # fmt: skip
+                                            else:
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("score_mod"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        X[vi, vj] = scores.scaled(
+                                                            S[vi, vj], b, h, q0 + vi, k1 + vj,
+                                                            softmax_scale,
+                                                        )  # fmt: skip
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("mask"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        Y[vi, vj] = scores.hidden(
+                                                            X[vi, vj], edge, b, h, q0 + vi, k1 + vj,
+                                                            softmax_scale,
+                                                        )  # fmt: skip
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("p"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        P[vi, vj] = scores.exp2(
+                                                            Y[vi, vj] - lse_b[vi]
+                                                        )
+                                            if pairs:
+                                                for i, j in T.grid(BQp, BS):
+                                                    with T.sblock("pair_p"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        P_p[vi, vj] = operand.encode(
+                                                            P[vi * 2, vj], P[vi * 2 + 1, vj]
+                                                        )
+                                        with T.sblock("ds_scope"):
+                                            T.reads(_whole([dO_r, Vt, P, S, delta_b]))
+                                            T.writes(_whole([dP, dS, dS_p, dS_r]))
+                                            for i, j, d in T.grid(BQ, BS, Dv):
+                                                with T.sblock("dp"):
+                                                    vi, vj, vd = T.axis.remap("SSR", [i, j, d])
+                                                    with T.init():
+                                                        dP[vi, vj] = T.float32(0)
+                                                    dP[vi, vj] = dP[vi, vj] + operand.dot(
+                                                        dO_r[vi, vd], Vt[s, vd, vj]
+                                                    )
+                                            for i, j in T.grid(BQ, BS):
+                                                with T.sblock("ds"):
+                                                    vi, vj = T.axis.remap("SS", [i, j])
+                                                    dS[vi, vj] = scores.dscore(
+                                                        P[vi, vj], dP[vi, vj], delta_b[vi],
+                                                        S[vi, vj], b, h,
+                                                                q0 + vi, k1 + vj, softmax_scale,
+                                                    )  # fmt: skip
+                                            if pairs:
+                                                for i, j in T.grid(BQp, BS):
+                                                    with T.sblock("pair_ds"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        dS_p[vi, vj] = operand.encode(
+                                                            dS[vi * 2, vj], dS[vi * 2 + 1, vj]
+                                                        )
+                                                for i, j in T.grid(BQ, BSp):
+                                                    with T.sblock("pair_keys"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        dS_r[vi, vj] = operand.encode(
+                                                            dS[vi, vj * 2], dS[vi, vj * 2 + 1]
+                                                        )
+                                        with T.sblock("dv_scope"):
+                                            T.reads(_whole([dO_c, P_p, dV_c]))
+                                            T.writes(_whole([dV_c]))
+                                            for x, y, i in T.grid(*place(BS, Dvl), BQp):
+                                                with T.sblock("dv"):
+                                                    vx, vy, vi = T.axis.remap("SSR", [x, y, i])
+                                                    at = T.meta_var(place(vx, vy))
+                                                    dV_c[place(s * BS + at[0], at[1])] = dV_c[
+                                                        place(s * BS + at[0], at[1])
+                                                    ] + operand.dot(
+                                                        *place(
+                                                            P_p[vi, at[0]], dO_c[place(vi, at[1])]
+                                                        )
+                                                    )
+                                        with T.sblock("dq_scope"):
+                                            T.reads(_whole([dS_r, K_p]))
+                                            T.writes(A[c, b, h, q0 : q0 + BQ, 0:Dl])
+                                            for i, d, j in T.grid(BQ, Dl, BSp):
+                                                with T.sblock("dq"):
+                                                    vi, vd, vj = T.axis.remap("SSR", [i, d, j])
+                                                    A[c, b, h, q0 + vi, vd] = A[
+                                                        c, b, h, q0 + vi, vd
+                                                    ] + operand.dot(
+                                                        dS_r[vi, vj], K_p[s * BSp + vj, vd]
+                                                    )
+                                        with T.sblock("dk_scope"):
+                                            T.reads(_whole([Q_c, dS_p, dK_c]))
+                                            T.writes(_whole([dK_c]))
+                                            for x, y, i in T.grid(*place(BS, Dl), BQp):
+                                                with T.sblock("dk"):
+                                                    vx, vy, vi = T.axis.remap("SSR", [x, y, i])
+                                                    at = T.meta_var(place(vx, vy))
+                                                    dK_c[place(s * BS + at[0], at[1])] = dK_c[
+                                                        place(s * BS + at[0], at[1])
+                                                    ] + operand.dot(
+                                                        *place(
+                                                            dS_p[vi, at[0]], Q_c[place(vi, at[1])]
+                                                        )
+                                                    )
+                        if turned:
+                            for j, d in T.grid(BK, Dl):
+                                with T.sblock("turn_dk"):
+                                    vj, vd = T.axis.remap("SS", [j, d])
+                                    dK_b[vj, vd] = dK_c[vd, vj]
+                            for j, d in T.grid(BK, Dvl):
+                                with T.sblock("turn_dv"):
+                                    vj, vd = T.axis.remap("SS", [j, d])
+                                    dV_b[vj, vd] = dV_c[vd, vj]
                         for j, d in T.grid(BK, dim):
                             with T.sblock("store_dk"):
                                 T.where(k0 + j < keys)
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                dK[b, k0 + vj, hk, vd] = T.Cast(dtype, dKt[vd, vj])
+                                dK[b, k0 + vj, hk, vd] = T.Cast(dtype, dK_b[vj, vd])
                         for j, d in T.grid(BK, dim_v):
                             with T.sblock("store_dv"):
                                 T.where(k0 + j < keys)
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dVt[vd, vj])
-        for b, h, i in T.grid(B, H, Sq):
-            with T.sblock("dq_row"):
-                vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                T.reads(A[0:copies, 0:B, 0:H, 0:rows_pad, 0:Dl])
-                T.writes(dQ[vb, vi, vh, 0:dim])
-                row = T.sblock_alloc_buffer((Dl,), "float32")
-                for c, d in T.grid(copies, Dl):
-                    with T.sblock("sum_copies"):
-                        vc, vd = T.axis.remap("RS", [c, d])
-                        with T.init():
-                            row[vd] = T.float32(0)
-                        row[vd] = row[vd] + A[vc, vb, vh, vi, vd]
-                for d in range(dim):
-                    with T.sblock("store_dq"):
-                        vd = T.axis.spatial(dim, d)
-                        dQ[vb, vi, vh, vd] = T.Cast(dtype, row[vd])
+                                dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dV_b[vj, vd])
+        dq_rows(A, dQ, sig.rows, dim)
 
     return sig.finish(attention, f"{spec.name}_bwd")
+
+
+def _whole(buffers) -> list:
+    """The whole region of each buffer, once."""
+    kept = []
+    for buffer in buffers:
+        if not any(buffer.same_as(known) for known in kept):
+            kept.append(buffer)
+    return [buffer[tuple(slice(0, extent) for extent in buffer.shape)] for buffer in kept]
+
+
+def _padded(buffer, b, row, h, d, rows: int, columns: int):
+    """Element as float32, zero from ``rows`` or ``columns`` on."""
+    value = tirx.Cast("float32", buffer[b, row, h, d])
+    return tirx.if_then_else(tirx.And(row < rows, d < columns), value, tirx.const(0, "float32"))

@@ -14,6 +14,10 @@ class Float32Operand:
     dtype = "float32"
     pack = 1
 
+    def stage(self, value):
+        """The staged word of one element of an input."""
+        return value
+
     def encode(self, value):
         """The staged word of one float32 element."""
         return value
@@ -33,6 +37,12 @@ class Bf16PairOperand:
 
     dtype = "int32"
     pack = 2
+
+    def stage(self, low, high):
+        """The word of two elements of a bf16 input, which need no rounding."""
+        low_bits = tirx.shift_right(tirx.reinterpret("uint32", low), tirx.const(16, "uint32"))
+        high_bits = tirx.reinterpret("uint32", high)
+        return tirx.reinterpret("int32", tirx.bitwise_or(low_bits, high_bits))
 
     def encode(self, low, high):
         """Both elements rounded to nearest even; ``low`` comes first in memory."""
@@ -88,10 +98,23 @@ class ForwardTile:
 
 @dataclass(frozen=True)
 class BackwardTile:
-    """As ForwardTile; ``depth_lanes`` is head_dim rounded up to whole vectors (rows of dQ)."""
+    """Rows and keys per block of the backward, and head dims rounded up to what a tile covers.
+
+    block_q: query rows of a block. block_k: keys that stay staged while all query rows pass, of
+    which step_k are multiplied at once. depth, depth_v: head dims as reductions, in words of the
+    operand. depth_lanes, lanes_v: head dims as columns. words, words_v: columns of the staged rows
+    of Q, K and of V, dO, in words. head_rows: dK^T and dV^T are accumulated, and not dK and dV, for
+    units whose operand A must lie row by row.
+    """
 
     block_q: int
     block_k: int
+    step_k: int
     depth: int
     depth_v: int
     depth_lanes: int
+    lanes_v: int
+    words: int
+    words_v: int
+    operand: Float32Operand | Bf16PairOperand = FLOAT32
+    head_rows: bool = False

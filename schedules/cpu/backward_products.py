@@ -1,0 +1,137 @@
+"""Micro-kernels of the backward as tensor intrinsics: C (+)= A x B with A broadcast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from tvm import tirx
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
+
+from ...definition.tiles import FLOAT32, Bf16PairOperand, Float32Operand
+from .micro_tile import IN_REGISTERS
+
+
+@dataclass(frozen=True)
+class Product:
+    """C[r, l] (+)= sum_k A[r, k] . B[k, l], or A[k, r] . B[k, l] when transposed.
+
+    ``rows * lanes / vector`` accumulators live in registers over the whole depth, which counts
+    words of the operand. fresh: the sum starts at zero, not at what C holds. unroll: steps of the
+    depth in one iteration.
+    """
+
+    rows: int
+    lanes: int
+    depth: int
+    vector: int
+    transposed: bool = False
+    fresh: bool = False
+    unroll: int = 1
+    operand: Float32Operand | Bf16PairOperand = FLOAT32
+
+    @property
+    def name(self) -> str:
+        kind = "fma" if self.operand.pack == 1 else "dot"
+        flags = ("_t" if self.transposed else "") + ("_fresh" if self.fresh else "")
+        size = f"{self.rows}x{self.lanes}x{self.depth}"
+        return f"tvm_flash_product_{kind}_{size}_v{self.vector}_u{self.unroll}{flags}"
+
+    @property
+    def a_shape(self) -> tuple[int, int]:
+        return (self.depth, self.rows) if self.transposed else (self.rows, self.depth)
+
+    def a_index(self, r, k) -> tuple:
+        """Where the word of A lies that row ``r`` multiplies at depth ``k``."""
+        return (k, r) if self.transposed else (r, k)
+
+    def reads(self, a, b, c) -> list:
+        """What the product reads of its three buffers."""
+        regions = [a[0 : self.a_shape[0], 0 : self.a_shape[1]], b[0 : self.depth, 0 : self.lanes]]
+        return regions if self.fresh else [c[0 : self.rows, 0 : self.lanes], *regions]
+
+
+@cache
+def register_product(product: Product) -> str:
+    """Register the tensor intrinsic of ``product`` and return its name."""
+    both = describe_product(product), _implementation(product)
+    TensorIntrin.register(product.name, *both, override=True)
+    return product.name
+
+
+def describe_product(product: Product) -> tirx.PrimFunc:
+    """What the intrinsic computes, for Tensorize to match."""
+    rows, lanes, depth, dtype = product.rows, product.lanes, product.depth, product.operand.dtype
+
+    @T.prim_func(s_tir=True)
+    def description(a: T.handle, b: T.handle, c: T.handle):
+        A = T.match_buffer(a, product.a_shape, dtype, offset_factor=1)
+        B = T.match_buffer(b, (depth, lanes), dtype, offset_factor=1)
+        C = T.match_buffer(c, (rows, lanes), "float32", offset_factor=1)
+        with T.sblock("root"):
+            T.reads(product.reads(A, B, C))
+            T.writes(C[0:rows, 0:lanes])
+            for r, i, k in T.grid(rows, lanes, depth):
+                with T.sblock("update"):
+                    vr, vi, vk = T.axis.remap("SSR", [r, i, k])
+                    words = T.meta_var((A[product.a_index(vr, vk)], B[vk, vi]))
+                    T.reads([C[vr, vi], *words])
+                    T.writes(C[vr, vi])
+                    if product.fresh:
+                        with T.init():
+                            C[vr, vi] = T.float32(0)
+                    C[vr, vi] = C[vr, vi] + product.operand.dot(*words)
+
+    return description
+
+
+def _implementation(product: Product) -> tirx.PrimFunc:
+    rows, lanes, depth, vector = product.rows, product.lanes, product.depth, product.vector
+    vectors, dtype = lanes // vector, product.operand.dtype
+    unroll = product.unroll if depth % product.unroll == 0 else 1
+    multiply_add = _fma if product.operand.pack == 1 else _dot
+
+    def start(c, r, columns):
+        return tirx.Broadcast(tirx.const(0, "float32"), vector) if product.fresh else c[r, columns]
+
+    @T.prim_func(s_tir=True)
+    def implementation(a: T.handle, b: T.handle, c: T.handle):
+        a_row = T.int32()
+        b_row = T.int32()
+        c_row = T.int32()
+        A = T.match_buffer(a, product.a_shape, dtype, offset_factor=1, strides=[a_row, 1])
+        B = T.match_buffer(b, (depth, lanes), dtype, offset_factor=1, strides=[b_row, 1])
+        C = T.match_buffer(c, (rows, lanes), "float32", offset_factor=1, strides=[c_row, 1])
+        with T.sblock("root"):
+            T.reads(product.reads(A, B, C))
+            T.writes(C[0:rows, 0:lanes])
+            acc = T.alloc_buffer((rows, lanes), "float32", annotations=IN_REGISTERS)
+            for r in T.unroll(rows):
+                for v in T.unroll(vectors):
+                    acc[r, T.ramp(v * vector, 1, vector)] = start(
+                        C, r, T.ramp(v * vector, 1, vector)
+                    )
+            for k in T.serial(depth // unroll):
+                for u in T.unroll(unroll):
+                    for r in T.unroll(rows):
+                        for v in T.unroll(vectors):
+                            acc[r, T.ramp(v * vector, 1, vector)] = multiply_add(
+                                acc[r, T.ramp(v * vector, 1, vector)],
+                                A[product.a_index(r, k * unroll + u)],
+                                B[k * unroll + u, T.ramp(v * vector, 1, vector)],
+                                vector,
+                            )
+            for r in T.unroll(rows):
+                for v in T.unroll(vectors):
+                    C[r, T.ramp(v * vector, 1, vector)] = acc[r, T.ramp(v * vector, 1, vector)]
+
+    return implementation
+
+
+def _fma(acc, word, words, vector: int):
+    return acc + tirx.Broadcast(word, vector) * words
+
+
+def _dot(acc, word, words, vector: int):
+    return tirx.call_extern("float32x16", "tvm_flash_dot_bf16", acc, word, words)
