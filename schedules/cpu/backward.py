@@ -105,8 +105,8 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     tile = config.tile(spec)
     sch = s_tir.Schedule(streaming_backward(spec, tile, VectorMath(config.exp2_degree)))
     for block in ("delta_row", "dq_row"):
-        b, h = sch.get_loops(sch.get_sblock(block))[:2]
-        sch.parallel(sch.fuse(b, h))
+        # Rows too, or a single head would leave these passes to one thread.
+        sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock(block))))
     sch.parallel(sch.get_loops(sch.get_sblock("worker"))[0])
     _zeros(sch, config, tile)
     _transposes(sch, config, tile)

@@ -86,9 +86,15 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 rows_in = T.meta_var([Q, dO, delta_r, L])
                 T.reads(_whole([*rows_in, K, V]))
                 T.writes(_whole([A, dK, dV]))
-                b: T.let[T.int64] = T.truncdiv(vt, Hk * copies)
-                hk: T.let[T.int64] = T.truncmod(T.truncdiv(vt, copies), Hk)
-                c: T.let[T.int64] = T.truncmod(vt, copies)
+                # Through memory: quotients named by lets are computed again for every row.
+                place_of = T.sblock_alloc_buffer((3,), "int64")
+                place_of[0] = T.truncdiv(vt, Hk * copies)
+                place_of[1] = T.truncmod(T.truncdiv(vt, copies), Hk)
+                place_of[2] = T.truncmod(vt, copies)
+                b: T.let[T.int64] = place_of[0]
+                hk: T.let[T.int64] = place_of[1]
+                c: T.let[T.int64] = place_of[2]
+                head = T.sblock_alloc_buffer((1,), "int64")
                 keys: T.let[T.int32] = T.Cast("int32", Sk)
                 K_r = T.sblock_alloc_buffer((BK, W), word)
                 K_p = T.sblock_alloc_buffer((BK // pack, Dl), word) if pairs else T.meta_var(K_r)
@@ -167,8 +173,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                     [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, delta_b]
                                 )
                                 T.reads(_whole([*rows_in, *staged, dK_c, dV_c]))
-                                T.writes(_whole([*sums, *block, *work]))
-                                h: T.let[T.int64] = hk * group + vg
+                                T.writes(_whole([*sums, *block, *work, head]))
+                                head[0] = hk * group + vg
+                                h: T.let[T.int64] = head[0]
                                 q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
                                 seen = T.meta_var(scores.key_range(q0, T.min(q0 + BQ, Sq) - 1))
                                 lo: T.let[T.int32] = T.truncdiv(T.max(seen[0] - k0, 0), BS)
