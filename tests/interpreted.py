@@ -60,7 +60,7 @@ def interpreted(spec, direction: str, arch: str = "sm_80", choice: int = 0) -> I
 def resolver(arch: str = "sm_80", choice: int = 0):
     """To stand for ``tvm_flash.ops.resolve``: operators on CPU tensors then run CUDA kernels."""
 
-    def resolve(spec, direction, _device_type="cpu", _capability=None):
+    def resolve(spec, direction, _device_type="cpu", _capability=None, _bucket="long"):
         return interpreted(spec, direction, arch, choice)
 
     return resolve
