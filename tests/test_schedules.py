@@ -207,7 +207,7 @@ def software_tiles(tmp_path, monkeypatch):
     )
     ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     software = lambda name, *args: tvm.tirx.call_extern("void", f"soft_{name}", *args)  # noqa: E731
-    caches = (amx_tile.register_amx, amx_tile.register_start, amx_tile.register_block_start)
+    caches = (amx_tile.register_amx, amx_tile.register_start)
     monkeypatch.setattr(amx_tile, "tile_call", software)
     for cache in caches:
         cache.cache_clear()

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from .backward_products import Product, describe_product
+from .micro_tile import IN_REGISTERS, MicroTile, description
 
 # Intel SDM vol. 1, chapter 18: a tile is 16 rows of 64 bytes; TDPBF16PS adds to a 16 x 16 float32
 # tile the products of 16 x 16 words (pairs of bf16) by 16 x 16 words.
@@ -36,37 +36,29 @@ class AmxTile:
     def name(self) -> str:
         return f"tvm_flash_amx_{BLOCK}x{BLOCK}x{self.depth}{'_fresh' if self.fresh else ''}"
 
-    def product(self, operand) -> Product:
+    def product(self, operand) -> MicroTile:
         """The same product in vectors."""
         sizes = (BLOCK, BLOCK, self.depth, TILE)
-        return Product(*sizes, fresh=self.fresh, operand=operand)
+        return MicroTile(*sizes, fresh=self.fresh, operand=operand)
 
 
 @cache
 def register_amx(tile: AmxTile, operand) -> str:
     """Register the tensor intrinsic of ``tile`` and return its name."""
-    both = describe_product(tile.product(operand)), _implementation(tile, operand)
+    both = description(tile.product(operand)), _implementation(tile, operand)
     TensorIntrin.register(tile.name, *both, override=True)
     return tile.name
 
 
 @cache
-def register_start(lanes: int) -> str:
-    """An intrinsic that zeroes a row of ``lanes`` and sets up this thread's tiles.
+def register_start(rows: int, lanes: int) -> str:
+    """An intrinsic that zeroes ``rows`` of ``lanes`` and sets up this thread's tiles.
 
     The tile configuration belongs to the thread, so it is loaded inside the parallel body, with the
-    first thing a query tile does.
+    first zeros that a task writes.
     """
-    name = f"tvm_flash_amx_start_{lanes}"
-    TensorIntrin.register(name, *_start(lanes), override=True)
-    return name
-
-
-@cache
-def register_block_start(rows: int, lanes: int) -> str:
-    """As ``register_start``, with zeros for ``rows`` rows of ``lanes``."""
     name = f"tvm_flash_amx_start_{rows}x{lanes}"
-    TensorIntrin.register(name, *_block_start(rows, lanes), override=True)
+    TensorIntrin.register(name, *_start(rows, lanes), override=True)
     return name
 
 
@@ -120,45 +112,7 @@ def _implementation(tile: AmxTile, operand) -> tirx.PrimFunc:
     return implementation
 
 
-@T.inline
-def _configure(call):
-    # Palette 1; bytes per row (uint16) from byte 16, rows (uint8) from byte 48.
-    palette = T.alloc_buffer((64,), "uint8", annotations={"disable_lower_builtin": True})
-    for i in T.serial(64):
-        palette[i] = T.uint8(0)
-    palette[0] = T.uint8(1)
-    for i in T.serial(8):
-        palette[16 + 2 * i] = T.uint8(4 * TILE)
-        palette[48 + i] = T.uint8(TILE)
-    T.evaluate(call("ldtilecfg", T.address_of(palette[0])))
-
-
-def _start(lanes: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
-    @T.prim_func(s_tir=True)
-    def zero(a: T.handle):
-        A = T.match_buffer(a, (lanes,), "float32", offset_factor=1)
-        with T.sblock("root"):
-            T.reads()
-            T.writes(A[0:lanes])
-            for i in T.serial(lanes):
-                with T.sblock("zero"):
-                    vi = T.axis.spatial(lanes, i)
-                    A[vi] = T.float32(0)
-
-    @T.prim_func(s_tir=True)
-    def zero_and_configure(a: T.handle):
-        A = T.match_buffer(a, (lanes,), "float32", offset_factor=1)
-        with T.sblock("root"):
-            T.reads()
-            T.writes(A[0:lanes])
-            _configure(tile_call)
-            for i in T.serial(lanes):
-                A[i] = T.float32(0)
-
-    return zero, zero_and_configure
-
-
-def _block_start(rows: int, lanes: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def _start(rows: int, lanes: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     @T.prim_func(s_tir=True)
     def zero(a: T.handle):
         A = T.match_buffer(a, (rows, lanes), "float32", offset_factor=1)
@@ -177,7 +131,15 @@ def _block_start(rows: int, lanes: int) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
         with T.sblock("root"):
             T.reads()
             T.writes(A[0:rows, 0:lanes])
-            _configure(tile_call)
+            # Palette 1; bytes per row (uint16) from byte 16, rows (uint8) from byte 48.
+            palette = T.alloc_buffer((64,), "uint8", annotations=IN_REGISTERS)
+            for i in T.serial(64):
+                palette[i] = T.uint8(0)
+            palette[0] = T.uint8(1)
+            for i in T.serial(8):
+                palette[16 + 2 * i] = T.uint8(4 * TILE)
+                palette[48 + i] = T.uint8(TILE)
+            T.evaluate(tile_call("ldtilecfg", T.address_of(palette[0])))
             for r, i in T.grid(rows, lanes):
                 A[r, i] = T.float32(0)
 

@@ -10,12 +10,11 @@ from ...definition.backward import streaming_backward
 from ...definition.score import is_linear
 from ...definition.tiles import BackwardTile, Bf16PairOperand, Float32Operand
 from ...spec import AttentionSpec
-from .amx_tile import AmxTile, register_amx, register_block_start
+from .amx_tile import AmxTile, register_amx, register_start
 from .backward_pairs import WORDS, register_pairs, with_pairs
-from .backward_products import Product, register_product
-from .micro_tile import with_bf16_dot
-from .steps import fuse_under, round_up, vectorize
-from .transpose_tile import register_transpose, with_transpose
+from .micro_tile import MicroTile, register, with_bf16_dot
+from .steps import fuse_under, round_up, transpose, vectorize
+from .transpose_tile import with_transpose
 from .vector_math import VectorMath, degree_reasons
 
 # float32 or int32 words of a cache line.
@@ -129,7 +128,7 @@ def _zeros(sch, config: BackwardConfig, tile: BackwardTile) -> None:
     vectorize(sch, "init_dv", config.vector)
     if config.unit == "amx":
         row = sch.get_loops(sch.get_sblock("init_dk"))[-2]
-        sch.tensorize(row, register_block_start(tile.depth_lanes, tile.block_k))
+        sch.tensorize(row, register_start(tile.depth_lanes, tile.block_k))
     else:
         vectorize(sch, "init_dk", config.vector)
 
@@ -141,11 +140,7 @@ def _transposes(sch, config: BackwardConfig, tile: BackwardTile) -> None:
         blocks |= dict.fromkeys(("turn_q", "turn_do"), tile.operand.dtype)
         blocks |= dict.fromkeys(("turn_dk", "turn_dv"), "float32")
     for block, dtype in blocks.items():
-        row, column = sch.get_loops(sch.get_sblock(block))[-2:]
-        rows, row = sch.split(row, [None, config.vector])
-        columns, column = sch.split(column, [None, config.vector])
-        sch.reorder(rows, columns, row, column)
-        sch.tensorize(row, register_transpose(config.vector, dtype))
+        transpose(sch, block, config.vector, dtype)
 
 
 def _spread_rows(sch, config: BackwardConfig, tile: BackwardTile) -> None:
@@ -208,4 +203,4 @@ def _intrinsic(
     if config.unit == "amx":
         return register_amx(AmxTile(shape[2], fresh), config.operand)
     flags = (transposed, fresh, config.unroll)
-    return register_product(Product(*shape, config.vector, *flags, config.operand))
+    return register(MicroTile(*shape, config.vector, *flags, config.operand))

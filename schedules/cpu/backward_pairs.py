@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 from tvm import tirx
-from tvm.ir import StringImm
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from ...definition.tiles import Bf16PairOperand
+from .llvm_text import with_llvm
 
 # Words of a vector of bf16 pairs.
 WORDS = 16
@@ -41,8 +41,7 @@ define linkonce_odr <16 x i32> @tvm_flash_pair_keys(
 
 def with_pairs(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """``func`` with the LLVM functions that the intrinsics call."""
-    zero = tirx.const(0, "int32")
-    return func.with_body(tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(PAIRS), func.body))
+    return with_llvm(func, PAIRS)
 
 
 @cache

@@ -50,38 +50,46 @@ def default_config(
 def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
     """The forward config without a tuning record, for sequences of some length."""
     degree = LEAST_DEGREE[spec.dtype]
-    if spec.dtype == "bfloat16" and "amx_bf16" in target.features:
+    unit = _unit(spec, target)
+    if unit == "amx":
         return ForwardConfig(
             block_q=_block_q(spec, 64), block_k=128, group=64, rows_s=32, rows_o=32, lanes=32,
-            exp2_degree=degree, unit="amx",
+            exp2_degree=degree, unit=unit,
         )  # fmt: skip
     lanes = FORWARD_LANES[target.vector, target.registers]
-    pairs = spec.dtype == "bfloat16" and "avx512_bf16" in target.features
     return ForwardConfig(
         block_q=_block_q(spec, lanes),
         group=lanes,
         lanes=lanes,
         vector=target.vector,
         exp2_degree=degree,
-        unit="dot" if pairs else "fma",
+        unit=unit,
     )
 
 
 def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:
     """The backward config without a tuning record."""
     degree = LEAST_DEGREE[spec.dtype]
-    bf16 = spec.dtype == "bfloat16"
-    if bf16 and "amx_bf16" in target.features:
+    unit = _unit(spec, target)
+    if unit == "amx":
         return BackwardConfig(
-            rows=32, lanes=32, key_rows=32, head_lanes=32, exp2_degree=degree, unit="amx"
+            rows=32, lanes=32, key_rows=32, head_lanes=32, exp2_degree=degree, unit=unit
         )
     return BackwardConfig(
         lanes=LANES[target.vector, target.registers],
         head_lanes=_head_lanes(spec.head_dim, target),
         vector=target.vector,
         exp2_degree=degree,
-        unit="dot" if bf16 and "avx512_bf16" in target.features else "fma",
+        unit=unit,
     )
+
+
+def _unit(spec: AttentionSpec, target: CpuTarget) -> str:
+    """What multiplies: the widest unit of the target that takes the dtype."""
+    if spec.dtype != "bfloat16":
+        return "fma"
+    units = {"amx_bf16": "amx", "avx512_bf16": "dot"}
+    return next((unit for feature, unit in units.items() if feature in target.features), "fma")
 
 
 def _block_q(spec: AttentionSpec, group: int) -> int:

@@ -12,9 +12,9 @@ from ...definition.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from ...spec import AttentionSpec
 from .amx_tile import AmxTile, register_amx, register_start
 from .micro_tile import MicroTile, register, with_bf16_dot
-from .steps import fuse_under, round_up, split_vector, vectorize
+from .steps import fuse_under, round_up, split_vector, transpose, vectorize
 from .threads import usable_threads, with_threads
-from .transpose_tile import register_transpose, with_transpose
+from .transpose_tile import with_transpose
 from .vector_math import VectorMath, degree_reasons
 
 
@@ -103,7 +103,7 @@ class ForwardConfig:
 
 # Blocks that only walk over a row of lanes.
 _ELEMENTWISE = (
-    "init_m", "init_acc", "alpha", "choose_m", "keep_m", "keep_l", "inverse", "normalise",
+    "init_m", "init_l", "alpha", "choose_m", "keep_m", "keep_l", "inverse", "normalise",
 )  # fmt: skip
 
 
@@ -119,12 +119,13 @@ def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFun
     _output(sch, config, tile)
     for block in _ELEMENTWISE:
         vectorize(sch, block, config.vector)
-    _transpose(sch, "transpose_q", config.vector, config.operand.dtype)
-    _transpose(sch, "transpose_o", config.vector, "float32")
+    transpose(sch, "transpose_q", config.vector, config.operand.dtype)
+    transpose(sch, "transpose_o", config.vector, "float32")
     if config.unit == "amx":
-        sch.tensorize(sch.get_loops(sch.get_sblock("init_l"))[-1], register_start(config.rows))
+        start = register_start(tile.depth_v, config.rows)
+        sch.tensorize(sch.get_loops(sch.get_sblock("init_acc"))[-2], start)
     else:
-        vectorize(sch, "init_l", config.vector)
+        vectorize(sch, "init_acc", config.vector)
     func = with_threads(with_transpose(sch.mod["main"], config.vector))
     return with_bf16_dot(func) if config.unit == "dot" else func
 
@@ -173,15 +174,6 @@ def _softmax(sch, config: ForwardConfig) -> None:
     sch.decompose_reduction(sch.get_sblock("row_sum"), rows)
 
 
-def _transpose(sch, block: str, size: int, dtype: str) -> None:
-    """``block``, a transposed copy, in squares of ``size`` words."""
-    row, column = sch.get_loops(sch.get_sblock(block))[-2:]
-    rows, row = sch.split(row, [None, size])
-    columns, column = sch.split(column, [None, size])
-    sch.reorder(rows, columns, row, column)
-    sch.tensorize(row, register_transpose(size, dtype))
-
-
 def _output(sch, config: ForwardConfig, tile: ForwardTile) -> None:
     """O += P V in micro-tiles."""
     if config.unit == "amx":
@@ -199,5 +191,5 @@ def _product(config: ForwardConfig, rows: int, words: int, transposed: bool) -> 
     """The micro-kernel intrinsic of this config's unit."""
     if config.unit == "amx":
         return register_amx(AmxTile(words), config.operand)
-    shape = MicroTile(rows, config.lanes, words, config.vector, transposed, config.operand)
+    shape = MicroTile(rows, config.lanes, words, config.vector, transposed, operand=config.operand)
     return register(shape)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 
 from tvm import tirx
-from tvm.ir import StringImm
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from ...definition.tiles import FLOAT32, Bf16PairOperand, Float32Operand
+from .llvm_text import with_llvm
 
 # Without it LLVM sees a heap workspace instead of a stack array it can keep in registers.
 IN_REGISTERS = {"disable_lower_builtin": True}
@@ -34,12 +34,13 @@ define linkonce_odr <16 x float> @tvm_flash_dot_bf16(
 
 @dataclass(frozen=True)
 class MicroTile:
-    """One micro-kernel: C[r, l] += sum_k A[r, k] . B[k, l], or A[k, r] . B[k, l] when transposed.
+    """One micro-kernel: C[r, l] (+)= sum_k A[r, k] . B[k, l], or A[k, r] . B[k, l] when transposed.
 
     ``rows * lanes / vector`` accumulators live in registers over the whole depth: choose rows and
     lanes so that these and one row of B fit the register file. A word of A is broadcast from
     memory, so A needs no packing; B's lanes are contiguous. The operand says what a word is:
-    float32 (FMA) or a pair of bf16 (dot product, float32 accumulation; depth counts words).
+    float32 (FMA) or a pair of bf16 (dot product, float32 accumulation; depth counts words). fresh:
+    the sum starts at zero, not at what C holds. unroll: steps of the depth in one iteration.
     """
 
     rows: int
@@ -47,34 +48,42 @@ class MicroTile:
     depth: int
     vector: int
     transposed: bool = False
+    fresh: bool = False
+    unroll: int = 1
     operand: Float32Operand | Bf16PairOperand = FLOAT32
 
     @property
     def name(self) -> str:
         kind = "fma" if self.operand.pack == 1 else "dot"
-        suffix = "_t" if self.transposed else ""
-        return f"tvm_flash_{kind}_{self.rows}x{self.lanes}x{self.depth}_v{self.vector}{suffix}"
+        flags = ("_t" if self.transposed else "") + ("_fresh" if self.fresh else "")
+        size = f"{self.rows}x{self.lanes}x{self.depth}"
+        return f"tvm_flash_{kind}_{size}_v{self.vector}_u{self.unroll}{flags}"
 
     @property
     def a_shape(self) -> tuple[int, int]:
         return (self.depth, self.rows) if self.transposed else (self.rows, self.depth)
 
-    def a_word(self, a, r, k):
-        """Word of A that row ``r`` multiplies at depth ``k``."""
-        return a[k, r] if self.transposed else a[r, k]
+    def a_index(self, r, k) -> tuple:
+        """Where the word of A lies that row ``r`` multiplies at depth ``k``."""
+        return (k, r) if self.transposed else (r, k)
+
+    def reads(self, a, b, c) -> list:
+        """What the product reads of its three buffers."""
+        regions = [a[0 : self.a_shape[0], 0 : self.a_shape[1]], b[0 : self.depth, 0 : self.lanes]]
+        return regions if self.fresh else [c[0 : self.rows, 0 : self.lanes], *regions]
 
 
 @cache
 def register(tile: MicroTile) -> str:
     """Register the tensor intrinsic of ``tile`` and return its name."""
-    TensorIntrin.register(tile.name, description(tile), _implementation(tile), override=True)
+    both = description(tile), _implementation(tile)
+    TensorIntrin.register(tile.name, *both, override=True)
     return tile.name
 
 
 def with_bf16_dot(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """``func`` with the LLVM function that ``pack`` 2 tiles call."""
-    zero = tirx.const(0, "int32")
-    return func.with_body(tirx.AttrStmt(zero, "pragma_import_llvm", StringImm(DOT_BF16), func.body))
+    return with_llvm(func, DOT_BF16)
 
 
 def description(tile: MicroTile) -> tirx.PrimFunc:
@@ -87,14 +96,18 @@ def description(tile: MicroTile) -> tirx.PrimFunc:
         B = T.match_buffer(b, (depth, lanes), dtype, offset_factor=1)
         C = T.match_buffer(c, (rows, lanes), "float32", offset_factor=1)
         with T.sblock("root"):
-            T.reads(
-                C[0:rows, 0:lanes], A[0 : tile.a_shape[0], 0 : tile.a_shape[1]], B[0:depth, 0:lanes]
-            )
+            T.reads(tile.reads(A, B, C))
             T.writes(C[0:rows, 0:lanes])
             for r, i, k in T.grid(rows, lanes, depth):
                 with T.sblock("update"):
                     vr, vi, vk = T.axis.remap("SSR", [r, i, k])
-                    C[vr, vi] = C[vr, vi] + tile.operand.dot(tile.a_word(A, vr, vk), B[vk, vi])
+                    words = T.meta_var((A[tile.a_index(vr, vk)], B[vk, vi]))
+                    T.reads([C[vr, vi], *words])
+                    T.writes(C[vr, vi])
+                    if tile.fresh:
+                        with T.init():
+                            C[vr, vi] = T.float32(0)
+                    C[vr, vi] = C[vr, vi] + tile.operand.dot(*words)
 
     return description
 
@@ -102,7 +115,11 @@ def description(tile: MicroTile) -> tirx.PrimFunc:
 def _implementation(tile: MicroTile) -> tirx.PrimFunc:
     rows, lanes, depth, vector = tile.rows, tile.lanes, tile.depth, tile.vector
     vectors, dtype = lanes // vector, tile.operand.dtype
+    unroll = tile.unroll if depth % tile.unroll == 0 else 1
     multiply_add = _fma if tile.operand.pack == 1 else _dot
+
+    def start(c, r, columns):
+        return tirx.Broadcast(tirx.const(0, "float32"), vector) if tile.fresh else c[r, columns]
 
     @T.prim_func(s_tir=True)
     def implementation(a: T.handle, b: T.handle, c: T.handle):
@@ -113,23 +130,24 @@ def _implementation(tile: MicroTile) -> tirx.PrimFunc:
         B = T.match_buffer(b, (depth, lanes), dtype, offset_factor=1, strides=[b_row, 1])
         C = T.match_buffer(c, (rows, lanes), "float32", offset_factor=1, strides=[c_row, 1])
         with T.sblock("root"):
-            T.reads(
-                C[0:rows, 0:lanes], A[0 : tile.a_shape[0], 0 : tile.a_shape[1]], B[0:depth, 0:lanes]
-            )
+            T.reads(tile.reads(A, B, C))
             T.writes(C[0:rows, 0:lanes])
             acc = T.alloc_buffer((rows, lanes), "float32", annotations=IN_REGISTERS)
             for r in T.unroll(rows):
                 for v in T.unroll(vectors):
-                    acc[r, T.ramp(v * vector, 1, vector)] = C[r, T.ramp(v * vector, 1, vector)]
-            for k in T.serial(depth):
-                for r in T.unroll(rows):
-                    for v in T.unroll(vectors):
-                        acc[r, T.ramp(v * vector, 1, vector)] = multiply_add(
-                            acc[r, T.ramp(v * vector, 1, vector)],
-                            tile.a_word(A, r, k),
-                            B[k, T.ramp(v * vector, 1, vector)],
-                            vector,
-                        )
+                    acc[r, T.ramp(v * vector, 1, vector)] = start(
+                        C, r, T.ramp(v * vector, 1, vector)
+                    )
+            for k in T.serial(depth // unroll):
+                for u in T.unroll(unroll):
+                    for r in T.unroll(rows):
+                        for v in T.unroll(vectors):
+                            acc[r, T.ramp(v * vector, 1, vector)] = multiply_add(
+                                acc[r, T.ramp(v * vector, 1, vector)],
+                                A[tile.a_index(r, k * unroll + u)],
+                                B[k * unroll + u, T.ramp(v * vector, 1, vector)],
+                                vector,
+                            )
             for r in T.unroll(rows):
                 for v in T.unroll(vectors):
                     C[r, T.ramp(v * vector, 1, vector)] = acc[r, T.ramp(v * vector, 1, vector)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tvm import s_tir
 
+from .transpose_tile import register_transpose
+
 
 def vectorize(sch: s_tir.Schedule, block: str, vector: int) -> None:
     """Split the innermost loop of ``block`` into unrolled whole vectors."""
@@ -16,6 +18,18 @@ def split_vector(sch: s_tir.Schedule, block: str, vector: int) -> None:
     """As ``vectorize``, and unroll the row loop above it too: a micro-tile in straight line."""
     vectorize(sch, block, vector)
     sch.unroll(sch.get_loops(sch.get_sblock(block))[-3])
+
+
+def transpose(sch: s_tir.Schedule, block: str, size: int, dtype: str) -> None:
+    """``block``, a transposed copy of ``dtype``, in squares of ``size`` words in registers.
+
+    The function needs ``transpose_tile.with_transpose``.
+    """
+    row, column = sch.get_loops(sch.get_sblock(block))[-2:]
+    rows, row = sch.split(row, [None, size])
+    columns, column = sch.split(column, [None, size])
+    sch.reorder(rows, columns, row, column)
+    sch.tensorize(row, register_transpose(size, dtype))
 
 
 def fuse_under(sch: s_tir.Schedule, block: str, loop) -> None:

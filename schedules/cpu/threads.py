@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.ir import StringImm
+
+from .llvm_text import with_llvm
 
 # The library's own shim (codegen/runtime/parallel.c) has the strong definition.
 _ALONE = """
@@ -21,5 +22,4 @@ def usable_threads() -> tirx.PrimExpr:
 
 def with_threads(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """``func`` with the definition that holds where no shim is linked."""
-    text, zero = StringImm(_ALONE), tirx.const(0, "int32")
-    return func.with_body(tirx.AttrStmt(zero, "pragma_import_llvm", text, func.body))
+    return with_llvm(func, _ALONE)

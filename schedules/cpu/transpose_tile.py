@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from tvm import tirx
-from tvm.ir import StringImm
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
+
+from .llvm_text import with_llvm
 
 
 @cache
@@ -25,8 +26,7 @@ def register_transpose(size: int, dtype: str) -> str:
 
 def with_transpose(func: tirx.PrimFunc, size: int) -> tirx.PrimFunc:
     """``func`` with the LLVM function that the intrinsic of ``size`` calls."""
-    text, zero = StringImm(_llvm(size)), tirx.const(0, "int32")
-    return func.with_body(tirx.AttrStmt(zero, "pragma_import_llvm", text, func.body))
+    return with_llvm(func, _llvm(size))
 
 
 def _description(size: int, dtype: str) -> tirx.PrimFunc:

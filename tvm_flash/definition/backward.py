@@ -9,6 +9,7 @@ from ..spec import AttentionSpec
 from .backward_rows import delta_pass, dq_pass
 from .pipeline import Pipeline
 from .signature import Signature
+from .staging import column_word, row_word
 from .tiles import BackwardTile
 
 
@@ -41,18 +42,6 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     k_tiles = T.truncdiv(Sk + (BK - 1), BK)
 
     delta_rows, dq_rows = delta_pass(), dq_pass()
-
-    def of_columns(buffer, b, row, h, d, *ends):
-        """Staged word of neighbouring columns of a row."""
-        return operand.stage(
-            *[_padded(buffer, b, row, h, d * pack + e, *ends) for e in range(pack)]
-        )
-
-    def of_rows(buffer, b, row, h, d, *ends):
-        """Staged word of a column of neighbouring rows."""
-        return operand.stage(
-            *[_padded(buffer, b, row * pack + e, h, d, *ends) for e in range(pack)]
-        )
 
     def place(row, column):
         return (column, row) if turned else (row, column)
@@ -134,13 +123,15 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         for j, d in T.grid(BK, W):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                K_r[vj, vd] = of_columns(K, b, k0 + vj, hk, vd, keys, dim)
+                                K_r[vj, vd] = column_word(
+                                    operand, K, (b, k0 + vj, hk, vd * pack), keys, dim
+                                )
                         if pairs:
                             for j, d in T.grid(BK // pack, Dl):
                                 with T.sblock("pair_k"):
                                     vj, vd = T.axis.remap("SS", [j, d])
-                                    K_p[vj, vd] = of_rows(
-                                        K, b, T.truncdiv(k0, pack) + vj, hk, vd, keys, dim
+                                    K_p[vj, vd] = row_word(
+                                        operand, K, (b, k0 + vj * pack, hk, vd), keys, dim
                                     )
                         for u, d, j in T.grid(BK // BS, W, BS):
                             with T.sblock("turn_k"):
@@ -149,7 +140,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         for j, d in T.grid(BK, Wv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                V_r[vj, vd] = of_columns(V, b, k0 + vj, hk, vd, keys, dim_v)
+                                V_r[vj, vd] = column_word(
+                                    operand, V, (b, k0 + vj, hk, vd * pack), keys, dim_v
+                                )
                         for u, d, j in T.grid(BK // BS, Wv, BS):
                             with T.sblock("turn_v"):
                                 vu, vd, vj = T.axis.remap("SSS", [u, d, j])
@@ -187,23 +180,27 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 for i, d in T.grid(BQ, W):
                                     with T.sblock("load_q"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        Q_r[vi, vd] = of_columns(Q, b, q0 + vi, h, vd, Sq, dim)
+                                        Q_r[vi, vd] = column_word(
+                                            operand, Q, (b, q0 + vi, h, vd * pack), Sq, dim
+                                        )
                                 for i, d in T.grid(BQ, Wv):
                                     with T.sblock("load_do"):
                                         vi, vd = T.axis.remap("SS", [i, d])
-                                        dO_r[vi, vd] = of_columns(dO, b, q0 + vi, h, vd, Sq, dim_v)
+                                        dO_r[vi, vd] = column_word(
+                                            operand, dO, (b, q0 + vi, h, vd * pack), Sq, dim_v
+                                        )
                                 if pairs:
                                     for i, d in T.grid(BQp, Dl):
                                         with T.sblock("pair_q"):
                                             vi, vd = T.axis.remap("SS", [i, d])
-                                            Q_p[vi, vd] = of_rows(
-                                                Q, b, T.truncdiv(q0, pack) + vi, h, vd, Sq, dim
+                                            Q_p[vi, vd] = row_word(
+                                                operand, Q, (b, q0 + vi * pack, h, vd), Sq, dim
                                             )
                                     for i, d in T.grid(BQp, Dvl):
                                         with T.sblock("pair_do"):
                                             vi, vd = T.axis.remap("SS", [i, d])
-                                            dO_p[vi, vd] = of_rows(
-                                                dO, b, T.truncdiv(q0, pack) + vi, h, vd, Sq, dim_v
+                                            dO_p[vi, vd] = row_word(
+                                                operand, dO, (b, q0 + vi * pack, h, vd), Sq, dim_v
                                             )
                                 if turned:
                                     for d, i in T.grid(Dl, BQp):
@@ -385,9 +382,3 @@ def _whole(buffers) -> list:
         if not any(buffer.same_as(known) for known in kept):
             kept.append(buffer)
     return [buffer[tuple(slice(0, extent) for extent in buffer.shape)] for buffer in kept]
-
-
-def _padded(buffer, b, row, h, d, rows: int, columns: int):
-    """Element as float32, zero from ``rows`` or ``columns`` on."""
-    value = tirx.Cast("float32", buffer[b, row, h, d])
-    return tirx.if_then_else(tirx.And(row < rows, d < columns), value, tirx.const(0, "float32"))

@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 from ..spec import AttentionSpec
 from .pipeline import FLOOR, SLACK, Pipeline
 from .signature import Signature
+from .staging import column_word, row_word
 from .tiles import ForwardTile
 
 
@@ -41,15 +42,6 @@ def streaming_forward(
     Dq, Do = (-(-size // tile.square) * tile.square for size in (D // pack, Dv))
     q_groups = T.truncdiv(Sq + (R - 1), R)
     threads = T.int64(1) if threads is None else threads
-
-    def words(buffer, index, inside, columns):
-        """Staged word of ``pack`` neighbouring columns, zero outside."""
-        return operand.encode(*[_padded(buffer, index(e), inside, columns) for e in range(pack)])
-
-    def row_words(buffer, index, rows, columns):
-        """Staged word of one column of ``pack`` neighbouring rows, zero outside."""
-        parts = [_padded(buffer, index(e), index(e)[1] < rows, columns) for e in range(pack)]
-        return operand.encode(*parts)
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
@@ -123,11 +115,8 @@ def streaming_forward(
                         for i, d in T.grid(R, Dq):
                             with T.sblock("load_q"):
                                 vi, vd = T.axis.remap("SS", [i, d])
-                                Qr[vi, vd] = words(
-                                    Q,
-                                    lambda e: (b, q0 + vg * R + vi, h, vd * pack + e),
-                                    q0 + vg * R + vi < Sq,
-                                    dim,
+                                Qr[vi, vd] = column_word(
+                                    operand, Q, (b, q0 + vg * R + vi, h, vd * pack), Sq, dim
                                 )
                         for d, i in T.grid(Dq, R):
                             with T.sblock("transpose_q"):
@@ -172,17 +161,14 @@ def streaming_forward(
                         for j, d in T.grid(BK, D // pack):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd] = words(
-                                    K,
-                                    lambda e: (b, k0 + vj, hk, vd * pack + e),
-                                    k0 + vj < keys,
-                                    dim,
+                                Kb[vj, vd] = column_word(
+                                    operand, K, (b, k0 + vj, hk, vd * pack), keys, dim
                                 )
                         for j, d in T.grid(BK // pack, Dv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vb[vj, vd] = row_words(
-                                    V, lambda e: (b, k0 + vj * pack + e, hk, vd), keys, dim_v
+                                Vb[vj, vd] = row_word(
+                                    operand, V, (b, k0 + vj * pack, hk, vd), keys, dim_v
                                 )
                         for g in range(T.max(g_last - g_first, 0)):
                             with T.sblock("group"):
@@ -365,9 +351,3 @@ def streaming_forward(
                                     )
 
     return sig.finish(attention, f"{spec.name}_fwd")
-
-
-def _padded(buffer, index, inside, columns: int):
-    """Element ``index`` as float32 where ``inside`` and its last index is below ``columns``."""
-    value = tirx.Cast("float32", buffer[index])
-    return tirx.if_then_else(tirx.And(inside, index[-1] < columns), value, tirx.const(0, "float32"))

@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 from ..spec import AttentionSpec
 from .pipeline import FLOOR, Pipeline
 from .signature import Signature
+from .staging import padded
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                     with T.sblock("load_q"):
                         vi = T.axis.spatial(R, i)
                         vd = T.axis.spatial(D, d)
-                        Qt[vi, vd] = _padded(Q, (b, position[vi], head[vi], vd), True, dim)
+                        Qt[vi, vd] = padded(Q, (b, position[vi], head[vi], vd), True, dim)
                 for n in range(direct_k):
                     with T.sblock("direct_scores"):
                         vn = T.axis.spatial(T.truncdiv(C, BK), n)
@@ -170,7 +171,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         for j, d in T.grid(BK, D):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd] = _padded(
+                                Kb[vj, vd] = padded(
                                     K,
                                     (b, first + vn * BK + vj, hk, vd),
                                     vn * BK + vj < keys,
@@ -265,7 +266,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         for j, d in T.grid(BK, Dv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vb[vj, vd] = _padded(
+                                Vb[vj, vd] = padded(
                                     V,
                                     (b, first + vn * BK + vj, hk, vd),
                                     vn * BK + vj < keys,
@@ -350,9 +351,3 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         L[out_b, out_h, out_q] = scores.natural_lse(top[0], total[0])
 
     return sig.finish(attention, f"{spec.name}_fwd")
-
-
-def _padded(buffer, index, inside, columns: int):
-    """Element ``index`` as float32 where ``inside`` and its last index is below ``columns``."""
-    value = tirx.Cast("float32", buffer[index])
-    return tirx.if_then_else(tirx.And(inside, index[-1] < columns), value, tirx.const(0, "float32"))
