@@ -13,11 +13,12 @@ from ..definition.signature import as_module
 from ..errors import UnsupportedSpec
 from ..lengths import DEFAULT_BUCKET
 from ..spec import AttentionSpec
-from .cpu.backward import BackwardConfig, schedule_backward
+from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
 from .cpu.defaults import default_config
-from .cpu.forward import ForwardConfig, schedule_forward
-from .cpu.split_forward import SplitForwardConfig, schedule_split_forward
+from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
+from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
 from .records import best_config
+from .space import Knob, Space
 from .target import CpuTarget
 
 Config = ForwardConfig | SplitForwardConfig | BackwardConfig
@@ -25,19 +26,23 @@ Config = ForwardConfig | SplitForwardConfig | BackwardConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """One way to run a direction: the class of its numbers and what they are given to."""
+    """One way to run a direction: the class of its numbers, what they are given to, and which of
+    them tuning varies."""
 
     direction: str
     config: type
     function: Callable[[AttentionSpec, Any], tvm.tirx.PrimFunc]
+    knobs: tuple[Knob, ...]
 
 
 # By the name that a config carries to records and manifests. The first of a direction is the one
 # that a config without a name is for.
 SCHEDULES = {
-    "cpu.forward": Schedule("forward", ForwardConfig, schedule_forward),
-    "cpu.split_forward": Schedule("forward", SplitForwardConfig, schedule_split_forward),
-    "cpu.backward": Schedule("backward", BackwardConfig, schedule_backward),
+    "cpu.forward": Schedule("forward", ForwardConfig, schedule_forward, FORWARD_KNOBS),
+    "cpu.split_forward": Schedule(
+        "forward", SplitForwardConfig, schedule_split_forward, SPLIT_KNOBS
+    ),
+    "cpu.backward": Schedule("backward", BackwardConfig, schedule_backward, BACKWARD_KNOBS),
 }
 
 
@@ -123,6 +128,27 @@ def choose_all(
         both = (*known.buckets, *new.buckets)
         merged[new.config] = Chosen(new.config, "; ".join(sources), both)
     return sorted(merged.values(), key=lambda chosen: chosen.main_bucket != DEFAULT_BUCKET)
+
+
+def space_of(
+    spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str = DEFAULT_BUCKET
+) -> Space:
+    """What tuning searches for one length bucket: the schedule of its default config, around it.
+
+    Micro-kernels that would fill more registers than the target has are refused unbuilt.
+    """
+    start = default_config(spec, direction, target, bucket)
+
+    def refuse(config: Config) -> list[str]:
+        found = config.reasons(spec)
+        if config.registers > target.registers:
+            found.append(
+                f"its micro-kernel needs {config.registers} vector registers, "
+                f"{target.name} has {target.registers}"
+            )
+        return found
+
+    return Space.around(start, SCHEDULES[start.to_json()["schedule"]].knobs, refuse)
 
 
 def as_config(config: Mapping[str, Any] | Config, direction: str) -> Config:

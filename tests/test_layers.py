@@ -24,10 +24,11 @@ ORDER = [
     ["loader"],
     ["kernels"],
     ["verify"],
-    ["study"],
     ["checks", "placement", "ops"],
     ["functional", "flash_attn"],
     ["bench"],
+    ["tune"],
+    ["study"],
     ["cli"],
     ["__main__"],
 ]
@@ -35,7 +36,7 @@ RANK = {layer: rank for rank, line in enumerate(ORDER) for layer in line}
 
 # Where tvm may be imported at all, and where only inside a function.
 TVM_FOLDERS = {"definition", "schedules", "codegen"}
-TVM_LAZILY = {"cli"}
+TVM_LAZILY = {"cli", "tune", "study"}
 
 SOURCES = {
     ("tvm_flash", *path.relative_to(root).with_suffix("").parts): path

@@ -10,6 +10,7 @@ from ...definition.backward import streaming_backward
 from ...definition.score import is_linear
 from ...definition.tiles import BackwardTile, Bf16PairOperand, Float32Operand
 from ...spec import AttentionSpec
+from ..space import Knob, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .backward_pairs import WORDS, register_pairs, with_pairs
 from .micro_tile import MicroTile, register, with_bf16_dot
@@ -95,8 +96,31 @@ class BackwardConfig:
         blocks = (self.block_q, self.block_k, self.step_k)
         return BackwardTile(*blocks, *depths, *lanes, *words, self.operand, head_rows=amx)
 
+    @property
+    def registers(self) -> int:
+        """Vector registers that the largest micro-kernel fills (AMX has tiles of its own: 0)."""
+        shapes = (
+            (self.rows, self.lanes), (self.rows, self.head_lanes), (self.key_rows, self.head_lanes),
+        )  # fmt: skip
+        filled = max(vector_registers(rows, lanes, self.vector) for rows, lanes in shapes)
+        return 0 if self.unit == "amx" else filled
+
     def to_json(self) -> dict:
         return {"schedule": "cpu.backward", **asdict(self)}
+
+
+# What tuning varies.
+BACKWARD_KNOBS = (
+    Knob("block_q", (32, 64, 128, 256), "rows of a query block"),
+    Knob("block_k", (64, 128, 256, 512), "keys that a worker stages at once"),
+    Knob("step_k", (32, 64, 128), "keys that are multiplied at once"),
+    Knob("rows", (2, 4, 8), "rows of the micro-kernels of S, dP and dQ"),
+    Knob("lanes", (16, 32, 64), "columns, over keys, of those of S and dP"),
+    Knob("key_rows", (2, 4, 8), "rows, over keys, of those of dK and dV"),
+    Knob("head_lanes", (16, 32, 48, 64, 80, 96), "columns, over head_dim, of those of dQ, dK, dV"),
+    Knob("unroll", (1, 2, 4), "steps of a product's reduction in one iteration"),
+    Knob("exp2_degree", (3, 4, 5), "degree of the exponential's polynomial"),
+)
 
 
 def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimFunc:

@@ -10,6 +10,7 @@ from ...definition.forward import streaming_forward
 from ...definition.score import is_linear
 from ...definition.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from ...spec import AttentionSpec
+from ..space import Knob, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, split_vector, transpose, vectorize
@@ -97,9 +98,27 @@ class ForwardConfig:
             self.rows, self.vector, self.tasks_per_thread,
         )  # fmt: skip
 
+    @property
+    def registers(self) -> int:
+        """Vector registers that the larger micro-kernel fills (AMX has tiles of its own: 0)."""
+        rows = max(self.rows_s, self.rows_o)
+        return 0 if self.unit == "amx" else vector_registers(rows, self.lanes, self.vector)
+
     def to_json(self) -> dict:
         return {"schedule": "cpu.forward", **asdict(self)}
 
+
+# What tuning varies.
+FORWARD_KNOBS = (
+    Knob("block_q", (16, 32, 64, 128, 256, 512, 1024), "query rows that share a staged key tile"),
+    Knob("group", (16, 32, 64, 128, 256), "query rows that go through a key tile at a time"),
+    Knob("block_k", (16, 32, 64, 96, 128, 256), "keys of a tile"),
+    Knob("lanes", (16, 32, 48, 64), "columns of the micro-kernels"),
+    Knob("rows_s", (2, 4, 6, 8, 12), "rows of the micro-kernel of S = K Q^T"),
+    Knob("rows_o", (2, 4, 6, 8, 12), "rows of the micro-kernel of O += V^T P"),
+    Knob("tasks_per_thread", (1, 2, 4, 8), "least tiles a thread, before tiles get fewer rows"),
+    Knob("exp2_degree", (3, 4, 5), "degree of the exponential's polynomial"),
+)
 
 # Blocks that only walk over a row of lanes.
 _ELEMENTWISE = (

@@ -8,6 +8,7 @@ from tvm import s_tir, tirx
 
 from ...definition.split_forward import SplitTile, split_forward
 from ...spec import AttentionSpec
+from ..space import Knob, vector_registers
 from ..target import CpuTarget
 from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
@@ -66,8 +67,25 @@ class SplitForwardConfig:
         sizes = (self.rows, self.row_block, self.chunk, self.block_k)
         return SplitTile(*sizes, self.vector, depth, depth_v)
 
+    @property
+    def registers(self) -> int:
+        """Vector registers that the larger micro-kernel fills."""
+        scores = vector_registers(self.row_block, self.step * self.vector, self.vector)
+        return max(scores, vector_registers(self.row_block, self.columns, self.vector))
+
     def to_json(self) -> dict:
         return {"schedule": "cpu.split_forward", **asdict(self)}
+
+
+# What tuning varies.
+SPLIT_KNOBS = (
+    Knob("rows", (4, 8, 16), "packed query rows of a task"),
+    Knob("row_block", (1, 2, 4, 8), "rows that share a loaded key"),
+    Knob("chunk", (128, 256, 512, 1024, 2048), "keys of a task"),
+    Knob("block_k", (16, 32, 64), "keys of one call of a micro-kernel"),
+    Knob("step", (1, 2, 4, 8), "keys that the score product multiplies at once"),
+    Knob("columns", (32, 64, 128), "of head_dim_v whose sums stay in registers"),
+)
 
 
 def default_split_config(spec: AttentionSpec, target: CpuTarget) -> SplitForwardConfig:

@@ -1,0 +1,99 @@
+"""Spaces that tuning searches: named knobs with their values, and what rules a point out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+Value = int | str | bool
+# One value of each knob, in the order of the space's knobs.
+Point = tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A field of a config that may vary: what it means, and the values worth trying."""
+
+    name: str
+    values: tuple[Value, ...]
+    meaning: str
+
+
+def vector_registers(rows: int, lanes: int, vector: int) -> int:
+    """Of a micro-kernel: its sums, a row of one operand, and a broadcast of the other."""
+    return (rows + 1) * (lanes // vector) + 1
+
+
+@dataclass(frozen=True)
+class Space:
+    """The configs that differ from ``start`` in ``knobs`` alone.
+
+    name: the schedule's, as in ``config.to_json()``. start: the config of a build without records;
+    its values count among those of the knobs. refuse(config) gives the reasons why a config cannot
+    serve the problem (none: it can), without compiling anything.
+    """
+
+    name: str
+    knobs: tuple[Knob, ...]
+    start: Any
+    refuse: Callable[[Any], Sequence[str]]
+
+    @staticmethod
+    def around(start: Any, knobs: Sequence[Knob], refuse: Callable[[Any], Sequence[str]]) -> Space:
+        """The space of ``knobs``, whose values are widened to those of ``start``."""
+        own = [getattr(start, knob.name) for knob in knobs]
+        widened = tuple(
+            replace(knob, values=tuple(sorted({*knob.values, value})))
+            for knob, value in zip(knobs, own, strict=True)
+        )
+        return Space(start.to_json()["schedule"], widened, start, refuse)
+
+    def restricted(self, values: Mapping[str, Sequence[Value]]) -> Space:
+        """The same with only ``values`` (by knob) for some knobs; [one value] fixes a knob."""
+        unknown = values.keys() - {knob.name for knob in self.knobs}
+        if unknown:
+            names = ", ".join(knob.name for knob in self.knobs)
+            raise ValueError(f"{', '.join(sorted(unknown))}: {self.name} has knobs {names}")
+        kept = tuple(
+            replace(knob, values=tuple(values.get(knob.name, knob.values))) for knob in self.knobs
+        )
+        return replace(self, knobs=kept)
+
+    @property
+    def size(self) -> int:
+        """Points, valid or not."""
+        return math.prod(len(knob.values) for knob in self.knobs)
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """All valid points in the order of a grid: the last knob varies fastest."""
+        return tuple(self._valid())
+
+    def config(self, point: Point) -> Any:
+        """The config at ``point``."""
+        names = (knob.name for knob in self.knobs)
+        return replace(self.start, **dict(zip(names, point, strict=True)))
+
+    def point(self, config: Any) -> Point:
+        """The values of ``config``, which need not be among those of the knobs."""
+        return tuple(getattr(config, knob.name) for knob in self.knobs)
+
+    def __contains__(self, point: Point) -> bool:
+        return (
+            len(point) == len(self.knobs)
+            and all(value in knob.values for knob, value in zip(self.knobs, point, strict=True))
+            and not self.reasons(point)
+        )
+
+    def reasons(self, point: Point) -> Sequence[str]:
+        """Why the config at ``point`` cannot serve (empty: it can)."""
+        return self.refuse(self.config(point))
+
+    def _valid(self) -> Iterator[Point]:
+        for point in itertools.product(*(knob.values for knob in self.knobs)):
+            if not self.reasons(point):
+                yield point

@@ -1,0 +1,1 @@
+"""Search of schedule configs: strategies propose, hardware measures, records remain."""

@@ -1,0 +1,1 @@
+"""Strategies: one class each, of the protocol in ``tvm_flash.tune.strategy``."""
