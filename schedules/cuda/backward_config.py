@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ...spec import AttentionSpec
+from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
+from .tensor_core import product_for
 from .tiling import round_up
 
 
@@ -67,6 +69,19 @@ class BackwardConfig:
         exchanged = self.block_k * self.block_q * (2 if self.column_groups > 1 else 1)
         return size * (rows * depth + exchanged) + statistics
 
+    def registers(self, spec: AttentionSpec) -> int:
+        """What a thread holds at once at least: P, dP, dK and dV, and fragments of dS and operands.
+
+        Statistics, addresses and what the compiler keeps besides come on top.
+        """
+        product, split = product_for(spec.dtype), self.column_groups
+        m_tiles = self.block_k * split // (16 * self.num_warps)
+        queries = self.block_q // split
+        depths = (self.depth(spec.head_dim) + self.depth(spec.head_dim_v)) // split
+        sums = m_tiles * (queries + queries // self.dp_parts + depths) // 2
+        fragments = m_tiles * (1 + queries // product.step)
+        return sums + fragments * product.words_a + product.words_b
+
     def depth(self, head_dim: int) -> int:
         """``head_dim`` rounded up to whole tiles of every warp that shares its columns."""
         return round_up(head_dim, 16 * max(self.column_groups, self.dq_groups))
@@ -82,3 +97,16 @@ class BackwardConfig:
     @staticmethod
     def from_json(fields: Mapping) -> BackwardConfig:
         return BackwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
+
+
+# What tuning varies.
+BACKWARD_KNOBS = (
+    Knob("block_q", (32, 64, 128), "rows of a query tile"),
+    Knob("block_k", (32, 64, 128), "rows of a key tile"),
+    Knob("num_warps", (4, 8), "warps of a block: they split the keys"),
+    Knob("column_groups", (1, 2, 4), "warps that share keys and split queries and head_dim"),
+    Knob("stages", (1, 2), "tiles of Q and dO in shared memory"),
+    Knob("dp_parts", (1, 2), "parts in which dP is computed, one after the other"),
+    Knob("dq_parts", (1, 2), "parts in which the columns of dQ are computed"),
+    Knob("min_blocks", (0, 2), "blocks an SM shall hold: a register limit for the compiler"),
+)

@@ -10,6 +10,7 @@ from tvm import tirx
 from ...definition.pipeline import Pipeline
 from ...definition.signature import Signature
 from ...spec import AttentionSpec
+from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
 from .copies import Arrivals, Rows, store_rows
@@ -61,12 +62,35 @@ class ForwardConfig:
         loop_bytes = self.block_q * depth + self.stages * self.block_k * (depth + depth_v)
         return size * max(loop_bytes, self.block_q * depth_v)
 
+    def registers(self, spec: AttentionSpec) -> int:
+        """What a thread holds at once at least: sums of S and O, fragments of Q, P, and K or V.
+
+        Row statistics, addresses and what the compiler keeps besides come on top.
+        """
+        product = product_for(spec.dtype)
+        depth, depth_v = round_up(spec.head_dim, 16), round_up(spec.head_dim_v, 16)
+        m_tiles = self.block_q // (16 * self.num_warps)
+        sums = m_tiles * (self.block_k + depth_v) // 2
+        held = m_tiles * depth // product.step if self.q_in_registers else 0
+        return sums + (held + m_tiles) * product.words_a + product.words_b
+
     def to_json(self) -> dict:
         return {"schedule": "cuda.forward", **asdict(self)}
 
     @staticmethod
     def from_json(fields: Mapping) -> ForwardConfig:
         return ForwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
+
+
+# What tuning varies.
+FORWARD_KNOBS = (
+    Knob("block_q", (32, 64, 128, 192, 256), "rows of a query tile"),
+    Knob("block_k", (16, 32, 48, 64, 96, 128), "rows of a key tile"),
+    Knob("num_warps", (2, 4, 8), "warps of a block: they split the query rows"),
+    Knob("stages", (1, 2), "key/value tiles in shared memory"),
+    Knob("q_in_registers", (False, True), "whether Q's fragments stay in registers"),
+    Knob("min_blocks", (0, 2, 3), "blocks an SM shall hold: a register limit for the compiler"),
+)
 
 
 def forward_launch(
