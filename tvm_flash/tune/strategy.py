@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from ..schedules.space import Point
@@ -23,28 +25,82 @@ class Strategy(Protocol):
         """Up to ``count`` points to measure next; none: it has nothing more to try."""
 
     def observe(self, observations: Sequence[Observation]) -> None:
-        """What became of proposed points, in any order and any batches."""
+        """What became of points, proposed or not, in any order and any batches."""
 
 
-# Name -> "module:Class", imported when it is asked for: some need TVM.
+# Name -> "module:Class", imported when it is asked for: some need TVM. docs/search-strategies.md
+# says what each does.
 STRATEGIES = {
     "random": "tvm_flash.tune.strategies.sampling:Random",
     "grid": "tvm_flash.tune.strategies.sampling:Grid",
+    "replay": "tvm_flash.tune.strategies.evolutionary:Replay",
+    "coordinate": "tvm_flash.tune.strategies.coordinate:Coordinate",
+    "evolutionary": "tvm_flash.tune.strategies.evolutionary:Evolutionary",
+    "xgb": "tvm_flash.tune.strategies.evolutionary:EvolutionaryXgb",
+    "mlp": "tvm_flash.tune.strategies.evolutionary:EvolutionaryMlp",
+    "ranked-xgb": "tvm_flash.tune.strategies.ranked:RankedXgb",
+    "ranked-mlp": "tvm_flash.tune.strategies.ranked:RankedMlp",
+    "analytical": "tvm_flash.tune.strategies.analytical:Analytical",
+    "analytical-measured": "tvm_flash.tune.strategies.analytical:AnalyticalMeasured",
 }
+# The cost models that a strategy may be given -> the name of that pair.
+_WITH_COST_MODEL = {
+    "evolutionary": {"random": "evolutionary", "xgb": "xgb", "mlp": "mlp"},
+    "ranked": {"xgb": "ranked-xgb", "mlp": "ranked-mlp"},
+    "xgb": {"xgb": "xgb"},
+    "mlp": {"mlp": "mlp"},
+}
+
+
+def make_strategy(
+    name: str, task: SearchTask, seed: int, cost_model: str | None = None
+) -> Strategy:
+    """The strategy ``name`` ready to propose; ``cost_model`` as in ``strategy_name``."""
+    return strategy_class(strategy_name(name, cost_model))(task, seed)
+
+
+def strategy_name(name: str, cost_model: str | None = None) -> str:
+    """The name that ``name`` with ``cost_model`` goes by: evolutionary with xgb is ``xgb``.
+
+    Raises ValueError where the strategy takes no cost model, or not this one.
+    """
+    if cost_model is None:
+        return name
+    if (known := _WITH_COST_MODEL.get(name)) is None:
+        raise ValueError(
+            f"strategy {name!r} takes no cost model, {cost_model=} must be left out; "
+            f"these take one: {', '.join(_WITH_COST_MODEL)}"
+        )
+    if cost_model not in known:
+        raise ValueError(f"{cost_model=} of strategy {name!r} must be one of {', '.join(known)}")
+    return known[cost_model]
 
 
 def strategy_class(name: str) -> Callable[[SearchTask, int], Strategy]:
     """The strategy called ``name``, or one of the user's own as "module:Class".
 
-    Raises ValueError with the known names, or with what is wrong with the module.
+    A module is also looked for in the working folder. Raises ValueError with the known names, or
+    with what is wrong with the module.
     """
     place = STRATEGIES.get(name, name)
     module, _, attribute = place.partition(":")
-    if not attribute:
+    if not module or not attribute:
         raise ValueError(
             f"strategy {name!r} must be one of {', '.join(STRATEGIES)}, or module:Class"
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(_imported(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"strategy {name!r}: {error}") from error
+
+
+def _imported(module: str):
+    """The console script does not have the working folder on its path, as ``python -m`` has."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here = str(Path.cwd())
+        if error.name != module.partition(".")[0] or here in sys.path:
+            raise
+    sys.path.append(here)
+    return importlib.import_module(module)
