@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +34,9 @@ class Hardware(Protocol):
         (crash, hang, wrong numbers) is its trial's outcome. Raises HardwareFailure when no further
         config can be evaluated.
         """
+
+    def origin(self, task: SearchTask) -> Mapping[str, Any]:
+        """What a record says of where it was measured: its fields cpu, machine and versions."""
 
     def close(self) -> None:
         """End everything that was started, whatever it does."""
