@@ -74,7 +74,7 @@ def test_refusals_name_what_there_is_not_enough_of():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(["float16", "float32"]), st.integers(1, 256), st.sampled_from(DIRECTIONS))
+@given(st.sampled_from(["float16", "float32"]), st.integers(8, 256), st.sampled_from(DIRECTIONS))
 def test_any_head_dim_has_a_space_or_a_reason(dtype, head_dim, direction):
     try:
         space = cuda_space(AttentionSpec(dtype, head_dim), direction, ARCHS["sm_90"])
