@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import TvmFlashError
-from .trial import SearchTask, Trial
+
+if TYPE_CHECKING:
+    from .trial import SearchTask, Trial
 
 Self = TypeVar("Self", bound="Hardware")
 
