@@ -13,11 +13,15 @@ from rich.table import Table
 from ..errors import UnsupportedSpec
 from .console import console, progress, reporting_errors
 from .show import require_tvm
+from .study_table import table
 
 if TYPE_CHECKING:
     from ..study.io import Row
 
 study = typer.Typer(help="Count what the schedules do, beside theory.", no_args_is_help=True)
+
+
+study.command("table")(table)
 
 
 @study.callback()

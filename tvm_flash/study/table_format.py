@@ -1,0 +1,150 @@
+"""What a replay table must hold: the schema of its head and of its lines, as code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..artifact import DIRECTIONS
+from ..errors import TvmFlashError
+from ..schedules.record_format import OUTCOMES, SIZES
+from ..spec import AttentionSpec
+
+FORMAT = 1
+KIND = "replay table"
+
+
+class TableError(TvmFlashError, ValueError):
+    """A table that is corrupt, foreign or of another version; the message says where and why."""
+
+
+def head_problems(head: Any) -> list[str]:
+    """What is wrong with the first line of a table (empty: nothing)."""
+    if not isinstance(head, dict) or head.get("kind") != KIND:
+        return [f"it is no {KIND}: its first line must hold kind={KIND!r}"]
+    if head.get("format") != FORMAT:
+        return [f"format={head.get('format')!r}, this version reads {FORMAT}"]
+    return _field_problems(head, _HEAD)
+
+
+def line_problems(line: Any, head: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the line of a point, under a ``head`` without problems."""
+    if not isinstance(line, dict):
+        return [f"it is a {type(line).__name__}, not an object"]
+    return _field_problems(line, _LINE) or [*_misplaced(line, head), *_contradictions(line)]
+
+
+def table_problems(head: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with good lines taken together."""
+    if len(lines) != head["points"]:
+        return [f"{len(lines)} points, its head says {head['points']}: it is cut off or mixed"]
+    points = [tuple(line["point"]) for line in lines]
+    if len(set(points)) < len(points):
+        twice = next(point for n, point in enumerate(points) if point in points[:n])
+        return [f"point {list(twice)} is there twice"]
+    start = tuple(head["start"].get(name) for name in head["knobs"])
+    good = [point for point, line in zip(points, lines, strict=True) if line["outcome"] == "ok"]
+    return [] if start in good else [f"its start {list(start)} was not measured"]
+
+
+def _field_problems(line: Mapping[str, Any], fields: Fields) -> list[str]:
+    if absent := [name for name in fields if name not in line]:
+        return [f"{', '.join(absent)} missing"]
+    return [
+        f"{name}={line[name]!r:.60} is not {text}"
+        for name, (text, is_right) in fields.items()
+        if not _holds(is_right, line[name])
+    ]
+
+
+def _misplaced(line: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
+    values, knobs = line["point"], head["knobs"]
+    if len(values) != len(knobs):
+        return [f"point {values} has {len(values)} values, the table {len(knobs)} knobs"]
+    return [
+        f"{name}={value!r} is none of {knob['values']}"
+        for value, (name, knob) in zip(values, knobs.items(), strict=True)
+        if value not in knob["values"]
+    ]
+
+
+def _contradictions(line: Mapping[str, Any]) -> list[str]:
+    ok, error, allowed = line["outcome"] == "ok", line["error"], line["allowed"]
+    repeats = len(line["seconds"])
+    checks = [
+        (
+            repeats != len(line["reference_seconds"]),
+            "seconds and reference_seconds differ in number",
+        ),
+        (ok and repeats < 2, "outcome='ok' with less than two repeats"),
+        (not ok and repeats, f"outcome={line['outcome']!r} with seconds"),
+        (ok and (error is None or allowed is None), "outcome='ok' without error and allowed"),
+        (ok and None not in (error, allowed) and error > allowed, f"{error=} above {allowed=}"),
+    ]
+    return [text for wrong, text in checks if wrong]
+
+
+def _holds(is_right: Callable[[Any], Any], value: Any) -> bool:
+    # A foreign value may fail in any way, a spec of another version for one.
+    try:
+        return bool(is_right(value))
+    except Exception:
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str and value != ""
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def _are_times(value: Any) -> bool:
+    return type(value) is list and all(_is_number(x) and x > 0 for x in value)
+
+
+def _are_sizes(value: Any) -> bool:
+    return all(type(value[name]) is int and value[name] > 0 for name in SIZES)
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+def _are_knobs(value: Any) -> bool:
+    return value != {} and all(
+        _is_text(knob["meaning"]) and knob["values"] and type(knob["values"]) is list
+        for knob in value.values()
+    )
+
+
+Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]
+
+_HEAD: Fields = {
+    "target": ("the name of a target", _is_text),
+    "cpu": ("the name of a CPU", _is_text),
+    "spec": ("a spec", AttentionSpec.from_json),
+    "direction": (f"one of {', '.join(DIRECTIONS)}", DIRECTIONS.__contains__),
+    "problem": (f"positive {', '.join(SIZES)}", _are_sizes),
+    "start": ("a config with its schedule", lambda config: _is_text(config["schedule"])),
+    "knobs": ("knobs with their values and meaning", _are_knobs),
+    "points": ("a positive number", lambda value: type(value) is int and value > 0),
+    "clock": ("the name of a clock", _is_text),
+    "date": ("a date", _is_text),
+    "versions": ("an object", _is_object),
+    "machine": ("an object", _is_object),
+}
+
+_LINE: Fields = {
+    "point": ("a list of values", lambda value: type(value) is list),
+    "outcome": (f"one of {', '.join(OUTCOMES)}", OUTCOMES.__contains__),
+    "seconds": ("a list of times", _are_times),
+    "reference_seconds": ("a list of times", _are_times),
+    "compile_seconds": ("a time", _is_number),
+    "check_seconds": ("a time", _is_number),
+    "measure_seconds": ("a time", _is_number),
+    "error": ("a number or null", lambda value: value is None or _is_number(value)),
+    "allowed": ("a number or null", lambda value: value is None or _is_number(value)),
+}
