@@ -75,7 +75,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 rows_in = T.meta_var([Q, dO, delta_r, L])
                 T.reads(_whole([*rows_in, K, V]))
                 T.writes(_whole([A, dK, dV]))
-                # Through memory: quotients named by lets are computed again for every row.
+                # Through memory: TVM puts a let's value into every use. A quotient is then divided
+                # again in each row, and its simplifier's time explodes with nested bounds.
                 place_of = T.sblock_alloc_buffer((3,), "int64")
                 place_of[0] = T.truncdiv(vt, Hk * copies)
                 place_of[1] = T.truncmod(T.truncdiv(vt, copies), Hk)
@@ -118,8 +119,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         T.writes(_whole([A, dK, dV]))
                         k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
                         bounds = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
-                        first: T.let[T.int32] = T.truncdiv(bounds[0], BQ)
-                        last: T.let[T.int32] = T.truncdiv(bounds[1] + (BQ - 1), BQ)
+                        span = T.sblock_alloc_buffer((2,), "int32")
+                        span[0] = T.truncdiv(bounds[0], BQ)
+                        span[1] = T.max(T.truncdiv(bounds[1] + (BQ - 1), BQ) - span[0], 0)
+                        first: T.let[T.int32] = span[0]
+                        q_blocks: T.let[T.int32] = span[1]
                         for j, d in T.grid(BK, W):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
@@ -155,10 +159,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                             with T.sblock("init_dv"):
                                 vj, vd = T.axis.remap("SS", [j, d])
                                 dV_c[vj, vd] = T.float32(0)
-                        for g, m in T.grid(group, T.max(last - first, 0)):
+                        for g, m in T.grid(group, q_blocks):
                             with T.sblock("q_block"):
                                 vg = T.axis.opaque(group, g)
-                                vm = T.axis.opaque(T.max(last - first, 0), m)
+                                vm = T.axis.opaque(q_blocks, m)
                                 staged = T.meta_var([K_p, Kt, Vt])
                                 sums = T.meta_var([A, dK_c, dV_c])
                                 work = T.meta_var([S, X, Y, P, dP, dS, P_p, dS_p, dS_r])
@@ -171,12 +175,18 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 h: T.let[T.int64] = head[0]
                                 q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
                                 seen = T.meta_var(scores.key_range(q0, T.min(q0 + BQ, Sq) - 1))
-                                lo: T.let[T.int32] = T.truncdiv(T.max(seen[0] - k0, 0), BS)
-                                hi: T.let[T.int32] = T.truncdiv(
-                                    T.min(seen[1] - k0, BK) + (BS - 1), BS
+                                visible = T.sblock_alloc_buffer((4,), "int32")
+                                visible[0] = T.truncdiv(T.max(seen[0] - k0, 0), BS)
+                                visible[1] = T.max(
+                                    T.truncdiv(T.min(seen[1] - k0, BK) + (BS - 1), BS) - visible[0],
+                                    0,
                                 )
-                                full_lo: T.let[T.int32] = seen[2]
-                                full_hi: T.let[T.int32] = seen[3]
+                                visible[2] = seen[2]
+                                visible[3] = seen[3]
+                                lo: T.let[T.int32] = visible[0]
+                                steps: T.let[T.int32] = visible[1]
+                                full_lo: T.let[T.int32] = visible[2]
+                                full_hi: T.let[T.int32] = visible[3]
                                 for i, d in T.grid(BQ, W):
                                     with T.sblock("load_q"):
                                         vi, vd = T.axis.remap("SS", [i, d])
@@ -225,9 +235,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             scores.log2_lse(L[b, h, q0 + vi]),
                                             T.float32("inf"),
                                         )
-                                for u in T.serial(T.max(hi - lo, 0)):
+                                for u in T.serial(steps):
                                     with T.sblock("step"):
-                                        vu = T.axis.opaque(T.max(hi - lo, 0), u)
+                                        vu = T.axis.opaque(steps, u)
                                         T.reads(_whole([*block, *staged, dK_c, dV_c]))
                                         T.writes(_whole([*sums, *work]))
                                         s: T.let[T.int32] = lo + vu

@@ -68,16 +68,24 @@ def streaming_forward(
                     T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v], L[0:B, 0:H, 0:Sq])
                 else:
                     T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v])
-                b: T.let[T.int64] = T.truncdiv(vt, H * q_blocks)
-                h: T.let[T.int64] = T.truncmod(T.truncdiv(vt, q_blocks), H)
-                hk: T.let[T.int64] = T.truncdiv(h, group)
+                # Through memory, see the backward.
+                place_of = T.sblock_alloc_buffer((3,), "int64")
+                place_of[0] = T.truncdiv(vt, H * q_blocks)
+                place_of[1] = T.truncmod(T.truncdiv(vt, q_blocks), H)
                 # Last rows first: with a causal mask they take longest, and go out first.
-                q0: T.let[T.int64] = (q_blocks - 1 - T.truncmod(vt, q_blocks)) * per_tile * R
+                place_of[2] = (q_blocks - 1 - T.truncmod(vt, q_blocks)) * per_tile * R
+                b: T.let[T.int64] = place_of[0]
+                h: T.let[T.int64] = place_of[1]
+                q0: T.let[T.int64] = place_of[2]
+                hk: T.let[T.int64] = T.truncdiv(h, group)
                 q_end: T.let[T.int64] = T.min(q0 + per_tile * R, Sq)
                 groups: T.let[T.int32] = T.Cast("int32", T.truncdiv(q_end - q0 + (R - 1), R))
                 bounds = T.meta_var(scores.key_range(q0, q_end - 1))
-                first: T.let[T.int32] = T.truncdiv(bounds[0], BK)
-                last: T.let[T.int32] = T.truncdiv(bounds[1] + (BK - 1), BK)
+                span = T.sblock_alloc_buffer((2,), "int32")
+                span[0] = T.truncdiv(bounds[0], BK)
+                span[1] = T.max(T.truncdiv(bounds[1] + (BK - 1), BK) - span[0], 0)
+                first: T.let[T.int32] = span[0]
+                k_blocks: T.let[T.int32] = span[1]
                 q_first: T.let[T.int32] = T.Cast("int32", q0)
                 q_last: T.let[T.int32] = T.Cast("int32", q_end)
                 keys: T.let[T.int32] = T.Cast("int32", Sk)
@@ -134,9 +142,9 @@ def streaming_forward(
                             with T.sblock("init_acc"):
                                 vd, vi = T.axis.remap("SS", [d, i])
                                 acc[vg, vd, vi] = T.float32(0)
-                for n in range(T.max(last - first, 0)):
+                for n in range(k_blocks):
                     with T.sblock("k_block"):
-                        vn = T.axis.opaque(T.max(last - first, 0), n)
+                        vn = T.axis.opaque(k_blocks, n)
                         T.reads(
                             K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
                             V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
@@ -154,10 +162,13 @@ def streaming_forward(
                         )
                         k0: T.let[T.int32] = (first + vn) * BK
                         rows = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
-                        g_first: T.let[T.int32] = T.truncdiv(T.max(rows[0] - q_first, 0), R)
-                        g_last: T.let[T.int32] = T.truncdiv(
-                            T.min(rows[1], q_last) - q_first + (R - 1), R
+                        seen = T.sblock_alloc_buffer((2,), "int32")
+                        seen[0] = T.truncdiv(T.max(rows[0] - q_first, 0), R)
+                        seen[1] = T.max(
+                            T.truncdiv(T.min(rows[1], q_last) - q_first + (R - 1), R) - seen[0], 0
                         )
+                        g_first: T.let[T.int32] = seen[0]
+                        seen_groups: T.let[T.int32] = seen[1]
                         for j, d in T.grid(BK, D // pack):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
@@ -170,9 +181,9 @@ def streaming_forward(
                                 Vb[vj, vd] = row_word(
                                     operand, V, (b, k0 + vj * pack, hk, vd), keys, dim_v
                                 )
-                        for g in range(T.max(g_last - g_first, 0)):
+                        for g in range(seen_groups):
                             with T.sblock("group"):
-                                vg = T.axis.opaque(T.max(g_last - g_first, 0), g)
+                                vg = T.axis.opaque(seen_groups, g)
                                 T.reads(
                                     Qt[0:G, 0:Dq, 0:R],
                                     Kb[0:BK, 0 : D // pack],
@@ -191,7 +202,10 @@ def streaming_forward(
                                 full = T.meta_var(
                                     scores.key_range(row0, T.min(row0 + R, q_last) - 1)
                                 )
-                                boundary: T.let[T.bool] = T.Or(k0 < full[2], k0 + BK > full[3])
+                                whole = T.sblock_alloc_buffer((2,), "int32")
+                                whole[0] = full[2]
+                                whole[1] = full[3] - BK
+                                boundary: T.let[T.bool] = T.Or(k0 < whole[0], k0 > whole[1])
                                 with T.sblock("score_scope"):
                                     T.reads(
                                         Qt[r, 0 : D // pack, 0:R],
