@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 
-
 _XGB_ROUNDS = 60
 # One thread: sums in another order would be other scores, and other proposals.
 _XGB_PARAMETERS = {
@@ -57,6 +56,18 @@ def throughput(seconds: Sequence[float | None]) -> np.ndarray:
     return np.where(failed, 0.0, np.nanmin(times) / np.where(failed, 1.0, times))
 
 
+class Regression:
+    """A cost model that is a regression: ``fit`` is ``regress`` on the throughput."""
+
+    def fit(self, features: np.ndarray, seconds: Sequence[float | None]) -> None:
+        """Learn the order of candidates; see ``CostModel``."""
+        self.regress(features, throughput(seconds))
+
+    def regress(self, features: np.ndarray, labels: np.ndarray) -> None:
+        """Learn any (n,) labels; ``predict`` then gives those."""
+        raise NotImplementedError
+
+
 class Random:
     """Scores at random: what a search does without a model."""
 
@@ -70,18 +81,17 @@ class Random:
         return self._generator.random(len(features))
 
 
-class Ridge:
+class Ridge(Regression):
     """Linear in the features and their squares: few numbers, for a handful of measurements."""
 
     def __init__(self, seed: int, penalty: float = 1.0):
         self._penalty, self._weights = penalty, None
 
-    def fit(self, features: np.ndarray, seconds: Sequence[float | None]) -> None:
+    def regress(self, features: np.ndarray, labels: np.ndarray) -> None:
         self._center, self._scale = _standard(features)
-        x, y = self._basis(features), throughput(seconds)
-        self._mean = y.mean()
+        x, self._mean = self._basis(features), labels.mean()
         gram = x.T @ x + self._penalty * np.eye(x.shape[1])
-        self._weights = np.linalg.solve(gram, x.T @ (y - self._mean))
+        self._weights = np.linalg.solve(gram, x.T @ (labels - self._mean))
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         if self._weights is None:
@@ -93,17 +103,17 @@ class Ridge:
         return np.hstack([x, x**2 - 1])
 
 
-class Xgb:
+class Xgb(Regression):
     """Gradient-boosted trees (Chen and Guestrin, KDD 2016), with which AutoTVM guides its search
     (Chen et al., NeurIPS 2018)."""
 
     def __init__(self, seed: int):
         self._seed, self._booster = seed, None
 
-    def fit(self, features: np.ndarray, seconds: Sequence[float | None]) -> None:
+    def regress(self, features: np.ndarray, labels: np.ndarray) -> None:
         import xgboost
 
-        data = xgboost.DMatrix(features, label=throughput(seconds), nthread=1)
+        data = xgboost.DMatrix(features, label=labels, nthread=1)
         parameters = {**_XGB_PARAMETERS, "seed": self._seed % 2**31}
         self._booster = xgboost.train(parameters, data, num_boost_round=_XGB_ROUNDS)
 
@@ -113,7 +123,7 @@ class Xgb:
         return self._booster.inplace_predict(features).astype(np.float64)
 
 
-class Mlp:
+class Mlp(Regression):
     """Two hidden layers, trained anew on all measurements with Adam.
 
     Unlike TVM's own, which sums over the stores of a program, it takes a fixed row of features.
@@ -124,11 +134,10 @@ class Mlp:
     def __init__(self, seed: int):
         self._seed, self._net = seed, None
 
-    def fit(self, features: np.ndarray, seconds: Sequence[float | None]) -> None:
+    def regress(self, features: np.ndarray, labels: np.ndarray) -> None:
         import torch
 
         self._center, self._scale = _standard(features)
-        labels = throughput(seconds)
         self._mean, self._deviation = labels.mean(), labels.std() or 1.0
         y = torch.tensor((labels - self._mean) / self._deviation, dtype=torch.float32)
         with _one_thread(), torch.random.fork_rng(devices=[]):

@@ -5,23 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from ...schedules.space import Point
+from ...schedules.space import Point, Space
 from ..trial import Observation, SearchTask
+from .remaining import Remaining
 
 
 class Random:
     """Valid points, uniformly and without replacement."""
 
     def __init__(self, task: SearchTask, seed: int):
-        self._left = list(task.space.points)
-        random.Random(seed).shuffle(self._left)
+        self._remaining = Remaining.shuffled(task.space, seed)
 
     def propose(self, count: int) -> Sequence[Point]:
-        taken, self._left = self._left[:count], self._left[count:]
-        return taken
+        return self._remaining.take(count)
 
     def observe(self, observations: Sequence[Observation]) -> None:
-        """Nothing is learned."""
+        """Nothing is learned; what is known is not proposed."""
+        self._remaining.drop(seen.point for seen in observations)
 
 
 class Grid:
@@ -31,17 +31,22 @@ class Grid:
     """
 
     def __init__(self, task: SearchTask, seed: int):
-        points = task.space.points
-        turn = random.Random(seed).randrange(max(1, len(points)))
-        order = sorted(range(len(points)), key=_bit_reversed)
-        self._left = [points[(n + turn) % len(points)] for n in order]
+        self._remaining = Remaining(lambda: spread(task.space, seed))
 
     def propose(self, count: int) -> Sequence[Point]:
-        taken, self._left = self._left[:count], self._left[count:]
-        return taken
+        return self._remaining.take(count)
 
     def observe(self, observations: Sequence[Observation]) -> None:
-        """Nothing is learned."""
+        """Nothing is learned; what is known is not proposed."""
+        self._remaining.drop(seen.point for seen in observations)
+
+
+def spread(space: Space, seed: int) -> list[Point]:
+    """All valid points: far from each other at first, turned by ``seed``."""
+    points = space.points
+    turn = random.Random(seed).randrange(max(1, len(points)))
+    order = sorted(range(len(points)), key=_bit_reversed)
+    return [points[(n + turn) % len(points)] for n in order]
 
 
 def _bit_reversed(number: int) -> int:
