@@ -13,6 +13,7 @@ from rich.table import Table
 from ..errors import UnsupportedSpec
 from .console import console, progress, reporting_errors
 from .show import require_tvm
+from .study_search import search
 from .study_table import table
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 study = typer.Typer(help="Count what the schedules do, beside theory.", no_args_is_help=True)
 
 
+study.command("search")(search)
 study.command("table")(table)
 
 

@@ -17,11 +17,12 @@ from ..bench import host
 from ..loader import opened
 from ..schedules.record_format import SIZES
 from ..schedules.space import Point, Space, Value
+from ..tune.measure import timed_call
 from ..tune.trial import SearchTask
 from . import replay_table
 from .table_build import build_all
 from .table_format import FORMAT, KIND, TableError
-from .table_timing import clock_name, in_turns, prepared
+from .table_timing import clock_name, in_turns
 
 # Told of each step that is done: a point built, or measured in one pass.
 Progress = Callable[[str], None]
@@ -161,7 +162,7 @@ def _measure(task: SearchTask, journal: Journal, effort: Effort, progress: Progr
 
     def call(point: Point):
         (kernel,) = opened(journal.built[point]["path"]).kernels
-        return prepared(kernel, task.sizes, task.threads)
+        return timed_call(kernel, task.sizes)
 
     start = task.space.point(task.space.start)
     if journal.built[start]["outcome"] != "ok":

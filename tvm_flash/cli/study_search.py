@@ -1,0 +1,144 @@
+"""``tvm-flash study search``: strategies compared on a measured table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import TvmFlashError
+from .console import console, notes, progress, reporting_errors
+from .show import require_tvm
+
+if TYPE_CHECKING:
+    from ..study.replay_table import ReplayTable
+    from ..study.search import Budget, Run
+    from ..study.search_curves import Curves, Summary
+
+DEFAULT_TABLE = "forward_d64_s512"
+
+
+@reporting_errors
+def search(
+    table: Annotated[
+        list[str], typer.Option(help="A file, or the name of one of the package's tables.")
+    ] = [DEFAULT_TABLE],  # noqa: B006
+    strategies: Annotated[
+        str, typer.Option(help="Names as in `tvm-flash tune`, or module:Class.")
+    ] = "random,grid,coordinate,evolutionary,xgb",
+    trials: Annotated[int, typer.Option(help="Points to try, after the start.")] = 100,
+    seeds: Annotated[int, typer.Option(help="Searches of each strategy.")] = 20,
+    batch: Annotated[int, typer.Option(help="Points proposed at a time.")] = 8,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything to this file.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write every trial to this file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
+) -> None:
+    """Best-so-far curves, regret and area of search strategies, on measured tables: no hardware."""
+    require_tvm()
+    from ..study import search_document, search_plot
+    from ..study.search import Budget
+
+    names = [name for name in dict.fromkeys(strategies.split(",")) if name]
+    if seeds < 1 or not names:
+        raise typer.BadParameter(f"--seeds {seeds} and the number of strategies must be 1 or more")
+    for file in (json_file, csv_file, plot):
+        _refuse_unwritable(file)
+    if csv_file is not None and len(table) > 1:
+        raise typer.BadParameter("--csv takes one --table")
+    try:
+        budget = Budget(trials, batch)
+        studies = [_study(one, names, seeds, budget, jobs) for one in table]
+    except ValueError as error:
+        if isinstance(error, TvmFlashError):
+            raise
+        raise typer.BadParameter(str(error)) from error
+    for one in studies:
+        console.print(summary_table(*one[:1], *one[2:]))
+    if json_file is not None:
+        documents = [search_document.document(*one) for one in studies]
+        search_document.write(json_file, search_document.json_text(documents))
+        console.print(f"written to {json_file}")
+    if csv_file is not None:
+        search_document.write(csv_file, search_document.csv_text(*studies[0][:2]))
+        console.print(f"written to {csv_file}")
+    if plot is not None:
+        search_plot.draw([(one[0], one[3], one[4]) for one in studies], plot)
+        console.print(f"drawn in {plot}")
+
+
+def summary_table(
+    table: ReplayTable, budget: Budget, found: Mapping[str, Curves], summed: Sequence[Summary]
+) -> Table:
+    """One line for each strategy, the least area first."""
+    from ..study.search_curves import wins
+
+    seeds = len(next(iter(found.values())).best)
+    title = (
+        f"{table.name}: {len(table.measured)} points, {budget.trials} trials in batches of "
+        f"{budget.batch}, {seeds} seeds\nregret: time over the table's best, less 1; median "
+        "\\[quartiles]"
+    )
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("strategy")
+    headings = ("final regret", "95% of median", "area, trials", "area, seconds")
+    beside = "random" if "random" in found else None
+    for heading in (*headings, "to 5%", "to 1%", "thinking", *(["vs random"] if beside else [])):
+        shown.add_column(heading, justify="right")
+    for one in summed:
+        cells = [
+            one.strategy, _regret(one.final), f"{one.confidence[0]:.1%} {one.confidence[1]:.1%}",
+            _regret(one.area), _regret(one.area_seconds), _reached(one, "5%", seeds),
+            _reached(one, "1%", seeds), f"{one.thinking:.2f} s",
+        ]  # fmt: skip
+        if beside:
+            less, more, p = wins(found[one.strategy], found[beside])
+            cells.append("" if one.strategy == beside else f"{less}:{more} p={p:.1g}")
+        shown.add_row(*cells)
+    return shown
+
+
+def _study(
+    place: str, names: Sequence[str], seeds: int, budget: Budget, jobs: int
+) -> tuple[ReplayTable, list[Run], Budget, dict[str, Curves], list[Summary]]:
+    from ..study import replay_table
+    from ..study.search import study
+    from ..study.search_curves import curves, summaries
+
+    path = replay_table.find(place)
+    table = replay_table.read(path)
+    if budget.trials > len(table.measured):
+        notes.print(f"{table.name} has {len(table.measured)} points: as many trials")
+        budget = budget.within(table)
+    runs = []
+    with progress(table.name, len(names) * seeds) as advance:
+        for run in study(table if jobs == 1 else path, names, range(seeds), budget, jobs):
+            runs.append(run)
+            advance(f"{run.strategy}, seed {run.seed}")
+    found = curves(table, runs, budget.trials)
+    return table, runs, budget, found, summaries(found)
+
+
+def _regret(values: tuple[float, float, float]) -> str:
+    return "{:.1%} \\[{:.1%} {:.1%}]".format(*values)
+
+
+def _reached(summary: Summary, limit: str, seeds: int) -> str:
+    """Median trials until within ``limit``; and of how many seeds, where not all got there."""
+    trials, share = summary.trials_to[limit], summary.reached[limit]
+    text = "never" if trials == float("inf") else f"{trials:.0f}"
+    return text if share == 1 else f"{text} ({share * seeds:.0f}/{seeds})"
+
+
+def _refuse_unwritable(file: Path | None) -> None:
+    """Before minutes of work, not after."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise typer.BadParameter(f"{file} cannot be written: name a file in a folder that can be")

@@ -1,0 +1,140 @@
+"""Strategies on a replay table: the same space, budget and seeds for each, without hardware."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from ..schedules.space import Point
+from ..tune.strategy import Strategy, make_strategy, strategy_class
+from ..tune.trial import Observation, SearchTask
+from .replay_table import ReplayTable, read
+
+Make = Callable[[SearchTask, int], Strategy]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a search may try: ``trials`` beside the start, proposed in batches."""
+
+    trials: int
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+
+    def within(self, table: ReplayTable) -> Budget:
+        """The same with no more trials than ``table`` has points."""
+        return Budget(min(self.trials, len(table.measured)), self.batch)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search: the points it tried, in order, after the start that every search begins with.
+
+    thinking: seconds that the strategy itself took on this machine. It is no part of what
+    reproduces: the table, the strategy and the seed decide all else, bit for bit.
+    """
+
+    strategy: str
+    seed: int
+    points: tuple[Point, ...]
+    thinking: float = field(compare=False, default=0.0)
+
+
+def replay(
+    table: ReplayTable, name: str, seed: int, budget: Budget, make: Make | None = None
+) -> Run:
+    """One search by the strategy ``name`` (or the one that ``make`` gives) on ``table``.
+
+    A strategy may give up before the budget is spent. Raises ValueError for one that proposes what
+    is not in the space, too much, or the same twice.
+    """
+    clock = _Clock()
+    with clock:
+        strategy = (make or make_strategy_of(name))(table.task, seed)
+        strategy.observe([Observation(table.start, table.seconds[table.start])])
+    tried: dict[Point, None] = {}
+    while len(tried) < budget.trials:
+        count = min(budget.batch, budget.trials - len(tried))
+        with clock:
+            proposed = [tuple(point) for point in strategy.propose(count)]
+        if not proposed:
+            break
+        _refuse(name, table, tried, proposed, count)
+        tried.update(dict.fromkeys(proposed))
+        with clock:
+            strategy.observe([Observation(point, table.seconds[point]) for point in proposed])
+    return Run(name, seed, tuple(tried), clock.seconds)
+
+
+def study(
+    table: ReplayTable | Path,
+    names: Sequence[str],
+    seeds: Iterable[int],
+    budget: Budget,
+    jobs: int = 1,
+) -> Iterator[Run]:
+    """A run of every strategy with every seed, strategy by strategy.
+
+    jobs: processes; for more than one, ``table`` must be the path of its file.
+    Raises ValueError for a strategy that does not exist or breaks the protocol.
+    """
+    for name in names:
+        strategy_class(name)
+    searches = [(table, name, seed, budget) for name in names for seed in seeds]
+    if jobs == 1:
+        yield from map(_search, searches)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        yield from pool.map(_search, searches)
+
+
+def make_strategy_of(name: str) -> Make:
+    """What makes the strategy ``name``, one of the package's or "module:Class"."""
+    return lambda task, seed: make_strategy(name, task, seed)
+
+
+_tables: dict[Path, ReplayTable] = {}
+
+
+def _search(search: tuple[ReplayTable | Path, str, int, Budget]) -> Run:
+    table, name, seed, budget = search
+    if not isinstance(table, ReplayTable):
+        # Read once in each process.
+        table = _tables.setdefault(table, _tables.get(table) or read(table))
+    return replay(table, name, seed, budget)
+
+
+def _refuse(
+    name: str, table: ReplayTable, tried: dict[Point, None], proposed: list[Point], count: int
+) -> None:
+    if len(proposed) > count:
+        raise ValueError(f"strategy {name!r} proposed {len(proposed)} points, asked for {count}")
+    for place, point in enumerate(proposed):
+        if point not in table.measured:
+            raise ValueError(
+                f"strategy {name!r} proposed {point}, which is not in the space: take points from "
+                "task.space.points, or test them with `point in task.space`"
+            )
+        if point in tried or point in proposed[:place]:
+            raise ValueError(f"strategy {name!r} proposed {point} twice")
+
+
+class _Clock:
+    """Seconds spent in its ``with`` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._since
