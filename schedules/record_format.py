@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -20,6 +22,8 @@ logger = logging.getLogger("tvm_flash")
 FORMAT = 1
 OUTCOMES = ("ok", "wrong", "spill", "invalid", "crash", "timeout")
 SIZES = ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "threads")
+# Why something was measured; tuning_logs/README.md says what each means.
+STAGES = ("start", "recorded", "trial", "confirm", "final")
 
 
 def log_name(spec: AttentionSpec) -> str:
@@ -34,11 +38,8 @@ def read(path: Path, wanted: Callable[[str], Any] = bool) -> Iterator[dict[str, 
     Corrupt and foreign lines, and a file that cannot be read, are skipped with one warning.
     """
     skipped = []
-    for number, text in enumerate(_lines(path), 1):
-        if not text.strip() or not wanted(text):
-            continue
-        line = _decoded(text)
-        if problems := line_problems(line, path):
+    for number, line, problems in checked(path, wanted):
+        if problems:
             skipped.append(f"line {number}: {problems[0]}")
         else:
             yield line
@@ -46,11 +47,25 @@ def read(path: Path, wanted: Callable[[str], Any] = bool) -> Iterator[dict[str, 
         _warn_once(path, f"{len(skipped)} lines are skipped ({skipped[0]})")
 
 
+def checked(
+    path: Path, wanted: Callable[[str], Any] = bool, *, in_place: bool = True
+) -> Iterator[tuple[int, Any, list[str]]]:
+    """Number, content and problems (none: valid) of the lines of ``path`` that are ``wanted``.
+
+    in_place: whether a line of another file is a problem.
+    """
+    for number, text in enumerate(_lines(path), 1):
+        if text.strip() and wanted(text):
+            line = _decoded(text)
+            yield number, line, line_problems(line, path if in_place else None)
+
+
 def append(folder: Path, line: Mapping[str, Any]) -> Path:
     """Add ``line`` to its log under ``folder`` (tuning_logs/) and return that file.
 
-    Raises ValueError for a line that ``read`` would skip. Several processes may append at once; a
-    line that a crash cut off is closed first, so that it costs nothing but itself.
+    Raises ValueError for a line that ``read`` would skip, OSError when it cannot be written in
+    full. Several processes may append at once; a line that a crash or a full disk cut off is closed
+    first, so that it costs nothing but itself.
     """
     spec = AttentionSpec.from_json(line["spec"])
     path = folder / line["target"] / log_name(spec)
@@ -61,7 +76,9 @@ def append(folder: Path, line: Mapping[str, Any]) -> Path:
     with path.open("ab+", buffering=0) as log:
         if log.seek(0, 2) and (log.seek(-1, 2), log.read(1))[1] != b"\n":
             text = "\n" + text
-        log.write(text.encode())
+        written = log.write(text.encode())
+    if written < len(text.encode()):  # what room there was is taken, without an error
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return path
 
 
@@ -77,8 +94,8 @@ def line_problems(line: Any, path: Path | None = None) -> list[str]:
         return [f"{', '.join(absent)} missing"]
     wrong = [
         f"{name}={line[name]!r:.60} is not {text}"
-        for name, (text, is_right) in _FIELDS.items()
-        if not _holds(is_right, line[name])
+        for name, (text, is_right) in {**_FIELDS, **_OPTIONAL}.items()
+        if name in line and not _holds(is_right, line[name])
     ]
     return wrong or [*_contradictions(line), *_misplaced(line, path)]
 
@@ -167,6 +184,15 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "date": ("a date and time with its offset from UTC", moment),
     "versions": ("an object", _is_object),
     "machine": ("an object", _is_object),
+}
+# Absent from lines of earlier releases.
+_OPTIONAL: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "stage": (f"one of {', '.join(STAGES)}", STAGES.__contains__),
+    "incumbent": ("a config with its schedule", lambda config: _is_text(config["schedule"])),
+    "cost_model": ("the name of a cost model", _is_text),
+    "wall": ("a number of seconds", _is_number),
+    "resources": ("an object", _is_object),
+    "note": ("text", _is_text),
 }
 
 

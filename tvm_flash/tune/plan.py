@@ -1,0 +1,97 @@
+"""Which searches a request means, refused with reasons before anything is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnsupportedSpec
+from ..lengths import buckets_of
+from ..schedules.target import CpuTarget, cpu_target, host_target
+from ..spec import AttentionSpec
+from .sizes import sizes_of
+from .trial import SearchTask
+
+DIRECTIONS = ("forward", "backward")
+
+
+def find_target(name: str, *, remote: bool = False) -> CpuTarget:
+    """The CPU target called ``name``; "llvm" is this machine.
+
+    Raises UnsupportedSpec for an unknown one, and unless ``remote`` for one of other machines.
+    """
+    host = host_target()
+    target = host if name == "llvm" else cpu_target(name)
+    if target != host and not remote:
+        raise UnsupportedSpec(
+            f"target {name!r} cannot be measured here, this machine is {host.name}: tune it there, "
+            "or on a device behind --rpc HOST:PORT"
+        )
+    return target
+
+
+def tasks(
+    specs: Sequence[AttentionSpec],
+    target: CpuTarget,
+    directions: Sequence[str] = DIRECTIONS,
+    buckets: Sequence[str] = buckets_of("forward"),
+    *,
+    seqlen: int | None = None,
+    threads: int = 1,
+) -> list[SearchTask]:
+    """One search for each of ``specs``, direction and bucket (``decode``: forward only).
+
+    Raises UnsupportedSpec with the reasons of every one that no schedule serves; ValueError for a
+    ``seqlen`` of another bucket.
+    """
+    found, refused = [], {}
+    for spec in dict.fromkeys(specs):
+        for direction in directions:
+            for bucket in (b for b in buckets_of(direction) if b in buckets):
+                task = _task(spec, direction, bucket, target, seqlen, threads)
+                reasons = task.space.refuse(task.space.start)
+                refused.update({f"{spec.name} {direction}: {reason}": None for reason in reasons})
+                found.append(task)
+    if refused:
+        raise UnsupportedSpec(refused)
+    if not found:
+        raise ValueError(f"{directions=} and {buckets=} have no kernel in common")
+    return found
+
+
+def recorded_config(folder: Path, target: CpuTarget, task: SearchTask) -> Any:
+    """The config that a build takes from the logs in ``folder`` for ``task``, or None."""
+    from ..schedules.records import best_config
+    from ..schedules.select import as_config
+
+    def reasons(config: Mapping[str, Any], exact: bool) -> Sequence[str]:
+        try:
+            return as_config(config, task.direction).reasons(task.spec)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            return [str(error)]
+
+    known = (task.spec, task.direction, target.name, task.bucket)
+    config = best_config(*known, reasons, [folder]).config
+    return None if config is None else as_config(config, task.direction)
+
+
+def recorded(folder: Path, target: CpuTarget, task: SearchTask) -> Callable[[], Any]:
+    """``recorded_config`` to ask again: other searches may write meanwhile."""
+    return partial(recorded_config, folder, target, task)
+
+
+def _task(
+    spec: AttentionSpec,
+    direction: str,
+    bucket: str,
+    target: CpuTarget,
+    seqlen: int | None,
+    threads: int,
+) -> SearchTask:
+    from ..schedules.select import space_of
+
+    sizes = sizes_of(direction, bucket, seqlen)
+    space = space_of(spec, direction, target, bucket)
+    return SearchTask(space, spec, direction, target.name, sizes, threads)

@@ -1,0 +1,218 @@
+"""One search: a strategy proposes, hardware evaluates, records remain, what wins twice is best."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..schedules.space import Point
+from .hardware import Hardware, HardwareFailure
+from .strategy import Strategy
+from .trial import Observation, SearchTask, Trial
+from .trial_log import Step, TrialLog
+
+# Proposals at once. Of the search, not of the machine: it decides what is proposed.
+BATCH = 8
+# A second measurement takes so many times as long, and so many of a batch are given one.
+LONGER, RETRIES = 4, 3
+
+Keeper = Callable[[Point, Trial], object]
+
+
+@dataclass
+class State:
+    """How far a search is, for who watches it.
+
+    done: trials that ended, of ``total``; replayed: those of them that the log had. best: the
+    config to beat, found as trial ``number``; ratio, spread: of its time over the start's, None for
+    the start itself; a product over several promotions.
+    """
+
+    task: SearchTask
+    total: int
+    best: Any
+    done: int = 0
+    replayed: int = 0
+    number: int = 0
+    ratio: float | None = None
+    spread: float = 0.0
+    failures: Counter[str] = field(default_factory=Counter)
+    doing: str = "the start"
+    exhausted: bool = False
+
+    @property
+    def gained(self) -> bool:
+        """Whether something is known to be faster than the start."""
+        return self.ratio is not None and self.ratio + self.spread < 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """One measurement as it is told: new, or replayed from the log."""
+
+    step: Step
+    trial: Trial
+    best: bool
+    replayed: bool
+
+
+def wins(trial: Trial) -> bool:
+    """Whether a second measurement makes a config the one to beat."""
+    return trial.outcome == "ok" and trial.ratio + trial.spread < 1
+
+
+class Session:
+    """Searches ``task`` with up to ``trials`` configs of ``strategy``, each timed for ``seconds``.
+
+    What ``log`` has of this search is told to the strategy instead of being measured again.
+    recorded() is the config that a build would take now, or None: what is promoted must beat it
+    too. tell(state, event) is called after each measurement; keepers get the new ones of the space.
+    """
+
+    def __init__(
+        self,
+        task: SearchTask,
+        strategy: Strategy,
+        hardware: Hardware,
+        log: TrialLog,
+        *,
+        trials: int,
+        seconds: float,
+        recorded: Callable[[], Any] = lambda: None,
+        tell: Callable[[State, Event | None], object] = lambda state, event: None,
+        keepers: Sequence[Keeper] = (),
+    ):
+        self._task, self._strategy, self._hardware, self._log = task, strategy, hardware, log
+        self._seconds, self._recorded = seconds, recorded
+        self._tell, self._keepers = tell, keepers
+        self.state = State(task, trials, task.space.start)
+        # Seconds per call as strategies are told: ratios times those of the start, so that a
+        # machine that slows down meanwhile does not make later proposals look worse.
+        self._told: dict[Any, float] = {}
+        self._beaten = {task.space.start}
+
+    def run(self) -> Trial:
+        """Search; the trial of the best config beside the start, which says what was gained.
+
+        Raises HardwareFailure or NotRecorded, and lets KeyboardInterrupt through: all that was
+        measured is in the log, and another session goes on there.
+        """
+        self._begin()
+        while self.state.done < self.state.total:
+            count = min(BATCH, self.state.total - self.state.done)
+            points = list(self._strategy.propose(count))
+            if not points:
+                self.state.exhausted = True
+                break
+            self._batch(points)
+        return self._end()
+
+    def _begin(self) -> None:
+        start = self._task.space.start
+        first = self._measured(Step("start", 0, start, start))
+        if first.outcome != "ok":
+            why = f"{first.outcome} {first.note}".strip()
+            raise HardwareFailure(f"the default config, {start}, cannot be timed: {why}")
+        self._told[start] = statistics.median(first.seconds)
+        self._observe([(self._task.space.point(start), first)], [self._told[start]])
+        gone_on, known = self._log.rival()
+        self._challenge(self._as_config(known) if gone_on else self._recorded(), 0)
+
+    def _batch(self, points: Sequence[Point]) -> None:
+        best, first = self.state.best, self.state.done + 1
+        configs = [self._task.space.config(point) for point in points]
+        steps = [Step("trial", first + n, c, best) for n, c in enumerate(configs)]
+        trials = self._all_measured(steps)
+        self._observe(zip(points, trials, strict=True), [self._scaled(t) for t in trials])
+        faster = [
+            (trial.ratio, step.number, step)
+            for step, trial in zip(steps, trials, strict=True)
+            if trial.outcome == "ok" and trial.ratio < 1
+        ]
+        for *_, step in sorted(faster, key=lambda entry: entry[:2])[:RETRIES]:
+            if self._promote(Step("confirm", step.number, step.config, best)):
+                return
+
+    def _end(self) -> Trial:
+        """Measure the best beside the start; mark the one that a build is to take."""
+        self._challenge(self._recorded(), self.state.done)
+        start = self._task.space.start
+        last = self._measured(Step("final", self.state.number, self.state.best, start))
+        if last.outcome != "ok" or last.ratio - last.spread > 1:
+            # Promotions add up noise: the start itself is the honest answer then.
+            self.state.best, self.state.number = start, 0
+            last = self._measured(Step("final", 0, start, start))
+        self.state.ratio, self.state.spread = last.ratio, last.spread
+        return last
+
+    def _challenge(self, config: Any, number: int) -> None:
+        """Let the record that a build takes, unless it is our own, be the config to beat."""
+        if config is not None and config not in self._beaten:
+            self._promote(Step("recorded", number, config, self.state.best))
+
+    def _promote(self, step: Step) -> bool:
+        trial = self._measured(step)
+        self._beaten.add(step.config)
+        if not wins(trial):
+            return False
+        state = self.state
+        self._told[step.config] = self._scaled(trial)
+        state.best, state.number = step.config, step.number
+        state.spread = (state.spread**2 + trial.spread**2) ** 0.5
+        state.ratio = trial.ratio * (1.0 if state.ratio is None else state.ratio)
+        self._tell(state, None)
+        return True
+
+    def _measured(self, step: Step) -> Trial:
+        (trial,) = self._all_measured([step])
+        return trial
+
+    def _all_measured(self, steps: Sequence[Step]) -> list[Trial]:
+        """Trials of ``steps``, which are of one stage and beside one config, in their order."""
+        found = {n: self._log.find(s.stage, s.config) for n, s in enumerate(steps)}
+        trials = {n: trial for n, trial in found.items() if trial is not None}
+        for n, trial in trials.items():
+            self._note(steps[n], trial, replayed=True)
+        left = [n for n in found if n not in trials]
+        if left:
+            stage, beside = steps[0].stage, steps[0].incumbent
+            self.state.doing = f"{stage} of {len(left)}" if len(left) > 1 else stage
+            self._tell(self.state, None)
+            seconds = self._seconds * (LONGER if stage != "trial" else 1)
+            configs = [steps[n].config for n in left]
+            for n, trial in self._hardware.evaluate(self._task, configs, beside, seconds):
+                trials[left[n]] = trial
+                self._note(steps[left[n]], trial, replayed=False)
+        return [trials[n] for n in range(len(steps))]
+
+    def _note(self, step: Step, trial: Trial, replayed: bool) -> None:
+        """Record one measurement and tell of it."""
+        final = step.stage == "final" and trial.outcome == "ok" and trial.ratio - trial.spread <= 1
+        best = final or (step.stage == "confirm" and wins(trial))
+        if not replayed:
+            self._log.write(step, trial, best)
+        if step.stage == "trial":
+            self.state.done += 1
+            self.state.replayed += replayed
+            self.state.failures[trial.outcome] += trial.outcome != "ok"
+        if not replayed and step.stage in ("start", "trial"):
+            for keep in self._keepers:
+                keep(self._task.space.point(step.config), trial)
+        self._tell(self.state, Event(step, trial, best, replayed))
+
+    def _observe(self, found: Iterable[tuple[Point, Trial]], seconds: list[float | None]) -> None:
+        observations = [Observation(p, s) for (p, _), s in zip(found, seconds, strict=True)]
+        self._strategy.observe(observations)
+
+    def _scaled(self, trial: Trial) -> float | None:
+        return trial.ratio * self._told[self.state.best] if trial.outcome == "ok" else None
+
+    def _as_config(self, config: dict[str, Any] | None) -> Any:
+        if config is None:
+            return None
+        from ..schedules.select import as_config
+
+        return as_config(config, self._task.direction)

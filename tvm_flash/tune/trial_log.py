@@ -1,0 +1,191 @@
+"""The records of one search: written line by line, and read back to go on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..errors import TvmFlashError
+from ..schedules import record_format
+from .trial import SearchTask, Trial
+
+UNWRITTEN = "unwritten.jsonl"
+
+# Of a line: which search it is of. Where all are equal, it is a step of the same one.
+_IDENTITY = (
+    "target", "cpu", "spec", "direction", "bucket", "problem", "strategy", "seed", "versions",
+)  # fmt: skip
+
+
+class NotRecorded(TvmFlashError):
+    """A trial could not be written; what was recorded before is intact."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One measurement of a search: what is measured beside what, why, and as which trial.
+
+    stage: one of record_format.STAGES.
+    """
+
+    stage: str
+    number: int
+    config: Any
+    incumbent: Any
+
+
+class TrialLog:
+    """Appends the steps of one search to its log under ``folder``, and knows those there already.
+
+    origin: ``Hardware.origin``. rescue: where lines go that cannot be written; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: SearchTask,
+        origin: Mapping[str, Any],
+        strategy: str,
+        seed: int,
+        rescue: Path | None = None,
+    ):
+        self._folder, self._rescue = folder, rescue
+        self._constant = {
+            "format": record_format.FORMAT,
+            "target": task.target,
+            **{name: origin[name] for name in ("cpu", "machine", "versions")},
+            "spec": task.spec.to_json(),
+            "direction": task.direction,
+            "bucket": task.bucket,
+            "problem": {**task.sizes._asdict(), "threads": task.threads},
+            "strategy": strategy,
+            "seed": seed,
+        }
+        # As it is read back.
+        self._constant = json.loads(json.dumps(self._constant))
+        self.path = folder / task.target / record_format.log_name(task.spec)
+        self.rescued = 0
+        self._lines: dict[tuple[str, str], dict[str, Any]] = {}
+        for line in self._same_search():
+            self._lines.setdefault((line["stage"], _text(line["config"])), line)
+        began = max((line.get("wall", 0.0) for line in self._lines.values()), default=0.0)
+        self._began = time.monotonic() - began
+
+    def find(self, stage: str, config: Any) -> Trial | None:
+        """What the log says of this step, if it was made before; of several lines, the first."""
+        line = self._lines.get((stage, _text(config.to_json())))
+        return None if line is None else _trial(line)
+
+    def rival(self) -> tuple[bool, dict[str, Any] | None]:
+        """Whether the search had gone past its start, and what the best record was then."""
+        lines = self._lines.items()
+        gone_on = any(stage == "trial" for (stage, _), _ in lines)
+        rivals = [x["config"] for (s, _), x in lines if s == "recorded" and x["trial"] == 0]
+        return gone_on or bool(rivals), rivals[0] if rivals else None
+
+    def write(self, step: Step, trial: Trial, best: bool) -> None:
+        """Append one line; NotRecorded where neither the log nor ``rescue`` takes it."""
+        line = self._line(step, trial, best)
+        try:
+            record_format.append(self._folder, line)
+        except OSError as error:
+            self._keep(line, error)
+
+    @property
+    def wall(self) -> float:
+        """Seconds of searching so far, those before an interruption too."""
+        return time.monotonic() - self._began
+
+    def _line(self, step: Step, trial: Trial, best: bool) -> dict[str, Any]:
+        optional = {"resources": trial.resources, "note": trial.note}
+        return {
+            **self._constant,
+            "config": step.config.to_json(),
+            "incumbent": step.incumbent.to_json(),
+            "stage": step.stage,
+            "trial": step.number,
+            "outcome": trial.outcome,
+            "seconds": list(trial.seconds),
+            "incumbent_seconds": list(trial.incumbent_seconds),
+            "error": trial.error,
+            "allowed": trial.allowed,
+            "wall": round(self.wall, 2),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "best": best,
+            **{name: value for name, value in optional.items() if value},
+        }
+
+    def _same_search(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        for line in record_format.read(self.path, lambda text: '"stage"' in text):
+            if "stage" in line and all(line[n] == self._constant[n] for n in _IDENTITY):
+                yield line
+
+    def _keep(self, line: dict[str, Any], why: OSError) -> None:
+        message = f"{self.path} cannot be written ({why.strerror or why})"
+        if self._rescue is None:
+            raise NotRecorded(
+                f"{message}: trial {line['trial']} is lost, all before it are there. "
+                "Make room, then the same command goes on; --work-dir D keeps such lines in D"
+            ) from why
+        try:
+            self._rescue.mkdir(parents=True, exist_ok=True)
+            with (self._rescue / UNWRITTEN).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line, sort_keys=True) + "\n")
+        except OSError as error:
+            raise NotRecorded(
+                f"{message}, and neither can {self._rescue} ({error.strerror}): trial "
+                f"{line['trial']} is lost, all before it are there. Make room, then the same "
+                "command goes on"
+            ) from why
+        self.rescued += 1
+
+
+def restore(rescue: Path, folder: Path) -> int:
+    """Append what an earlier run left in ``rescue`` to the logs, remove it there, say how many.
+
+    Raises NotRecorded where they still cannot be written; then all stays in ``rescue``.
+    """
+    path = rescue / UNWRITTEN
+    if not path.is_file():
+        return 0
+    found = record_format.checked(path, in_place=False)
+    lines = [line for _, line, problems in found if not problems]
+    try:
+        for line in lines:
+            record_format.append(folder, line)
+    except OSError as error:
+        raise NotRecorded(
+            f"{folder} cannot be written ({error.strerror}): {len(lines)} records wait in {path}"
+        ) from error
+    path.unlink()
+    return len(lines)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise NotRecorded unless logs can be written under ``folder``, which is made."""
+    probe = folder / f".{time.time_ns()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise NotRecorded(
+            f"{folder} cannot be written ({error.strerror}): give --logs DIR another one"
+        ) from error
+
+
+def _trial(line: Mapping[str, Any]) -> Trial:
+    times = (tuple(line["seconds"]), tuple(line["incumbent_seconds"]))
+    more = (line.get("resources", {}), line.get("note", ""))
+    return Trial(line["outcome"], line["error"], line["allowed"], *times, *more)
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)
