@@ -58,7 +58,7 @@ class Kernel:
             return self._cuda_workspace(batch, num_heads, seqlen_q, capability)
         query_tiles = -(-seqlen_q // self.meta["block_q"])
         key_tiles = -(-seqlen_k // self.meta["block_k"])
-        copies = min(key_tiles, max(1, -(-4 * threads // (batch * num_kv_heads))))
+        copies = min(key_tiles, max(1, -(-2 * threads // (batch * num_kv_heads))))
         rows = query_tiles * self.meta["block_q"]
         heads = (batch, num_heads)
         return (*heads, seqlen_q), (copies, *heads, rows, self.meta["head_dim_pad"])
