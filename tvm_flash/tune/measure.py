@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ from ..verify.verdict import KernelVerdict
 from .trial import Sizes, Trial
 
 Call = Callable[[], object]
+# Seconds per call of so many calls.
+Stopwatch = Callable[[int], float]
 
 _ROUNDS = (5, 60)
 # A candidate that is so much slower in each of so many rounds is no match: more would tell nothing.
@@ -46,27 +48,28 @@ def judged_and_timed(
     Wrong ones are not timed. May die of it: for a process of its own.
     """
     torch.set_num_threads(threads)
-    verdict = _judged(path)
+    (kernel,) = verify_library(path).kernels
+    verdict = verdict_trial(kernel)
     if verdict.outcome != "ok":
         return verdict
     ours, theirs = (timed_call(_kernel(library), sizes) for library in (path, incumbent))
-    times = interleaved(ours, theirs, seconds)
+    times = interleaved(partial(_seconds, ours), partial(_seconds, theirs), seconds)
     return Trial("ok", verdict.error, verdict.allowed, *times)
 
 
 def interleaved(
-    candidate: Call, incumbent: Call, seconds: float
+    candidate: Stopwatch, incumbent: Stopwatch, seconds: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds per call of both, in turns, for about ``seconds``, after a warm-up."""
-    calls = (candidate, incumbent)
-    once = [_warmed(call) for call in calls]
+    watches = (candidate, incumbent)
+    once = [_warmed(watch) for watch in watches]
     # Samples of a millisecond: the clock and the loop then cost nothing.
     repeats = max(1, round(1e-3 / max(once)))
     low, high = _ROUNDS
     rounds = min(high, max(low, round(seconds / (sum(once) * repeats))))
     samples: list[tuple[float, ...]] = []
     while len(samples) < rounds and not _is_hopeless(samples):
-        samples.append(_both(calls, repeats, len(samples) % 2))
+        samples.append(_both(watches, repeats, len(samples) % 2))
     ours, theirs = zip(*samples, strict=True)
     return ours, theirs
 
@@ -90,8 +93,8 @@ def timed_call(kernel: Kernel, sizes: Sizes) -> Call:
     return backward
 
 
-def _judged(path: Path) -> Trial:
-    (kernel,) = verify_library(path).kernels
+def verdict_trial(kernel: KernelVerdict) -> Trial:
+    """The outcome, ok or wrong, and by how much; times are still to come."""
     worst = kernel.worst
     # JSON has no infinity: null is an error without bound.
     numbers = (worst.error, worst.allowed) if worst else ()
@@ -133,10 +136,11 @@ def _tensors(spec: AttentionSpec, sizes: Sizes) -> Tensors:
     )
 
 
-def _both(calls: tuple[Call, Call], repeats: int, first: int) -> tuple[float, ...]:
+def _both(watches: tuple[Stopwatch, Stopwatch], repeats: int, first: int) -> tuple[float, ...]:
     """Seconds per call of each. Who runs second finds the first one's caches: so in turns."""
-    taken = {n: _seconds(calls[n], repeats) for n in (first, 1 - first)}
-    return taken[0], taken[1]
+    taken = {n: watches[n](repeats) for n in (first, 1 - first)}
+    # Four digits: more is noise, and people read the log.
+    return float(f"{taken[0]:.4g}"), float(f"{taken[1]:.4g}")
 
 
 def _is_hopeless(samples: list[tuple[float, ...]]) -> bool:
@@ -144,11 +148,11 @@ def _is_hopeless(samples: list[tuple[float, ...]]) -> bool:
     return len(samples) >= _HOPELESS_ROUNDS and all(slow)
 
 
-def _warmed(call: Call) -> float:
+def _warmed(watch: Stopwatch) -> float:
     """Least seconds of some calls: the first ones touch new pages, and raise the clock."""
     taken, started = [], time.perf_counter()
     while len(taken) < 2 or (time.perf_counter() - started < 0.02 and len(taken) < 100):
-        taken.append(_seconds(call, 1))
+        taken.append(watch(1))
     return min(taken)
 
 
@@ -156,5 +160,4 @@ def _seconds(call: Call, repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         call()
-    # Four digits: more is noise, and people read the log.
-    return float(f"{(time.perf_counter() - start) / repeats:.4g}")
+    return (time.perf_counter() - start) / repeats
