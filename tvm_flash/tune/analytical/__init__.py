@@ -1,0 +1,31 @@
+"""Predicted seconds from documents and arithmetic alone: analytical models of CPUs and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...schedules.space import Point
+from ..trial import SearchTask
+
+__all__ = ["predictor"]
+
+
+def predictor(task: SearchTask) -> Callable[[Point], float]:
+    """Predicted seconds of a point of ``task.space``; nothing is compiled or run.
+
+    Raises ValueError for a target that no model knows.
+    """
+    from ...schedules.cuda.arch import ARCHS
+
+    if task.target in ARCHS:
+        from .estimated import cuda_seconds
+
+        arch = ARCHS[task.target]
+        return lambda point: cuda_seconds(task.spec, task.space.config(point), arch, task.sizes)
+    from ...schedules.target import cpu_target
+    from .cpu import cpu_seconds
+
+    target = cpu_target(task.target)
+    return lambda point: cpu_seconds(
+        task.spec, task.space.config(point), target, task.sizes, task.threads
+    )

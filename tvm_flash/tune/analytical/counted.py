@@ -1,0 +1,208 @@
+"""A compiled config's work, counted: its PTX is interpreted on two small problems, and judged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...artifact import symbol_name
+from ...codegen.cache import content, digest
+from ...ptx_interpreter import Report
+from ...schedules.cuda.program import CudaProgram, Launch
+from ...schedules.cuda.program import Sizes as Extents
+from ...spec import AttentionSpec
+from ...verify.plan import grid_of, run_program
+from ...verify.problems import Problem
+from ...verify.trial import Candidate, Tensors, judge
+from ...verify.verdict import Outcome
+from ..trial import Sizes
+from .visited import key_tiles, query_tiles
+from .work import Amounts, KernelWork, solved
+
+WARP = 32
+# Which part of an SM a PTX opcode occupies; the first that matches. What is none of these (moves,
+# branches, parameters) takes an issue slot or nothing at all: ptxas decides.
+_PARTS = (
+    ("special", r"ex2|rcp|rsqrt|sqrt|lg2|sin|cos|tanh|div\.\w*\.?f32"),
+    ("float32", r"(?:fma|mad|mul|add|sub|neg|abs)\.(?:\w+\.)*f32"),
+    ("integer", r"(?:add|sub|mul|mad|shl|shr|and|or|xor|not|lop3|bfe|div|rem)\.(?:\w+\.)*[usb]\d"),
+    ("integer", r"min|max|setp|selp|cvt|vote|shfl"),
+)
+# Bytes of a warp through shared memory: "x4" matrices of 128, or 32 lanes of a vector of words.
+_MATRICES = re.compile(r"ldmatrix.*\.x(\d)")
+_VECTOR = re.compile(r"(?:ld|st)\.(?:volatile\.)?shared(?:\.v(\d))?\.[busf](\d+)")
+_PRODUCT = re.compile(r"mma\..*\.m(\d+)n(\d+)k(\d+)\..*")
+_FREE = re.compile(r"mov|cvta|ld\.param|ret|bra|cvt\.\w*64")
+# What a run fills shared memory by, beyond what opcodes name.
+_COPY = re.compile(r"cp\.async\.c[ag]")
+_SECTOR = 32
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the launches of one program do, and whether its results hold to the error rule.
+
+    failure: why not, or what the interpreter found (empty: right). error, allowed: of the result
+    nearest to its limit. launches: work of a block and of a visited tile, in launch order.
+    """
+
+    failure: str
+    error: float | None
+    allowed: float | None
+    launches: tuple[tuple[Amounts, Amounts], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        works = [[base.to_json(), tile.to_json()] for base, tile in self.launches]
+        return {**asdict(self), "launches": works}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Counted:
+        works = tuple((Amounts(**base), Amounts(**tile)) for base, tile in data["launches"])
+        return cls(data["failure"], data["error"], data["allowed"], works)
+
+
+def count(spec: AttentionSpec, direction: str, program: CudaProgram, ptx: Sequence[str]) -> Counted:
+    """Interpret ``program`` on one and on two tiles of rows; kept on disk by its PTX."""
+    key = {
+        "spec": spec.to_json(),
+        "direction": direction,
+        "config": program.config,
+        "ptx": list(ptx),
+        "counted": Path(__file__).read_text(encoding="utf-8"),
+    }
+    name = f"{digest(key)}.json"
+    made = content(
+        name, lambda: json.dumps(_count(spec, direction, program, ptx).to_json()).encode()
+    )
+    return Counted.from_json(json.loads(made))
+
+
+def _count(
+    spec: AttentionSpec, direction: str, program: CudaProgram, ptx: Sequence[str]
+) -> Counted:
+    longest = max(program.meta["block_q"], program.meta["block_k"])
+    runs = [_run(spec, direction, program, ptx, length) for length in (longest, 2 * longest)]
+    outcomes = [outcome for outcome, _ in runs]
+    if failure := next((o.failure for o in outcomes if not o.ok), ""):
+        return Counted(failure, None, None)
+    nearest = max((d for o in outcomes for d in o.deviations), key=lambda d: d.error / d.allowed)
+    works = []
+    for number, launch in enumerate(program.launches):
+        warps = launch.threads // WARP
+        visited = [
+            block_tiles(spec, program, launch, Sizes(1, 1, 1, length, length))
+            for length in (longest, 2 * longest)
+        ]
+        works.append(
+            solved(
+                [
+                    (len(tiles), sum(tiles), amounts(reports[number], warps))
+                    for tiles, (_, reports) in zip(visited, runs, strict=True)
+                ]
+            )
+        )
+    return Counted("", nearest.error, nearest.allowed, tuple(works))
+
+
+def kernel_works(
+    spec: AttentionSpec,
+    program: CudaProgram,
+    counted: Counted,
+    sizes: Sizes,
+    registers: Sequence[int],
+) -> list[KernelWork]:
+    """The work of every launch on a problem; registers of a thread, in launch order."""
+    return [
+        KernelWork(
+            base, tile, block_tiles(spec, program, launch, sizes), launch.threads // WARP, used,
+            launch.shared_bytes, overlap_of(program.config, launch.name),
+        )
+        for launch, (base, tile), used in zip(
+            program.launches, counted.launches, registers, strict=True
+        )
+    ]  # fmt: skip
+
+
+def _run(
+    spec: AttentionSpec, direction: str, program: CudaProgram, ptx: Sequence[str], length: int
+) -> tuple[Outcome, list[Report]]:
+    """The verdict on one head of ``length`` rows and keys, and what its launches did."""
+    meta, reports = program.meta, []
+
+    def workspace(problem: Problem):
+        delta = (problem.batch, problem.heads, problem.seqlen_q)
+        if "head_dim_pad" not in meta:
+            return delta, (1, 1, 1, 1, 1)
+        rows = -(-problem.seqlen_q // meta["block_q"]) * meta["block_q"]
+        return delta, (1, *delta[:2], rows, meta["head_dim_pad"])
+
+    def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
+        reports.extend(run_program(program, ptx, tensors, scale, outputs=outputs))
+        return reports
+
+    tile = (meta["block_q"], meta["block_k"])
+    symbol = symbol_name(spec, direction)
+    candidate = Candidate(symbol, spec, direction, (), tile, workspace, run)
+    return judge(candidate, Problem("counted", length, length, heads=1)), reports
+
+
+def block_tiles(
+    spec: AttentionSpec, program: CudaProgram, launch: Launch, sizes: Sizes
+) -> list[int]:
+    """Tiles that each block of ``launch`` visits, in the order of launch."""
+    lengths, meta = (sizes.seqlen_q, sizes.seqlen_k), program.meta
+    if launch.name.endswith("_dkdv"):
+        of_keys = query_tiles(spec, *lengths, meta["block_q"], meta["block_k"])
+        group = sizes.num_heads // sizes.num_kv_heads
+        return [n * group for n in of_keys] * (sizes.batch * sizes.num_kv_heads)
+    if launch.name.endswith(("_delta", "_dq")):
+        x, y, z = grid_of(launch, Extents(*sizes))
+        return [0] * (x * y * z)
+    of_rows = key_tiles(spec, *lengths, meta["block_q"], meta["block_k"])
+    return of_rows[::-1] * (sizes.batch * sizes.num_heads)
+
+
+def overlap_of(config: Mapping[str, object], name: str) -> float:
+    """Which part of a tile's time passes between asking for data and waiting for them.
+
+    Two stages: all of it. One: the forward loads V during Q K^T and K during P V, half a tile; the
+    backward loads Q and dO during dQ alone, one of five products.
+    """
+    if name.endswith(("_delta", "_dq")):
+        return 0.0
+    if config.get("stages") == 2:
+        return 1.0
+    return 0.2 if name.endswith("_dkdv") else 0.5
+
+
+def amounts(report: Report, warps: int) -> Amounts:
+    """The work in what an interpreted launch executed."""
+    found = dict.fromkeys(("tensor", "special", "float32", "integer"), 0.0)
+    shared, issued = 128.0 * report.total_bank_conflicts, 0
+    for opcode, times in report.instructions.items():
+        if product := _PRODUCT.match(opcode):
+            m, n, k = map(int, product.groups())
+            found["tensor"] += times * 2 * m * n * k * (2 if "tf32" in opcode else 1)
+        elif part := next((p for p, pattern in _PARTS if re.match(pattern, opcode)), None):
+            found[part] += times * WARP
+        shared += times * shared_bytes(opcode)
+        issued += 0 if _FREE.match(opcode) else times
+    sectors = sum(sum(kind.values()) for kind in report.sectors.values())
+    # A reduction in L2 reads and writes what it adds to.
+    l2 = _SECTOR * int(sectors) + 2 * 4 * int(sum(report.atomics.values()))
+    return Amounts(**found, shared=shared, issued=issued, l2=l2, barriers=report.barriers / warps)
+
+
+def shared_bytes(opcode: str) -> int:
+    """Bytes that one warp moves through shared memory by ``opcode``."""
+    if matrices := _MATRICES.match(opcode):
+        return 128 * int(matrices[1])
+    if vector := _VECTOR.match(opcode):
+        return WARP * int(vector[1] or 1) * int(vector[2]) // 8
+    if _COPY.match(opcode):
+        return WARP * (16 if ".cg." in opcode else 4)
+    return 0

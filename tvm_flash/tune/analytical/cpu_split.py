@@ -1,0 +1,68 @@
+"""Clocks of the CPU split forward's tasks: a chunk of keys for packed query rows."""
+
+from __future__ import annotations
+
+from ...schedules.cpu.split_forward import SplitForwardConfig
+from ...spec import AttentionSpec
+from ..trial import Sizes
+from .core import Core
+from .cpu_forward import SOFTMAX
+from .products import CALL
+
+_FLOAT = 4
+# A sum over lanes: of a vector of sums, each lane takes a shuffle and an addition.
+_FOLD = 2
+# Clocks of a row of a chunk that is combined: its maximum, sum and the factors of both.
+_COMBINED = 60
+
+
+def split_tasks(
+    core: Core, spec: AttentionSpec, config: SplitForwardConfig, sizes: Sizes, threads: int
+) -> list[float]:
+    """Clocks of each chunk; the combination of chunks is spread over them."""
+    packed = sizes.num_heads // sizes.num_kv_heads * sizes.seqlen_q
+    tiles = [min(config.rows, packed - first) for first in range(0, packed, config.rows)]
+    chunks = [
+        min(config.chunk, sizes.seqlen_k - first)
+        for first in range(0, sizes.seqlen_k, config.chunk)
+    ]
+    tasks = [_chunk(core, spec, config, rows, keys, threads) for keys in chunks for rows in tiles]
+    return tasks * (sizes.batch * sizes.num_kv_heads)
+
+
+def _chunk(
+    core: Core, spec: AttentionSpec, config: SplitForwardConfig, rows: int, keys: int, threads: int
+) -> float:
+    tile, vector = config.tile(spec), config.vector
+    padded = -(-keys // config.block_k) * config.block_k
+    blocks, groups = padded // config.block_k, -(-rows // config.row_block)
+    calls = blocks * groups
+    scores = calls * (config.block_k * _score_key(core, config, tile.depth // vector) + CALL)
+    output = calls * tile.depth_v / config.columns * _output(core, config)
+    vectors = groups * config.row_block * padded / vector
+    softmax = vectors * (SOFTMAX + config.exp2_degree) / core.arithmetic
+    size = _FLOAT if spec.dtype == "float32" else 2
+    arrival = keys * (spec.head_dim + spec.head_dim_v) * size / _rate(core, threads)
+    combined = rows * (_COMBINED + 4 * tile.depth_v / vector)
+    return max(scores + output + softmax, arrival) + combined
+
+
+def _score_key(core: Core, config: SplitForwardConfig, vectors: int) -> float:
+    """Clocks of a key and row_block rows: products, sums over lanes, loads of K and Q."""
+    rows = config.row_block
+    chains = max(rows * config.step, 1)
+    products = max(rows * vectors / core.fma, core.fma_latency * rows * vectors / chains)
+    loads = (vectors + rows * vectors / config.step) / core.loads
+    return max(products, loads) + rows * _FOLD
+
+
+def _output(core: Core, config: SplitForwardConfig) -> float:
+    """Clocks of ``columns`` of O for row_block rows and a block of keys."""
+    rows, vectors = config.row_block, config.columns // config.vector
+    step = max(rows * vectors / core.fma, (rows + vectors) / core.loads, core.fma_latency)
+    return config.block_k * step + 2 * rows * vectors + CALL
+
+
+def _rate(core: Core, threads: int) -> float:
+    """Bytes a clock from memory to one of ``threads`` cores."""
+    return core.memory_rate

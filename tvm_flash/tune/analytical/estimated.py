@@ -1,0 +1,122 @@
+"""A GPU config's work by formula, without compiling it: what its tiles multiply, move and hold."""
+
+from __future__ import annotations
+
+from ...schedules.cuda.arch import CudaArch
+from ...schedules.cuda.backward_config import BackwardConfig
+from ...schedules.cuda.forward import ForwardConfig
+from ...schedules.cuda.space import MOST_REGISTERS, REGISTER_UNIT, REGISTERS_PER_SM
+from ...schedules.cuda.tiling import round_up
+from ...spec import AttentionSpec
+from ..trial import Sizes
+from .gpu import gpu_of
+from .model import predict, total_seconds
+from .visited import key_tiles, query_tiles
+from .work import Amounts, KernelWork
+
+Config = ForwardConfig | BackwardConfig
+
+# Registers beside sums and fragments that ptxas took for the defaults: 52 to 80.
+REST = 64
+# A value that does not fit goes through local memory in every tile.
+SPILLED = 0.02
+# Lanes of an element of a score: maximum, scale and subtract, sum; in the backward scale and
+# subtract, dP - delta, times P. Of integers: packing to halves, masks' selects.
+_FLOATS, _FLOATS_BACK, _INTEGERS = 4, 4, 1.5
+_WARP = 32
+_PRODUCT = 2 * 16 * 8 * 16
+
+
+def cuda_seconds(spec: AttentionSpec, config: Config, arch: CudaArch, sizes: Sizes) -> float:
+    """Predicted seconds of one call; registers are estimated too, so a spill may go unseen."""
+    threads = _WARP * config.num_warps
+    share = REGISTERS_PER_SM // (threads * max(config.min_blocks, 1))
+    limit = min(MOST_REGISTERS, share // REGISTER_UNIT * REGISTER_UNIT)
+    wanted = config.registers(spec) + REST
+    work = estimated_work(spec, config, sizes, min(wanted, limit))
+    seconds = total_seconds([predict(work, arch, gpu_of(arch))])
+    return seconds * (1 + SPILLED * max(wanted - limit, 0))
+
+
+def estimated_work(spec: AttentionSpec, config: Config, sizes: Sizes, registers: int) -> KernelWork:
+    """The kernel that makes products; others of a backward are the same for all its configs."""
+    lengths = (sizes.seqlen_q, sizes.seqlen_k, config.block_q, config.block_k)
+    if isinstance(config, ForwardConfig):
+        tiles = key_tiles(spec, *lengths)[::-1] * (sizes.batch * sizes.num_heads)
+        base, tile = _forward(spec, config)
+        overlap = 0.5
+    else:
+        group = sizes.num_heads // sizes.num_kv_heads
+        of_keys = [n * group for n in query_tiles(spec, *lengths)]
+        tiles = of_keys * (sizes.batch * sizes.num_kv_heads)
+        base, tile = _backward(spec, config)
+        overlap = 0.2
+    overlap = 1.0 if config.stages == 2 else overlap
+    shared = config.shared_bytes(spec)
+    return KernelWork(base, tile, tiles, config.num_warps, registers, shared, overlap)
+
+
+def _forward(spec: AttentionSpec, config: ForwardConfig) -> tuple[Amounts, Amounts]:
+    size, passes = _element(spec)
+    depth, depth_v = (round_up(d, 16) for d in (spec.head_dim, spec.head_dim_v))
+    rows, keys, warps = config.block_q, config.block_k, config.num_warps
+    width, elements = depth + depth_v, rows * keys
+    # Every warp reads all of K and V, and its own rows of Q unless it holds them.
+    q_again = 0 if config.q_in_registers else rows * depth * size
+    moved = keys * width * size
+    tile = _amounts(
+        products=2 * elements * width * passes,
+        elements=elements,
+        floats=_FLOATS,
+        shared=warps * moved + q_again + moved,
+        loaded=moved,
+        barriers=2 if config.stages == 1 else 1,
+    )
+    ends = rows * width * size
+    base = _amounts(0, rows * depth_v / 4, _FLOATS, 3 * ends, ends, 2)
+    return base, tile
+
+
+def _backward(spec: AttentionSpec, config: BackwardConfig) -> tuple[Amounts, Amounts]:
+    size, passes = _element(spec)
+    depth, depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
+    rows, keys, warps, split = (
+        config.block_q, config.block_k, config.num_warps, config.column_groups,
+    )  # fmt: skip
+    elements, width = rows * keys, depth + depth_v
+    warp_keys, queries, groups = keys * split // warps, rows // split, config.dq_groups
+    # S^T and dP^T: a warp's keys and its queries; dV and dK: all queries, its columns.
+    first = warps * (warp_keys * (depth + config.dp_parts * depth_v) + queries * width)
+    second = warps * rows * width / split + (2 * warps * warp_keys * rows if split > 1 else 0)
+    exchanged = elements * (2 if split > 1 else 1)
+    # dQ: a warp's 16-row groups of dS, for each part, and its columns of K.
+    of_dq = warps * keys * (max(rows // warps, 16) * config.dq_parts + depth // groups)
+    arriving = rows * width * size + 8 * rows
+    tile = _amounts(
+        products=2 * elements * (3 * depth + 2 * depth_v) * passes,
+        elements=elements,
+        floats=_FLOATS_BACK,
+        shared=size * (first + second + exchanged + of_dq) + arriving,
+        loaded=arriving + 8 * rows * depth,
+        barriers=3 if split > 1 or config.stages == 1 else 2,
+    )
+    reductions = Amounts(issued=rows * depth / _WARP)
+    ends = keys * width * size
+    return _amounts(0, keys * depth_v / 4, 1, 3 * ends, 2 * ends, 2), tile + reductions
+
+
+def _element(spec: AttentionSpec) -> tuple[int, int]:
+    """(bytes of an element, 16-bit products that one of it costs): TF32 takes three of two."""
+    return (4, 6) if spec.dtype == "float32" else (2, 1)
+
+
+def _amounts(
+    products: float, elements: float, floats: float, shared: float, loaded: float, barriers: float
+) -> Amounts:
+    """Amounts of a tile; a warp's access to shared memory moves 512 bytes."""
+    special = elements if products else 0
+    issued = products / _PRODUCT + shared / 512
+    issued += elements * (floats + _INTEGERS + 1) / _WARP
+    return Amounts(
+        products, special, floats * elements, _INTEGERS * elements, shared, issued, loaded, barriers
+    )
