@@ -1,0 +1,114 @@
+"""What is uploaded to a TVM RPC server: a kernel as it ships, and the library that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_ffi import libinfo
+
+from ..artifact import symbol_name, verify
+from ..codegen import cache
+from ..codegen.linker import find_compiler, library_flags, write_exports
+from ..codegen.process import run
+from ..codegen.versions import build_versions, source_digest
+from ..loader import Kernel
+from ..spec import AttentionSpec
+from .trial import SearchTask, Sizes
+
+if TYPE_CHECKING:
+    from ..schedules.target import CpuTarget
+
+CALLER = Path(__file__).with_name("rpc_caller.c")
+_CALLER_FUNCTIONS = ("open_kernel", "call", "copy_cpuinfo", "fill")
+
+
+@dataclass(frozen=True)
+class RemoteTask:
+    """A SearchTask for a process that measures: without the space, which does not pickle."""
+
+    spec: AttentionSpec
+    direction: str
+    target: str
+    sizes: Sizes
+    threads: int
+
+    @classmethod
+    def of(cls, task: SearchTask) -> RemoteTask:
+        return cls(task.spec, task.direction, task.target, task.sizes, task.threads)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A kernel to upload. meta: block_q, block_k, head_dim_pad, as in its manifest."""
+
+    library: Path
+    spec: AttentionSpec
+    symbol: str
+    meta: dict[str, Any]
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        return self.meta["block_q"], self.meta["block_k"]
+
+    def workspace(
+        self, sizes: Sequence[int], threads: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As loader.Kernel.workspace, of a backward; the manifest's numbers are enough for it."""
+        return Kernel(self.spec, "backward", {}, self.meta, _opened_elsewhere).workspace(
+            *sizes, threads
+        )
+
+
+def build_kernel(spec: AttentionSpec, direction: str, config: Any, target: CpuTarget) -> Built:
+    """The kernel of ``config`` for ``target``, from the disk cache or compiled into it.
+
+    Raises UnsupportedSpec and BuildError as ``codegen.build`` does.
+    """
+    symbol = symbol_name(spec, direction)
+    parts = {
+        "spec": spec.to_json(),
+        "direction": direction,
+        "target": [target.name, target.mcpu, *target.mattr, *sorted(target.features)],
+        "config": config.to_json(),
+        "sources": source_digest(),
+        "versions": build_versions(),
+    }
+    name = f"{symbol}-{target.name}-{cache.digest(parts)[:32]}"
+
+    def make(path: Path) -> None:
+        # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
+        from ..codegen.build import build_jobs, scheduling
+        from ..schedules.select import Chosen
+
+        build_jobs([scheduling(spec, direction, target, Chosen(config, "given", ()))], target, path)
+
+    library, manifest = verify(cache.entry(name, make))
+    (record,) = manifest.kernels
+    return Built(library, record.spec, record.symbol, record.meta)
+
+
+def _opened_elsewhere(*_: Any) -> None:
+    raise TypeError("this kernel is opened on a server")
+
+
+def caller() -> bytes:
+    """The library of rpc_caller.c, compiled once."""
+    parts = {"source": CALLER.read_text(encoding="utf-8"), **build_versions()}
+    parts["compiler"] = " ".join(find_compiler())
+    return cache.content(cache.digest(parts), _compile_caller, "rpc")
+
+
+def _compile_caller() -> bytes:
+    folder = cache.cache_dir() / "rpc"
+    library = folder / f"caller-{cache.digest({'by': str(folder)})[:8]}.so"
+    exports = write_exports(
+        [f"__tvm_ffi_{f}" for f in _CALLER_FUNCTIONS], library.with_suffix(".x")
+    )
+    flags = ["-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "-Wall"]
+    flags += [f"-I{path}" for path in libinfo.include_paths()]
+    command = [*find_compiler(), *flags, str(CALLER), *library_flags(exports), "-ldl"]
+    run([*command, "-o", str(library)], what="linking", choose="$CC")
+    return library.read_bytes()
