@@ -77,7 +77,20 @@ def _stage(core: Core, spec: AttentionSpec, config: ForwardConfig, sizes: Sizes)
     """Clocks to copy a key tile of K and V, widened, from where they lie."""
     tile = config.tile(spec)
     width = tile.depth + tile.depth_v
-    size = _FLOAT if spec.dtype == "float32" else 2
-    resident = sizes.seqlen_k * (spec.head_dim + spec.head_dim_v) * size <= FILL * core.l2
-    arrival = config.block_k * width * size / (core.l2_rate if resident else core.l3_rate)
+    rate = arrival_rate(core, spec, sizes.seqlen_k, sizes.num_kv_heads)
+    arrival = config.block_k * width * element_bytes(spec) / rate
     return config.block_k * width / config.vector * STAGED[spec.dtype] + arrival
+
+
+def element_bytes(spec: AttentionSpec) -> int:
+    """Of an input."""
+    return _FLOAT if spec.dtype == "float32" else 2
+
+
+def arrival_rate(core: Core, spec: AttentionSpec, rows: int, heads: int) -> float:
+    """Bytes a clock at which a head's rows of two tensors are read again.
+
+    Rows of a head lie ``heads`` rows apart: they fall into as small a part of the cache's sets.
+    """
+    taken = rows * heads * (spec.head_dim + spec.head_dim_v) * element_bytes(spec)
+    return core.l2_rate if taken <= FILL * core.l2 else core.l3_rate

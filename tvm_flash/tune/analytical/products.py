@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...schedules.space import vector_registers
 from .core import AMX_LOAD, AMX_PRODUCT, AMX_STORE, Core
 
-# Clocks to enter and leave a micro-kernel: its loop is a branch that ends unforeseen, and the last
-# sums wait for their latency.
-CALL = 16
+# Clocks to enter and leave a micro-kernel: addresses, and a loop that ends.
+CALL = 6
 # Of a cache that data shall stay in, the part that they may fill: other data pass through too.
 FILL = 0.75
 # Compare, add and branch of a loop, fused to two micro-operations.
 _LOOP = 2
-_WORD, _LINE = 4, 64
+_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -50,30 +50,35 @@ def product(core: Core, micro: Micro, depth: int, count: float, reused: int) -> 
     """
     if micro.unit == "amx":
         return count * _amx(micro, depth)
-    return count * (depth * _step(core, micro, reused) + _edge(core, micro) + CALL)
+    return count * (max(_parts(core, micro, depth, reused)) + _spills(core, micro, depth) + CALL)
 
 
-def _step(core: Core, micro: Micro, reused: int) -> float:
-    """Clocks of one step of the reduction, the slowest of what it needs."""
-    sums = micro.rows * micro.vectors
-    dot = micro.unit == "dot"
+def _parts(core: Core, micro: Micro, depth: int, reused: int) -> tuple[float, ...]:
+    """Clocks of each part of the core, were it alone busy: the slowest decides.
+
+    Sums are loaded and stored while other sums are multiplied: the core runs ahead.
+    """
+    sums, dot = micro.rows * micro.vectors, micro.unit == "dot"
     ports, latency = (core.dot, core.dot_latency) if dot else (core.fma, core.fma_latency)
-    loads = micro.vectors + micro.rows
-    # One vector to a row: the broadcast is an operand of the multiply-add.
-    separate = loads if micro.vectors > 1 else micro.vectors
-    return max(
-        sums / ports,
-        loads / core.loads,
-        (sums + separate + _LOOP / micro.unroll) / core.issue,
-        latency,
-        micro.lanes * _WORD / rate_of(core, reused),
+    # One vector to a row: the broadcast is an operand of the multiply-add, not an instruction.
+    apart = micro.vectors + (micro.rows if micro.vectors > 1 else 0)
+    operations = depth * (sums + apart + _LOOP / micro.unroll)
+    # Few sums wait for one another; the next micro-kernels in flight fill the gaps.
+    in_flight = max(1.0, core.window / operations)
+    return (
+        depth * sums / ports,
+        (depth * (micro.vectors + micro.rows) + (0 if micro.fresh else sums)) / core.loads,
+        sums / core.stores,
+        operations / core.issue,
+        depth * latency / in_flight,
+        depth * micro.lanes * _WORD / rate_of(core, reused),
     )
 
 
-def _edge(core: Core, micro: Micro) -> float:
-    """Clocks that load the sums and store them."""
-    sums = micro.rows * micro.vectors
-    return (0 if micro.fresh else sums / core.loads) + sums / core.stores
+def _spills(core: Core, micro: Micro, depth: int) -> float:
+    """Clocks of sums that the registers do not hold: stored and read again in every step."""
+    needed = vector_registers(micro.rows, micro.lanes, micro.vector)
+    return depth * micro.unroll * 2 * max(needed - core.registers, 0)
 
 
 def _amx(micro: Micro, depth: int) -> float:
