@@ -102,6 +102,7 @@ def test_scheduled_equals_definition():
         {"rows_s": 8},
         {"rows_o": 2},
         {"tasks_per_thread": 1},
+        {"unroll": 4},
     ],
 )
 def test_forward_config_changes_no_result(change):

@@ -30,7 +30,7 @@ class ForwardConfig:
     ``vector`` (float32 lanes of a register). exp2_degree: degree of the softmax's exponential (5:
     float32, 3: enough for half precision).
     unit: "fma" multiplies in float32, "dot" takes bf16 operands in pairs (AVX512_BF16), "amx" in
-    32 x 32 blocks of tiles.
+    32 x 32 blocks of tiles. unroll: steps of a product's reduction in one iteration (not amx).
     """
 
     block_q: int = 512
@@ -43,6 +43,7 @@ class ForwardConfig:
     exp2_degree: int = 5
     tasks_per_thread: int = 4
     unit: str = "fma"
+    unroll: int = 1
 
     @property
     def operand(self) -> Float32Operand | Bf16PairOperand:
@@ -116,6 +117,7 @@ FORWARD_KNOBS = (
     Knob("lanes", (16, 32, 48, 64), "columns of the micro-kernels"),
     Knob("rows_s", (2, 4, 6, 8, 12), "rows of the micro-kernel of S = K Q^T"),
     Knob("rows_o", (2, 4, 6, 8, 12), "rows of the micro-kernel of O += V^T P"),
+    Knob("unroll", (1, 2, 4), "steps of a product's reduction in one iteration"),
     Knob("tasks_per_thread", (1, 2, 4, 8), "least tiles a thread, before tiles get fewer rows"),
     Knob("exp2_degree", (3, 4, 5), "degree of the exponential's polynomial"),
 )
@@ -210,5 +212,5 @@ def _product(config: ForwardConfig, rows: int, words: int, transposed: bool) -> 
     """The micro-kernel intrinsic of this config's unit."""
     if config.unit == "amx":
         return register_amx(AmxTile(words), config.operand)
-    shape = MicroTile(rows, config.lanes, words, config.vector, transposed, operand=config.operand)
-    return register(shape)
+    shape = (rows, config.lanes, words, config.vector)
+    return register(MicroTile(*shape, transposed, unroll=config.unroll, operand=config.operand))

@@ -85,6 +85,7 @@ SPLIT_KNOBS = (
     Knob("block_k", (16, 32, 64), "keys of one call of a micro-kernel"),
     Knob("step", (1, 2, 4, 8), "keys that the score product multiplies at once"),
     Knob("columns", (32, 64, 128), "of head_dim_v whose sums stay in registers"),
+    Knob("prefetch", (0, 8, 16, 32, 64), "keys ahead that K and V are asked for"),
 )
 
 
