@@ -13,6 +13,8 @@ from rich.table import Table
 from ..errors import UnsupportedSpec
 from .console import console, progress, reporting_errors
 from .show import require_tvm
+from .study_export import export
+from .study_models import models
 from .study_search import search
 from .study_table import table
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 study = typer.Typer(help="Count what the schedules do, beside theory.", no_args_is_help=True)
 
 
+study.command("export")(export)
+study.command("models")(models)
 study.command("search")(search)
 study.command("table")(table)
 

@@ -51,7 +51,7 @@ def search(
     if seeds < 1 or not names:
         raise typer.BadParameter(f"--seeds {seeds} and the number of strategies must be 1 or more")
     for file in (json_file, csv_file, plot):
-        _refuse_unwritable(file)
+        refuse_unwritable(file)
     if csv_file is not None and len(table) > 1:
         raise typer.BadParameter("--csv takes one --table")
     try:
@@ -62,7 +62,9 @@ def search(
             raise
         raise typer.BadParameter(str(error)) from error
     for one in studies:
-        console.print(summary_table(*one[:1], *one[2:]))
+        table_, _, spent, found, summed = one
+        console.print(regret_table(table_, spent, summed))
+        console.print(detail_table(found, summed))
     if json_file is not None:
         documents = [search_document.document(*one) for one in studies]
         search_document.write(json_file, search_document.json_text(documents))
@@ -75,34 +77,39 @@ def search(
         console.print(f"drawn in {plot}")
 
 
-def summary_table(
-    table: ReplayTable, budget: Budget, found: Mapping[str, Curves], summed: Sequence[Summary]
-) -> Table:
-    """One line for each strategy, the least area first."""
+def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) -> Table:
+    """How good and how soon: one line for each strategy, the least area first."""
+    title = (
+        f"{table.name}: {len(table.measured)} points, {budget.trials} trials in batches of "
+        f"{budget.batch}\nregret: time over the best of the table, less 1; median and quartiles"
+    )
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("strategy", no_wrap=True)
+    for heading in ("final regret", "mean over trials", "mean over seconds"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for one in summed:
+        shown.add_row(one.strategy, *map(_regret, (one.final, one.area, one.area_seconds)))
+    return shown
+
+
+def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Table:
+    """Trials until within limits, confidence, wins against random search, the strategy's time."""
     from ..study.search_curves import wins
 
     seeds = len(next(iter(found.values())).best)
-    title = (
-        f"{table.name}: {len(table.measured)} points, {budget.trials} trials in batches of "
-        f"{budget.batch}, {seeds} seeds\nregret: time over the table's best, less 1; median "
-        "\\[quartiles]"
-    )
+    title = f"{seeds} seeds: trials to come within 5% and 1% (seeds that did), 95% interval of\n"
+    title += "the median final regret, seeds better : worse than random (sign test), own seconds"
     shown = Table(title=title, title_justify="left")
-    shown.add_column("strategy")
-    headings = ("final regret", "95% of median", "area, trials", "area, seconds")
-    beside = "random" if "random" in found else None
-    for heading in (*headings, "to 5%", "to 1%", "thinking", *(["vs random"] if beside else [])):
-        shown.add_column(heading, justify="right")
+    shown.add_column("strategy", no_wrap=True)
+    for heading in ("to 5%", "to 1%", "95% of final", "vs random", "own s"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for one in summed:
-        cells = [
-            one.strategy, _regret(one.final), f"{one.confidence[0]:.1%} {one.confidence[1]:.1%}",
-            _regret(one.area), _regret(one.area_seconds), _reached(one, "5%", seeds),
-            _reached(one, "1%", seeds), f"{one.thinking:.2f} s",
-        ]  # fmt: skip
-        if beside:
-            less, more, p = wins(found[one.strategy], found[beside])
-            cells.append("" if one.strategy == beside else f"{less}:{more} p={p:.1g}")
-        shown.add_row(*cells)
+        versus = ""
+        if "random" in found and one.strategy != "random":
+            versus = "{}:{} p={:.1g}".format(*wins(found[one.strategy], found["random"]))
+        reached = (_reached(one, limit, seeds) for limit in ("5%", "1%"))
+        interval = "{:.1%} to {:.1%}".format(*one.confidence)
+        shown.add_row(one.strategy, *reached, interval, versus, f"{one.thinking:.2f}")
     return shown
 
 
@@ -128,17 +135,17 @@ def _study(
 
 
 def _regret(values: tuple[float, float, float]) -> str:
-    return "{:.1%} \\[{:.1%} {:.1%}]".format(*values)
+    return "{:.1%} ({:.1%} {:.1%})".format(*values)
 
 
 def _reached(summary: Summary, limit: str, seeds: int) -> str:
-    """Median trials until within ``limit``; and of how many seeds, where not all got there."""
+    """Median trials until within ``limit``; and how many seeds, where not all got there."""
     trials, share = summary.trials_to[limit], summary.reached[limit]
     text = "never" if trials == float("inf") else f"{trials:.0f}"
-    return text if share == 1 else f"{text} ({share * seeds:.0f}/{seeds})"
+    return text if share == 1 else f"{text} ({share * seeds:.0f})"
 
 
-def _refuse_unwritable(file: Path | None) -> None:
+def refuse_unwritable(file: Path | None) -> None:
     """Before minutes of work, not after."""
     if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise typer.BadParameter(f"{file} cannot be written: name a file in a folder that can be")

@@ -1,0 +1,105 @@
+"""``tvm-flash study models``: how well cost models order configs they have not seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import TvmFlashError
+from .console import console, progress, reporting_errors
+from .show import require_tvm
+from .study_search import DEFAULT_TABLE, refuse_unwritable
+
+if TYPE_CHECKING:
+    from ..study.models import Features, Score
+
+
+@reporting_errors
+def models(
+    table: Annotated[
+        list[str], typer.Option(help="Replay tables; of several, every pair is a transfer.")
+    ] = [DEFAULT_TABLE],  # noqa: B006
+    names: Annotated[
+        str | None, typer.Option("--models", help="Some of all models, e.g. xgb,mlp.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Points to learn from, within a table.")] = 64,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the points and of the models.")] = 10,
+    stores: Annotated[
+        bool, typer.Option(help="TVM's features of stores instead of the knobs: slow at first.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, for --stores.")] = 2,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the scores to this file.")
+    ] = None,
+) -> None:
+    """Rank correlation, recall of the fastest and transfer to other shapes of cost models."""
+    require_tvm()
+    from ..study import replay_table, search_document
+    from ..study.models import MODELS, transfer, within
+
+    refuse_unwritable(json_file)
+    chosen = names.split(",") if names else list(MODELS)
+    if unknown := [name for name in chosen if name not in MODELS]:
+        raise typer.BadParameter(f"--models {unknown[0]!r} must be some of {', '.join(MODELS)}")
+    tables = [replay_table.read(place) for place in table]
+    features = _stores(jobs) if stores else None
+    pairs = [
+        (one, other)
+        for one, other in permutations(tables, 2)
+        if one.task.space.name == other.task.space.name
+    ]
+    try:
+        inside = [within(t, name, samples, seeds, features) for t in tables for name in chosen]
+        across = [transfer(*pair, name, seeds, features) for pair in pairs for name in chosen]
+    except ValueError as error:
+        if isinstance(error, TvmFlashError):
+            raise
+        raise typer.BadParameter(str(error)) from error
+    console.print(score_table(inside, f"{samples} points learned, the others ordered"))
+    if across:
+        console.print(score_table(across, "all points of one table learned, another's ordered"))
+    if json_file is not None:
+        text = json.dumps([asdict(score) for score in (*inside, *across)], indent=1)
+        search_document.write(json_file, text + "\n")
+        console.print(f"written to {json_file}")
+
+
+def score_table(scores: Sequence[Score], title: str) -> Table:
+    """One line for each score, in their order."""
+    shown = Table(title=title, title_justify="left")
+    for heading in ("learned", "ordered", "model"):
+        shown.add_column(heading)
+    for heading in ("Spearman", "Kendall", "top 10", "regret of 10"):
+        shown.add_column(heading, justify="right")
+    for one in scores:
+        other = "the rest" if one.train == one.test else one.test
+        shown.add_row(
+            one.train, other, one.model, f"{one.spearman:.2f} ±{one.deviation:.2f}",
+            f"{one.kendall:.2f}", f"{one.recall:.0%}", f"{one.regret:.1%}",
+        )  # fmt: skip
+    return shown
+
+
+def _stores(jobs: int) -> Features:
+    """Features of stores, pooled to one row for each point."""
+    from ..study.samples import of_table
+    from ..study.stores import pooled, store_features
+
+    kept: dict[str, object] = {}
+
+    def features(tables):
+        for table in tables:
+            if table.name not in kept:
+                samples = of_table(table)
+                with progress(f"stores of {table.name}", len(samples)) as advance:
+                    kept[table.name] = pooled(store_features(samples, jobs, advance))
+        return [kept[table.name] for table in tables]
+
+    return features
