@@ -11,6 +11,7 @@ from .demo import demo
 from .doctor import doctor
 from .show import show
 from .study import study
+from .tune import tune
 from .verify import verify
 
 app = typer.Typer(
@@ -21,6 +22,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, build, verify, bench, show, doctor):
+for command in (demo, build, tune, verify, bench, show, doctor):
     app.command()(reporting_errors(command))
 app.add_typer(study, name="study")

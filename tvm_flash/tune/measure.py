@@ -63,9 +63,9 @@ def interleaved(
     """Seconds per call of both, in turns, for about ``seconds``, after a warm-up."""
     watches = (candidate, incumbent)
     once = [_warmed(watch) for watch in watches]
-    # Samples of a millisecond: the clock and the loop then cost nothing.
-    repeats = max(1, round(1e-3 / max(once)))
     low, high = _ROUNDS
+    # A sample is at least a millisecond long: the clock and the loop then cost nothing.
+    repeats = max(1, round(max(1e-3, seconds / (2 * high)) / max(once)))
     rounds = min(high, max(low, round(seconds / (sum(once) * repeats))))
     samples: list[tuple[float, ...]] = []
     while len(samples) < rounds and not _is_hopeless(samples):

@@ -94,6 +94,11 @@ class Session:
         self._told: dict[Any, float] = {}
         self._beaten = {task.space.start}
 
+    @property
+    def task(self) -> SearchTask:
+        """What is searched."""
+        return self._task
+
     def run(self) -> Trial:
         """Search; the trial of the best config beside the start, which says what was gained.
 
@@ -141,7 +146,7 @@ class Session:
         self._challenge(self._recorded(), self.state.done)
         start = self._task.space.start
         last = self._measured(Step("final", self.state.number, self.state.best, start))
-        if last.outcome != "ok" or last.ratio - last.spread > 1:
+        if not self._stands(self.state.best, last):
             # Promotions add up noise: the start itself is the honest answer then.
             self.state.best, self.state.number = start, 0
             last = self._measured(Step("final", 0, start, start))
@@ -190,18 +195,24 @@ class Session:
 
     def _note(self, step: Step, trial: Trial, replayed: bool) -> None:
         """Record one measurement and tell of it."""
-        final = step.stage == "final" and trial.outcome == "ok" and trial.ratio - trial.spread <= 1
+        final = step.stage == "final" and self._stands(step.config, trial)
         best = final or (step.stage == "confirm" and wins(trial))
         if not replayed:
             self._log.write(step, trial, best)
         if step.stage == "trial":
             self.state.done += 1
             self.state.replayed += replayed
-            self.state.failures[trial.outcome] += trial.outcome != "ok"
+            self.state.failures.update([trial.outcome] if trial.outcome != "ok" else [])
         if not replayed and step.stage in ("start", "trial"):
             for keep in self._keepers:
                 keep(self._task.space.point(step.config), trial)
         self._tell(self.state, Event(step, trial, best, replayed))
+
+    def _stands(self, config: Any, trial: Trial) -> bool:
+        """Whether a last measurement beside the start leaves ``config`` the best."""
+        if trial.outcome != "ok":
+            return False
+        return config == self._task.space.start or trial.ratio - trial.spread <= 1
 
     def _observe(self, found: Iterable[tuple[Point, Trial]], seconds: list[float | None]) -> None:
         observations = [Observation(p, s) for (p, _), s in zip(found, seconds, strict=True)]

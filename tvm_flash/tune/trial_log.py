@@ -42,7 +42,7 @@ class Step:
 class TrialLog:
     """Appends the steps of one search to its log under ``folder``, and knows those there already.
 
-    origin: ``Hardware.origin``. rescue: where lines go that cannot be written; None: nowhere.
+    origin: ``Hardware.origin``. rescue: folder for lines that the log does not take; None: nowhere.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class TrialLog:
         origin: Mapping[str, Any],
         strategy: str,
         seed: int,
+        *,
+        cost_model: str | None = None,
         rescue: Path | None = None,
     ):
         self._folder, self._rescue = folder, rescue
@@ -65,6 +67,7 @@ class TrialLog:
             "problem": {**task.sizes._asdict(), "threads": task.threads},
             "strategy": strategy,
             "seed": seed,
+            **({"cost_model": cost_model} if cost_model else {}),
         }
         # As it is read back.
         self._constant = json.loads(json.dumps(self._constant))

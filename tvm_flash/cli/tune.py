@@ -1,0 +1,227 @@
+"""``tvm-flash tune``: search the config of each spec, direction and length bucket."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from ..errors import TvmFlashError, UnsupportedSpec
+from ..lengths import FORWARD_BUCKETS, check_buckets
+from ..spec import AttentionSpec
+from .console import console, notes
+from .show import require_tvm
+from .spec_text import SpecTextError, parse_specs
+from .tune_cuda import rank_on_cuda
+from .tune_tables import Found, found_lines, found_table, log_table
+from .tune_view import LiveView, PlainView, clock_text
+
+if TYPE_CHECKING:
+    from ..tune.hardware import Hardware
+    from ..tune.request import Request
+
+DIRECTIONS = ("forward", "backward")
+# 128 and the number of SIGINT, as shells have it.
+_INTERRUPTED = 130
+# Columns of a table that no terminal limits.
+_PIPE_WIDTH = 140
+
+
+def tune(
+    specs: Annotated[
+        list[str] | None, typer.Argument(help="bf16,d=64,causal or a case name or a file of them")
+    ] = None,
+    specs_file: Annotated[
+        list[Path] | None,
+        typer.Option("--specs", help="JSON or text file with one spec per entry or line."),
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="llvm (this machine), a CPU level behind --rpc, cuda or cuda:sm_90.")
+    ] = "llvm",
+    trials: Annotated[int, typer.Option(min=1, help="Configs to try for each kernel.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Another one is another search.")] = 0,
+    strategy: Annotated[
+        str, typer.Option(help="Name in docs/search-strategies.md, or your own as module:Class.")
+    ] = "evolutionary",
+    cost_model: Annotated[
+        str | None, typer.Option(help="Of strategies that learn: xgb, mlp or random.")
+    ] = None,
+    rpc: Annotated[str | None, typer.Option(help="HOST:PORT of a TVM RPC tracker.")] = None,
+    rpc_key: Annotated[str, typer.Option(help="The devices' key at the tracker.")] = "",
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(help="For MetaSchedule's database files, and records that do not fit."),
+    ] = None,
+    logs: Annotated[
+        Path | None, typer.Option(help="Folder of the records; default: where builds look.")
+    ] = None,
+    directions: Annotated[str, typer.Option(help="Which kernels.")] = "forward,backward",
+    buckets: Annotated[str, typer.Option(help="Which lengths.")] = ",".join(FORWARD_BUCKETS),
+    seqlen: Annotated[
+        int | None, typer.Option(help="Timed length, of one bucket; its usual one unless given.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of a timed kernel.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Of timing one trial.")] = 1.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds, of compiling or of one run.")] = (
+        120.0
+    ),
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Compilers at once; default: one per core.")
+    ] = None,
+    check_logs: Annotated[
+        Path | None, typer.Option(help="Only say what is valid in the logs of this folder.")
+    ] = None,
+) -> None:
+    """Search the fastest numbers for SPECS; what is found goes to the logs that builds read.
+
+    Stop it with Ctrl-C; the same command goes on where it was.
+    """
+    if check_logs is not None:
+        _check(check_logs)
+        return
+    require_tvm()
+    problems = _problems([*(specs or []), *map(str, specs_file or [])])
+    wanted = _words("directions", directions, DIRECTIONS)
+    folder = logs or _own_logs()
+    if target.partition(":")[0] == "cuda":
+        rank_on_cuda(problems, wanted, target, trials, seed, folder)
+        return
+    with _refusals():
+        from ..tune.plan import find_target, tasks
+        from ..tune.request import Request
+
+        cpu = find_target(target, remote=rpc is not None)
+        lengths = check_buckets(word.strip() for word in buckets.split(","))
+        planned = tasks(problems, cpu, wanted, lengths, seqlen=seqlen, threads=threads)
+        searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
+        request = Request(tuple(planned), cpu, *searched)
+        restored = request.prepare()
+        hardware = _hardware(rpc, rpc_key, cpu.name, jobs, timeout)
+    if restored:
+        notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
+    _search(request, hardware)
+
+
+def _search(request: Request, hardware: Hardware) -> None:
+    """Run the sessions, then say what was found; also what an interrupted one had found."""
+    found: list[Found] = []
+    started = time.monotonic()
+    view = (LiveView if notes.is_terminal else PlainView)(notes, len(request.tasks))
+    stopped: BaseException | None = None
+    try:
+        with _termination(), hardware, view:
+            for session in request.sessions(hardware, view.tell):
+                found.append(Found(session.state, None))
+                view.begin(session.task)
+                found[-1] = Found(session.state, session.run())
+    except (KeyboardInterrupt, TvmFlashError) as error:
+        stopped = error
+    if found:
+        console.print(found_table(found), width=None if console.is_terminal else _PIPE_WIDTH)
+        for line in found_lines(found):
+            console.print(escape(line), highlight=False, soft_wrap=True)
+    notes.print(f"{clock_text(time.monotonic() - started)} in all; records are in {request.logs}")
+    if stopped is not None:
+        _stop(stopped)
+
+
+def _stop(reason: BaseException) -> None:
+    """Leave with what a shell expects: 130 after Ctrl-C, 1 after a failure."""
+    if isinstance(reason, KeyboardInterrupt):
+        command = escape(shlex.join(["tvm-flash", *sys.argv[1:]]))
+        notes.print(f"stopped; every trial is recorded. To go on: {command}", soft_wrap=True)
+        raise typer.Exit(_INTERRUPTED)
+    notes.print(f"[bold red]error:[/] {escape(str(reason))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from reason
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Callers' mistakes as the package's own errors: a message, no traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnsupportedSpec(str(error)) from error
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """SIGTERM stops a search as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _hardware(rpc: str | None, key: str, target: str, jobs: int | None, timeout: float) -> Hardware:
+    if rpc is None:
+        from ..bench.host import usable_cores
+        from ..tune.local import LocalHardware
+
+        return LocalHardware(jobs or usable_cores(), timeout)
+    from ..tune.rpc import RpcHardware
+
+    host, _, port = rpc.rpartition(":")
+    if not host or not port.isdecimal() or not key:
+        raise ValueError(f"--rpc {rpc!r} --rpc-key {key!r} must be HOST:PORT and the devices' key")
+    return RpcHardware(host, int(port), key, target, limit=timeout, jobs=jobs)
+
+
+def _problems(texts: Sequence[str]) -> list[AttentionSpec]:
+    if not texts:
+        raise SpecTextError("no specs: name some, for example bf16,d=64, or give --specs FILE")
+    return [spec for text in texts for spec in _read(text)]
+
+
+def _read(text: str) -> list[AttentionSpec]:
+    try:
+        found = parse_specs(text)
+    except SpecTextError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SpecTextError(f"{text} cannot be read as specs: {error}") from error
+    if not found:
+        raise SpecTextError(f"{text} holds no specs")
+    return found
+
+
+def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if unknown := [word for word in words if word not in known]:
+        raise UnsupportedSpec(f"--{name} {','.join(unknown)!r} must be of {', '.join(known)}")
+    return words
+
+
+def _own_logs() -> Path:
+    """The logs that builds read."""
+    from ..schedules.records import log_folders
+
+    if not (folders := log_folders()):
+        raise UnsupportedSpec("this installation has no tuning_logs folder: give --logs DIR")
+    return folders[0]
+
+
+def _check(folder: Path) -> None:
+    """Print what is in the logs of ``folder``; leave with status 1 where lines are invalid."""
+    if not folder.is_dir():
+        raise UnsupportedSpec(f"--check-logs {folder} is no folder")
+    table, problems = log_table(folder)
+    console.print(table)
+    for problem in problems:
+        console.print(escape(problem), highlight=False, soft_wrap=True)
+    if problems:
+        notes.print(f"{len(problems)} lines are skipped by builds; all others are used")
+        raise typer.Exit(1)

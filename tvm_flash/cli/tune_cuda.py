@@ -1,0 +1,68 @@
+"""``tvm-flash tune --target cuda``: no GPU is timed, configs are ranked by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..errors import UnsupportedSpec
+from ..spec import AttentionSpec
+from .console import console, notes, progress
+from .tune_view import changes
+
+_SHOWN = 5
+
+
+def rank_on_cuda(
+    specs: Sequence[AttentionSpec],
+    directions: Sequence[str],
+    target: str,
+    trials: int,
+    seed: int,
+    logs: Path,
+) -> None:
+    """Rank ``trials`` configs for each spec, direction and architecture of ``target``.
+
+    target: "cuda:sm_80,sm_90". Writes rankings to ``logs``; raises UnsupportedSpec.
+    """
+    from ..schedules.cuda.arch import cuda_archs
+    from ..tune.analytical.cuda import rank_cuda
+    from ..tune.analytical.ranking import ranking_path
+
+    for spec in dict.fromkeys(specs):
+        for direction in directions:
+            for arch in cuda_archs(target):
+                name = f"{spec.name} {direction} {arch.name}"
+                with progress(name, trials) as advance:
+                    try:
+                        document = rank_cuda(
+                            spec, direction, arch, trials, seed, logs,
+                            lambda done, total, text, advance=advance: advance(text),
+                        )  # fmt: skip
+                    except ValueError as error:
+                        raise UnsupportedSpec(f"{name}: {error}") from error
+                console.print(ranking_table(name, document))
+                notes.print(f"written to {ranking_path(logs, arch.name, spec, direction)}")
+
+
+def ranking_table(name: str, document: Mapping[str, Any]) -> Table:
+    """The first configs of a ranking and, after them, the default's."""
+    default = document["default"]
+    table = Table(title=f"{name}: predicted, not measured; builds do not read it")
+    for heading in ("rank", "us", "registers", "shared KiB", "bound"):
+        table.add_column(heading, justify="right")
+    table.add_column("differs in")
+    for rank, entry in enumerate(document["ranking"], 1):
+        if rank <= _SHOWN or rank == default["rank"]:
+            table.add_row(
+                str(rank),
+                f"{entry['predicted_seconds'] * 1e6:.4g}",
+                str(entry["registers"]),
+                f"{entry['shared_bytes'] / 1024:g}",
+                entry["bound"],
+                changes(entry["config"], default["config"]),
+            )
+    return table

@@ -1,0 +1,98 @@
+"""What searches found, and what is in logs, as tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from .tune_view import differences, failures_text, ratio_text, title
+
+if TYPE_CHECKING:
+    from ..tune.session import State
+    from ..tune.trial import Trial
+
+
+@dataclass(frozen=True)
+class Found:
+    """A search, ended or interrupted. final: the best beside the default; None: not measured."""
+
+    state: State
+    final: Trial | None
+
+
+def found_table(found: Sequence[Found]) -> Table:
+    """One line for each search: what was gained over the default, how surely, at what cost."""
+    table = Table(title="time of the best config over the default's", title_justify="left")
+    for heading in ("spec", "direction", "bucket"):
+        table.add_column(heading)
+    for heading in ("default ms", "best / default", "gain", "trials"):
+        table.add_column(heading, justify="right")
+    table.add_column("failures")
+    for one in found:
+        table.add_row(*_cells(one))
+    return table
+
+
+def found_lines(found: Sequence[Found]) -> list[str]:
+    """What is not as in the default, for each search that found something."""
+    return [
+        f"{title(one.state.task)}: {differences(one.state.best, one.state.task.space.start)}"
+        for one in found
+        if one.state.number
+    ]
+
+
+def _cells(found: Found) -> tuple[str, ...]:
+    state, final = found.state, found.final
+    task = state.task
+    default = f"{statistics.median(final.incumbent_seconds) * 1e3:.4g}" if final else "-"
+    ratio = "-" if state.ratio is None else ratio_text(state.ratio, state.spread)
+    return (
+        task.spec.name,
+        task.direction,
+        task.bucket,
+        default,
+        ratio + ("" if final or state.ratio is None else " (product)"),
+        gain_text(state),
+        f"{state.done}" + f" of {state.total}" * (state.done < state.total),
+        failures_text(state.failures),
+    )
+
+
+def gain_text(state: State) -> str:
+    """How many times faster than the default, with its uncertainty; "none" within the noise."""
+    if state.ratio is None or not state.gained:
+        return "none"
+    return f"{1 / state.ratio:.2f}x ± {state.spread / state.ratio**2:.2f}"
+
+
+def log_table(folder: Path) -> tuple[Table, list[str]]:
+    """Lines, trials and best lines of every log under ``folder``; and all that is wrong in them."""
+    from ..schedules.record_format import checked
+
+    table = Table(title=f"logs in {folder}", title_justify="left")
+    table.add_column("file")
+    for heading in ("lines", "ok", "best", "skipped"):
+        table.add_column(heading, justify="right")
+    problems = []
+    for path in sorted(folder.rglob("*.jsonl")):
+        lines = [line for _, line, wrong in checked(path) if not wrong]
+        bad = [f"{path}:{number}: {wrong[0]}" for number, _, wrong in checked(path) if wrong]
+        ok, best = (sum(map(test, lines)) for test in (_is_ok, _is_best))
+        name = str(path.relative_to(folder))
+        table.add_row(name, *map(str, (len(lines) + len(bad), ok, best, len(bad))))
+        problems += bad
+    return table, problems
+
+
+def _is_ok(line: dict) -> bool:
+    return line["outcome"] == "ok"
+
+
+def _is_best(line: dict) -> bool:
+    return line.get("best") is True

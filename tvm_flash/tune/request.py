@@ -1,0 +1,95 @@
+"""What a run of `tvm-flash tune` searches, and with what: one session for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..schedules.target import CpuTarget
+from .hardware import Hardware
+from .plan import recorded
+from .session import Event, Keeper, Session, State
+from .strategy import make_strategy, strategy_class, strategy_name
+from .trial import SearchTask
+from .trial_log import TrialLog, check_writable, restore
+
+Tell = Callable[[State, Event | None], object]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tasks for one target and how each is searched.
+
+    strategy, cost_model: as ``make_strategy`` takes them. seconds: of timing a trial. logs: folder
+    of the records. work_dir: of MetaSchedule's databases and of records that do not fit.
+    """
+
+    tasks: tuple[SearchTask, ...]
+    target: CpuTarget
+    strategy: str
+    cost_model: str | None
+    seed: int
+    trials: int
+    seconds: float
+    logs: Path
+    work_dir: Path | None = None
+
+    def prepare(self) -> int:
+        """Check the strategy and the folders, and write what an earlier run could not; how many.
+
+        Raises ValueError for a strategy that there is not, NotRecorded for folders.
+        """
+        strategy_class(strategy_name(self.strategy, self.cost_model))
+        check_writable(self.logs)
+        if self.work_dir is None:
+            return 0
+        check_writable(self.work_dir)
+        return restore(self.work_dir, self.logs)
+
+    def sessions(self, hardware: Hardware, tell: Tell) -> Iterator[Session]:
+        """The sessions, each made when its turn comes; ``tell`` as of ``Session``."""
+        for task in self.tasks:
+            yield self._session(task, hardware, tell)
+
+    def _session(self, task: SearchTask, hardware: Hardware, tell: Tell) -> Session:
+        log = TrialLog(
+            self.logs,
+            task,
+            hardware.origin(task),
+            strategy_name(self.strategy, self.cost_model),
+            self.seed,
+            cost_model=self.cost_model,
+            rescue=self.work_dir,
+        )
+        return Session(
+            task,
+            make_strategy(self.strategy, task, self.seed, self.cost_model),
+            hardware,
+            log,
+            trials=self.trials,
+            seconds=self.seconds,
+            recorded=recorded(self.logs, self.target, task),
+            tell=tell,
+            keepers=self._keepers(task),
+        )
+
+    def _keepers(self, task: SearchTask) -> tuple[Keeper, ...]:
+        """Who else is given the trials: MetaSchedule's own database, in the task's folder."""
+        if self.work_dir is None:
+            return ()
+        database: Any = _database()
+        return (database(self.work_dir / folder_name(task), task).record,)
+
+
+def folder_name(task: SearchTask) -> str:
+    """The folder of ``task`` under a work_dir."""
+    return f"{task.target}-{task.spec.name}-{task.direction}-{task.bucket}"
+
+
+def _database() -> Any:
+    # Not at the top: it imports tvm.
+    from .database import MetaScheduleDatabase
+
+    return MetaScheduleDatabase
