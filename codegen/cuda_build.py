@@ -129,7 +129,19 @@ def _record(function: Function) -> KernelRecord:
     launches = tuple(_launch_record(c, kernel) for c in function.chosen for kernel in c.kernels)
     meta = _common_meta([c.program.meta for c in function.chosen])
     config = {"variants": variants}
-    return KernelRecord(job.symbol, job.spec, job.direction, config, meta, launches)
+    source = _config_source(function.chosen)
+    return KernelRecord(
+        job.symbol, job.spec, job.direction, config, meta, launches, config_source=source
+    )
+
+
+def _config_source(chosen: Sequence[Chosen]) -> str:
+    """Which architectures take which record: "sm_80, sm_86: default; sm_90: tuning_logs/..."."""
+    archs: dict[str, list[str]] = {}
+    for c in chosen:
+        for arch in c.archs:
+            archs.setdefault(c.program.sources.get(arch.name, ""), []).append(arch.name)
+    return "; ".join(f"{', '.join(names)}: {source}" for source, names in archs.items() if source)
 
 
 def _common_meta(metas: Sequence[dict[str, int]]) -> dict[str, int]:

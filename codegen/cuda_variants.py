@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..artifact import symbol_name
 from ..errors import BuildError
@@ -169,4 +169,5 @@ def _joined(a: Chosen, b: Chosen) -> Chosen:
         Compiled(x.launch, x.source, x.ptx, (*x.cubins, *y.cubins))
         for x, y in zip(a.kernels, b.kernels, strict=True)
     )
-    return Chosen(archs, a.program, kernels)
+    sources = {**a.program.sources, **b.program.sources}
+    return Chosen(archs, replace(a.program, sources=sources), kernels)

@@ -73,7 +73,9 @@ def cuda_artifact_for(
 ) -> Path:
     """Directory of the artifact with this kernel for a GPU of ``capability``."""
     arch = arch_for(capability)
-    target = {"cuda": arch.name, "nvcc": find_toolkit().version}
+    # Any new record of this architecture makes a new artifact, of texts that are compiled already.
+    records = records_digest(arch.name)
+    target = {"cuda": arch.name, "nvcc": find_toolkit().version, "records": records}
     key = _digest(spec, direction, target, None)
     name = f"{symbol_name(spec, direction)}-{arch.name}-{key[:32]}"
     return cache.entry(name, lambda path: _build_cuda(spec, direction, arch, path))
@@ -101,7 +103,7 @@ def _described(target: CpuTarget) -> list[str]:
 
 
 def _digest(spec: AttentionSpec, direction: str, target: Any, config: Any) -> str:
-    """Everything that decides the code; for GPUs, sources and target decide the config too."""
+    """Everything that decides the code; for GPUs sources, target and records decide the config."""
     return cache.digest(
         {
             "spec": spec.to_json(),

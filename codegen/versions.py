@@ -51,8 +51,12 @@ def source_digest() -> str:
 
 
 def records_digest(target: str) -> str:
-    """sha256 over the names and bytes of the tuning records for ``target``, as they are now."""
-    return _digest(_sources([f"{_RECORDS}/{target}"]))
+    """sha256 over the names and bytes of the tuning records for ``target``, as they are now.
+
+    Static rankings, which lie beside them, decide nothing.
+    """
+    found = _sources([f"{_RECORDS}/{target}"])
+    return _digest([(name, path) for name, path in found if path.suffix == ".jsonl"])
 
 
 def _digest(files: list[tuple[str, Path]]) -> str:

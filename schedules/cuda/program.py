@@ -56,7 +56,8 @@ class CudaProgram:
     """A public function: what is called, and the kernels it launches one after the other.
 
     parameters: names of the public arguments in order (tensors, then softmax_scale).
-    config: the schedule's numbers; meta: what a caller must know to size workspaces.
+    config: the schedule's numbers; meta: what a caller must know to size workspaces. sources: by
+    architecture, where the numbers come from (records.Choice), or "given".
     """
 
     symbol: str
@@ -64,3 +65,4 @@ class CudaProgram:
     launches: tuple[Launch, ...]
     config: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)

@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ...artifact import DIRECTIONS, symbol_name
+from ...lengths import DEFAULT_BUCKET
 from ...spec import AttentionSpec
+from ..records import best_config
 from .arch import CudaArch
 from .backward import key_gradient_launch
 from .backward_config import BackwardConfig
@@ -18,6 +21,8 @@ from .defaults import backward_configs, forward_configs, ordered_configs
 from .forward import ForwardConfig, forward_launch
 from .program import CudaProgram, Launch
 from .row_kernels import delta_launch, query_gradient_launch
+
+Config = ForwardConfig | BackwardConfig
 
 FORWARD_PARAMETERS = ("q", "k", "v", "out", "lse")
 BACKWARD_PARAMETERS = (
@@ -36,35 +41,81 @@ def cuda_programs(
 ) -> list[tuple[tuple[CudaArch, ...], CudaProgram]]:
     """Programs of ``spec``, each with the architectures that it serves.
 
-    config: the fields of a config, for all architectures; None takes the default of each.
-    choice: of the defaults not the best but one further down, where the best spilled; the last
-    where there are not so many. Raises UnsupportedSpec with every reason.
+    config: the fields of a config, for all architectures; None takes what was measured for each
+    (``measured_config``), else the default. choice: not the best of these but one further down,
+    where the best spilled; the last where there are not so many. Raises UnsupportedSpec with every
+    reason.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"{direction=} must be one of {sorted(DIRECTIONS)}")
-    groups: dict[str, tuple[list[CudaArch], tuple]] = {}
+    groups: dict[str, tuple[list[CudaArch], tuple, dict[str, str]]] = {}
     for arch in archs:
-        configs = _configs(spec, direction, arch, config, choice)
+        configs, source = _configs(spec, direction, arch, config, choice)
         key = json.dumps([*(c.to_json() for c in configs), arch.asynchronous_copy])
-        groups.setdefault(key, ([], configs))[0].append(arch)
+        served, _, sources = groups.setdefault(key, ([], configs, {}))
+        served.append(arch)
+        sources[arch.name] = source
     return [
-        (tuple(served), _program(spec, direction, configs, served[0], key))
-        for key, (served, configs) in groups.items()
+        (
+            tuple(served),
+            replace(_program(spec, direction, configs, served[0], key), sources=sources),
+        )
+        for key, (served, configs, sources) in groups.items()
     ]
 
 
-def _configs(spec, direction: str, arch: CudaArch, config, choice: int) -> tuple:
+def measured_config(
+    spec: AttentionSpec,
+    direction: str,
+    arch: CudaArch,
+    bucket: str = DEFAULT_BUCKET,
+    folders: Sequence[Path] | None = None,
+) -> tuple[Config | None, str]:
+    """(config, source) of the record of ``arch`` that serves, see records.best_config; else None.
+
+    A kernel is for all lengths, so it is built with the numbers for ``bucket``.
+    """
+
+    def reasons(config: Mapping[str, Any], exact: bool) -> list[str]:
+        try:
+            return _from_record(config, direction).reasons(spec, arch)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            return [f"{config} is no config of this release ({error})"]
+
+    found = best_config(spec, direction, arch.name, bucket, reasons, folders)
+    config = None if found.config is None else _from_record(found.config, direction)
+    return config, found.source
+
+
+def _from_record(config: Mapping[str, Any], direction: str) -> Config:
+    kind = ForwardConfig if direction == "forward" else BackwardConfig
+    own = kind().to_json()["schedule"]
+    if config.get("schedule") != own:
+        raise ValueError(f"schedule={config.get('schedule')!r} must be {own!r}")
+    return kind.from_json(config)
+
+
+def _configs(spec, direction: str, arch: CudaArch, config, choice: int) -> tuple[tuple, str]:
+    """The configs of a program's kernels and where the first comes from."""
+
     def pick(configs):
         return configs[min(choice, len(configs) - 1)]
 
-    if direction == "forward":
-        kind, defaults = ForwardConfig, forward_configs
+    forward = direction == "forward"
+    if config is not None:
+        kind = ForwardConfig if forward else BackwardConfig
+        chosen, source = kind.from_json(config), "given"
     else:
-        kind, defaults = BackwardConfig, backward_configs
-    chosen = kind.from_json(config) if config is not None else pick(defaults(spec, arch))
+        defaults = (forward_configs if forward else backward_configs)(spec, arch)
+        candidates = [(default, "default") for default in defaults]
+        measured, place = measured_config(spec, direction, arch)
+        if measured is not None:
+            others = [entry for entry in candidates if entry[0] != measured]
+            candidates = [(measured, place), *others]
+        chosen, source = pick(candidates)
     if direction == "backward_deterministic":
-        return chosen, pick(ordered_configs(spec, arch))
-    return (chosen,)
+        return (chosen, pick(ordered_configs(spec, arch))), source
+    return (chosen,), source
 
 
 def _program(
