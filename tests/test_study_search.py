@@ -22,6 +22,7 @@ from tvm_flash.study.search_curves import (
     curves,
     expected_random,
     over_seconds,
+    starts_of,
     summaries,
     wins,
 )
@@ -70,7 +71,7 @@ def test_a_run_is_told_the_start_and_then_all_that_it_asked_for(small):
         def observe(self, observations):
             seen.append(list(observations))
 
-    run = replay(small, "recording", 0, Budget(10, 3), Recording)
+    run = replay(small, "recording", 0, Budget(10, 3, "default"), Recording)
     assert [len(batch) for batch in seen] == [1, 3, 2]
     assert seen[0][0] == (small.start, small.seconds[small.start])
     told = list(itertools.chain(*seen[1:]))
@@ -86,12 +87,21 @@ def test_a_budget_of_all_points_finds_the_best(table, name):
     assert found.regret[0, -1] == 0 and len(set(run.points)) == len(run.points)
 
 
+def test_all_strategies_of_a_seed_start_where_the_seed_says(table):
+    runs = list(study(table, ["random", "grid"], range(8), Budget(1)))
+    by_seed = [{run.start for run in runs if run.seed == seed} for seed in range(8)]
+    assert all(len(starts) == 1 for starts in by_seed) and len(set.union(*by_seed)) > 4
+    assert all(table.seconds[start] is not None for starts in by_seed for start in starts)
+    fixed = study(table, ["random"], range(3), Budget(1, start="default"))
+    assert {run.start for run in fixed} == {table.start}
+
+
 def test_curves_are_those_of_brute_force(small):
     runs = list(study(small, ["random", "grid"], range(3), Budget(7, 2)))
     found = curves(small, runs, 7)
     for run in runs:
         row = run.seed
-        best, spent = small.seconds[small.start], small.measured[small.start].cost
+        best, spent = small.seconds[run.start], small.measured[run.start].cost
         assert found[run.strategy].best[row, 0] == best
         for trial, point in enumerate(run.points, 1):
             best = min(best, small.seconds[point] or best)
@@ -103,7 +113,7 @@ def test_curves_are_those_of_brute_force(small):
 
 def test_a_search_that_gives_up_keeps_what_it_has(small):
     good = [p for p, s in small.seconds.items() if s is not None and p != small.start]
-    runs = [Run("short", 0, (good[0],)), Run("long", 0, tuple(good))]
+    runs = [Run("short", 0, small.start, (good[0],)), Run("long", 0, small.start, tuple(good))]
     found = curves(small, runs, len(good))
     assert (found["short"].best[0, 1:] == found["short"].best[0, 1]).all()
     assert (found["short"].spent[0, 1:] == found["short"].spent[0, 1]).all()
@@ -115,10 +125,10 @@ def test_random_search_is_what_combinatorics_says(table):
     trials = 20
     runs = list(study(table, ["random"], range(400), Budget(trials)))
     regret = curves(table, runs, trials)["random"].regret
-    expected = expected_random(table, trials)
+    expected = expected_random(table, starts_of(runs), trials)
     error = regret.std(axis=0) / len(regret) ** 0.5
     assert (np.abs(regret.mean(axis=0) - expected) <= 4 * error + 1e-12).all()
-    assert expected_random(table, len(table.measured))[-1] == 0
+    assert expected_random(table, [table.start], len(table.measured) - 1)[-1] == 0
 
 
 def test_summaries_on_curves_made_by_hand():
@@ -210,7 +220,7 @@ def test_the_command_writes_tables_numbers_and_picture(small, tmp_path):
     for run in found["runs"]:
         own = [r for r in rows if (r["strategy"], int(r["seed"])) == (run["strategy"], run["seed"])]
         tried = [tuple(int(row[knob]) for knob in small.head["knobs"]) for row in own]
-        assert tried == [small.start, *(points[n] for n in run["order"])]
+        assert tried == [points[n] for n in (run["start"], *run["order"])]
         assert min(float(r["seconds"] or "inf") for r in own) == float(own[-1]["best_seconds"])
     assert files[2].read_bytes().startswith(b"\x89PNG")
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -233,6 +243,7 @@ BAD = {
     "no strategy": (["--strategies", ","], "must be 1 or more"),
     "no trials": (["--trials", "0"], "trials=0 must be 1 or more"),
     "no batch": (["--batch", "0"], "batch=0 must be 1 or more"),
+    "an unknown start": (["--start", "best"], "start='best' must be one of"),
     "no seeds": (["--seeds", "0"], "--seeds 0"),
     "an output that is a folder": (["--json", "."], "cannot be written"),
     "an output in no folder": (["--plot", "no/where.png"], "cannot be written"),
@@ -281,15 +292,15 @@ def test_a_study_on_a_real_table(name, tmp_path):
     assert done.exit_code == 0, done.output
     (found,) = json.loads(path.read_text())
     assert {summary["strategy"] for summary in found["summary"]} == set(names.split(","))
-    start = found["start"]["seconds"] / found["optimum"]["seconds"] - 1
+    starts = [found["curves"][name]["median"][0] for name in names.split(",")]
+    assert len(set(starts)) == 1 and starts[0] > 0.05
     for curve in found["curves"].values():
-        assert curve["median"][0] == pytest.approx(start, rel=1e-4)
         assert all(a >= b for a, b in itertools.pairwise(curve["median"]))
         assert all(a < b for a, b in itertools.pairwise(curve["spent_seconds"]))
 
 
 def test_documents_are_json_without_infinities(small):
-    runs = [Run("none", 0, ())]
+    runs = [Run("none", 0, small.start, ())]
     found = curves(small, runs, 3)
     text = search_document.json_text(
         [search_document.document(small, runs, Budget(3), found, summaries(found))]

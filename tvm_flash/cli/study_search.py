@@ -33,6 +33,9 @@ def search(
     trials: Annotated[int, typer.Option(help="Points to try, after the start.")] = 100,
     seeds: Annotated[int, typer.Option(help="Searches of each strategy.")] = 20,
     batch: Annotated[int, typer.Option(help="Points proposed at a time.")] = 8,
+    start: Annotated[
+        str, typer.Option(help="Where searches start: random, or default: that of a build.")
+    ] = "random",
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything to this file.")
@@ -55,7 +58,7 @@ def search(
     if csv_file is not None and len(table) > 1:
         raise typer.BadParameter("--csv takes one --table")
     try:
-        budget = Budget(trials, batch)
+        budget = Budget(trials, batch, start)
         studies = [_study(one, names, seeds, budget, jobs) for one in table]
     except ValueError as error:
         if isinstance(error, TvmFlashError):
@@ -73,7 +76,7 @@ def search(
         search_document.write(csv_file, search_document.csv_text(*studies[0][:2]))
         console.print(f"written to {csv_file}")
     if plot is not None:
-        search_plot.draw([(one[0], one[3], one[4]) for one in studies], plot)
+        search_plot.draw([(one[0], one[1], *one[3:]) for one in studies], plot)
         console.print(f"drawn in {plot}")
 
 
@@ -81,7 +84,8 @@ def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) 
     """How good and how soon: one line for each strategy, the least area first."""
     title = (
         f"{table.name}: {len(table.measured)} points, {budget.trials} trials in batches of "
-        f"{budget.batch}\nregret: time over the best of the table, less 1; median and quartiles"
+        f"{budget.batch}, {budget.start} start\n"
+        "regret: time over the best of the table, less 1; median and quartiles"
     )
     shown = Table(title=title, title_justify="left")
     shown.add_column("strategy", no_wrap=True)
@@ -122,9 +126,9 @@ def _study(
 
     path = replay_table.find(place)
     table = replay_table.read(path)
-    if budget.trials > len(table.measured):
-        notes.print(f"{table.name} has {len(table.measured)} points: as many trials")
+    if budget != budget.within(table):
         budget = budget.within(table)
+        notes.print(f"{table.name} has {len(table.measured)} points: {budget.trials} trials")
     runs = []
     with progress(table.name, len(names) * seeds) as advance:
         for run in study(table if jobs == 1 else path, names, range(seeds), budget, jobs):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,28 +16,43 @@ from ..tune.trial import Observation, SearchTask
 from .replay_table import ReplayTable, read
 
 Make = Callable[[SearchTask, int], Strategy]
+STARTS = ("random", "default")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a search may try: ``trials`` beside the start, proposed in batches."""
+    """How much a search may try, ``trials`` beside the start, proposed in batches; where it starts.
+
+    start: "random", a point that ran, the same for all strategies of a seed; or "default", the
+    config of a build without records.
+    """
 
     trials: int
     batch: int = 8
+    start: str = "random"
 
     def __post_init__(self) -> None:
         for name in ("trials", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be 1 or more")
+        if self.start not in STARTS:
+            raise ValueError(f"start={self.start!r} must be one of {', '.join(STARTS)}")
 
     def within(self, table: ReplayTable) -> Budget:
-        """The same with no more trials than ``table`` has points."""
-        return Budget(min(self.trials, len(table.measured)), self.batch)
+        """The same with no more trials than ``table`` has points beside the start."""
+        return replace(self, trials=min(self.trials, len(table.measured) - 1))
+
+    def start_of(self, table: ReplayTable, seed: int) -> Point:
+        """Where the search with ``seed`` starts."""
+        if self.start == "default":
+            return table.start
+        good = [point for point, seconds in table.seconds.items() if seconds is not None]
+        return random.Random(f"start {seed}").choice(good)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One search: the points it tried, in order, after the start that every search begins with.
+    """One search: the points it tried, in order, after ``start``, which it was told of first.
 
     thinking: seconds that the strategy itself took on this machine. It is no part of what
     reproduces: the table, the strategy and the seed decide all else, bit for bit.
@@ -44,6 +60,7 @@ class Run:
 
     strategy: str
     seed: int
+    start: Point
     points: tuple[Point, ...]
     thinking: float = field(compare=False, default=0.0)
 
@@ -56,10 +73,10 @@ def replay(
     A strategy may give up before the budget is spent. Raises ValueError for one that proposes what
     is not in the space, too much, or the same twice.
     """
-    clock = _Clock()
+    clock, start = _Clock(), budget.start_of(table, seed)
     with clock:
-        strategy = (make or make_strategy_of(name))(table.task, seed)
-        strategy.observe([Observation(table.start, table.seconds[table.start])])
+        strategy = (make or make_strategy_of(name))(_task(table, start), seed)
+        strategy.observe([Observation(start, table.seconds[start])])
     tried: dict[Point, None] = {}
     while len(tried) < budget.trials:
         count = min(budget.batch, budget.trials - len(tried))
@@ -71,7 +88,7 @@ def replay(
         tried.update(dict.fromkeys(proposed))
         with clock:
             strategy.observe([Observation(point, table.seconds[point]) for point in proposed])
-    return Run(name, seed, tuple(tried), clock.seconds)
+    return Run(name, seed, start, tuple(tried), clock.seconds)
 
 
 def study(
@@ -99,6 +116,11 @@ def study(
 def make_strategy_of(name: str) -> Make:
     """What makes the strategy ``name``, one of the package's or "module:Class"."""
     return lambda task, seed: make_strategy(name, task, seed)
+
+
+def _task(table: ReplayTable, start: Point) -> SearchTask:
+    task = table.task
+    return replace(task, space=replace(task.space, start=task.space.config(start)))
 
 
 _tables: dict[Path, ReplayTable] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..schedules.space import Point
 from .replay_table import ReplayTable
 from .search import Run
 
@@ -96,7 +97,7 @@ def quartiles(values: np.ndarray) -> tuple[float, float, float]:
 def wins(one: Curves, other: Curves) -> tuple[int, int, float]:
     """Seeds where ``one`` has less area than ``other``, where more, and the exact sign test's p.
 
-    Two-sided; ties are left out. Seeds pair runs that have nothing else in common.
+    Two-sided; ties are left out. Runs of a seed have the start in common.
     """
     difference = one.regret[:, 1:].mean(axis=1) - other.regret[:, 1:].mean(axis=1)
     less, more = int((difference < 0).sum()), int((difference > 0).sum())
@@ -105,24 +106,31 @@ def wins(one: Curves, other: Curves) -> tuple[int, int, float]:
     return less, more, min(1.0, 2 * tail)
 
 
-def expected_random(table: ReplayTable, trials: int) -> np.ndarray:
-    """(1 + trials,): mean regret of drawing without replacement, the start known; exact.
+def expected_random(table: ReplayTable, starts: Sequence[Point], trials: int) -> np.ndarray:
+    """(1 + trials,): mean regret of drawing without replacement after ``starts``; exact.
 
-    Of n points, the k best of which are absent from t draws with probability C(n - k, t) / C(n, t).
+    Of the n points beside the start, the k best are all absent from t draws with probability
+    C(n - k, t) / C(n, t).
     """
-    n, optimum = len(table.measured), table.seconds[table.best]
-    known = table.seconds[table.start]
-    rivals = sorted(s for s in table.seconds.values() if s is not None and s < known)
-    levels = np.array([*rivals, known]) / optimum - 1
-    curve = []
+    optimum, others = table.seconds[table.best], len(table.measured) - 1
+    levels = sorted(s for s in table.seconds.values() if s is not None)
+    ranks = [levels.index(table.seconds[start]) for start in starts]
+    steps = np.diff(np.array(levels) / optimum - 1, prepend=0.0)
+    better = np.arange(len(levels))
+    absent, curve = np.ones(len(levels)), []
     for drawn in range(trials + 1):
-        missed = [math.comb(n - k, drawn) / math.comb(n, drawn) for k in range(len(levels))]
-        curve.append(float(np.sum(np.diff(levels, prepend=0.0) * missed)))
+        curve.append(float(np.cumsum(steps * absent)[ranks].mean()))
+        absent = absent * np.clip((others - better - drawn) / max(others - drawn, 1), 0, 1)
     return np.array(curve)
 
 
+def starts_of(runs: Sequence[Run]) -> list[Point]:
+    """Where the seeds start, one for each."""
+    return list({run.seed: run.start for run in runs}.values())
+
+
 def _curve(table: ReplayTable, run: Run, trials: int) -> tuple[list[float], list[float]]:
-    best, spent = [table.seconds[table.start]], [table.measured[table.start].cost]
+    best, spent = [table.seconds[run.start]], [table.measured[run.start].cost]
     for point in run.points:
         seconds = table.seconds[point]
         best.append(best[-1] if seconds is None else min(best[-1], seconds))

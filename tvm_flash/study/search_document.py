@@ -16,7 +16,7 @@ import numpy as np
 
 from .replay_table import ReplayTable
 from .search import Budget, Run
-from .search_curves import Curves, Summary, expected_random
+from .search_curves import Curves, Summary, expected_random, starts_of
 
 FORMAT = 1
 
@@ -40,11 +40,12 @@ def document(
         "points": len(table.measured),
         "failed": sum(seconds is None for seconds in table.seconds.values()),
         "optimum": _described(table, table.best),
-        "start": _described(table, table.start),
+        "default": _described(table, table.start),
         "trials": budget.trials,
         "batch": budget.batch,
+        "starts": budget.start,
         "seeds": sorted({run.seed for run in runs}),
-        "expected_random": _rounded(expected_random(table, budget.trials)),
+        "expected_random": _rounded(expected_random(table, starts_of(runs), budget.trials)),
         "summary": [_plain(asdict(summary)) for summary in summed],
         "curves": {name: _quartile_curves(each) for name, each in found.items()},
         "runs": [_run(table, run) for run in runs],
@@ -60,7 +61,7 @@ def csv_text(table: ReplayTable, runs: Sequence[Run]) -> str:
     writer.writerow(["strategy", "seed", "trial", *knobs, *columns])
     for run in runs:
         best, spent = math.inf, 0.0
-        for trial, point in enumerate((table.start, *run.points)):
+        for trial, point in enumerate((run.start, *run.points)):
             seconds = table.seconds[point]
             best = best if seconds is None else min(best, seconds)
             spent += table.measured[point].cost
@@ -108,6 +109,7 @@ def _run(table: ReplayTable, run: Run) -> dict[str, Any]:
     return {
         "strategy": run.strategy,
         "seed": run.seed,
+        "start": numbers[run.start],
         "order": [numbers[point] for point in run.points],
         "thinking_seconds": round(run.thinking, 4),
     }

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import TvmFlashError
 from .replay_table import ReplayTable
-from .search_curves import Curves, Summary, expected_random, over_seconds
+from .search import Run
+from .search_curves import Curves, Summary, expected_random, over_seconds, starts_of
 
 # Okabe and Ito's colours, told apart by everybody, best strategy first; then again, dashed.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,7 +23,7 @@ _LINEAR = 1.0
 _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PLAIN = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 
-Study = tuple[ReplayTable, Mapping[str, Curves], Sequence[Summary]]
+Study = tuple[ReplayTable, Sequence[Run], Mapping[str, Curves], Sequence[Summary]]
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ def draw(studies: Sequence[Study], path: Path) -> None:
         raise TvmFlashError(
             "a picture needs matplotlib, which is missing: pip install 'tvm-flash[plot]'"
         ) from error
-    styles = _styles([summary.strategy for summary in studies[0][2]])
+    styles = _styles([summary.strategy for summary in studies[0][3]])
     with rc_context(_PLAIN):
         figure = Figure(figsize=(13, 4.6 * len(studies)), layout="constrained")
         rows = figure.subplots(len(studies), 3, squeeze=False, sharey=False, width_ratios=(3, 3, 2))
-        for (trials, seconds, final), (table, found, summed) in zip(rows, studies, strict=True):
-            _over_trials(trials, table, found, styles)
+        for (trials, seconds, final), (table, runs, found, summed) in zip(
+            rows, studies, strict=True
+        ):
+            _over_trials(trials, table, runs, found, styles)
             _over_seconds(seconds, found, styles)
             _final(final, found, summed, styles)
         figure.savefig(path, dpi=130)
@@ -65,9 +68,9 @@ def _styles(names: Sequence[str]) -> dict[str, Style]:
     return styles
 
 
-def _over_trials(axes, table: ReplayTable, found: Mapping[str, Curves], styles) -> None:
+def _over_trials(axes, table: ReplayTable, runs, found: Mapping[str, Curves], styles) -> None:
     trials = next(iter(found.values())).best.shape[1] - 1
-    exact = 100 * expected_random(table, trials)
+    exact = 100 * expected_random(table, starts_of(runs), trials)
     axes.plot(exact, color="#BBBBBB", linewidth=5, solid_capstyle="round", zorder=0)
     place = trials // 2
     axes.annotate(
