@@ -90,7 +90,7 @@ def test_a_wheel_holds_every_source_file(wheel):
     sources = {
         "/".join([*package.split("."), *path.relative_to(folder).parts])
         for package, folder in FOLDERS.items()
-        for suffix in ("*.py", "*.c", "*.h", "*.jsonl", "py.typed")
+        for suffix in ("*.py", "*.c", "*.h", "*.jsonl", "*.jsonl.gz", "py.typed")
         for path in folder.rglob(suffix)
     }
     assert not sources - names
