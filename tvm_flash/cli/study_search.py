@@ -76,7 +76,7 @@ def search(
         search_document.write(csv_file, search_document.csv_text(*studies[0][:2]))
         console.print(f"written to {csv_file}")
     if plot is not None:
-        search_plot.draw([(one[0], one[1], *one[3:]) for one in studies], plot)
+        search_plot.draw([(one[0], *one[3:]) for one in studies], plot)
         console.print(f"drawn in {plot}")
 
 
@@ -85,11 +85,11 @@ def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) 
     title = (
         f"{table.name}: {len(table.measured)} points, {budget.trials} trials in batches of "
         f"{budget.batch}, {budget.start} start\n"
-        "regret: time over the best of the table, less 1; median and quartiles"
+        "regret: percent over the best time of the table; median (quartiles)"
     )
     shown = Table(title=title, title_justify="left")
     shown.add_column("strategy", no_wrap=True)
-    for heading in ("final regret", "mean over trials", "mean over seconds"):
+    for heading in ("final regret", "over trials", "over seconds"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for one in summed:
         shown.add_row(one.strategy, *map(_regret, (one.final, one.area, one.area_seconds)))
@@ -102,7 +102,7 @@ def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Tabl
 
     seeds = len(next(iter(found.values())).best)
     title = f"{seeds} seeds: trials to come within 5% and 1% (seeds that did), 95% interval of\n"
-    title += "the median final regret, seeds better : worse than random (sign test), own seconds"
+    title += "the median final regret, seeds better:worse than random (sign test), own seconds"
     shown = Table(title=title, title_justify="left")
     shown.add_column("strategy", no_wrap=True)
     for heading in ("to 5%", "to 1%", "95% of final", "vs random", "own s"):
@@ -139,7 +139,7 @@ def _study(
 
 
 def _regret(values: tuple[float, float, float]) -> str:
-    return "{:.1%} ({:.1%} {:.1%})".format(*values)
+    return "{:.1f} ({:.1f} {:.1f})".format(*(100 * value for value in values))
 
 
 def _reached(summary: Summary, limit: str, seeds: int) -> str:

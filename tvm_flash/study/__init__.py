@@ -1,1 +1,1 @@
-"""Studies of the schedules: what the interpreter counts, beside what papers prove."""
+"""Studies: bytes that schedules move beside what papers prove, and searches of their spaces."""

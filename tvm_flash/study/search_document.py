@@ -70,6 +70,19 @@ def csv_text(table: ReplayTable, runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
+def markdown(study: Mapping[str, Any]) -> str:
+    """The summary of one study of a document as a table for a text; percent."""
+    head = "| strategy | final regret | over trials | over seconds | to 5 % | to 1 % | own s |"
+    lines = [head, "|---|--:|--:|--:|--:|--:|--:|"]
+    seeds = len(study["seeds"])
+    for one in study["summary"]:
+        regrets = (_percent(one[name]) for name in ("final", "area", "area_seconds"))
+        reached = (_reached(one, limit, seeds) for limit in ("5%", "1%"))
+        cells = (one["strategy"], *regrets, *reached, f"{one['thinking_seconds']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def write(path: Path, text: str) -> None:
     """Write ``text``, all of it or nothing. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -132,3 +145,13 @@ def _plain(summary: dict[str, Any]) -> dict[str, Any]:
     never = {k: None if v == math.inf else v for k, v in summary["trials_to"].items()}
     thinking = round(summary.pop("thinking"), 4)
     return {**summary, "trials_to": never, "thinking_seconds": thinking}
+
+
+def _percent(triple: Sequence[float]) -> str:
+    return "{:.1f} ({:.1f}, {:.1f})".format(*(100 * value for value in triple))
+
+
+def _reached(summary: Mapping[str, Any], limit: str, seeds: int) -> str:
+    trials, count = summary["trials_to"][limit], round(seeds * summary["reached"][limit])
+    text = "never" if trials is None else f"{trials:.0f}"
+    return text if count == seeds else f"{text} ({count} of {seeds})"

@@ -11,19 +11,28 @@ import numpy as np
 
 from ..errors import TvmFlashError
 from .replay_table import ReplayTable
-from .search import Run
-from .search_curves import Curves, Summary, expected_random, over_seconds, starts_of
+from .search_curves import Curves, Summary, over_seconds
 
-# Okabe and Ito's colours, told apart by everybody, best strategy first; then again, dashed.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Baselines are grey, whatever their place.
-_BASELINES = {"random": ("#777777", "-"), "grid": ("#777777", (0, (1, 1.2)))}
+# Okabe and Ito's colours, told apart by everybody. One colour for each family, its second member
+# dashed and hollow; grey for what does not learn; other strategies take what is left.
+_GREY, _BLUE, _RED, _GREEN = "#777777", "#0072B2", "#D55E00", "#009E73"
+_PINK, _ORANGE, _SKY, _BLACK = "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+_FIRST, _SECOND = "-", (0, (4, 1.5))
+_KNOWN = {
+    "random": (_GREY, _FIRST), "grid": (_GREY, _SECOND),
+    "xgb": (_BLUE, _FIRST), "ranked-xgb": (_BLUE, _SECOND),
+    "mlp": (_RED, _FIRST), "ranked-mlp": (_RED, _SECOND),
+    "analytical": (_GREEN, _FIRST), "analytical-measured": (_GREEN, _SECOND),
+    "evolutionary": (_ORANGE, _FIRST), "replay": (_ORANGE, _SECOND),
+    "coordinate": (_PINK, _FIRST),
+}  # fmt: skip
+_OTHERS = ((_BLACK, _FIRST), (_SKY, _FIRST), (_BLACK, _SECOND), (_SKY, _SECOND))
 # Per cent from which on the scale is logarithmic; below it is linear, to reach 0.
 _LINEAR = 1.0
 _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _PLAIN = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 
-Study = tuple[ReplayTable, Sequence[Run], Mapping[str, Curves], Sequence[Summary]]
+Study = tuple[ReplayTable, Mapping[str, Curves], Sequence[Summary]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,11 @@ class Style:
 
     colour: str
     line: Any
+
+    @property
+    def fill(self) -> str:
+        """Of markers: hollow where the line is dashed."""
+        return self.colour if self.line == _FIRST else "white"
 
 
 def draw(studies: Sequence[Study], path: Path) -> None:
@@ -46,42 +60,31 @@ def draw(studies: Sequence[Study], path: Path) -> None:
         raise TvmFlashError(
             "a picture needs matplotlib, which is missing: pip install 'tvm-flash[plot]'"
         ) from error
-    styles = _styles([summary.strategy for summary in studies[0][3]])
+    styles = _styles([summary.strategy for summary in studies[0][2]])
     with rc_context(_PLAIN):
-        figure = Figure(figsize=(13, 4.6 * len(studies)), layout="constrained")
+        figure = Figure(figsize=(13, 4.4 * len(studies)), layout="constrained")
         rows = figure.subplots(len(studies), 3, squeeze=False, sharey=False, width_ratios=(3, 3, 2))
-        for (trials, seconds, final), (table, runs, found, summed) in zip(
-            rows, studies, strict=True
-        ):
-            _over_trials(trials, table, runs, found, styles)
+        for (trials, seconds, final), (table, found, summed) in zip(rows, studies, strict=True):
+            _over_trials(trials, table, found, styles)
             _over_seconds(seconds, found, styles)
             _final(final, found, summed, styles)
         figure.savefig(path, dpi=130)
 
 
 def _styles(names: Sequence[str]) -> dict[str, Style]:
-    learners = [name for name in names if name not in _BASELINES]
-    styles = {name: Style(*look) for name, look in _BASELINES.items()}
-    for place, name in enumerate(learners):
-        again, colour = divmod(place, len(_COLOURS))
-        styles[name] = Style(_COLOURS[colour], ("-", "--", "-.", ":")[min(again, 3)])
-    return styles
+    others = [name for name in names if name not in _KNOWN]
+    looks = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}
+    return {name: Style(*_KNOWN.get(name) or looks[name]) for name in names}
 
 
-def _over_trials(axes, table: ReplayTable, runs, found: Mapping[str, Curves], styles) -> None:
+def _over_trials(axes, table: ReplayTable, found: Mapping[str, Curves], styles) -> None:
     trials = next(iter(found.values())).best.shape[1] - 1
-    exact = 100 * expected_random(table, starts_of(runs), trials)
-    axes.plot(exact, color="#BBBBBB", linewidth=5, solid_capstyle="round", zorder=0)
-    place = trials // 2
-    axes.annotate(
-        "random, exact mean", (place, exact[place]), xytext=(4, 8), textcoords="offset points",
-        color="#777777", fontsize=8,
-    )  # fmt: skip
     for name, each in found.items():
         _band(axes, np.arange(trials + 1), 100 * each.regret, styles[name])
-    axes.set(title=_title(table), xlabel="trials", ylabel="% slower than the best of the table")
+    axes.set(xlabel="trials", ylabel="slower than the best of the table, %")
+    axes.set_title(_title(table), loc="left", fontweight="bold")
     axes.set_xlim(0, trials)
-    _regret_scale(axes, exact[0])
+    _regret_scale(axes, found)
 
 
 def _over_seconds(axes, found: Mapping[str, Curves], styles) -> None:
@@ -90,10 +93,12 @@ def _over_seconds(axes, found: Mapping[str, Curves], styles) -> None:
     times = np.linspace(first, last, 400)
     for name, each in found.items():
         _band(axes, times, 100 * over_seconds(each, times), styles[name])
-    axes.set(title="the same over what the trials cost", xlabel="seconds: compile, check, measure")
+    seeds = len(next(iter(found.values())).best)
+    note = f"lines: medians of {seeds} seeds, bands: quartiles"
+    axes.set_title(note, loc="left", fontsize=9, color=_GREY)
+    axes.set_xlabel("seconds of compiling, checking and measuring")
     axes.set_xlim(first, last)
-    worst = max(float(each.regret[:, 0].max()) for each in found.values())
-    _regret_scale(axes, 100 * worst)
+    _regret_scale(axes, found)
 
 
 def _final(axes, found: Mapping[str, Curves], summed: Sequence[Summary], styles) -> None:
@@ -101,18 +106,20 @@ def _final(axes, found: Mapping[str, Curves], summed: Sequence[Summary], styles)
     jitter = np.random.default_rng(0)
     for row, summary in enumerate(summed):
         style, values = styles[summary.strategy], 100 * found[summary.strategy].regret[:, -1]
-        heights = row + jitter.uniform(-0.2, 0.2, len(values))
-        axes.scatter(values, heights, s=9, color=style.colour, alpha=0.4, linewidths=0)
+        heights = row + jitter.uniform(-0.22, 0.22, len(values))
+        axes.scatter(values, heights, s=8, color=style.colour, alpha=0.35, linewidths=0)
         middle, low, high = (100 * value for value in summary.final)
-        axes.plot((low, high), (row, row), color=style.colour, linewidth=2.5)
-        axes.plot(middle, row, "o", color=style.colour, markersize=7, markeredgecolor="white")
+        axes.plot((low, high), (row, row), color=style.colour, linewidth=2.5, zorder=3)
+        drawn = {"color": style.colour, "markerfacecolor": style.fill, "markeredgewidth": 1.8}
+        axes.plot(middle, row, "o", markersize=7, zorder=4, **drawn)
     names = [summary.strategy for summary in summed]
     axes.set_yticks(range(len(names)), [_short(name) for name in names])
     for label, name in zip(axes.get_yticklabels(), names, strict=True):
         label.set(color=styles[name].colour, fontweight="bold")
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set(title="at the end: seeds, median, quartiles", xlabel="% slower")
+    trials = next(iter(found.values())).best.shape[1] - 1
+    axes.set_xlabel(f"slower after {trials} trials, %")
     axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.7)
     most = max(float(each.regret[:, -1].max()) for each in found.values())
     _ticks(axes.xaxis, axes.set_xlim, 100 * most)
@@ -121,14 +128,15 @@ def _final(axes, found: Mapping[str, Curves], summed: Sequence[Summary], styles)
 
 def _band(axes, x, values: np.ndarray, style: Style) -> None:
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
-    axes.fill_between(x, low, high, step="post", color=style.colour, alpha=0.1, linewidth=0)
+    axes.fill_between(x, low, high, step="post", color=style.colour, alpha=0.07, linewidth=0)
     drawn = {"color": style.colour, "linestyle": style.line, "linewidth": 1.8}
     axes.step(x, middle, where="post", **drawn)
 
 
-def _regret_scale(axes, worst: float) -> None:
+def _regret_scale(axes, found: Mapping[str, Curves]) -> None:
     axes.set_yscale("symlog", linthresh=_LINEAR, linscale=0.7)
-    _ticks(axes.yaxis, axes.set_ylim, worst)
+    highest = max(float(np.quantile(each.regret[:, 0], 0.75)) for each in found.values())
+    _ticks(axes.yaxis, axes.set_ylim, 100 * highest)
     axes.grid(alpha=0.3)
 
 
