@@ -63,6 +63,12 @@ class Made:
     def close(self):
         """Nothing runs."""
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def _trial(self, config, incumbent, seconds):
         cost = self.cost(config)
         if isinstance(cost, Trial):

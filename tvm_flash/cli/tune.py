@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from ..errors import TvmFlashError, UnsupportedSpec
@@ -33,6 +34,7 @@ DIRECTIONS = ("forward", "backward")
 _INTERRUPTED = 130
 # Columns of a table that no terminal limits.
 _PIPE_WIDTH = 140
+_PLAIN: dict[str, bool] = {"highlight": False, "soft_wrap": True}
 
 
 def tune(
@@ -124,11 +126,17 @@ def _search(request: Request, hardware: Hardware) -> None:
                 found[-1] = Found(session.state, session.run())
     except (KeyboardInterrupt, TvmFlashError) as error:
         stopped = error
+    if waiting := request.waiting():
+        notes.print(
+            f"{waiting} could not be written to {request.logs}: the next run will", **_PLAIN
+        )
     if found:
-        console.print(found_table(found), width=None if console.is_terminal else _PIPE_WIDTH)
+        wide = console if console.is_terminal else Console(width=_PIPE_WIDTH)
+        wide.print(found_table(found))
         for line in found_lines(found):
-            console.print(escape(line), highlight=False, soft_wrap=True)
-    notes.print(f"{clock_text(time.monotonic() - started)} in all; records are in {request.logs}")
+            console.print(escape(line), **_PLAIN)
+    elapsed = clock_text(time.monotonic() - started)
+    notes.print(f"{elapsed} in all; records are in {request.logs}", highlight=False)
     if stopped is not None:
         _stop(stopped)
 
@@ -137,9 +145,9 @@ def _stop(reason: BaseException) -> None:
     """Leave with what a shell expects: 130 after Ctrl-C, 1 after a failure."""
     if isinstance(reason, KeyboardInterrupt):
         command = escape(shlex.join(["tvm-flash", *sys.argv[1:]]))
-        notes.print(f"stopped; every trial is recorded. To go on: {command}", soft_wrap=True)
+        notes.print(f"stopped; every trial is recorded. To go on: {command}", **_PLAIN)
         raise typer.Exit(_INTERRUPTED)
-    notes.print(f"[bold red]error:[/] {escape(str(reason))}", highlight=False, soft_wrap=True)
+    notes.print(f"[bold red]error:[/] {escape(str(reason))}", **_PLAIN)
     raise typer.Exit(1) from reason
 
 
@@ -221,7 +229,7 @@ def _check(folder: Path) -> None:
     table, problems = log_table(folder)
     console.print(table)
     for problem in problems:
-        console.print(escape(problem), highlight=False, soft_wrap=True)
+        console.print(escape(problem), **_PLAIN)
     if problems:
         notes.print(f"{len(problems)} lines are skipped by builds; all others are used")
         raise typer.Exit(1)

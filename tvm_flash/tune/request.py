@@ -13,7 +13,7 @@ from .plan import recorded
 from .session import Event, Keeper, Session, State
 from .strategy import make_strategy, strategy_class, strategy_name
 from .trial import SearchTask
-from .trial_log import TrialLog, check_writable, restore
+from .trial_log import UNWRITTEN, TrialLog, check_writable, restore
 
 Tell = Callable[[State, Event | None], object]
 
@@ -47,6 +47,11 @@ class Request:
             return 0
         check_writable(self.work_dir)
         return restore(self.work_dir, self.logs)
+
+    def waiting(self) -> Path | None:
+        """The file of records that the logs did not take; None: there are none."""
+        path = None if self.work_dir is None else self.work_dir / UNWRITTEN
+        return path if path is not None and path.is_file() else None
 
     def sessions(self, hardware: Hardware, tell: Tell) -> Iterator[Session]:
         """The sessions, each made when its turn comes; ``tell`` as of ``Session``."""

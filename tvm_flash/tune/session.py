@@ -19,6 +19,15 @@ BATCH = 8
 # A second measurement takes so many times as long, and so many of a batch are given one.
 LONGER, RETRIES = 4, 3
 
+# What a stage of the records is, for who watches.
+DOING = {
+    "start": "timing the default beside itself",
+    "recorded": "timing the best of the records",
+    "trial": "compiling configs, then timing each beside the best",
+    "confirm": "timing what was faster a second time, longer",
+    "final": "timing the best beside the default",
+}
+
 Keeper = Callable[[Point, Trial], object]
 
 
@@ -40,7 +49,7 @@ class State:
     ratio: float | None = None
     spread: float = 0.0
     failures: Counter[str] = field(default_factory=Counter)
-    doing: str = "the start"
+    doing: str = "nothing yet"
     exhausted: bool = False
 
     @property
@@ -184,7 +193,7 @@ class Session:
         left = [n for n in found if n not in trials]
         if left:
             stage, beside = steps[0].stage, steps[0].incumbent
-            self.state.doing = f"{stage} of {len(left)}" if len(left) > 1 else stage
+            self.state.doing = f"{DOING[stage]} ({len(left)})"
             self._tell(self.state, None)
             seconds = self._seconds * (LONGER if stage != "trial" else 1)
             configs = [steps[n].config for n in left]
