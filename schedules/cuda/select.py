@@ -78,16 +78,17 @@ def measured_config(
 
     def reasons(config: Mapping[str, Any], exact: bool) -> list[str]:
         try:
-            return _from_record(config, direction).reasons(spec, arch)
+            return as_config(config, direction).reasons(spec, arch)
         except (TypeError, ValueError, ZeroDivisionError) as error:
             return [f"{config} is no config of this release ({error})"]
 
     found = best_config(spec, direction, arch.name, bucket, reasons, folders)
-    config = None if found.config is None else _from_record(found.config, direction)
+    config = None if found.config is None else as_config(found.config, direction)
     return config, found.source
 
 
-def _from_record(config: Mapping[str, Any], direction: str) -> Config:
+def as_config(config: Mapping[str, Any], direction: str) -> Config:
+    """The config of a record. Raises ValueError or TypeError for one of another schedule."""
     kind = ForwardConfig if direction == "forward" else BackwardConfig
     own = kind().to_json()["schedule"]
     if config.get("schedule") != own:

@@ -22,7 +22,7 @@ def backward_tasks(
     """Clocks of each worker; a head's key tiles are dealt out to its workers in turn."""
     heads, group = sizes.batch * sizes.num_kv_heads, sizes.num_heads // sizes.num_kv_heads
     blocks = query_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, config.block_q, config.block_k)
-    copies = min(max(1, -(-threads // heads)), len(blocks))
+    copies = min(max(1, -(-2 * threads // heads)), len(blocks))
     steps = _steps(spec, config, sizes, len(blocks))
     tile, vector = config.tile(spec), config.vector
     width, sums = tile.words + tile.words_v, tile.depth_lanes + tile.lanes_v

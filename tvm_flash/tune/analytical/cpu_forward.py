@@ -48,11 +48,12 @@ def _pair(core: Core, spec: AttentionSpec, config: ForwardConfig, per_tile: int)
     groups = rows // config.lanes
     words, keys = tile.depth // tile.operand.pack, config.block_k // tile.operand.pack
     # Each band of keys reads all of the group's Q, each band of head_dim_v all of P.
-    first = Micro(config.rows_s, config.lanes, config.vector, config.unit, fresh=True)
+    unrolled = {"unit": config.unit, "unroll": config.unroll}
+    first = Micro(config.rows_s, config.lanes, config.vector, fresh=True, **unrolled)
     scores = product(
         core, first, words, config.block_k / config.rows_s * groups, words * rows * _FLOAT
     )
-    second = Micro(config.rows_o, config.lanes, config.vector, config.unit)
+    second = Micro(config.rows_o, config.lanes, config.vector, **unrolled)
     output = product(
         core, second, keys, tile.depth_v / config.rows_o * groups, keys * rows * _FLOAT
     )

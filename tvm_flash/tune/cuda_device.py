@@ -1,0 +1,186 @@
+"""A GPU kernel judged and timed: checked against float64 first, then CUDA events, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..artifact import symbol_name
+from ..loader import Kernel, opened
+from ..verify.plan import BACKWARD_OUTPUTS, FORWARD_OUTPUTS
+from ..verify.problems import Problem
+from ..verify.tables import random_tables
+from ..verify.trial import Candidate, Tensors, judge
+from ..verify.verdict import KernelVerdict
+from .measure import interleaved, verdict_trial
+from .trial import Sizes, Trial
+
+Call = Callable[[], object]
+Outputs = tuple[str, ...]
+# Cleared before each timed call: larger than any L2, so that inputs come from memory; it takes
+# longer than a launch, so that the device is timed and not Python.
+_FLUSH_BYTES = 2**30
+
+
+class Device(Protocol):
+    """What runs kernels: a GPU, or what stands for one."""
+
+    capability: tuple[int, int]
+
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor there, with the strides that it has."""
+
+    def call(self, kernel: Kernel, tensors: Tensors, scale: float, outputs: Outputs) -> None:
+        """Start ``kernel`` on placed tensors."""
+
+    def wait(self) -> None:
+        """Until all that was started has ended; raises what went wrong in it."""
+
+    def seconds(self, call: Call, repeats: int) -> float:
+        """Seconds per call on the device."""
+
+
+class CudaDevice:
+    """torch's current CUDA device."""
+
+    def __init__(self) -> None:
+        self.capability = torch.cuda.get_device_capability()
+        _, total = torch.cuda.mem_get_info()
+        self._flush = torch.empty(min(_FLUSH_BYTES, total // 16), dtype=torch.int8, device="cuda")
+
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """As ``Device.place``."""
+        base = tensor if tensor._base is None else tensor._base
+        return base.cuda().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+    def call(self, kernel: Kernel, tensors: Tensors, scale: float, outputs: Outputs) -> None:
+        """As ``Device.call``."""
+        kernel.function(*tensors.values(), scale)
+
+    def wait(self) -> None:
+        """As ``Device.wait``."""
+        torch.cuda.synchronize()
+
+    def seconds(self, call: Call, repeats: int) -> float:
+        """Between two events of each call, cold caches; the mean of ``repeats``."""
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+        for start, end in pairs:
+            self._flush.zero_()
+            start.record()
+            call()
+            end.record()
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in pairs) / repeats / 1e3
+
+
+def judged_and_timed_on_gpu(path: Path, incumbent: Path, sizes: Sizes, seconds: float) -> Trial:
+    """``judged_and_timed`` on torch's CUDA device. May die of it: for a process of its own."""
+    return judged_and_timed(_device(), path, incumbent, sizes, seconds)
+
+
+def judged_and_timed(
+    device: Device, path: Path, incumbent: Path, sizes: Sizes, seconds: float
+) -> Trial:
+    """The trial of the artifact at ``path``, which has one kernel, beside that at ``incumbent``.
+
+    A kernel that misses the error rule on any problem of its tile is wrong, and is not timed.
+    """
+    kernel = _kernel(path)
+    verdict = verdict_trial(verdict_of(device, kernel))
+    if verdict.outcome != "ok":
+        # What a kernel's fault did to the CUDA context, no later call recovers from.
+        return replace(verdict, outcome="crash") if "CUDA error" in verdict.note else verdict
+    calls = [timed_call(device, one, sizes) for one in (kernel, _kernel(incumbent))]
+    ours, theirs = (partial(device.seconds, call) for call in calls)
+    return Trial("ok", verdict.error, verdict.allowed, *interleaved(ours, theirs, seconds))
+
+
+def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
+    """Whether results hold to the error rule, on the problems of the kernel's tile."""
+    (variant,) = kernel.config["variants"]
+    tile = (variant["meta"]["block_q"], variant["meta"]["block_k"])
+
+    def workspace(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        heads = (problem.batch, problem.heads, problem.kv_heads)
+        lengths = (problem.seqlen_q, problem.seqlen_k)
+        return kernel.workspace(*heads, *lengths, 1, device.capability)
+
+    def run(tensors: Tensors, scale: float, outputs: Outputs) -> list:
+        for name in outputs:
+            if name != "dq_acc":
+                tensors[name].fill_(torch.nan)  # what is left unwritten shows
+        placed = {name: device.place(tensor) for name, tensor in tensors.items()}
+        device.call(kernel, placed, scale, outputs)
+        device.wait()
+        for name in outputs:
+            tensors[name].copy_(placed[name])
+        return []
+
+    symbol, archs = symbol_name(kernel.spec, kernel.direction), tuple(variant["archs"])
+    known = (symbol, kernel.spec, kernel.direction, archs, tile)
+    candidate = Candidate(*known, workspace, run)
+    outcomes = tuple(judge(candidate, problem) for problem in candidate.listed(quick=False))
+    return KernelVerdict(symbol, kernel.direction, archs, tile, outcomes)
+
+
+def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
+    """A call of ``kernel`` on random data; a backward with the zeroing that it asks of callers."""
+    tensors = _inputs(device, kernel, sizes)
+    scale = kernel.spec.head_dim**-0.5
+    written = FORWARD_OUTPUTS if kernel.direction == "forward" else BACKWARD_OUTPUTS
+    outputs = tuple(name for name in written if name in tensors)
+
+    def call() -> None:
+        if "dq_acc" in tensors:
+            tensors["dq_acc"].zero_()
+        device.call(kernel, tensors, scale, outputs)
+
+    return call
+
+
+def _inputs(device: Device, kernel: Kernel, sizes: Sizes) -> Tensors:
+    """Tensors of the timed problem by name, in the kernel's order."""
+    spec, generator = kernel.spec, torch.Generator().manual_seed(0)
+    batch, heads, kv_heads, seqlen_q, seqlen_k = sizes
+
+    def drawn(seqlen: int, count: int, width: int) -> torch.Tensor:
+        values = torch.randn(batch, seqlen, count, width, generator=generator)
+        return values.to(getattr(torch, spec.dtype))
+
+    rows = (batch, heads, seqlen_q)
+    tensors = {
+        "q": drawn(seqlen_q, heads, spec.head_dim),
+        "k": drawn(seqlen_k, kv_heads, spec.head_dim),
+        "v": drawn(seqlen_k, kv_heads, spec.head_dim_v),
+        "out": drawn(seqlen_q, heads, spec.head_dim_v),
+    }
+    if kernel.direction == "forward":
+        if spec.returns == "out_lse":
+            tensors["lse"] = torch.empty(rows)
+    else:
+        gradients = {f"d{name}": torch.empty_like(tensors[name]) for name in "qkv"}
+        tensors["dout"] = drawn(seqlen_q, heads, spec.head_dim_v)
+        # Of the size that it has for such data: exp(score - lse) is neither 0 nor infinite.
+        tensors |= {"lse": torch.full(rows, 8.0), "dlse": torch.zeros(rows), **gradients}
+        delta, sums = kernel.workspace(*sizes, 1, device.capability)
+        tensors |= {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}
+    problem = Problem("timed", seqlen_q, seqlen_k, batch, heads, kv_heads)
+    tables = random_tables(spec, problem, generator)
+    tensors |= {f"table{n}": table for n, table in enumerate(tables)}
+    return {name: device.place(tensor) for name, tensor in tensors.items()}
+
+
+@lru_cache(maxsize=1)
+def _device() -> CudaDevice:
+    return CudaDevice()
+
+
+@lru_cache(maxsize=8)
+def _kernel(path: Path) -> Kernel:
+    (kernel,) = opened(path).kernels
+    return kernel
