@@ -27,10 +27,12 @@ def knob_features(space: Space, points: Sequence[Point]) -> np.ndarray:
     negative); truth as 0 or 1; text as one column for each value, all 0 for a value that the knob
     does not list.
     """
-    rows = [
-        [x for knob, value in zip(space.knobs, point, strict=True) for x in _columns(knob, value)]
-        for point in points
+    taken = [set(values) for values in zip(*points, strict=True)]
+    tables = [
+        {value: _columns(knob, value) for value in values}
+        for knob, values in zip(space.knobs, taken, strict=bool(points))
     ]
+    rows = [[x for t, v in zip(tables, point, strict=True) for x in t[v]] for point in points]
     return np.asarray(rows, dtype=np.float32).reshape(len(points), len(feature_names(space)))
 
 

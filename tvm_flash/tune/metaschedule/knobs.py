@@ -55,19 +55,28 @@ class KnobFunction:
 
     def point(self, trace) -> Point:
         """The point of ``trace``, a trace of ``sample``."""
-        chosen = decisions(trace)
-        return tuple(k.values[n] for k, (_, n) in zip(self.space.knobs, chosen, strict=True))
+        insts, taken = trace.insts, trace.decisions
+        knobs = zip(self.space.knobs, self._places, strict=True)
+        return tuple(knob.values[int(taken[insts[place]])] for knob, place in knobs)
 
     def trace(self, point: Point) -> Any:
         """The trace of ``point``; None where a value is none of its knob's."""
         from tvm.s_tir.schedule import Trace
 
-        known = zip(self._indices, point, strict=True)
+        known = list(zip(self._indices, point, strict=True))
         if not all(value in indices for indices, value in known):
             return None
-        numbers = [n[value] for n, value in zip(self._indices, point, strict=True)]
-        samples = [instruction for instruction, _ in decisions(self._template)]
-        return Trace(list(self._template.insts), dict(zip(samples, numbers, strict=True)))
+        insts = list(self._template.insts)
+        taken = {
+            insts[place]: indices[value]
+            for place, (indices, value) in zip(self._places, known, strict=True)
+        }
+        return Trace(insts, taken)
+
+    def decision(self, trace, knob: int) -> tuple[Any, int]:
+        """The sampling instruction of the knob with that number in ``trace``, and its decision."""
+        instruction = trace.insts[self._places[knob]]
+        return instruction, int(trace.decisions[instruction])
 
     def schedule(self, point: Point) -> Any:
         """The scheduled knob function at ``point``, whose values are those of the knobs."""
@@ -83,11 +92,11 @@ class KnobFunction:
 
         return self.sample(Schedule(self.mod, seed=1)).trace
 
-
-def decisions(trace) -> list[tuple[Any, int]]:
-    """The sampling instructions of ``trace`` and which candidate each took."""
-    taken = trace.decisions
-    return [(i, int(taken[i])) for i in trace.insts if i.kind.name == "SampleCategorical"]
+    @cached_property
+    def _places(self) -> list[int]:
+        """Where in a trace the knobs are sampled: at the same places in all of them."""
+        kinds = [instruction.kind.name for instruction in self._template.insts]
+        return [n for n, kind in enumerate(kinds) if kind == "SampleCategorical"]
 
 
 def _candidates(knob: Knob) -> list[int]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from .knobs import KnobFunction, decisions
+from .knobs import KnobFunction
 
 # How often a number moves to a value beside its own: times change little there, and good points
 # lie together. The rest keeps every point in reach.
@@ -53,7 +53,7 @@ def categorical_mutator(knobs: KnobFunction, seed: int) -> Any:
             if not free:
                 return None
             chosen = generator.choice(free)
-            instruction, index = decisions(trace)[chosen]
+            instruction, index = knobs.decision(trace, chosen)
             others = other_indices(index, len(knobs.space.knobs[chosen].values))
             near = [n for n in others if abs(n - index) == 1]
             keep_near = ordered[chosen] and generator.random() < NEIGHBOUR

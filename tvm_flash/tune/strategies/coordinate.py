@@ -49,7 +49,7 @@ class Coordinate:
 
 
 def neighbours(space: Space, point: Point, order: random.Random) -> Iterator[Point]:
-    """Valid points that differ in one knob, or in two where the first alone is refused.
+    """Points of ``space`` that differ in one knob, or in two where the first alone is refused.
 
     Knobs in a random order, the values nearest to the point's own first.
     """
@@ -58,18 +58,18 @@ def neighbours(space: Space, point: Point, order: random.Random) -> Iterator[Poi
     for place in places:
         for value in _others(space.knobs[place], point[place]):
             changed = _replaced(point, place, value)
-            if not space.reasons(changed):
+            if changed in space:
                 yield changed
             else:
                 yield from _mended(space, changed, [other for other in places if other != place])
 
 
 def _mended(space: Space, point: Point, places: Sequence[int]) -> Iterator[Point]:
-    """The valid ones of those that differ from ``point`` in one of ``places``."""
+    """The points of ``space`` that differ from ``point`` in one of ``places``."""
     for place in places:
         for value in _others(space.knobs[place], point[place]):
             changed = _replaced(point, place, value)
-            if not space.reasons(changed):
+            if changed in space:
                 yield changed
 
 

@@ -68,13 +68,13 @@ class Evolutionary(Driven):
         from tvm.s_tir.meta_schedule.search_strategy import EvolutionarySearch
 
         # Sized for spaces of some thousand points and batches of eight: MetaSchedule's own numbers
-        # (512 and 4) are for programs, and cost half a second a batch here.
+        # (512 and 4) are for programs, and take many times as long.
         return EvolutionarySearch(
-            population_size=96,
-            init_measured_ratio=0.5,
+            population_size=64,
+            init_measured_ratio=0.2,
             init_min_unmeasured=1,
             max_fail_count=32,
-            genetic_num_iters=4,
+            genetic_num_iters=3,
             genetic_mutate_prob=0.85,
             genetic_max_fail_count=10,
             eps_greedy=0.125,
