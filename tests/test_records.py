@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,7 +86,8 @@ def test_every_committed_line_is_valid():
 def test_the_readme_lists_every_field():
     text = (ROOT / "tuning_logs" / "README.md").read_text(encoding="utf-8")
     missing = [name for name in line() if f"`{name}`" not in text]
-    missing += [name for name in record_format.OUTCOMES if f"`{name}`" not in text]
+    more = (*record_format.OUTCOMES, *record_format.STAGES, *record_format._OPTIONAL)
+    missing += [name for name in more if f"`{name}`" not in text]
     assert missing == []
 
 
@@ -120,6 +123,12 @@ def test_a_valid_line():
         ({"date": "2026-11-21T12:00:00"}, "date"),
         ({"date": 5}, "date"),
         ({"machine": []}, "machine"),
+        ({"stage": "second"}, "start, recorded"),
+        ({"incumbent": {"block_k": 64}}, "incumbent"),
+        ({"cost_model": ""}, "cost_model"),
+        ({"wall": -1.0}, "wall=-1"),
+        ({"resources": 5}, "resources"),
+        ({"note": ""}, "note"),
     ],
     ids=str,
 )
@@ -149,6 +158,87 @@ def test_append_refuses_what_read_would_skip(logs):
     with pytest.raises(ValueError, match="above"):
         logs(line(error=1.0))
     assert list(logs.folder.rglob("*")) == []
+
+
+def test_optional_fields():
+    optional = {
+        "stage": "confirm", "incumbent": config_of(64), "cost_model": "xgb", "wall": 12.5,
+        "resources": {"products": 5}, "note": "why",
+    }  # fmt: skip
+    assert optional.keys() == record_format._OPTIONAL.keys()
+    assert line_problems(line(**optional, of_a_later_release=True)) == []
+
+
+def test_lines_are_listed_with_what_is_wrong(logs):
+    path = logs(line(), line(CAUSAL)) / TARGET / "float32_d64.jsonl"
+    with path.open("a") as log:
+        log.write("nonsense\n\n" + json.dumps(line(CAUSAL)) + "\n")
+    found = list(record_format.checked(path))
+    assert [number for number, _, problems in found if problems] == [2, 4]
+    assert "belongs in" in found[2][2][0]
+    assert not list(record_format.checked(path, in_place=False))[2][2]
+
+
+def test_a_line_that_is_cut_short_by_a_full_disk(logs, monkeypatch):
+    """A write may take what room there is and say so without an error."""
+    folder = logs(line())
+    path = folder / TARGET / "float32_d64.jsonl"
+    open_whole = Path.open
+
+    def open_small(self, mode="r", **options):
+        file = open_whole(self, mode, **options)
+        if mode != "ab+":
+            return file
+        write = file.write
+        return Small(file, lambda data: write(data[:20]))
+
+    class Small:
+        def __init__(self, file, write):
+            self.file, self.write = file, write
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    monkeypatch.setattr(Path, "open", open_small)
+    with pytest.raises(OSError, match="No space left"):
+        append(folder, line(trial=4))
+    monkeypatch.undo()
+    append(folder, line(trial=5))
+    assert [one["trial"] for one in read(path)] == [3, 5], "the cut line costs nothing but itself"
+
+
+APPEND = """
+import sys, json
+from pathlib import Path
+from tvm_flash.schedules.record_format import append
+line = json.loads(sys.stdin.read())
+for trial in range(40):
+    append(Path(sys.argv[1]), {**line, "trial": trial, "seed": int(sys.argv[2])})
+"""
+
+
+def test_processes_append_at_once(tmp_path):
+    """Lines longer than a page, so that a torn one would show."""
+    text = json.dumps(line(best=False, note="x" * 9000))
+    command = [sys.executable, "-c", APPEND, str(tmp_path)]
+    writers = [
+        subprocess.Popen([*command, str(seed)], stdin=subprocess.PIPE, text=True, cwd=ROOT)
+        for seed in range(2)
+    ]
+    for writer in writers:
+        writer.stdin.write(text)
+        writer.stdin.close()
+    assert [writer.wait(120) for writer in writers] == [0] * 2
+    found = list(read(tmp_path / TARGET / "float32_d64.jsonl"))
+    assert sorted((x["seed"], x["trial"]) for x in found) == [
+        (seed, trial) for seed in range(2) for trial in range(40)
+    ]
 
 
 def test_append_and_read(logs):
