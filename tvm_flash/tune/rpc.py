@@ -11,7 +11,7 @@ import torch
 
 from ..bench.host import usable_cores
 from ..codegen.versions import build_versions
-from ..schedules.target import cpu_target
+from ..schedules.target import CpuTarget, cpu_target
 from . import rpc_trial
 from .hardware import HardwareFailure
 from .rpc_build import RemoteTask
@@ -59,7 +59,7 @@ class RpcHardware:
         self._workers = Workers(rpc_trial.run, self.jobs, prepare)
         try:
             self._cpu = self._described()
-            self._check_features()
+            check_features(self._target, self._cpu)
         except BaseException:
             self.close()
             raise
@@ -132,10 +132,11 @@ class RpcHardware:
             return answer
         raise HardwareFailure(answer.reason if isinstance(answer, Stopped) else answer.note)
 
-    def _check_features(self) -> None:
-        missing = sorted(self._target.features - self._cpu.features)
-        if missing:
-            raise ValueError(
-                f"target={self._target.name!r} needs {' '.join(missing)}, which the servers' "
-                f"{self._cpu.name} lacks: give the target of the servers"
-            )
+
+def check_features(target: CpuTarget, cpu: RemoteCpu) -> None:
+    """ValueError where ``cpu`` cannot run what is compiled for ``target``."""
+    if missing := sorted(target.features - cpu.features):
+        raise ValueError(
+            f"target={target.name!r} needs {' '.join(missing)}, which the servers' {cpu.name} "
+            "lacks: give the target of the servers"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tvm_ffi import libinfo
@@ -67,16 +68,6 @@ def build_kernel(spec: AttentionSpec, direction: str, config: Any, target: CpuTa
 
     Raises UnsupportedSpec and BuildError as ``codegen.build`` does.
     """
-    symbol = symbol_name(spec, direction)
-    parts = {
-        "spec": spec.to_json(),
-        "direction": direction,
-        "target": [target.name, target.mcpu, *target.mattr, *sorted(target.features)],
-        "config": config.to_json(),
-        "sources": source_digest(),
-        "versions": build_versions(),
-    }
-    name = f"{symbol}-{target.name}-{cache.digest(parts)[:32]}"
 
     def make(path: Path) -> None:
         # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
@@ -85,9 +76,23 @@ def build_kernel(spec: AttentionSpec, direction: str, config: Any, target: CpuTa
 
         build_jobs([scheduling(spec, direction, target, Chosen(config, "given", ()))], target, path)
 
-    library, manifest = verify(cache.entry(name, make))
+    path = cache.entry(entry_name(spec, direction, config, target), make)
+    library, manifest = verify(path)
     (record,) = manifest.kernels
     return Built(library, record.spec, record.symbol, record.meta)
+
+
+def entry_name(spec: AttentionSpec, direction: str, config: Any, target: CpuTarget) -> str:
+    """The kernel's name in the disk cache: all that decides its code."""
+    parts = {
+        "spec": spec.to_json(),
+        "direction": direction,
+        "target": [target.name, target.mcpu, *target.mattr, *sorted(target.features)],
+        "config": config.to_json(),
+        "sources": source_digest(),
+        "versions": build_versions(),
+    }
+    return f"{symbol_name(spec, direction)}-{target.name}-{cache.digest(parts)[:32]}"
 
 
 def _opened_elsewhere(*_: Any) -> None:
@@ -102,13 +107,12 @@ def caller() -> bytes:
 
 
 def _compile_caller() -> bytes:
-    folder = cache.cache_dir() / "rpc"
-    library = folder / f"caller-{cache.digest({'by': str(folder)})[:8]}.so"
-    exports = write_exports(
-        [f"__tvm_ffi_{f}" for f in _CALLER_FUNCTIONS], library.with_suffix(".x")
-    )
+    names = [f"__tvm_ffi_{name}" for name in _CALLER_FUNCTIONS]
     flags = ["-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "-Wall"]
     flags += [f"-I{path}" for path in libinfo.include_paths()]
-    command = [*find_compiler(), *flags, str(CALLER), *library_flags(exports), "-ldl"]
-    run([*command, "-o", str(library)], what="linking", choose="$CC")
-    return library.read_bytes()
+    with TemporaryDirectory() as folder:
+        exports, library = Path(folder, "exports"), Path(folder, "caller.so")
+        command = [*find_compiler(), *flags, str(CALLER)]
+        command += [*library_flags(write_exports(names, exports)), "-ldl", "-o", str(library)]
+        run(command, what="linking", choose="$CC")
+        return library.read_bytes()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,8 +16,9 @@ from ..bench.host import cpu_name
 from .rpc_build import Built, caller
 from .rpc_tracker import Grant
 
-if TYPE_CHECKING:
-    import tvm
+# Of TVM, which this module imports in functions only: a tensor and a module on a server.
+RemoteTensor = Any
+RemoteModule = Any
 
 # Position of dq_acc among a backward's arguments (loader.Kernel): its caller zeroes it.
 _DQ_ACC = 11
@@ -70,25 +71,25 @@ class RemoteMachine:
         module["open_kernel"](self._path(file), symbol, threads, zeroed, int(amx))
         return RemoteKernel(module, self._device)
 
-    def upload(self, tensor: torch.Tensor) -> tvm.runtime.Tensor:
+    def upload(self, tensor: torch.Tensor) -> RemoteTensor:
         """A contiguous copy of ``tensor`` on the server."""
         import tvm
 
         local = tvm.runtime.from_dlpack(_aligned(tensor))
         return self._empty(tensor.shape, tensor.dtype).copyfrom(local)
 
-    def filled(self, shape: Sequence[int], pattern: torch.Tensor) -> tvm.runtime.Tensor:
+    def filled(self, shape: Sequence[int], pattern: torch.Tensor) -> RemoteTensor:
         """A tensor on the server that holds ``pattern`` (one axis) over and over."""
         there = self._empty(shape, pattern.dtype)
         self._tools["fill"](there, self.upload(pattern))
         return there
 
-    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> tvm.runtime.Tensor:
+    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> RemoteTensor:
         import tvm
 
         return tvm.runtime.empty(tuple(shape), str(dtype).removeprefix("torch."), self._device)
 
-    def _caller(self) -> tvm.runtime.Module:
+    def _caller(self) -> RemoteModule:
         """Another copy of rpc_caller.c's library: each knows one kernel."""
         self._callers += 1
         file = f"caller{self._callers}.so"
@@ -103,7 +104,7 @@ class RemoteMachine:
 class RemoteKernel:
     """A kernel that a server has opened."""
 
-    def __init__(self, module: tvm.runtime.Module, device: tvm.runtime.Device):
+    def __init__(self, module: RemoteModule, device: Any):
         self._module, self._device = module, device
         self._call = module["call"]
 
@@ -116,7 +117,7 @@ class RemoteKernel:
         return timed(*arguments).results[0]
 
 
-def download(there: tvm.runtime.Tensor, here: torch.Tensor) -> None:
+def download(there: RemoteTensor, here: torch.Tensor) -> None:
     """Copy ``there`` into ``here``, of the same shape and dtype."""
     import tvm
 
