@@ -87,10 +87,10 @@ def _target(name: str) -> Any:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """TVM says RuntimeError for whatever goes wrong with a file."""
+    """TVM says RuntimeError or ValueError for whatever goes wrong with a file."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().rpartition("\n")[2]
         raise TvmFlashError(
             f"{folder}: MetaSchedule's database cannot be used: {reason}"
