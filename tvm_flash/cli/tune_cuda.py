@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from ..errors import UnsupportedSpec
 from ..spec import AttentionSpec
 from .console import console, notes, progress
-from .tune_view import changes
+from .tune_view import changes, failures_text
 
 _SHOWN = 5
 
@@ -31,7 +32,9 @@ def rank_on_cuda(
     from ..schedules.cuda.arch import cuda_archs
     from ..tune.analytical.cuda import rank_cuda
     from ..tune.analytical.ranking import ranking_path
+    from ..tune.trial_log import check_writable
 
+    check_writable(logs)
     for spec in dict.fromkeys(specs):
         for direction in directions:
             for arch in cuda_archs(target):
@@ -55,6 +58,9 @@ def ranking_table(name: str, document: Mapping[str, Any]) -> Table:
     for heading in ("rank", "us", "registers", "shared KiB", "bound"):
         table.add_column(heading, justify="right")
     table.add_column("differs in")
+    table.caption = (
+        f"not ranked: {failures_text(Counter(e['outcome'] for e in document['unranked']))}"
+    )
     for rank, entry in enumerate(document["ranking"], 1):
         if rank <= _SHOWN or rank == default["rank"]:
             table.add_row(

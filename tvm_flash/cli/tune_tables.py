@@ -43,7 +43,7 @@ def found_lines(found: Sequence[Found]) -> list[str]:
     return [
         f"{title(one.state.task)}: {differences(one.state.best, one.state.task.space.start)}"
         for one in found
-        if one.state.number
+        if not one.state.keeps_default
     ]
 
 
@@ -51,17 +51,24 @@ def _cells(found: Found) -> tuple[str, ...]:
     state, final = found.state, found.final
     task = state.task
     default = f"{statistics.median(final.incumbent_seconds) * 1e3:.4g}" if final else "-"
-    ratio = "-" if state.ratio is None else ratio_text(state.ratio, state.spread)
     return (
         task.spec.name,
         task.direction,
         task.bucket,
         default,
-        ratio + ("" if final or state.ratio is None else " (product)"),
+        _ratio(state, final),
         gain_text(state),
         f"{state.done}" + f" of {state.total}" * (state.done < state.total),
         failures_text(state.failures),
     )
+
+
+def _ratio(state: State, final: Trial | None) -> str:
+    if state.ratio is None:
+        return "-"
+    if state.keeps_default and final:  # it was timed beside itself: that is the noise
+        return f"default, ± {state.spread:.3f}"
+    return ratio_text(state.ratio, state.spread) + ("" if final else " (product)")
 
 
 def gain_text(state: State) -> str:

@@ -141,7 +141,8 @@ def state_lines(state: State) -> list[str]:
     best = "best so far: the default"
     if state.ratio is not None:
         ratio = ratio_text(state.ratio, state.spread)
-        best = f"best so far: {ratio} of the default's time, trial {state.number}: "
+        found = f"trial {state.number}" if state.number else "from the records"
+        best = f"best so far: {ratio} of the default's time, {found}: "
         best += differences(state.best, state.task.space.start)
     return [best, f"failures: {failures_text(state.failures)}", f"now: {state.doing}"]
 

@@ -36,8 +36,8 @@ class State:
     """How far a search is, for who watches it.
 
     done: trials that ended, of ``total``; replayed: those of them that the log had. best: the
-    config to beat, found as trial ``number``; ratio, spread: of its time over the start's, None for
-    the start itself; a product over several promotions.
+    config to beat, found as trial ``number`` (0: the default, or one of the records). ratio,
+    spread: of its time over the default's, None for that itself; of several promotions a product.
     """
 
     task: SearchTask
@@ -51,6 +51,11 @@ class State:
     failures: Counter[str] = field(default_factory=Counter)
     doing: str = "nothing yet"
     exhausted: bool = False
+
+    @property
+    def keeps_default(self) -> bool:
+        """Whether nothing has taken the place of the default."""
+        return self.best == self.task.space.start
 
     @property
     def gained(self) -> bool:
