@@ -1,8 +1,10 @@
 """Strategies: deterministic, valid, each point once, until none is left; guided ones find more."""
 
 import math
+import re
 import statistics
 import time
+from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -175,3 +177,20 @@ def test_a_fault_within_ones_own_module_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="No module named 'not_installed_here'"):
         strategy_class("my_broken_search:Mine")
+
+
+def test_the_strategy_of_the_document_is_one(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs/search-strategies.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r'```python\n(""".*?)```', text, re.DOTALL)
+    assert len(code.splitlines()) < 40
+    (tmp_path / "my_search.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    points, best = run("my_search:Annealing", seed=1, budget=120)
+    assert len({*points}) == 120 and all(point in SPACE for point in points)
+    assert points == run("my_search:Annealing", seed=1, budget=120)[0]
+    assert best[-1] < run("random", seed=1, budget=120)[1][-1]
+
+
+def test_the_document_names_every_strategy():
+    text = (Path(__file__).parent.parent / "docs/search-strategies.md").read_text(encoding="utf-8")
+    assert not [name for name in STRATEGIES if f"`{name}`" not in text]
