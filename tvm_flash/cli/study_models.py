@@ -20,6 +20,8 @@ from .study_search import DEFAULT_TABLE, refuse_unwritable
 if TYPE_CHECKING:
     from ..study.models import Features, Score
 
+_MEANINGS = "rank\ncorrelations, the 10 fastest among its first 10, and regret of the best of these"
+
 
 @reporting_errors
 def models(
@@ -62,9 +64,11 @@ def models(
         if isinstance(error, TvmFlashError):
             raise
         raise typer.BadParameter(str(error)) from error
-    console.print(score_table(inside, f"{samples} points learned, the others ordered"))
+    console.print(score_table(inside, f"{samples} points learned, the others ordered; {_MEANINGS}"))
     if across:
-        console.print(score_table(across, "all points of one table learned, another's ordered"))
+        console.print(
+            score_table(across, f"all points of a table learned, another ordered; {_MEANINGS}")
+        )
     if json_file is not None:
         text = json.dumps([asdict(score) for score in (*inside, *across)], indent=1)
         search_document.write(json_file, text + "\n")
@@ -74,15 +78,16 @@ def models(
 def score_table(scores: Sequence[Score], title: str) -> Table:
     """One line for each score, in their order."""
     shown = Table(title=title, title_justify="left")
-    for heading in ("learned", "ordered", "model"):
-        shown.add_column(heading)
-    for heading in ("Spearman", "Kendall", "top 10", "regret of 10"):
+    across = any(one.train != one.test for one in scores)
+    for heading in ("learned", *(["ordered"] if across else []), "model"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("rho", "tau", "top 10", "best of 10"):
         shown.add_column(heading, justify="right")
     for one in scores:
-        other = "the rest" if one.train == one.test else one.test
+        places = (one.train, one.test) if across else (one.train,)
         shown.add_row(
-            one.train, other, one.model, f"{one.spearman:.2f} ±{one.deviation:.2f}",
-            f"{one.kendall:.2f}", f"{one.recall:.0%}", f"{one.regret:.1%}",
+            *places, one.model, f"{one.spearman:.2f}", f"{one.kendall:.2f}", f"{one.recall:.0%}",
+            f"{one.regret:.1%}",
         )  # fmt: skip
     return shown
 
