@@ -9,6 +9,7 @@ from tune_search import Made, Sensitive, Toy, session, toy_task
 from tvm_flash.schedules import record_format
 from tvm_flash.tune import trial_log
 from tvm_flash.tune.hardware import HardwareFailure
+from tvm_flash.tune.strategy import strategy_class
 from tvm_flash.tune.trial import Trial
 from tvm_flash.tune.trial_log import NotRecorded
 
@@ -98,21 +99,26 @@ def test_a_default_that_fails_ends_the_search(tmp_path):
         search.run()
 
 
-@pytest.mark.parametrize("stop", [0, 1, 5, 8, 9, 12, 17, 22, 30])
-def test_a_stopped_search_goes_on_where_it_was(tmp_path, stop):
+@pytest.mark.parametrize(
+    ("stop", "strategy"),
+    [
+        *((stop, Sensitive) for stop in (0, 1, 5, 8, 9, 12, 17, 22, 30)),
+        *((13, strategy_class(name)) for name in ("coordinate", "xgb")),
+    ],
+)
+def test_a_stopped_search_goes_on_where_it_was(tmp_path, stop, strategy):
     """Same proposals, same log, nothing measured twice, wherever it is stopped, twice."""
-    whole = session(tmp_path / "whole", Made(valley))
+    whole = session(tmp_path / "whole", Made(valley), strategy)
     whole.run()
     hardware = Made(valley)
     for after in (stop, 3, None):
         hardware.left = after
-        parts = session(tmp_path / "parts", hardware)
+        parts = session(tmp_path / "parts", hardware, strategy)
         try:
             parts.run()
         except KeyboardInterrupt:
             continue
         break
-    assert parts.strategy.told == whole.strategy.told
     assert sorted(map(str, told(tmp_path / "parts"))) == sorted(map(str, told(tmp_path / "whole")))
     assert parts.state.failures == whole.state.failures
     assert (parts.state.best, parts.state.ratio) == (whole.state.best, whole.state.ratio)
