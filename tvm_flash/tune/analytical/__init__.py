@@ -13,7 +13,7 @@ __all__ = ["predictor"]
 def predictor(task: SearchTask) -> Callable[[Point], float]:
     """Predicted seconds of a point of ``task.space``; nothing is compiled or run.
 
-    Raises ValueError for a target that no model knows.
+    Raises UnsupportedSpec for an unknown target, ValueError for one that no model knows.
     """
     from ...schedules.cuda.arch import ARCHS
 
