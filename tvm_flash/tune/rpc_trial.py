@@ -73,8 +73,8 @@ class Servers:
                 # It died since the tracker lent it, or cannot be reached from here.
                 avoid, reason = grant.address, _short(error)
         raise HardwareFailure(
-            f"the RPC tracker at {self.tracker} lends servers that do not answer, the last at "
-            f"{avoid} ({reason}); can this machine reach it, and has it tvm and tvm_ffi "
+            f"the RPC tracker at {self.tracker} lends servers that no session can be had with, the "
+            f"last at {avoid} ({reason}); can this machine reach it, and has it tvm and tvm_ffi "
             "of the versions here?"
         )
 
