@@ -133,3 +133,10 @@ def test_what_cannot_be_lowered_is_invalid(monkeypatch):
     entry = cuda._started(None, SPEC, "forward", ARCH, config)
     judged = cuda._finished(SPEC, "forward", ARCH, SIZES, *entry)
     assert (judged.outcome, judged.note) == ("invalid", "no such kernel")
+
+
+def test_what_is_not_modelled_is_refused():
+    with pytest.raises(ValueError, match="rank that one"):
+        rank_cuda(SPEC, "backward_deterministic", "sm_80", 3)
+    with pytest.raises(ValueError, match="sm_100"):
+        rank_cuda(SPEC, "forward", "sm_100", 3)

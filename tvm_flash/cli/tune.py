@@ -21,7 +21,7 @@ from ..spec import AttentionSpec
 from .console import console, notes
 from .show import require_tvm
 from .spec_text import SpecTextError, parse_specs
-from .tune_cuda import rank_on_cuda
+from .tune_cuda import gpu_hardware, rank_on_cuda, request_on_gpu
 from .tune_tables import Found, found_lines, found_table, log_table
 from .tune_view import LiveView, PlainView, clock_text
 
@@ -94,7 +94,12 @@ def tune(
     wanted = _words("directions", directions, DIRECTIONS)
     folder = logs or _own_logs()
     if target.partition(":")[0] == "cuda":
-        rank_on_cuda(problems, wanted, target, trials, seed, folder)
+        searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
+        request = request_on_gpu(problems, wanted, target, searched)
+        if request is None:
+            rank_on_cuda(problems, wanted, target, trials, seed, folder)
+        else:
+            _search(request, gpu_hardware(jobs, timeout))
         return
     with _refusals():
         from ..tune.plan import find_target, tasks

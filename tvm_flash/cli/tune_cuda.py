@@ -1,11 +1,11 @@
-"""``tvm-flash tune --target cuda``: no GPU is timed, configs are ranked by a model."""
+"""``tvm-flash tune --target cuda``: measured on a GPU at hand, else ranked by a model."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -14,7 +14,40 @@ from ..spec import AttentionSpec
 from .console import console, notes, progress
 from .tune_view import changes, failures_text
 
+if TYPE_CHECKING:
+    from ..tune.hardware import Hardware
+    from ..tune.request import Request
+
 _SHOWN = 5
+
+
+def request_on_gpu(
+    specs: Sequence[AttentionSpec], directions: Sequence[str], target: str, searched: tuple
+) -> Request | None:
+    """The searches on this machine's GPU; None without one, or where ``target`` means others.
+
+    searched: the fields of a Request from strategy on. Raises UnsupportedSpec.
+    """
+    from ..tune.cuda_search import gpu_at_hand, gpu_tasks
+    from ..tune.request import Request
+
+    arch = gpu_at_hand(target)
+    if arch is None:
+        return None
+    try:
+        request = Request(tuple(gpu_tasks(specs, directions, arch)), arch, *searched)
+        request.prepare()
+    except ValueError as error:
+        raise UnsupportedSpec(str(error)) from error
+    return request
+
+
+def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:
+    """This machine's GPU."""
+    from ..bench.host import usable_cores
+    from ..tune.cuda_hardware import CudaHardware
+
+    return CudaHardware(jobs or usable_cores(), timeout)
 
 
 def rank_on_cuda(

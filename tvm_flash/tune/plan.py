@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UnsupportedSpec
 from ..lengths import buckets_of
+from ..schedules.cuda.arch import CudaArch
 from ..schedules.target import CpuTarget, cpu_target, host_target
 from ..spec import AttentionSpec
 from .sizes import sizes_of
@@ -61,8 +62,12 @@ def tasks(
     return found
 
 
-def recorded_config(folder: Path, target: CpuTarget, task: SearchTask) -> Any:
+def recorded_config(folder: Path, target: CpuTarget | CudaArch, task: SearchTask) -> Any:
     """The config that a build takes from the logs in ``folder`` for ``task``, or None."""
+    if isinstance(target, CudaArch):
+        from ..schedules.cuda.select import measured_config
+
+        return measured_config(task.spec, task.direction, target, task.bucket, [folder])[0]
     from ..schedules.records import best_config
     from ..schedules.select import as_config
 
@@ -77,7 +82,7 @@ def recorded_config(folder: Path, target: CpuTarget, task: SearchTask) -> Any:
     return None if config is None else as_config(config, task.direction)
 
 
-def recorded(folder: Path, target: CpuTarget, task: SearchTask) -> Callable[[], Any]:
+def recorded(folder: Path, target: CpuTarget | CudaArch, task: SearchTask) -> Callable[[], Any]:
     """``recorded_config`` to ask again: other searches may write meanwhile."""
     return partial(recorded_config, folder, target, task)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..schedules.cuda.arch import CudaArch
 from ..schedules.target import CpuTarget
 from .hardware import Hardware
 from .plan import recorded
@@ -27,7 +28,7 @@ class Request:
     """
 
     tasks: tuple[SearchTask, ...]
-    target: CpuTarget
+    target: CpuTarget | CudaArch
     strategy: str
     cost_model: str | None
     seed: int

@@ -81,6 +81,10 @@ def rank_cuda(
     """
     from ...schedules.cuda.space import cuda_space
 
+    if direction not in ("forward", "backward"):
+        raise ValueError(
+            f"{direction=} is not modelled: its key kernel is the backward's, rank that one"
+        )
     arch = ARCHS[arch] if isinstance(arch, str) else arch
     gpu, sizes = gpu_of(arch), sizes or problem_of(spec)
     find_toolkit()

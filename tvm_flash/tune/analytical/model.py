@@ -84,12 +84,19 @@ def _duration(work: KernelWork, tiles: int, resident: int, gpu: Gpu) -> float:
     exposed = 1 / max(warps, 1)
     base, tile = (_combined(clocks(part, gpu), exposed) for part in (work.base, work.tile))
     own = resident * tile
-    waits = (1 / work.overlap if 0 < work.overlap < 1 else 1) if work.overlap else 0
-    # Two waits a tile in the one-stage forward (K, then V), one elsewhere.
-    waits = min(waits, 2)
-    arrival = waits * max(0.0, L2_LATENCY - work.overlap * own)
     meetings = work.tile.barriers * BARRIER * exposed
-    return resident * base + L2_LATENCY + tiles * (own + arrival + meetings)
+    each = own + _arrival(work, own) + meetings
+    return resident * base + L2_LATENCY + tiles * each
+
+
+def _arrival(work: KernelWork, own: float) -> float:
+    """Clocks of a tile in which a block waits for data: a latency, less what passes meanwhile."""
+    if not work.overlap:
+        return 0.0
+    # Half a tile is the one-stage forward's, which waits for V and for K, each behind the other's
+    # product; all other kernels wait once.
+    waits = 2 if work.overlap == 0.5 else 1
+    return waits * max(0.0, L2_LATENCY - work.overlap * own)
 
 
 def _combined(parts: dict[str, float], exposed: float) -> float:

@@ -1,0 +1,108 @@
+"""Searches on a GPU that answers made-up times: what they propose, record and promote."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tvm_flash.cli.tune_cuda import request_on_gpu
+from tvm_flash.codegen.toolkit import find_toolkit
+from tvm_flash.errors import BuildError, UnsupportedSpec
+from tvm_flash.schedules.cuda.arch import ARCHS
+from tvm_flash.schedules.cuda.select import measured_config
+from tvm_flash.schedules.record_format import line_problems
+from tvm_flash.spec import AttentionSpec
+from tvm_flash.tune.cuda_hardware import Built, CudaHardware
+from tvm_flash.tune.cuda_search import gpu_at_hand, gpu_tasks
+from tvm_flash.tune.trial import Trial
+from tvm_flash.tune.workers import Failure
+
+SPEC = AttentionSpec("float16", 64)
+
+
+@pytest.fixture
+def h100(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+
+
+def test_without_a_gpu_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_at_hand("cuda") is None and request_on_gpu([SPEC], ["forward"], "cuda", ()) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "measured"),
+    [("cuda", True), ("cuda:sm_90", True), ("cuda:sm_80", False), ("cuda:sm_80,sm_90", False)],
+)
+def test_which_targets_are_measured(h100, target, measured):
+    assert gpu_at_hand(target) == (ARCHS["sm_90"] if measured else None)
+
+
+def test_a_gpu_that_no_architecture_names_is_ranked(h100, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 7))
+    assert gpu_at_hand("cuda") is None
+
+
+def test_tasks():
+    tasks = gpu_tasks([SPEC, SPEC], ["forward", "backward"], ARCHS["sm_90"])
+    assert [(t.direction, t.target, t.bucket) for t in tasks] == [
+        ("forward", "sm_90", "long"), ("backward", "sm_90", "long"),
+    ]  # fmt: skip
+    with pytest.raises(UnsupportedSpec, match="tune backward"):
+        gpu_tasks([SPEC], ["backward_deterministic"], ARCHS["sm_90"])
+
+
+class Answers:
+    """Instead of worker processes: what each item is answered by."""
+
+    jobs = 1
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def map(self, items, timeout):
+        yield from ((n, self.answer(*item)) for n, item in enumerate(items))
+
+    def renew(self):
+        pass
+
+    close = renew
+
+
+def build(spec, direction, arch, config):
+    if config["block_q"] == 32:
+        return Failure("spill", "8 bytes")
+    return Built(json.dumps(config), {"registers": 128})
+
+
+def measure(ours, best, sizes, seconds):
+    """Fewer keys in a tile are faster."""
+    times = [tuple(1e-5 * json.loads(path)["block_k"] + n * 1e-9 for n in range(9))
+             for path in (ours, best)]  # fmt: skip
+    return Trial("ok", 1e-4, 1e-3, *times)
+
+
+def test_a_search_leaves_records_that_builds_take(h100, tmp_path):
+    try:
+        find_toolkit()
+    except BuildError as error:
+        pytest.skip(f"no CUDA compiler: {error}")
+    searched = ("random", None, 0, 20, 0.1, tmp_path, None)
+    request = request_on_gpu([SPEC], ["forward"], "cuda", searched)
+    with CudaHardware(jobs=1, timeout=60) as hardware:
+        hardware._builders, hardware._measurer = Answers(build), Answers(measure)
+        (session,) = request.sessions(hardware, lambda state, event: None)
+        session.run()
+    (path,) = tmp_path.glob("sm_90/*.jsonl")
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [problem for line in lines for problem in line_problems(line, path)] == []
+    assert {"ok", "spill"} <= {line["outcome"] for line in lines}
+    assert {line["cpu"] for line in lines} == {"NVIDIA H100"}
+    config, source = measured_config(SPEC, "forward", ARCHS["sm_90"], folders=[tmp_path])
+    tried = [line["config"]["block_k"] for line in lines if line["outcome"] == "ok"]
+    assert config.block_k == min(tried) < 64
+    assert source == "tuning_logs/sm_90/float16_d64.jsonl:exact"
