@@ -21,8 +21,9 @@ EXPLORATION = 1 / 8
 class Ranked:
     """A model scores every point that is left, the best are measured next.
 
-    Spaces of tunable kernels have up to about 100,000 points: scoring all takes under a second,
-    and no search over the model can miss its optimum. Base class; ``model_name`` says which model.
+    Our spaces have up to some hundred thousand points: once they are listed, scoring all takes a
+    fraction of a second, and no search over the model can miss its optimum. Base class;
+    ``model_name`` says which model.
     """
 
     model_name = ""
