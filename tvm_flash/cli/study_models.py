@@ -20,7 +20,7 @@ from .study_search import DEFAULT_TABLE, refuse_unwritable
 if TYPE_CHECKING:
     from ..study.models import Features, Score
 
-_MEANINGS = "rank\ncorrelations, the 10 fastest among its first 10, and regret of the best of these"
+_MEANINGS = "rank correlations, the 10 fastest among its first 10, regret of the best of these"
 
 
 @reporting_errors
@@ -64,11 +64,10 @@ def models(
         if isinstance(error, TvmFlashError):
             raise
         raise typer.BadParameter(str(error)) from error
-    console.print(score_table(inside, f"{samples} points learned, the others ordered; {_MEANINGS}"))
-    if across:
-        console.print(
-            score_table(across, f"all points of a table learned, another ordered; {_MEANINGS}")
-        )
+    console.print(score_table(inside, f"{samples} points learned, the others ordered\n{_MEANINGS}"))
+    for train in dict.fromkeys(score.train for score in across):
+        own = [score for score in across if score.train == train]
+        console.print(score_table(own, f"all {own[0].samples} points of {train} learned"))
     if json_file is not None:
         text = json.dumps([asdict(score) for score in (*inside, *across)], indent=1)
         search_document.write(json_file, text + "\n")
@@ -76,19 +75,15 @@ def models(
 
 
 def score_table(scores: Sequence[Score], title: str) -> Table:
-    """One line for each score, in their order."""
+    """One line for each score, in their order: the table that was ordered, and how well."""
     shown = Table(title=title, title_justify="left")
-    across = any(one.train != one.test for one in scores)
-    for heading in ("learned", *(["ordered"] if across else []), "model"):
+    for heading in ("ordered", "model"):
         shown.add_column(heading, no_wrap=True)
     for heading in ("rho", "tau", "top 10", "best of 10"):
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", no_wrap=True)
     for one in scores:
-        places = (one.train, one.test) if across else (one.train,)
-        shown.add_row(
-            *places, one.model, f"{one.spearman:.2f}", f"{one.kendall:.2f}", f"{one.recall:.0%}",
-            f"{one.regret:.1%}",
-        )  # fmt: skip
+        numbers = (f"{one.spearman:.2f}", f"{one.kendall:.2f}", f"{one.recall:.0%}")
+        shown.add_row(one.test, one.model, *numbers, f"{one.regret:.1%}")
     return shown
 
 
