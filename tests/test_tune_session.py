@@ -161,6 +161,9 @@ def test_what_is_recorded_must_be_beaten(tmp_path):
     assert [x["stage"] for x in lines][:2] == ["start", "recorded"]
     assert all(x["incumbent"] == fast.to_json() for x in lines if x["stage"] == "trial")
     assert search.state.best in (fast, Toy(3, 2)) and lines[-1]["best"]
+    found = search.state.best
+    own = session(tmp_path, Made(valley, stop_after=0), trials=8, recorded=lambda: found)
+    assert own.run().ratio < 1, "on resuming, the record of that time"
 
 
 def test_what_another_search_recorded_meanwhile_must_be_beaten(tmp_path):

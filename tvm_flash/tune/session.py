@@ -238,6 +238,11 @@ class Session:
     def _as_config(self, config: dict[str, Any] | None) -> Any:
         if config is None:
             return None
+        start = self._task.space.start
+        fields = {name: value for name, value in config.items() if name != "schedule"}
+        if config["schedule"] == start.to_json()["schedule"]:
+            return type(start)(**fields)
+        # Of another schedule than the default's: CPUs have several for a direction.
         from ..schedules.select import as_config
 
         return as_config(config, self._task.direction)

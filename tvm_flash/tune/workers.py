@@ -105,8 +105,9 @@ class _Worker:
         context = get_context("spawn")
         self.link, theirs = context.Pipe()
         # What a crash prints belongs to its record, not on the terminal.
-        self._output = Path(tempfile.mkstemp(prefix="tvm_flash_tune_", suffix=".txt")[1])
-        arguments = (theirs, str(self._output), function, prepare)
+        handle, name = tempfile.mkstemp(prefix="tvm_flash_tune_")
+        self._output, self._path = os.fdopen(handle, encoding="utf-8", errors="replace"), Path(name)
+        arguments = (theirs, name, function, prepare)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -137,6 +138,7 @@ class _Worker:
         kind, value = message
         if kind == "ready":
             self._ready, self._since = True, time.monotonic()
+            self._path.unlink(missing_ok=True)  # both have it open: it ends with them
             return None
         return Failure("crash", value) if kind == "raised" else (value,)
 
@@ -150,7 +152,7 @@ class _Worker:
         self._process.join(5)
         code = self._process.exitcode
         how = f"exit status {code}" if code is None or code >= 0 else signal.Signals(-code).name
-        lines = self._output.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = self._output.read().split("\n")
         fatal = [line for line in lines if "rror" in line] or [line for line in lines if line]
         return f"{how}; {fatal[0][:200]}" if fatal else how
 
@@ -158,7 +160,8 @@ class _Worker:
         self._process.kill()
         self._process.join()
         self.link.close()
-        self._output.unlink(missing_ok=True)
+        self._output.close()
+        self._path.unlink(missing_ok=True)
 
 
 def _serve(link: Connection, output: str, function: Function, prepare: Function | None) -> None:
