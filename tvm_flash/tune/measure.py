@@ -58,14 +58,16 @@ def judged_and_timed(
 
 
 def interleaved(
-    candidate: Stopwatch, incumbent: Stopwatch, seconds: float
+    candidate: Stopwatch, incumbent: Stopwatch, seconds: float, sample: float = 1e-3
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Seconds per call of both, in turns, for about ``seconds``, after a warm-up."""
+    """Seconds per call of both, in turns, for about ``seconds``, after a warm-up.
+
+    sample: the least seconds of one; in a millisecond the clock and the loop cost nothing.
+    """
     watches = (candidate, incumbent)
     once = [_warmed(watch) for watch in watches]
     low, high = _ROUNDS
-    # A sample is at least a millisecond long: the clock and the loop then cost nothing.
-    repeats = max(1, round(max(1e-3, seconds / (2 * high)) / max(once)))
+    repeats = max(1, round(max(sample, seconds / (2 * high)) / max(once)))
     rounds = min(high, max(low, round(seconds / (sum(once) * repeats))))
     samples: list[tuple[float, ...]] = []
     while len(samples) < rounds and not _is_hopeless(samples):

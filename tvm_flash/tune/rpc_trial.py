@@ -27,6 +27,9 @@ from .trial import Trial
 _CONNECTIONS = 4
 # Measuring may take so many times as long as was asked for: each sample warms up.
 LONGER = 4
+# Seconds of one sample. On a busy server a process that has just waited for the network runs some
+# milliseconds undisturbed: shorter samples of the faster kernel alone would end before that.
+_SAMPLE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,8 @@ def _measured(
         partial(ours.seconds, timed.arguments(built)),
         partial(theirs.seconds, timed.arguments(incumbent)),
     )
-    return Trial("ok", trial.error, trial.allowed, *interleaved(*watches, seconds))
+    times = interleaved(*watches, seconds, sample=_SAMPLE)
+    return Trial("ok", trial.error, trial.allowed, *times)
 
 
 def _opened(machine: RemoteMachine, task: RemoteTask, built: Built) -> RemoteKernel:
