@@ -2,11 +2,10 @@
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from record_lines import CAUSAL, SPEC, TARGET, config_of, line
 
 import tvm_flash
 from tvm_flash.artifact import verify
@@ -19,41 +18,6 @@ from tvm_flash.schedules.target import host_target
 from tvm_flash.spec import AttentionSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEC = AttentionSpec("float32", 64)
-CAUSAL = AttentionSpec("float32", 64, causal=True)
-TARGET = host_target().name
-
-
-def line(spec=SPEC, bucket="long", direction="forward", best=True, day=1, **changes):
-    """A valid line, with ``changes``."""
-    config = {"schedule": f"cpu.{direction}", "block_k": 32}
-    return {
-        "format": 1,
-        "target": TARGET,
-        "cpu": "a CPU",
-        "spec": spec.to_json(),
-        "direction": direction,
-        "bucket": bucket,
-        "problem": dict.fromkeys(record_format.SIZES, 2),
-        "config": config,
-        "outcome": "ok",
-        "seconds": [1e-3, 1.1e-3],
-        "incumbent_seconds": [1.2e-3, 1.3e-3],
-        "error": 1e-7,
-        "allowed": 1e-5,
-        "strategy": "coordinate",
-        "seed": 0,
-        "trial": 3,
-        "date": f"2026-11-{day:02}T12:00:00+00:00",
-        "versions": {"tvm": "0"},
-        "machine": {"cores": 4},
-        "best": best,
-        **changes,
-    }
-
-
-def config_of(block_k, **numbers):
-    return {"schedule": "cpu.forward", "block_k": block_k, **numbers}
 
 
 @pytest.fixture
@@ -177,68 +141,6 @@ def test_lines_are_listed_with_what_is_wrong(logs):
     assert [number for number, _, problems in found if problems] == [2, 4]
     assert "belongs in" in found[2][2][0]
     assert not list(record_format.checked(path, in_place=False))[2][2]
-
-
-def test_a_line_that_is_cut_short_by_a_full_disk(logs, monkeypatch):
-    """A write may take what room there is and say so without an error."""
-    folder = logs(line())
-    path = folder / TARGET / "float32_d64.jsonl"
-    open_whole = Path.open
-
-    def open_small(self, mode="r", **options):
-        file = open_whole(self, mode, **options)
-        if mode != "ab+":
-            return file
-        write = file.write
-        return Small(file, lambda data: write(data[:20]))
-
-    class Small:
-        def __init__(self, file, write):
-            self.file, self.write = file, write
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-    monkeypatch.setattr(Path, "open", open_small)
-    with pytest.raises(OSError, match="No space left"):
-        append(folder, line(trial=4))
-    monkeypatch.undo()
-    append(folder, line(trial=5))
-    assert [one["trial"] for one in read(path)] == [3, 5], "the cut line costs nothing but itself"
-
-
-APPEND = """
-import sys, json
-from pathlib import Path
-from tvm_flash.schedules.record_format import append
-line = json.loads(sys.stdin.read())
-for trial in range(40):
-    append(Path(sys.argv[1]), {**line, "trial": trial, "seed": int(sys.argv[2])})
-"""
-
-
-def test_processes_append_at_once(tmp_path):
-    """Lines longer than a page, so that a torn one would show."""
-    text = json.dumps(line(best=False, note="x" * 9000))
-    command = [sys.executable, "-c", APPEND, str(tmp_path)]
-    writers = [
-        subprocess.Popen([*command, str(seed)], stdin=subprocess.PIPE, text=True, cwd=ROOT)
-        for seed in range(2)
-    ]
-    for writer in writers:
-        writer.stdin.write(text)
-        writer.stdin.close()
-    assert [writer.wait(120) for writer in writers] == [0] * 2
-    found = list(read(tmp_path / TARGET / "float32_d64.jsonl"))
-    assert sorted((x["seed"], x["trial"]) for x in found) == [
-        (seed, trial) for seed in range(2) for trial in range(40)
-    ]
 
 
 def test_append_and_read(logs):
