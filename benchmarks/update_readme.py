@@ -1,4 +1,4 @@
-"""Write the measured figures of README.md and docs/performance-cpu.md from benchmarks/results."""
+"""Write the measured figures of README.md, docs/performance-cpu.md and docs/tuning.md."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from pathlib import Path
 
 from tvm_flash.bench.document import holds
 from tvm_flash.bench.markdown import complete, short
+from tvm_flash.tune import gains
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "performance-cpu.md"
 PICTURE = ROOT / "docs" / "performance-cpu.png"
 RESULTS = ROOT / "benchmarks" / "results"
+TUNING = ROOT / "docs" / "tuning.md"
+LOGS = ROOT / "tuning_logs"
 
 MEASURED = ("<!-- measured:begin -->", "<!-- measured:end -->")
 CELLS = ("<!-- cells:begin -->", "<!-- cells:end -->")
+GAINS = ("<!-- gains:begin -->", "<!-- gains:end -->")
 
 
 def main() -> None:
-    """Rewrite both; with --check, only say whether they would change."""
+    """Rewrite them; with --check, only say whether they would change."""
     behind = []
     for path, text in renewed().items():
         if path.read_text(encoding="utf-8") == text:
@@ -28,18 +32,17 @@ def main() -> None:
         if "--check" not in sys.argv[1:]:
             path.write_text(text, encoding="utf-8")
     if behind and "--check" in sys.argv[1:]:
-        sys.exit(f"{', '.join(behind)}: behind benchmarks/results, run update_readme.py")
+        sys.exit(f"{', '.join(behind)}: behind what was measured, run update_readme.py")
 
 
 def renewed() -> dict[Path, str]:
-    """What the files should say; empty when nothing of this format was measured."""
-    documents = measured_documents(RESULTS)
-    if not documents:
-        return {}
-    parts = {
-        README: (MEASURED, "\n\n".join(map(_short, documents))),
-        PAGE: (CELLS, "\n\n".join(map(complete, documents))),
-    }
+    """What the files should say, of those for which something was measured."""
+    parts = {}
+    if documents := measured_documents(RESULTS):
+        parts[README] = (MEASURED, "\n\n".join(map(_short, documents)))
+        parts[PAGE] = (CELLS, "\n\n".join(map(complete, documents)))
+    if found := gains.gains(LOGS):
+        parts[TUNING] = (GAINS, gains.markdown(found))
     texts = {path: path.read_text(encoding="utf-8") for path in parts if path.is_file()}
     return {
         path: between(text, *parts[path])

@@ -342,7 +342,10 @@ def update_readme():
 
 def test_documents_are_written_from_results(tmp_path, monkeypatch):
     module = update_readme()
-    files = {"README": "a.md", "PAGE": "b.md", "PICTURE": "c.png", "RESULTS": "results"}
+    files = {
+        "README": "a.md", "PAGE": "b.md", "PICTURE": "c.png", "RESULTS": "results",
+        "TUNING": "d.md", "LOGS": "logs",
+    }  # fmt: skip
     for name, file in files.items():
         monkeypatch.setattr(module, name, tmp_path / file)
     monkeypatch.setattr(module, "ROOT", tmp_path)
