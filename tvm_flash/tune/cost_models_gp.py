@@ -17,6 +17,8 @@ _LENGTHS = (0.7, 1.4, 2.8)
 _NOISES = (0.003, 0.03, 0.3)
 # A knob that hardly varied so far is not blown up: half a doubling is one unit.
 _LEAST_DEVIATION = 0.5
+# Rows predicted at once: covariances with all of a large space would fill the memory.
+_ROWS = 8192
 
 
 class _Fit(NamedTuple):
@@ -50,8 +52,11 @@ class GaussianProcess(Regression):
     def predict(self, features: np.ndarray) -> np.ndarray:
         if self._fit is None:
             return np.zeros(len(features))
-        covariance = self._covariance(self._inputs(features), self._fit.length)
-        return self._mean + self._unit * (covariance @ self._fit.weights)
+        parts = [self._near(features[n : n + _ROWS]) for n in range(0, len(features), _ROWS)]
+        return self._mean + self._unit * np.concatenate([np.zeros(0), *parts])
+
+    def _near(self, features: np.ndarray) -> np.ndarray:
+        return self._covariance(self._inputs(features), self._fit.length) @ self._fit.weights
 
     def _inputs(self, features: np.ndarray) -> np.ndarray:
         x = features.astype(np.float64) - self._center
