@@ -123,6 +123,22 @@ def test_a_search_ends_with_a_table_and_a_record(hardware, tmp_path):
     assert lines[-1]["best"] and lines[-1]["config"]["x"] == 5 and lines[-1]["strategy"] == "grid"
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "model"),
+    [
+        ([], "xgb", "xgb"),
+        (["--cost-model", "mlp"], "mlp", "mlp"),
+        (["--strategy", "evolutionary"], "evolutionary", None),
+    ],
+)
+def test_which_strategy_is_meant(hardware, tmp_path, given, name, model):
+    hardware()
+    call(SPEC, "--logs", tmp_path, "--trials", "1", *given)
+    (path,) = tmp_path.rglob("*.jsonl")
+    (line, *_) = record_format.read(path)
+    assert (line["strategy"], line.get("cost_model")) == (name, model)
+
+
 def test_ctrl_c_says_how_to_go_on(hardware, tmp_path):
     hardware(stop_after=7)
     options = [SPEC, "--logs", tmp_path, "--strategy", "random", "--trials", "12"]

@@ -9,6 +9,7 @@ from tune_search import Made, Sensitive, Toy, session, toy_task
 from tvm_flash.schedules import record_format
 from tvm_flash.tune import trial_log
 from tvm_flash.tune.hardware import HardwareFailure
+from tvm_flash.tune.session import ProposalRefused
 from tvm_flash.tune.strategy import strategy_class
 from tvm_flash.tune.trial import Trial
 from tvm_flash.tune.trial_log import NotRecorded
@@ -164,6 +165,29 @@ def test_what_is_recorded_must_be_beaten(tmp_path):
     found = search.state.best
     own = session(tmp_path, Made(valley, stop_after=0), trials=8, recorded=lambda: found)
     assert own.run().ratio < 1, "on resuming, the record of that time"
+
+
+@pytest.mark.parametrize(("ratio", "stays"), [(1.005, True), (1.2, False)])
+def test_a_record_stays_unless_it_is_clearly_slower(tmp_path, ratio, stays):
+    class Equal(Made):
+        def _trial(self, config, incumbent, seconds):
+            own = 1.0 if config == incumbent else ratio
+            times = (1e-3, 1.02e-3, 0.98e-3, 1.01e-3, 0.99e-3)
+            return Trial("ok", 0.0, 1.0, tuple(t * own for t in times[::-1]), times)
+
+    search = session(tmp_path, Equal(None), trials=8, recorded=lambda: Toy(2, 2))
+    search.run()
+    assert (search.state.best == Toy(2, 2)) == stays and search.state.number == 0
+
+
+@pytest.mark.parametrize("points", [[(9, 9)], [(5, 5)], [(0, 1)] * 9])
+def test_a_strategy_that_proposes_what_it_must_not(tmp_path, points):
+    class Wild(Sensitive):
+        def propose(self, count):
+            return points
+
+    with pytest.raises(ProposalRefused, match=r"Wild.propose\(8\)"):
+        session(tmp_path, Made(valley), Wild).run()
 
 
 def test_what_another_search_recorded_meanwhile_must_be_beaten(tmp_path):

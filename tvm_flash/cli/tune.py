@@ -51,10 +51,14 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Configs to try for each kernel.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Another one is another search.")] = 0,
     strategy: Annotated[
-        str, typer.Option(help="Name in docs/search-strategies.md, or your own as module:Class.")
-    ] = "evolutionary",
+        str | None,
+        typer.Option(
+            help="Name in docs/search-strategies.md, or your own as module:Class; "
+            "default: evolutionary with --cost-model xgb."
+        ),
+    ] = None,
     cost_model: Annotated[
-        str | None, typer.Option(help="Of strategies that learn: xgb, mlp or random.")
+        str | None, typer.Option(help="Of a strategy that takes one: xgb, mlp or random.")
     ] = None,
     rpc: Annotated[str | None, typer.Option(help="HOST:PORT of a TVM RPC tracker.")] = None,
     rpc_key: Annotated[str, typer.Option(help="The devices' key at the tracker.")] = "",
@@ -72,9 +76,7 @@ def tune(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of a timed kernel.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.01, help="Of timing one trial.")] = 1.0,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds, of compiling or of one run.")] = (
-        120.0
-    ),
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to compile, or to run.")] = 120.0,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Compilers at once; default: one per core.")
     ] = None,
@@ -93,6 +95,8 @@ def tune(
     problems = _problems([*(specs or []), *map(str, specs_file or [])])
     wanted = _words("directions", directions, DIRECTIONS)
     folder = logs or _own_logs()
+    if strategy is None:
+        strategy, cost_model = "evolutionary", cost_model or "xgb"
     if target.partition(":")[0] == "cuda":
         searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
         request = request_on_gpu(problems, wanted, target, searched)

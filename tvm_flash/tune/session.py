@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import TvmFlashError
 from ..schedules.space import Point
 from .hardware import Hardware, HardwareFailure
 from .strategy import Strategy
@@ -29,6 +30,10 @@ DOING = {
 }
 
 Keeper = Callable[[Point, Trial], object]
+
+
+class ProposalRefused(TvmFlashError):
+    """A strategy proposed what it must not."""
 
 
 @dataclass
@@ -106,7 +111,7 @@ class Session:
         # Seconds per call as strategies are told: ratios times those of the start, so that a
         # machine that slows down meanwhile does not make later proposals look worse.
         self._told: dict[Any, float] = {}
-        self._beaten = {task.space.start}
+        self._ours = {task.space.start}
 
     @property
     def task(self) -> SearchTask:
@@ -116,18 +121,30 @@ class Session:
     def run(self) -> Trial:
         """Search; the trial of the best config beside the start, which says what was gained.
 
-        Raises HardwareFailure or NotRecorded, and lets KeyboardInterrupt through: all that was
-        measured is in the log, and another session goes on there.
+        Raises HardwareFailure, NotRecorded or ProposalRefused, and lets KeyboardInterrupt
+        through: all that was measured is in the log, and another session goes on there.
         """
         self._begin()
         while self.state.done < self.state.total:
             count = min(BATCH, self.state.total - self.state.done)
-            points = list(self._strategy.propose(count))
+            points = self._proposed(count)
             if not points:
                 self.state.exhausted = True
                 break
             self._batch(points)
         return self._end()
+
+    def _proposed(self, count: int) -> list[Point]:
+        """Up to ``count`` points of the strategy, which may be a user's own."""
+        points, space = list(self._strategy.propose(count)), self._task.space
+        wrong = [point for point in points if point not in space]
+        if len(points) > count or wrong:
+            raise ProposalRefused(
+                f"{type(self._strategy).__name__}.propose({count}) gave {len(points)} points, "
+                f"{len(wrong)} of them not in the space {wrong[:1]}: it may give up to {count} of "
+                "task.space.points"
+            )
+        return points
 
     def _begin(self) -> None:
         start = self._task.space.start
@@ -168,22 +185,33 @@ class Session:
         return last
 
     def _challenge(self, config: Any, number: int) -> None:
-        """Let the record that a build takes, unless it is our own, be the config to beat."""
-        if config is not None and config not in self._beaten:
-            self._promote(Step("recorded", number, config, self.state.best))
+        """Let the record that a build takes be the config to beat, unless it is clearly slower.
+
+        It has won before: within the noise it stays.
+        """
+        if config is None or config in self._ours:
+            return
+        step = Step("recorded", number, config, self.state.best)
+        trial = self._measured(step)
+        if trial.outcome == "ok" and trial.ratio - trial.spread <= 1:
+            self._take(step, trial)
 
     def _promote(self, step: Step) -> bool:
         trial = self._measured(step)
-        self._beaten.add(step.config)
-        if not wins(trial):
-            return False
+        if wins(trial):
+            self._take(step, trial)
+        return wins(trial)
+
+    def _take(self, step: Step, trial: Trial) -> None:
+        """Let the config of ``step`` be the one to beat."""
         state = self.state
+        self._ours.add(step.config)
         self._told[step.config] = self._scaled(trial)
-        state.best, state.number = step.config, step.number
+        state.best = step.config
+        state.number = 0 if step.stage == "recorded" else step.number
         state.spread = (state.spread**2 + trial.spread**2) ** 0.5
         state.ratio = trial.ratio * (1.0 if state.ratio is None else state.ratio)
         self._tell(state, None)
-        return True
 
     def _measured(self, step: Step) -> Trial:
         (trial,) = self._all_measured([step])
