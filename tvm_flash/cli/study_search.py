@@ -105,14 +105,14 @@ def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Tabl
     title += "the median final regret, seeds better:worse than random (sign test), own seconds"
     shown = Table(title=title, title_justify="left")
     shown.add_column("strategy", no_wrap=True)
-    for heading in ("to 5%", "to 1%", "95% of final", "vs random", "own s"):
+    for heading in ("to 5%", "to 1%", "final", "vs random", "own s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for one in summed:
         versus = ""
         if "random" in found and one.strategy != "random":
             versus = "{}:{} p={:.1g}".format(*wins(found[one.strategy], found["random"]))
         reached = (_reached(one, limit, seeds) for limit in ("5%", "1%"))
-        interval = "{:.1%} to {:.1%}".format(*one.confidence)
+        interval = "{:.1f} to {:.1f}".format(*(100 * value for value in one.confidence))
         shown.add_row(one.strategy, *reached, interval, versus, f"{one.thinking:.2f}")
     return shown
 
