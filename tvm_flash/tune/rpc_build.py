@@ -38,6 +38,7 @@ class RemoteTask:
 
     @classmethod
     def of(cls, task: SearchTask) -> RemoteTask:
+        """``task`` without its space."""
         return cls(task.spec, task.direction, task.target, task.sizes, task.threads)
 
 
@@ -52,6 +53,7 @@ class Built:
 
     @property
     def tile(self) -> tuple[int, int]:
+        """Query rows and keys, which decide what problems it is checked on."""
         return self.meta["block_q"], self.meta["block_k"]
 
     def workspace(

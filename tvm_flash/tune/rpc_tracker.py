@@ -34,6 +34,7 @@ class Grant(NamedTuple):
 
     @property
     def address(self) -> str:
+        """HOST:PORT of the server."""
         return f"{self.host}:{self.port}"
 
 
