@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_toys import KNOBS, SPACE, refused, run, seconds, task
+from search_toys import KNOBS, SPACE, refused, run, seconds, task, trial
 
 from tvm_flash.errors import TvmFlashError
 from tvm_flash.schedules.space import Knob, Space
+from tvm_flash.spec import AttentionSpec
 from tvm_flash.tune.cost_models import cost_model
 from tvm_flash.tune.database import RECORDS, WORKLOADS, MetaScheduleDatabase
 from tvm_flash.tune.metaschedule.context import tune_context
 from tvm_flash.tune.metaschedule.knobs import KnobFunction
 from tvm_flash.tune.metaschedule.models import Learner, metaschedule_cost_model
 from tvm_flash.tune.metaschedule.rules import categorical_mutator, only_valid
-from tvm_flash.tune.trial import Trial
 
 ms = pytest.importorskip("tvm.s_tir.meta_schedule")
 
@@ -136,11 +136,6 @@ def test_metaschedule_asks_our_cost_models(name):
     assert len({*fastest} & {*best}) >= 4, "two would be luck"
 
 
-def trial(point):
-    time = seconds(point)
-    return Trial("ok", 0.0, 1.0, (time, time * 1.1)) if time else Trial("crash")
-
-
 def test_the_database_is_metaschedules_own(tmp_path):
     database = MetaScheduleDatabase(tmp_path / "db", task())
     drawn = random.Random(2).sample(SPACE.points, 40)
@@ -208,6 +203,47 @@ def test_a_record_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     (tmp_path / RECORDS).mkdir()
     database.record(SPACE.points[0], trial(SPACE.points[0]))
     assert "cannot be used" in caplog.text
+
+
+def real_space(dialect):
+    from tvm_flash.schedules.cuda.arch import ARCHS
+    from tvm_flash.schedules.cuda.space import cuda_space
+    from tvm_flash.schedules.select import space_of
+    from tvm_flash.schedules.target import cpu_target
+
+    spec = AttentionSpec("bfloat16", 64)
+    if dialect == "cuda":
+        return cuda_space(spec, "forward", ARCHS["sm_80"])
+    return space_of(spec, "forward", cpu_target("x86-64-v4"), "decode")
+
+
+@pytest.mark.parametrize("dialect", ["s_tir", "cuda"])
+def test_spaces_of_both_dialects_are_searched_alike(dialect):
+    space = real_space(dialect)
+    start = space.point(space.start)
+    function = KnobFunction(space)
+    assert function.point(function.trace(start)) == start
+    for name in ("evolutionary", "replay"):
+        points, _ = run(name, budget=16, space=space, measure=lambda point: 1.0 + hash(point) % 9)
+        assert len({*points}) == 16 and all(point in space for point in points)
+
+
+@pytest.mark.slow
+def test_processes_record_into_one_database(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; from search_toys import SPACE, task, trial\n"
+        "from tvm_flash.tune.database import MetaScheduleDatabase\n"
+        "database = MetaScheduleDatabase(Path(sys.argv[2]), task())\n"
+        "for point in SPACE.points[int(sys.argv[3])::9][:40]:\n"
+        "    database.record(point, trial(point))\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    running = [subprocess.Popen([*command, str(n)]) for n in range(2)]
+    assert [process.wait() for process in running] == [0, 0]
+    read = ms.database.JSONDatabase(work_dir=str(tmp_path))
+    found = {FUNCTION.point(record.trace) for record in read.get_all_tuning_records()}
+    assert len(read) == 80 and found == {p for n in range(2) for p in SPACE.points[n::9][:40]}
 
 
 def test_large_spaces_with_few_valid_points_are_searched():
