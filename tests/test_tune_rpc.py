@@ -20,9 +20,10 @@ from tvm_flash.schedules.target import cpu_target, host_target
 from tvm_flash.spec import AttentionSpec
 from tvm_flash.tune.rpc import RpcHardware, check_features
 from tvm_flash.tune.rpc_build import RemoteTask, build_kernel, entry_name
+from tvm_flash.tune.rpc_servers import Servers, Stopped
 from tvm_flash.tune.rpc_session import RemoteCpu
 from tvm_flash.tune.rpc_tracker import Tracker
-from tvm_flash.tune.rpc_trial import Attempt, Lost, Servers, Stopped
+from tvm_flash.tune.rpc_trial import Attempt, Lost
 from tvm_flash.tune.trial import SearchTask, Sizes, Trial
 
 pytest.importorskip("tornado")

@@ -5,8 +5,9 @@ import pytest
 from tvm_flash.spec import AttentionSpec
 from tvm_flash.tune import rpc
 from tvm_flash.tune.hardware import HardwareFailure
+from tvm_flash.tune.rpc_servers import Describe, Stopped
 from tvm_flash.tune.rpc_session import RemoteCpu
-from tvm_flash.tune.rpc_trial import Describe, Lost, Stopped
+from tvm_flash.tune.rpc_trial import Lost
 from tvm_flash.tune.trial import SearchTask, Sizes, Trial
 from tvm_flash.tune.workers import Failure
 
@@ -15,7 +16,9 @@ CPU = RemoteCpu(
 )
 LOST = Lost("crash", "10.0.0.7:9090", "on 10.0.0.7:9090: it ended")
 OK = Trial("ok", 1e-7, 1e-5, (1.0, 1.0), (1.0, 1.0))
-TASK = SearchTask(None, AttentionSpec("float32", 64), "forward", "x86-64-v3", Sizes(1, 1, 1, 64, 64))
+TASK = SearchTask(
+    None, AttentionSpec("float32", 64), "forward", "x86-64-v3", Sizes(1, 1, 1, 64, 64)
+)
 
 
 class ScriptedWorkers:

@@ -15,9 +15,10 @@ from ..schedules.target import CpuTarget, cpu_target
 from . import rpc_trial
 from .hardware import HardwareFailure
 from .rpc_build import RemoteTask
+from .rpc_servers import Describe, Servers, Stopped
 from .rpc_session import RemoteCpu
 from .rpc_tracker import Tracker
-from .rpc_trial import LONGER, Attempt, Describe, Lost, Servers, Stopped
+from .rpc_trial import LONGER, Attempt, Lost
 from .trial import SearchTask, Trial
 from .workers import Failure, Workers
 

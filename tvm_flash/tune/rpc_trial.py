@@ -18,13 +18,11 @@ from .hardware import HardwareFailure
 from .instructions import counts
 from .measure import interleaved, verdict_trial
 from .rpc_build import Built, RemoteTask, build_kernel
-from .rpc_session import RemoteCpu, RemoteKernel, RemoteMachine, download
+from .rpc_servers import Describe, Servers, Session, Stopped, short
+from .rpc_session import RemoteKernel, RemoteMachine, download
 from .rpc_timing import TimedProblem
-from .rpc_tracker import Tracker
 from .trial import Trial
 
-# Servers that may turn out not to answer before all is given up.
-_CONNECTIONS = 4
 # Measuring may take so many times as long as was asked for: each sample warms up.
 LONGER = 4
 # Seconds of one sample. On a busy server a process that has just waited for the network runs some
@@ -39,69 +37,6 @@ class Lost:
     outcome: str
     address: str
     note: str
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """Why nothing can be measured any more, for HardwareFailure."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Servers:
-    """Whom to ask for a server, and for how many seconds.
-
-    wait: while there is none. limit: of a session, but for the timing.
-    """
-
-    tracker: Tracker
-    key: str
-    wait: float
-    limit: float
-
-    @property
-    def patience(self) -> float:
-        """While all are in use: that may be two of our own sessions."""
-        return self.wait + 2 * self.limit
-
-    def session(self, seconds: float, avoid: str = "") -> Session:
-        """A session that may last for ``seconds``. Raises HardwareFailure."""
-        for _ in range(_CONNECTIONS):
-            grant = self.tracker.request(self.key, self.wait, self.patience, avoid)
-            try:
-                machine = RemoteMachine(grant, seconds)
-                return Session(machine, grant.address, machine.cpu())
-            except Exception as error:
-                # It died since the tracker lent it, or cannot be reached from here.
-                avoid, reason = grant.address, _short(error)
-        raise HardwareFailure(
-            f"the RPC tracker at {self.tracker} lends servers that no session can be had with, the "
-            f"last at {avoid} ({reason}); can this machine reach it, and has it tvm and tvm_ffi "
-            "of the versions here?"
-        )
-
-
-@dataclass(frozen=True)
-class Session:
-    """A machine that answered, where it is and what its CPU is."""
-
-    machine: RemoteMachine
-    address: str
-    cpu: RemoteCpu
-
-
-@dataclass(frozen=True)
-class Describe:
-    """Asks one server what its CPU is."""
-
-    servers: Servers
-
-    def __call__(self) -> RemoteCpu | Stopped:
-        try:
-            return self.servers.session(self.servers.limit).cpu
-        except HardwareFailure as error:
-            return Stopped(str(error))
 
 
 @dataclass(frozen=True)
@@ -130,7 +65,7 @@ class Attempt:
         except (TvmFlashError, ValueError) as error:
             # A full disk or a missing compiler is no fault of the candidate.
             ours = isinstance(error.__cause__, OSError)
-            return Stopped(str(error)) if ours else Trial("invalid", note=_short(error))
+            return Stopped(str(error)) if ours else Trial("invalid", note=short(error))
         found = self._on_a_server(built, incumbent)
         if not isinstance(found, Trial):
             return found
@@ -204,7 +139,7 @@ def _opened(machine: RemoteMachine, task: RemoteTask, built: Built) -> RemoteKer
         if not machine.alive():
             raise
         # Not of this kernel: no OpenMP there, an older libc, AMX refused.
-        raise HardwareFailure(f"the server cannot open kernels: {_short(error)}") from error
+        raise HardwareFailure(f"the server cannot open kernels: {short(error)}") from error
 
 
 def judged(
@@ -238,8 +173,4 @@ def judged(
 def _lost(error: Exception, address: str) -> Lost:
     # The server's own words; TVM has no class for them that it would raise everywhere.
     outcome = "timeout" if "RPCSessionTimeoutError" in str(error) else "crash"
-    return Lost(outcome, address, f"on {address}: {_short(error)}")
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return Lost(outcome, address, f"on {address}: {short(error)}")
