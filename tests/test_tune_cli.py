@@ -67,6 +67,7 @@ REFUSED = {
     "no kernel": ([SPEC, "--buckets", "decode", "--directions", "backward"], "in common"),
     "a length": ([SPEC, "--buckets", "long", "--seqlen", "64"], "in bucket short"),
     "a tracker": ([SPEC, "--rpc", "nowhere"], "HOST:PORT"),
+    "a remote GPU": ([SPEC, "--target", "cuda", "--rpc", "a:1"], "--rpc is for CPU targets"),
     "no folder": (["--check-logs", "nowhere"], "no folder"),
 }  # fmt: skip
 

@@ -98,6 +98,8 @@ def tune(
     if strategy is None:
         strategy, cost_model = "evolutionary", cost_model or "xgb"
     if target.partition(":")[0] == "cuda":
+        if rpc is not None:
+            raise UnsupportedSpec("--rpc is for CPU targets: run on the machine with the GPU")
         searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
         request = request_on_gpu(problems, wanted, target, searched)
         if request is None:
