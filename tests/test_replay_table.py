@@ -198,6 +198,21 @@ def test_parts_of_another_table_are_not_gone_on_with(tmp_path, measuring):
         make(task, tmp_path / "made.jsonl", Effort(), lambda text: None)
 
 
+def test_two_runs_do_not_make_the_same_table(tmp_path, measuring):
+    task = write_table(tmp_path / "model.jsonl", knobs=SMALL, failing=0).task
+    path = tmp_path / "made.jsonl"
+
+    def meanwhile(text):
+        with pytest.raises(TableError, match=r"another run is making .*made\.jsonl"):
+            make(task, path, Effort(), lambda text: None)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(task, path, Effort(), meanwhile)
+    make(task, path, Effort(), lambda text: None)
+    assert len(replay_table.read(path).measured) == 4
+
+
 def test_repeats_are_taken_in_turns():
     order = []
     pairs = in_turns(lambda: order.append(0), lambda: order.append(1), 4, "perf_counter")
@@ -221,11 +236,12 @@ def test_no_effort_is_refused(field):
         (["--knob", "depth=64"], "has knobs"),
         (["--knob", "block_q=48"], "the start"),
         (["--knob", "block_q=64", "--passes", "0"], "passes=0"),
+        (["--knob", "block_q=64", "-o", "no/where.jsonl"], "cannot be written"),
     ],
 )
 def test_the_command_refuses_with_reasons(tmp_path, options, message):
     output = ["-o", str(tmp_path / "t.jsonl")]
-    done = RUN.invoke(app, ["study", "table", "--spec", "f32,d=64", *options, *output])
+    done = RUN.invoke(app, ["study", "table", "--spec", "f32,d=64", *output, *options])
     assert done.exit_code == 2
     assert message in " ".join(done.output.replace("│", " ").split())
 

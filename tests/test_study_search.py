@@ -15,6 +15,7 @@ from replay_tables import write_table
 from typer.testing import CliRunner
 
 from tvm_flash.cli.app import app
+from tvm_flash.errors import TvmFlashError
 from tvm_flash.study import search_document
 from tvm_flash.study.search import Budget, Run, replay, study
 from tvm_flash.study.search_curves import (
@@ -258,6 +259,16 @@ def test_the_command_refuses_with_reasons(small, tmp_path, monkeypatch, options,
     done = command(*place, *options)
     assert done.exit_code == 2 and message in done.text, done.output
     assert [file.name for file in tmp_path.iterdir()] == ["small.jsonl"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, *arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(TvmFlashError, match="No space left"):
+        search_document.write(tmp_path / "s.json", "text")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_table_of_another_version_is_refused_before_anything_runs(small, tmp_path):

@@ -10,6 +10,7 @@ import typer
 from .console import console, progress, reporting_errors
 from .show import Direction, require_tvm
 from .spec_text import parse_spec
+from .study_search import refuse_unwritable
 
 if TYPE_CHECKING:
     from ..schedules.space import Value
@@ -38,6 +39,7 @@ def table(
     it stopped when it is started again.
     """
     require_tvm()
+    refuse_unwritable(output)
     from ..study import replay_table
     from ..study.table_make import Effort, make
 

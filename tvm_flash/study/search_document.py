@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import TvmFlashError
 from .replay_table import ReplayTable
 from .search import Budget, Run
 from .search_curves import Curves, Summary, expected_random, starts_of
@@ -84,11 +85,13 @@ def markdown(study: Mapping[str, Any]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write ``text``, all of it or nothing. Raises OSError."""
+    """Write ``text``, all of it or nothing. Raises TvmFlashError where that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:
+        raise TvmFlashError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..bench import host
 from ..loader import opened
@@ -72,17 +73,23 @@ def make(task: SearchTask, path: Path, effort: Effort, progress: Progress) -> No
     """Write the table of ``task`` to ``path``.
 
     What is done is kept in the folder ``path``.work until the table is whole: a second call goes on
-    where the first was interrupted. Raises TableError where that folder belongs to another table.
+    where the first was interrupted. Raises TableError where that folder belongs to another table,
+    or to another run that is still going on.
     """
     torch.set_num_threads(task.threads)
-    head = _head(task, effort)
-    journal = Journal.opened(path.with_name(f"{path.name}.work"), head)
-    for _ in range(journal.steps):
-        progress("done before")
-    _build(task, journal, effort, progress)
-    _measure(task, journal, effort, progress)
-    replay_table.write(path, journal.head, journal.lines(task.space.points))
-    shutil.rmtree(journal.folder)
+    folder = path.with_name(f"{path.name}.work")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            journal = Journal.opened(folder, _head(task, effort))
+            for _ in range(journal.steps):
+                progress("done before")
+            _build(task, journal, effort, progress)
+            _measure(task, journal, effort, progress)
+            replay_table.write(path, journal.head, journal.lines(task.space.points))
+            shutil.rmtree(folder)
+    except Timeout as error:
+        raise TableError(f"another run is making {path}: wait, or write to another file") from error
 
 
 class Journal:
@@ -97,11 +104,13 @@ class Journal:
 
     @staticmethod
     def opened(folder: Path, head: Mapping[str, Any]) -> Journal:
-        """The journal in ``folder``, begun where there is none."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """The journal in ``folder``, which exists; begun where there is none."""
         file = folder / "events.jsonl"
         if not file.is_file():
             file.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        if not file.read_bytes().endswith(b"\n"):
+            # A line that an interruption cut off is closed, so that it costs nothing but itself.
+            file.write_bytes(file.read_bytes() + b"\n")
         first, *events = _complete_lines(file)
         if any(first.get(name) != head[name] for name in head if name not in ("date", "machine")):
             raise TableError(
