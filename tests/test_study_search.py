@@ -248,6 +248,7 @@ BAD = {
     "no seeds": (["--seeds", "0"], "--seeds 0"),
     "an output that is a folder": (["--json", "."], "cannot be written"),
     "an output in no folder": (["--plot", "no/where.png"], "cannot be written"),
+    "a picture of no kind": (["--plot", "s.docx"], "suffix must be one of"),
     "no table": (["--table", "nowhere"], "not a file, nor one of the package's tables"),
 }
 

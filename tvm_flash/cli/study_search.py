@@ -55,6 +55,8 @@ def search(
         raise typer.BadParameter(f"--seeds {seeds} and the number of strategies must be 1 or more")
     for file in (json_file, csv_file, plot):
         refuse_unwritable(file)
+    if plot is not None:
+        search_plot.refuse(plot)
     if csv_file is not None and len(table) > 1:
         raise typer.BadParameter("--csv takes one --table")
     try:

@@ -48,18 +48,28 @@ class Style:
         return self.colour if self.line == _FIRST else "white"
 
 
-def draw(studies: Sequence[Study], path: Path) -> None:
-    """Write the picture to ``path`` (its suffix gives the format), a row for each study.
-
-    Lines are medians over seeds, bands quartiles. Needs matplotlib.
-    """
+def refuse(path: Path) -> None:
+    """Raise TvmFlashError where no picture could be drawn to ``path``."""
     try:
-        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise TvmFlashError(
             "a picture needs matplotlib, which is missing: pip install 'tvm-flash[plot]'"
         ) from error
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise TvmFlashError(f"{path}: a picture's suffix must be one of {', '.join(sorted(known))}")
+
+
+def draw(studies: Sequence[Study], path: Path) -> None:
+    """Write the picture to ``path`` (its suffix gives the format), a row for each study.
+
+    Lines are medians over seeds, bands quartiles. Needs matplotlib.
+    """
+    refuse(path)
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     styles = _styles([summary.strategy for summary in studies[0][2]])
     with rc_context(_PLAIN):
         figure = Figure(figsize=(13, 4.4 * len(studies)), layout="constrained")
