@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tvm_flash.bench.document import holds
 from tvm_flash.bench.markdown import complete, short
+from tvm_flash.schedules.select import SCHEDULES
 from tvm_flash.tune import gains
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,7 @@ LOGS = ROOT / "tuning_logs"
 MEASURED = ("<!-- measured:begin -->", "<!-- measured:end -->")
 CELLS = ("<!-- cells:begin -->", "<!-- cells:end -->")
 GAINS = ("<!-- gains:begin -->", "<!-- gains:end -->")
+SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
 
 def main() -> None:
@@ -36,19 +38,29 @@ def main() -> None:
 
 
 def renewed() -> dict[Path, str]:
-    """What the files should say, of those for which something was measured."""
-    parts = {}
+    """What the files should say, where they have the markers and something was measured."""
+    parts = [(TUNING, SPACES, spaces())]
     if documents := measured_documents(RESULTS):
-        parts[README] = (MEASURED, "\n\n".join(map(_short, documents)))
-        parts[PAGE] = (CELLS, "\n\n".join(map(complete, documents)))
+        parts.append((README, MEASURED, "\n\n".join(map(_short, documents))))
+        parts.append((PAGE, CELLS, "\n\n".join(map(complete, documents))))
     if found := gains.gains(LOGS):
-        parts[TUNING] = (GAINS, gains.markdown(found))
-    texts = {path: path.read_text(encoding="utf-8") for path in parts if path.is_file()}
-    return {
-        path: between(text, *parts[path])
-        for path, text in texts.items()
-        if all(marker in text for marker in parts[path][0])
-    }
+        parts.append((TUNING, GAINS, gains.markdown(found)))
+    texts: dict[Path, str] = {}
+    for path, markers, measured in parts:
+        text = texts.get(path) or (path.read_text(encoding="utf-8") if path.is_file() else "")
+        if all(marker in text for marker in markers):
+            texts[path] = between(text, markers, measured)
+    return texts
+
+
+def spaces() -> str:
+    """The knobs of every CPU schedule."""
+    rows = ["| schedule | knob | values | what it is |", "| --- | --- | --- | --- |"]
+    for name, schedule in SCHEDULES.items():
+        for knob in schedule.knobs:
+            values = ", ".join(map(str, knob.values))
+            rows.append(f"| {name} | `{knob.name}` | {values} | {knob.meaning} |")
+    return "\n".join(rows)
 
 
 def measured_documents(folder: Path) -> list[dict]:

@@ -32,8 +32,8 @@ _SEARCH = (
 class Gain:
     """A finished search: its last measurement, best beside default, and how it was found.
 
-    default_seconds: median of one call. last_win: the latest trial that became the best one (0:
-    none did); since then the curve was flat.
+    default_seconds: median of one call, when the search began. last_win: the latest trial that
+    became the best one (0: none did); since then the curve was flat.
     """
 
     target: str
@@ -104,12 +104,13 @@ def _gain(lines: list[Mapping[str, Any]]) -> Gain | None:
     final = Trial("ok", None, None, tuple(last["seconds"]), tuple(last["incumbent_seconds"]))
     outcomes = {line["trial"]: line["outcome"] for line in lines if line["stage"] == "trial"}
     failures = sum(n for outcome, n in Counter(outcomes.values()).items() if outcome != "ok")
+    first = next((line for line in lines if line["stage"] == "start"), last)
     wins = [
         line["trial"] for line in lines if line["stage"] == "confirm" and line.get("best") is True
     ]
     return Gain(
         last["target"], AttentionSpec.from_json(last["spec"]), last["direction"], last["bucket"],
-        last["strategy"], final, statistics.median(last["incumbent_seconds"]),
+        last["strategy"], final, statistics.median(first["incumbent_seconds"]),
         len(outcomes), failures, max(wins, default=0),
     )  # fmt: skip
 
