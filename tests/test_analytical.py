@@ -123,6 +123,11 @@ def test_two_runs_tell_blocks_from_tiles(blocks, tiles, base, tile):
     assert found[1].tensor == pytest.approx(tile, rel=1e-6, abs=1e-3)
 
 
+def test_runs_that_say_the_same_are_the_tiles_work():
+    both = [(n, n, Amounts(tensor=6.0 * n, l2=2.0 * n)) for n in (1, 2)]
+    assert solved(both) == (Amounts(), Amounts(tensor=6.0, l2=2.0))
+
+
 def kernel(blocks, tiles=8, **changes):
     tile = Amounts(tensor=2e6, special=8e3, shared=8e4, issued=2e3, barriers=2)
     fields = {"warps": 4, "registers": 240, "shared_bytes": 32768, "overlap": 0.5, **changes}

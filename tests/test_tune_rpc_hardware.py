@@ -89,6 +89,15 @@ def test_servers_that_cannot_run_the_target(hardware):
     assert workers.closed
 
 
+def test_servers_that_go_before_they_are_counted(hardware, monkeypatch):
+    workers = ScriptedWorkers({}, cpu=Stopped("none left"))
+    asked = iter([["board"], []])
+    monkeypatch.setattr(rpc.Tracker, "_keys", lambda self: next(asked))
+    with pytest.raises(HardwareFailure, match="none left"):
+        hardware(workers)
+    assert workers.closed
+
+
 def test_servers_that_do_not_answer(hardware):
     for cpu in (Stopped("cannot be reached"), Failure("timeout", "cannot be reached")):
         workers = ScriptedWorkers({}, cpu=cpu)

@@ -138,11 +138,25 @@ def test_a_ranking_is_labelled_as_such(monkeypatch, tmp_path):
 def test_an_architecture_without_a_model(monkeypatch, tmp_path):
     from tvm_flash.tune.analytical import cuda
 
+    asked = []
+    monkeypatch.setattr(tune_cuda, "console", screen(False))
+    monkeypatch.setattr(cuda, "rank_cuda", lambda *known: asked.append(known[2].name) or DOCUMENT)
+    specs = [AttentionSpec("float16", 64)]
+    with pytest.raises(UnsupportedSpec, match="no analytical model of sm_100"):
+        tune_cuda.rank_on_cuda(specs, ["forward"], "cuda:sm_80,sm_100", 5, 0, tmp_path)
+    assert asked == [], "told before an hour of others"
+    tune_cuda.rank_on_cuda(specs, ["forward"], "cuda", 5, 0, tmp_path)
+    assert asked == ["sm_80", "sm_86", "sm_89", "sm_90", "sm_120"]
+
+
+def test_what_a_ranking_cannot_be_made_for(monkeypatch, tmp_path):
+    from tvm_flash.tune.analytical import cuda
+
     def refuse(*_):
-        raise ValueError("no model of sm_100")
+        raise ValueError("no config serves")
 
     monkeypatch.setattr(cuda, "rank_cuda", refuse)
-    with pytest.raises(UnsupportedSpec, match="no model of sm_100"):
+    with pytest.raises(UnsupportedSpec, match="sm_80: no config serves"):
         tune_cuda.rank_on_cuda(
-            [AttentionSpec("float16", 64)], ["forward"], "cuda:sm_100", 5, 0, tmp_path
+            [AttentionSpec("float16", 64)], ["forward"], "cuda:sm_80", 5, 0, tmp_path
         )

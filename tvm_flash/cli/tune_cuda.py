@@ -15,6 +15,7 @@ from .console import console, notes, progress
 from .tune_view import changes, failures_text
 
 if TYPE_CHECKING:
+    from ..schedules.cuda.arch import CudaArch
     from ..tune.hardware import Hardware
     from ..tune.request import Request
 
@@ -62,15 +63,15 @@ def rank_on_cuda(
 
     target: "cuda:sm_80,sm_90". Writes rankings to ``logs``; raises UnsupportedSpec.
     """
-    from ..schedules.cuda.arch import cuda_archs
     from ..tune.analytical.cuda import rank_cuda
     from ..tune.analytical.ranking import ranking_path
     from ..tune.trial_log import check_writable
 
     check_writable(logs)
+    archs = modelled_archs(target)
     for spec in dict.fromkeys(specs):
         for direction in directions:
-            for arch in cuda_archs(target):
+            for arch in archs:
                 name = f"{spec.name} {direction} {arch.name}"
                 with progress(name, trials) as advance:
                     try:
@@ -82,6 +83,28 @@ def rank_on_cuda(
                         raise UnsupportedSpec(f"{name}: {error}") from error
                 console.print(ranking_table(name, document))
                 notes.print(f"written to {ranking_path(logs, arch.name, spec, direction)}")
+
+
+def modelled_archs(target: str) -> tuple[CudaArch, ...]:
+    """The architectures of ``target``; of "cuda" alone those that there is a model of.
+
+    Raises UnsupportedSpec for one that was named and has no model.
+    """
+    from ..schedules.cuda.arch import cuda_archs
+    from ..tune.analytical.gpu import GPUS, gpu_of
+
+    archs = cuda_archs(target)
+    if target.partition(":")[2]:
+        try:
+            for arch in archs:
+                gpu_of(arch)
+        except ValueError as error:
+            raise UnsupportedSpec(str(error)) from error
+        return archs
+    known = tuple(arch for arch in archs if arch.name in GPUS)
+    if left := [arch.name for arch in archs if arch not in known]:
+        notes.print(f"not ranked, for there is no model: {', '.join(left)}", highlight=False)
+    return known
 
 
 def ranking_table(name: str, document: Mapping[str, Any]) -> Table:

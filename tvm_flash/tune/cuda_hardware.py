@@ -24,7 +24,8 @@ from .workers import Failure, Workers
 
 # Not a candidate's fault but this machine's: a full disk, no CUDA compiler.
 _OURS = "machine"
-_RESOURCES = ("registers", "spill_stores", "spill_loads", "stack", "shared")
+_MEMORY = ("spill_stores", "spill_loads", "stack")
+_RESOURCES = ("registers", *_MEMORY, "shared")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class CudaHardware:
     """``Hardware`` of this machine's GPU, which ``task.target`` must be the architecture of.
 
     jobs: builder processes. timeout: seconds that compiling one config may take, and checking and
-    warming one up. A config that keeps registers in memory is a "spill", and is not run. A crashed
-    process takes its CUDA context with it; the next config gets a fresh one.
+    warming one up. A config that keeps registers in memory is a "spill", and is not run, unless its
+    schedule lets it. A crashed process takes its CUDA context with it; the next config gets a fresh
+    one.
     """
 
     def __init__(self, jobs: int, timeout: float):
@@ -125,10 +127,14 @@ def built(
     except (TvmFlashError, ValueError) as error:
         ours = isinstance(error, BuildError) and isinstance(error.__cause__, OSError)
         return Failure(_OURS if ours else "invalid", str(error)[:300])
-    resources = _resources(path, arch)
-    if spilled := max(resources[name] for name in ("spill_stores", "spill_loads", "stack")):
-        return Failure("spill", f"{spilled} bytes of a thread in memory, {resources}")
-    return Built(path, resources)
+    launches = _resources(path, arch)
+    in_memory = {name: max(found[kind] for kind in _MEMORY) for name, found in launches.items()}
+    spilled = {name for name, size in in_memory.items() if size}
+    # The same that a build lets through: float32 of the widest heads has no config without.
+    if spilled and (refused := spilled - _may_spill(spec, direction, arch, config)):
+        name = max(refused, key=lambda name: in_memory[name])
+        return Failure("spill", f"{in_memory[name]} bytes of a thread in memory, {launches[name]}")
+    return Built(path, max(launches.values(), key=lambda found: found["registers"]))
 
 
 def import_compiler() -> None:
@@ -153,11 +159,23 @@ def _compile(
     build_cuda([job], archs, path, allow_spills=names)
 
 
-def _resources(path: Path, arch: str) -> dict[str, int]:
+def _may_spill(
+    spec: AttentionSpec, direction: str, arch: str, config: Mapping[str, Any]
+) -> set[str]:
+    """Names of the launches whose schedule lets them keep registers in memory."""
+    from ..schedules.cuda.select import cuda_programs
+
+    programs = cuda_programs(spec, direction, (ARCHS[arch],), config)
+    return {launch.name for _, p in programs for launch in p.launches if launch.may_spill}
+
+
+def _resources(path: Path, arch: str) -> dict[str, dict[str, int]]:
+    """What ptxas gave each launch, by its name."""
     (record,) = verify(path)[1].kernels
-    found = [launch["resources"][arch] for launch in record.launches]
-    widest = max(found, key=lambda resources: resources["registers"])
-    return {name: int(widest[name]) for name in _RESOURCES}
+    return {
+        launch["name"]: {name: int(launch["resources"][arch][name]) for name in _RESOURCES}
+        for launch in record.launches
+    }
 
 
 def _key(task: SearchTask, config: Any) -> str:

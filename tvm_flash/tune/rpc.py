@@ -55,7 +55,8 @@ class RpcHardware:
         tracker.check(key)
         self._servers = Servers(tracker, key, wait, limit)
         servers, cores = tracker.servers(key), usable_cores()
-        self.jobs = jobs or max(servers, min(2 * servers, cores))
+        # At least one: the last server may have gone since the check.
+        self.jobs = jobs or max(1, servers, min(2 * servers, cores))
         prepare = partial(rpc_trial.prepare, max(1, cores // self.jobs))
         self._workers = Workers(rpc_trial.run, self.jobs, prepare)
         try:

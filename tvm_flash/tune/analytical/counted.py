@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ...artifact import symbol_name
 from ...codegen.cache import content, digest
+from ...codegen.versions import build_versions
 from ...ptx_interpreter import Report
 from ...schedules.cuda.program import CudaProgram, Launch
 from ...schedules.cuda.program import Sizes as Extents
@@ -68,17 +70,27 @@ class Counted:
 def count(spec: AttentionSpec, direction: str, program: CudaProgram, ptx: Sequence[str]) -> Counted:
     """Interpret ``program`` on one and on two tiles of rows; kept on disk by its PTX."""
     key = {
+        **build_versions(),
         "spec": spec.to_json(),
         "direction": direction,
         "config": program.config,
         "ptx": list(ptx),
-        "counted": Path(__file__).read_text(encoding="utf-8"),
+        "counted": _sources(),
     }
     name = f"{digest(key)}.json"
     made = content(
         name, lambda: json.dumps(_count(spec, direction, program, ptx).to_json()).encode()
     )
     return Counted.from_json(json.loads(made))
+
+
+@lru_cache(maxsize=1)
+def _sources() -> list[str]:
+    """The code that decides what is counted: this folder's, the interpreter's, the error rule's."""
+    package = Path(__file__).resolve().parents[2]
+    folders = (Path(__file__).parent, package / "ptx_interpreter", package / "verify")
+    files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return [path.read_text(encoding="utf-8") for path in files]
 
 
 def _count(

@@ -17,7 +17,7 @@ from .cpu_forward import forward_tasks
 from .cpu_split import split_tasks
 
 Config = ForwardConfig | SplitForwardConfig | BackwardConfig
-# Clocks to hand a task to a thread.
+# Clocks to hand a task to a thread: an assumption.
 _TASK = 2000
 
 _TASKS: dict[type, Callable[[Core, AttentionSpec, Config, Sizes, int], Sequence[float]]] = {

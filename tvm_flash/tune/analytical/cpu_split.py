@@ -12,26 +12,30 @@ from .products import CALL
 _FLOAT = 4
 # A sum over lanes: of a vector of sums, each lane takes a shuffle and an addition.
 _FOLD = 2
-# Clocks of a row of a chunk that is combined: its maximum, sum and the factors of both.
+# Clocks of a row of a chunk that is combined, for its maximum, sum and the factors of both: an
+# assumption.
 _COMBINED = 60
 
 
 def split_tasks(
     core: Core, spec: AttentionSpec, config: SplitForwardConfig, sizes: Sizes, threads: int
 ) -> list[float]:
-    """Clocks of each chunk; the combination of chunks is spread over them."""
+    """Clocks of each chunk; the combination of chunks is spread over them.
+
+    Each of ``threads`` cores is given memory's whole rate for one: what they share is not modelled.
+    """
     packed = sizes.num_heads // sizes.num_kv_heads * sizes.seqlen_q
     tiles = [min(config.rows, packed - first) for first in range(0, packed, config.rows)]
     chunks = [
         min(config.chunk, sizes.seqlen_k - first)
         for first in range(0, sizes.seqlen_k, config.chunk)
     ]
-    tasks = [_chunk(core, spec, config, rows, keys, threads) for keys in chunks for rows in tiles]
+    tasks = [_chunk(core, spec, config, rows, keys) for keys in chunks for rows in tiles]
     return tasks * (sizes.batch * sizes.num_kv_heads)
 
 
 def _chunk(
-    core: Core, spec: AttentionSpec, config: SplitForwardConfig, rows: int, keys: int, threads: int
+    core: Core, spec: AttentionSpec, config: SplitForwardConfig, rows: int, keys: int
 ) -> float:
     tile, vector = config.tile(spec), config.vector
     padded = -(-keys // config.block_k) * config.block_k
@@ -42,7 +46,7 @@ def _chunk(
     vectors = groups * config.row_block * padded / vector
     softmax = vectors * (SOFTMAX + config.exp2_degree) / core.arithmetic
     size = _FLOAT if spec.dtype == "float32" else 2
-    arrival = keys * (spec.head_dim + spec.head_dim_v) * size / _rate(core, threads)
+    arrival = keys * (spec.head_dim + spec.head_dim_v) * size / core.memory_rate
     combined = rows * (_COMBINED + 4 * tile.depth_v / vector)
     return max(scores + output + softmax, arrival) + combined
 
@@ -61,8 +65,3 @@ def _output(core: Core, config: SplitForwardConfig) -> float:
     rows, vectors = config.row_block, config.columns // config.vector
     step = max(rows * vectors / core.fma, (rows + vectors) / core.loads, core.fma_latency)
     return config.block_k * step + 2 * rows * vectors + CALL
-
-
-def _rate(core: Core, threads: int) -> float:
-    """Bytes a clock from memory to one of ``threads`` cores."""
-    return core.memory_rate

@@ -34,15 +34,16 @@ class Gpu:
 
 # Lanes or bytes of an SM and clock that are the same for all of them. CUDA C++ Programming Guide,
 # "arithmetic instructions", throughput of native instructions, compute capability 7.5 to 9.0: 16
-# results of ex2, rcp and lg2; 64 of integer and logical operations, comparisons and conversions;
-# "shared memory": 32 banks of 4 bytes; 4 warp schedulers that issue one instruction each.
+# results of ex2, rcp and lg2; 64 of integer and logical operations and comparisons, of conversions
+# and shuffles 64 or fewer; "shared memory": 32 banks of 4 bytes; 4 warp schedulers that issue one
+# instruction each. Assumed of 12.0.
 SPECIAL, INTEGER, SHARED_BYTES, SCHEDULERS = 16, 64, 128, 4
 # A100 whitepaper: L2 gives 5120 bytes a clock, over 108 SMs. Of the others nothing is published:
 # the same share is assumed.
 L2_BYTES = 5120 / 108
 # Clocks. Measured on A100 and H100 by others: a hit in L2 takes 200 to 260 clocks, shared memory 23
-# to 30 (Luo et al., "Benchmarking and dissecting the NVIDIA Hopper GPU architecture", 2024). A
-# barrier costs its warps about a round through shared memory.
+# to 30 (Luo et al., "Benchmarking and dissecting the NVIDIA Hopper GPU architecture", 2024). That a
+# barrier costs its warps about a round through shared memory is an assumption.
 L2_LATENCY, BARRIER = 250, 30
 # Seconds from one kernel's end to the next one's first instruction in a stream: an assumption, the
 # same for all configs of a direction.

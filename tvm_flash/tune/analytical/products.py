@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from ...schedules.space import vector_registers
 from .core import AMX_LOAD, AMX_PRODUCT, AMX_STORE, Core
 
-# Clocks to enter and leave a micro-kernel: addresses, and a loop that ends.
+# Clocks to enter and leave a micro-kernel: addresses, and a loop that ends. An assumption.
 CALL = 6
-# Of a cache that data shall stay in, the part that they may fill: other data pass through too.
+# Of a cache that data shall stay in, the part that they may fill: other data pass through too. How
+# much is an assumption.
 FILL = 0.75
 # Compare, add and branch of a loop, fused to two micro-operations.
 _LOOP = 2

@@ -60,12 +60,15 @@ class KernelWork:
 def solved(runs: Sequence[tuple[int, int, Amounts]]) -> tuple[Amounts, Amounts]:
     """(of a block, of a tile) from two runs, each (blocks, tiles, what they did together).
 
-    A kernel without tiles does all of its work once a block.
+    A kernel without tiles does all of its work once a block. Where a narrow window gives every
+    block as many tiles in both runs, they cannot be told apart: all is the tiles'.
     """
     (blocks, tiles, first), (blocks2, tiles2, second) = runs
     if not tiles:
         return first * (1 / blocks), Amounts()
     determinant = blocks * tiles2 - blocks2 * tiles
+    if not determinant:
+        return Amounts(), first * (1 / tiles)
     base = (first * tiles2 + second * -tiles) * (1 / determinant)
     tile = (second * blocks + first * -blocks2) * (1 / determinant)
     return base, tile
