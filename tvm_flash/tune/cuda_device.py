@@ -25,6 +25,8 @@ Outputs = tuple[str, ...]
 # Cleared before each timed call: larger than any L2, so that inputs come from memory; it takes
 # longer than a launch, so that the device is timed and not Python.
 _FLUSH_BYTES = 2**30
+# How errors begin that torch raises, and our launchers: no numbers came of such a call.
+_CUDA_FAILED = ("CUDA error", "CUDA launch")
 
 
 class Device(Protocol):
@@ -94,7 +96,8 @@ def judged_and_timed(
     verdict = verdict_trial(verdict_of(device, kernel))
     if verdict.outcome != "ok":
         # What a kernel's fault did to the CUDA context, no later call recovers from.
-        return replace(verdict, outcome="crash") if "CUDA error" in verdict.note else verdict
+        failed = any(words in verdict.note for words in _CUDA_FAILED)
+        return replace(verdict, outcome="crash") if failed else verdict
     calls = [timed_call(device, one, sizes) for one in (kernel, _kernel(incumbent))]
     ours, theirs = (partial(device.seconds, call) for call in calls)
     return Trial("ok", verdict.error, verdict.allowed, *interleaved(ours, theirs, seconds))
