@@ -57,6 +57,7 @@ REFUSED = {
     "an arch": ([SPEC, "--target", "cuda:sm_1"], "sm_1"),
     "a strategy": ([SPEC, "--strategy", "tea-leaves"], "random"),
     "a module": ([SPEC, "--strategy", "nowhere:Leaves"], "No module named 'nowhere'"),
+    "no class": ([SPEC, "--strategy", "json:dumps"], "not a class"),
     "a cost model": ([SPEC, "--cost-model", "oracle"], "oracle"),
     "no model needed": ([SPEC, "--strategy", "grid", "--cost-model", "xgb"], "no cost model"),
     "no trials": ([SPEC, "--trials", "0"], "trials"),
@@ -96,6 +97,8 @@ def test_logs_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     result = call(SPEC, "--logs", tmp_path / "file" / "logs", "--strategy", "grid", status=2)
     assert "cannot be written" in result.stderr and "--logs DIR" in result.stderr
+    searched = ("--logs", tmp_path, "--work-dir", tmp_path / "file", "--strategy", "grid")
+    assert "--work-dir DIR" in call(SPEC, *searched, status=2).stderr
 
 
 def test_a_spec_that_no_schedule_serves(monkeypatch):

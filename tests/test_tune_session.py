@@ -1,6 +1,7 @@
 """A search with times made up: what wins, what remains, and that it goes on where it stopped."""
 
 import errno
+import itertools
 import json
 
 import pytest
@@ -191,11 +192,64 @@ def test_a_strategy_that_proposes_what_it_must_not(tmp_path, points):
 
 
 def test_what_another_search_recorded_meanwhile_must_be_beaten(tmp_path):
-    found = iter([None, Toy(3, 2)])
+    found = itertools.chain([None], itertools.repeat(Toy(3, 2)))
     search = session(tmp_path, Made(valley), trials=1, recorded=lambda: next(found))
     search.run()
     assert search.state.best == Toy(3, 2)
     assert [x["stage"] for x in lines_of(tmp_path)][-2:] == ["recorded", "final"]
+
+
+def test_a_promotion_does_not_hide_what_another_search_recorded_meanwhile(tmp_path):
+    """Of the lines marked best the latest counts: a slower one must not come after a faster."""
+    found = itertools.chain([None], itertools.repeat(Toy(3, 2)))
+
+    def slower(config):
+        return 0.9e-3 if config.y == 1 else 0.5e-3 if config == Toy(3, 2) else 1e-3
+
+    class Grid(strategy_class("grid")):
+        """Without what the other search has found."""
+
+        def propose(self, count):
+            return [point for point in super().propose(count) if point != (3, 2)]
+
+    search = session(tmp_path, Made(slower), Grid, trials=24, recorded=lambda: next(found))
+    search.run()
+    lines = lines_of(tmp_path)
+    assert any(x["stage"] == "confirm" and x["config"]["y"] == 1 for x in lines)
+    assert [x["config"] for x in lines if x["best"]] == [Toy(3, 2).to_json()]
+    assert search.state.best == Toy(3, 2)
+
+
+def test_a_finished_search_whose_record_was_replaced_measures_its_end_again(tmp_path):
+    """Its config beats the other one, so it must be the latest that is marked."""
+    session(tmp_path, Made(valley), trials=100).run()
+    slower = Toy(3, 3)
+    search = session(tmp_path, Made(valley), trials=100, recorded=lambda: slower)
+    before = len(lines_of(tmp_path))
+    search.run()
+    new = lines_of(tmp_path)[before:]
+    assert [x["stage"] for x in new] == ["recorded", "final"]
+    assert new[-1]["config"] == Toy(3, 2).to_json() and new[-1]["best"]
+
+
+def test_what_was_measured_beside_another_config_is_measured_again(tmp_path):
+    """As of two searches that share all that identifies them."""
+    session(tmp_path, Made(valley)).run()
+    (path,) = tmp_path.rglob("*.jsonl")
+    lines = lines_of(tmp_path)
+    for line in lines:
+        if line["stage"] == "trial":
+            line["incumbent"] = Toy(5, 0).to_json()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    search = session(tmp_path, Made(valley))
+    search.run()
+    assert search.state.replayed == 0 and search.state.done == 20
+
+
+def test_dates_tell_the_order_of_quick_steps(tmp_path):
+    session(tmp_path, Made(valley)).run()
+    dates = [record_format.moment(line["date"]) for line in lines_of(tmp_path)]
+    assert dates == sorted(dates) and any(date.microsecond for date in dates)
 
 
 def full(*_):
@@ -230,6 +284,17 @@ def test_lines_that_do_not_fit_wait_in_the_work_folder(tmp_path, monkeypatch):
     assert trial_log.restore(rescue, logs) == 0
     assert lines_of(logs) == [json.loads(line) for line in waiting]
     assert session(logs, Made(valley, stop_after=0)).run().ratio < 1
+
+
+def test_waiting_lines_that_cannot_be_read_are_kept(tmp_path, caplog):
+    session(tmp_path / "made", Made(valley)).run()
+    good = json.dumps(lines_of(tmp_path / "made")[0])
+    bad = '{"format": 2, "of": "a later version"}'
+    (tmp_path / trial_log.UNWRITTEN).write_text(f"{good}\n{bad}\n{good[:40]}")
+    assert trial_log.restore(tmp_path, tmp_path / "logs") == 1
+    (kept,) = tmp_path.glob("unreadable-*.jsonl")
+    assert bad in kept.read_text() and "2 lines" in caplog.text and kept.name in caplog.text
+    assert trial_log.restore(tmp_path, tmp_path / "logs") == 0
 
 
 def test_a_work_folder_that_is_full_too(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ class Request:
         check_writable(self.logs)
         if self.work_dir is None:
             return 0
-        check_writable(self.work_dir)
+        check_writable(self.work_dir, "--work-dir")
         return restore(self.work_dir, self.logs)
 
     def waiting(self) -> Path | None:

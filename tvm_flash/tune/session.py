@@ -111,7 +111,8 @@ class Session:
         # Seconds per call as strategies are told: ratios times those of the start, so that a
         # machine that slows down meanwhile does not make later proposals look worse.
         self._told: dict[Any, float] = {}
-        self._ours = {task.space.start}
+        # Configs that were compared with the best: a record that is not among them must be yet.
+        self._met = {task.space.start}
 
     @property
     def task(self) -> SearchTask:
@@ -175,22 +176,27 @@ class Session:
     def _end(self) -> Trial:
         """Measure the best beside the start; mark the one that a build is to take."""
         self._challenge(self._recorded(), self.state.done)
-        start = self._task.space.start
-        last = self._measured(Step("final", self.state.number, self.state.best, start))
+        last = self._last(self.state.best, self.state.number)
         if not self._stands(self.state.best, last):
             # Promotions add up noise: the start itself is the honest answer then.
-            self.state.best, self.state.number = start, 0
-            last = self._measured(Step("final", 0, start, start))
+            self.state.best, self.state.number = self._task.space.start, 0
+            last = self._last(self.state.best, 0)
         self.state.ratio, self.state.spread = last.ratio, last.spread
         return last
+
+    def _last(self, config: Any, number: int) -> Trial:
+        """``config`` beside the start; anew where builds would take another one meanwhile."""
+        step = Step("final", number, config, self._task.space.start)
+        return self._measured(step, replay=self._recorded() in (None, config))
 
     def _challenge(self, config: Any, number: int) -> None:
         """Let the record that a build takes be the config to beat, unless it is clearly slower.
 
         It has won before: within the noise it stays.
         """
-        if config is None or config in self._ours:
+        if self._has_met(config):
             return
+        self._met.add(config)
         step = Step("recorded", number, config, self.state.best)
         trial = self._measured(step)
         if trial.outcome == "ok" and trial.ratio - trial.spread <= 1:
@@ -205,7 +211,7 @@ class Session:
     def _take(self, step: Step, trial: Trial) -> None:
         """Let the config of ``step`` be the one to beat."""
         state = self.state
-        self._ours.add(step.config)
+        self._met.add(step.config)
         self._told[step.config] = self._scaled(trial)
         state.best = step.config
         state.number = 0 if step.stage == "recorded" else step.number
@@ -213,13 +219,16 @@ class Session:
         state.ratio = trial.ratio * (1.0 if state.ratio is None else state.ratio)
         self._tell(state, None)
 
-    def _measured(self, step: Step) -> Trial:
-        (trial,) = self._all_measured([step])
+    def _measured(self, step: Step, replay: bool = True) -> Trial:
+        (trial,) = self._all_measured([step], replay)
         return trial
 
-    def _all_measured(self, steps: Sequence[Step]) -> list[Trial]:
-        """Trials of ``steps``, which are of one stage and beside one config, in their order."""
-        found = {n: self._log.find(s.stage, s.config) for n, s in enumerate(steps)}
+    def _all_measured(self, steps: Sequence[Step], replay: bool = True) -> list[Trial]:
+        """Trials of ``steps``, which are of one stage and beside one config, in their order.
+
+        replay: whether what the log has of them counts.
+        """
+        found = {n: self._log.find(s) if replay else None for n, s in enumerate(steps)}
         trials = {n: trial for n, trial in found.items() if trial is not None}
         for n, trial in trials.items():
             self._note(steps[n], trial, replayed=True)
@@ -240,6 +249,7 @@ class Session:
         final = step.stage == "final" and self._stands(step.config, trial)
         best = final or (step.stage == "confirm" and wins(trial))
         if not replayed:
+            best = best and self._has_met(self._recorded())
             self._log.write(step, trial, best)
         if step.stage == "trial":
             self.state.done += 1
@@ -249,6 +259,10 @@ class Session:
             for keep in self._keepers:
                 keep(self._task.space.point(step.config), trial)
         self._tell(self.state, Event(step, trial, best, replayed))
+
+    def _has_met(self, config: Any) -> bool:
+        """Whether ``config``, of a record, may be replaced: if not, the search's end compares."""
+        return config is None or config in self._met
 
     def _stands(self, config: Any, trial: Trial) -> bool:
         """Whether a last measurement beside the start leaves ``config`` the best."""

@@ -89,9 +89,12 @@ def strategy_class(name: str) -> Callable[[SearchTask, int], Strategy]:
             f"strategy {name!r} must be one of {', '.join(STRATEGIES)}, or module:Class"
         )
     try:
-        return getattr(_imported(module), attribute)
+        found = getattr(_imported(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"strategy {name!r}: {error}") from error
+    if not isinstance(found, type):
+        raise ValueError(f"strategy {name!r} is {found!r:.60}, not a class")
+    return found
 
 
 def _imported(module: str):

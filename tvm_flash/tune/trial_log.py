@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ..errors import TvmFlashError
 from ..schedules import record_format
 from .trial import SearchTask, Trial
+
+logger = logging.getLogger("tvm_flash")
 
 UNWRITTEN = "unwritten.jsonl"
 
@@ -73,22 +78,25 @@ class TrialLog:
         self._constant = json.loads(json.dumps(self._constant))
         self.path = folder / task.target / record_format.log_name(task.spec)
         self.rescued = 0
-        self._lines: dict[tuple[str, str], dict[str, Any]] = {}
+        # By stage, config and what it was measured beside.
+        self._lines: dict[tuple[str, str, str], dict[str, Any]] = {}
         for line in self._same_search():
-            self._lines.setdefault((line["stage"], _text(line["config"])), line)
+            step = (line["stage"], _text(line["config"]), _text(line.get("incumbent", {})))
+            self._lines.setdefault(step, line)
         began = max((line.get("wall", 0.0) for line in self._lines.values()), default=0.0)
         self._began = time.monotonic() - began
 
-    def find(self, stage: str, config: Any) -> Trial | None:
-        """What the log says of this step, if it was made before; of several lines, the first."""
-        line = self._lines.get((stage, _text(config.to_json())))
+    def find(self, step: Step) -> Trial | None:
+        """What the log says of ``step``, if it was made before; of several lines, the first."""
+        configs = (_text(step.config.to_json()), _text(step.incumbent.to_json()))
+        line = self._lines.get((step.stage, *configs))
         return None if line is None else _trial(line)
 
     def rival(self) -> tuple[bool, dict[str, Any] | None]:
         """Whether the search had gone past its start, and what the best record was then."""
-        lines = self._lines.items()
-        gone_on = any(stage == "trial" for (stage, _), _ in lines)
-        rivals = [x["config"] for (s, _), x in lines if s == "recorded" and x["trial"] == 0]
+        lines = self._lines.values()
+        gone_on = any(x["stage"] == "trial" for x in lines)
+        rivals = [x["config"] for x in lines if x["stage"] == "recorded" and x["trial"] == 0]
         return gone_on or bool(rivals), rivals[0] if rivals else None
 
     def write(self, step: Step, trial: Trial, best: bool) -> None:
@@ -118,7 +126,7 @@ class TrialLog:
             "error": trial.error,
             "allowed": trial.allowed,
             "wall": round(self.wall, 2),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "date": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "best": best,
             **{name: value for name, value in optional.items() if value},
         }
@@ -139,7 +147,8 @@ class TrialLog:
             ) from why
         try:
             self._rescue.mkdir(parents=True, exist_ok=True)
-            with (self._rescue / UNWRITTEN).open("a", encoding="utf-8") as log:
+            path = self._rescue / UNWRITTEN
+            with _alone(path), path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line, sort_keys=True) + "\n")
         except OSError as error:
             raise NotRecorded(
@@ -158,21 +167,38 @@ def restore(rescue: Path, folder: Path) -> int:
     path = rescue / UNWRITTEN
     if not path.is_file():
         return 0
-    found = record_format.checked(path, in_place=False)
-    lines = [line for _, line, problems in found if not problems]
-    try:
-        for line in lines:
-            record_format.append(folder, line)
-    except OSError as error:
-        raise NotRecorded(
-            f"{folder} cannot be written ({error.strerror}): {len(lines)} records wait in {path}"
-        ) from error
-    path.unlink()
+    with _alone(path):
+        found = list(record_format.checked(path, in_place=False))
+        lines = [line for _, line, problems in found if not problems]
+        try:
+            for line in lines:
+                record_format.append(folder, line)
+        except OSError as error:
+            raise NotRecorded(
+                f"{folder} cannot be written ({error.strerror}): {len(lines)} records wait in "
+                f"{path}"
+            ) from error
+        _set_aside(path, len(found) - len(lines))
     return len(lines)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise NotRecorded unless logs can be written under ``folder``, which is made."""
+def _set_aside(path: Path, unreadable: int) -> None:
+    """Remove ``path``, unless lines of it are cut off or of another version: these are kept."""
+    if not unreadable:
+        path.unlink(missing_ok=True)
+        return
+    kept = path.with_name(f"unreadable-{time.time_ns()}.jsonl")
+    path.rename(kept)
+    logger.warning("%d lines that are no records of this version remain in %s", unreadable, kept)
+
+
+def _alone(path: Path) -> FileLock:
+    """While it is held no other search reads or writes ``path``."""
+    return FileLock(path.with_suffix(".lock"))
+
+
+def check_writable(folder: Path, option: str = "--logs") -> None:
+    """Raise NotRecorded unless ``folder``, given as ``option``, can be written; it is made."""
     probe = folder / f".{time.time_ns()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +206,7 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise NotRecorded(
-            f"{folder} cannot be written ({error.strerror}): give --logs DIR another one"
+            f"{folder} cannot be written ({error.strerror}): give {option} DIR another one"
         ) from error
 
 
