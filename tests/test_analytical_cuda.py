@@ -19,8 +19,9 @@ from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.schedules.cuda.space import cuda_space
 from tvm_flash.spec import AttentionSpec
+from tvm_flash.tune.analytical import counted as counted_module
 from tvm_flash.tune.analytical import cuda
-from tvm_flash.tune.analytical.counted import count, kernel_works, shared_bytes
+from tvm_flash.tune.analytical.counted import Counted, count, kernel_works, shared_bytes
 from tvm_flash.tune.analytical.cuda import chosen_points, rank_cuda
 from tvm_flash.tune.analytical.estimated import estimated_work
 from tvm_flash.tune.analytical.ranking import ranking_path, read_ranking
@@ -64,6 +65,20 @@ def test_counts_agree_with_formulas(compiled):
     assert [len(work.tiles) for work in works if not any(work.tiles)] == (
         [] if direction == "forward" else [x.grid(_extents())[0] for x in program.launches[::2]]
     )
+
+
+def test_counts_by_other_code_are_not_taken(compiled, monkeypatch, tmp_path):
+    direction, _, program, ptx = compiled
+    monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(tmp_path))
+    for version in ("one", "other"):
+        monkeypatch.setattr(counted_module, "_sources", lambda version=version: [version])
+        found = Counted(version, None, None)
+        monkeypatch.setattr(counted_module, "_count", lambda *_, found=found: found)
+        assert count(SPEC, direction, program, ptx) == found
+    monkeypatch.undo()
+    sources = counted_module._sources()
+    assert any("class Report" in text for text in sources), "the interpreter's"
+    assert any("def solved" in text for text in sources)
 
 
 def _extents():
