@@ -24,7 +24,7 @@ class Nearest:
         for point, seconds in observations:  # seconds: None where the point failed
             if point in self.left:  # the start, which nobody proposed
                 self.left.remove(point)
-            if seconds is not None:
+            if seconds is not None and point in self.space:  # a start may lie outside
                 self.best = min(self.best, (seconds, point))
 
     def distance(self, point):

@@ -188,6 +188,23 @@ def test_making_a_table_goes_on_where_it_was_interrupted(tmp_path, measuring):
     assert {file.name for file in tmp_path.iterdir()} == {"model.jsonl", "made.jsonl.gz"}
 
 
+def test_a_kernel_that_nobody_wrote_down_is_compiled_again(tmp_path, measuring):
+    """One made as a run was interrupted: from the cache it would seem to cost nothing."""
+    task = write_table(tmp_path / "model.jsonl", knobs=SMALL, failing=0).task
+    kernels = tmp_path / "made.jsonl.work" / "kernels"
+
+    def interrupt(text):
+        for name in ("somewhere", "elsewhere"):
+            (kernels / name).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(task, tmp_path / "made.jsonl", Effort(), interrupt)
+    seen = []
+    make(task, tmp_path / "made.jsonl", Effort(), lambda _: seen.append(sorted(kernels.iterdir())))
+    assert seen[1] == [kernels / "somewhere"]
+
+
 def test_parts_of_another_table_are_not_gone_on_with(tmp_path, measuring):
     task = write_table(tmp_path / "model.jsonl", knobs=SMALL, failing=0).task
     folder = tmp_path / "made.jsonl.work"

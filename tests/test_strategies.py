@@ -157,6 +157,7 @@ def test_a_cost_model_makes_another_name():
         ("annealing", None, "'annealing' must be one of random, grid, .*, or module:Class"),
         (":Mine", None, "or module:Class"),
         ("no_such_module:Mine", None, "No module named 'no_such_module'"),
+        ("os:sep", None, "'os:sep' is '/', not a class"),
         ("search_toys:Mine", None, "has no attribute 'Mine'"),
     ],
 )
@@ -189,6 +190,13 @@ def test_the_strategy_of_the_document_is_one(tmp_path, monkeypatch):
     assert len({*points}) == 120 and all(point in SPACE for point in points)
     assert points == run("my_search:Annealing", seed=1, budget=120)[0]
     assert best[-1] < run("random", seed=1, budget=120)[1][-1]
+
+
+def test_the_example_begins_at_a_start_outside_of_its_space(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "examples")
+    assert SMALL.point(SMALL.start) not in SMALL
+    points, _ = run("my_strategy:Nearest", budget=1000, batch=2, space=SMALL)
+    assert sorted(points) == sorted(SMALL.points)
 
 
 def test_the_document_names_every_strategy():

@@ -11,12 +11,13 @@ import pytest
 from replay_tables import write_table
 from typer.testing import CliRunner
 
+from tvm_flash.cli import study_models
 from tvm_flash.cli.app import app
 from tvm_flash.errors import TvmFlashError
 from tvm_flash.schedules import record_format
 from tvm_flash.schedules.select import SCHEDULES
 from tvm_flash.spec import AttentionSpec
-from tvm_flash.study import export, models
+from tvm_flash.study import export, models, stores
 from tvm_flash.study.samples import of_logs, of_table, splits
 from tvm_flash.study.stores import WIDTH, pooled, store_features
 
@@ -108,13 +109,13 @@ def test_splits_are_by_spec_and_do_not_depend_on_order(tables):
 def test_stores_are_ragged_rows_with_offsets(tables):
     rng = np.random.default_rng(0)
     samples = of_table(tables[0])[:4]
-    stores = [rng.random((count, WIDTH)) for count in (2, 0, 3, 1)]
-    arrays = export.data_set(samples, stores).arrays
+    rows_of = [rng.random((count, WIDTH)) for count in (2, 0, 3, 1)]
+    arrays = export.data_set(samples, rows_of).arrays
     assert arrays["store_offsets"].tolist() == [0, 2, 2, 5, 6]
-    assert np.array_equal(arrays["stores"][2:5], stores[2].astype(np.float32))
-    rows = pooled(stores)
+    assert np.array_equal(arrays["stores"][2:5], rows_of[2].astype(np.float32))
+    rows = pooled(rows_of)
     assert rows.shape == (4, 2 * WIDTH) and not rows[1].any()
-    assert np.allclose(rows[2, WIDTH:], stores[2].max(axis=0))
+    assert np.allclose(rows[2, WIDTH:], rows_of[2].max(axis=0))
 
 
 @pytest.mark.slow
@@ -135,8 +136,8 @@ def test_the_stores_of_a_schedule_are_those_that_tvm_sees(tables, tmp_path, monk
 def test_parquet_holds_the_same_rows(tables, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     samples = of_table(tables[0])[:5]
-    stores = [np.ones((n, WIDTH)) for n in (1, 2, 0, 1, 3)]
-    data = export.data_set(samples, stores)
+    ones = [np.ones((n, WIDTH)) for n in (1, 2, 0, 1, 3)]
+    data = export.data_set(samples, ones)
     export.write(data, tmp_path / "d.parquet", "parquet")
     read = parquet.read_table(tmp_path / "d.parquet")
     assert json.loads(read.schema.metadata[b"provenance"]) == data.provenance
@@ -172,6 +173,30 @@ def test_the_export_refuses_with_reasons(tmp_path, monkeypatch, options, message
     assert [file.name for file in tmp_path.iterdir()] == ["t.jsonl"]
 
 
+@pytest.mark.parametrize("output", ["no/where.npz", "/dev/null"])
+def test_the_export_does_not_compute_what_it_cannot_write(tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stores, "store_features", lambda *_: pytest.fail("computed"))
+    write_table(tmp_path / "t.jsonl", knobs=SMALL)
+    done = command("export", "--table", "t.jsonl", "--stores", "-o", output)
+    assert done.exit_code == 2 and "cannot be written" in done.text
+
+
+def test_stores_of_two_tables_of_one_name_are_kept_apart(tmp_path, monkeypatch):
+    def counted(samples, jobs, progress):
+        return [np.full((1, WIDTH), sample.spec.head_dim, np.float32) for sample in samples]
+
+    monkeypatch.setattr(stores, "store_features", counted)
+    found = []
+    for head_dim in (64, 128):
+        (tmp_path / str(head_dim)).mkdir()
+        found.append(
+            write_table(tmp_path / str(head_dim) / "t.jsonl", knobs=SMALL, head_dim=head_dim)
+        )
+    one, other = study_models._stores(1)(found)
+    assert one[0, 0] == 64 and other[0, 0] == 128
+
+
 def test_logs_that_cannot_be_read_are_no_samples(tmp_path):
     (tmp_path / "x86-64-v4").mkdir()
     (tmp_path / "x86-64-v4" / "float32_d64.jsonl").write_text("{}\n")
@@ -187,6 +212,10 @@ def test_scores_are_judged_as_their_definitions_say():
     assert worst[:2] == pytest.approx((-1, -1)) and worst[2] == 0 and worst[3] > 1
     assert models.judged(np.zeros(20), seconds)[:2] == (0.0, 0.0)
     failed = np.where(np.arange(20) == 3, np.nan, seconds)
+    few = np.where(np.arange(20) < 2, seconds, np.nan)
+    assert models.judged(-seconds, few)[2:] == (0, np.inf)
+    assert models.judged(np.where(np.arange(20) < 2, 9.0, 0.0), few)[2:] == (1, 0)
+    assert models.judged(-seconds, np.full(20, np.nan)) == (0, 0, 0, np.inf)
     tempted = models.judged(np.where(np.arange(20) == 3, 9.0, -seconds), failed)
     assert tempted == pytest.approx((1, 1, 0.9, 0))
 

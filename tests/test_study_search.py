@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tvm_flash.cli.app import app
 from tvm_flash.errors import TvmFlashError
 from tvm_flash.study import search_document
-from tvm_flash.study.search import Budget, Run, replay, study
+from tvm_flash.study.search import Budget, ProtocolError, Run, replay, study
 from tvm_flash.study.search_curves import (
     Curves,
     curves,
@@ -122,6 +122,32 @@ def test_a_search_that_gives_up_keeps_what_it_has(small):
     assert by_name["short"].area_seconds[0] == pytest.approx(found["short"].regret[0, 0])
 
 
+def test_where_nobody_gets_beyond_the_start_the_area_is_that_of_the_start():
+    """Seeds start at points of different cost: the shortest run ends before another's start."""
+    best, spent = np.array([[1.5, 1.5], [2.0, 2.0]]), np.array([[1.0, 1.0], [3.0, 3.0]])
+    (summed,) = summaries({"idle": Curves("idle", best, spent, 1.0, np.zeros(2))})
+    assert summed.area_seconds[1:] == pytest.approx(np.quantile([0.5, 1.0], (0.25, 0.75)))
+
+
+def test_a_table_of_one_point_leaves_nothing_to_search(tmp_path):
+    one = write_table(tmp_path / "one.jsonl", knobs={"block_q": (128,)}, failing=0)
+    assert len(one.measured) == 1
+    done = command("--table", tmp_path / "one.jsonl")
+    assert done.exit_code == 2 and "one has one point, the start" in done.text
+
+
+def test_a_fault_within_a_strategy_is_not_taken_for_bad_input(small, tmp_path, monkeypatch):
+    """Whoever writes one needs the place, not a line about options."""
+    (tmp_path / "my_faulty_search.py").write_text(
+        "class Faulty:\n"
+        "    def __init__(self, task, seed):\n"
+        "        raise ValueError('list.remove(x): x not in list')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = command("--table", "small.jsonl", "--strategies", "my_faulty_search:Faulty")
+    assert isinstance(done.exception, ValueError) and done.exit_code == 1
+
+
 def test_random_search_is_what_combinatorics_says(table):
     trials = 20
     runs = list(study(table, ["random"], range(400), Budget(trials)))
@@ -162,9 +188,9 @@ BREACHES = {
 
 @pytest.mark.parametrize("batch, message", BREACHES.values(), ids=BREACHES)
 def test_a_breach_of_the_protocol_is_named(small, batch, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ProtocolError, match=message):
         replay(small, "mine", 0, Budget(10, 2), scripted(batch))
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ProtocolError, match="twice"):
         replay(small, "mine", 0, Budget(10, 2), scripted([(64, 2, 2)], [(64, 2, 2)]))
 
 
@@ -241,6 +267,8 @@ def test_more_trials_than_points_are_clipped_with_a_note(small, tmp_path):
 BAD = {
     "an unknown strategy": (["--strategies", "magic"], "strategy 'magic' must be one of"),
     "a module that is not there": (["--strategies", "no_such:Thing"], "no_such"),
+    "a module for a class": (["--strategies", "os:path"], "not a class"),
+    "a device": (["--json", "/dev/null"], "cannot be written"),
     "no strategy": (["--strategies", ","], "must be 1 or more"),
     "no trials": (["--trials", "0"], "trials=0 must be 1 or more"),
     "no batch": (["--batch", "0"], "batch=0 must be 1 or more"),
@@ -260,6 +288,14 @@ def test_the_command_refuses_with_reasons(small, tmp_path, monkeypatch, options,
     done = command(*place, *options)
     assert done.exit_code == 2 and message in done.text, done.output
     assert [file.name for file in tmp_path.iterdir()] == ["small.jsonl"]
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to("there/s.json")
+    search_document.write(tmp_path / "link.json", "text")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "there" / "s.json").read_text() == "text"
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):

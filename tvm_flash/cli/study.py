@@ -1,4 +1,4 @@
-"""``tvm-flash study``: what the schedules do, counted, beside what the papers prove."""
+"""``tvm-flash study``: memory traffic beside what papers prove, and searches on measured tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from .study_table import table
 if TYPE_CHECKING:
     from ..study.io import Row
 
-study = typer.Typer(help="Count what the schedules do, beside theory.", no_args_is_help=True)
+_HELP = "Bytes moved, counted beside theory; search strategies and cost models on measured tables."
+study = typer.Typer(help=_HELP, no_args_is_help=True)
 
 
 study.command("export")(export)
@@ -30,9 +31,9 @@ study.command("search")(search)
 study.command("table")(table)
 
 
-@study.callback()
+@study.callback(help=_HELP)
 def _studies() -> None:
-    """Count what the schedules do, beside theory."""
+    """A group even where it has one command."""
 
 
 @study.command("io")

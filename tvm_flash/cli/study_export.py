@@ -11,6 +11,7 @@ import typer
 from ..errors import TvmFlashError
 from .console import console, notes, progress, reporting_errors
 from .show import require_tvm
+from .study_search import refuse_unwritable
 
 if TYPE_CHECKING:
     from ..study.samples import Sample
@@ -33,11 +34,13 @@ def export(
 ) -> None:
     """Features, labels, groups and splits of measured configs, for cost models."""
     require_tvm()
-    from ..study.export import FORMATS, data_set, write
+    from ..study.export import FORMATS, data_set, refuse, write
     from ..study.stores import store_features
 
     if form not in FORMATS:
         raise typer.BadParameter(f"--format {form!r} must be one of {', '.join(FORMATS)}")
+    refuse(form)
+    refuse_unwritable(output)
     samples = _samples(table or [], logs)
     rows = None
     if stores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import permutations
@@ -20,7 +21,10 @@ from .study_search import DEFAULT_TABLE, refuse_unwritable
 if TYPE_CHECKING:
     from ..study.models import Features, Score
 
-_MEANINGS = "rank correlations, the 10 fastest among its first 10, regret of the best of these"
+_MEANINGS = (
+    "rho, tau: rank correlations; top 10: the 10 fastest among\n"
+    "its first 10; best of 10: regret of the best of these"
+)
 
 
 @reporting_errors
@@ -69,7 +73,7 @@ def models(
         own = [score for score in across if score.train == train]
         console.print(score_table(own, f"all {own[0].samples} points of {train} learned"))
     if json_file is not None:
-        text = json.dumps([asdict(score) for score in (*inside, *across)], indent=1)
+        text = json.dumps([_plain(score) for score in (*inside, *across)], indent=1)
         search_document.write(json_file, text + "\n")
         console.print(f"written to {json_file}")
 
@@ -87,19 +91,24 @@ def score_table(scores: Sequence[Score], title: str) -> Table:
     return shown
 
 
+def _plain(score: Score) -> dict[str, object]:
+    """JSON has no infinity: null where all that a model put first had failed."""
+    return {name: None if value == math.inf else value for name, value in asdict(score).items()}
+
+
 def _stores(jobs: int) -> Features:
     """Features of stores, pooled to one row for each point."""
     from ..study.samples import of_table
     from ..study.stores import pooled, store_features
 
-    kept: dict[str, object] = {}
+    kept: dict[int, object] = {}
 
     def features(tables):
         for table in tables:
-            if table.name not in kept:
+            if id(table) not in kept:  # two files may have one name
                 samples = of_table(table)
                 with progress(f"stores of {table.name}", len(samples)) as advance:
-                    kept[table.name] = pooled(store_features(samples, jobs, advance))
-        return [kept[table.name] for table in tables]
+                    kept[id(table)] = pooled(store_features(samples, jobs, advance))
+        return [kept[id(table)] for table in tables]
 
     return features

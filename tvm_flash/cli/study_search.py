@@ -47,8 +47,9 @@ def search(
 ) -> None:
     """Best-so-far curves, regret and area of search strategies, on measured tables: no hardware."""
     require_tvm()
-    from ..study import search_document, search_plot
+    from ..study import replay_table, search_document, search_plot
     from ..study.search import Budget
+    from ..tune.strategy import strategy_class
 
     names = [name for name in dict.fromkeys(strategies.split(",")) if name]
     if seeds < 1 or not names:
@@ -61,11 +62,17 @@ def search(
         raise typer.BadParameter("--csv takes one --table")
     try:
         budget = Budget(trials, batch, start)
-        studies = [_study(one, names, seeds, budget, jobs) for one in table]
+        places = [replay_table.find(one) for one in table]
+        plans = [_plan(place, budget) for place in places]
+        for name in names:
+            strategy_class(name)
     except ValueError as error:
         if isinstance(error, TvmFlashError):
             raise
         raise typer.BadParameter(str(error)) from error
+    studies = [
+        _study(place, *plan, names, seeds, jobs) for place, plan in zip(places, plans, strict=True)
+    ]
     for one in studies:
         table_, _, spent, found, summed = one
         console.print(regret_table(table_, spent, summed))
@@ -85,29 +92,32 @@ def search(
 def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) -> Table:
     """How good and how soon: one line for each strategy, the least area first."""
     title = (
-        f"{table.name}: {len(table.measured)} points, {budget.trials} trials in batches of "
-        f"{budget.batch}, {budget.start} start\n"
-        "regret: percent over the best time of the table; median (quartiles)"
+        f"{table.name}: {len(table.measured)} points, {budget.start} start,\n"
+        f"{budget.trials} trials in batches of {budget.batch}\n"
+        "regret: percent over the best time of the table;\n"
+        "median (quartiles); own s: time of the strategy itself"
     )
     shown = Table(title=title, title_justify="left")
     shown.add_column("strategy", no_wrap=True)
-    for heading in ("final regret", "over trials", "over seconds"):
+    for heading in ("final regret", "over trials", "over seconds", "own s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for one in summed:
-        shown.add_row(one.strategy, *map(_regret, (one.final, one.area, one.area_seconds)))
+        regrets = map(_regret, (one.final, one.area, one.area_seconds))
+        shown.add_row(one.strategy, *regrets, f"{one.thinking:.2f}")
     return shown
 
 
 def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Table:
-    """Trials until within limits, confidence, wins against random search, the strategy's time."""
+    """Trials until within limits, confidence, wins against random search."""
     from ..study.search_curves import wins
 
     seeds = len(next(iter(found.values())).best)
-    title = f"{seeds} seeds: trials to come within 5% and 1% (seeds that did), 95% interval of\n"
-    title += "the median final regret, seeds better:worse than random (sign test), own seconds"
+    title = f"{seeds} seeds: trials to come within 5% and 1% (seeds that did),\n"
+    title += "95% interval of the median final regret,\n"
+    title += "seeds better:worse than random (sign test)"
     shown = Table(title=title, title_justify="left")
     shown.add_column("strategy", no_wrap=True)
-    for heading in ("to 5%", "to 1%", "final", "vs random", "own s"):
+    for heading in ("to 5%", "to 1%", "final", "vs random"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for one in summed:
         versus = ""
@@ -115,22 +125,27 @@ def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Tabl
             versus = "{}:{} p={:.1g}".format(*wins(found[one.strategy], found["random"]))
         reached = (_reached(one, limit, seeds) for limit in ("5%", "1%"))
         interval = "{:.1f} to {:.1f}".format(*(100 * value for value in one.confidence))
-        shown.add_row(one.strategy, *reached, interval, versus, f"{one.thinking:.2f}")
+        shown.add_row(one.strategy, *reached, interval, versus)
     return shown
 
 
-def _study(
-    place: str, names: Sequence[str], seeds: int, budget: Budget, jobs: int
-) -> tuple[ReplayTable, list[Run], Budget, dict[str, Curves], list[Summary]]:
+def _plan(path: Path, budget: Budget) -> tuple[ReplayTable, Budget]:
+    """The table, and how much of the budget it can use."""
     from ..study import replay_table
+
+    table = replay_table.read(path)
+    known = budget.within(table)
+    if known != budget:
+        notes.print(f"{table.name} has {len(table.measured)} points: {known.trials} trials")
+    return table, known
+
+
+def _study(
+    path: Path, table: ReplayTable, budget: Budget, names: Sequence[str], seeds: int, jobs: int
+) -> tuple[ReplayTable, list[Run], Budget, dict[str, Curves], list[Summary]]:
     from ..study.search import study
     from ..study.search_curves import curves, summaries
 
-    path = replay_table.find(place)
-    table = replay_table.read(path)
-    if budget != budget.within(table):
-        budget = budget.within(table)
-        notes.print(f"{table.name} has {len(table.measured)} points: {budget.trials} trials")
     runs = []
     with progress(table.name, len(names) * seeds) as advance:
         for run in study(table if jobs == 1 else path, names, range(seeds), budget, jobs):
@@ -152,6 +167,8 @@ def _reached(summary: Summary, limit: str, seeds: int) -> str:
 
 
 def refuse_unwritable(file: Path | None) -> None:
-    """Before minutes of work, not after."""
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+    """Before minutes of work, not after; a device too, which a file would replace."""
+    if file is None:
+        return
+    if (file.exists() and not file.is_file()) or not os.access(file.resolve().parent, os.W_OK):
         raise typer.BadParameter(f"{file} cannot be written: name a file in a folder that can be")

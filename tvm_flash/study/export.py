@@ -86,14 +86,27 @@ def write(data: DataSet, path: Path, form: str) -> None:
 
     Raises ValueError for an unknown form, TvmFlashError where parquet lacks pyarrow, OSError.
     """
-    if form not in FORMATS:
-        raise ValueError(f"format {form!r} must be one of {', '.join(FORMATS)}")
+    refuse(form)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         (_write_npz if form == "npz" else _write_parquet)(data, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse(form: str) -> None:
+    """Raise ValueError for an unknown form, TvmFlashError where parquet lacks pyarrow."""
+    if form not in FORMATS:
+        raise ValueError(f"format {form!r} must be one of {', '.join(FORMATS)}")
+    if form == "parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise TvmFlashError(
+                "parquet needs pyarrow, which is missing: pip install 'tvm-flash[study]', or "
+                "--format npz"
+            ) from error
 
 
 _TEXTS = ("direction", "target", "cpu", "outcome", "source")
@@ -143,13 +156,8 @@ def _write_npz(data: DataSet, path: Path) -> None:
 
 
 def _write_parquet(data: DataSet, path: Path) -> None:
-    try:
-        from pyarrow import parquet, table
-    except ModuleNotFoundError as error:
-        raise TvmFlashError(
-            "parquet needs pyarrow, which is missing: pip install 'tvm-flash[study]', or "
-            "--format npz"
-        ) from error
+    from pyarrow import parquet, table
+
     made = table(_rows(data.arrays))
     parquet.write_table(
         made.replace_schema_metadata({"provenance": json.dumps(data.provenance)}), path

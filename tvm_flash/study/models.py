@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ class Score:
 
     spearman, kendall: of score and speed over the points that ran, -1 to 1. recall: share of the
     ``TOP`` fastest among its first ``TOP``. regret: best time among its first ``TOP``, over the
-    best of all, less 1. All are means over seeds; ``deviation`` is that of spearman.
+    best of all, less 1; infinite where all of them failed. All are means over seeds; ``deviation``
+    is that of spearman.
     """
 
     model: str
@@ -99,7 +101,9 @@ def judged(scores: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float
     ran = ~np.isnan(seconds)
     first = np.argsort(-scores, kind="stable")[:TOP]
     times = np.where(ran, seconds, np.inf)
-    best = np.argsort(times, kind="stable")[:TOP]
+    best = [n for n in np.argsort(times, kind="stable")[:TOP] if ran[n]]
+    if not best:
+        return 0.0, 0.0, 0.0, math.inf
     recall = len(set(first) & set(best)) / len(best)
     regret = times[first].min() / times.min() - 1
     if not (np.ptp(scores[ran]) > 0 and np.ptp(seconds[ran]) > 0):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from ..errors import TvmFlashError
 from ..schedules.space import Point
 from ..tune.strategy import Strategy, make_strategy, strategy_class
 from ..tune.trial import Observation, SearchTask
@@ -17,6 +18,10 @@ from .replay_table import ReplayTable, read
 
 Make = Callable[[SearchTask, int], Strategy]
 STARTS = ("random", "default")
+
+
+class ProtocolError(TvmFlashError, ValueError):
+    """A strategy that proposed what it may not; the message names it and says what."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,14 @@ class Budget:
             raise ValueError(f"start={self.start!r} must be one of {', '.join(STARTS)}")
 
     def within(self, table: ReplayTable) -> Budget:
-        """The same with no more trials than ``table`` has points beside the start."""
-        return replace(self, trials=min(self.trials, len(table.measured) - 1))
+        """The same with no more trials than ``table`` has points beside the start.
+
+        Raises ValueError where it has none.
+        """
+        others = len(table.measured) - 1
+        if not others:
+            raise ValueError(f"{table.name} has one point, the start: there is nothing to search")
+        return replace(self, trials=min(self.trials, others))
 
     def start_of(self, table: ReplayTable, seed: int) -> Point:
         """Where the search with ``seed`` starts."""
@@ -70,8 +81,8 @@ def replay(
 ) -> Run:
     """One search by the strategy ``name`` (or the one that ``make`` gives) on ``table``.
 
-    A strategy may give up before the budget is spent. Raises ValueError for one that proposes what
-    is not in the space, too much, or the same twice.
+    A strategy may give up before the budget is spent. Raises ProtocolError for one that proposes
+    what is not in the space, too much, or the same twice.
     """
     clock, start = _Clock(), budget.start_of(table, seed)
     with clock:
@@ -101,7 +112,8 @@ def study(
     """A run of every strategy with every seed, strategy by strategy.
 
     jobs: processes; for more than one, ``table`` must be the path of its file.
-    Raises ValueError for a strategy that does not exist or breaks the protocol.
+    Raises ValueError for a strategy that does not exist, ProtocolError for one that breaks the
+    protocol.
     """
     for name in names:
         strategy_class(name)
@@ -138,15 +150,15 @@ def _refuse(
     name: str, table: ReplayTable, tried: dict[Point, None], proposed: list[Point], count: int
 ) -> None:
     if len(proposed) > count:
-        raise ValueError(f"strategy {name!r} proposed {len(proposed)} points, asked for {count}")
+        raise ProtocolError(f"strategy {name!r} proposed {len(proposed)} points, asked for {count}")
     for place, point in enumerate(proposed):
         if point not in table.measured:
-            raise ValueError(
+            raise ProtocolError(
                 f"strategy {name!r} proposed {point}, which is not in the space: take points from "
                 "task.space.points, or test them with `point in task.space`"
             )
         if point in tried or point in proposed[:place]:
-            raise ValueError(f"strategy {name!r} proposed {point} twice")
+            raise ProtocolError(f"strategy {name!r} proposed {point} twice")
 
 
 class _Clock:

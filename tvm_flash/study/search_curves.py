@@ -166,11 +166,17 @@ def _median_or_infinity(trials: np.ndarray) -> float:
 
 
 def _areas_over_seconds(each: Curves, horizon: float) -> np.ndarray:
-    """(seeds,): mean regret from the measured start to ``horizon`` seconds."""
+    """(seeds,): mean regret from the measured start to ``horizon`` seconds.
+
+    Where no run of the study got beyond that start, the regret of the start.
+    """
     areas = []
     for spent, regret in zip(each.spent, each.regret, strict=True):
+        if horizon <= spent[0]:
+            areas.append(float(regret[0]))
+            continue
         edges = np.minimum(np.append(spent, max(horizon, spent[-1])), horizon)
-        areas.append(float(np.sum(np.diff(edges) * regret) / max(horizon - spent[0], 1e-12)))
+        areas.append(float(np.sum(np.diff(edges) * regret) / (horizon - spent[0])))
     return np.array(areas)
 
 

@@ -85,11 +85,15 @@ def markdown(study: Mapping[str, Any]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write ``text``, all of it or nothing. Raises TvmFlashError where that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write ``text``, all of it or nothing. Raises TvmFlashError where that fails.
+
+    A link stays one: what it leads to is written.
+    """
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise TvmFlashError(f"{path} cannot be written: {error}") from error
     finally:

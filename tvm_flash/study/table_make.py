@@ -159,11 +159,23 @@ class Journal:
 
 def _build(task: SearchTask, journal: Journal, effort: Effort, progress: Progress) -> None:
     left = [point for point in task.space.points if point not in journal.built]
-
     kernels = journal.folder / "kernels"
+    _forget(
+        kernels, {Path(built["path"]).name for built in journal.built.values() if "path" in built}
+    )
     for point, built in build_all(task, left, kernels, effort.workers, effort.timeout):
         journal.add({"point": list(point), "built": built})
         progress(f"compile: {built['outcome']}")
+
+
+def _forget(kernels: Path, known: set[str]) -> None:
+    """Delete kernels that an interrupted run made and did not write down.
+
+    Found in the cache they would seem to compile in no time.
+    """
+    for folder in kernels.glob("*"):
+        if folder.is_dir() and folder.name not in known:
+            shutil.rmtree(folder)
 
 
 def _measure(task: SearchTask, journal: Journal, effort: Effort, progress: Progress) -> None:
