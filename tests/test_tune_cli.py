@@ -149,7 +149,7 @@ def test_ctrl_c_says_how_to_go_on(hardware, tmp_path):
     result = call(*options, status=130)
     assert "To go on: tvm-flash" in result.stderr and "of 12" in result.stdout
     rest = hardware()
-    call(*options)
+    assert "6 trials were in the log" in call(*options).stderr
     trials = [config for config, _, seconds in rest.asked if seconds == 1.0]
     assert len(trials) == 12 - 6, "the first of seven was the default's"
 

@@ -63,3 +63,19 @@ def test_the_latest_search_of_a_kernel_counts(tmp_path):
     (gain,) = gains(tmp_path)
     assert gain.final.ratio == 0.5 and gain.spec == AttentionSpec("float32", 64)
     assert not [p for _, _, p in record_format.checked(path) if p][1:], "only the last is corrupt"
+
+
+def test_the_order_of_lines_means_nothing(tmp_path):
+    """The winner was slower than the default after all: the end's second line is the answer."""
+    task = task_of("float32")
+    search(tmp_path, task, 0, 1.2, wins=(2,))
+    path = next(tmp_path.rglob("*.jsonl"))
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    default = {**lines[-1], "config": task.space.start.to_json(), "seconds": list(TENTHS)}
+    lines.append({**default, "trial": 0})
+    for second, line in enumerate(lines):
+        line["date"] = f"2026-01-01T00:00:{second:02}+00:00"
+    for ordered in (lines, lines[::-1]):
+        path.write_text("".join(json.dumps(line) + "\n" for line in ordered))
+        (gain,) = gains(tmp_path)
+        assert gain.final.ratio == 1.0 and gain.text == "none"

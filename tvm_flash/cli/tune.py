@@ -147,7 +147,9 @@ def _search(request: Request, hardware: Hardware) -> None:
         for line in found_lines(found):
             console.print(escape(line), **_PLAIN)
     elapsed = clock_text(time.monotonic() - started)
-    notes.print(f"{elapsed} in all; records are in {request.logs}", highlight=False)
+    again = sum(one.state.replayed for one in found)
+    known = f", {again} trials were in the log" if again else ""
+    notes.print(escape(f"{elapsed} in all{known}; records are in {request.logs}"), **_PLAIN)
     if stopped is not None:
         _stop(stopped)
 

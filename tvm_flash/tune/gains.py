@@ -97,6 +97,8 @@ def _searches(lines: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]
 
 
 def _gain(lines: list[Mapping[str, Any]]) -> Gain | None:
+    # Logs merge by concatenation: the order of lines means nothing.
+    lines = sorted(lines, key=lambda line: record_format.moment(line["date"]))
     finals = [line for line in lines if line["stage"] == "final" and line["outcome"] == "ok"]
     if not finals:
         return None

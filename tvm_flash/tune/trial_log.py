@@ -77,7 +77,6 @@ class TrialLog:
         # As it is read back.
         self._constant = json.loads(json.dumps(self._constant))
         self.path = folder / task.target / record_format.log_name(task.spec)
-        self.rescued = 0
         # By stage, config and what it was measured beside.
         self._lines: dict[tuple[str, str, str], dict[str, Any]] = {}
         for line in self._same_search():
@@ -156,7 +155,6 @@ class TrialLog:
                 f"{line['trial']} is lost, all before it are there. Make room, then the same "
                 "command goes on"
             ) from why
-        self.rescued += 1
 
 
 def restore(rescue: Path, folder: Path) -> int:
