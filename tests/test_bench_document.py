@@ -120,6 +120,8 @@ def test_noise_is_said():
     for cell in data["cells"]:
         cell["others"] = 0.3
     assert "was busy" in " ".join(verdicts.quietness(data))
+    data["runs"] += [{"load_average": [load, 0, 0], "cores": 2} for load in (0.5, 9.25)]
+    assert "0.5 to 9.25 (3 runs, 2 cores" in next(verdicts.quietness(data))
 
 
 def test_the_window_line_is_time_over_window():

@@ -14,8 +14,8 @@ Config = ForwardConfig | BackwardConfig
 # CUDA C++ Programming Guide, "technical specifications per compute capability": of a thread, and of
 # an SM; a warp takes registers by 256, so a thread by 8.
 MOST_REGISTERS, REGISTERS_PER_SM, REGISTER_UNIT = 255, 64 * 1024, 8
-# Beside sums and fragments, at least: softmax_scale, row statistics and addresses. ptxas needed 60
-# to 100 more for the defaults; what it cannot fit shows as a spill.
+# Beside sums and fragments, at least: softmax_scale, row statistics and addresses. ptxas needed 56
+# to 83 more for the defaults; what it cannot fit shows as a spill.
 LEAST_REST = 24
 
 

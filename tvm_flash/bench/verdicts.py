@@ -53,8 +53,12 @@ def quietness(data: dict) -> Iterator[str]:
     loads = [run["load_average"][0] for run in data["runs"] if run["load_average"]]
     cores = max((run["cores"] for run in data["runs"]), default=0)
     if loads:
-        listed = ", ".join(f"{load:g}" for load in loads)
-        yield f"load average before the start: {listed} ({cores} cores for this process)"
+        ends = dict.fromkeys(f"{load:g}" for load in (min(loads), max(loads)))
+        runs = f"{len(loads)} runs, " if len(loads) > 1 else ""
+        yield (
+            f"load average before the start: {' to '.join(ends)} "
+            f"({runs}{cores} cores for this process)"
+        )
     timed = [cell for cell in data["cells"] if "spread" in cell]
     if not timed:
         return
