@@ -320,6 +320,16 @@ def test_markdown_holds_every_cell():
     for cell in data["cells"]:
         assert cell["key"].partition(": ")[2].split(" forward")[0].split(" backward")[0] in text
     assert text.count("\n| ") >= len(data["cells"])
+    assert "What misses" not in text
+
+
+def test_markdown_says_what_is_left_of_a_missed_target():
+    data = bench_documents.whole_document()
+    cell = next(c for c in data["cells"] if c["section"] == "main" and "of_floor" in c)
+    cell.update(ratio={"sdpa": 0.9}, of_floor=0.75, met=False, counts=True, target=1.3)
+    table = complete(data).partition("### What misses its target")[2].partition("\n- ")[0]
+    (row,) = [line for line in table.splitlines() if line.startswith("| main")]
+    assert row.endswith("| 0.90 | 1.30 | 75% | 1.20 |")
 
 
 def test_the_short_form_marks_what_is_below_its_target():

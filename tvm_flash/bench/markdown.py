@@ -119,8 +119,22 @@ def complete(document: dict) -> str:
         if cells:
             table = memory_table if cells[0]["kind"] == "memory" else cell_table
             lines += ["", f"### {name}: {title}", "", *table(cells)]
+    missed = [cell for cell in document["cells"] if state(cell) == "missed"]
+    if missed:
+        lines += ["", "### What misses its target", "", *missed_table(missed)]
     lines += ["", *(f"- {line}" for line in closing_lines(document))]
     return "\n".join(lines)
+
+
+def missed_table(cells: list[dict]) -> Iterator[str]:
+    """How far below, and what is left: the ratio of a kernel that reached its floor."""
+    yield from _header(["problem", "threads", "ratio", "target", "of the floor", "at the floor"])
+    for cell in cells:
+        ratio, share = cell["ratio"]["sdpa"], cell.get("of_floor")
+        left = ["-", "-"] if not share else [f"{share:.0%}", f"{ratio / share:.2f}"]
+        name = f"{cell['section']}: {_problem(cell)}"
+        figures = (f"{ratio:.2f}", f"{cell['target']:.2f}", *left)
+        yield _line([name, str(cell["threads"]), *figures])
 
 
 def floor_lines(floors: list[dict]) -> Iterator[str]:
@@ -146,8 +160,11 @@ def cell_table(cells: list[dict]) -> Iterator[str]:
         ["problem", "threads", *times, "GFLOP/s", "of the floor", "ratio", "target", ""]
     )
     for cell in cells:
-        words = cell["key"].partition(": ")[2].rpartition(f" {_threads(cell['threads'])}")[0]
-        yield _line([words, str(cell["threads"]), *_figures(cell)])
+        yield _line([_problem(cell), str(cell["threads"]), *_figures(cell)])
+
+
+def _problem(cell: dict) -> str:
+    return cell["key"].partition(": ")[2].rpartition(f" {_threads(cell['threads'])}")[0]
 
 
 def _figures(cell: dict) -> Iterator[str]:
