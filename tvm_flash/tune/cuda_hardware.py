@@ -1,12 +1,9 @@
-"""This machine's GPU as hardware of a search: builders in parallel, one process that measures."""
+"""This machine's GPU as hardware of a search."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..artifact import symbol_name, verify
@@ -14,57 +11,29 @@ from ..bench.host import describe
 from ..codegen import cache
 from ..codegen.toolkit import find_toolkit
 from ..codegen.versions import build_versions, source_digest
-from ..errors import BuildError, TvmFlashError, UnsupportedSpec
+from ..errors import TvmFlashError, UnsupportedSpec
 from ..schedules.cuda.arch import ARCHS
 from ..spec import AttentionSpec
+from .building import BuildingHardware, Built, build_failure
 from .cuda_device import judged_and_timed_on_gpu
-from .hardware import HardwareFailure
-from .trial import SearchTask, Trial
-from .workers import Failure, Workers
+from .trial import SearchTask
+from .workers import Failure
 
-# Not a candidate's fault but this machine's: a full disk, no CUDA compiler.
-_OURS = "machine"
 _MEMORY = ("spill_stores", "spill_loads", "stack")
 _RESOURCES = ("registers", *_MEMORY, "shared")
 
 
-@dataclass(frozen=True)
-class Built:
-    """An artifact with one function; resources: what ptxas gave the kernel with most registers."""
-
-    path: Path
-    resources: dict[str, int]
-
-
-class CudaHardware:
+class CudaHardware(BuildingHardware):
     """``Hardware`` of this machine's GPU, which ``task.target`` must be the architecture of.
 
-    jobs: builder processes. timeout: seconds that compiling one config may take, and checking and
-    warming one up. A config that keeps registers in memory is a "spill", and is not run, unless its
-    schedule lets it. A crashed process takes its CUDA context with it; the next config gets a fresh
-    one.
+    jobs, timeout: as of ``BuildingHardware``. A config that keeps registers in memory is a "spill",
+    and is not run, unless its schedule lets it. A crashed process takes its CUDA context with it;
+    the next config gets a fresh one.
     """
 
     def __init__(self, jobs: int, timeout: float):
-        self.jobs, self.timeout = jobs, timeout
-        self._builders = Workers(built, jobs, prepare=import_compiler)
-        self._measurer = Workers(judged_and_timed_on_gpu, 1)
-        self._known: dict[str, Built | Failure] = {}
-
-    def evaluate(
-        self, task: SearchTask, configs: Sequence[Any], incumbent: Any, seconds: float
-    ) -> Iterator[tuple[int, Trial]]:
-        """As ``Hardware.evaluate``."""
-        self._build(task, [*configs, incumbent])
-        best = self._known[_key(task, incumbent)]
-        if isinstance(best, Failure):
-            raise HardwareFailure(f"what is to be compared with does not build: {best.note}")
-        for index, config in enumerate(configs):
-            found = self._known[_key(task, config)]
-            if isinstance(found, Failure):
-                yield index, Trial(found.outcome, note=found.note)
-            else:
-                yield index, self._measured(task, found, best, seconds)
+        functions = {"build": built, "prepare": import_compiler, "measure": judged_and_timed_on_gpu}
+        super().__init__(jobs, timeout, **functions)
 
     def origin(self, task: SearchTask) -> Mapping[str, Any]:
         """As ``Hardware.origin``; "cpu" holds the GPU's name, the machine the host beside it."""
@@ -76,46 +45,20 @@ class CudaHardware:
         machine = {**describe().to_json(), "gpu": gpu, "arch": task.target}
         return {"cpu": gpu, "machine": machine, "versions": versions}
 
-    def close(self) -> None:
-        """End the builders and the measuring process."""
-        self._builders.close()
-        self._measurer.close()
+    def _to_build(self, task: SearchTask, config: Any) -> tuple:
+        return task.spec, task.direction, task.target, config.to_json()
 
-    def __enter__(self) -> CudaHardware:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _build(self, task: SearchTask, configs: Sequence[Any]) -> None:
-        new = {_key(task, config): config for config in configs}
-        new = {key: config for key, config in new.items() if key not in self._known}
-        items = [(task.spec, task.direction, task.target, c.to_json()) for c in new.values()]
-        keys = list(new)
-        for index, answer in self._builders.map(items, self.timeout):
-            if isinstance(answer, Failure) and answer.outcome == _OURS:
-                raise HardwareFailure(answer.note)
-            self._known[keys[index]] = answer
-
-    def _measured(self, task: SearchTask, ours: Built, best: Built, seconds: float) -> Trial:
-        item = (ours.path, best.path, task.sizes, seconds)
-        ((_, answer),) = self._measurer.map([item], self.timeout + 4 * seconds)
-        if isinstance(answer, Failure):
-            return Trial(answer.outcome, resources=ours.resources, note=answer.note)
-        if answer.outcome != "ok":
-            self._measurer.renew()  # it may have written anywhere, or broken the CUDA context
-        return replace(answer, resources=ours.resources)
+    def _to_measure(self, task: SearchTask, ours: Built, best: Built, seconds: float) -> tuple:
+        return ours.path, best.path, task.sizes, seconds
 
 
 def built(
     spec: AttentionSpec, direction: str, arch: str, config: Mapping[str, Any]
 ) -> Built | Failure:
-    """The artifact of ``config`` for ``arch`` from the cache, or compiled into it."""
+    """The artifact of ``config`` for ``arch`` from the cache, or compiled into it.
+
+    resources: what ptxas gave the kernel with most registers.
+    """
     parts = {
         "spec": spec.to_json(), "direction": direction, "arch": arch, "config": dict(config),
         "sources": source_digest(), **build_versions(),
@@ -125,8 +68,7 @@ def built(
         name = f"{symbol_name(spec, direction)}-{arch}-{cache.digest(parts)[:32]}"
         path = cache.entry(name, lambda to: _compile(spec, direction, arch, config, to))
     except (TvmFlashError, ValueError) as error:
-        ours = isinstance(error, BuildError) and isinstance(error.__cause__, OSError)
-        return Failure(_OURS if ours else "invalid", str(error)[:300])
+        return build_failure(error)
     launches = _resources(path, arch)
     in_memory = {name: max(found[kind] for kind in _MEMORY) for name, found in launches.items()}
     spilled = {name for name, size in in_memory.items() if size}
@@ -176,7 +118,3 @@ def _resources(path: Path, arch: str) -> dict[str, dict[str, int]]:
         launch["name"]: {name: int(launch["resources"][arch][name]) for name in _RESOURCES}
         for launch in record.launches
     }
-
-
-def _key(task: SearchTask, config: Any) -> str:
-    return json.dumps([task.spec.name, task.direction, task.target, config.to_json()])
