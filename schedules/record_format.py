@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -16,12 +15,23 @@ from typing import Any
 from ..artifact import DIRECTIONS
 from ..lengths import FORWARD_BUCKETS, buckets_of
 from ..spec import AttentionSpec
+from .line_fields import (
+    SIZES,
+    Fields,
+    are_sizes,
+    are_times,
+    field_problems,
+    is_count,
+    is_number,
+    is_number_or_null,
+    is_object,
+    is_text,
+)
 
 logger = logging.getLogger("tvm_flash")
 
 FORMAT = 1
 OUTCOMES = ("ok", "wrong", "spill", "invalid", "crash", "timeout")
-SIZES = ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "threads")
 # Why something was measured; tuning_logs/README.md says what each means.
 STAGES = ("start", "recorded", "trial", "confirm", "final")
 
@@ -90,13 +100,7 @@ def line_problems(line: Any, path: Path | None = None) -> list[str]:
         return [f"it is a {type(line).__name__}, not an object"]
     if line.get("format") != FORMAT:
         return [f"format={line.get('format')!r}, this version reads {FORMAT}"]
-    if absent := [name for name in _FIELDS if name not in line]:
-        return [f"{', '.join(absent)} missing"]
-    wrong = [
-        f"{name}={line[name]!r:.60} is not {text}"
-        for name, (text, is_right) in {**_FIELDS, **_OPTIONAL}.items()
-        if name in line and not _holds(is_right, line[name])
-    ]
+    wrong = field_problems(line, _FIELDS, _OPTIONAL)
     return wrong or [*_contradictions(line), *_misplaced(line, path)]
 
 
@@ -128,71 +132,35 @@ def _warn_once(path: Path, message: str) -> None:
     logger.warning("tuning log %s: %s", path, message)
 
 
-def _holds(is_right: Callable[[Any], Any], value: Any) -> bool:
-    # A foreign value may fail in any way, a spec of another version for one.
-    try:
-        return bool(is_right(value))
-    except Exception:
-        return False
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
-
-
-def _is_number_or_null(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def _are_times(value: Any) -> bool:
-    return type(value) is list and all(_is_number(x) and x > 0 for x in value)
-
-
-def _are_sizes(value: Any) -> bool:
-    return all(type(value[name]) is int and value[name] > 0 for name in SIZES)
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_object(value: Any) -> bool:
-    return type(value) is dict
-
-
 # Every line has all of these; others may follow them.
-_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "target": ("the name of a target", _is_text),
-    "cpu": ("the name of a CPU", _is_text),
+_FIELDS: Fields = {
+    "target": ("the name of a target", is_text),
+    "cpu": ("the name of a CPU", is_text),
     "spec": ("a spec", AttentionSpec.from_json),
     "direction": (f"one of {', '.join(DIRECTIONS)}", DIRECTIONS.__contains__),
     "bucket": (f"one of {', '.join(FORWARD_BUCKETS)}", FORWARD_BUCKETS.__contains__),
-    "problem": (f"positive {', '.join(SIZES)}", _are_sizes),
-    "config": ("a config with its schedule", lambda config: _is_text(config["schedule"])),
+    "problem": (f"positive {', '.join(SIZES)}", are_sizes),
+    "config": ("a config with its schedule", lambda config: is_text(config["schedule"])),
     "outcome": (f"one of {', '.join(OUTCOMES)}", OUTCOMES.__contains__),
-    "seconds": ("a list of times", _are_times),
-    "incumbent_seconds": ("a list of times", _are_times),
-    "error": ("a number or null", _is_number_or_null),
-    "allowed": ("a number or null", _is_number_or_null),
-    "strategy": ("the name of a strategy", _is_text),
-    "seed": ("a count", _is_count),
-    "trial": ("a count", _is_count),
+    "seconds": ("a list of times", are_times),
+    "incumbent_seconds": ("a list of times", are_times),
+    "error": ("a number or null", is_number_or_null),
+    "allowed": ("a number or null", is_number_or_null),
+    "strategy": ("the name of a strategy", is_text),
+    "seed": ("a count", is_count),
+    "trial": ("a count", is_count),
     "date": ("a date and time with its offset from UTC", moment),
-    "versions": ("an object", _is_object),
-    "machine": ("an object", _is_object),
+    "versions": ("an object", is_object),
+    "machine": ("an object", is_object),
 }
 # Absent from lines of earlier releases.
-_OPTIONAL: dict[str, tuple[str, Callable[[Any], Any]]] = {
+_OPTIONAL: Fields = {
     "stage": (f"one of {', '.join(STAGES)}", STAGES.__contains__),
-    "incumbent": ("a config with its schedule", lambda config: _is_text(config["schedule"])),
-    "cost_model": ("the name of a cost model", _is_text),
-    "wall": ("a number of seconds", _is_number),
-    "resources": ("an object", _is_object),
-    "note": ("text", _is_text),
+    "incumbent": ("a config with its schedule", lambda config: is_text(config["schedule"])),
+    "cost_model": ("the name of a cost model", is_text),
+    "wall": ("a number of seconds", is_number),
+    "resources": ("an object", is_object),
+    "note": ("text", is_text),
 }
 
 

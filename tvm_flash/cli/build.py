@@ -13,17 +13,13 @@ import typer
 from ..lengths import FORWARD_BUCKETS, check_buckets
 from .console import Advance, console, progress
 from .cost_table import cost_tables
+from .spec_options import Specs, SpecsFile
 from .spec_text import SpecTextError, parse_specs
 
 
 def build(
-    specs: Annotated[
-        list[str] | None, typer.Argument(help="bf16,d=64,causal or a case name or a file of them")
-    ] = None,
-    specs_file: Annotated[
-        list[Path] | None,
-        typer.Option("--specs", help="JSON or text file with one spec per entry or line."),
-    ] = None,
+    specs: Specs = None,
+    specs_file: SpecsFile = None,
     target: Annotated[
         str, typer.Option(help="llvm (this machine), a CPU level, cuda or cuda:sm_80,sm_90.")
     ] = "llvm",

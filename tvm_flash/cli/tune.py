@@ -20,6 +20,7 @@ from ..lengths import FORWARD_BUCKETS, check_buckets
 from ..spec import AttentionSpec
 from .console import console, notes
 from .show import require_tvm
+from .spec_options import Specs, SpecsFile
 from .spec_text import SpecTextError, parse_specs
 from .tune_cuda import gpu_hardware, rank_on_cuda, request_on_gpu
 from .tune_tables import Found, found_lines, found_table, log_table
@@ -38,13 +39,8 @@ _PLAIN: dict[str, bool] = {"highlight": False, "soft_wrap": True}
 
 
 def tune(
-    specs: Annotated[
-        list[str] | None, typer.Argument(help="bf16,d=64,causal or a case name or a file of them")
-    ] = None,
-    specs_file: Annotated[
-        list[Path] | None,
-        typer.Option("--specs", help="JSON or text file with one spec per entry or line."),
-    ] = None,
+    specs: Specs = None,
+    specs_file: SpecsFile = None,
     target: Annotated[
         str, typer.Option(help="llvm (this machine), a CPU level behind --rpc, cuda or cuda:sm_90.")
     ] = "llvm",

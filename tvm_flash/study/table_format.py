@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..artifact import DIRECTIONS
 from ..errors import TvmFlashError
-from ..schedules.record_format import OUTCOMES, SIZES
+from ..schedules.line_fields import (
+    SIZES,
+    Fields,
+    are_sizes,
+    are_times,
+    field_problems,
+    is_number,
+    is_number_or_null,
+    is_object,
+    is_text,
+)
+from ..schedules.record_format import OUTCOMES
 from ..spec import AttentionSpec
 
 FORMAT = 1
@@ -25,14 +35,14 @@ def head_problems(head: Any) -> list[str]:
         return [f"it is no {KIND}: its first line must hold kind={KIND!r}"]
     if head.get("format") != FORMAT:
         return [f"format={head.get('format')!r}, this version reads {FORMAT}"]
-    return _field_problems(head, _HEAD)
+    return field_problems(head, _HEAD)
 
 
 def line_problems(line: Any, head: Mapping[str, Any]) -> list[str]:
     """What is wrong with the line of a point, under a ``head`` without problems."""
     if not isinstance(line, dict):
         return [f"it is a {type(line).__name__}, not an object"]
-    return _field_problems(line, _LINE) or [*_misplaced(line, head), *_contradictions(line)]
+    return field_problems(line, _LINE) or [*_misplaced(line, head), *_contradictions(line)]
 
 
 def table_problems(head: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -46,16 +56,6 @@ def table_problems(head: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) 
     start = tuple(head["start"].get(name) for name in head["knobs"])
     good = [point for point, line in zip(points, lines, strict=True) if line["outcome"] == "ok"]
     return [] if start in good else [f"its start {list(start)} was not measured"]
-
-
-def _field_problems(line: Mapping[str, Any], fields: Fields) -> list[str]:
-    if absent := [name for name in fields if name not in line]:
-        return [f"{', '.join(absent)} missing"]
-    return [
-        f"{name}={line[name]!r:.60} is not {text}"
-        for name, (text, is_right) in fields.items()
-        if not _holds(is_right, line[name])
-    ]
 
 
 def _misplaced(line: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
@@ -85,66 +85,36 @@ def _contradictions(line: Mapping[str, Any]) -> list[str]:
     return [text for wrong, text in checks if wrong]
 
 
-def _holds(is_right: Callable[[Any], Any], value: Any) -> bool:
-    # A foreign value may fail in any way, a spec of another version for one.
-    try:
-        return bool(is_right(value))
-    except Exception:
-        return False
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
-
-
-def _are_times(value: Any) -> bool:
-    return type(value) is list and all(_is_number(x) and x > 0 for x in value)
-
-
-def _are_sizes(value: Any) -> bool:
-    return all(type(value[name]) is int and value[name] > 0 for name in SIZES)
-
-
-def _is_object(value: Any) -> bool:
-    return type(value) is dict
-
-
 def _are_knobs(value: Any) -> bool:
     return value != {} and all(
-        _is_text(knob["meaning"]) and knob["values"] and type(knob["values"]) is list
+        is_text(knob["meaning"]) and knob["values"] and type(knob["values"]) is list
         for knob in value.values()
     )
 
 
-Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]
-
 _HEAD: Fields = {
-    "target": ("the name of a target", _is_text),
-    "cpu": ("the name of a CPU", _is_text),
+    "target": ("the name of a target", is_text),
+    "cpu": ("the name of a CPU", is_text),
     "spec": ("a spec", AttentionSpec.from_json),
     "direction": (f"one of {', '.join(DIRECTIONS)}", DIRECTIONS.__contains__),
-    "problem": (f"positive {', '.join(SIZES)}", _are_sizes),
-    "start": ("a config with its schedule", lambda config: _is_text(config["schedule"])),
+    "problem": (f"positive {', '.join(SIZES)}", are_sizes),
+    "start": ("a config with its schedule", lambda config: is_text(config["schedule"])),
     "knobs": ("knobs with their values and meaning", _are_knobs),
     "points": ("a positive number", lambda value: type(value) is int and value > 0),
-    "clock": ("the name of a clock", _is_text),
-    "date": ("a date", _is_text),
-    "versions": ("an object", _is_object),
-    "machine": ("an object", _is_object),
+    "clock": ("the name of a clock", is_text),
+    "date": ("a date", is_text),
+    "versions": ("an object", is_object),
+    "machine": ("an object", is_object),
 }
 
 _LINE: Fields = {
     "point": ("a list of values", lambda value: type(value) is list),
     "outcome": (f"one of {', '.join(OUTCOMES)}", OUTCOMES.__contains__),
-    "seconds": ("a list of times", _are_times),
-    "reference_seconds": ("a list of times", _are_times),
-    "compile_seconds": ("a time", _is_number),
-    "check_seconds": ("a time", _is_number),
-    "measure_seconds": ("a time", _is_number),
-    "error": ("a number or null", lambda value: value is None or _is_number(value)),
-    "allowed": ("a number or null", lambda value: value is None or _is_number(value)),
+    "seconds": ("a list of times", are_times),
+    "reference_seconds": ("a list of times", are_times),
+    "compile_seconds": ("a time", is_number),
+    "check_seconds": ("a time", is_number),
+    "measure_seconds": ("a time", is_number),
+    "error": ("a number or null", is_number_or_null),
+    "allowed": ("a number or null", is_number_or_null),
 }
