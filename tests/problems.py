@@ -47,18 +47,24 @@ def compile_function(func, target: tvm.target.Target):
         return tvm.compile(module, target=target)[func.attrs["global_symbol"]]
 
 
-def call_forward(kernel, q, k, v, tables=()):
-    """(out, lse) of a kernel; outputs start as NaN, so that what it leaves unwritten shows."""
+def call_forward(kernel, q, k, v, tables=(), statistics=("lse",)):
+    """(out, lse) of a kernel whose spec has these ``forward_statistics``.
+
+    Outputs start as NaN, so that what a kernel leaves unwritten shows.
+    """
     out = q.new_full((*q.shape[:3], v.shape[3]), math.nan)
-    lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), math.nan)
-    kernel(q, k, v, out, lse, *tables, q.shape[3] ** -0.5)
+    rows = (q.shape[0], q.shape[2], q.shape[1])
+    lse, *low = (torch.full(rows, math.nan) for _ in statistics)
+    kernel(q, k, v, out, lse, *low, *tables, q.shape[3] ** -0.5)
+    assert not any(x.isnan().any() for x in low)
     return out, lse
 
 
-def call_backward(kernel, q, k, v, out, dout, lse, dlse, tables=(), workspace=()):
-    """(dq, dk, dv) of a kernel; results start as NaN."""
+def call_backward(kernel, q, k, v, out, dout, lse, dlse, tables=(), workspace=(), low=()):
+    """(dq, dk, dv) of a kernel; results start as NaN. low: lse_low, where the spec saves it."""
     grads = [torch.full_like(x, math.nan) for x in (q, k, v)]
-    kernel(q, k, v, out, dout, lse, dlse, *grads, *workspace, *tables, q.shape[3] ** -0.5)
+    saved = (q, k, v, out, dout, lse, *low, dlse)
+    kernel(*saved, *grads, *workspace, *tables, q.shape[3] ** -0.5)
     return grads
 
 

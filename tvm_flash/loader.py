@@ -21,8 +21,9 @@ from .spec import AttentionSpec
 class Kernel:
     """A loaded kernel, called with torch tensors, (B, S, H, D) or (.., B, H, Sq), in this order.
 
-    forward: q, k, v, out, lse (absent when the spec returns "out"), *tables, softmax_scale.
-    backward: q, k, v, out, dout, lse, dlse, dq, dk, dv, delta, dq_acc, *tables, softmax_scale.
+    forward: q, k, v, out, *spec.forward_statistics, *tables, softmax_scale.
+    backward: q, k, v, out, dout, *spec.saved_statistics, dlse, dq, dk, dv, delta, dq_acc, *tables,
+    softmax_scale.
     device: "cpu" or "cuda", where all of them lie. buckets: the lengths it is meant for, though it
     is right for any; none named: all.
     """

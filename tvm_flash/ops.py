@@ -18,10 +18,11 @@ from .spec import AttentionSpec
 _library = torch.library.Library("tvm_flash", "DEF")
 for _schema in (
     "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[] tables, str spec,"
-    " float softmax_scale, bool deterministic=False) -> (Tensor out, Tensor lse)",
+    " float softmax_scale, bool deterministic=False)"
+    " -> (Tensor out, Tensor lse, Tensor lse_low)",
     "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out,"
-    " Tensor lse, Tensor[] tables, str spec, float softmax_scale, bool deterministic=False)"
-    " -> (Tensor dq, Tensor dk, Tensor dv)",
+    " Tensor lse, Tensor lse_low, Tensor[] tables, str spec, float softmax_scale,"
+    " bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 _forward_operator = torch.ops.tvm_flash.attention_forward.default
@@ -52,8 +53,8 @@ def attention_operator(
     """
     if torch.compiler.is_compiling() or not _is_plain_call(q, k, v, tables):
         ordered = bool(deterministic) or torch.are_deterministic_algorithms_enabled()
-        return _forward_operator(q, k, v, tables, spec, softmax_scale, ordered)
-    return _run_forward(q, k, v, tables, spec, softmax_scale)
+        return _forward_operator(q, k, v, tables, spec, softmax_scale, ordered)[:2]
+    return _run_forward(q, k, v, tables, spec, softmax_scale)[:2]
 
 
 def _is_plain_call(q, k, v, tables) -> bool:
@@ -76,27 +77,37 @@ def _is_plain_call(q, k, v, tables) -> bool:
 
 def _forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
     _check_operator_call(q, k, tables)
-    return _run_forward(q, k, v, tables, spec, softmax_scale)
+    return _completed(*_run_forward(q, k, v, tables, spec, softmax_scale))
 
 
 def _run_forward(q, k, v, tables, spec: str, softmax_scale: float):
-    sizes, key_sizes = q.shape, v.shape
-    out, lse = _empty_results(q, sizes, key_sizes[3])
+    """out and the arrays that ``spec.saved_statistics`` names."""
+    sizes, key_sizes, spec = q.shape, v.shape, _spec(spec)
+    results = _empty_results(q, sizes, key_sizes[3], spec)
     if 0 in sizes or 0 in key_sizes:
-        return out.zero_(), lse.fill_(float("-inf"))
+        return _results_without_keys(*results)
     bucket = bucket_of("forward", sizes[1], key_sizes[1])
     device, capability = place_of(q)
-    kernel = resolve(_spec(spec), "forward", device, capability, bucket)
+    kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)
-    if tables:
-        run(q, k, v, out, lse, *tables, softmax_scale)
+    if tables or len(results) > 2:
+        run(q, k, v, *results, *tables, softmax_scale)
     else:  # a call without a star takes less time
-        run(q, k, v, out, lse, softmax_scale)
-    return out, lse
+        run(q, k, v, *results, softmax_scale)
+    return results
+
+
+def _completed(out, lse, lse_low=None):
+    """What the operator returns: an lse_low without elements where there is none."""
+    return out, lse, lse.new_empty(0) if lse_low is None else lse_low
+
+
+def _results_without_keys(out, lse, *lse_low):
+    return out.zero_(), lse.fill_(float("-inf")), *(low.zero_() for low in lse_low)
 
 
 def _backward(
-    dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: float,
+    dout, dlse, q, k, v, out, lse, lse_low, tables, spec: str, softmax_scale: float,
     deterministic: bool = False,
 ):  # fmt: skip
     _check_operator_call(q, k, tables)
@@ -107,10 +118,12 @@ def _backward(
     direction = "backward_deterministic" if deterministic else "backward"
     sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
     bucket = bucket_of(direction, *sizes[3:])
-    kernel = resolve(_spec(spec), direction, device, capability, bucket)
+    spec = _spec(spec)
+    kernel = resolve(spec, direction, device, capability, bucket)
     delta, sums = kernel.workspace(*sizes, torch.get_num_threads(), capability)
     dlse = torch.zeros_like(lse) if dlse is None else dlse.contiguous()
-    saved = (_rows(q), _rows(k), _rows(v), _rows(out), _rows(dout), lse.contiguous(), dlse)
+    statistics = [x.contiguous() for x in (lse, lse_low)[: len(spec.saved_statistics)]]
+    saved = (_rows(q), _rows(k), _rows(v), _rows(out), _rows(dout), *statistics, dlse)
     workspace = (lse.new_empty(delta), lse.new_zeros(sums))
     kernel(*saved, *grads, *workspace, *tables, softmax_scale)
     return grads
@@ -123,20 +136,23 @@ def _check_operator_call(q, k, tables) -> None:
         check_tables(tables)
 
 
-def _forward_results(q, k, v, *_):
-    """Empty out and lse, for kernels to fill and for the compiler to know the shapes."""
-    return _empty_results(q, q.shape, v.shape[3])
+def _forward_results(q, k, v, tables, spec: str, *_):
+    """Empty results, for the compiler to know the shapes."""
+    return _completed(*_empty_results(q, q.shape, v.shape[3], _spec(spec)))
 
 
-def _empty_results(q, sizes, head_dim_v):
+def _empty_results(q, sizes, head_dim_v, spec: AttentionSpec):
+    """out, lse and, where the spec saves it, lse_low: for kernels to fill."""
     batch, seqlen_q, heads, head_dim = sizes
     if head_dim == head_dim_v and q.is_contiguous():
         out = torch.empty_like(q)  # the same in less time
     else:
         out = q.new_empty(batch, seqlen_q, heads, head_dim_v)
     if q.dtype == torch.float32:
-        return out, q.new_empty(batch, heads, seqlen_q)
-    return out, q.new_empty(batch, heads, seqlen_q, dtype=torch.float32)
+        lse = q.new_empty(batch, heads, seqlen_q)
+    else:
+        lse = q.new_empty(batch, heads, seqlen_q, dtype=torch.float32)
+    return (out, lse) if spec.score_mod is None else (out, lse, torch.empty_like(lse))
 
 
 def _backward_results(dout, dlse, q, k, v, *_):
@@ -173,13 +189,14 @@ def _save(ctx, inputs, outputs) -> None:
     # The dispatcher leaves out a last argument that has its default value.
     q, k, v, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic = inputs
     ctx.save_for_backward(q, k, v, *outputs, *tables)
+    ctx.mark_non_differentiable(outputs[2])
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, dout, dlse):
-    q, k, v, out, lse, *tables = ctx.saved_tensors
+def _gradients(ctx, dout, dlse, dlse_low):
+    q, k, v, out, lse, lse_low, *tables = ctx.saved_tensors
     dout = torch.zeros_like(out) if dout is None else dout
-    saved = (q, k, v, out, lse, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic)
+    saved = (q, k, v, out, lse, lse_low, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic)
     given = (None,) * (3 + len(ctx.deterministic))
     return *_backward_operator(dout, dlse, *saved), *given
 

@@ -98,6 +98,8 @@ def _softmax_output(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor
     # Rows without a key go through the softmax as zeros and are cut out after it: autograd then
     # meets no inf - inf.
     finite = torch.where(empty, torch.zeros_like(scores), scores)
-    lse = torch.logsumexp(finite, dim=-1)
+    # The gradient of torch.logsumexp reads the result, which holds no logarithm beside 1e30.
+    peak = finite.detach().amax(dim=-1, keepdim=True)
+    lse = (finite - peak).exp().sum(dim=-1).log() + peak.squeeze(-1)
     out = torch.where(empty, 0.0, torch.softmax(finite, dim=-1)) @ v
     return out.transpose(1, 2), torch.where(empty.squeeze(-1), float("-inf"), lse)

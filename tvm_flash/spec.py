@@ -105,6 +105,21 @@ class AttentionSpec:
         return (ALIBI_SLOPES, *captured) if self.alibi else captured
 
     @property
+    def saved_statistics(self) -> tuple[str, ...]:
+        """Names of the arrays (B, H, Sq) float32 that the backward takes of the forward.
+
+        "lse", and "lse_low" beside a score_mod: it may give scores (a bias of torch.finfo.min, the
+        mask of many models) so large that a float32 lse keeps nothing of the sum's logarithm. The
+        two together are the log-sum-exp to twice the precision.
+        """
+        return ("lse", "lse_low") if self.score_mod is not None else ("lse",)
+
+    @property
+    def forward_statistics(self) -> tuple[str, ...]:
+        """Those that the forward writes: none where the spec returns "out"."""
+        return self.saved_statistics if self.returns == "out_lse" else ()
+
+    @property
     def is_masked(self) -> bool:
         """Whether any key can be invisible to a row."""
         return self.window_size != (-1, -1) or self.mask_mod is not None

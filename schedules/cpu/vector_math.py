@@ -69,9 +69,9 @@ class VectorMath:
 
     exp2_degree: int = 5
 
-    def exp2(self, x):
-        """2**x for x <= 127; exactly 0 for x <= -126.5, NaN for NaN."""
-        return _exp2(x, self.exp2_degree)
+    def weight(self, x):
+        """e**x for x <= 88; exactly 0 for x <= -87.7, NaN for NaN."""
+        return _exp2(x, self.exp2_degree, unit=LOG2E)
 
     def exp(self, x):
         """e**x; +inf above 2**127.5, 0 below 2**-126.5."""
@@ -116,19 +116,26 @@ def _two_sided_exp2(x):
     return _let(x, factors)
 
 
-def _exp2(x, degree: int):
+def _exp2(x, degree: int, unit: float = 1.0):
+    """2**(unit * x); the products with ``unit`` are part of multiply-adds."""
+
     # The select keeps NaN (a comparison with NaN is false); 2^-127 is encoded as exponent 0: zero.
     def scaled(x):
-        return _let(tirx.reinterpret("int32", x + _f32(ROUNDING_MAGIC)), lambda n: power(x, n))
+        whole = tirx.reinterpret("int32", times_unit(x) + _f32(ROUNDING_MAGIC))
+        return _let(whole, lambda n: power(x, n))
+
+    def times_unit(x):
+        return x if unit == 1.0 else x * _f32(unit)
 
     def power(x, shifted):
         # Through the integer, or TVM folds (x + c) - c to x.
         whole = tirx.reinterpret("float32", shifted) - _f32(ROUNDING_MAGIC)
         exponent = tirx.shift_left(shifted, tirx.const(23, "int32"))
-        mantissa = _let(x - whole, lambda f: _horner(exp2_coefficients(degree), f))
+        mantissa = _let(times_unit(x) - whole, lambda f: _horner(exp2_coefficients(degree), f))
         return mantissa * tirx.reinterpret("float32", exponent)
 
-    clip = lambda x: tirx.Select(_f32(-127) > x, _f32(-127), x)  # noqa: E731
+    least = _f32(-127 / unit)
+    clip = lambda x: tirx.Select(least > x, least, x)  # noqa: E731
     return _let(_let(x, clip), scaled)
 
 

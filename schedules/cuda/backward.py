@@ -48,7 +48,8 @@ class _KeyGradients:
         self.warp_keys = config.block_k * self.split // config.num_warps
         self.warp_queries = config.block_q // self.split
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
-        names = ("q", "k", "v", "dout", "lse", "delta", "dk", "dv")
+        self.statistics = (*spec.saved_statistics, "delta")
+        names = ("q", "k", "v", "dout", *self.statistics, "dk", "dv")
         tensors = parameter_tensors(
             self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth
         )
@@ -82,8 +83,8 @@ class _KeyGradients:
         self.v_tile = shared_tile(kernel, config.block_k, self.depth_v, dtype)
         self.q_tile = shared_tile(kernel, rows, self.depth, dtype, stages)
         self.do_tile = shared_tile(kernel, rows, self.depth_v, dtype, stages)
-        self.lse_tile = kernel.shared((stages, round_up(rows, 32)), "float32")
-        self.delta_tile = kernel.shared((stages, round_up(rows, 32)), "float32")
+        for name in self.statistics:
+            setattr(self, f"{name}_tile", kernel.shared((stages, round_up(rows, 32)), "float32"))
         if self.with_dq or self.split > 1:
             self.ds_tile = shared_tile(kernel, config.block_k, rows, dtype)
         if self.split > 1:
@@ -96,7 +97,8 @@ class _KeyGradients:
         steps = self.warp_queries // self.product.step
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles, steps)
         self.recompute = Recompute(kernel, self.scores, self.s)
-        self._pair = kernel.registers((2,), "float32")
+        # Columns of lse or delta, and of lse_low, which is needed beside lse.
+        self._pairs = [kernel.registers((2,), "float32") for _ in self.spec.saved_statistics]
         name_registers(self)
 
     def _start(self) -> None:
@@ -138,7 +140,7 @@ class _KeyGradients:
             blocks.boundary(), tile.batch, blocks.head,
             lambda m, n, r: blocks.first + self._query_column(n, r % 2),
             lambda m, n, r: tile.first + self._key_row(m, r // 2),
-            self._statistic(self.lse_tile, stage, self.scores.log2_lse),
+            *(self._statistic(name, stage) for name in self.spec.saved_statistics),
         )  # fmt: skip
         if self.split > 1:
             for m in range(self.s.m_tiles):
@@ -151,7 +153,7 @@ class _KeyGradients:
         product, tiles = self.product, self.dp.n_tiles
         for first in range(0, self.s.n_tiles, tiles):
             self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8)
-            delta = self._statistic(self.delta_tile, stage)
+            delta = self._statistic("delta", stage)
             self.recompute.dscores(self.dp, delta, first)
             for m in range(self.dp.m_tiles):
                 for step in range(tiles // product.tiles_per_step):
@@ -290,16 +292,17 @@ class _KeyGradients:
     def _query_column(self, n: int, odd: int):
         return self.column_group * self.warp_queries + self.s.column(n, odd)
 
-    def _statistic(self, source: tirx.Buffer, stage, convert=lambda value: value) -> Callable:
+    def _statistic(self, name: str, stage) -> Callable:
         """The statistic of the query that element (m, n, r) belongs to, loaded column by column."""
-        pair, loaded = self._pair, []
+        source, pair = getattr(self, f"{name}_tile"), self._pairs[name == "lse_low"]
+        loaded = []
 
         def value(m: int, n: int, r: int):
             if n not in loaded:
                 at = source.ptr_to([stage, self._query_column(n, 0)])
                 emit(T.ptx["ld.shared.v2.f32"](pair[0], pair[1], at))
                 for odd in range(2):
-                    assign(pair[odd], convert(pair[odd]))
+                    assign(pair[odd], self.recompute.converted(name, pair[odd]))
                 loaded.append(n)
             return pair[r % 2]
 
@@ -315,6 +318,6 @@ class _KeyGradients:
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             rows = Rows(kernel.buffers[name], batch, head)
             self.arrivals.rows(target, stage, rows, first, end)
-        for name, values in (("lse", self.lse_tile), ("delta", self.delta_tile)):
-            source = kernel.buffers[name]
-            self.arrivals.values(values, stage, source, (batch, head), first, end)
+        for name in self.statistics:
+            target, source = getattr(self, f"{name}_tile"), kernel.buffers[name]
+            self.arrivals.values(target, stage, source, (batch, head), first, end)

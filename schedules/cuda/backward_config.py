@@ -65,7 +65,8 @@ class BackwardConfig:
         size = 4 if spec.dtype == "float32" else 2
         depth = self.depth(spec.head_dim) + self.depth(spec.head_dim_v)
         rows = self.block_k + self.stages * self.block_q
-        statistics = 2 * 4 * self.stages * round_up(self.block_q, 32)
+        count = len(spec.saved_statistics) + 1  # and delta
+        statistics = count * 4 * self.stages * round_up(self.block_q, 32)
         exchanged = self.block_k * self.block_q * (2 if self.column_groups > 1 else 1)
         return size * (rows * depth + exchanged) + statistics
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import tirx
 
 from ...definition.pipeline import Pipeline
@@ -53,7 +55,8 @@ class _QueryGradient:
         self.scores = Pipeline(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
-        names = ("q", "k", "v", "dout", "lse", "delta", "dq")
+        self.statistics = (*spec.saved_statistics, "delta")
+        names = ("q", "k", "v", "dout", *self.statistics, "dq")
         self.kernel = CudaKernel(
             symbol, self.sig, parameter_tensors(self.sig, spec, names), query_grid(config.block_q),
             config.num_warps, tables=True, min_blocks=config.min_blocks,
@@ -97,14 +100,14 @@ class _QueryGradient:
             self.arrivals.rows(target, 0, rows, tile.first, tile.rows)
         self.dq.zero()
         shape = (self.s.m_tiles, 2)
-        self.lse2, self.delta = (kernel.registers(shape, "float32") for _ in range(2))
+        self.row = {name: kernel.registers(shape, "float32") for name in self.statistics}
         for m in range(self.s.m_tiles):
             for half in range(2):
                 row = tirx.min(self._q_index(m, half), tile.rows - 1)
                 at = (tile.batch, tile.head, row)
-                lse = self.scores.log2_lse(kernel.buffers["lse"][at])
-                store(self.lse2, (m, half), lse)
-                store(self.delta, (m, half), kernel.buffers["delta"][at])
+                for name, held in self.row.items():
+                    value = self.recompute.converted(name, kernel.buffers[name][at])
+                    store(held, (m, half), value)
         with when(self.blocks.count > 0):
             self._load(0)
         self.arrivals.commit()
@@ -117,15 +120,18 @@ class _QueryGradient:
             self.blocks.boundary(first), self.tile.batch, self.tile.head,
             lambda m, n, r: self._q_index(m, r // 2),
             lambda m, n, r: first + self.s.column(n, r % 2),
-            lambda m, n, r: self.lse2[m, r // 2],
+            *(self._statistic(name) for name in self.spec.saved_statistics),
         )  # fmt: skip
         self._product(self.dp, self.do_tile, self.v_tile)
-        self.recompute.dscores(self.dp, lambda m, n, r: self.delta[m, r // 2])
+        self.recompute.dscores(self.dp, self._statistic("delta"))
         self._accumulate()
         barrier()
         with when(number + 1 < self.blocks.count):
             self._load(number + 1)
         self.arrivals.commit()
+
+    def _statistic(self, name: str) -> Callable:
+        return lambda m, n, r: self.row[name][m, r // 2]
 
     def _product(self, acc: Accumulator, rows: SharedTile, keys: SharedTile) -> None:
         """acc = rows keys^T over the head dimension."""

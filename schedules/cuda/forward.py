@@ -96,7 +96,7 @@ FORWARD_KNOBS = (
 def forward_launch(
     spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str
 ) -> Launch:
-    """The forward kernel of ``spec``: q, k, v, out, lse (where returned), tables, softmax_scale."""
+    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, softmax_scale."""
     return _Forward(spec, config, arch, symbol).launch()
 
 
@@ -110,7 +110,7 @@ class _Forward:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
-        names = ("q", "k", "v", "out", *["lse"] * (spec.returns == "out_lse"))
+        names = ("q", "k", "v", "out", *spec.forward_statistics)
         self.kernel = CudaKernel(
             symbol, self.sig, parameter_tensors(self.sig, spec, names),
             query_grid(config.block_q), config.num_warps,
@@ -240,7 +240,7 @@ class _Forward:
             for half in range(2):
                 inverse = kernel.scalar(softmax.inverse(m, half), "float32")
                 self._stage_row(out_tile, m, half, inverse)
-                if "lse" in kernel.buffers:
+                if self.spec.forward_statistics:
                     self._store_lse(m, half)
         barrier()
         out_rows = Rows(kernel.buffers["out"], self.tile.batch, self.tile.head)
@@ -253,10 +253,13 @@ class _Forward:
             self.product.store_pair(out_tile, row, column, low, high)
 
     def _store_lse(self, m: int, half: int) -> None:
-        row = self._q_index(m, half)
-        with when(tirx.And(self.kernel.lane % 4 == 0, row < self.tile.rows)):
+        kernel, row = self.kernel, self._q_index(m, half)
+        with when(tirx.And(kernel.lane % 4 == 0, row < self.tile.rows)):
             index = (self.tile.batch, self.tile.head, row)
-            store(self.kernel.buffers["lse"], index, self.softmax.lse(m, half))
+            lse = kernel.scalar(self.softmax.lse(m, half), "float32")
+            store(kernel.buffers["lse"], index, lse)
+            if "lse_low" in kernel.buffers:
+                store(kernel.buffers["lse_low"], index, self.softmax.lse_low(lse, m, half))
 
     def _prefetch(self, number, stage, tile: SharedTile, rows: Rows) -> None:
         with when(number + 1 < self.blocks.count):

@@ -14,15 +14,15 @@ class CudaMath:
     the others are built on it, because tanh.approx (2^-11) is coarser than float16 results allow.
     """
 
-    def exp2(self, x):
+    def exp2_full(self, x):
         """2**x."""
         return tirx.exp2(x)
-
-    exp2_full = exp2
 
     def exp(self, x):
         """e**x."""
         return tirx.exp2(x * _f32(LOG2E))
+
+    weight = exp
 
     def sigmoid(self, x):
         """1 / (1 + e**-x)."""

@@ -189,7 +189,7 @@ class _Original:
             self._combine(row, q_first + row)
 
     def _scores(self, key_first, q_first) -> None:
-        """S of this warp's keys, masked, in log2 units."""
+        """S of this warp's keys, masked."""
         kernel, config, product, s = self.kernel, self.config, self.product, self.s
         own_key = kernel.warp * self.warp_keys
 
@@ -214,7 +214,7 @@ class _Original:
         )  # fmt: skip
 
     def _probabilities(self) -> None:
-        """P = exp2(S - the tile's row maximum), which the warps find together; row sums of it."""
+        """P = exp(S - the tile's row maximum), which the warps find together; row sums of it."""
         s, held = self.s, self.held
         for m, half in self._row_halves():
             store(held, (0,), T.float32(FLOOR))
@@ -229,7 +229,7 @@ class _Original:
             )
             store(held, (0,), T.float32(0))
             for n, r in self._of_row(half):
-                store(s.registers, (m, n, r), self.scores.exp2(s.registers[m, n, r] - peak))
+                store(s.registers, (m, n, r), self.scores.weight(s.registers[m, n, r] - peak))
                 store(held, (0,), held[0] + s.registers[m, n, r])
             quad_reduce(held, (0,), lambda a, b: a + b)
             self._publish(self.totals, m, half)
@@ -257,7 +257,7 @@ class _Original:
 
     def _combine(self, row, q_row) -> None:
         """A row of O, l and m read, this tile's share added, written back (lines 11 to 13)."""
-        kernel, exp2 = self.kernel, self.scores.exp2
+        kernel, weight_of = self.kernel, self.scores.weight
         sums, place = kernel.buffers["sums"], (self.batch, self.head, q_row)
 
         def number(value):
@@ -267,7 +267,7 @@ class _Original:
         peak = number(self._over_warps(self.maxima, row, tirx.max))
         total = number(self._over_warps(self.totals, row, lambda a, b: a + b))
         maximum = number(tirx.max(before, peak))
-        old, new = number(exp2(before - maximum) * count), number(exp2(peak - maximum))
+        old, new = number(weight_of(before - maximum) * count), number(weight_of(peak - maximum))
         weight = number(old + new * total)
         inverse = number(self.scores.inverse(weight))
         warp_barrier()  # all lanes have read what one of them now writes
@@ -287,7 +287,7 @@ class _Original:
             if "lse" in buffers:
                 with when(self.kernel.lane == 0):
                     maximum, weight = buffers["row_max"][place], buffers["row_sum"][place]
-                    store(buffers["lse"], place, self.scores.natural_lse(maximum, weight))
+                    store(buffers["lse"], place, self.scores.lse(maximum, weight))
 
     def _row_halves(self):
         return [(m, half) for m in range(self.s.m_tiles) for half in range(2)]

@@ -10,7 +10,7 @@ from ...definition.signature import Signature, View
 from ...spec import AttentionSpec
 from .builder import Tensor
 
-ROW_STATISTICS = ("lse", "dlse", "delta", "row_max", "row_sum")
+ROW_STATISTICS = ("lse", "lse_low", "dlse", "delta", "row_max", "row_sum")
 
 
 def parameter_tensors(

@@ -24,10 +24,6 @@ from .row_kernels import delta_launch, query_gradient_launch
 
 Config = ForwardConfig | BackwardConfig
 
-FORWARD_PARAMETERS = ("q", "k", "v", "out", "lse")
-BACKWARD_PARAMETERS = (
-    "q", "k", "v", "out", "dout", "lse", "dlse", "dq", "dk", "dv", "delta", "dq_acc",
-)  # fmt: skip
 # float32 is multiplied in three parts, whose fragments do not all fit beyond this head_dim.
 _FLOAT32_FITS = 128
 
@@ -129,11 +125,12 @@ def _program(
     if direction == "forward":
         (config,) = configs
         launches = [forward_launch(spec, config, arch, symbol)]
-        first = FORWARD_PARAMETERS if spec.returns == "out_lse" else FORWARD_PARAMETERS[:-1]
+        first = ("q", "k", "v", "out", *spec.forward_statistics)
         meta = {"block_q": config.block_q, "block_k": config.block_k}
     else:
         launches, meta = _backward(spec, configs, arch, symbol)
-        first = BACKWARD_PARAMETERS
+        saved = ("q", "k", "v", "out", "dout", *spec.saved_statistics, "dlse")
+        first = (*saved, "dq", "dk", "dv", "delta", "dq_acc")
     if spec.dtype == "float32" and max(spec.head_dim, spec.head_dim_v) > _FLOAT32_FITS:
         launches = [replace(launch, may_spill=True) for launch in launches]
     parameters = (*first, *tables, "softmax_scale")

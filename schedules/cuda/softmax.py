@@ -7,11 +7,18 @@ from functools import reduce
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.pipeline import FLOOR, SLACK, Pipeline
+from ...definition.pipeline import FLOOR, LN2, LOG2E, SLACK, Pipeline
 from .builder import CudaKernel, name_registers, store, when
 from .fragments import Accumulator
 
 _FULL_WARP = 0xFFFFFFFF
+
+# Ends of what a dot product is multiplied by: neither 0 * inf nor inf * 0 may arise.
+_LEAST_FACTOR, _MOST_FACTOR = 1.0e-37, 3.0e38
+
+# A folded maximum (log2 units) up to here is rounded by less than 2^-8; beyond, scores are taken
+# from their maximum before they are multiplied.
+_FOLDED = 2.0**16
 
 
 def quad_reduce(value: tirx.Buffer, index: tuple, combine) -> None:
@@ -32,7 +39,7 @@ def any_lane(condition):
 
 
 def scale_scores(kernel: CudaKernel, scores: Pipeline, s: Accumulator, b, h, q_index, k_index):
-    """Dot products to scores in log2 units, before the mask; q_index(m, half), k_index(n, odd)."""
+    """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
     scale = kernel.softmax_scale
     s.map(
         lambda value, m, n, r: scores.scaled(
@@ -61,8 +68,8 @@ class OnlineSoftmax:
 
     Where the score is the dot product times a factor, maxima stay in units of the dot product and
     the factor (times log2 e) is folded into the exponent's multiply-add, as in FlashAttention-2;
-    otherwise scores are computed in log2 units first. FLOOR and not -inf starts a maximum, so a row
-    without a visible key gets 0 = exp2(-inf), never NaN.
+    otherwise scores are computed first. FLOOR and not -inf starts a maximum, so a row without a
+    visible key gets 0 = exp2(-inf), never NaN.
     """
 
     def __init__(self, kernel: CudaKernel, scores: Pipeline, m_tiles: int):
@@ -71,10 +78,13 @@ class OnlineSoftmax:
         self.total = kernel.registers((m_tiles, 2), "float32")
         self._alpha = kernel.registers((m_tiles, 2), "float32")
         self._held = kernel.registers((1,), "float32")
-        scale = kernel.softmax_scale
         self.factor = (
-            kernel.scalar(scores.positive_factor(scale), "float32") if scores.linear else None
+            kernel.scalar(_positive_factor(kernel.softmax_scale), "float32")
+            if scores.linear
+            else None
         )
+        # Maxima times the factor: what the multiply-adds subtract.
+        self._shift = kernel.registers((m_tiles, 2), "float32") if scores.linear else None
         name_registers(self)
         for m, half in self._rows():
             store(self.maximum, (m, half), T.float32(FLOOR))
@@ -105,21 +115,32 @@ class OnlineSoftmax:
             for m, n, r in out.elements():
                 value = out.registers[m, n, r] * self._alpha[m, r // 2]
                 store(out.registers, (m, n, r), value)
+        if self.factor is not None:
+            self._fold(s)
         for m, half in self._rows():
             index = (m, half)
             store(self.total, index, self.total[index] * self._alpha[index])
-            shift = self.maximum[index]
-            if self.factor is not None:
-                shift = self.kernel.scalar(shift * self.factor, "float32")
             for n in range(s.n_tiles):
                 for r in (2 * half, 2 * half + 1):
-                    store(s.registers, (m, n, r), self._probability(s.registers[m, n, r], shift))
+                    store(s.registers, (m, n, r), self._probability(s.registers[m, n, r], index))
                     store(self.total, index, self.total[index] + s.registers[m, n, r])
+
+    def _fold(self, s: Accumulator) -> None:
+        """Maxima times the factor. Far from zero that product is rounded by many units, or
+        overflows: scores then become differences from their maximum, and the shift is zero.
+        """
+        for index in self._rows():
+            store(self._shift, index, self.maximum[index] * self.factor)
+        far = [tirx.abs(self._shift[index]) > T.float32(_FOLDED) for index in self._rows()]
+        with when(any_lane(reduce(tirx.Or, far))):
+            s.map(lambda value, m, n, r: value - self.maximum[m, r // 2])
+            for index in self._rows():
+                store(self._shift, index, T.float32(0))
 
     def _new_maximum(self, s: Accumulator, m: int, half: int) -> None:
         """The row's maximum with this tile's; _alpha rescales what was summed before.
 
-        A maximum that grows by less than 2^SLACK stays as it was: any number near it does as well,
+        A maximum that grows by less than SLACK stays as it was: any number near it does as well,
         and most tiles then leave the output alone (FlashAttention-4's conditional rescaling).
         """
         index, held = (m, half), self._held
@@ -130,15 +151,18 @@ class OnlineSoftmax:
             store(held, (0,), tirx.max(held[0], tirx.max(low, high)))
         quad_reduce(held, (0,), tirx.max)
         growth = held[0] - old
-        if self.factor is not None:
+        if self.factor is None:
+            grown, alpha = growth > T.float32(SLACK), self.scores.weight(-growth)
+        else:
             growth = growth * self.factor
-        grown = growth > T.float32(SLACK)
-        store(self._alpha, index, tirx.Select(grown, self.scores.exp2(-growth), T.float32(1)))
+            grown, alpha = growth > T.float32(SLACK * LOG2E), tirx.exp2(-growth)
+        store(self._alpha, index, tirx.Select(grown, alpha, T.float32(1)))
         store(self.maximum, index, tirx.Select(grown, held[0], old))
 
-    def _probability(self, score, shift):
-        scaled = score * self.factor if self.factor is not None else score
-        return self.scores.exp2(scaled - shift)
+    def _probability(self, score, index: tuple):
+        if self.factor is not None:
+            return tirx.exp2(score * self.factor - self._shift[index])
+        return self.scores.weight(score - self.maximum[index])
 
     def finish(self) -> None:
         """Sums over the lanes of a row; then ``inverse`` and ``lse`` are the row's."""
@@ -150,8 +174,24 @@ class OnlineSoftmax:
         return self.scores.inverse(self.total[m, half])
 
     def lse(self, m: int, half: int):
-        """log sum exp in natural units, -inf for a row without a visible key."""
-        maximum = self.maximum[m, half]
-        if self.factor is not None:
-            maximum = maximum * self.factor
-        return self.scores.natural_lse(maximum, self.total[m, half])
+        """log sum exp, -inf for a row without a visible key."""
+        maximum, total = self.maximum[m, half], self.total[m, half]
+        if self.factor is None:
+            return self.scores.lse(maximum, total)
+        # With the rounding of the shift, which the sum has in it; where there was none, without.
+        shift = self.kernel.scalar(maximum * self.factor, "float32")
+        near = (shift + tirx.log2(total)) * T.float32(LN2)
+        far = tirx.abs(shift) > T.float32(_FOLDED)
+        size = tirx.abs(self.kernel.softmax_scale)
+        exact = self.scores.lse(maximum * size, total)
+        return tirx.Select(tirx.Or(far, total == T.float32(0)), exact, near)
+
+    def lse_low(self, lse, m: int, half: int):
+        """What ``lse``, a register, lost of the logarithm of the sum."""
+        return self.scores.lse_low(lse, self.maximum[m, half], self.total[m, half])
+
+
+def _positive_factor(softmax_scale):
+    """What makes log2 units of a dot product whose sign is that of ``softmax_scale``."""
+    factor = tirx.abs(softmax_scale) * T.float32(LOG2E)
+    return tirx.min(tirx.max(factor, T.float32(_LEAST_FACTOR)), T.float32(_MOST_FACTOR))

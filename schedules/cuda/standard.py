@@ -78,8 +78,8 @@ def standard_program(
 
     s, p: workspaces (B, H, Sq, keys_pad) of the dtype of q, with keys_pad = Sk rounded up to
     block_k; they need no initial values. As in PyTorch, scores are rounded to that dtype, and so
-    are the normalised probabilities; S is kept in log2 units. Every tile of S is computed, hidden
-    or not. Raises nothing: ask ``config.reasons`` first.
+    are the normalised probabilities. Every tile of S is computed, hidden or not. Raises nothing:
+    ask ``config.reasons`` first.
     """
     sig = Signature(spec)
     launches = (
@@ -97,7 +97,7 @@ def masked_scores(
     kernel: CudaKernel, scores: Pipeline, s: Accumulator, boundary, b, h,
     q_index: Callable, k_index: Callable,
 ) -> None:  # fmt: skip
-    """Dot products in ``s`` become scores in log2 units, -inf where hidden.
+    """Dot products in ``s`` become scores, -inf where hidden.
 
     q_index(m, half), k_index(n, odd); only a ``boundary`` tile pays for the mask.
     """

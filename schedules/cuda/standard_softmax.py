@@ -28,7 +28,7 @@ def square(sig: Signature) -> View:
 
 
 def softmax_launch(spec: AttentionSpec, symbol: str) -> Launch:
-    """p = softmax(s) and lse, both of s in log2 units (B, H, Sq, keys_pad): a warp per row."""
+    """p = softmax(s) and lse of s (B, H, Sq, keys_pad): a warp per row."""
     return _Softmax(spec, symbol).launch()
 
 
@@ -70,7 +70,7 @@ class _Softmax:
             self._absorb(self._score(column))
 
     def _write(self) -> None:
-        """P, and lse in natural units."""
+        """P and lse."""
         kernel = self.kernel
         inverse = kernel.scalar(self.scores.inverse(self.total), "float32")
         for n in range(HELD_KEYS // WARP):
@@ -81,7 +81,7 @@ class _Softmax:
             self._store(column, self._score(column), inverse)
         if "lse" in kernel.buffers:
             with when(kernel.lane == 0):
-                lse = self.scores.natural_lse(self.peak, self.total)
+                lse = self.scores.lse(self.peak, self.total)
                 store(kernel.buffers["lse"], self.place, lse)
 
     @contextmanager
@@ -97,7 +97,7 @@ class _Softmax:
         return tirx.Cast("float32", self.kernel.buffers["s"][(*self.place, column)])
 
     def _store(self, column, score, inverse) -> None:
-        p = self.scores.exp2(score - self.peak) * inverse
+        p = self.scores.weight(score - self.peak) * inverse
         store(self.kernel.buffers["p"], (*self.place, column), tirx.Cast(self.spec.dtype, p))
 
     def _absorb(self, score) -> None:
@@ -115,8 +115,8 @@ class _Softmax:
             self._merge(*other)
 
     def _merge(self, peak, total) -> None:
-        """Scores whose sum of exp2(score - peak) is ``total`` join; FLOOR keeps -inf from NaN."""
-        exp2 = self.scores.exp2
+        """Scores whose sum of exp(score - peak) is ``total`` join; FLOOR keeps -inf from NaN."""
+        weight = self.scores.weight
         new = self.kernel.scalar(tirx.max(self.peak, peak), "float32")
-        assign(self.total, self.total * exp2(self.peak - new) + total * exp2(peak - new))
+        assign(self.total, self.total * weight(self.peak - new) + total * weight(peak - new))
         assign(self.peak, new)

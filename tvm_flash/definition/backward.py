@@ -8,6 +8,7 @@ from tvm.script import tirx as T
 from ..spec import AttentionSpec
 from .backward_rows import delta_pass, dq_pass
 from .pipeline import Pipeline
+from .regions import whole
 from .signature import Signature
 from .staging import column_word, row_word
 from .tiles import BackwardTile
@@ -33,6 +34,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     views = sig.backward_views()
+    with_low = "lse_low" in spec.saved_statistics
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
     word, pairs = operand.dtype, tile.operand.pack > 1
     BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
@@ -48,13 +50,16 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
 
     def linear_p(raw, lse, edge, *site):
         # The difference before the mask: LLVM then fuses the scale's product with it.
-        return scores.exp2(scores.hidden(scores.scaled(raw, *site) - lse, edge, *site))
+        return scores.weight(scores.hidden(scores.scaled(raw, *site) - lse, edge, *site))
+
+    def weight(score, lse, low):
+        return scores.weight(score - lse - low if with_low else score - lse)
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
-        dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle, delta: T.handle,
-        dq_acc: T.handle, softmax_scale: T.float32,
+        lse_low: T.handle, dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle,
+        delta: T.handle, dq_acc: T.handle, softmax_scale: T.float32,
     ):  # fmt: skip
         Q = T.match_buffer(q, views[0].shape, dtype, strides=views[0].strides)
         K = T.match_buffer(k, views[1].shape, dtype, strides=views[1].strides)
@@ -62,6 +67,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         O = T.match_buffer(o, views[3].shape, dtype, strides=views[3].strides)
         dO = T.match_buffer(do, views[4].shape, dtype, strides=views[4].strides)
         L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
         dL = T.match_buffer(dlse, sig.rows, "float32")
         dQ = T.match_buffer(dq, views[5].shape, dtype, strides=views[5].strides)
         dK = T.match_buffer(dk, views[6].shape, dtype, strides=views[6].strides)
@@ -72,9 +78,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         for t in T.serial(B * Hk * copies):
             with T.sblock("worker"):
                 vt = T.axis.spatial(B * Hk * copies, t)
-                rows_in = T.meta_var([Q, dO, delta_r, L])
-                T.reads(_whole([*rows_in, K, V]))
-                T.writes(_whole([A, dK, dV]))
+                rows_in = T.meta_var([Q, dO, delta_r, L, *[L_low] * with_low])
+                T.reads(whole([*rows_in, K, V]))
+                T.writes(whole([A, dK, dV]))
                 # Through memory: TVM puts a let's value into every use. A quotient is then divided
                 # again in each row, and its simplifier's time explodes with nested bounds.
                 place_of = T.sblock_alloc_buffer((3,), "int64")
@@ -98,6 +104,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 dO_p = T.sblock_alloc_buffer((BQp, Dvl), word) if pairs else T.meta_var(dO_r)
                 dO_c = T.sblock_alloc_buffer((Dvl, BQp), word) if turned else T.meta_var(dO_p)
                 lse_b = T.sblock_alloc_buffer((BQ,), "float32")
+                low_b = T.sblock_alloc_buffer((BQ,), "float32") if with_low else T.meta_var(lse_b)
                 delta_b = T.sblock_alloc_buffer((BQ,), "float32")
                 S = T.sblock_alloc_buffer((BQ, BS), "float32")
                 X = T.meta_var(S) if scores.linear else T.sblock_alloc_buffer((BQ, BS), "float32")
@@ -115,8 +122,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 for n in T.serial(T.truncdiv(k_tiles - c + copies - 1, copies)):
                     with T.sblock("k_tile"):
                         vn = T.axis.opaque(T.truncdiv(k_tiles - c + copies - 1, copies), n)
-                        T.reads(_whole([*rows_in, K, V]))
-                        T.writes(_whole([A, dK, dV]))
+                        T.reads(whole([*rows_in, K, V]))
+                        T.writes(whole([A, dK, dV]))
                         k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
                         bounds = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
                         span = T.sblock_alloc_buffer((2,), "int32")
@@ -167,10 +174,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 sums = T.meta_var([A, dK_c, dV_c])
                                 work = T.meta_var([S, X, Y, P, dP, dS, P_p, dS_p, dS_r])
                                 block = T.meta_var(
-                                    [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, delta_b]
+                                    [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, low_b, delta_b]
                                 )
-                                T.reads(_whole([*rows_in, *staged, dK_c, dV_c]))
-                                T.writes(_whole([*sums, *block, *work, head]))
+                                T.reads(whole([*rows_in, *staged, dK_c, dV_c]))
+                                T.writes(whole([*sums, *block, *work, head]))
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
                                 q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
@@ -182,7 +189,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                     0,
                                 )
                                 visible[2] = seen[2]
-                                visible[3] = seen[3]
+                                visible[3] = scores.full_end(seen[3], T.Cast("int32", q0) + BQ)
                                 lo: T.let[T.int32] = visible[0]
                                 steps: T.let[T.int32] = visible[1]
                                 full_lo: T.let[T.int32] = visible[2]
@@ -232,20 +239,27 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         vi = T.axis.spatial(BQ, i)
                                         lse_b[vi] = T.if_then_else(
                                             q0 + vi < Sq,
-                                            scores.log2_lse(L[b, h, q0 + vi]),
+                                            scores.saved_lse(L[b, h, q0 + vi]),
                                             T.float32("inf"),
                                         )
+                                if with_low:
+                                    for i in range(BQ):
+                                        with T.sblock("load_low"):
+                                            vi = T.axis.spatial(BQ, i)
+                                            low_b[vi] = T.if_then_else(
+                                                q0 + vi < Sq, L_low[b, h, q0 + vi], T.float32(0)
+                                            )
                                 for u in T.serial(steps):
                                     with T.sblock("step"):
                                         vu = T.axis.opaque(steps, u)
-                                        T.reads(_whole([*block, *staged, dK_c, dV_c]))
-                                        T.writes(_whole([*sums, *work]))
+                                        T.reads(whole([*block, *staged, dK_c, dV_c]))
+                                        T.writes(whole([*sums, *work]))
                                         s: T.let[T.int32] = lo + vu
                                         k1: T.let[T.int32] = k0 + s * BS
                                         edge: T.let[T.bool] = T.Or(k1 < full_lo, k1 + BS > full_hi)
                                         with T.sblock("p_scope"):
-                                            T.reads(_whole([Q_r, Kt, lse_b]))
-                                            T.writes(_whole([S, X, Y, P, P_p]))
+                                            T.reads(whole([Q_r, Kt, lse_b, low_b]))
+                                            T.writes(whole([S, X, Y, P, P_p]))
                                             for i, j, d in T.grid(BQ, BS, D):
                                                 with T.sblock("scores"):
                                                     vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -280,8 +294,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
-                                                        P[vi, vj] = scores.exp2(
-                                                            Y[vi, vj] - lse_b[vi]
+                                                        P[vi, vj] = weight(
+                                                            Y[vi, vj], lse_b[vi], low_b[vi]
                                                         )
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
@@ -291,8 +305,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                             P[vi * 2, vj], P[vi * 2 + 1, vj]
                                                         )
                                         with T.sblock("ds_scope"):
-                                            T.reads(_whole([dO_r, Vt, P, S, delta_b]))
-                                            T.writes(_whole([dP, dS, dS_p, dS_r]))
+                                            T.reads(whole([dO_r, Vt, P, S, delta_b]))
+                                            T.writes(whole([dP, dS, dS_p, dS_r]))
                                             for i, j, d in T.grid(BQ, BS, Dv):
                                                 with T.sblock("dp"):
                                                     vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -306,8 +320,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     vi, vj = T.axis.remap("SS", [i, j])
                                                     dS[vi, vj] = scores.dscore(
                                                         P[vi, vj], dP[vi, vj], delta_b[vi],
-                                                        S[vi, vj], b, h,
-                                                                q0 + vi, k1 + vj, softmax_scale,
+                                                        scores.gradient(
+                                                            S[vi, vj], b, h, q0 + vi, k1 + vj,
+                                                            softmax_scale,
+                                                        ),
                                                     )  # fmt: skip
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
@@ -323,8 +339,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                             dS[vi, vj * 2], dS[vi, vj * 2 + 1]
                                                         )
                                         with T.sblock("dv_scope"):
-                                            T.reads(_whole([dO_c, P_p, dV_c]))
-                                            T.writes(_whole([dV_c]))
+                                            T.reads(whole([dO_c, P_p, dV_c]))
+                                            T.writes(whole([dV_c]))
                                             for x, y, i in T.grid(*place(BS, Dvl), BQp):
                                                 with T.sblock("dv"):
                                                     vx, vy, vi = T.axis.remap("SSR", [x, y, i])
@@ -337,7 +353,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                         )
                                                     )
                                         with T.sblock("dq_scope"):
-                                            T.reads(_whole([dS_r, K_p]))
+                                            T.reads(whole([dS_r, K_p]))
                                             T.writes(A[c, b, h, q0 : q0 + BQ, 0:Dl])
                                             for i, d, j in T.grid(BQ, Dl, BSp):
                                                 with T.sblock("dq"):
@@ -348,8 +364,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                         dS_r[vi, vj], K_p[s * BSp + vj, vd]
                                                     )
                                         with T.sblock("dk_scope"):
-                                            T.reads(_whole([Q_c, dS_p, dK_c]))
-                                            T.writes(_whole([dK_c]))
+                                            T.reads(whole([Q_c, dS_p, dK_c]))
+                                            T.writes(whole([dK_c]))
                                             for x, y, i in T.grid(*place(BS, Dl), BQp):
                                                 with T.sblock("dk"):
                                                     vx, vy, vi = T.axis.remap("SSR", [x, y, i])
@@ -382,13 +398,4 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dV_b[vj, vd])
         dq_rows(A, dQ, sig.rows, dim)
 
-    return sig.finish(attention, f"{spec.name}_bwd")
-
-
-def _whole(buffers) -> list:
-    """The whole region of each buffer, once."""
-    kept = []
-    for buffer in buffers:
-        if not any(buffer.same_as(known) for known in kept):
-            kept.append(buffer)
-    return [buffer[tuple(slice(0, extent) for extent in buffer.shape)] for buffer in kept]
+    return sig.finish(attention, f"{spec.name}_bwd", spec.saved_statistics)

@@ -9,6 +9,7 @@ from tvm.script import tirx as T
 
 from ..spec import AttentionSpec
 from .pipeline import FLOOR, SLACK, Pipeline
+from .regions import whole
 from .signature import Signature
 from .staging import column_word, row_word
 from .tiles import ForwardTile
@@ -23,7 +24,7 @@ def streaming_forward(
     that a staged block of keys and values serves them all. Within a group query rows are the minor
     axis of every buffer: row statistics are elementwise over lanes. Blocks outside the visible key
     range are not visited, blocks inside the fully visible range pay no mask. A row's maximum is
-    raised, and its sums rescaled, only where a row of the group outgrew it by 2**SLACK.
+    raised, and its sums rescaled, only where a row of the group outgrew it by SLACK.
 
     functions: the vector forms of exp2 and friends (None: intrinsics). threads: an int64 expression
     (None: 1); tiles get small enough to occupy that many, down to a single group. Each product sits
@@ -32,7 +33,7 @@ def streaming_forward(
     sig = Signature(spec)
     scores = Pipeline(sig, functions)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
-    with_lse = spec.returns == "out_lse"
+    statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
@@ -45,13 +46,16 @@ def streaming_forward(
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, softmax_scale: T.float32
-    ):
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
+        softmax_scale: T.float32,
+    ):  # fmt: skip
         Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
         K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
         V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
         O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
         L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
+        results = T.meta_var(whole([O, *[L, L_low][: len(statistics)]]))
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
         share: T.let[T.int64] = T.truncdiv(B * H * q_groups, tasks)
         per_tile: T.let[T.int64] = T.max(T.min(share, T.int64(G)), T.int64(1))
@@ -64,10 +68,7 @@ def streaming_forward(
                     K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
                     V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
                 )
-                if with_lse:
-                    T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v], L[0:B, 0:H, 0:Sq])
-                else:
-                    T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v])
+                T.writes(results)
                 # Through memory, see the backward.
                 place_of = T.sblock_alloc_buffer((3,), "int64")
                 place_of[0] = T.truncdiv(vt, H * q_blocks)
@@ -202,10 +203,10 @@ def streaming_forward(
                                 full = T.meta_var(
                                     scores.key_range(row0, T.min(row0 + R, q_last) - 1)
                                 )
-                                whole = T.sblock_alloc_buffer((2,), "int32")
-                                whole[0] = full[2]
-                                whole[1] = full[3] - BK
-                                boundary: T.let[T.bool] = T.Or(k0 < whole[0], k0 > whole[1])
+                                clear = T.sblock_alloc_buffer((2,), "int32")
+                                clear[0] = full[2]
+                                clear[1] = scores.full_end(full[3], row0 + R) - BK
+                                boundary: T.let[T.bool] = T.Or(k0 < clear[0], k0 > clear[1])
                                 with T.sblock("score_scope"):
                                     T.reads(
                                         Qt[r, 0 : D // pack, 0:R],
@@ -272,7 +273,7 @@ def streaming_forward(
                                             vi = T.axis.spatial(R, i)
                                             alpha[vi] = T.if_then_else(
                                                 growth[0] > T.float32(SLACK),
-                                                scores.exp2(m[r, vi] - m_new[vi]),
+                                                scores.weight(m[r, vi] - m_new[vi]),
                                                 T.float32(1),
                                             )
                                     for i in range(R):
@@ -291,7 +292,7 @@ def streaming_forward(
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("exp"):
                                             vj, vi = T.axis.remap("SS", [j, i])
-                                            E[vj, vi] = scores.exp2(Y[vj, vi] - m_kept[vi])
+                                            E[vj, vi] = scores.weight(Y[vj, vi] - m_kept[vi])
                                     if pack > 1:
                                         for j, i in T.grid(BK // pack, R):
                                             with T.sblock("store_p"):
@@ -334,10 +335,7 @@ def streaming_forward(
                     with T.sblock("finish"):
                         vg = T.axis.opaque(groups, g)
                         T.reads(m[vg, 0:R], l[vg, 0:R], acc[vg, 0:Dv, 0:R])
-                        if with_lse:
-                            T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v], L[0:B, 0:H, 0:Sq])
-                        else:
-                            T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v])
+                        T.writes(results)
                         for i in range(R):
                             with T.sblock("inverse"):
                                 vi = T.axis.spatial(R, i)
@@ -355,13 +353,19 @@ def streaming_forward(
                                 T.where(q0 + vg * R + i < Sq)
                                 vi, vd = T.axis.remap("SS", [i, d])
                                 O[b, q0 + vg * R + vi, h, vd] = T.Cast(dtype, out_r[vi, vd])
-                        if with_lse:
+                        if "lse" in statistics:
                             for i in range(R):
                                 with T.sblock("lse"):
                                     T.where(q0 + vg * R + i < Sq)
                                     vi = T.axis.spatial(R, i)
-                                    L[b, h, q0 + vg * R + vi] = scores.natural_lse(
-                                        m[vg, vi], l[vg, vi]
+                                    L[b, h, q0 + vg * R + vi] = scores.lse(m[vg, vi], l[vg, vi])
+                        if "lse_low" in statistics:
+                            for i in range(R):
+                                with T.sblock("lse_low"):
+                                    T.where(q0 + vg * R + i < Sq)
+                                    vi = T.axis.spatial(R, i)
+                                    L_low[b, h, q0 + vg * R + vi] = scores.lse_low(
+                                        L[b, h, q0 + vg * R + vi], m[vg, vi], l[vg, vi]
                                     )
 
-    return sig.finish(attention, f"{spec.name}_fwd")
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)

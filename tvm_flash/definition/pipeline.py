@@ -1,4 +1,4 @@
-"""The score pipeline bound to one signature: scores in log2 units, masks, gradient, ranges."""
+"""The score pipeline bound to one signature: scores, weights, masks, gradient, ranges."""
 
 from __future__ import annotations
 
@@ -19,52 +19,44 @@ from .signature import Signature
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 
-# Where a row maximum starts: finite, so that a row without a visible key gives exp2(-inf - FLOOR)
-# = 0 and not exp2(-inf + inf) = NaN; far below any score of finite inputs.
-FLOOR = -1.0e30
+# Where a row maximum starts: the lowest float32, so that no finite score is taken for a hidden key.
+# Finite, so that a row without a visible key gives exp(-inf - FLOOR) = 0 and not exp(-inf + inf).
+FLOOR = -3.4028234663852886e38
 
-# How far a row's maximum may rise (log2 units) before the sums made with the old one are rescaled.
-# The largest unnormalised probability is 2**SLACK: far below float16's 2^16, no precision is lost.
-SLACK = 8.0
+# How far a row's maximum may rise before the sums made with the old one are rescaled. The largest
+# unnormalised probability is e**SLACK = 2**8: far below float16's 2^16, no precision is lost.
+SLACK = 8 * LN2
 
-# Smallest factor that a score is multiplied by: products with finite scores vanish.
-TINY = 1.0e-37
+_ZERO = tirx.const(0, "float32")
 
 
 class Pipeline:
     """Score expressions of ``sig.spec`` as functions of one (score, b, h, q_idx, k_idx) site.
 
-    ``math`` replaces transcendental intrinsics (see ``score.legalise``); None keeps them.
+    Scores are in natural units: times log2(e), a finite one could overflow. ``math`` replaces
+    transcendental intrinsics (see ``score.legalise``); None keeps them.
     """
 
     def __init__(self, sig: Signature, math=None):
         self.sig, self.math = sig, math
         self.spec = sig.spec
 
-    def exp2(self, x):
-        """2**x."""
-        return tirx.exp2(x) if self.math is None else self.math.exp2(x)
+    def weight(self, x):
+        """e**x, for the difference x of a score and its row's maximum or lse."""
+        return tirx.exp(x) if self.math is None else self.math.weight(x)
 
     @property
     def linear(self) -> bool:
         """Whether the score is the dot product times softmax_scale, with nothing in between."""
         return is_linear(self.spec)
 
-    def factor(self, softmax_scale):
-        """Of a linear score: what makes log2 units of the dot product."""
-        return softmax_scale * tirx.const(LOG2E, "float32")
-
-    def positive_factor(self, softmax_scale):
-        """Its size, kept above zero: zero would make NaN of a hidden key's -inf."""
-        size = tirx.max(softmax_scale, tirx.const(0, "float32") - softmax_scale)
-        return tirx.max(self.factor(size), tirx.const(TINY, "float32"))
-
     def scaled(self, raw, b, h, q_idx, k_idx, softmax_scale):
-        """score_mod of the raw dot product ``raw``, in log2 units and before the mask."""
+        """score_mod of the raw dot product ``raw``, before the mask."""
         if self.linear:
-            return raw * self.factor(softmax_scale)
-        expr = score_expr(self.spec, raw, self._site(b, h, q_idx, k_idx, softmax_scale))
-        return self._legal(expr) * tirx.const(LOG2E, "float32")
+            return raw * softmax_scale
+        return self._legal(
+            score_expr(self.spec, raw, self._site(b, h, q_idx, k_idx, softmax_scale))
+        )
 
     def masked(self, raw, b, h, q_idx, k_idx, softmax_scale):
         """``scaled`` where the key is visible, -inf elsewhere (also past the last key)."""
@@ -85,21 +77,47 @@ class Pipeline:
         return masked if self.spec.mask_mod else tirx.if_then_else(boundary, masked, score)
 
     def visible(self, b, h, q_idx, k_idx, softmax_scale):
-        """Whether query row ``q_idx`` sees key ``k_idx``, which may lie past the last key."""
-        k_idx = _int32(k_idx)
+        """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one."""
+        q_idx, k_idx = _int32(q_idx), _int32(k_idx)
         inside = k_idx < _int32(self.sig.seqlen_k)
+        if self.rows_end:
+            inside = tirx.And(q_idx < _int32(self.sig.seqlen_q), inside)
         mask = mask_expr(self.spec, self._site(b, h, q_idx, k_idx, softmax_scale))
         return inside if mask is None else tirx.And(inside, self._legal(mask))
+
+    @property
+    def rows_end(self) -> bool:
+        """Whether rows past the last one must be hidden: staged as zeros, they have dot products 0,
+        where a score function may be NaN.
+        """
+        return not self.linear
+
+    def full_end(self, full_hi, row_end):
+        """``full_hi`` of ``key_range`` for a tile of rows that ends before ``row_end``: 0, so that
+        no key counts as fully visible, where rows past the last one must be hidden.
+        """
+        if not self.rows_end:
+            return full_hi
+        return tirx.Select(row_end > _int32(self.sig.seqlen_q), tirx.const(0, "int32"), full_hi)
 
     def gradient(self, raw, b, h, q_idx, k_idx, softmax_scale):
         """d score_mod / d raw, derived from the score expression."""
         site = self._site(b, h, q_idx, k_idx, softmax_scale)
         return self._legal(score_grad_expr(self.spec, raw, site))
 
-    def dscore(self, p, dp, delta, raw, b, h, q_idx, k_idx, softmax_scale):
-        """Gradient by the raw dot product: P (dP - delta), chained through score_mod."""
-        grad = self.gradient(raw, b, h, q_idx, k_idx, softmax_scale)
-        return p * (dp - delta) * grad
+    def dscore(self, p, dp, delta, gradient=None):
+        """Gradient by the raw dot product: P (dP - delta) times ``gradient``, that of the score
+        (None: it is multiplied later).
+
+        A pair of probability 0 contributes nothing, even where its score's derivative is not
+        finite.
+        """
+        product = p * (dp - delta)
+        if gradient is not None:
+            product = product * gradient
+        if self.linear:
+            return product
+        return tirx.Select(p == _ZERO, _ZERO, product)
 
     def key_range(self, q_first, q_last):
         """(lo, hi, full_lo, full_hi) of the keys that rows q_first..q_last see (int32)."""
@@ -111,19 +129,25 @@ class Pipeline:
 
     def inverse(self, row_sum):
         """1 / l, and 0 for a row without a visible key: its output is zero."""
-        one, zero = tirx.const(1, "float32"), tirx.const(0, "float32")
-        return tirx.Select(row_sum == zero, zero, one / row_sum)
+        return tirx.Select(row_sum == _ZERO, _ZERO, tirx.const(1, "float32") / row_sum)
 
-    def natural_lse(self, row_max, row_sum):
-        """log sum exp in natural units from the log2 statistics; -inf for an empty row."""
-        zero = tirx.const(0, "float32")
-        lse = (row_max + tirx.log2(row_sum)) * tirx.const(LN2, "float32")
-        return tirx.Select(row_sum == zero, tirx.const(float("-inf"), "float32"), lse)
+    def lse(self, row_max, row_sum):
+        """log sum exp of a row whose scores less ``row_max`` have the sum of weights ``row_sum``;
+        -inf for an empty row.
+        """
+        lse = row_max + _log(row_sum)
+        return tirx.Select(row_sum == _ZERO, tirx.const(float("-inf"), "float32"), lse)
 
-    def log2_lse(self, lse):
-        """lse in log2 units; +inf for an empty row, so that its probabilities are 0, not NaN."""
+    def lse_low(self, lse, row_max, row_sum):
+        """What a float32 ``lse`` lost of row_max + log(row_sum): beside a maximum of 1e9 it is all
+        of the logarithm. ``lse`` is read from memory or a register, or it would be folded away.
+        """
+        return tirx.Select(row_sum == _ZERO, _ZERO, _log(row_sum) - (lse - row_max))
+
+    def saved_lse(self, lse):
+        """A saved lse; +inf for an empty row, so that its probabilities are 0, not NaN."""
         inf = tirx.const(float("inf"), "float32")
-        return tirx.Select(lse == -inf, inf, lse * tirx.const(LOG2E, "float32"))
+        return tirx.Select(lse == -inf, inf, lse)
 
     def _site(self, b, h, q_idx, k_idx, softmax_scale) -> Site:
         return Site(
@@ -136,6 +160,10 @@ class Pipeline:
 
     def _legal(self, expr):
         return expr if self.math is None else legalise(expr, self.math)
+
+
+def _log(x):
+    return tirx.log2(x) * tirx.const(LN2, "float32")
 
 
 def _int32(x):

@@ -14,26 +14,28 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
     """Standard attention: S = Q K^T, P = softmax(score_mod(S)), O = P V, every array materialised.
 
     Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), out
-    (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; lse (B, H, Sq) float32 (absent when
-    ``spec.returns`` is "out"); the captured tables; softmax_scale. It compiles as it stands and is
-    the oracle of the schedules.
+    (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; ``spec.forward_statistics``, (B, H, Sq)
+    float32; the captured tables; softmax_scale. It compiles as it stands and is the oracle of the
+    schedules.
     """
     sig = Signature(spec)
     scores = Pipeline(sig)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
-    with_lse = spec.returns == "out_lse"
+    statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, softmax_scale: T.float32
-    ):
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
+        softmax_scale: T.float32,
+    ):  # fmt: skip
         Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
         K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
         V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
         O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
         L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
@@ -61,7 +63,7 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("exp"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                P[vb, vh, vi, vj] = T.exp2(X[vb, vh, vi, vj] - m[vb, vh, vi])
+                P[vb, vh, vi, vj] = scores.weight(X[vb, vh, vi, vj] - m[vb, vh, vi])
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("row_sum"):
                 vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
@@ -82,20 +84,26 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
                 O[vb, vi, vh, vd] = T.Cast(
                     dtype, acc[vb, vh, vi, vd] * scores.inverse(l[vb, vh, vi])
                 )
-        if with_lse:
+        if "lse" in statistics:
             for b, h, i in T.grid(B, H, Sq):
                 with T.sblock("lse"):
                     vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                    L[vb, vh, vi] = scores.natural_lse(m[vb, vh, vi], l[vb, vh, vi])
+                    L[vb, vh, vi] = scores.lse(m[vb, vh, vi], l[vb, vh, vi])
+        if "lse_low" in statistics:
+            for b, h, i in T.grid(B, H, Sq):
+                with T.sblock("lse_low"):
+                    vb, vh, vi = T.axis.remap("SSS", [b, h, i])
+                    L_low[vb, vh, vi] = scores.lse_low(L[vb, vh, vi], m[vb, vh, vi], l[vb, vh, vi])
 
-    return sig.finish(attention, f"{spec.name}_fwd")
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)
 
 
 def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q.
 
-    Arguments: q, k, v, out, dout (layouts of the forward), lse, dlse (B, H, Sq) float32, dq, dk, dv
-    (results), the captured tables, softmax_scale. P is recomputed from lse, every array is stored.
+    Arguments: q, k, v, out, dout (layouts of the forward), ``spec.saved_statistics`` and dlse
+    (B, H, Sq) float32, dq, dk, dv (results), the captured tables, softmax_scale. P is recomputed
+    from the saved statistics, every array is stored.
     The oracle of the backward schedules; it compiles as it stands.
     """
     sig = Signature(spec)
@@ -103,11 +111,13 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     views = sig.backward_views()
+    with_low = "lse_low" in spec.saved_statistics
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
-        dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle, softmax_scale: T.float32,
+        lse_low: T.handle, dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle,
+        softmax_scale: T.float32,
     ):  # fmt: skip
         Q = T.match_buffer(q, views[0].shape, dtype, strides=views[0].strides)
         K = T.match_buffer(k, views[1].shape, dtype, strides=views[1].strides)
@@ -115,6 +125,7 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
         O = T.match_buffer(o, views[3].shape, dtype, strides=views[3].strides)
         dO = T.match_buffer(do, views[4].shape, dtype, strides=views[4].strides)
         L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
         dL = T.match_buffer(dlse, sig.rows, "float32")
         dQ = T.match_buffer(dq, views[5].shape, dtype, strides=views[5].strides)
         dK = T.match_buffer(dk, views[6].shape, dtype, strides=views[6].strides)
@@ -146,9 +157,10 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("p"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                P[vb, vh, vi, vj] = T.exp2(
+                P[vb, vh, vi, vj] = scores.weight(
                     scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale)
-                    - scores.log2_lse(L[vb, vh, vi])
+                    - scores.saved_lse(L[vb, vh, vi])
+                    - (L_low[vb, vh, vi] if with_low else T.float32(0))
                 )
         for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
             with T.sblock("dp"):
@@ -162,8 +174,8 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
             with T.sblock("ds"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 dS[vb, vh, vi, vj] = scores.dscore(
-                    P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi], S[vb, vh, vi, vj],
-                    vb, vh, vi, vj, softmax_scale,
+                    P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi],
+                    scores.gradient(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale),
                 )  # fmt: skip
         for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):
             with T.sblock("dq"):
@@ -202,4 +214,4 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                 vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
                 dV[vb, vj, vh, vd] = T.Cast(dtype, dV_sum[vb, vh, vj, vd])
 
-    return sig.finish(attention, f"{spec.name}_bwd")
+    return sig.finish(attention, f"{spec.name}_bwd", spec.saved_statistics)

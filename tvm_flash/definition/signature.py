@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -69,14 +70,16 @@ class Signature:
         ]
         return [*read, self.query("dq"), self.key("dk"), self.value("dv")]
 
-    def finish(self, func: tirx.PrimFunc, symbol: str) -> tirx.PrimFunc:
-        """``func`` with a parameter for each table before its last one (``softmax_scale``), and
-        without lse where the spec does not return it.
+    def finish(self, func: tirx.PrimFunc, symbol: str, statistics: Sequence[str]) -> tirx.PrimFunc:
+        """``func`` with a parameter for each table before its last one (``softmax_scale``), and of
+        "lse" and "lse_low" (buffers L, L_low) only those among ``statistics``.
 
         The script parser has no variable argument lists, so a body reads the tables as free
         buffers and they are bound here.
         """
-        used = [p for p in func.params[:-1] if self.spec.returns == "out_lse" or p.name != "L"]
+        absent = {"L": "lse", "L_low": "lse_low"}
+        absent = {buffer for buffer, name in absent.items() if name not in statistics}
+        used = [p for p in func.params[:-1] if p.name not in absent]
         params = [*used, *self.tables, func.params[-1]]
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})

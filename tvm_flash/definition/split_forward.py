@@ -9,6 +9,7 @@ from tvm.script import tirx as T
 
 from ..spec import AttentionSpec
 from .pipeline import FLOOR, Pipeline
+from .regions import whole
 from .signature import Signature
 from .staging import padded
 
@@ -50,7 +51,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
     sig = Signature(spec)
     scores = Pipeline(sig, math)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
-    with_lse = spec.returns == "out_lse"
+    statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
@@ -62,13 +63,15 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, softmax_scale: T.float32
-    ):
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
+        softmax_scale: T.float32,
+    ):  # fmt: skip
         Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
         K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
         V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
         O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
         L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
         chunk_m = T.sblock_alloc_buffer((all_rows, chunks), "float32")
         chunk_l = T.sblock_alloc_buffer((all_rows, chunks), "float32")
         chunk_acc = T.sblock_alloc_buffer((all_rows, chunks, Dv), "float32")
@@ -110,9 +113,9 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                 first: T.let[T.int32] = visible[0]
                 keys: T.let[T.int32] = T.min(T.max(visible[1] - first, 0), C)
                 blocks: T.let[T.int32] = T.truncdiv(keys + (BK - 1), BK)
-                whole: T.let[T.int32] = T.truncdiv(keys, BK)
-                direct_k: T.let[T.int32] = whole if dim == D else 0
-                direct_v: T.let[T.int32] = whole if dim_v == Dv else 0
+                inner: T.let[T.int32] = T.truncdiv(keys, BK)
+                direct_k: T.let[T.int32] = inner if dim == D else 0
+                direct_v: T.let[T.int32] = inner if dim_v == Dv else 0
                 last: T.let[T.int32] = first + blocks * BK
                 boundary: T.let[T.bool] = T.Or(first < visible[2], last > visible[3])
                 groups: T.let[T.int32] = T.if_then_else(
@@ -224,7 +227,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                     with T.sblock("exp"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        P[vi, vj] = scores.exp2(Y[vi, vj] - m[vi])
+                        P[vi, vj] = scores.weight(Y[vi, vj] - m[vi])
                 for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
                     with T.sblock("lane_sum"):
                         vi = T.axis.spatial(R, i)
@@ -297,10 +300,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
             with T.sblock("combine"):
                 vt = T.axis.spatial(all_rows, t)
                 T.reads(chunk_m[vt, 0:chunks], chunk_l[vt, 0:chunks], chunk_acc[vt, 0:chunks, 0:Dv])
-                if with_lse:
-                    T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v], L[0:B, 0:H, 0:Sq])
-                else:
-                    T.writes(O[0:B, 0:Sq, 0:H, 0:dim_v])
+                T.writes(whole([O, *[L, L_low][: len(statistics)]]))
                 out_b: T.let[T.int64] = T.truncdiv(vt, packed * Hk)
                 out_q: T.let[T.int64] = T.truncdiv(T.truncmod(vt, packed), group)
                 out_h: T.let[T.int64] = T.truncmod(T.truncdiv(vt, packed), Hk) * group + T.truncmod(
@@ -328,7 +328,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         vn = T.axis.reduce(chunks, begin + n)
                         with T.init():
                             total[0] = T.float32(0)
-                        total[0] = total[0] + chunk_l[vt, vn] * scores.exp2(
+                        total[0] = total[0] + chunk_l[vt, vn] * scores.weight(
                             chunk_m[vt, vn] - top[0]
                         )
                 for n, d in T.grid(end - begin, Dv):
@@ -337,7 +337,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         vd = T.axis.spatial(Dv, d)
                         with T.init():
                             out[vd] = T.float32(0)
-                        out[vd] = out[vd] + chunk_acc[vt, vn, vd] * scores.exp2(
+                        out[vd] = out[vd] + chunk_acc[vt, vn, vd] * scores.weight(
                             chunk_m[vt, vn] - top[0]
                         )
                 with T.sblock("inverse"):
@@ -346,8 +346,13 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                     with T.sblock("out"):
                         vd = T.axis.spatial(dim_v, d)
                         O[out_b, out_q, out_h, vd] = T.Cast(dtype, out[vd] * inverse[0])
-                if with_lse:
+                if "lse" in statistics:
                     with T.sblock("lse"):
-                        L[out_b, out_h, out_q] = scores.natural_lse(top[0], total[0])
+                        L[out_b, out_h, out_q] = scores.lse(top[0], total[0])
+                if "lse_low" in statistics:
+                    with T.sblock("lse_low"):
+                        L_low[out_b, out_h, out_q] = scores.lse_low(
+                            L[out_b, out_h, out_q], top[0], total[0]
+                        )
 
-    return sig.finish(attention, f"{spec.name}_fwd")
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)

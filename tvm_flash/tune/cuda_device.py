@@ -163,13 +163,14 @@ def _inputs(device: Device, kernel: Kernel, sizes: Sizes) -> Tensors:
         "out": drawn(seqlen_q, heads, spec.head_dim_v),
     }
     if kernel.direction == "forward":
-        if spec.returns == "out_lse":
-            tensors["lse"] = torch.empty(rows)
+        tensors |= {name: torch.empty(rows) for name in spec.forward_statistics}
     else:
         gradients = {f"d{name}": torch.empty_like(tensors[name]) for name in "qkv"}
         tensors["dout"] = drawn(seqlen_q, heads, spec.head_dim_v)
         # Of the size that it has for such data: exp(score - lse) is neither 0 nor infinite.
-        tensors |= {"lse": torch.full(rows, 8.0), "dlse": torch.zeros(rows), **gradients}
+        values = {"lse": 8.0, "lse_low": 0.0}
+        tensors |= {name: torch.full(rows, values[name]) for name in spec.saved_statistics}
+        tensors |= {"dlse": torch.zeros(rows), **gradients}
         delta, sums = kernel.workspace(*sizes, 1, device.capability)
         tensors |= {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}
     problem = Problem("timed", seqlen_q, seqlen_k, batch, heads, kv_heads)

@@ -81,12 +81,13 @@ def timed_call(kernel: Kernel, sizes: Sizes) -> Call:
     t = _tensors(kernel.spec, sizes)
     scale = kernel.spec.head_dim**-0.5
     if kernel.direction == "forward":
-        results = (t.out, t.lse)[: 1 if kernel.spec.returns == "out" else 2]
-        return lambda: kernel.function(t.q, t.k, t.v, *results, *t.tables, scale)
+        results = [torch.empty_like(t.lse) for _ in kernel.spec.forward_statistics]
+        return lambda: kernel.function(t.q, t.k, t.v, t.out, *results, *t.tables, scale)
     delta, sums = kernel.workspace(*sizes, torch.get_num_threads())
     dq_acc, work = torch.zeros(sums), torch.empty(delta)
     grads = [torch.empty_like(x) for x in (t.q, t.k, t.v)]
-    saved = (t.q, t.k, t.v, t.out, t.dout, t.lse, torch.zeros_like(t.lse))
+    rest = [torch.zeros_like(t.lse) for _ in kernel.spec.saved_statistics]  # lse_low, dlse
+    saved = (t.q, t.k, t.v, t.out, t.dout, t.lse, *rest)
 
     def backward() -> None:
         dq_acc.zero_()

@@ -43,15 +43,16 @@ class TimedProblem:
             machine.filled((*queries, spec.head_dim_v), normal) for _ in range(2)
         )
         # Of the size that it has for such data: exp(score - lse) is neither 0 nor infinite.
-        self._lse, self._dlse = of_rows(8.0), of_rows(0.0)
+        self._lse, self._low, self._dlse = (of_rows(value) for value in (8.0, 0.0, 0.0))
 
     def arguments(self, built: Built) -> list[Any]:
         """What ``built`` is called with, in its order (loader.Kernel)."""
         if self._task.direction == "forward":
-            lse = [self._lse] if self._task.spec.returns != "out" else []
-            return [*self._q_k_v, self._out, *lse, *self._end]
+            written = (self._lse, self._low)[: len(self._task.spec.forward_statistics)]
+            return [*self._q_k_v, self._out, *written, *self._end]
         zero = torch.zeros(1)
         shapes = built.workspace(self._task.sizes, self._task.threads)
         work = [self._machine.filled(shape, zero) for shape in shapes]
-        saved = [*self._q_k_v, self._out, self._dout, self._lse, self._dlse]
+        statistics = (self._lse, self._low)[: len(self._task.spec.saved_statistics)]
+        saved = [*self._q_k_v, self._out, self._dout, *statistics, self._dlse]
         return [*saved, *self._grads, *work, *self._end]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # C types of scalar parameters, as struct packs them.
 _FORMATS = {"float": "f", "int": "i", "int32_t": "i", "int64_t": "q", "double": "d", "uint": "I"}
 
-FORWARD_OUTPUTS = ("out", "lse")
+FORWARD_OUTPUTS = ("out", "lse", "lse_low")
 BACKWARD_OUTPUTS = ("dq", "dk", "dv", "delta", "dq_acc")
 # dQ is summed into it: its caller passes zeros.
 ZEROED = ("dq_acc",)

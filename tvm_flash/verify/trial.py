@@ -122,16 +122,17 @@ def _run(
     first = {"q": inputs.q, "k": inputs.k, "v": inputs.v}
     tables = {f"table{n}": table for n, table in enumerate(question.tables)}
     out, lse = question.exact["out"].to(inputs.q.dtype), question.exact["lse"].float()
+    spec = candidate.spec
     if candidate.direction == "forward":
-        results = {"out": torch.empty_like(out), "lse": torch.empty_like(lse)}
-        if candidate.spec.returns == "out":
-            del results["lse"]
+        statistics = {name: torch.empty_like(lse) for name in spec.forward_statistics}
+        results = {"out": torch.empty_like(out), **statistics}
         tensors = {**first, **results, **tables}
         return results, candidate.run(tensors, question.softmax_scale, tuple(results))
+    saved = {"out": out, "lse": lse, "lse_low": torch.zeros_like(lse)}
     if candidate.forward is not None:
-        saved = _saved(candidate.forward, problem, question)
-        out, lse = saved["out"], saved.get("lse", lse)
-    given = {"out": out, "dout": inputs.dout, "lse": lse, "dlse": inputs.dlse}
+        saved |= _saved(candidate.forward, problem, question)
+    statistics = {name: saved[name] for name in spec.saved_statistics}
+    given = {"out": saved["out"], "dout": inputs.dout, **statistics, "dlse": inputs.dlse}
     results = {f"d{name}": torch.empty_like(tensor) for name, tensor in first.items()}
     delta, sums = candidate.workspace(problem)
     work = {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}

@@ -1,0 +1,131 @@
+"""Scores at the ends of float32 and score functions with singular points, on CPUs and GPUs."""
+
+import pytest
+import torch
+from interpreted import aligned_rows, resolver
+
+from tvm_flash import attention, ops
+from tvm_flash.reference import attention_reference, error_bound, max_error
+
+LOWEST = torch.finfo(torch.float32).min
+RESULTS = ("out", "lse", "dq", "dk", "dv")
+
+
+@pytest.fixture(params=["cpu", "sm_80"])
+def device(request, monkeypatch):
+    """CPU kernels, and interpreted GPU kernels on CPU tensors."""
+    if request.param != "cpu":
+        monkeypatch.setattr(ops, "has_readable_rows", aligned_rows)
+        monkeypatch.setattr(ops, "resolve", resolver(request.param))
+    return request.param
+
+
+def inputs(sq=37, sk=50, dtype=torch.float32):
+    """q, k, v, dout, and the gradient of lse."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, n, 2, 16) for n in (sq, sk, sk, sq)]
+    return [*(torch.randn(s, generator=generator).to(dtype) for s in shapes), torch.ones(1, 2, sq)]
+
+
+def results(function, tensors, dtype, **variant):
+    """out, lse, dq, dk, dv, computed in ``dtype``."""
+    *leaves, dout, dlse = (x.to(dtype) for x in tensors)
+    leaves = [x.detach().requires_grad_() for x in leaves]
+    out, lse = function(*leaves, **variant)
+    upstream = (dout, torch.where(lse.isfinite(), dlse.to(lse.dtype), 0.0))
+    grads = torch.autograd.grad((out, lse), leaves, upstream)
+    return dict(zip(RESULTS, (out.detach(), lse.detach(), *grads), strict=True))
+
+
+def ours(q, k, v, **variant):
+    return attention(q, k, v, return_lse=True, **variant)
+
+
+def assert_within_the_rule(tensors, only=RESULTS, **variant):
+    """Errors against float64: twice those of torch in the same dtype, three times for gradients."""
+    dtype = tensors[0].dtype
+    got = results(ours, tensors, dtype, **variant)
+    exact = results(attention_reference, tensors, torch.float64, **variant)
+    plain = results(attention_reference, tensors, dtype, **variant)
+    for name in only:
+        bound = error_bound(exact[name], plain[name], gradient=name.startswith("d"))
+        error = max_error(got[name], exact[name])
+        assert error <= bound, f"{name}: {error} > {bound}"
+
+
+@pytest.mark.parametrize("low", [LOWEST, -1e38, -1e30, 1e30])
+@pytest.mark.parametrize("sq", [1, 37])
+def test_a_finite_bias_hides_no_key(low, sq, device):
+    """A row whose every key has it is the mean of V; beside others such keys have no weight."""
+    bias = torch.zeros(sq, 50)
+    bias[sq // 2, 7:] = low
+    bias[0] = low
+    tensors = inputs(sq)
+
+    def score_mod(score, b, h, q_idx, k_idx):
+        return score + bias[q_idx, k_idx]
+
+    assert_within_the_rule(tensors, score_mod=score_mod)
+    out, v = attention(*tensors[:3], score_mod=score_mod), tensors[2]
+    torch.testing.assert_close(out[0, 0], v[0].mean(0), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_lowest_number_of_half_types_hides_no_key(dtype, device):
+    bias = torch.zeros(37, 50, dtype=dtype)
+    bias[0], bias[5, 9:] = torch.finfo(dtype).min, torch.finfo(dtype).min
+    assert_within_the_rule(inputs(dtype=dtype), score_mod=lambda s, b, h, i, j: s + bias[i, j])
+
+
+@pytest.mark.parametrize("scale", [-1e30, 1e30, -1e37, 1e37, 2e37, -1e12, 3e5])
+@pytest.mark.parametrize("sq", [1, 37])
+def test_scales_of_any_size(scale, sq, device):
+    """Scores from -3e38 to 3e38: the largest wins, ties share."""
+    tensors = inputs(sq)
+    tensors[0], tensors[1] = (x.sign() for x in tensors[:2])  # dot products are exact, with ties
+    assert_within_the_rule(tensors, softmax_scale=scale)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e18])
+def test_inputs_of_any_size(size, device):
+    tensors = inputs()
+    tensors[0], tensors[1] = (x.sign() * size for x in tensors[:2])
+    assert_within_the_rule(tensors, ("out", "lse"))
+
+
+def root(s):
+    return torch.sign(s) * torch.sqrt(torch.abs(s))
+
+
+SINGULAR = {
+    "derivative infinite at 0": root,
+    "power": lambda s: torch.abs(s) ** 0.7,
+    "value -inf at 0": lambda s: torch.log(torch.abs(s)),
+    "value +inf at 0": lambda s: torch.abs(s) ** -0.25,
+    "value NaN at 0": lambda s: s / torch.abs(s),
+    "value finite, parts infinite": lambda s: 1 / (2 + 1 / torch.abs(s)),
+}
+
+
+@pytest.mark.parametrize("sizes", [(1, 50), (37, 50), (64, 64)])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_padding_is_no_score_of_zero(name, sizes, device):
+    """No real score is 0; rows and keys that fill up a tile would have it."""
+    assert_within_the_rule(inputs(*sizes), score_mod=lambda s, *_: SINGULAR[name](s))
+
+
+def test_a_hidden_key_has_no_gradient_whatever_its_score(device):
+    """Its score or derivative is NaN or infinite; all is as without these keys."""
+    q, k, v, dout, dlse = inputs()
+
+    def score_mod(score, b, h, q_idx, k_idx):
+        return torch.where(k_idx < 40, score, root(score * 0) / (score * 0))
+
+    hidden = {"score_mod": score_mod, "mask_mod": lambda b, h, q_idx, k_idx: k_idx < 40}
+    got = results(ours, (q, k, v, dout, dlse), q.dtype, **hidden)
+    want = results(ours, (q, k[:, :40], v[:, :40], dout, dlse), q.dtype)
+    for name in RESULTS:
+        rows = 40 if name in ("dk", "dv") else 37
+        there = got[name] if name == "lse" else got[name][:, :rows]
+        torch.testing.assert_close(there, want[name], atol=1e-5, rtol=1e-5)
+    assert (got["dk"][:, 40:] == 0).all() and (got["dv"][:, 40:] == 0).all()
