@@ -86,8 +86,9 @@ def test_scales_of_any_size(scale, sq, device):
     assert_within_the_rule(tensors, softmax_scale=scale)
 
 
-@pytest.mark.parametrize("size", [1e3, 1e9, 1e18])
+@pytest.mark.parametrize("size", [2.0**10, 2.0**30, 2.0**60])
 def test_inputs_of_any_size(size, device):
+    """Dot products up to 2e37."""
     tensors = inputs()
     tensors[0], tensors[1] = (x.sign() * size for x in tensors[:2])
     assert_within_the_rule(tensors, ("out", "lse"))
@@ -101,7 +102,7 @@ SINGULAR = {
     "derivative infinite at 0": root,
     "power": lambda s: torch.abs(s) ** 0.7,
     "value -inf at 0": lambda s: torch.log(torch.abs(s)),
-    "value +inf at 0": lambda s: torch.abs(s) ** -0.25,
+    "value +inf at 0": lambda s: torch.where(s == 0, torch.inf, s),
     "value NaN at 0": lambda s: s / torch.abs(s),
     "value finite, parts infinite": lambda s: 1 / (2 + 1 / torch.abs(s)),
 }
@@ -117,9 +118,11 @@ def test_padding_is_no_score_of_zero(name, sizes, device):
 def test_a_hidden_key_has_no_gradient_whatever_its_score(device):
     """Its score or derivative is NaN or infinite; all is as without these keys."""
     q, k, v, dout, dlse = inputs()
+    nothing = torch.zeros(1)  # captured, so that no compiler sees the division
 
     def score_mod(score, b, h, q_idx, k_idx):
-        return torch.where(k_idx < 40, score, root(score * 0) / (score * 0))
+        zero = score * nothing[0 * b]
+        return torch.where(k_idx < 40, score, root(zero) / zero)
 
     hidden = {"score_mod": score_mod, "mask_mod": lambda b, h, q_idx, k_idx: k_idx < 40}
     got = results(ours, (q, k, v, dout, dlse), q.dtype, **hidden)

@@ -70,7 +70,9 @@ class Signature:
         ]
         return [*read, self.query("dq"), self.key("dk"), self.value("dv")]
 
-    def finish(self, func: tirx.PrimFunc, symbol: str, statistics: Sequence[str]) -> tirx.PrimFunc:
+    def finish(
+        self, func: tirx.PrimFunc, symbol: str, statistics: Sequence[str] = ()
+    ) -> tirx.PrimFunc:
         """``func`` with a parameter for each table before its last one (``softmax_scale``), and of
         "lse" and "lse_low" (buffers L, L_low) only those among ``statistics``.
 
