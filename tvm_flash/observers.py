@@ -59,7 +59,10 @@ def is_plain_call(q, k, v, tables) -> bool:
 
 def _is_memory(x: torch.Tensor) -> bool:
     """Whether ``x`` is elements at an address: not lazily negated or zero, no wrapper."""
-    return type(x) in _TENSORS and x.data_ptr() != 0 and not x.is_neg()
+    try:
+        return type(x) in _TENSORS and x.data_ptr() != 0 and not x.is_neg()
+    except RuntimeError:  # one that escaped from torch.func has no address
+        return False
 
 
 def untraced_shapes(*tensors: torch.Tensor) -> tuple[tuple[int, ...], ...]:
