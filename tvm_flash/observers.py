@@ -34,7 +34,8 @@ def is_plain_call(q, k, v, tables) -> bool:
 
     torch.compile is asked for by who calls, since it must not trace this. Saved-tensor hooks and
     anomaly mode see the node of autograd, CUDA graphs the kernel: neither needs the dispatcher.
-    Autocast and inference mode change nothing in an operator that has no rule for them.
+    Autocast and inference mode change nothing in an operator that has no rule for them. An
+    ExecutionTraceObserver without a profiler cannot be asked for and sees what is allocated only.
     """
     if (
         _get_tracing_state() is not None
@@ -44,25 +45,31 @@ def is_plain_call(q, k, v, tables) -> bool:
         or forward_ad._current_level >= 0
         or _profiler_enabled()
         or profiler._is_profiler_enabled
-        or not (q.is_cpu or q.is_cuda)
     ):
         return False
-    if not (_is_memory(q) and _is_memory(k) and _is_memory(v)):
-        return False
-    if tables:
-        device = q.get_device()
-        for x in tables:
-            if not _is_memory(x) or x.get_device() != device:
-                return False
-    return True
-
-
-def _is_memory(x: torch.Tensor) -> bool:
-    """Whether ``x`` is elements at an address: not lazily negated or zero, no wrapper."""
     try:
-        return type(x) in _TENSORS and x.data_ptr() != 0 and not x.is_neg()
-    except RuntimeError:  # one that escaped from torch.func has no address
+        # Elements at an address: no wrapper, neither lazily negated nor zero. Written out, because
+        # a function or a generator for each tensor would double the time.
+        if (
+            type(q) not in _TENSORS
+            or type(k) not in _TENSORS
+            or type(v) not in _TENSORS
+            or not (q.data_ptr() and k.data_ptr() and v.data_ptr())
+            or q.is_neg()
+            or k.is_neg()
+            or v.is_neg()
+        ):
+            return False
+        if tables:
+            device = q.get_device()
+            for x in tables:
+                if type(x) not in _TENSORS or not x.data_ptr() or x.get_device() != device:
+                    return False
+                if x.is_neg():
+                    return False
+    except RuntimeError:  # a tensor that escaped from torch.func has no address
         return False
+    return True
 
 
 def untraced_shapes(*tensors: torch.Tensor) -> tuple[tuple[int, ...], ...]:
