@@ -24,7 +24,7 @@ ORDER = [
     ["loader"],
     ["kernels"],
     ["verify"],
-    ["checks", "placement", "ops"],
+    ["checks", "placement", "spec_names", "observers", "autograd", "vmap", "ops"],
     ["functional", "flash_attn"],
     ["bench"],
     ["tune"],

@@ -61,11 +61,42 @@ def check_heads(heads: int, kv_heads: int) -> None:
         )
 
 
-def check_tables(tables: list[torch.Tensor]) -> None:
-    """ValueError for a captured tensor without elements: its clamped index reads outside it."""
-    for table in tables:
-        if table.numel() == 0:
+def check_operator_call(q, k, v, tables) -> None:
+    """What an operator's tensors must be to each other; raises as check_tensors and check_sizes.
+
+    For who calls operators without ``attention``; a spec is compared with them by its kernel.
+    """
+    check_tensors(q, k, v)
+    check_sizes(q.shape, k.shape, v.shape)
+    for table in tables or ():
+        if table.device != q.device:
+            raise ValueError(
+                f"mask or captured tensor of shape {tuple(table.shape)} is on {table.device}, q on "
+                f"{q.device}: move one"
+            )
+        if table.numel() == 0 and q.numel() and k.numel():
+            # A clamped index would read outside it.
             raise ValueError(f"captured tensor of shape {tuple(table.shape)} must have elements")
+
+
+def check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables) -> None:
+    """``check_operator_call``; ValueError, TypeError unless the rest is like the results."""
+    check_operator_call(q, k, v, tables)
+    batch, seqlen_q, heads, _ = q.shape
+    rows, numbers = (batch, seqlen_q, heads, v.shape[3]), (batch, heads, seqlen_q)
+    for name, x, shape, dtype in (
+        ("dout", dout, rows, q.dtype),
+        ("out", out, rows, q.dtype),
+        ("lse", lse, numbers, torch.float32),
+        ("lse_low", lse_low, numbers if lse_low.numel() else (batch, 0), torch.float32),
+        ("dlse", lse if dlse is None else dlse, numbers, torch.float32),
+    ):
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}, q on {q.device}: move one")
+        if x.dtype != dtype:
+            raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
+        if tuple(x.shape) != shape:
+            raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
 
 
 def check_scale(softmax_scale: float) -> float:

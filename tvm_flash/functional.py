@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+from torch._C import _get_tracing_state
 
 from .checks import (
     DTYPES,
@@ -20,10 +21,12 @@ from .checks import (
     check_tensors,
     check_window,
 )
-from .ops import attention_operator, spec_json, spec_name
+from .observers import untraced_shapes
+from .ops import attention_operator
 from .program import ScoreProgram
 from .score_mod import trace_mask_mod, trace_score_mod
 from .spec import AttentionSpec
+from .spec_names import spec_json, spec_name
 
 LAYOUTS = ("bshd", "bhsd")
 
@@ -176,7 +179,10 @@ _Problem = tuple[str, float]
 def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
     """The problem, after a look at the sizes, and the captured tensors."""
     mods = _given(score_mod, mask_mod) or capture(score_mod, mask_mod)
-    fields = (q.dtype, q.shape, k.shape, v.shape, variant, mods.score_mod, mods.mask_mod)
+    shapes = (q.shape, k.shape, v.shape)
+    if _get_tracing_state() is not None:
+        shapes = untraced_shapes(q, k, v)
+    fields = (q.dtype, *shapes, variant, mods.score_mod, mods.mask_mod)
     try:
         return _known_problem(*fields), mods.tables
     except TypeError:  # symbolic sizes have no hash

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
-from torch._C import _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
-from torch.autograd import _profiler_enabled, forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
-from .checks import check_heads, check_tables
+from .autograd import below_autograd, differentiable
+from .checks import check_backward_call, check_operator_call
 from .kernels import resolve
 from .lengths import bucket_of
+from .observers import is_plain_call
 from .placement import has_readable_rows, place_of
 from .spec import AttentionSpec
+from .spec_names import lasting_text, spec_json, spec_name, spec_of
+from .vmap import batched
+
+__all__ = ["attention_operator", "spec_json", "spec_name"]
 
 _library = torch.library.Library("tvm_flash", "DEF")
 for _schema in (
-    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[] tables, str spec,"
+    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[]? tables, str spec,"
     " float softmax_scale, bool deterministic=False)"
     " -> (Tensor out, Tensor lse, Tensor lse_low)",
     "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out,"
-    " Tensor lse, Tensor lse_low, Tensor[] tables, str spec, float softmax_scale,"
+    " Tensor lse, Tensor lse_low, Tensor[]? tables, str spec, float softmax_scale,"
     " bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 _forward_operator = torch.ops.tvm_flash.attention_forward.default
 _backward_operator = torch.ops.tvm_flash.attention_backward.default
-
-# Operators take tensors and plain values: a spec travels as its name, or as its JSON where the
-# graph may outlive this process.
-_specs: dict[str, AttentionSpec] = {}
-
-
-def spec_name(spec: AttentionSpec) -> str:
-    """The short text by which the operators of this process know ``spec``."""
-    return spec.name if spec.name in _specs else _remember(spec.name, spec).name
-
-
-def spec_json(spec: AttentionSpec) -> str:
-    """The text by which the operators of any process know ``spec``."""
-    return json.dumps(spec.to_json(), sort_keys=True)
 
 
 def attention_operator(
@@ -51,38 +39,33 @@ def attention_operator(
     ``spec`` is from ``spec_name`` or ``spec_json``. lse is in natural units, -inf where a row sees
     no key. deterministic: gradients have the same bits every run; torch may ask for that too.
     """
-    if torch.compiler.is_compiling() or not _is_plain_call(q, k, v, tables):
-        ordered = bool(deterministic) or torch.are_deterministic_algorithms_enabled()
-        return _forward_operator(q, k, v, tables, spec, softmax_scale, ordered)[:2]
-    return _run_forward(q, k, v, tables, spec, softmax_scale)[:2]
+    arguments = (q, k, v, tables, spec, softmax_scale)
+    if not torch.compiler.is_compiling():
+        if is_plain_call(q, k, v, tables):
+            if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+                return _differentiable_forward(*arguments, _is_ordered(deterministic))[:2]
+            return _run_forward(*arguments)[:2]
+        arguments = (q, k, v, tables, lasting_text(spec), softmax_scale)
+    return _forward_operator(*arguments, _is_ordered(deterministic))[:2]
 
 
-def _is_plain_call(q, k, v, tables) -> bool:
-    """Whether the dispatcher, slower than a small kernel, would only call ``_forward``."""
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        return False
-    observed = (
-        _profiler_enabled()
-        or forward_ad._current_level >= 0
-        or _len_torch_dispatch_stack() > 0
-        or _peek_interpreter_stack() is not None
-    )
-    if observed or not (q.is_cpu or q.is_cuda):
-        return False
-    for x in (q, k, v, *tables):  # noqa: SIM110 (a generator takes twice as long)
-        if type(x) is not torch.Tensor or x.is_neg():
-            return False
-    return True
+def _is_ordered(deterministic: bool) -> bool:
+    return bool(deterministic) or torch.are_deterministic_algorithms_enabled()
 
 
 def _forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
-    _check_operator_call(q, k, tables)
+    check_operator_call(q, k, v, tables)
     return _completed(*_run_forward(q, k, v, tables, spec, softmax_scale))
 
 
-def _run_forward(q, k, v, tables, spec: str, softmax_scale: float):
+def _forward_in_node(*inputs):
+    """``_forward`` of tensors that were checked."""
+    return _completed(*_run_forward(*inputs))
+
+
+def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
     """out and the arrays that ``spec.saved_statistics`` names."""
-    sizes, key_sizes, spec = q.shape, v.shape, _spec(spec)
+    sizes, key_sizes, spec = q.shape, v.shape, spec_of(spec)
     results = _empty_results(q, sizes, key_sizes[3], spec)
     if 0 in sizes or 0 in key_sizes:
         return _results_without_keys(*results)
@@ -99,7 +82,7 @@ def _run_forward(q, k, v, tables, spec: str, softmax_scale: float):
 
 def _completed(out, lse, lse_low=None):
     """What the operator returns: an lse_low without elements where there is none."""
-    return out, lse, lse.new_empty(0) if lse_low is None else lse_low
+    return out, lse, lse.new_empty(lse.shape[0], 0) if lse_low is None else lse_low
 
 
 def _results_without_keys(out, lse, *lse_low):
@@ -110,35 +93,29 @@ def _backward(
     dout, dlse, q, k, v, out, lse, lse_low, tables, spec: str, softmax_scale: float,
     deterministic: bool = False,
 ):  # fmt: skip
-    _check_operator_call(q, k, tables)
+    check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables)
     grads = tuple(_writable_like(x) for x in (q, k, v))
     if q.numel() == 0 or k.numel() == 0:
         return tuple(grad.zero_() for grad in grads)
     device, capability = place_of(q)
-    direction = "backward_deterministic" if deterministic else "backward"
+    direction = "backward_deterministic" if _is_ordered(deterministic) else "backward"
     sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
     bucket = bucket_of(direction, *sizes[3:])
-    spec = _spec(spec)
+    spec = spec_of(spec)
     kernel = resolve(spec, direction, device, capability, bucket)
     delta, sums = kernel.workspace(*sizes, torch.get_num_threads(), capability)
     dlse = torch.zeros_like(lse) if dlse is None else dlse.contiguous()
     statistics = [x.contiguous() for x in (lse, lse_low)[: len(spec.saved_statistics)]]
     saved = (_rows(q), _rows(k), _rows(v), _rows(out), _rows(dout), *statistics, dlse)
     workspace = (lse.new_empty(delta), lse.new_zeros(sums))
-    kernel(*saved, *grads, *workspace, *tables, softmax_scale)
+    kernel(*saved, *grads, *workspace, *(tables or ()), softmax_scale)
     return grads
 
 
-def _check_operator_call(q, k, tables) -> None:
-    """What a kernel does not check itself, for who calls the operators without ``attention``."""
-    if q.numel() and k.numel():
-        check_heads(q.shape[2], k.shape[2])
-        check_tables(tables)
-
-
 def _forward_results(q, k, v, tables, spec: str, *_):
-    """Empty results, for the compiler to know the shapes."""
-    return _completed(*_empty_results(q, q.shape, v.shape[3], _spec(spec)))
+    """Empty results, of tensors without elements too."""
+    check_operator_call(q, k, v, tables)
+    return _completed(*_empty_results(q, q.shape, v.shape[3], spec_of(spec)))
 
 
 def _empty_results(q, sizes, head_dim_v, spec: AttentionSpec):
@@ -155,7 +132,8 @@ def _empty_results(q, sizes, head_dim_v, spec: AttentionSpec):
     return (out, lse) if spec.score_mod is None else (out, lse, torch.empty_like(lse))
 
 
-def _backward_results(dout, dlse, q, k, v, *_):
+def _backward_results(dout, dlse, q, k, v, out, lse, lse_low, tables, *_):
+    check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables)
     return tuple(_writable_like(x) for x in (q, k, v))
 
 
@@ -172,23 +150,10 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x if has_readable_rows(x) else x.contiguous()
 
 
-def _spec(text: str) -> AttentionSpec:
-    spec = _specs.get(text)
-    if spec is not None:
-        return spec
-    if not text.startswith("{"):
-        raise ValueError(f"spec={text!r} was made in another process: pass its JSON (spec_json)")
-    return _remember(text, AttentionSpec.from_json(json.loads(text)))
-
-
-def _remember(text: str, spec: AttentionSpec) -> AttentionSpec:
-    return _specs.setdefault(text, spec)
-
-
 def _save(ctx, inputs, outputs) -> None:
     # The dispatcher leaves out a last argument that has its default value.
     q, k, v, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic = inputs
-    ctx.save_for_backward(q, k, v, *outputs, *tables)
+    ctx.save_for_backward(q, k, v, *outputs, *(tables or ()))
     ctx.mark_non_differentiable(outputs[2])
     ctx.set_materialize_grads(False)
 
@@ -205,47 +170,36 @@ def _no_second_gradients(ctx, *grads):
     raise NotImplementedError("the gradient of attention's gradient is not computed")
 
 
-def _with_autograd(operator, save, gradients):
-    """What torch.library.register_autograd gives, several times faster per call."""
-
-    class Recorded(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *inputs):
-            with torch._C._AutoDispatchBelowAutograd():
-                outputs = operator(*inputs)
-            save(ctx, inputs, outputs)
-            return outputs
-
-        backward = staticmethod(gradients)
-
-    return Recorded.apply
+def _forward_flops(q, k, v, *_, **__) -> int:
+    """Of both products, whatever a mask leaves out: as torch counts its own attention."""
+    return _flops(q, k, q[3] + v[3])
 
 
-def _batched(operator):
-    """torch.vmap of ``operator``: one call for each entry."""
-
-    def rule(info, dims, *inputs):
-        calls = (map(_entry, inputs, dims, [n] * len(dims)) for n in range(info.batch_size))
-        results = [operator(*call) for call in calls]
-        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
-
-    return rule
+def _backward_flops(dout, dlse, q, k, v, *_, **__) -> int:
+    return _flops(q, k, 3 * q[3] + 2 * v[3])
 
 
-def _entry(value, dim, number: int):
-    if isinstance(value, (list, tuple)):
-        return [_entry(x, d, number) for x, d in zip(value, dim, strict=True)]
-    return value if dim is None else value.select(dim, number)
+def _flops(q, k, columns: int) -> int:
+    batch, seqlen_q, heads, _ = q
+    return 2 * batch * heads * seqlen_q * k[1] * columns
 
 
-def _register(operator, kernel, results, save, gradients) -> None:
+def _register(operator, tensors: int, kernel, results, save, gradients, flops) -> None:
+    """``operator`` takes that many tensors with a batch first, then tables and plain values."""
     name = operator._schema.name
     # Not under "CPU" alone: other devices then get an error of ours.
     _library.impl(name, kernel, "CompositeExplicitAutograd")
-    _library.impl(name, _with_autograd(operator, save, gradients), "Autograd")
+    recorded = differentiable(operator._opname, below_autograd(operator), save, gradients)
+    _library.impl(name, recorded, "Autograd")
     torch.library.register_fake(name, results, lib=_library)
-    torch.library.register_vmap(name, _batched(operator), lib=_library)
+    torch.library.register_vmap(name, batched(operator, tensors), lib=_library)
+    register_flop_formula(operator.overloadpacket)(flops)
 
 
-_register(_forward_operator, _forward, _forward_results, _save, _gradients)
-_register(_backward_operator, _backward, _backward_results, lambda *_: None, _no_second_gradients)
+# Nobody watches, so the dispatcher need not.
+_differentiable_forward = differentiable("attention_forward", _forward_in_node, _save, _gradients)
+_register(_forward_operator, 3, _forward, _forward_results, _save, _gradients, _forward_flops)
+_register(
+    _backward_operator, 8, _backward, _backward_results, lambda *_: None, _no_second_gradients,
+    _backward_flops,
+)  # fmt: skip

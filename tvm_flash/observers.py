@@ -1,0 +1,82 @@
+"""Whether anything of torch's watches, records or transforms what its operators are given."""
+
+from __future__ import annotations
+
+import torch
+from torch._C import (
+    _get_tracing_state,
+    _has_torch_function_variadic,
+    _len_torch_dispatch_stack,
+    _set_tracing_state,
+)
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import _profiler_enabled, forward_ad, profiler
+
+# Parameters are tensors with a flag. Other subclasses may do anything.
+_TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
+
+
+def is_plain_call(q, k, v, tables) -> bool:
+    """Whether the dispatcher, slower than a small kernel, would only run one on these tensors.
+
+    False for a tensor that is not simply memory of q's device, and where somebody must see an
+    operator. Who may, and where it is asked for:
+
+    - torch.jit.trace: ``_get_tracing_state``
+    - TorchFunctionMode (torch.set_default_device is one), make_fx and torch.export before dispatch,
+      subclasses with ``__torch_function__``: ``_has_torch_function_variadic``
+    - TorchDispatchMode: FakeTensorMode, make_fx, torch.export, AOT autograd, functional tensors,
+      FlopCounterMode, selective checkpoints: ``_len_torch_dispatch_stack``
+    - torch.func and torch.vmap: ``peek_interpreter_stack``
+    - forward-mode differentiation: ``forward_ad``
+    - profilers: ``_profiler_enabled`` for those of this thread, kineto's and older ones, NVTX, ITT;
+      ``profiler._is_profiler_enabled`` for those of all threads
+
+    torch.compile is asked for by who calls, since it must not trace this. Saved-tensor hooks and
+    anomaly mode see the node of autograd, CUDA graphs the kernel: neither needs the dispatcher.
+    Autocast and inference mode change nothing in an operator that has no rule for them. An
+    ExecutionTraceObserver without a profiler cannot be asked for and sees what is allocated only.
+    """
+    if (
+        _get_tracing_state() is not None
+        or _has_torch_function_variadic(q, k, v, *tables)
+        or _len_torch_dispatch_stack() > 0
+        or peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or _profiler_enabled()
+        or profiler._is_profiler_enabled
+    ):
+        return False
+    try:
+        # Elements at an address: no wrapper, neither lazily negated nor zero. Written out, because
+        # a function or a generator for each tensor would double the time.
+        if (
+            type(q) not in _TENSORS
+            or type(k) not in _TENSORS
+            or type(v) not in _TENSORS
+            or not (q.data_ptr() and k.data_ptr() and v.data_ptr())
+            or q.is_neg()
+            or k.is_neg()
+            or v.is_neg()
+        ):
+            return False
+        if tables:
+            device = q.get_device()
+            for x in tables:
+                if type(x) not in _TENSORS or not x.data_ptr() or x.get_device() != device:
+                    return False
+                if x.is_neg():
+                    return False
+    except RuntimeError:  # a tensor that escaped from torch.func has no address
+        return False
+    return True
+
+
+def untraced_shapes(*tensors: torch.Tensor) -> tuple[tuple[int, ...], ...]:
+    """The shapes as numbers, where torch.jit.trace makes a tensor of each size that is read."""
+    state = _get_tracing_state()
+    _set_tracing_state(None)
+    try:
+        return tuple(x.shape for x in tensors)
+    finally:
+        _set_tracing_state(state)
