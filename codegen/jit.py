@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,6 +27,15 @@ logger = logging.getLogger("tvm_flash")
 T = TypeVar("T")
 
 _PLANS = "plans"
+
+# Forks wait for an import of TVM, which takes seconds: in a child of the middle of it no thread is
+# left to finish the import, and every later one would wait for that.
+_importing = threading.RLock()
+os.register_at_fork(
+    before=_importing.acquire,
+    after_in_parent=_importing.release,
+    after_in_child=_importing.release,
+)
 
 
 def artifact_for(
@@ -130,7 +141,8 @@ def _check_plan(
 
 
 def _chosen(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> bytes:
-    from ..schedules.select import choose_all
+    with _importing:
+        from ..schedules.select import choose_all
 
     for chosen in choose_all(spec, direction, target, buckets_of(direction)):
         if bucket in chosen.buckets:
@@ -195,8 +207,9 @@ def _build(
     spec: AttentionSpec, direction: str, target: CpuTarget, plan: Mapping[str, Any], path: Path
 ) -> None:
     # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
-    from ..schedules.select import Chosen, as_config
-    from .build import build_jobs, scheduling
+    with _importing:
+        from ..schedules.select import Chosen, as_config
+        from .build import build_jobs, scheduling
 
     start = time.perf_counter()
     config = as_config(plan["config"], direction)
@@ -206,7 +219,8 @@ def _build(
 
 
 def _build_cuda(spec: AttentionSpec, direction: str, arch: CudaArch, path: Path) -> None:
-    from .cuda_build import build_cuda, cuda_job
+    with _importing:
+        from .cuda_build import build_cuda, cuda_job
 
     start = time.perf_counter()
     build_cuda([cuda_job(spec, direction, (arch,))], (arch,), path)

@@ -56,6 +56,8 @@ def publishing(path: Path) -> Iterator[Path]:
             staging = scratch / "artifact"
             staging.mkdir()
             yield staging
+            if os.getpid() != owner:
+                return
             try:
                 _publish(staging, path)
             except OSError as error:

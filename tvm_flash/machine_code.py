@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,23 @@ def mapped(data: bytes, sha256: str, name: str) -> Code:
     return _mapped[sha256]
 
 
+def _is_cut_off(data: bytes) -> bool:
+    """Whether an ELF file ends before its segments do: the linker would map what is not there."""
+    if data[:6] != b"\x7fELF\x02\x01":
+        return False  # not of 64 bits and this byte order: the linker says what it is
+    try:
+        (headers,) = struct.unpack_from("<Q", data, 32)
+        size, count = struct.unpack_from("<HH", data, 54)
+        places = range(headers, headers + size * count, size)
+        segments = [struct.unpack_from("<8xQ16xQ", data, place) for place in places]
+    except (struct.error, ValueError):
+        return True
+    return any(offset + length > len(data) for offset, length in segments)
+
+
 def _first_that_works(data: bytes, name: str) -> Code:
+    if _is_cut_off(data):
+        raise CodeError("it is cut off")
     problems = []
     for copied in (_in_memory, _in_a_folder):
         try:
