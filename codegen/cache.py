@@ -144,7 +144,7 @@ def _alone(path: Path) -> Iterator[None]:
     """Alone with ``path``, whose folder exists; BuildError when it cannot be written."""
     with ExitStack() as stack:
         with _writing(path.parent):
-            _make_private(path.parent)
+            make_private(path.parent)
             stack.enter_context(locked(path.with_name(f"{path.name}.lock")))
         yield
 
@@ -161,7 +161,7 @@ def _refusal(problem: str) -> BuildError:
     return BuildError(f"{problem}; set TVM_FLASH_CACHE_DIR to a directory of yours")
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make ``folder``, and those above it that are missing, for this user alone."""
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     for part in reversed(missing):
