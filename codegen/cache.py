@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 # Contents by the hash of what they are made from: PTX, machine code and objects of CUDA kernels.
 _CONTENTS = "cuda"
+
+# Folders that could not be written, of which was told.
+_unkept: set[Path] = set()
 
 
 def cache_dir() -> Path:
@@ -86,10 +89,11 @@ def entry(name: str, make: Callable[[Path], object], use: Callable[[Path], T] = 
         try:
             return use(path)
         except ArtifactError as error:
-            with _writing(path.parent):
-                _discard(path, error)
-                sweep(path.parent, marked=False)
-                make(path)
+            why = error
+        with _writing(path.parent):
+            _discard(path, why)
+            sweep(path.parent, marked=False)
+            make(path)
     return use(path)
 
 
@@ -112,10 +116,9 @@ def content(
     with ExitStack() as stack:
         try:
             stack.enter_context(_alone(path))
+            kept = _kept(path, read, warn=True)
         except BuildError as error:
-            _warn_once(f"what is compiled is not kept: {error}")
-            return read(make())
-        kept = _kept(path, read, warn=True)
+            _warn_unkept(path.parent, error)
         if kept is None:
             _sweep_once(path.parent)
             kept = (read(keep(path, make())),)
@@ -132,10 +135,11 @@ def keep(path: Path, data: bytes) -> bytes:
                     file.write(_stamp(data) + b"\n" + data)
                 os.replace(temporary, path)
             except BaseException:
-                os.unlink(temporary)
+                with suppress(OSError):
+                    os.unlink(temporary)
                 raise
     except BuildError as error:
-        _warn_once(f"what is compiled is not kept: {error}")
+        _warn_unkept(path.parent, error)
     return data
 
 
@@ -205,6 +209,8 @@ def _sweep_once(folder: Path) -> None:
     sweep(folder, marked=False)
 
 
-@lru_cache(maxsize=64)
-def _warn_once(text: str) -> None:
-    logger.warning("%s", text)
+def _warn_unkept(folder: Path, why: BuildError) -> None:
+    """Once a process and folder: what is not kept is made again by each."""
+    if folder not in _unkept:
+        _unkept.add(folder)
+        logger.warning("what is made for it is used and not kept: %s", why)

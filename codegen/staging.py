@@ -72,10 +72,11 @@ def sweep(folder: Path, prefix: str = ".", *, marked: bool = True) -> None:
 
     marked: only folders with a lock in them, which a folder of the user's has not.
     """
-    for entry in folder.iterdir():
-        if entry.name.startswith(prefix) and (not marked or (entry / _LOCK).is_file()):
+    with suppress(OSError):  # a folder that may be written need not be one that may be listed
+        for entry in list(folder.iterdir()):
             with suppress(OSError):  # another may be sweeping too, or still building
-                _delete_if_old(entry)
+                if entry.name.startswith(prefix) and (not marked or (entry / _LOCK).is_file()):
+                    _delete_if_old(entry)
 
 
 def _delete_if_old(entry: Path) -> None:

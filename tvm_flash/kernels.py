@@ -25,6 +25,8 @@ def _renew_locks() -> None:
     """
     global _compiling
     _compiling = threading.Lock()
+    if sys.version_info >= (3, 12):
+        return
     ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == "tvm_flash"]
     classes = {x for module in ours for x in vars(module).values() if isinstance(x, type)}
     for member in (member for one in classes for member in vars(one).values()):
