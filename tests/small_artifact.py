@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from tvm_flash.artifact import MANIFEST
 from tvm_flash.codegen import jit
 from tvm_flash.loader import Kernel
 from tvm_flash.reference import attention_reference
@@ -27,6 +29,13 @@ def compiled() -> Path:
 
 def copied(path: Path) -> Path:
     return Path(shutil.copytree(compiled(), path))
+
+
+def edit(path: Path, **changes) -> Path:
+    """Change fields of the manifest in ``path``."""
+    file = path / MANIFEST
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return path
 
 
 def attends(kernel: Kernel) -> bool:

@@ -64,7 +64,10 @@ def open_to_all(path: Path) -> list[Path]:
 
 
 def _is_open_to_all(path: Path) -> bool:
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:  # replaced just now
+        return False
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 

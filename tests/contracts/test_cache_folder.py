@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import stat
 import tempfile
 import time
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_artifact import SPEC, as_nobody, attends, compiled, copied, in_child
+from small_artifact import SPEC, as_nobody, attends, compiled, copied, edit, in_child
 
 from tvm_flash import kernels
 from tvm_flash.artifact import MANIFEST, sha256_of
@@ -157,19 +158,14 @@ def test_one_that_is_read_only_serves_a_kernel_without_its_plan(folder):
         assert in_child(child)
 
 
-def _edit(entry: Path, **changes) -> None:
-    manifest = entry / MANIFEST
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
-
-
 def _library(entry: Path, data: bytes) -> None:
     (entry / "kernels.so").write_bytes(data)
-    _edit(entry, sha256=sha256_of(entry / "kernels.so"))
+    edit(entry, sha256=sha256_of(entry / "kernels.so"))
 
 
 def _record(entry: Path, **changes) -> None:
     (record,) = json.loads((entry / MANIFEST).read_text())["kernels"]
-    _edit(entry, kernels=[{**record, **changes}])
+    edit(entry, kernels=[{**record, **changes}])
 
 
 def _pipe(file: Path) -> None:
@@ -178,8 +174,8 @@ def _pipe(file: Path) -> None:
 
 
 _SPOILT = {
-    "another architecture": lambda entry: _edit(entry, target={"name": "x", "architecture": "vax"}),
-    "another tvm_ffi": lambda entry: _edit(entry, versions={"tvm_ffi": "99.0"}),
+    "another architecture": lambda entry: edit(entry, target={"name": "x", "architecture": "vax"}),
+    "another tvm_ffi": lambda entry: edit(entry, versions={"tvm_ffi": "99.0"}),
     "another spec": lambda entry: _record(entry, spec=replace(SPEC, causal=True).to_json()),
     "another direction": lambda entry: _record(entry, direction="backward"),
     "another length": lambda entry: _record(entry, buckets=["tiny"]),
@@ -228,18 +224,28 @@ def test_a_plan_that_will_not_do_is_made_again_with_one_warning(folder, caplog, 
     assert [path for path in folder.iterdir() if path.is_dir()].count(entry) == 1
 
 
+def _killed_while_it_builds(folder: Path) -> Path:
+    """What a child leaves in ``folder`` that is killed in the middle of a build."""
+    before = set(folder.iterdir())
+
+    def child():
+        with staging.publishing(folder / "attn_of_the_killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert not in_child(child)
+    (left,) = set(folder.iterdir()) - before
+    return left
+
+
 def test_scratch_of_the_killed_goes_by_age(folder):
-    old, young, in_use, file = (
-        folder / f".attn_{name}" for name in ("old", "young", "used", "file")
-    )
-    for scratch in (old, young, in_use):
-        (scratch / "artifact").mkdir(parents=True)
-    file.write_text("half")
-    for scratch in (old, in_use, file):
-        os.utime(scratch, (0, time.time() - 2 * staging._DEAD_AFTER_SECONDS))
+    old, young, in_use = (_killed_while_it_builds(folder) for _ in range(3))
+    file = folder / ".half"
+    file.write_text("written")
+    long_ago = time.time() - 2 * staging._DEAD_AFTER_SECONDS
+    for left in (old, in_use, file):
+        os.utime(left, (0, long_ago))
     shutil.rmtree(entry_of(folder))
     with locked(in_use / staging._LOCK):
-        os.utime(in_use, (0, 0))
         assert attends(resolved())
     assert not old.exists() and not file.exists()
     assert young.exists() and in_use.exists()
