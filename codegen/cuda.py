@@ -67,7 +67,9 @@ def _kernel_source(launch: Launch, compute: int) -> KernelSource:
         "pipeline": Path(cuda_pipeline.__file__).read_text(encoding="utf-8"),
         "versions": build_versions(),
     }
-    text = content(f"{digest(key)}.cu", lambda: _export(launch, compute).encode()).decode()
+    text = content(
+        f"{digest(key)}.cu", lambda: _export(launch, compute).encode(), read=bytes.decode
+    )
     device, found, host = text.partition(_HOST_BEGINS)
     if not found:
         raise BuildError(f"{launch.name}: TVM exported no launcher; is apache-tvm the pinned one?")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..artifact import symbol_name
 from ..errors import UnsupportedSpec
@@ -21,20 +24,59 @@ from .versions import build_versions, records_digest, source_digest
 
 logger = logging.getLogger("tvm_flash")
 
+T = TypeVar("T")
+
 _PLANS = "plans"
+
+# Forks wait for an import of TVM, which takes seconds: in a child of the middle of it no thread is
+# left to finish the import, and every later one would wait for that.
+_importing = threading.RLock()
+os.register_at_fork(
+    before=_importing.acquire,
+    after_in_parent=_importing.release,
+    after_in_child=_importing.release,
+)
 
 
 def artifact_for(
-    spec: AttentionSpec, direction: str, config: Any = None, *, bucket: str = DEFAULT_BUCKET
-) -> Path:
-    """Directory of the artifact with one kernel, that of ``config``, for all lengths.
+    spec: AttentionSpec,
+    direction: str,
+    config: Any = None,
+    *,
+    bucket: str = DEFAULT_BUCKET,
+    use: Callable[[Path], T] = cache.verified,
+) -> T:
+    """What ``use`` gives of the artifact with one kernel, that of ``config``, for all lengths.
 
     ``config`` None: the kernel for a length bucket, with what schedules.select chooses for it.
+    ``use``, by default the artifact's directory, raises ArtifactError for one that will not do: it
+    is built again.
     """
-    target, symbol = host_target(), symbol_name(spec, direction)
-    plan = _plan(spec, direction, target, bucket) if config is None else _only(config)
-    name = f"{symbol}-{_key(spec, direction, target, plan)[:32]}"
-    return cache.entry(name, lambda path: _build(spec, direction, target, plan, path))
+    target = host_target()
+    if config is not None:
+        return _entry(spec, direction, target, _only(config), use)
+    try:
+        plan = _plan(spec, direction, target, bucket)
+        check = partial(_check_plan, spec, direction, target, bucket, plan)
+        return _entry(spec, direction, target, plan, use, check)
+    except _WrongPlan as error:
+        return _entry(spec, direction, target, error.right, use)
+
+
+def _entry(
+    spec: AttentionSpec,
+    direction: str,
+    target: CpuTarget,
+    plan: Mapping[str, Any],
+    use: Callable[[Path], T],
+    check: Callable[[], None] = lambda: None,
+) -> T:
+    def make(path: Path) -> None:
+        check()
+        _build(spec, direction, target, plan, path)
+
+    name = f"{symbol_name(spec, direction)}-{_key(spec, direction, target, plan)[:32]}"
+    return cache.entry(name, make, use)
 
 
 def _only(config: Any) -> dict[str, Any]:
@@ -48,18 +90,59 @@ def _plan(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -
     Kept on disk: choosing imports tvm, which takes seconds, and a kernel from the cache needs none
     of it. New records are seen at once, and compile only the kernels whose numbers they change.
     """
+    name = _plan_name(spec, direction, target, bucket)
+    return cache.content(name, lambda: _chosen(spec, direction, target, bucket), _PLANS, _as_plan)
+
+
+def _plan_name(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> str:
     parts = {"spec": spec.to_json(), "direction": direction, "bucket": bucket}
     made_by = {
         "records": records_digest(target.name),
         "sources": source_digest(),
         **build_versions(),
     }
-    name = cache.digest({**parts, "target": _described(target), **made_by})
-    return json.loads(cache.content(name, lambda: _chosen(spec, direction, target, bucket), _PLANS))
+    return cache.digest({**parts, "target": _described(target), **made_by})
+
+
+def _as_plan(kept: bytes) -> dict[str, Any]:
+    plan = json.loads(kept)
+    kinds = {name: type(value) for name, value in plan.items()}
+    if kinds != {"config": dict, "source": str, "buckets": list}:
+        raise ValueError(f"not a plan: {plan!r:.100}")
+    return plan
+
+
+class _WrongPlan(Exception):
+    """A plan on disk is not the ``right`` one."""
+
+    def __init__(self, right: dict[str, Any]):
+        super().__init__()
+        self.right = right
+
+
+def _check_plan(
+    spec: AttentionSpec,
+    direction: str,
+    target: CpuTarget,
+    bucket: str,
+    plan: Mapping[str, Any],
+) -> None:
+    """Raises _WrongPlan, and puts it right on disk, when ``plan`` is not what would be chosen.
+
+    A plan from the disk finds kernels; what is built must not depend on what was found there.
+    """
+    data = _chosen(spec, direction, target, bucket)
+    if cache.digest(_as_plan(data)) == cache.digest(dict(plan)):
+        return
+    path = cache.trusted_cache_dir() / _PLANS / _plan_name(spec, direction, target, bucket)
+    logger.warning("%s in the cache is another kernel's plan: making it again", path)
+    cache.keep(path, data)
+    raise _WrongPlan(_as_plan(data))
 
 
 def _chosen(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> bytes:
-    from ..schedules.select import choose_all
+    with _importing:
+        from ..schedules.select import choose_all
 
     for chosen in choose_all(spec, direction, target, buckets_of(direction)):
         if bucket in chosen.buckets:
@@ -69,16 +152,20 @@ def _chosen(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str)
 
 
 def cuda_artifact_for(
-    spec: AttentionSpec, direction: str, capability: tuple[int, int] | None
-) -> Path:
-    """Directory of the artifact with this kernel for a GPU of ``capability``."""
+    spec: AttentionSpec,
+    direction: str,
+    capability: tuple[int, int] | None,
+    *,
+    use: Callable[[Path], T] = cache.verified,
+) -> T:
+    """What ``use`` gives of the artifact with this kernel for a GPU of ``capability``."""
     arch = arch_for(capability)
     # Any new record of this architecture makes a new artifact, of texts that are compiled already.
     records = records_digest(arch.name)
     target = {"cuda": arch.name, "nvcc": find_toolkit().version, "records": records}
     key = _digest(spec, direction, target, None)
     name = f"{symbol_name(spec, direction)}-{arch.name}-{key[:32]}"
-    return cache.entry(name, lambda path: _build_cuda(spec, direction, arch, path))
+    return cache.entry(name, lambda path: _build_cuda(spec, direction, arch, path), use)
 
 
 def arch_for(capability: tuple[int, int] | None) -> CudaArch:
@@ -120,8 +207,9 @@ def _build(
     spec: AttentionSpec, direction: str, target: CpuTarget, plan: Mapping[str, Any], path: Path
 ) -> None:
     # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
-    from ..schedules.select import Chosen, as_config
-    from .build import build_jobs, scheduling
+    with _importing:
+        from ..schedules.select import Chosen, as_config
+        from .build import build_jobs, scheduling
 
     start = time.perf_counter()
     config = as_config(plan["config"], direction)
@@ -131,7 +219,8 @@ def _build(
 
 
 def _build_cuda(spec: AttentionSpec, direction: str, arch: CudaArch, path: Path) -> None:
-    from .cuda_build import build_cuda, cuda_job
+    with _importing:
+        from .cuda_build import build_cuda, cuda_job
 
     start = time.perf_counter()
     build_cuda([cuda_job(spec, direction, (arch,))], (arch,), path)

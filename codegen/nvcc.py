@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,8 @@ def compile_ptx(source: KernelSource) -> str:
     command = ["-ptx", f"-arch=compute_{source.compute}", *PTX_FLAGS]
     key = {"device": source.device, "flags": command, "nvcc": find_toolkit().version}
     key["parameters"] = source.parameters
-    return content(f"{digest(key)}.ptx", lambda: _run_nvcc(source, command)).decode()
+    make = partial(_run_nvcc, source, command)
+    return content(f"{digest(key)}.ptx", make, read=bytes.decode)
 
 
 def parameters_of(ptx: str) -> tuple[str, ...]:
@@ -83,8 +85,12 @@ def parameters_of(ptx: str) -> tuple[str, ...]:
 def assemble(ptx: str, name: str, arch: str) -> Cubin:
     """Machine code of the kernel ``name`` for ``arch``."""
     key = {"ptx": ptx, "arch": arch, "nvcc": find_toolkit().version}
-    made = json.loads(content(f"{digest(key)}.cubin", lambda: _run_ptxas(ptx, name, arch)))
-    return Cubin(arch, base64.b64decode(made["code"]), Resources.from_json(made["resources"]))
+
+    def read(kept: bytes) -> Cubin:
+        made = json.loads(kept)
+        return Cubin(arch, base64.b64decode(made["code"]), Resources.from_json(made["resources"]))
+
+    return content(f"{digest(key)}.cubin", partial(_run_ptxas, ptx, name, arch), read=read)
 
 
 def refuse_spills(name: str, cubins: Iterable[Cubin]) -> None:

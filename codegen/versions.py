@@ -19,8 +19,10 @@ _RECORDS = "tuning_logs"
 _FILES = (
     "artifact.py",
     "errors.py",
+    "folder.py",
     "lengths.py",
     "machine.py",
+    "manifest.py",
     "program.py",
     "score_mod.py",
     "spec.py",

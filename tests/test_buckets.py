@@ -146,9 +146,9 @@ def test_a_later_library_takes_over_what_it_was_built_for(monkeypatch):
 def test_what_was_compiled_here_stands_in_for_nothing(monkeypatch, tmp_path):
     asked = []
 
-    def artifact_for(spec, direction, *, bucket):
+    def artifact_for(spec, direction, *, bucket, use):
         asked.append(bucket)
-        return bucket
+        return use(bucket)
 
     def opened(bucket):
         return loader.Library("", None, [of(bucket, *(["short"] if bucket == "medium" else []))])
@@ -237,14 +237,15 @@ def test_fewer_buckets_on_demand(tmp_path):
 
 def test_a_loop_of_one_iteration_starts_no_team(artifact):
     """Counted by a stand-in for OpenMP's entry point."""
-    kernel = load(artifact).kernels[0]
+    library = load(artifact)
+    kernel = library.kernels[0]
     teams = []
     run_team = ctypes.CFUNCTYPE(
         None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
     )
     real = run_team(torch_openmp().run_team)
     counting = run_team(lambda *arguments: teams.append(real(*arguments)))
-    bind = ctypes.CDLL(str(artifact / "kernels.so")).tvm_flash_bind_threads
+    bind = library.symbols.tvm_flash_bind_threads
     others = (torch_openmp().threads, torch_openmp().in_parallel)
     bind(counting, *map(ctypes.c_void_p, others))
     threads = torch.get_num_threads()

@@ -11,11 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it, and within itself.
 ORDER = [
-    ["errors", "machine", "ptx_interpreter"],
+    ["errors", "folder", "machine", "machine_code", "ptx_interpreter"],
     ["program", "tracing", "torch_operations", "score_mod", "variants"],
     ["lengths", "spec"],
     ["reference"],
     ["cases"],
+    ["manifest"],
     ["artifact"],
     ["definition"],
     ["schedules"],

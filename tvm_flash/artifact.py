@@ -1,131 +1,58 @@
-"""The manifest beside a built library: what it holds, and proof that it is what was built."""
+"""An artifact on disk: a manifest, the library beside it, and proof that this is what was built."""
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import ArtifactError
-from .lengths import DEFAULT_BUCKET, check_buckets
-from .spec import AttentionSpec
+from .folder import Folder
+from .manifest import DIRECTIONS, FORMAT, KernelRecord, Manifest, symbol_name
 
-FORMAT = 1
+__all__ = [
+    "DIRECTIONS",
+    "FORMAT",
+    "MANIFEST",
+    "PTX",
+    "Artifact",
+    "KernelRecord",
+    "Manifest",
+    "read",
+    "read_ptx",
+    "refuse",
+    "sha256_of",
+    "symbol_name",
+    "verify",
+    "write_manifest",
+    "write_ptx",
+]
+
 MANIFEST = "manifest.json"
 PTX = "kernels.ptx.gz"
-# The last: the same bits every run. On CPUs every backward is, on GPUs it is a kernel of its own.
-DIRECTIONS = {"forward": "fwd", "backward": "bwd", "backward_deterministic": "bwd_det"}
 
+# Bytes that are read of a manifest, and of a library or PTX (packed and not). docs/artifacts.md.
+MANIFEST_LIMIT = 16 * 2**20
+LIBRARY_LIMIT = 2**30
 
-def symbol_name(spec: AttentionSpec, direction: str, bucket: str = DEFAULT_BUCKET) -> str:
-    """Name of the kernel's function in a library, for the kernel that serves ``bucket`` first.
-
-    Raises ValueError for an unknown direction.
-    """
-    if direction not in DIRECTIONS:
-        raise ValueError(f"{direction=} must be one of {list(DIRECTIONS)}")
-    suffix = "" if bucket == DEFAULT_BUCKET else f"_{bucket}"
-    return f"{spec.name}_{DIRECTIONS[direction]}{suffix}"
+# How often a reader looks again because a folder was replaced between two of its reads.
+_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
-class KernelRecord:
-    """One kernel of a library: the problem, its direction and the numbers it was scheduled with.
+class Artifact:
+    """What was read, once: ``library``'s path, its bytes and its manifest, which agree."""
 
-    ``meta`` is what a caller must know besides: block_q, block_k, head_dim_pad. ``launches``, for
-    CUDA: name, archs, threads, shared_bytes and resources by arch of each kernel it launches.
-    ``buckets``: the lengths it is meant for (tvm_flash.lengths); none named: all of them.
-    ``config_source``: the tuning record that the numbers come from, or "default".
-    """
-
-    symbol: str
-    spec: AttentionSpec
-    direction: str
-    config: dict[str, Any] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    launches: tuple[dict[str, Any], ...] = ()
-    buckets: tuple[str, ...] = ()
-    config_source: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        known = {"symbol": self.symbol, "direction": self.direction, "config": self.config}
-        optional = {
-            "launches": list(self.launches),
-            "buckets": list(self.buckets),
-            "config_source": self.config_source,
-        }
-        given = {name: value for name, value in optional.items() if value}
-        return {**self.meta, **known, "spec": self.spec.to_json(), **given}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> KernelRecord:
-        meta = dict(data)
-        symbol, direction = meta.pop("symbol"), meta.pop("direction")
-        config, spec = dict(meta.pop("config")), AttentionSpec.from_json(meta.pop("spec"))
-        launches = tuple(dict(launch) for launch in meta.pop("launches", ()))
-        buckets, source = check_buckets(meta.pop("buckets", ())), meta.pop("config_source", "")
-        return cls(str(symbol), spec, direction, config, meta, launches, buckets, str(source))
-
-    def __post_init__(self):
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"direction={self.direction!r} must be one of {list(DIRECTIONS)}")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Everything a loader must know before it opens the library.
-
-    library: file name beside the manifest. sha256: of that file. target: name, mcpu (or archs, for
-    CUDA), system and architecture. cpu_features: all of them are needed to run. versions: what it
-    was built with. ptx_sha256: of the PTX beside a CUDA library, which is read only to verify it.
-    """
-
-    library: str
-    sha256: str
-    target: dict[str, Any]
-    cpu_features: tuple[str, ...]
-    versions: dict[str, str]
-    kernels: tuple[KernelRecord, ...]
-    ptx_sha256: str = ""
-
-    @property
-    def device(self) -> str:
-        """What the kernels run on: "cpu" or "cuda"."""
-        return "cuda" if self.target.get("name") == "cuda" else "cpu"
-
-    def to_json(self) -> dict[str, Any]:
-        ptx = {"ptx_sha256": self.ptx_sha256} if self.ptx_sha256 else {}
-        return {
-            **ptx,
-            "format": FORMAT,
-            "library": self.library,
-            "sha256": self.sha256,
-            "target": self.target,
-            "cpu_features": list(self.cpu_features),
-            "versions": self.versions,
-            "kernels": [record.to_json() for record in self.kernels],
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Manifest:
-        if data["format"] != FORMAT:
-            raise ValueError(f"format={data['format']!r}, this version reads format {FORMAT}")
-        kernels = tuple(KernelRecord.from_json(entry) for entry in data["kernels"])
-        if not kernels:
-            raise ValueError("it lists no kernels")
-        return cls(
-            library=str(data["library"]),
-            sha256=str(data["sha256"]),
-            target=dict(data["target"]),
-            cpu_features=tuple(data["cpu_features"]),
-            versions=dict(data["versions"]),
-            kernels=kernels,
-            ptx_sha256=str(data.get("ptx_sha256", "")),
-        )
+    library: Path
+    manifest: Manifest
+    code: bytes
+    ptx: bytes = b""
 
 
 def refuse(
@@ -157,17 +84,19 @@ def read_ptx(path: str | Path) -> dict[str, str]:
 
     Raises ArtifactError when there is none or it is not what the library was built from.
     """
-    library, manifest = verify(path)
-    file = library.with_name(PTX)
-    if not manifest.ptx_sha256:
-        raise refuse(file, f"an artifact for {manifest.target.get('name')} keeps no PTX")
+    artifact = read(path, with_ptx=True)
+    file = artifact.library.with_name(PTX)
     try:
-        found = sha256_of(file)
-    except OSError as error:
-        raise refuse(file, f"the PTX cannot be read ({error.strerror})") from error
-    if found != manifest.ptx_sha256:
-        raise refuse(file, f"sha256 is {found[:16]}, its manifest says {manifest.ptx_sha256[:16]}")
-    return json.loads(gzip.decompress(file.read_bytes()))
+        with gzip.open(io.BytesIO(artifact.ptx)) as packed:
+            text = packed.read(LIBRARY_LIMIT + 1)
+        if len(text) > LIBRARY_LIMIT:
+            raise ValueError(f"more than the {LIBRARY_LIMIT} bytes that are read")
+        texts = json.loads(text)
+        if not isinstance(texts, dict) or not all(isinstance(x, str) for x in texts.values()):
+            raise TypeError("it is not an object of texts")
+    except Exception as error:
+        raise refuse(file, f"not PTX ({type(error).__name__}: {error})") from error
+    return texts
 
 
 def verify(path: str | Path) -> tuple[Path, Manifest]:
@@ -176,41 +105,86 @@ def verify(path: str | Path) -> tuple[Path, Manifest]:
     Returns the library's path and the manifest. Nothing is executed. Raises ArtifactError when
     either file is missing, unreadable, of another format or not the one that was built.
     """
-    manifest_path = _manifest_path(Path(path))
-    manifest = _read_manifest(manifest_path)
-    return _verified_library(manifest_path, manifest), manifest
+    artifact = read(path)
+    return artifact.library, artifact.manifest
 
 
-def _manifest_path(path: Path) -> Path:
-    manifest = path / MANIFEST if path.is_dir() else path
-    if manifest.name != MANIFEST:
-        raise refuse(path, f"an artifact is a directory with a {MANIFEST}", "load that")
-    return manifest
+def read(path: str | Path, *, with_ptx: bool = False) -> Artifact:
+    """The artifact at ``path``, all of it from one folder, though another may take its place.
+
+    Raises as ``verify`` does.
+    """
+    path = Path(path)
+    place = path.parent if path.name == MANIFEST else path
+    for _ in range(_ATTEMPTS):
+        with _opened(place) as folder:
+            try:
+                return _read(folder, with_ptx)
+            except _Vanished:
+                if not folder.was_replaced():
+                    raise
+    raise refuse(place, "it is replaced faster than it can be read", "load it later")
 
 
-def _read_manifest(path: Path) -> Manifest:
+class _Vanished(ArtifactError):
+    """A file is not there: the artifact lacks it, or its folder is just being deleted."""
+
+
+def _opened(place: Path) -> Folder:
     try:
-        return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Folder(place)
+    except NotADirectoryError:
+        reason = f"an artifact is a directory with a {MANIFEST}"
+        raise refuse(place, reason, "load that") from None
     except OSError as error:
-        raise refuse(path, f"cannot be read ({error.strerror})") from error
+        raise refuse(place / MANIFEST, f"cannot be read ({error.strerror})") from error
+
+
+def _read(folder: Folder, with_ptx: bool) -> Artifact:
+    manifest = _manifest(folder.path / MANIFEST, _bytes(folder, MANIFEST, MANIFEST_LIMIT))
+    library = folder.path / _file_name(folder.path, manifest)
+    code = _bytes(folder, library.name, LIBRARY_LIMIT, manifest.sha256, "the library ")
+    if not with_ptx:
+        return Artifact(library, manifest, code)
+    if not manifest.ptx_sha256:
+        raise refuse(
+            folder.path / PTX, f"an artifact for {manifest.target.get('name')} keeps no PTX"
+        )
+    ptx = _bytes(folder, PTX, LIBRARY_LIMIT, manifest.ptx_sha256, "the PTX ")
+    return Artifact(library, manifest, code, ptx)
+
+
+def _bytes(folder: Folder, name: str, limit: int, sha256: str = "", what: str = "") -> bytes:
+    """The file ``name``; of this ``sha256``, where one is given."""
+    path = folder.path / name
+    try:
+        data = folder.read(name, limit)
+    except OSError as error:
+        refusal = refuse(path, f"{what}cannot be read ({error.strerror})")
+        gone = error.errno in (errno.ENOENT, errno.ESTALE)
+        raise (_Vanished(*refusal.args) if gone else refusal) from error
+    if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        reason = f"sha256 is {found[:16]}, its manifest says {sha256[:16]}: changed or cut off"
+        raise refuse(path, reason)
+    return data
+
+
+def _manifest(path: Path, data: bytes) -> Manifest:
+    try:
+        return Manifest.from_json(json.loads(data.decode(), parse_constant=_refuse_constant))
     # Whatever a foreign file holds ends here: absent keys, wrong types, bad UTF-8, deep nesting,
     # specs of another version.
     except Exception as error:
         raise refuse(path, f"not a manifest ({type(error).__name__}: {error})") from error
 
 
-def _verified_library(path: Path, manifest: Manifest) -> Path:
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _file_name(folder: Path, manifest: Manifest) -> str:
     name = manifest.library
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise refuse(path, f"library={name!r} must be the name of a file beside the manifest")
-    library = path.parent / name
-    try:
-        found = sha256_of(library)
-    except OSError as error:
-        raise refuse(library, f"the library cannot be read ({error.strerror})") from error
-    if found != manifest.sha256:
-        raise refuse(
-            library,
-            f"sha256 is {found[:16]}, its manifest says {manifest.sha256[:16]}: changed or cut off",
-        )
-    return library
+        reason = f"library={name!r} must be the name of a file beside the manifest"
+        raise refuse(folder / MANIFEST, reason)
+    return name

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+from functools import cached_property, partial
 from importlib.util import find_spec
+from pathlib import Path
 
+from .artifact import refuse
 from .errors import BuildError, UnsupportedSpec
 from .lengths import DEFAULT_BUCKET
 from .loader import Kernel, opened, register, registered
 from .spec import AttentionSpec
 
 _compiling = threading.Lock()
+
+
+def _renew_locks() -> None:
+    """In a forked child, where the threads that held locks are gone: free ones in their place.
+
+    Of cached properties too, which lock a whole class before Python 3.12.
+    """
+    global _compiling
+    _compiling = threading.Lock()
+    if sys.version_info >= (3, 12):
+        return
+    ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == "tvm_flash"]
+    classes = {x for module in ours for x in vars(module).values() if isinstance(x, type)}
+    for member in (member for one in classes for member in vars(one).values()):
+        if isinstance(member, cached_property):
+            member.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 # GPU kernels that were compiled here, each for one compute capability: a machine may have several.
 _of_capability: dict[tuple, Kernel] = {}
@@ -44,8 +68,8 @@ def _compiled_for_cpu(spec: AttentionSpec, direction: str, bucket: str) -> Kerne
     key = (spec.name, direction, "cpu", bucket)
     with _compiling:
         if key not in registered:
-            path = _compiler().artifact_for(spec, direction, bucket=bucket)
-            register(opened(path).kernels)
+            use = partial(_only_kernel, spec, direction, bucket)
+            register([_compiler().artifact_for(spec, direction, bucket=bucket, use=use)])
         return registered[key]
 
 
@@ -57,9 +81,25 @@ def _compiled_for_gpu(
         return _of_capability[place]
     with _compiling:
         if place not in _of_capability:
-            path = _cuda_compiler().cuda_artifact_for(spec, direction, capability)
-            (_of_capability[place],) = opened(path).kernels
+            use = partial(_only_kernel, spec, direction, "")
+            jit = _cuda_compiler()
+            _of_capability[place] = jit.cuda_artifact_for(spec, direction, capability, use=use)
         return _of_capability[place]
+
+
+def _only_kernel(spec: AttentionSpec, direction: str, bucket: str, path: Path) -> Kernel:
+    """The kernel of the artifact at ``path``; ArtifactError when it is not what was asked for.
+
+    ``bucket``: empty for one that serves all lengths.
+    """
+    found = opened(path).kernels
+    if len(found) == 1:
+        (kernel,) = found
+        serves = bucket in kernel.buckets if kernel.buckets else True
+        if (kernel.spec, kernel.direction) == (spec, direction) and serves:
+            return kernel
+    held = ", ".join(f"{kernel.spec.name} {kernel.direction}" for kernel in found)
+    raise refuse(path, f"it holds {held}, not {spec.name} {direction} {bucket}".rstrip())
 
 
 def _compiler():

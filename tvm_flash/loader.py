@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import tvm_ffi
 
-from .artifact import KernelRecord, Manifest, refuse, verify
+from .artifact import KernelRecord, Manifest, read, refuse
+from .folder import open_to_all
 from .lengths import buckets_of, stand_in
 from .machine import amx_refusal, architecture, cpu_features, system
+from .machine_code import Code, CodeError, mapped
 from .openmp import torch_openmp
 from .spec import AttentionSpec
+
+logger = logging.getLogger("tvm_flash")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +99,15 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """An opened artifact. Its code stays mapped until the process ends."""
+    """An opened artifact. Its code, a copy of ``path``'s, stays mapped until the process ends.
+
+    symbols: the functions of that copy; opening ``path`` again would give another.
+    """
 
     path: Path
     manifest: Manifest
     kernels: list[Kernel]
+    symbols: ctypes.CDLL | None = field(default=None, repr=False)
 
 
 # What the operators may use, by the spec's name (quicker to look up than a spec), direction, device
@@ -112,9 +121,13 @@ def load(path: str | Path) -> Library:
     A kernel serves the length buckets it was built for, and stands in for those that no loaded
     library has: what was built ahead of time never waits for a compiler. Raises ArtifactError,
     before any of its code runs, when it is corrupt, was made for another machine, or for another
-    tvm_ffi.
+    tvm_ffi. Warns when anybody may write to its folder or one above it.
     """
     library = opened(path)
+    for part in open_to_all(library.path):
+        logger.warning(
+            "anybody may change %s, and so the code of %s; `chmod o-w %s`", part, library.path, part
+        )
     register(library.kernels)
     _fill_gaps(library.kernels)
     return library
@@ -148,17 +161,20 @@ def opened(path: str | Path) -> Library:
 
     Raises as ``load`` does.
     """
-    library_path, manifest = verify(path)
-    reasons = unfit_reasons(manifest)
-    if reasons:
+    artifact = read(path)
+    manifest = artifact.manifest
+    if reasons := unfit_reasons(manifest):
         raise refuse(
-            library_path, ", ".join(reasons), "build it on this machine or load one made for it"
+            artifact.library, ", ".join(reasons), "build it on this machine or load one made for it"
         )
-    module = _open(library_path)
-    kernels = [_kernel(library_path, module, record, manifest) for record in manifest.kernels]
+    try:
+        code = mapped(artifact.code, manifest.sha256, artifact.library.parent.name)
+    except CodeError as error:
+        raise refuse(artifact.library, f"the dynamic linker refuses it ({error})") from error
+    kernels = [_kernel(artifact.library, code, record, manifest) for record in manifest.kernels]
     if manifest.device == "cpu":
-        _bind_threads(library_path)
-    return Library(library_path, manifest, kernels)
+        _bind_threads(artifact.library, code)
+    return Library(artifact.library, manifest, kernels, code.symbols)
 
 
 def unfit_reasons(manifest: Manifest) -> list[str]:
@@ -189,24 +205,26 @@ def _series(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def _open(path: Path) -> tvm_ffi.Module:
-    try:
-        return tvm_ffi.load_module(str(path))
-    except Exception as error:
-        raise refuse(path, f"the dynamic linker refuses it ({error})") from error
-
-
-def _kernel(path: Path, module: tvm_ffi.Module, record: KernelRecord, manifest: Manifest) -> Kernel:
-    if not module.implements_function(record.symbol):
+def _kernel(path: Path, code: Code, record: KernelRecord, manifest: Manifest) -> Kernel:
+    if absent := [name for name in _needed(record, manifest.device) if name not in record.meta]:
+        raise refuse(path, f"its manifest gives no {', '.join(absent)} for {record.symbol}")
+    if not code.module.implements_function(record.symbol):
         raise refuse(path, f"it has no kernel {record.symbol!r}, which its manifest lists")
-    function = module.get_function(record.symbol)
+    function = code.module.get_function(record.symbol)
     fields = (record.spec, record.direction, record.config, record.meta)
     return Kernel(*fields, function, manifest.device, record.buckets)
 
 
-def _bind_threads(path: Path) -> None:
+def _needed(record: KernelRecord, device: str) -> tuple[str, ...]:
+    """What the workspaces of a kernel are sized by."""
+    if record.direction == "forward":
+        return ()
+    return ("block_q",) if device == "cuda" else ("block_q", "block_k", "head_dim_pad")
+
+
+def _bind_threads(path: Path, code: Code) -> None:
     """Tell the library where torch's OpenMP is; without one it runs on the calling thread."""
-    bind = getattr(ctypes.CDLL(str(path)), "tvm_flash_bind_threads", None)
+    bind = getattr(code.symbols, "tvm_flash_bind_threads", None)
     if bind is None:
         raise refuse(path, "it has no tvm_flash_bind_threads, so tvm_flash did not link it")
     openmp = torch_openmp()

@@ -8,6 +8,7 @@ import json
 import pytest
 import tvm_ffi
 
+from tvm_flash import loader
 from tvm_flash.artifact import MANIFEST, KernelRecord, Manifest, sha256_of, verify, write_manifest
 from tvm_flash.errors import ArtifactError
 from tvm_flash.loader import load
@@ -18,10 +19,10 @@ from tvm_flash.spec import AttentionSpec
 def nothing_is_opened(monkeypatch):
     """Every refusal here comes before the dynamic linker sees the library."""
 
-    def opened(path):
-        raise AssertionError(f"opened {path}")
+    def mapped(data, sha256, name):
+        raise AssertionError(f"opened {name}")
 
-    monkeypatch.setattr(tvm_ffi, "load_module", opened)
+    monkeypatch.setattr(loader, "mapped", mapped)
 
 
 def assert_refused(path, *words: str):

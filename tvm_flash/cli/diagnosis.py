@@ -161,12 +161,12 @@ def _linker() -> Finding:
 
 
 def _cache() -> Finding:
-    remedy = "set TVM_FLASH_CACHE_DIR to a directory that can be written"
+    remedy = "set TVM_FLASH_CACHE_DIR to a directory of yours that can be written"
     try:
-        from ..codegen.cache import cache_dir
+        from ..codegen.cache import make_private, trusted_cache_dir
 
-        folder = cache_dir()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = trusted_cache_dir()
+        make_private(folder)
         with tempfile.NamedTemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except Exception as error:

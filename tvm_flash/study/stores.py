@@ -62,8 +62,12 @@ def _kept(spec: str, direction: str, target: str, config: str) -> np.ndarray:
 
     parts = {"spec": spec, "direction": direction, "target": target, "config": config}
     name = cache.digest({**parts, "sources": source_digest(), "versions": build_versions()})
-    content = cache.content(name, lambda: _computed(spec, direction, target, config), "stores")
-    return np.frombuffer(content, dtype=np.float32).reshape(-1, WIDTH)
+    return cache.content(
+        name,
+        lambda: _computed(spec, direction, target, config),
+        "stores",
+        lambda kept: np.frombuffer(kept, dtype=np.float32).reshape(-1, WIDTH),
+    )
 
 
 def _computed(spec: str, direction: str, target: str, config: str) -> bytes:

@@ -47,7 +47,7 @@ class InterpretedDevice(AbstractContextManager):
         self.capability = capability
         self.settings = {"checks": checks or Checks(), "seed": seed}
         self.launched: list[str] = []
-        self._library = ctypes.CDLL(str(library.path))
+        self._library = library.symbols
         self._hook = _HOOK(self._launch)
         self._kernels: dict[str, Any] = {}
         self._memory: DeviceMemory | None = None

@@ -78,10 +78,11 @@ def count(spec: AttentionSpec, direction: str, program: CudaProgram, ptx: Sequen
         "counted": _sources(),
     }
     name = f"{digest(key)}.json"
-    made = content(
-        name, lambda: json.dumps(_count(spec, direction, program, ptx).to_json()).encode()
+    return content(
+        name,
+        lambda: json.dumps(_count(spec, direction, program, ptx).to_json()).encode(),
+        read=lambda kept: Counted.from_json(json.loads(kept)),
     )
-    return Counted.from_json(json.loads(made))
 
 
 @lru_cache(maxsize=1)

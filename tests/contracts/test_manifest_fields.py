@@ -1,0 +1,109 @@
+"""Whatever a field of a manifest holds, a wrong one is an ArtifactError that names it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_artifact import copied, edit
+
+from tvm_flash.artifact import MANIFEST
+from tvm_flash.errors import ArtifactError
+from tvm_flash.loader import load
+
+
+@pytest.fixture
+def kernels(tmp_path) -> Path:
+    return copied(tmp_path / "kernels")
+
+
+_HUGE = 10**400
+_WRONG = [
+    {"format": True},
+    {"format": 1.0},
+    {"library": 3},
+    {"library": None},
+    {"library": ["kernels.so"]},
+    {"sha256": 5},
+    {"sha256": "A" * 64},
+    {"target": "cpu"},
+    {"target": {"name": 3}},
+    {"target": {"system": {"deep": []}}},
+    {"cpu_features": "avx2"},
+    {"cpu_features": [1]},
+    {"cpu_features": [["avx2"]]},
+    {"versions": []},
+    {"versions": {"tvm_ffi": 1}},
+    {"versions": {"tvm_ffi": None}},
+    {"kernels": {}},
+    {"kernels": [None]},
+    {"ptx_sha256": True},
+]
+_WRONG_RECORDS = [
+    {"symbol": None},
+    {"symbol": "a b"},
+    {"symbol": "f" * 5000},
+    {"spec": None},
+    {"spec": {"version": True, "dtype": "float32", "head_dim": 16}},
+    {"direction": 1},
+    {"direction": ["forward"]},
+    {"config": None},
+    {"config": []},
+    {"launches": {}},
+    {"launches": [1]},
+    {
+        "launches": [
+            {"name": "f", "archs": "sm_80", "threads": 1, "shared_bytes": 0, "resources": {}}
+        ]
+    },
+    {"buckets": "long"},
+    {"buckets": [1]},
+    {"buckets": ["long", "long"]},
+    {"buckets": ["longest"]},
+    {"config_source": 1},
+    {"block_q": 0},
+    {"block_q": True},
+    {"block_q": "64"},
+    {"block_k": -64},
+    {"block_k": 32.5},
+    {"head_dim_pad": _HUGE},
+    {"head_dim_pad": None},
+]
+
+
+@pytest.mark.parametrize("changes", _WRONG, ids=lambda changes: f"{changes!r:.40}")
+def test_a_manifest_field_of_a_wrong_type_is_an_artifact_error(kernels, changes):
+    with pytest.raises(ArtifactError, match=r"not a manifest.*ValueError"):
+        load(edit(kernels, **changes))
+
+
+@pytest.mark.parametrize("changes", _WRONG_RECORDS, ids=lambda changes: f"{changes!r:.40}")
+def test_a_record_field_of_a_wrong_type_is_an_artifact_error(kernels, changes):
+    (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
+    with pytest.raises(ArtifactError, match=r"not a manifest.*ValueError"):
+        load(edit(kernels, kernels=[{**record, **changes}]))
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"variants": []}, {"variants": 3}, {"variants": [{"archs": [], "meta": {}}]}]
+)
+def test_variants_of_a_gpu_kernel_are_checked(kernels, config):
+    (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
+    changes = {"kernels": [{**record, "config": config}], "target": {"name": "cuda"}}
+    with pytest.raises(ArtifactError, match=r"variants|archs"):
+        load(edit(kernels, **changes))
+
+
+def test_a_backward_without_its_tile_is_an_artifact_error(kernels):
+    (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
+    known = {name: value for name, value in record.items() if name != "block_q"}
+    with pytest.raises(ArtifactError, match="gives no block_q"):
+        load(edit(kernels, kernels=[{**known, "direction": "backward"}]))
+
+
+def test_numbers_that_json_does_not_have_are_refused(kernels):
+    text = (kernels / MANIFEST).read_text()
+    (kernels / MANIFEST).write_text(text.replace('"block_q": ', '"other": NaN, "block_q": '))
+    with pytest.raises(ArtifactError, match="NaN is not JSON"):
+        load(kernels)
