@@ -23,6 +23,7 @@ def as_number(name: str, value) -> float:
     if type(value) is float:  # the compiler keeps what it computes from a length
         return value
     number = value
+    _check_constant(name, value)
     if isinstance(value, torch.Tensor):
         check_no_gradient(name, value)
         number = value.detach().item() if value.numel() == 1 else None
@@ -58,32 +59,47 @@ def as_window(window_size) -> tuple[int, int]:
 
     None, for the pair or a side, and, as in FlashAttention, any negative number is unbounded: -1.
     """
-    if window_size is None or (type(window_size) is tuple and window_size == NO_WINDOW):
+    if window_size is None or _is_default(window_size):
         return NO_WINDOW
     sides = window_size
-    if isinstance(sides, torch.Tensor) and torch.compiler.is_compiling():
-        raise TypeError("window_size is a tensor under torch.compile: pass ints, it is compiled in")
-    try:
+    if not isinstance(sides, (tuple, list)):
+        _check_constant("window_size", sides)
         sides = sides.tolist() if hasattr(sides, "tolist") else sides
+    try:
         if len(sides) == 2:
             return _bound(sides[0]), _bound(sides[1])
-    except (TypeError, KeyError):  # no length, no order, no integers
+    except (TypeError, KeyError, RuntimeError):  # no length, no order, no integers
         pass
     raise TypeError(
         f"{window_size=} must be two integers (left, right); None or -1 is no bound on a side"
     )
 
 
+def _is_default(window_size) -> bool:
+    """Whether it is NO_WINDOW, asked of nothing but integers: tensors compare otherwise."""
+    if type(window_size) is not tuple or len(window_size) != 2:
+        return False
+    left, right = window_size
+    return type(left) is int and type(right) is int and left == -1 and right == -1
+
+
 def _bound(side) -> int:
     if side is None:
         return -1
-    if not isinstance(side, int) and hasattr(side, "item"):
-        side = side.item()
+    if not isinstance(side, (int, float)):
+        _check_constant("window_size", side)
+        side = side.item() if getattr(side, "shape", None) in ((), (1,)) else side
     side = operator.index(side)
     if side > MAX_BOUND:
         raise ValueError(f"window_size has a side of {side}: limit {MAX_BOUND}; -1 is no bound")
     # No sequence is as long as MAX_WINDOW.
     return side if 0 <= side <= MAX_WINDOW else -1
+
+
+def _check_constant(name: str, value) -> None:
+    """ValueError for a tensor or array under torch.compile, which does not know its values."""
+    if torch.compiler.is_compiling() and not isinstance(value, (int, float)):
+        raise ValueError(f"{name} under torch.compile must be of plain numbers: pass its .item()")
 
 
 def check_no_dropout(dropout_p) -> None:
