@@ -99,7 +99,7 @@ def _bound(side) -> int:
 def _check_constant(name: str, value) -> None:
     """ValueError for a tensor or array under torch.compile, which does not know its values."""
     if torch.compiler.is_compiling() and not isinstance(value, (int, float)):
-        raise ValueError(f"{name} under torch.compile must be of plain numbers: pass its .item()")
+        raise ValueError(f"{name} under torch.compile must be of plain numbers: read them outside")
 
 
 def check_no_dropout(dropout_p) -> None:
