@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each line may import from the lines above it, and within itself.
 ORDER = [
     ["errors", "folder", "machine", "machine_code", "ptx_interpreter"],
+    ["gradients"],
     ["program", "tracing", "torch_operations", "score_mod", "variants"],
     ["lengths", "spec"],
     ["reference"],
@@ -25,7 +26,9 @@ ORDER = [
     ["loader"],
     ["kernels"],
     ["verify"],
+    ["arguments"],
     ["checks", "placement", "spec_names", "observers", "autograd", "vmap", "ops"],
+    ["broadcasting"],
     ["functional", "flash_attn"],
     ["bench"],
     ["tune"],

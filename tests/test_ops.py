@@ -241,7 +241,7 @@ COMPILED = {
     "functions": lambda q, k, v: attention(q, k, v, score_mod=score_mod, mask_mod=mask_mod),
     "captured": lambda q, k, v: attention(q, k, v, score_mod=CAPTURED),
     "with_tables": lambda q, k, v: attention(
-        q, k, v, score_mod=CAPTURED.with_tables(BIAS + k.sum(), DOCUMENT)
+        q, k, v, score_mod=CAPTURED.with_tables(BIAS + k.detach().sum(), DOCUMENT)
     ),
     "flash_attn_func": lambda q, k, v: tvm_flash.flash_attn_func(
         q, k, v, 0.0, None, True, return_attn_probs=True

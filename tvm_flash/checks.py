@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
+
+from .gradients import check_no_gradient, missing_gradient, wants_gradient
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 DEVICES = ("cpu", "cuda", "meta")
@@ -14,7 +15,6 @@ DEVICES = ("cpu", "cuda", "meta")
 MAX_SEQLEN = 2**29
 MAX_COUNT = 2**31 - 1
 MAX_BYTES = 2**63 - 1
-_NO_WINDOW = (-1, -1)
 
 
 def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -99,22 +99,12 @@ def check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables) -> None:
             raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
 
 
-def check_scale(softmax_scale: float) -> float:
-    """The scale as a float."""
-    scale = float(softmax_scale)
-    if not math.isfinite(scale):
-        raise ValueError(f"{softmax_scale=} must be finite; None is 1 / sqrt(head_dim)")
-    return scale
-
-
-def check_window(window_size) -> tuple[int, int]:
-    """(left, right) as ints; None and, as in FlashAttention, any negative number is unbounded."""
-    if type(window_size) is tuple and window_size == _NO_WINDOW:
-        return _NO_WINDOW
-    if not isinstance(window_size, (tuple, list)) or len(window_size) != 2:
-        raise TypeError(f"{window_size=} must be a pair (left, right); (-1, -1) is no window")
-    left, right = (-1 if side is None else side for side in window_size)
-    return -1 if left < 0 else left, -1 if right < 0 else right
+def check_captured(tables) -> None:
+    """NotImplementedError for a captured tensor that wants a gradient, or is a view of such."""
+    for number, table in enumerate(tables):
+        base = table._base
+        if wants_gradient(table) or (base is not None and wants_gradient(base)):
+            raise NotImplementedError(missing_gradient(f"captured tensor {number}", table))
 
 
 def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -132,10 +122,7 @@ def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
             f"alibi_slopes of {shape=} must be (num_heads,) = ({heads},) or "
             f"(batch, num_heads) = ({batch}, {heads})"
         )
-    if slopes.requires_grad:
-        raise NotImplementedError(
-            "alibi_slopes requires grad: its gradient is not computed; pass alibi_slopes.detach()"
-        )
+    check_no_gradient("alibi_slopes", slopes)
     return slopes.expand(batch, heads)
 
 
@@ -145,10 +132,7 @@ def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         raise TypeError(f"attn_mask must be a tensor, not {type(mask).__name__}")
     if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
         raise TypeError(f"{mask.dtype=} of attn_mask must be torch.bool or floating point")
-    if mask.requires_grad:
-        raise NotImplementedError(
-            "attn_mask requires grad: its gradient is not computed; pass attn_mask.detach()"
-        )
+    check_no_gradient("attn_mask", mask)
     sizes = (1,) * (len(shape) - mask.ndim) + tuple(mask.shape)
     if mask.ndim > len(shape) or any(n != 1 and n != m for n, m in zip(sizes, shape, strict=True)):
         raise ValueError(
@@ -158,21 +142,12 @@ def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def check_ranks(**tensors: torch.Tensor) -> None:
-    """TypeError or ValueError unless all are tensors of one rank, 2 (one head) or more."""
+    """TypeError or ValueError unless all are tensors of rank 2 (one head) or more."""
     for name, x in tensors.items():
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-    ranks = {name: x.ndim for name, x in tensors.items()}
-    if len(set(ranks.values())) > 1 or min(ranks.values()) < 2:
-        raise ValueError(f"{ranks=} must be equal, and 2 or more: (..., heads, sequence, head_dim)")
-
-
-def check_no_dropout(dropout_p: float) -> None:
-    """NotImplementedError unless ``dropout_p`` is 0."""
-    if dropout_p != 0:
-        raise NotImplementedError(
-            f"{dropout_p=} must be 0.0: dropout is not there yet; drop out after attention"
-        )
+        if x.ndim < 2:
+            raise ValueError(f"{name} of rank {x.ndim} must have 2 or more dimensions: (..., S, D)")
 
 
 def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from torch._C import _get_tracing_state
+from torch._C import _get_tracing_state, _is_any_autocast_enabled
 
+from .arguments import as_flag, as_number, as_scale, as_window, autocast, check_no_dropout
+from .broadcasting import broadcast_leads, share_heads
 from .checks import (
     DTYPES,
     check_alibi,
     check_attn_mask,
-    check_no_dropout,
+    check_captured,
     check_ranks,
-    check_scale,
     check_sizes,
     check_tensors,
-    check_window,
 )
 from .observers import untraced_shapes
 from .ops import attention_operator
@@ -29,6 +29,8 @@ from .spec import AttentionSpec
 from .spec_names import spec_json, spec_name
 
 LAYOUTS = ("bshd", "bhsd")
+# (left, right): any pair of integers, also as a tensor or array; None is no bound.
+Window = Sequence[int | None] | torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,8 @@ def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None)
     """Trace the functions once; pass the result to ``attention`` as score_mod or mask_mod.
 
     Saves the tracing (about 0.2 ms a call). Captured tensors are read when a kernel runs, every
-    other captured value now. Raises as ``attention`` does.
+    other captured value now. One that requires grad is captured under torch.no_grad() and used
+    there, or captured as .detach(). Raises as ``attention`` does.
     """
     score, score_tables = trace_score_mod(score_mod) if score_mod else (None, [])
     mask, mask_tables = trace_mask_mod(mask_mod) if mask_mod else (None, [])
@@ -66,6 +69,10 @@ def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None)
 
 
 _PLAIN = Captured()
+# Scores made with a larger scale are so large that a float32 lse says little of a row's sum. They
+# take the kernels of a score_mod, which save more (AttentionSpec.saved_statistics).
+_STEEP = 1024.0
+_UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
 # What attn_mask becomes: a read of one captured (B, H, Sq, Sk) table.
 _TABLE = torch.zeros(1, 1, 1, 1)
 _BIAS = capture(lambda score, b, h, q_idx, k_idx: score + _TABLE[b, h, q_idx, k_idx])
@@ -79,7 +86,7 @@ def attention(
     *,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
+    window_size: Window = (-1, -1),
     softcap: float = 0.0,
     alibi_slopes: torch.Tensor | None = None,
     score_mod: Callable | Captured | None = None,
@@ -93,12 +100,14 @@ def attention(
 
     q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), float32, bfloat16 or float16, any strides
     (a last dimension that is not contiguous is copied); with ``layout="bhsd"`` (B, H, S, D). H is a
-    multiple of Hk (GQA, MQA); D and Dv from 8 to 512. softmax_scale: default 1 / sqrt(D).
-    causal, window_size (left, right; -1 open, inclusive): ``alignment`` "bottom_right" puts the
-    last query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap:
-    cap * tanh(s / cap). alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx)
-    and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured tensors indexed
-    by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod, masks.
+    multiple of Hk (GQA, MQA); D and Dv from 8 to 512. Under autocast they are cast to its dtype,
+    as for torch's own attention. softmax_scale: default 1 / sqrt(D). causal, window_size (left,
+    right; inclusive; any integers, None or -1 open): ``alignment`` "bottom_right" puts the last
+    query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap:
+    cap * tanh(s / cap). Numbers may be tensors of one element: their values are read. alibi_slopes
+    (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as
+    in FlexAttention: torch operations, captured tensors indexed by symbols; or a ``Captured`` of
+    both. Order: scale, softcap, ALiBi, score_mod, masks.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
@@ -106,23 +115,27 @@ def attention(
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under
     torch.compile(fullgraph=True); there a function may capture constants and tensors that exist
-    before (``Captured.with_tables`` for others), and is read once, when compiled.
+    before (``Captured.with_tables`` for others), and is read once, when compiled. What is computed
+    from a length there is compiled in: a new value compiles anew.
 
     Raises ValueError, TypeError or NotImplementedError for wrong arguments, UnsupportedSpec for
     what kernels cannot do.
     """
     if layout != "bshd":
         q, k, v = _rows_first(layout, q, k, v)
+    if _is_any_autocast_enabled():
+        q, k, v = autocast(q), autocast(k), autocast(v)
     check_tensors(q, k, v)
-    # A comparison, so that the compiler looks at the number.
-    softcap = float(softcap) if softcap != 0 else 0.0
+    softcap = 0.0 if softcap is None else as_number("softcap", softcap) or 0.0
+    scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)
     variant = (
-        bool(causal), check_window(window_size), softcap, alibi_slopes is not None, alignment,
+        as_flag("causal", causal), as_window(window_size), softcap, alibi_slopes is not None,
+        alignment, scale is not None and not -_STEEP <= scale <= _STEEP,
     )  # fmt: skip
+    deterministic = as_flag("deterministic", deterministic)
     find = _constant_spec if torch.compiler.is_compiling() else _traced_spec
-    (spec, scale), tables = find(q, k, v, variant, score_mod, mask_mod)
-    if softmax_scale is not None:
-        scale = check_scale(softmax_scale)
+    (spec, default_scale), tables = find(q, k, v, variant, score_mod, mask_mod)
+    scale = default_scale if scale is None else scale
     slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
     out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale, deterministic)
     out = out.transpose(1, 2) if layout == "bhsd" else out
@@ -142,26 +155,32 @@ def scaled_dot_product_attention(
 ) -> torch.Tensor:
     """torch.nn.functional.scaled_dot_product_attention's signature and conventions.
 
-    query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with any leading dimensions;
-    is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True takes part)
-    or a float bias, without gradient. Returns (..., H, Sq, Dv); 0 for rows that see no key.
-    dropout_p > 0 raises NotImplementedError; other errors as ``attention``.
+    query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with leading dimensions that
+    broadcast; is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True
+    takes part) or a float bias, without gradient; with is_causal both hold. Returns (..., H, Sq,
+    Dv); 0 for rows that see no key. dropout_p > 0 raises NotImplementedError; other errors as
+    ``attention``.
     """
     check_no_dropout(dropout_p)
     check_ranks(query=query, key=key, value=value)
-    if attn_mask is not None and is_causal:
-        raise ValueError("attn_mask and is_causal=True: put the causal mask into attn_mask")
-    q, k, v = (_four_dimensional(x) for x in (query, key, value))
-    if not enable_gqa and q.shape[1] != k.shape[1]:
-        raise ValueError(
-            f"query has {q.shape[1]} heads, key {k.shape[1]}: pass enable_gqa=True to share heads"
-        )
-    mods = None if attn_mask is None else _as_mods(attn_mask, (*query.shape[:-1], key.shape[-2]))
+    is_causal = as_flag("is_causal", is_causal)
+    if _is_any_autocast_enabled():
+        attn_mask = autocast(attn_mask)
+    q, k, v = broadcast_leads(query, key, value)
+    lead = q.shape[:-3]
+    q, k, v = share_heads(*map(_four_dimensional, (q, k, v)), as_flag("enable_gqa", enable_gqa))
+    mods = None
+    if attn_mask is not None:
+        mods = _as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
     out = attention(
-        q, k, v, softmax_scale=scale, causal=is_causal, score_mod=mods,
-        layout="bhsd", alignment="top_left" if is_causal else "bottom_right",
+        q, k, v, softmax_scale=None if scale is None else as_scale("scale", scale),
+        causal=is_causal, score_mod=mods, layout="bhsd",
+        alignment="top_left" if is_causal else "bottom_right",
     )  # fmt: skip
-    return out if query.dim() == 4 else out.reshape(*query.shape[:-1], value.shape[-1])
+    if len(lead) == 1:
+        return out
+    is_one_head = query.ndim == key.ndim == value.ndim == 2
+    return out[0, 0] if is_one_head else out.reshape(*lead, *out.shape[1:])
 
 
 def _rows_first(layout: str, *tensors: torch.Tensor):
@@ -179,6 +198,7 @@ _Problem = tuple[str, float]
 def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
     """The problem, after a look at the sizes, and the captured tensors."""
     mods = _given(score_mod, mask_mod) or capture(score_mod, mask_mod)
+    check_captured(mods.tables)
     shapes = (q.shape, k.shape, v.shape)
     if _get_tracing_state() is not None:
         shapes = untraced_shapes(q, k, v)
@@ -201,11 +221,14 @@ _known_problem = lru_cache(maxsize=4096)(_problem)
 
 def _constant_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
     """As ``_traced_spec``, in code that torch.compile can read."""
-    fields = _fields(q.dtype, q.shape, k.shape, v.shape, variant)
+    causal, window_size, softcap, *rest = variant
+    softcap = float(f"{softcap}")  # a number that is computed from a length becomes a constant
+    fields = _fields(q.dtype, q.shape, k.shape, v.shape, (causal, window_size, softcap, *rest))
     mods = _given(score_mod, mask_mod)
     if mods is None:
         text, tables = _captured_json(fields, score_mod, mask_mod)
         return (text, _default_scale(fields)), tables
+    check_captured(mods.tables)
     return (_json(fields, mods.score_mod, mods.mask_mod), _default_scale(fields)), mods.tables
 
 
@@ -240,7 +263,9 @@ def _captured_json(fields, score_mod, mask_mod) -> tuple[str, tuple[torch.Tensor
 
 
 def _spec(fields, score_mod, mask_mod) -> AttentionSpec:
-    *fields, alignment = fields
+    *fields, alignment, is_steep = fields
+    if is_steep and score_mod is None:
+        score_mod = _UNCHANGED.score_mod
     return AttentionSpec(*fields, score_mod, mask_mod, alignment)
 
 

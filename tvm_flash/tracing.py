@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from .errors import UnsupportedSpec
+from .gradients import missing_gradient, wants_gradient
 from .program import DTYPES, ScoreProgram, TableType, operands, result_dtype
 from .torch_operations import call, user_line
 
@@ -256,11 +257,8 @@ def _literal_rank(value, rank: int) -> int:
 
 def _as_table(tensor: torch.Tensor) -> torch.Tensor:
     shape = tuple(tensor.shape)
-    if tensor.requires_grad:
-        raise UnsupportedSpec(
-            f"captured tensor of {shape=} requires grad ({user_line()}): gradients of captured "
-            "tensors are not computed; pass tensor.detach()"
-        )
+    if wants_gradient(tensor):
+        raise UnsupportedSpec(missing_gradient(f"captured tensor ({user_line()})", tensor))
     if tensor.dtype not in _TABLE_CASTS:
         raise UnsupportedSpec(f"captured tensor of {tensor.dtype} ({user_line()})")
     if tensor.numel() == 0:
