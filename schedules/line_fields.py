@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+_NAME = re.compile(r"\w[\w.+-]*")
 SIZES = ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "threads")
 
 # Name -> what it must hold, in words and as a predicate, which may raise.
@@ -52,6 +54,11 @@ def are_sizes(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     return type(value) is str and value != ""
+
+
+def is_name(value: Any) -> bool:
+    """Whether it can name a folder, and leads nowhere else."""
+    return is_text(value) and _NAME.fullmatch(value) is not None
 
 
 def is_count(value: Any) -> bool:
