@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
+from .line_fields import is_value
+
 C = TypeVar("C")
 
 _EDGE, _WIDTH = range(1, 4097), range(1, 513)
@@ -73,7 +75,7 @@ def checked(config: C) -> C:
 def _allowed(name: str, value: Any) -> bool:
     limit = LIMITS.get(name)
     if limit is None:
-        return type(value) in (int, str, bool)
+        return is_value(value)
     # A bool is an int to Python, and 1.0 equals 1.
     return type(value) is type(limit[0]) and value in limit
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 _NAME = re.compile(r"\w[\w.+-]*")
+_MOST = 2**31 - 1
 SIZES = ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "threads")
 
 # Name -> what it must hold, in words and as a predicate, which may raise.
@@ -45,11 +46,12 @@ def is_number_or_null(value: Any) -> bool:
 
 
 def are_times(value: Any) -> bool:
-    return type(value) is list and all(is_number(x) and x > 0 for x in value)
+    # Quotients and sums of times stay finite.
+    return type(value) is list and all(is_number(x) and 1e-15 < x < 1e15 for x in value)
 
 
 def are_sizes(value: Any) -> bool:
-    return all(type(value[name]) is int and value[name] > 0 for name in SIZES)
+    return all(type(value[name]) is int and 0 < value[name] <= _MOST for name in SIZES)
 
 
 def is_text(value: Any) -> bool:
@@ -63,6 +65,11 @@ def is_name(value: Any) -> bool:
 
 def is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
+
+
+def is_value(value: Any) -> bool:
+    """Whether a knob can hold it."""
+    return type(value) in (int, str, bool)
 
 
 def is_object(value: Any) -> bool:

@@ -155,7 +155,7 @@ def space_of(
 def as_config(config: Mapping[str, Any] | Config, direction: str) -> Config:
     """The config object for ``config``: itself, or one from a mapping of its fields.
 
-    Raises ValueError for a schedule or a knob that does not exist, and for a knob out of its limits.
+    Raises ValueError for a schedule or a knob that does not exist or is out of its limits.
     """
     if not isinstance(config, Mapping):
         return checked(config)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from .streams import any_encoding, finished
+
 
 def main() -> None:
-    """Run the command line; without its libraries, say how to get them and leave with status 2."""
+    """Run the command line and leave with its status.
+
+    Without its libraries it says how to get them (2). Output that nobody reads any more ends the
+    run (141), without a word.
+    """
+    any_encoding()
     try:
         from .app import app
     except ModuleNotFoundError as error:
@@ -14,7 +21,10 @@ def main() -> None:
         if package not in {"typer", "rich"}:
             raise
         sys.exit(_missing(package))
-    app()
+    try:
+        app()
+    except SystemExit as leaving:
+        sys.exit(finished(leaving.code if isinstance(leaving.code, int) else bool(leaving.code)))
 
 
 def _missing(package: str) -> int:

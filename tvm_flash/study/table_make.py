@@ -112,11 +112,15 @@ class Journal:
             # A line that an interruption cut off is closed, so that it costs nothing but itself.
             file.write_bytes(file.read_bytes() + b"\n")
         first, *events = _complete_lines(file)
-        if any(first.get(name) != head[name] for name in head if name not in ("date", "machine")):
-            raise TableError(
-                f"{folder} holds parts of another table: delete it, or write to another file"
-            )
-        return Journal(folder, first, events)
+        lasting = [name for name in head if name not in ("date", "machine")]
+        try:
+            if all(first[name] == head[name] for name in lasting):
+                return Journal(folder, first, events)
+        except (LookupError, TypeError, AttributeError):  # lines that we did not write
+            pass
+        raise TableError(
+            f"{folder} holds parts of another table: delete it, or write to another file"
+        )
 
     @property
     def steps(self) -> int:
@@ -233,7 +237,7 @@ def _complete_lines(file: Path) -> list[dict[str, Any]]:
     for text in file.read_text(encoding="utf-8").split("\n"):
         try:
             found.append(json.loads(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     if not found:
         raise TableError(f"{file} holds nothing: delete it")

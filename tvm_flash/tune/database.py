@@ -128,7 +128,7 @@ def _set_aside(path: Path, keep_rest: bool = True, always: bool = False) -> bool
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
