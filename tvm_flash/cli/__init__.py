@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .streams import any_encoding, finished
+from .streams import NOBODY_READS, any_encoding, finished
 
 
 def main() -> None:
@@ -21,10 +21,19 @@ def main() -> None:
         if package not in {"typer", "rich"}:
             raise
         sys.exit(_missing(package))
+    from .console import keep_wide
+
+    keep_wide()
+    output = sys.stdout
     try:
         app()
     except SystemExit as leaving:
-        sys.exit(finished(leaving.code if isinstance(leaving.code, int) else bool(leaving.code)))
+        # click wraps a pipe that nobody reads, to be silent about it.
+        status = leaving.code if sys.stdout is output else NOBODY_READS
+        sys.exit(finished(status if isinstance(status, int) else bool(status)))
+    except OSError as error:  # help that does not fit, for one: commands report theirs
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(finished(2))
 
 
 def _missing(package: str) -> int:

@@ -62,8 +62,8 @@ def bench(
     cells = [cell for cell in chosen.cells(_threads(threads)) if match in cell.key]
     if not cells:
         raise UnsupportedSpec([f"no cell of the suite {chosen.name} matches {match!r}"])
-    refuse_unwritable(plot)
     _refuse_plot(plot)
+    refuse_unwritable(plot)
     document, pending = _opened(json_file, chosen, cells, rerun, stale)
     console.print(library.sentence(document.host), highlight=False, soft_wrap=True)
     _measure(document, chosen, pending, budget, rerun)

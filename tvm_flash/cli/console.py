@@ -30,16 +30,25 @@ class Output(Console):
     """rich's, but for output that nobody reads any more."""
 
     def on_broken_pipe(self) -> None:
-        """rich leaves with status 1, which means something else in some commands."""
+        """Leave; with rich's own status, 1, some commands say something else."""
         discard(sys.stderr if self.stderr else sys.stdout)
-        raise BrokenPipeError
+        raise SystemExit(NOBODY_READS)
 
 
 console = Output()
 # Progress and complaints go to stderr: what a program reads from stdout stays clean.
 notes = Output(stderr=True)
 
+# Columns that tables and help need: a narrower terminal wraps them, which loses nothing.
+_LEAST_WIDTH = 60
+
 Advance = Callable[[str], None]
+
+
+def keep_wide() -> None:
+    """Let nothing be laid out for so few columns, or none, that it would be cut off."""
+    if console.width < _LEAST_WIDTH:
+        os.environ["COLUMNS"] = str(_LEAST_WIDTH)
 
 
 @contextmanager
