@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .config_fields import config_problems
-
 Value = int | str | bool
 # Four times the largest register file: beyond it LLVM spills everything and takes minutes.
 _MOST_REGISTERS = 128
@@ -69,9 +67,6 @@ class Space:
         if unknown:
             names = ", ".join(knob.name for knob in self.knobs)
             raise ValueError(f"{', '.join(sorted(unknown))}: {self.name} has knobs {names}")
-        given = ({name: value} for name, own in values.items() for value in own)
-        if problems := [problem for one in given for problem in config_problems(one)]:
-            raise ValueError("; ".join(problems))
         kept = tuple(
             replace(knob, values=tuple(values.get(knob.name, knob.values))) for knob in self.knobs
         )

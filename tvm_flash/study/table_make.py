@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..bench import host
 from ..loader import opened
+from ..schedules.config_fields import config_problems
 from ..schedules.record_format import SIZES
 from ..schedules.space import Point, Space, Value
 from ..tune.measure import timed_call
@@ -53,8 +54,12 @@ class Effort:
 def restricted(space: Space, values: Mapping[str, Sequence[Value]]) -> Space:
     """``space`` with knobs in ``values`` varied and all others fixed where the start has them.
 
-    A start outside ``values`` moves to the nearest of them. ValueError where it is then refused.
+    A start outside ``values`` moves to the nearest of them. ValueError where it is then refused, and
+    for values that no schedule takes.
     """
+    given = ({name: value} for name, own in values.items() for value in own)
+    if problems := [problem for one in given for problem in config_problems(one)]:
+        raise ValueError("; ".join(problems))
     own = {knob.name: (getattr(space.start, knob.name),) for knob in space.knobs}
     nearest = {
         name: min(allowed, key=lambda value: abs(value - getattr(space.start, name)))
