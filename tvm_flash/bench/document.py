@@ -109,6 +109,8 @@ def read(path: Path) -> dict:
         raise TvmFlashError(
             f"{path} has format {found!r:.60}, this release reads and writes {FORMAT}"
         )
+    if missing := _FIELDS.keys() - data.keys():
+        raise TvmFlashError(f"{path} lacks {', '.join(sorted(missing))}")
     if problems := field_problems(data, _FIELDS):
         raise TvmFlashError(f"{path} is not a document of `tvm-flash bench`: {problems[0]}")
     return data

@@ -54,8 +54,8 @@ class Effort:
 def restricted(space: Space, values: Mapping[str, Sequence[Value]]) -> Space:
     """``space`` with knobs in ``values`` varied and all others fixed where the start has them.
 
-    A start outside ``values`` moves to the nearest of them. ValueError where it is then refused, and
-    for values that no schedule takes.
+    A start outside ``values`` moves to the nearest of them. ValueError where it is then refused,
+    and for values that no schedule takes.
     """
     given = ({name: value} for name, own in values.items() for value in own)
     if problems := [problem for one in given for problem in config_problems(one)]:
