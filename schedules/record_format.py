@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import Any
 from ..artifact import DIRECTIONS
 from ..lengths import FORWARD_BUCKETS, buckets_of
 from ..spec import AttentionSpec
+from .config_fields import config_problems
 from .line_fields import (
     SIZES,
     Fields,
@@ -22,6 +24,7 @@ from .line_fields import (
     are_times,
     field_problems,
     is_count,
+    is_name,
     is_number,
     is_number_or_null,
     is_object,
@@ -54,7 +57,7 @@ def read(path: Path, wanted: Callable[[str], Any] = bool) -> Iterator[dict[str, 
         else:
             yield line
     if skipped:
-        _warn_once(path, f"{len(skipped)} lines are skipped ({skipped[0]})")
+        warn_once(path, f"{len(skipped)} lines are skipped ({skipped[0]})")
 
 
 def checked(
@@ -99,8 +102,9 @@ def line_problems(line: Any, path: Path | None = None) -> list[str]:
     if not isinstance(line, dict):
         return [f"it is a {type(line).__name__}, not an object"]
     if line.get("format") != FORMAT:
-        return [f"format={line.get('format')!r}, this version reads {FORMAT}"]
+        return [f"format={line.get('format')!r:.60}, this version reads {FORMAT}"]
     wrong = field_problems(line, _FIELDS, _OPTIONAL)
+    wrong = wrong or [p for n in _CONFIGS if n in line for p in config_problems(line[n])]
     return wrong or [*_contradictions(line), *_misplaced(line, path)]
 
 
@@ -114,10 +118,12 @@ def moment(text: str) -> datetime:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").split("\n")
+        if stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, for ever
+            return path.read_text(encoding="utf-8", errors="replace").split("\n")
+        warn_once(path, "is no file")
     except OSError as error:
-        _warn_once(path, f"cannot be read ({error.strerror})")
-        return []
+        warn_once(path, f"cannot be read ({error.strerror})")
+    return []
 
 
 def _decoded(text: str) -> Any:
@@ -128,13 +134,14 @@ def _decoded(text: str) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _warn_once(path: Path, message: str) -> None:
+def warn_once(path: Path, message: str) -> None:
+    """Log ``message`` about ``path``, the first time."""
     logger.warning("tuning log %s: %s", path, message)
 
 
 # Every line has all of these; others may follow them.
 _FIELDS: Fields = {
-    "target": ("the name of a target", is_text),
+    "target": ("the name of a target", is_name),
     "cpu": ("the name of a CPU", is_text),
     "spec": ("a spec", AttentionSpec.from_json),
     "direction": (f"one of {', '.join(DIRECTIONS)}", DIRECTIONS.__contains__),
@@ -153,6 +160,7 @@ _FIELDS: Fields = {
     "versions": ("an object", is_object),
     "machine": ("an object", is_object),
 }
+_CONFIGS = ("config", "incumbent")
 # Absent from lines of earlier releases.
 _OPTIONAL: Fields = {
     "stage": (f"one of {', '.join(STAGES)}", STAGES.__contains__),

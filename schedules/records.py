@@ -12,8 +12,8 @@ from typing import Any
 
 import tvm_flash
 
-from ..spec import DTYPES, AttentionSpec
-from .record_format import moment, read
+from ..spec import DTYPES, HEAD_DIM_RANGE, AttentionSpec
+from .record_format import moment, read, warn_once
 
 # Buckets whose numbers may serve another, nearest first. Tiny and decode are kernels of their own.
 _KIN = {"short": ("medium", "long"), "medium": ("long", "short"), "long": ("medium", "short")}
@@ -69,20 +69,29 @@ def best_config(
     features of ``spec`` do not count. Nearest: target, dtype and direction are the same, the head
     dimensions at most a factor of two away; the nearest of these first, then the nearest bucket,
     last the other of causal and full. Of one key the latest line marked ``best`` counts.
-    ``reasons`` says why a config cannot serve the spec (empty: it can); then the next one is taken.
+    ``reasons`` says why a config cannot serve the spec (empty: it can); then the next one is taken,
+    as where it raises ValueError: the config is none of this release, and a warning says why.
     folders: tuning_logs/ of the package unless given.
     """
     folders = log_folders() if folders is None else folders
     for log, kin in _nearest_first(spec, bucket, [folder / target for folder in folders]):
         line = _best_lines(log.path, _stamp(log.path)).get((direction, kin))
         exact = kin == bucket and log.causal == spec.causal and not log.distance(spec)
-        if line is None or reasons(line["config"], exact):
+        if line is None or not _serves(reasons, line["config"], exact, log.path):
             continue
         place = f"tuning_logs/{target}/{log.path.name}"
         return Choice(
             dict(line["config"]), f"{place}:exact" if exact else f"nearest: {place}:{kin}"
         )
     return Choice(None, "default")
+
+
+def _serves(reasons: Reasons, config: Mapping[str, Any], exact: bool, path: Path) -> bool:
+    try:
+        return not reasons(config, exact)
+    except ValueError as error:
+        warn_once(path, f"a best line is skipped ({error})")
+        return False
 
 
 def log_folders() -> tuple[Path, ...]:
@@ -112,8 +121,12 @@ def _logs(folder: Path) -> list[_Log]:
     return [
         _Log(path, found[1], int(found[2]), int(found[3] or found[2]), bool(found[4]))
         for path, found in named
-        if found and int(found[2]) and int(found[3] or 1)
+        if found and all(_is_head_dim(int(width)) for width in found.groups()[1:3] if width)
     ]
+
+
+def _is_head_dim(width: int) -> bool:
+    return HEAD_DIM_RANGE[0] <= width <= HEAD_DIM_RANGE[1]
 
 
 def _stamp(path: Path) -> tuple[int, int]:

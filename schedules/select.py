@@ -13,6 +13,7 @@ from ..definition.signature import as_module
 from ..errors import UnsupportedSpec
 from ..lengths import DEFAULT_BUCKET
 from ..spec import AttentionSpec
+from .config_fields import checked, config_from
 from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
 from .cpu.defaults import default_config
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
@@ -154,32 +155,29 @@ def space_of(
 def as_config(config: Mapping[str, Any] | Config, direction: str) -> Config:
     """The config object for ``config``: itself, or one from a mapping of its fields.
 
-    Raises ValueError or TypeError for a schedule or a field that does not exist.
+    Raises ValueError for a schedule or a knob that does not exist or is out of its limits.
     """
     if not isinstance(config, Mapping):
-        return config
+        return checked(config)
     direction = "forward" if direction == "forward" else "backward"
     serving = {name: s for name, s in SCHEDULES.items() if s.direction == direction}
     name = config.get("schedule", next(iter(serving)))
-    if name not in serving:
+    if name not in tuple(serving):
         raise ValueError(f"schedule={name!r} must be one of {', '.join(serving)}")
-    return serving[name].config(**{k: v for k, v in config.items() if k != "schedule"})
+    return config_from(serving[name].config, config)
 
 
 def _misfits(
     config: Mapping[str, Any], spec: AttentionSpec, direction: str, default: Config | None
 ) -> list[str]:
-    """Why a record, perhaps of another release, cannot serve ``spec``.
+    """Why a record cannot serve ``spec``; ValueError where it is none of this release.
 
     With ``default``: of another problem; then it may not pad the head dimension further.
     """
-    try:
-        known = as_config(config, direction)
-        reasons = known.reasons(spec)
-        if default is None or reasons:
-            return reasons
-        wide, least = (getattr(c.tile(spec), "depth_lanes", 0) for c in (known, default))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        return [f"{config} is no config of this release ({error})"]
+    known = as_config(config, direction)
+    reasons = known.reasons(spec)
+    if default is None or reasons:
+        return reasons
+    wide, least = (getattr(c.tile(spec), "depth_lanes", 0) for c in (known, default))
     padded = f"it pads head_dim={spec.head_dim} to {wide} columns, not {least}"
     return [padded] if wide > least else []

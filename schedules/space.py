@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import Any
 
 Value = int | str | bool
+# Four times the largest register file: beyond it LLVM spills everything and takes minutes.
+_MOST_REGISTERS = 128
 # One value of each knob, in the order of the space's knobs.
 Point = tuple[Value, ...]
 
@@ -26,6 +28,13 @@ class Knob:
 def vector_registers(rows: int, lanes: int, vector: int) -> int:
     """Of a micro-kernel: its sums, a row of one operand, and a broadcast of the other."""
     return (rows + 1) * (lanes // vector) + 1
+
+
+def register_reasons(filled: int) -> list[str]:
+    """Why a micro-kernel of so many vector registers is not compiled (empty: it is)."""
+    if filled <= _MOST_REGISTERS:
+        return []
+    return [f"its micro-kernel fills {filled} vector registers, the limit is {_MOST_REGISTERS}"]
 
 
 @dataclass(frozen=True)

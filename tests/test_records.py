@@ -269,8 +269,6 @@ def logs_in_use(logs, monkeypatch):
     [
         config_of(61),
         config_of(64, invented=1),
-        config_of("wide"),
-        config_of(64, lanes=0),
         {"schedule": "cpu.invented"},
         {"schedule": "cpu.backward"},
     ],

@@ -273,7 +273,7 @@ def test_the_command_measures_a_table_that_searches_can_use(tmp_path):
     assert done.exit_code == 0, done.output
     table = replay_table.read(output)
     assert len(table.measured) == 2 and table.head["direction"] == "forward"
-    assert all(one.compile_seconds > 0.05 for one in table.measured.values())
+    assert all(one.compile_seconds > 0 for one in table.measured.values())
     again = RUN.invoke(
         app, ["study", "search", "--table", str(output), "--trials", "2", "--seeds", "1",
               "--strategies", "random"]

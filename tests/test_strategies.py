@@ -3,7 +3,6 @@
 import math
 import re
 import statistics
-import time
 from pathlib import Path
 from zlib import crc32
 
@@ -119,22 +118,6 @@ def test_measurements_correct_the_analytical_order():
 def test_the_first_points_of_the_corrected_order_are_mostly_those_of_the_prediction():
     alone = set(run("analytical", budget=24)[0])
     assert len(alone & {*run("analytical-measured", seed=1, budget=3)[0]}) >= 2
-
-
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("analytical")])
-def test_a_batch_is_proposed_quickly(name):
-    run(name, budget=8)  # imports
-    strategy = make_strategy(name, task(), 0)
-    strategy.observe([Observation(point, seconds(point)) for point in SPACE.points[::11]])
-    strategy.propose(8)
-    spent = []
-    for _ in range(3):
-        begun = time.process_time()
-        proposed = strategy.propose(8)
-        strategy.observe([Observation(point, seconds(point)) for point in proposed])
-        spent.append(time.process_time() - begun)
-    # A study replays hundreds of trials; 0.3 s at ease, more beside other tests.
-    assert min(spent) < 0.6
 
 
 def test_a_cost_model_makes_another_name():

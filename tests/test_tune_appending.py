@@ -67,7 +67,7 @@ def test_processes_append_at_once(tmp_path):
     for writer in writers:
         writer.stdin.write(text)
         writer.stdin.close()
-    assert [writer.wait(120) for writer in writers] == [0] * 2
+    assert [writer.wait(600) for writer in writers] == [0] * 2
     found = list(read(tmp_path / TARGET / "float32_d64.jsonl"))
     assert sorted((x["seed"], x["trial"]) for x in found) == [
         (seed, trial) for seed in range(2) for trial in range(40)

@@ -224,15 +224,14 @@ def test_a_real_search_killed_and_resumed(tmp_path):
     path = tmp_path / host_target().name / "float32_d16.jsonl"
     options = ["--logs", str(tmp_path), "--trials", "1"]
     first = run_tune(*options)
-    deadline = time.monotonic() + 300
-    while not path.exists() and first.poll() is None and time.monotonic() < deadline:
+    while not path.exists() and first.poll() is None:
         time.sleep(0.05)
     os.kill(first.pid, signal.SIGKILL)
-    output = first.communicate(timeout=60)
+    output = first.communicate(timeout=600)
     assert first.returncode == -signal.SIGKILL, output
     before = path.read_text().splitlines()
     second = run_tune(*options)
-    table, notes = second.communicate(timeout=300)
+    table, notes = second.communicate(timeout=600)
     assert second.returncode == 0, notes
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert path.read_text().splitlines()[: len(before)] == before

@@ -1,7 +1,6 @@
 """Worker processes: what fails costs itself alone, and says why."""
 
 import os
-import time
 
 import pytest
 from tune_toys import cannot_start, toy
@@ -24,9 +23,9 @@ def workers():
 
 
 def test_failures_cost_themselves_alone(workers):
-    fates = ["fine", "segfault", "exit", "hang", "raise"]
+    fates = ["fine", "segfault", "exit", "raise"]
     items = [(fate, number) for number, fate in enumerate(fates * 2)]
-    answers = dict(workers(3).map(items, timeout=0.5))
+    answers = dict(workers(3).map(items, timeout=600))
     assert sorted(answers) == list(range(len(items)))
     for number, (fate, value) in enumerate(items):
         answer = answers[number]
@@ -34,18 +33,25 @@ def test_failures_cost_themselves_alone(workers):
             assert answer == value
         else:
             assert isinstance(answer, Failure)
-            assert answer.outcome == ("timeout" if fate == "hang" else "crash")
+            assert answer.outcome == "crash"
     notes = {fate: answers[number].note for number, fate in enumerate(fates) if number}
     assert "SIGSEGV" in notes["segfault"]
     assert "status 3" in notes["exit"] and "out of registers" in notes["exit"]
-    assert "0.5 s" in notes["hang"] and "RuntimeError: no 4" in notes["raise"]
+    assert "RuntimeError: no 3" in notes["raise"]
+
+
+def test_a_hang_costs_itself_alone(workers):
+    pool = workers(2)
+    (answer,) = dict(pool.map([("hang",)], timeout=0.5)).values()
+    assert answer == Failure("timeout", "no answer within 0.5 s")
+    assert dict(pool.map([("fine", 1), ("fine", 2)], timeout=600)) == {0: 1, 1: 2}
 
 
 def test_processes_are_kept_renewed_and_ended(workers):
     pool = workers(1)
 
     def process():
-        ((_, number),) = pool.map([("pid",)], 60)
+        ((_, number),) = pool.map([("pid",)], 600)
         return number
 
     first = process()
@@ -60,16 +66,15 @@ def test_processes_are_kept_renewed_and_ended(workers):
 
 def test_who_stops_listening_leaves_nothing_running(workers):
     pool = workers(2)
-    started = time.monotonic()
-    for index, _ in pool.map([("fine", 1), ("hang",)], timeout=100):
+    for index, _ in pool.map([("fine", 1), ("hang",)], timeout=600):
         assert index == 0
         break
-    assert dict(pool.map([("fine", 2)], timeout=100)) == {0: 2}
-    assert time.monotonic() - started < 60
+    assert not pool._busy
+    assert dict(pool.map([("fine", 2)], timeout=600)) == {0: 2}
 
 
 def test_processes_that_cannot_start():
     pool = Workers(toy, 1, prepare=cannot_start)
     with pytest.raises(HardwareFailure, match="no compiler here"):
-        list(pool.map([("fine",)], 60))
+        list(pool.map([("fine",)], 600))
     pool.close()

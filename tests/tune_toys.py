@@ -13,7 +13,7 @@ def toy(what, value=None):
     if what == "exit":
         print("LLVM error: out of registers", file=sys.stderr, flush=True)
         os._exit(3)
-    if what == "hang":
+    while what == "hang":
         time.sleep(600)
     if what == "raise":
         raise RuntimeError(f"no {value}")

@@ -39,7 +39,10 @@ def cpu_features() -> frozenset[str]:
 
 def _cpuinfo_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     """Flags that every core has (cores of one machine may differ on ARM)."""
-    lines = [line.partition(":") for line in path.read_text().splitlines()]
+    lines = [
+        line.partition(":")
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+    ]
     per_core = [
         set(flags.split()) for key, _, flags in lines if key.strip() in ("flags", "Features")
     ]
@@ -49,7 +52,9 @@ def _cpuinfo_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
 def _sysctl_flags() -> set[str]:
     """macOS: words of the Intel feature leaves, and the Arm features that are 1."""
     try:
-        text = subprocess.run(["sysctl", "-a"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            ["sysctl", "-a"], capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return set()
     pairs = [line.partition(": ") for line in text.lower().splitlines()]

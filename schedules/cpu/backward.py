@@ -10,7 +10,7 @@ from ...definition.backward import streaming_backward
 from ...definition.score import is_linear
 from ...definition.tiles import BackwardTile, Bf16PairOperand, Float32Operand
 from ...spec import AttentionSpec
-from ..space import Knob, vector_registers
+from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .backward_pairs import WORDS, register_pairs, with_pairs
 from .micro_tile import MicroTile, register, with_bf16_dot
@@ -61,7 +61,9 @@ class BackwardConfig:
             for a, b in multiples
             if getattr(self, a) % getattr(self, b)
         ]
-        found += degree_reasons(spec.dtype, self.exp2_degree)
+        found += [*degree_reasons(spec.dtype, self.exp2_degree), *register_reasons(self.registers)]
+        if self.rows < 2:  # a product of one row is none that a micro-kernel could replace
+            found.append(f"rows={self.rows} must be 2 or more")
         if self.unit not in ("fma", "dot", "amx"):
             found.append(f"unit={self.unit!r} must be fma, dot or amx")
         return found if self.unit == "fma" else found + self._pair_reasons(spec)

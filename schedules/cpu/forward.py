@@ -10,7 +10,7 @@ from ...definition.forward import streaming_forward
 from ...definition.score import is_linear
 from ...definition.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from ...spec import AttentionSpec
-from ..space import Knob, vector_registers
+from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, split_vector, transpose, vectorize
@@ -87,7 +87,11 @@ class ForwardConfig:
             )
             checks.append((self.block_k % 32, f"block_k={self.block_k} must be a multiple of 32"))
         found = [text for wrong, text in checks if wrong]
-        return found + degree_reasons(spec.dtype, self.exp2_degree)
+        return [
+            *found,
+            *degree_reasons(spec.dtype, self.exp2_degree),
+            *register_reasons(self.registers),
+        ]
 
     def tile(self, spec: AttentionSpec) -> ForwardTile:
         """The streaming definition's tile under this config."""

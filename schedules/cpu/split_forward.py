@@ -8,7 +8,7 @@ from tvm import s_tir, tirx
 
 from ...definition.split_forward import SplitTile, split_forward
 from ...spec import AttentionSpec
-from ..space import Knob, vector_registers
+from ..space import Knob, register_reasons, vector_registers
 from ..target import CpuTarget
 from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
@@ -59,7 +59,11 @@ class SplitForwardConfig:
             for name, size, unit_name, unit in multiples
             if size % unit
         ]
-        return found + degree_reasons(spec.dtype, self.exp2_degree)
+        return [
+            *found,
+            *degree_reasons(spec.dtype, self.exp2_degree),
+            *register_reasons(self.registers),
+        ]
 
     def tile(self, spec: AttentionSpec) -> SplitTile:
         """The split definition's tile under this config."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ...spec import AttentionSpec
+from ..config_fields import config_from
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .tensor_core import product_for
@@ -97,7 +98,7 @@ class BackwardConfig:
 
     @staticmethod
     def from_json(fields: Mapping) -> BackwardConfig:
-        return BackwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
+        return config_from(BackwardConfig, fields)
 
 
 # What tuning varies.

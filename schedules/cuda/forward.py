@@ -10,6 +10,7 @@ from tvm import tirx
 from ...definition.pipeline import Pipeline
 from ...definition.signature import Signature
 from ...spec import AttentionSpec
+from ..config_fields import config_from
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
@@ -79,7 +80,7 @@ class ForwardConfig:
 
     @staticmethod
     def from_json(fields: Mapping) -> ForwardConfig:
-        return ForwardConfig(**{k: v for k, v in fields.items() if k != "schedule"})
+        return config_from(ForwardConfig, fields)
 
 
 # What tuning varies.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifact import DIRECTIONS, symbol_name
+from ...errors import UnsupportedSpec
 from ...lengths import DEFAULT_BUCKET
 from ...spec import AttentionSpec
 from ..records import best_config
@@ -73,10 +74,7 @@ def measured_config(
     """
 
     def reasons(config: Mapping[str, Any], exact: bool) -> list[str]:
-        try:
-            return as_config(config, direction).reasons(spec, arch)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            return [f"{config} is no config of this release ({error})"]
+        return as_config(config, direction).reasons(spec, arch)
 
     found = best_config(spec, direction, arch.name, bucket, reasons, folders)
     config = None if found.config is None else as_config(found.config, direction)
@@ -84,11 +82,15 @@ def measured_config(
 
 
 def as_config(config: Mapping[str, Any], direction: str) -> Config:
-    """The config of a record. Raises ValueError or TypeError for one of another schedule."""
-    kind = ForwardConfig if direction == "forward" else BackwardConfig
+    """The config with these fields.
+
+    Raises ValueError for another schedule, and for a knob that does not exist or is out of its
+    limits.
+    """
+    kind: type[Config] = ForwardConfig if direction == "forward" else BackwardConfig
     own = kind().to_json()["schedule"]
-    if config.get("schedule") != own:
-        raise ValueError(f"schedule={config.get('schedule')!r} must be {own!r}")
+    if (named := config.get("schedule", own)) != own:
+        raise ValueError(f"schedule={named!r} must be {own!r}")
     return kind.from_json(config)
 
 
@@ -100,8 +102,9 @@ def _configs(spec, direction: str, arch: CudaArch, config, choice: int) -> tuple
 
     forward = direction == "forward"
     if config is not None:
-        kind = ForwardConfig if forward else BackwardConfig
-        chosen, source = kind.from_json(config), "given"
+        chosen, source = as_config(config, direction), "given"
+        if unfit := chosen.reasons(spec, arch):
+            raise UnsupportedSpec([f"{arch.name}: {reason}" for reason in unfit])
     else:
         defaults = (forward_configs if forward else backward_configs)(spec, arch)
         candidates = [(default, "default") for default in defaults]

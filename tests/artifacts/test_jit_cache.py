@@ -219,7 +219,7 @@ def test_four_processes_build_it_once(toy_artifact, fresh):
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    outputs = [racer.communicate(timeout=120)[0].strip() for racer in racers]
+    outputs = [racer.communicate(timeout=600)[0].strip() for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4
     assert set(outputs) == {str(fresh / "race")}
     assert log.read_text() == "made\n"

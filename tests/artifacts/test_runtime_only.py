@@ -77,7 +77,7 @@ def run(python: Path, program: str) -> dict:
     """
     text = textwrap.dedent(program) + textwrap.dedent(epilogue)
     command = [str(python), "-I", "-c", text]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -95,8 +95,6 @@ def test_a_record_that_equals_a_default_is_tried_once(logs):
         {"schedule": "cuda.forward", "invented": 3},
         {"schedule": "cpu.forward", "block_q": 64},
         {**MEASURED.to_json(), "num_warps": 3},
-        {**MEASURED.to_json(), "num_warps": 0},
-        {**MEASURED.to_json(), "block_k": "wide"},
         ForwardConfig(128, 2048).to_json(),
     ],
     ids=str,

@@ -25,7 +25,8 @@ def ask(question: str, request: dict, environment: Mapping[str, str]) -> dict:
         [sys.executable, "-c", f"from {__name__} import main; main()"],
         input=json.dumps({"question": question, **request}),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
         env={**os.environ, **environment},
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from ..errors import TvmFlashError
+from ..schedules.line_fields import Fields, field_problems, is_object, is_text
 from .suite import Suite
 
 FORMAT = 2
@@ -100,15 +102,32 @@ def read(path: Path) -> dict:
     """A document of this format. Raises TvmFlashError with the reason it is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TvmFlashError(f"{path} is not a document of `tvm-flash bench`: {error}") from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
-        raise TvmFlashError(f"{path} has format {found}, this release reads and writes {FORMAT}")
-    missing = {"suite", "sections", "host", "runs", "floors", "cells"} - data.keys()
-    if missing:
+        raise TvmFlashError(
+            f"{path} has format {found!r:.60}, this release reads and writes {FORMAT}"
+        )
+    if missing := _FIELDS.keys() - data.keys():
         raise TvmFlashError(f"{path} lacks {', '.join(sorted(missing))}")
+    if problems := field_problems(data, _FIELDS):
+        raise TvmFlashError(f"{path} is not a document of `tvm-flash bench`: {problems[0]}")
     return data
+
+
+def _are_objects(value: Any) -> bool:
+    return type(value) is list and all(map(is_object, value))
+
+
+_FIELDS: Fields = {
+    "suite": ("the name of a suite", is_text),
+    "sections": ("an object", is_object),
+    "host": ("an object", is_object),
+    "runs": ("a list of objects", _are_objects),
+    "floors": ("a list of objects", _are_objects),
+    "cells": ("a list of objects", _are_objects),
+}
 
 
 def differences(data: dict, suite: str, host: dict) -> list[str]:

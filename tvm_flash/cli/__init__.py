@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from .streams import NOBODY_READS, any_encoding, finished
+
 
 def main() -> None:
-    """Run the command line; without its libraries, say how to get them and leave with status 2."""
+    """Run the command line and leave with its status.
+
+    Without its libraries it says how to get them (2). Output that nobody reads any more ends the
+    run (141), without a word.
+    """
+    any_encoding()
     try:
         from .app import app
     except ModuleNotFoundError as error:
@@ -14,7 +21,19 @@ def main() -> None:
         if package not in {"typer", "rich"}:
             raise
         sys.exit(_missing(package))
-    app()
+    from .console import keep_wide
+
+    keep_wide()
+    output = sys.stdout
+    try:
+        app()
+    except SystemExit as leaving:
+        # click wraps a pipe that nobody reads, to be silent about it.
+        status = leaving.code if sys.stdout is output else NOBODY_READS
+        sys.exit(finished(status if isinstance(status, int) else bool(status)))
+    except OSError as error:  # help that does not fit, for one: commands report theirs
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(finished(2))
 
 
 def _missing(package: str) -> int:

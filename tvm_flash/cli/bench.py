@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.table import Table
 
 from ..errors import TvmFlashError, UnsupportedSpec
 from .bench_tables import floor_table, section_tables, summary_lines
-from .console import console, notes, progress
+from .console import Output, console, notes, progress, refuse_unwritable
+from .spec_text import one_line
 
 WIDTH = 116  # of the tables: a narrower terminal wraps them, a file keeps them
 
@@ -62,9 +63,10 @@ def bench(
     if not cells:
         raise UnsupportedSpec([f"no cell of the suite {chosen.name} matches {match!r}"])
     _refuse_plot(plot)
-    document = library.Document.opened(json_file, chosen, library.described_host())
+    refuse_unwritable(plot)
+    document, pending = _opened(json_file, chosen, cells, rerun, stale)
     console.print(library.sentence(document.host), highlight=False, soft_wrap=True)
-    _measure(document, chosen, library.pending(document, cells, rerun, stale), budget, rerun)
+    _measure(document, chosen, pending, budget, rerun)
     _print(document, cells)
     if json_file is not None:
         console.print(f"kept in {json_file}", soft_wrap=True)
@@ -73,6 +75,28 @@ def bench(
 
         draw(document.to_json(), plot)
         console.print(f"drawn in {plot}", soft_wrap=True)
+
+
+def _opened(
+    path: Path | None, suite: Suite, cells: list[Cell], rerun: bool, stale: bool
+) -> tuple[Document, list[Cell]]:
+    """The document, and what is to be measured for it.
+
+    Raises TvmFlashError for a file that could not be shown at the end: before an hour, not after.
+    """
+    from .. import bench as library
+
+    host = library.described_host()
+    try:
+        document = library.Document.opened(path, suite, host)
+        library.sentence(document.host)
+        _shown(document, cells)
+        return document, library.pending(document, cells, rerun, stale)
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise TvmFlashError(
+            f"{path} is not a whole document of `tvm-flash bench` ({one_line(error)}): "
+            "name another file, or remove this one to measure everything again"
+        ) from error
 
 
 def _measure(
@@ -96,14 +120,21 @@ def _measure(
 
 
 def _print(document: Document, cells: list[Cell]) -> None:
+    tables, lines = _shown(document, cells)
+    wide = Output(width=max(console.width, WIDTH))
+    for table in tables:
+        wide.print(table)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _shown(document: Document, cells: list[Cell]) -> tuple[list[Table], list[str]]:
+    """Tables and lines that say what ``document`` holds of ``cells``."""
     data = document.to_json()
     keys = {cell.key for cell in cells}
     data["cells"] = [cell for cell in data["cells"] if cell["key"] in keys]
-    wide = Console(width=max(console.width, WIDTH))
-    for table in (floor_table(data["floors"]), *section_tables(data["cells"], data["sections"])):
-        wide.print(table)
-    for line in summary_lines(data):
-        console.print(line, highlight=False, soft_wrap=True)
+    sections = section_tables(data["cells"], data["sections"])
+    return [floor_table(data["floors"]), *sections], list(summary_lines(data))
 
 
 def _threads(text: str) -> list[int]:

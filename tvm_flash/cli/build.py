@@ -14,7 +14,7 @@ from ..lengths import FORWARD_BUCKETS, check_buckets
 from .console import Advance, console, progress
 from .cost_table import cost_tables
 from .spec_options import Specs, SpecsFile
-from .spec_text import SpecTextError, parse_specs
+from .spec_text import specs_of
 
 
 def build(
@@ -40,16 +40,10 @@ def build(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
-    problems = [
-        spec for text in [*(specs or []), *map(str, specs_file or [])] for spec in parse_specs(text)
-    ]
-    if not problems:
-        raise SpecTextError(
-            "no specs: name some, for example bf16,d=64,causal, or give --specs FILE"
-        )
+    problems = specs_of([*(specs or []), *map(str, specs_file or [])])
     wanted = {
         "directions": _directions(forward_only, deterministic),
-        "buckets": _buckets(buckets),
+        "buckets": check_buckets(word.strip() for word in buckets.split(",")),
     }
     path, seconds = _build(problems, target, out, wanted)
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -72,13 +66,6 @@ def _directions(forward_only: bool, deterministic: bool) -> tuple[str, ...]:
     if forward_only:
         return ("forward",)
     return ("forward", "backward", *["backward_deterministic"] * deterministic)
-
-
-def _buckets(text: str) -> tuple[str, ...]:
-    try:
-        return check_buckets(word.strip() for word in text.split(","))
-    except ValueError as error:
-        raise SpecTextError(str(error)) from error
 
 
 def _target_text(manifest: dict[str, Any]) -> str:

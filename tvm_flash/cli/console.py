@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -19,20 +22,40 @@ from rich.progress import (
 )
 
 from ..errors import TvmFlashError
-from .spec_text import SpecTextError
+from .spec_text import SpecTextError, one_line
+from .streams import NOBODY_READS, discard
 
-console = Console()
+
+class Output(Console):
+    """rich's, but for output that nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave; with rich's own status, 1, some commands say something else."""
+        discard(sys.stderr if self.stderr else sys.stdout)
+        raise SystemExit(NOBODY_READS)
+
+
+console = Output()
 # Progress and complaints go to stderr: what a program reads from stdout stays clean.
-notes = Console(stderr=True)
+notes = Output(stderr=True)
+
+# Columns that tables and help need: a narrower terminal wraps them, which loses nothing.
+_LEAST_WIDTH = 60
 
 Advance = Callable[[str], None]
+
+
+def keep_wide() -> None:
+    """Let nothing be laid out for so few columns, or none, that it would be cut off."""
+    if console.width < _LEAST_WIDTH:
+        os.environ["COLUMNS"] = str(_LEAST_WIDTH)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
     """A bar of ``total`` steps; the function it gives marks one done and names the next."""
     columns = (
-        SpinnerColumn(),
+        SpinnerColumn("dots" if notes.encoding.startswith("utf") else "line"),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -44,16 +67,37 @@ def progress(title: str, total: int) -> Iterator[Advance]:
 
 
 def reporting_errors(command: Callable) -> Callable:
-    """``command`` with the package's own errors printed as one message and exit status 2."""
+    """``command`` with errors that are the caller's printed as one message and exit status 2.
+
+    These are the package's own, and what Python says of values (ValueError, which the package's
+    functions raise too), of files (OSError) and of text nested too deeply (RecursionError).
+    """
 
     @functools.wraps(command)
     def run(*args, **kwargs):
         try:
             return command(*args, **kwargs)
-        except (TvmFlashError, SpecTextError) as error:
+        except BrokenPipeError as error:
+            raise typer.Exit(NOBODY_READS) from error
+        except (TvmFlashError, ValueError, OSError, RecursionError) as error:
             notes.print(
-                f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+                f"[bold red]error:[/] {escape(error_text(error))}", highlight=False, soft_wrap=True
             )
             raise typer.Exit(2) from error
 
     return run
+
+
+def error_text(error: BaseException) -> str:
+    """What ``error`` says; of those that are not the package's own the first line, cut short."""
+    if isinstance(error, (TvmFlashError, SpecTextError)):
+        return str(error)
+    return one_line(error)
+
+
+def refuse_unwritable(file: Path | None) -> None:
+    """Before minutes of work, not after; a device too, which a file would replace."""
+    if file is None:
+        return
+    if (file.exists() and not file.is_file()) or not os.access(file.resolve().parent, os.W_OK):
+        raise typer.BadParameter(f"{file} cannot be written: name a file in a folder that can be")

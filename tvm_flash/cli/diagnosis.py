@@ -213,7 +213,14 @@ def _cuda_toolkit() -> Finding:
 
 def _first_line(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=20,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not run: {error}"
     return (done.stdout or done.stderr).strip().splitlines()[0] if done.returncode == 0 else "fails"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ..errors import TvmFlashError
 from ..spec import AttentionSpec
 
 DTYPES = {
@@ -51,28 +52,65 @@ def parse_spec(text: str) -> AttentionSpec:
 
 def parse_specs(text: str) -> list[AttentionSpec]:
     """Every spec that ``text`` means: a JSON or text file may hold several."""
-    path = Path(text)
-    if path.suffix in {".json", ".txt"}:
-        return _read_file(path)
-    return [_listed(text) if text.startswith("attn_") else _parse_words(text)]
+    try:
+        path = Path(text)
+        if path.suffix in {".json", ".txt"}:
+            return _read_file(path)
+        return [_listed(text) if text.startswith("attn_") else _parse_words(text)]
+    except (TvmFlashError, SpecTextError):
+        raise
+    except Exception as error:  # a foreign file, or a user's function, may fail in any way
+        raise SpecTextError(f"{text:.200} cannot be read as specs: {one_line(error)}") from error
+
+
+def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
+    """Every spec that ``texts`` mean; SpecTextError where there is none."""
+    found = []
+    for text in texts:
+        own = parse_specs(text)
+        if not own:
+            raise SpecTextError(f"{text} holds no specs")
+        found += own
+    if not found:
+        raise SpecTextError(
+            "no specs: name some, for example bf16,d=64,causal, or give --specs FILE"
+        )
+    return found
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an error that is not the package's own, at most 300 characters."""
+    try:
+        text = next(iter(str(error).strip().splitlines()), "")
+    except Exception:  # of values that cannot be written either
+        text = ""
+    kind = type(error).__name__
+    plain = isinstance(error, (ValueError, TypeError, OSError)) and text
+    return text[:300] if plain else f"{kind}: {text[:300]}" if text else kind
 
 
 def _read_file(path: Path) -> list[AttentionSpec]:
     if not path.is_file():
         raise SpecTextError(f"{path} is not a file")
-    content = path.read_text(encoding="utf-8")
+    content = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".txt":
         lines = (line.split("#")[0].strip() for line in content.splitlines())
         return [_parse_words(line) for line in lines if line]
-    try:
-        document = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise SpecTextError(f"{path} is not JSON: {error}") from error
+    document = json.loads(content)
     entries = document if isinstance(document, list) else [document]
-    return [
-        _parse_words(entry) if isinstance(entry, str) else AttentionSpec.from_json(entry)
-        for entry in entries
-    ]
+    return [spec for number, entry in enumerate(entries, 1) for spec in _entry(number, entry)]
+
+
+def _entry(number: int, entry: object) -> list[AttentionSpec]:
+    if isinstance(entry, str):
+        return [_parse_words(entry)]
+    if not isinstance(entry, dict):
+        kind = type(entry).__name__
+        raise ValueError(f"entry {number} is a {kind}, not a spec's text or object")
+    try:
+        return [AttentionSpec.from_json(entry)]
+    except Exception as error:
+        raise ValueError(f"entry {number}: {one_line(error)}") from error
 
 
 def _listed(name: str) -> AttentionSpec:
@@ -147,7 +185,10 @@ def _load_function(reference: str) -> Callable:
     if module_spec is None or module_spec.loader is None:
         raise SpecTextError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise SpecTextError(f"{file} cannot be run: {one_line(error)}") from error
     if not callable(getattr(module, name, None)):
         raise SpecTextError(f"{file} has no function {name!r}")
     return getattr(module, name)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from ..errors import UnsupportedSpec
-from .console import console, progress, reporting_errors
+from .console import console, progress, refuse_unwritable, reporting_errors
 from .show import require_tvm
 from .study_export import export
 from .study_models import models
@@ -52,6 +52,8 @@ def io(
     from ..study import io as library
     from ..study import io_plot
 
+    refuse_unwritable(json_file)
+    refuse_unwritable(plot)
     lengths, sides = _numbers("seqlens", seqlens), _numbers("tiles", tiles)
     rows = []
     with progress("count", len(lengths) * len(sides) * 3) as advance:

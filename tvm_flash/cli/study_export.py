@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import TvmFlashError
-from .console import console, notes, progress, reporting_errors
+from .console import console, notes, progress, refuse_unwritable, reporting_errors
 from .show import require_tvm
-from .study_search import refuse_unwritable
 
 if TYPE_CHECKING:
     from ..study.samples import Sample

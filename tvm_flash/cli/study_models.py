@@ -14,9 +14,9 @@ import typer
 from rich.table import Table
 
 from ..errors import TvmFlashError
-from .console import console, progress, reporting_errors
+from .console import console, progress, refuse_unwritable, reporting_errors
 from .show import require_tvm
-from .study_search import DEFAULT_TABLE, refuse_unwritable
+from .study_search import DEFAULT_TABLE
 
 if TYPE_CHECKING:
     from ..study.models import Features, Score

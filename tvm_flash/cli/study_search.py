@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import TvmFlashError
-from .console import console, notes, progress, reporting_errors
+from .console import console, notes, progress, refuse_unwritable, reporting_errors
 from .show import require_tvm
 
 if TYPE_CHECKING:
@@ -164,11 +163,3 @@ def _reached(summary: Summary, limit: str, seeds: int) -> str:
     trials, share = summary.trials_to[limit], summary.reached[limit]
     text = "never" if trials == float("inf") else f"{trials:.0f}"
     return text if share == 1 else f"{text} ({share * seeds:.0f})"
-
-
-def refuse_unwritable(file: Path | None) -> None:
-    """Before minutes of work, not after; a device too, which a file would replace."""
-    if file is None:
-        return
-    if (file.exists() and not file.is_file()) or not os.access(file.resolve().parent, os.W_OK):
-        raise typer.BadParameter(f"{file} cannot be written: name a file in a folder that can be")

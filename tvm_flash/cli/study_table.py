@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import console, progress, reporting_errors
+from .console import console, progress, refuse_unwritable, reporting_errors
 from .show import Direction, require_tvm
 from .spec_text import parse_spec
-from .study_search import refuse_unwritable
 
 if TYPE_CHECKING:
     from ..schedules.space import Value

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from ..errors import TvmFlashError, UnsupportedSpec
 from ..lengths import FORWARD_BUCKETS, check_buckets
-from ..spec import AttentionSpec
-from .console import console, notes
+from .console import Output, console, notes
 from .show import require_tvm
 from .spec_options import Specs, SpecsFile
-from .spec_text import SpecTextError, parse_specs
+from .spec_text import specs_of
 from .tune_cuda import gpu_hardware, rank_on_cuda, request_on_gpu
 from .tune_tables import Found, found_lines, found_table, log_table
 from .tune_view import LiveView, PlainView, clock_text
@@ -88,7 +86,7 @@ def tune(
         _check(check_logs)
         return
     require_tvm()
-    problems = _problems([*(specs or []), *map(str, specs_file or [])])
+    problems = specs_of([*(specs or []), *map(str, specs_file or [])])
     wanted = _words("directions", directions, DIRECTIONS)
     folder = logs or _own_logs()
     if strategy is None:
@@ -103,17 +101,16 @@ def tune(
         else:
             _search(request, gpu_hardware(jobs, timeout))
         return
-    with _refusals():
-        from ..tune.plan import find_target, tasks
-        from ..tune.request import Request
+    from ..tune.plan import find_target, tasks
+    from ..tune.request import Request
 
-        cpu = find_target(target, remote=rpc is not None)
-        lengths = check_buckets(word.strip() for word in buckets.split(","))
-        planned = tasks(problems, cpu, wanted, lengths, seqlen=seqlen, threads=threads)
-        searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
-        request = Request(tuple(planned), cpu, *searched)
-        restored = request.prepare()
-        hardware = _hardware(rpc, rpc_key, cpu.name, jobs, timeout)
+    cpu = find_target(target, remote=rpc is not None)
+    lengths = check_buckets(word.strip() for word in buckets.split(","))
+    planned = tasks(problems, cpu, wanted, lengths, seqlen=seqlen, threads=threads)
+    searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
+    request = Request(tuple(planned), cpu, *searched)
+    restored = request.prepare()
+    hardware = _hardware(rpc, rpc_key, cpu.name, jobs, timeout)
     if restored:
         notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
     _search(request, hardware)
@@ -138,7 +135,7 @@ def _search(request: Request, hardware: Hardware) -> None:
             f"{waiting} could not be written to {request.logs}: the next run will", **_PLAIN
         )
     if found:
-        wide = console if console.is_terminal else Console(width=_PIPE_WIDTH)
+        wide = console if console.is_terminal else Output(width=_PIPE_WIDTH)
         wide.print(found_table(found))
         for line in found_lines(found):
             console.print(escape(line), **_PLAIN)
@@ -158,15 +155,6 @@ def _stop(reason: BaseException) -> None:
         raise typer.Exit(_INTERRUPTED)
     notes.print(f"[bold red]error:[/] {escape(str(reason))}", **_PLAIN)
     raise typer.Exit(1) from reason
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Callers' mistakes as the package's own errors: a message, no traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise UnsupportedSpec(str(error)) from error
 
 
 @contextmanager
@@ -195,24 +183,6 @@ def _hardware(rpc: str | None, key: str, target: str, jobs: int | None, timeout:
     if not host or not port.isdecimal() or not key:
         raise ValueError(f"--rpc {rpc!r} --rpc-key {key!r} must be HOST:PORT and the devices' key")
     return RpcHardware(host, int(port), key, target, limit=timeout, jobs=jobs)
-
-
-def _problems(texts: Sequence[str]) -> list[AttentionSpec]:
-    if not texts:
-        raise SpecTextError("no specs: name some, for example bf16,d=64, or give --specs FILE")
-    return [spec for text in texts for spec in _read(text)]
-
-
-def _read(text: str) -> list[AttentionSpec]:
-    try:
-        found = parse_specs(text)
-    except SpecTextError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SpecTextError(f"{text} cannot be read as specs: {error}") from error
-    if not found:
-        raise SpecTextError(f"{text} holds no specs")
-    return found
 
 
 def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:

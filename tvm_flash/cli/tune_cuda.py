@@ -27,7 +27,7 @@ def request_on_gpu(
 ) -> Request | None:
     """The searches on this machine's GPU; None without one, or where ``target`` means others.
 
-    searched: the fields of a Request from strategy on. Raises UnsupportedSpec.
+    searched: the fields of a Request from strategy on. Raises UnsupportedSpec, ValueError.
     """
     from ..tune.cuda_search import gpu_at_hand, gpu_tasks
     from ..tune.request import Request
@@ -35,11 +35,8 @@ def request_on_gpu(
     arch = gpu_at_hand(target)
     if arch is None:
         return None
-    try:
-        request = Request(tuple(gpu_tasks(specs, directions, arch)), arch, *searched)
-        request.prepare()
-    except ValueError as error:
-        raise UnsupportedSpec(str(error)) from error
+    request = Request(tuple(gpu_tasks(specs, directions, arch)), arch, *searched)
+    request.prepare()
     return request
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from .console import console, progress
+from .console import console, progress, refuse_unwritable
 from .spec_text import parse_specs
 from .verdict_table import verdict_table
 
@@ -51,6 +51,7 @@ def verify(
 
     Exit status 1: a kernel is wrong. 2: nothing could be verified, such as a changed file.
     """
+    refuse_unwritable(json_file)
     archs = [name.strip() for name in arch.split(",") if name.strip()] or None
     directions = [one.value for one in direction] if direction else None
     settings = {"quick": quick, "seed": seed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,12 +18,15 @@ from ..schedules.line_fields import (
     is_number_or_null,
     is_object,
     is_text,
+    is_value,
 )
 from ..schedules.record_format import OUTCOMES
 from ..spec import AttentionSpec
 
 FORMAT = 1
 KIND = "replay table"
+# Of the grid of all values, measured or not.
+_MOST_POINTS = 10**7
 
 
 class TableError(TvmFlashError, ValueError):
@@ -86,10 +90,15 @@ def _contradictions(line: Mapping[str, Any]) -> list[str]:
 
 
 def _are_knobs(value: Any) -> bool:
-    return value != {} and all(
-        is_text(knob["meaning"]) and knob["values"] and type(knob["values"]) is list
-        for knob in value.values()
+    return (
+        value != {}
+        and all(is_text(knob["meaning"]) and _are_values(knob["values"]) for knob in value.values())
+        and math.prod(len(knob["values"]) for knob in value.values()) <= _MOST_POINTS
     )
+
+
+def _are_values(values: Any) -> bool:
+    return type(values) is list and values != [] and all(map(is_value, values))
 
 
 _HEAD: Fields = {
@@ -108,7 +117,7 @@ _HEAD: Fields = {
 }
 
 _LINE: Fields = {
-    "point": ("a list of values", lambda value: type(value) is list),
+    "point": ("a list of values", _are_values),
     "outcome": (f"one of {', '.join(OUTCOMES)}", OUTCOMES.__contains__),
     "seconds": ("a list of times", are_times),
     "reference_seconds": ("a list of times", are_times),

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..bench import host
 from ..loader import opened
+from ..schedules.config_fields import config_problems
 from ..schedules.record_format import SIZES
 from ..schedules.space import Point, Space, Value
 from ..tune.measure import timed_call
@@ -53,8 +54,12 @@ class Effort:
 def restricted(space: Space, values: Mapping[str, Sequence[Value]]) -> Space:
     """``space`` with knobs in ``values`` varied and all others fixed where the start has them.
 
-    A start outside ``values`` moves to the nearest of them. ValueError where it is then refused.
+    A start outside ``values`` moves to the nearest of them. ValueError where it is then refused,
+    and for values that no schedule takes.
     """
+    given = ({name: value} for name, own in values.items() for value in own)
+    if problems := [problem for one in given for problem in config_problems(one)]:
+        raise ValueError("; ".join(problems))
     own = {knob.name: (getattr(space.start, knob.name),) for knob in space.knobs}
     nearest = {
         name: min(allowed, key=lambda value: abs(value - getattr(space.start, name)))
@@ -112,11 +117,15 @@ class Journal:
             # A line that an interruption cut off is closed, so that it costs nothing but itself.
             file.write_bytes(file.read_bytes() + b"\n")
         first, *events = _complete_lines(file)
-        if any(first.get(name) != head[name] for name in head if name not in ("date", "machine")):
-            raise TableError(
-                f"{folder} holds parts of another table: delete it, or write to another file"
-            )
-        return Journal(folder, first, events)
+        lasting = [name for name in head if name not in ("date", "machine")]
+        try:
+            if all(first[name] == head[name] for name in lasting):
+                return Journal(folder, first, events)
+        except (LookupError, TypeError, AttributeError):  # lines that we did not write
+            pass
+        raise TableError(
+            f"{folder} holds parts of another table: delete it, or write to another file"
+        )
 
     @property
     def steps(self) -> int:
@@ -233,7 +242,7 @@ def _complete_lines(file: Path) -> list[dict[str, Any]]:
     for text in file.read_text(encoding="utf-8").split("\n"):
         try:
             found.append(json.loads(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     if not found:
         raise TableError(f"{file} holds nothing: delete it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,10 @@ def _target(name: str) -> Any:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """TVM says RuntimeError or ValueError for whatever goes wrong with a file."""
+    """TVM says RuntimeError, ValueError or TypeError for whatever goes wrong with a file."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().rpartition("\n")[2]
         raise TvmFlashError(
             f"{folder}: MetaSchedule's database cannot be used: {reason}"
@@ -98,20 +98,22 @@ def _told(folder: Path) -> Iterator[None]:
 
 
 def _repair(folder: Path) -> None:
-    """Set aside lines that are not JSON: TVM reads all of a file or nothing.
+    """Set aside lines that TVM did not write: it reads all of a file or nothing, or crashes.
 
     Records name workloads by line, so that without one of those no record can be used.
     """
-    if _set_aside(folder / WORKLOADS, keep_rest=False):
-        _set_aside(folder / RECORDS, keep_rest=False, always=True)
+    if _set_aside(folder / WORKLOADS, _is_workload, keep_rest=False):
+        _set_aside(folder / RECORDS, _is_record, keep_rest=False, always=True)
     else:
-        _set_aside(folder / RECORDS)
+        _set_aside(folder / RECORDS, _is_record)
 
 
-def _set_aside(path: Path, keep_rest: bool = True, always: bool = False) -> bool:
+def _set_aside(
+    path: Path, is_right: Callable[[Any], bool], keep_rest: bool = True, always: bool = False
+) -> bool:
     """Whether ``path`` held broken lines; it is then kept under another name."""
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    whole = [line for line in lines[:-1] if _is_json(line)]
+    whole = [line for line in lines[:-1] if _holds(line, is_right)]
     broken = len([line for line in lines if line]) - len(whole)
     if not broken and not (always and lines):
         return False
@@ -125,12 +127,36 @@ def _set_aside(path: Path, keep_rest: bool = True, always: bool = False) -> bool
     return True
 
 
-def _is_json(line: bytes) -> bool:
+def _holds(line: bytes, is_right: Callable[[Any], bool]) -> bool:
     try:
-        json.loads(line)
-    except ValueError:
+        return is_right(json.loads(line))
+    except (ValueError, RecursionError):
         return False
-    return True
+
+
+def _is_workload(line: Any) -> bool:
+    """A hash and a module."""
+    return type(line) is list and len(line) == 2 and all(type(part) is str for part in line)
+
+
+def _is_record(line: Any) -> bool:
+    """The number of a workload, a trace, and what was measured, where and of what."""
+    match line:
+        case [int(), [[list(steps), list(choices)], times, target, arguments]]:
+            parts = ((times, list), (target, (dict, str)), (arguments, list))
+            return (
+                all(part is None or isinstance(part, kind) for part, kind in parts)
+                and all(map(_is_step, steps))
+                and all(type(choice) is list and len(choice) == 2 for choice in choices)
+            )
+    return False
+
+
+def _is_step(step: Any) -> bool:
+    match step:
+        case [str(), list(), list(), list()]:
+            return True
+    return False
 
 
 def _unused(path: Path) -> Path:

@@ -31,7 +31,9 @@ def counts(library: Path, symbol: str) -> dict[str, int]:
     """
     command = ["objdump", "-d", "--no-show-raw-insn", str(library)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return counted(done.stdout, symbol) if done.returncode == 0 else {}

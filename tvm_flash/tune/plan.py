@@ -72,10 +72,7 @@ def recorded_config(folder: Path, target: CpuTarget | CudaArch, task: SearchTask
     from ..schedules.select import as_config
 
     def reasons(config: Mapping[str, Any], exact: bool) -> Sequence[str]:
-        try:
-            return as_config(config, task.direction).reasons(task.spec)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            return [str(error)]
+        return as_config(config, task.direction).reasons(task.spec)
 
     known = (task.spec, task.direction, target.name, task.bucket)
     config = best_config(*known, reasons, [folder]).config

@@ -90,8 +90,8 @@ def strategy_class(name: str) -> Callable[[SearchTask, int], Strategy]:
         )
     try:
         found = getattr(_imported(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"strategy {name!r}: {error}") from error
+    except Exception as error:  # the user's module may fail in any way
+        raise ValueError(f"strategy {name!r}: {type(error).__name__}: {error}") from error
     if not isinstance(found, type):
         raise ValueError(f"strategy {name!r} is {found!r:.60}, not a class")
     return found
