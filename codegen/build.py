@@ -8,6 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import tvm_import  # noqa: F401  tvm whole, before what follows imports parts of it
+
+# isort: split
 from ..artifact import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
 from ..errors import BuildError
 from ..lengths import FORWARD_BUCKETS, buckets_of, check_buckets
@@ -19,6 +22,7 @@ from ..spec import AttentionSpec
 from .cpu import llvm_version, write_object
 from .cuda_build import build_cuda, cuda_job
 from .linker import link
+from .room import COMPILING, require_memory, writing
 from .staging import LIBRARY, Progress, counting, publishing
 from .versions import build_versions
 
@@ -109,7 +113,8 @@ def build_jobs(
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")
     _refuse_foreign(target)
-    with publishing(path) as staging:
+    require_memory(COMPILING, f"building {path}")
+    with writing(f"building {path}"), publishing(path) as staging:
         kernels = _compile(jobs, target, staging.parent, progress)
         library = link([o for o, _ in kernels], [r.symbol for _, r in kernels], staging / LIBRARY)
         write_manifest(staging, _manifest(library, target, [record for _, record in kernels]))

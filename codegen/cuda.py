@@ -15,6 +15,7 @@ from ..errors import BuildError
 from . import cuda_pipeline
 from .cache import content, digest
 from .nvcc import compile_ptx
+from .room import compiling
 from .versions import build_versions
 
 if TYPE_CHECKING:
@@ -75,14 +76,15 @@ def _kernel_source(launch: Launch, compute: int) -> KernelSource:
 
 
 def _export(launch: Launch, compute: int) -> str:
-    target = tvm.target.Target({"kind": "cuda", "arch": f"sm_{compute}"}, host="cuda_host")
-    module = tvm.IRModule({launch.name: launch.func})
-    try:
-        with target:
-            built = tvm.compile(module, target=target, tir_pipeline=cuda_pipeline.PIPELINE)
-        return tvm.backend.cuda.export_cuda_host(built.mod)
-    except Exception as error:
-        raise BuildError(f"{launch.name}: code generation for CUDA failed: {error}") from error
+    with compiling(f"compiling {launch.name}"):
+        target = tvm.target.Target({"kind": "cuda", "arch": f"sm_{compute}"}, host="cuda_host")
+        module = tvm.IRModule({launch.name: launch.func})
+        try:
+            with target:
+                built = tvm.compile(module, target=target, tir_pipeline=cuda_pipeline.PIPELINE)
+            return tvm.backend.cuda.export_cuda_host(built.mod)
+        except Exception as error:
+            raise BuildError(f"{launch.name}: code generation for CUDA failed: {error}") from error
 
 
 def _parameters(name: str, device: str) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ def _plan(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -
 
 
 def _chosen(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> bytes:
+    from . import tvm_import  # noqa: F401, I001  whole, before parts of it
     from ..schedules.select import choose_all
 
     for chosen in choose_all(spec, direction, target, buckets_of(direction)):
@@ -120,6 +121,7 @@ def _build(
     spec: AttentionSpec, direction: str, target: CpuTarget, plan: Mapping[str, Any], path: Path
 ) -> None:
     # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
+    from . import tvm_import  # noqa: F401, I001  whole, before parts of it
     from ..schedules.select import Chosen, as_config
     from .build import build_jobs, scheduling
 
@@ -131,6 +133,7 @@ def _build(
 
 
 def _build_cuda(spec: AttentionSpec, direction: str, arch: CudaArch, path: Path) -> None:
+    from . import tvm_import  # noqa: F401  whole, before parts of it
     from .cuda_build import build_cuda, cuda_job
 
     start = time.perf_counter()
