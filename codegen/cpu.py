@@ -9,6 +9,7 @@ import tvm
 from tvm.target.codegen import llvm_version_major
 
 from ..errors import BuildError
+from .cpu_pipeline import PIPELINE
 from .iteration_counts import with_iteration_counts
 from .room import compiling, file_size_limit, writing, written_bytes
 
@@ -34,7 +35,8 @@ def compile_module(mod: tvm.IRModule, target: CpuTarget) -> tvm.runtime.Module:
     tvm_target = target.tvm_target()
     try:
         with tvm_target, tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
-            return tvm.compile(with_iteration_counts(mod), target=tvm_target).mod
+            counted = with_iteration_counts(mod)
+            return tvm.compile(counted, target=tvm_target, tir_pipeline=PIPELINE).mod
     except Exception as error:
         raise BuildError(
             f"{_names(mod)}: code generation for {target.name} failed: {error}"

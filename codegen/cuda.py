@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from . import cuda_pipeline
 from .cache import content, digest
 from .nvcc import compile_ptx
 from .room import compiling
+from .shape_checks import with_shape_checks
 from .versions import build_versions
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def kernel_sources(program: CudaProgram, compute: int = _COMMON_PTX) -> list[Ker
 
     TVM's lowering is serial and takes seconds: its text is kept by the function's content.
     """
-    return [_kernel_source(launch, compute) for launch in program.launches]
+    launches = [
+        replace(launch, func=with_shape_checks(launch.func, program.meta, launch.grid))
+        for launch in program.launches
+    ]
+    return [_kernel_source(launch, compute) for launch in launches]
 
 
 def ptx_of(program: CudaProgram, compute: int = _COMMON_PTX) -> list[str]:

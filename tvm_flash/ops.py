@@ -9,7 +9,7 @@ from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
 from torch.autograd import _profiler_enabled, forward_ad
 
-from .checks import check_heads, check_tables
+from .checks import check_sizes, check_tables
 from .kernels import resolve
 from .lengths import bucket_of
 from .placement import has_readable_rows, place_of
@@ -75,7 +75,7 @@ def _is_plain_call(q, k, v, tables) -> bool:
 
 
 def _forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
-    _check_operator_call(q, k, tables)
+    _check_operator_call(q, k, v, tables)
     return _run_forward(q, k, v, tables, spec, softmax_scale)
 
 
@@ -99,7 +99,7 @@ def _backward(
     dout, dlse, q, k, v, out, lse, tables, spec: str, softmax_scale: float,
     deterministic: bool = False,
 ):  # fmt: skip
-    _check_operator_call(q, k, tables)
+    _check_operator_call(q, k, v, tables)
     grads = tuple(_writable_like(x) for x in (q, k, v))
     if q.numel() == 0 or k.numel() == 0:
         return tuple(grad.zero_() for grad in grads)
@@ -116,10 +116,10 @@ def _backward(
     return grads
 
 
-def _check_operator_call(q, k, tables) -> None:
-    """What a kernel does not check itself, for who calls the operators without ``attention``."""
+def _check_operator_call(q, k, v, tables) -> None:
+    """For who calls the operators without ``attention``: no kernel checks an empty problem."""
+    check_sizes(q.shape, k.shape, v.shape)
     if q.numel() and k.numel():
-        check_heads(q.shape[2], k.shape[2])
         check_tables(tables)
 
 
