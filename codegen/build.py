@@ -11,8 +11,6 @@ from pathlib import Path
 from . import tvm_import  # noqa: F401  tvm whole, before what follows imports parts of it
 
 # isort: split
-import tvm
-
 from ..artifact import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
 from ..errors import BuildError
 from ..lengths import FORWARD_BUCKETS, buckets_of, check_buckets
@@ -21,11 +19,10 @@ from ..schedules.cuda.arch import cuda_archs
 from ..schedules.select import Chosen, Scheduled, choose_all, scheduled_module
 from ..schedules.target import CpuTarget, cpu_target, host_target
 from ..spec import AttentionSpec
-from .cpu import llvm_version, write_object
+from .cpu import llvm_version, prepared, write_object
 from .cuda_build import build_cuda, cuda_job
 from .linker import link
 from .room import COMPILING, require_memory, writing
-from .shape_checks import with_shape_checks
 from .staging import LIBRARY, Progress, counting, publishing
 from .versions import build_versions
 
@@ -135,16 +132,10 @@ def _compile(
             plan = job.schedule()
             known = (job.symbol, job.spec, job.direction, plan.config, plan.meta)
             record = KernelRecord(*known, buckets=job.buckets, config_source=job.config_source)
-            future = pool.submit(write_object, _checked(plan), target, folder / f"{number}.o")
+            future = pool.submit(write_object, prepared(plan), target, folder / f"{number}.o")
             future.add_done_callback(lambda _, symbol=job.symbol: finished(symbol))
             pending.append((future, record))
     return [(future.result(), record) for future, record in pending]
-
-
-def _checked(plan: Scheduled) -> tvm.IRModule:
-    """The functions of ``plan``, refusing arguments that do not fit."""
-    checked = {var: with_shape_checks(f, plan.meta) for var, f in plan.mod.functions.items()}
-    return tvm.IRModule(checked, attrs=plan.mod.attrs)
 
 
 def _manifest(library: Path, target: CpuTarget, records: Sequence[KernelRecord]) -> Manifest:

@@ -12,8 +12,10 @@ from ..errors import BuildError
 from .cpu_pipeline import PIPELINE
 from .iteration_counts import with_iteration_counts
 from .room import compiling, file_size_limit, writing, written_bytes
+from .shape_checks import with_shape_checks
 
 if TYPE_CHECKING:
+    from ..schedules.select import Scheduled
     from ..schedules.target import CpuTarget
 
 # What `tvm-flash show` calls the two texts, and what TVM calls them.
@@ -30,13 +32,21 @@ def llvm_version() -> str:
 PASS_OPTIONS = {"tirx.disable_cse_tir": True}
 
 
+def prepared(plan: Scheduled) -> tvm.IRModule:
+    """The functions of ``plan`` as they ship: they check shapes, and announce what is to do."""
+    checked = {var: with_shape_checks(f, plan.meta) for var, f in plan.mod.functions.items()}
+    # A tile of packed rows goes only through the blocks of rows that it has.
+    rows = plan.config.get("row_block", plan.meta["block_q"])
+    tile = (rows, plan.meta["block_k"])
+    return with_iteration_counts(tvm.IRModule(checked, attrs=plan.mod.attrs), tile)
+
+
 def compile_module(mod: tvm.IRModule, target: CpuTarget) -> tvm.runtime.Module:
     """Lower ``mod`` for ``target`` and generate its machine code in memory."""
     tvm_target = target.tvm_target()
     try:
         with tvm_target, tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
-            counted = with_iteration_counts(mod)
-            return tvm.compile(counted, target=tvm_target, tir_pipeline=PIPELINE).mod
+            return tvm.compile(mod, target=tvm_target, tir_pipeline=PIPELINE).mod
     except Exception as error:
         raise BuildError(
             f"{_names(mod)}: code generation for {target.name} failed: {error}"

@@ -1,4 +1,4 @@
-"""TVM's lowering of CPU functions, with what an argument check may not leave behind put after it."""
+"""TVM's lowering of CPU functions; what argument checks may not leave behind comes after them."""
 
 from __future__ import annotations
 
