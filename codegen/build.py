@@ -8,6 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import tvm_import  # noqa: F401  tvm whole, before what follows imports parts of it
+
+# isort: split
 from ..artifact import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
 from ..errors import BuildError
 from ..lengths import FORWARD_BUCKETS, buckets_of, check_buckets
@@ -16,9 +19,10 @@ from ..schedules.cuda.arch import cuda_archs
 from ..schedules.select import Chosen, Scheduled, choose_all, scheduled_module
 from ..schedules.target import CpuTarget, cpu_target, host_target
 from ..spec import AttentionSpec
-from .cpu import llvm_version, write_object
+from .cpu import llvm_version, prepared, write_object
 from .cuda_build import build_cuda, cuda_job
 from .linker import link
+from .room import COMPILING, require_memory, writing
 from .staging import LIBRARY, Progress, counting, publishing
 from .versions import build_versions
 
@@ -109,7 +113,8 @@ def build_jobs(
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")
     _refuse_foreign(target)
-    with publishing(path) as staging:
+    require_memory(COMPILING, f"building {path}")
+    with writing(f"building {path}"), publishing(path) as staging:
         kernels = _compile(jobs, target, staging.parent, progress)
         library = link([o for o, _ in kernels], [r.symbol for _, r in kernels], staging / LIBRARY)
         write_manifest(staging, _manifest(library, target, [record for _, record in kernels]))
@@ -127,7 +132,7 @@ def _compile(
             plan = job.schedule()
             known = (job.symbol, job.spec, job.direction, plan.config, plan.meta)
             record = KernelRecord(*known, buckets=job.buckets, config_source=job.config_source)
-            future = pool.submit(write_object, plan.mod, target, folder / f"{number}.o")
+            future = pool.submit(write_object, prepared(plan), target, folder / f"{number}.o")
             future.add_done_callback(lambda _, symbol=job.symbol: finished(symbol))
             pending.append((future, record))
     return [(future.result(), record) for future, record in pending]

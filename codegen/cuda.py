@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from ..errors import BuildError
 from . import cuda_pipeline
 from .cache import content, digest
 from .nvcc import compile_ptx
+from .room import compiling
+from .shape_checks import with_shape_checks
 from .versions import build_versions
 
 if TYPE_CHECKING:
@@ -52,7 +54,11 @@ def kernel_sources(program: CudaProgram, compute: int = _COMMON_PTX) -> list[Ker
 
     TVM's lowering is serial and takes seconds: its text is kept by the function's content.
     """
-    return [_kernel_source(launch, compute) for launch in program.launches]
+    launches = [
+        replace(launch, func=with_shape_checks(launch.func, program.meta, launch.grid))
+        for launch in program.launches
+    ]
+    return [_kernel_source(launch, compute) for launch in launches]
 
 
 def ptx_of(program: CudaProgram, compute: int = _COMMON_PTX) -> list[str]:
@@ -77,14 +83,15 @@ def _kernel_source(launch: Launch, compute: int) -> KernelSource:
 
 
 def _export(launch: Launch, compute: int) -> str:
-    target = tvm.target.Target({"kind": "cuda", "arch": f"sm_{compute}"}, host="cuda_host")
-    module = tvm.IRModule({launch.name: launch.func})
-    try:
-        with target:
-            built = tvm.compile(module, target=target, tir_pipeline=cuda_pipeline.PIPELINE)
-        return tvm.backend.cuda.export_cuda_host(built.mod)
-    except Exception as error:
-        raise BuildError(f"{launch.name}: code generation for CUDA failed: {error}") from error
+    with compiling(f"compiling {launch.name}"):
+        target = tvm.target.Target({"kind": "cuda", "arch": f"sm_{compute}"}, host="cuda_host")
+        module = tvm.IRModule({launch.name: launch.func})
+        try:
+            with target:
+                built = tvm.compile(module, target=target, tir_pipeline=cuda_pipeline.PIPELINE)
+            return tvm.backend.cuda.export_cuda_host(built.mod)
+        except Exception as error:
+            raise BuildError(f"{launch.name}: code generation for CUDA failed: {error}") from error
 
 
 def _parameters(name: str, device: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from .cuda_link import compile_host, link_cuda
 from .cuda_variants import Chosen, Compiled, CudaJob, attempt, cuda_job, settle
 from .launcher import Step, Variant, function_text, image_symbol
 from .nvcc import fat_binary
+from .room import writing
 from .staging import LIBRARY, Progress, counting, publishing
 from .toolkit import find_toolkit
 from .versions import build_versions
@@ -51,7 +52,7 @@ def build_cuda(
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")
     find_toolkit()
-    with publishing(path) as staging:
+    with writing(f"building {path}"), publishing(path) as staging:
         functions = _compile(jobs, allow_spills, progress)
         images = {name: f.result() for function in functions for name, f in function.images.items()}
         objects = [function.host.result() for function in functions]

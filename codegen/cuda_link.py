@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..errors import BuildError
 from .cache import content, digest
 from .linker import RUNTIME, compiler_command, library_flags, write_exports
 from .process import run
+from .room import scratch_folder
 from .toolkit import find_toolkit
 
 _HOOK = "tvm_flash_set_launch_hook"
@@ -55,8 +55,7 @@ def link_cuda(
     """
     exports = [_HOOK, *(f"__tvm_ffi_{name}" for name in functions)]
     runtime = compile_host((RUNTIME / "cuda_runtime_hook.cpp").read_text())
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder("linking") as folder:
         inputs = _write_inputs([runtime, *objects], images, folder)
         flags = library_flags(write_exports(exports, folder / "library.exports"))
         command = [*find_cxx_compiler(), "-shared", "-fPIC", *inputs]
@@ -86,8 +85,7 @@ def _assembly(images: Iterable[str]) -> str:
 
 def _compile(compiler: Sequence[str], text: str) -> bytes:
     includes = [RUNTIME, *libinfo.include_paths(), find_toolkit().include]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder("compiling host code") as folder:
         (folder / "host.cpp").write_text(text)
         paths = [f"-I{path}" for path in includes]
         command = [*compiler, *_FLAGS, "-w", *paths, "-c", "host.cpp", "-o", "host.o"]

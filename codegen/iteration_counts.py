@@ -1,4 +1,4 @@
-"""Parallel loops tell the runtime how many iterations they have (runtime/parallel.c)."""
+"""Parallel loops tell the runtime how long they are and what all is to do (runtime/parallel.c)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,57 @@ from tvm import s_tir, tirx
 
 _COUNT = "tvm_flash_iterations"
 
+# Of a function that is no attention: more than any threshold.
+_UNKNOWN = 2**62
 
-def with_iteration_counts(mod: tvm.IRModule) -> tvm.IRModule:
+# Products of 16-bit numbers take so many times as long where the CPU has none of its own for them.
+_SLOWER = 4
+
+
+def with_iteration_counts(mod: tvm.IRModule, tile: tuple[int, int]) -> tvm.IRModule:
     """``mod`` with a call of the runtime before each parallel loop at the top of its functions.
 
     TVM launches a parallel loop without saying how long it is. A loop of one iteration would start
-    a team of threads of which one has work.
+    a team of threads of which one has work, and a small problem is done before a team has woken up.
+    tile: queries and keys that are computed together, even where few of them exist.
     """
-    counted = {var: f.with_body(_announced(f.body)) for var, f in mod.functions.items()}
+    counted = {
+        var: f.with_body(_announced(f.body, _work(f, tile))) for var, f in mod.functions.items()
+    }
     return tvm.IRModule(counted, attrs=mod.attrs)
 
 
-def _announced(stmt: tirx.Stmt) -> tirx.Stmt:
+def _work(func: tirx.PrimFunc, tile: tuple[int, int]) -> tirx.Expr:
+    """Multiplications of all products, were every key visible (int64)."""
+    shapes = [tuple(param.shape) for param in func.params if hasattr(param, "shape")]
+    queries, keys, values, *_ = [*shapes, *[()] * 3]
+    if not len(queries) == len(keys) == len(values) == 4:
+        return tirx.const(_UNKNOWN, "int64")
+    batch, seqlen_q, heads, head_dim = queries
+    depth = int(head_dim) + int(values[3])
+    backward = sum(len(shape) == 4 for shape in shapes) > 4  # five products, not two
+    depth = depth * 5 // 2 if backward else depth
+    if func.params[0].dtype != "float32":
+        depth *= _SLOWER
+    rows, columns = _padded(seqlen_q, tile[0]), _padded(keys[1], tile[1])
+    return batch * heads * rows * columns * depth
+
+
+def _padded(length: tirx.Expr, block: int) -> tirx.Expr:
+    return tirx.truncdiv(length + (block - 1), block) * block
+
+
+def _announced(stmt: tirx.Stmt, work: tirx.Expr) -> tirx.Stmt:
     if isinstance(stmt, tirx.SeqStmt):
-        return tirx.SeqStmt([_announced(part) for part in stmt.seq])
+        return tirx.SeqStmt([_announced(part, work) for part in stmt.seq])
     if isinstance(stmt, tirx.AttrStmt):
-        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _announced(stmt.body))
+        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _announced(stmt.body, work))
     if isinstance(stmt, s_tir.SBlockRealize):
-        block = _with_body(stmt.block, _announced(stmt.block.body))
+        block = _with_body(stmt.block, _announced(stmt.block.body, work))
         return s_tir.SBlockRealize(stmt.iter_values, stmt.predicate, block)
     if isinstance(stmt, tirx.For) and stmt.kind == tirx.ForKind.PARALLEL:
         count = tirx.Cast("int64", stmt.extent)
-        return tirx.SeqStmt([tirx.Evaluate(tirx.call_extern("int32", _COUNT, count)), stmt])
+        return tirx.SeqStmt([tirx.Evaluate(tirx.call_extern("int32", _COUNT, count, work)), stmt])
     return stmt
 
 

@@ -142,6 +142,7 @@ def _check_plan(
 
 def _chosen(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> bytes:
     with _importing:
+        from . import tvm_import  # noqa: F401, I001  whole, before parts of it
         from ..schedules.select import choose_all
 
     for chosen in choose_all(spec, direction, target, buckets_of(direction)):
@@ -208,6 +209,7 @@ def _build(
 ) -> None:
     # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
     with _importing:
+        from . import tvm_import  # noqa: F401, I001  whole, before parts of it
         from ..schedules.select import Chosen, as_config
         from .build import build_jobs, scheduling
 
@@ -220,6 +222,7 @@ def _build(
 
 def _build_cuda(spec: AttentionSpec, direction: str, arch: CudaArch, path: Path) -> None:
     with _importing:
+        from . import tvm_import  # noqa: F401  whole, before parts of it
         from .cuda_build import build_cuda, cuda_job
 
     start = time.perf_counter()

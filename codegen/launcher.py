@@ -14,6 +14,9 @@ from .cuda import KernelSource
 _LAUNCHER = re.compile(r'#ifdef __cplusplus\nextern "C"\n#endif\nTVM_DLL ')
 _MAX_ARGUMENTS = 64
 
+# TVM launches one block where a grid has none: it would read the tensors, which are empty.
+_EMPTY_GRID = re.compile(r"if \((\w+) == 0\) \1 = 1;")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -71,6 +74,7 @@ def _launcher(step: Step) -> str:
     if not begins or ends < 0:
         raise BuildError(f"{name}: TVM's launcher looks new; is apache-tvm the pinned one?")
     text = _LAUNCHER.sub("static ", source.host[begins.start() : ends])
+    text = _EMPTY_GRID.sub(r"if (\1 == 0) return 0;", text)
     text = text[: text.rindex("static ")].replace(f"__tvm_ffi_{name}(", f"launch_{name}(")
     types = ", ".join(declaration.rpartition(" ")[0] for declaration in source.parameters)
     kernel = (

@@ -15,6 +15,7 @@ from tvm_ffi import libinfo
 from ..errors import BuildError
 from ..machine import system
 from .process import run
+from .room import writing
 
 RUNTIME = Path(__file__).parent / "runtime"
 
@@ -52,8 +53,9 @@ def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Pa
     Raises BuildError with the linker's own words.
     """
     exports = [_BIND, *(_FUNCTION_PREFIX + name for name in functions)]
-    export_list = write_exports(exports, library.with_suffix(".exports"))
     sources = sorted(RUNTIME.glob("*.c"))
+    with writing(f"linking {library.name}"):
+        export_list = write_exports(exports, library.with_suffix(".exports"))
     command = [*find_compiler(), *_compile_flags(), *map(str, [*sources, *objects])]
     command += [*library_flags(export_list), "-lm", "-o", str(library)]
     run(command, what="linking", choose="$CC")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import re
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BuildError
 from .cache import content, digest
 from .process import run
+from .room import scratch_folder
 from .toolkit import find_toolkit
 
 if TYPE_CHECKING:
@@ -110,8 +109,7 @@ def refuse_spills(name: str, cubins: Iterable[Cubin]) -> None:
 
 def fat_binary(ptx: str, compute: int, cubins: Iterable[Cubin]) -> bytes:
     """One image with every cubin, and the PTX for devices that none of them serves."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder("packing machine code") as folder:
         (folder / "k.ptx").write_text(ptx)
         images = [f"--image3=kind=ptx,sm={compute},file=k.ptx"]
         for cubin in cubins:
@@ -125,8 +123,7 @@ def fat_binary(ptx: str, compute: int, cubins: Iterable[Cubin]) -> bytes:
 
 
 def _run_nvcc(source: KernelSource, command: list[str]) -> bytes:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder(f"compiling {source.name}") as folder:
         # A fixed name: nvcc derives names inside the PTX from it.
         (folder / "kernel.cu").write_text(source.device)
         nvcc = [find_toolkit().tool("nvcc"), *command, "kernel.cu", "-o", "kernel.ptx"]
@@ -137,8 +134,7 @@ def _run_nvcc(source: KernelSource, command: list[str]) -> bytes:
 
 def _run_ptxas(ptx: str, name: str, arch: str) -> bytes:
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder(f"assembling {name}") as folder:
         (folder / "kernel.ptx").write_text(ptx)
         options = ["-v", f"-arch={arch}", "kernel.ptx", "-o", "kernel.cubin"]
         ptxas = [find_toolkit().tool("ptxas"), *options]

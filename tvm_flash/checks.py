@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from .gradients import check_no_gradient, missing_gradient, wants_gradient
+from .lengths import MAX_SEQLEN
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 DEVICES = ("cpu", "cuda", "meta")
 
-# Kernels add a position, a window's end (up to 2**30) and the rest of a tile in int32.
-MAX_SEQLEN = 2**29
 MAX_COUNT = 2**31 - 1
 MAX_BYTES = 2**63 - 1
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 # The longest sequence, of queries or keys, in each bucket; "long" has no limit.
 LIMITS = {"tiny": 32, "short": 256, "medium": 1024}
 
+# Kernels add a position, a window's end (up to 2**30) and the rest of a tile in int32.
+MAX_SEQLEN = 2**29
+
 # "decode": at most so many queries. A tile of queries is then mostly empty, and one head too little
 # work for a core; the kernel packs the query heads of a key/value head and splits the keys.
 # Measured on Emerald Rapids, float32, 2048 keys, D = 64, 8 key/value heads: 0.43 of the time of

@@ -33,12 +33,20 @@ __attribute__((visibility("default"))) void tvm_flash_bind_threads(RunTeam run_t
   openmp.in_parallel = in_parallel;
 }
 
-// Iterations of the calling thread's next parallel loop; 0: nobody said.
-static _Thread_local int64_t iterations;
+// A problem of so many multiplications is not worth a team: done in about 10 us, while a team that has
+// gone to sleep takes longer to wake, and one that lost its cores to others takes a time slice
+// (measured: docs/performance-cpu.md, "Threads for small problems").
+enum { SMALL = 1 << 18 };
 
-// Kernels call this before each parallel loop (codegen/iteration_counts.py).
-KERNEL_HOOK int32_t tvm_flash_iterations(int64_t count) {
+// Iterations of the calling thread's next parallel loop (0: nobody said), and whether its function has
+// so little to do that the thread does it alone.
+static _Thread_local int64_t iterations;
+static _Thread_local int alone;
+
+// Kernels call this before each parallel loop (codegen/iteration_counts.py). work: multiplications.
+KERNEL_HOOK int32_t tvm_flash_iterations(int64_t count, int64_t work) {
   iterations = count;
+  alone = count == 1 || work <= SMALL;
   return 0;
 }
 
@@ -84,10 +92,10 @@ __attribute__((visibility("hidden"))) int32_t tvm_flash_usable_threads(void) { r
 
 static int parallel_launch(Task task, void *closure, int num_task) {
   int64_t count = iterations;
-  iterations = 0;
-  // One iteration is done before a team has woken up. Not fewer threads than usual where there are
-  // a few: OpenMP ends the threads that a smaller team leaves out, and starting them anew is slow.
-  int threads = count == 1 ? 1 : usable_threads();
+  // Not fewer threads than usual where there are a few: OpenMP ends the threads that a smaller team
+  // leaves out, and starting them anew is slow.
+  int threads = alone ? 1 : usable_threads();
+  iterations = alone = 0;
   if (num_task <= 0) num_task = threads == 1 ? 1 : threads * TASKS_PER_THREAD;
   if (0 < count && count < num_task) num_task = count;
   Job job = {.task = task, .closure = closure, .group = {.num_task = num_task}};

@@ -7,6 +7,11 @@
 
 enum { ALIGNMENT = 64, FIRST_BLOCK = 64 << 10 };
 
+// The most that a thread keeps between kernels. A block is pushed when the one below is too small for
+// what is in use at once, so that it is never larger than twice that: a thread keeps
+// min(MOST_KEPT, max(FIRST_BLOCK, 2 * need)), until it ends.
+enum { MOST_KEPT = 64 << 20 };
+
 // Blocks are chained because a live allocation must not move; as each is at least twice the size of the
 // one below, a thread that repeats its work soon runs in a single block.
 typedef struct Block {
@@ -50,8 +55,19 @@ static void drop_empty_blocks_below(Block *block) {
   }
 }
 
+// At rest one block is left, unless it is large.
+static void drop_what_is_not_kept(void) {
+  if (!stack_top || stack_top->used) return;
+  drop_empty_blocks_below(stack_top);
+  if (stack_top->below || stack_top->size <= MOST_KEPT) return;
+  free(stack_top);
+  stack_top = NULL;
+  pthread_setspecific(at_thread_exit, NULL);
+}
+
 void abandon_workspace(void) {
   for (Block *block = stack_top; block; block = block->below) block->used = 0;
+  drop_what_is_not_kept();
 }
 
 static void *alloc_workspace(int device_type, int device_id, uint64_t nbytes, int code, int bits) {
@@ -77,7 +93,7 @@ static int free_workspace(int device_type, int device_id, void *address) {
     ptrdiff_t offset = (char *)address - payload(block);
     if (offset < 0 || (size_t)offset >= block->size) continue;
     block->used = offset;
-    if (!stack_top->used) drop_empty_blocks_below(stack_top);
+    drop_what_is_not_kept();
     return 0;
   }
   TVMFFIErrorSetRaisedFromCStr("RuntimeError", "a kernel freed a workspace it does not own");

@@ -215,15 +215,27 @@ def verify_entry(edit_manifest, library: Path) -> Path:
     return edit_manifest(sha256=sha256_of(library), kernels=entries[:1])
 
 
+def resident() -> int:
+    """Bytes of memory that this process uses (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@linux
+def test_thread_keeps_64_mib_of_workspace_at_most(toys):
+    torch.set_num_threads(1)
+    toys["memory"](torch.zeros(1), 16)
+    before = resident()
+    for elements in (10_000_000, 30_000_000, 60_000_000):
+        toys["memory"](torch.zeros(1), elements)
+        assert resident() - before < 80 << 20, elements
+
+
 @linux
 def test_thread_that_ends_gives_its_workspace_back(toys):
     import threading
 
     torch.set_num_threads(1)
     elements = 4_000_000  # 16 MB
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def once():
         thread = threading.Thread(target=lambda: toys["memory"](torch.zeros(1), elements))

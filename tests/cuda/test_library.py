@@ -76,16 +76,42 @@ def test_forward_and_both_backwards(kernels, problem, bounds, capability):
                 assert max_error(got, want) <= bound
 
 
-def call_backward(device, kernel, forward, dout, capability):
-    """dq, dk, dv of a backward kernel."""
+def call_backward(device, kernel, forward, dout, capability, dq_acc=lambda shape: shape):
+    """dq, dk, dv of a backward kernel; dq_acc: what its shape is changed to."""
     q, k, v, out, lse = forward.values()
     delta, sums = kernel.workspace(1, 4, 2, 70, 100, 1, capability)
     grads = {"dq": torch.empty_like(q), "dk": torch.empty(k.shape, dtype=k.dtype)}
     grads["dv"] = torch.empty(v.shape, dtype=v.dtype)
     tensors = {
         "q": q, "k": k, "v": v, "out": out, "dout": dout, "lse": lse, "dlse": torch.zeros_like(lse),
-        **grads, "delta": torch.empty(delta), "dq_acc": torch.zeros(sums),
+        **grads, "delta": torch.empty(delta), "dq_acc": torch.zeros(dq_acc(sums)),
     }  # fmt: skip
     outputs = (*grads, "delta", "dq_acc")
     device.call(kernel, tensors, SCALE, outputs=outputs)
     return grads.values()
+
+
+def test_shapes_that_do_not_fit_launch_nothing(kernels):
+    library, by_direction = kernels
+    q, lse = torch.zeros(1, 70, 4, 64).bfloat16(), torch.zeros(1, 4, 70)
+    short = {"dq_acc": lambda shape: (*shape[:3], shape[3] - 1, shape[4])}
+    with InterpretedDevice(library, (8, 0)) as device:
+        for heads in (0, 3, 8):
+            k = torch.zeros(1, 100, heads, 64).bfloat16()
+            tensors = {"q": q, "k": k, "v": k, "out": torch.empty_like(q), "lse": lse}
+            with pytest.raises(ValueError, match="multiple of num_kv_heads"):
+                device.call(by_direction["forward"], tensors, SCALE, outputs=("out", "lse"))
+        assert not device.launched
+        k = torch.zeros(1, 100, 2, 64).bfloat16()
+        forward = {"q": q, "k": k, "v": k, "out": q, "lse": lse}
+        with pytest.raises(ValueError, match="dq_acc must have as many rows"):
+            call_backward(device, by_direction["backward"], forward, q, (8, 0), **short)
+
+
+def test_an_empty_grid_launches_nothing(kernels):
+    library, by_direction = kernels
+    q, lse = torch.zeros(0, 70, 4, 64).bfloat16(), torch.zeros(0, 4, 70)
+    tensors = {"q": q, "k": q, "v": q, "out": torch.empty_like(q), "lse": lse}
+    with InterpretedDevice(library, (8, 0)) as device:
+        device.call(by_direction["forward"], tensors, SCALE, outputs=())
+        assert not device.launched

@@ -71,8 +71,10 @@ def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
     from ..schedules.select import scheduled_module
 
     cpu_target = find_target(target)
-    mod = scheduled_module(spec, direction, cpu_target).mod
-    return mod.script() if stage is Stage.scheduled else cpu.text(mod, cpu_target, stage.value)
+    plan = scheduled_module(spec, direction, cpu_target)
+    if stage is Stage.scheduled:
+        return plan.mod.script()
+    return cpu.text(cpu.prepared(plan), cpu_target, stage.value)
 
 
 def _cuda_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -> str:

@@ -33,9 +33,12 @@ class Signature:
             tirx.Var(name, "int64") for name in ("B", "H", "Hk", "Sq", "Sk")
         )
         self.rows = (self.batch, self.heads, self.seqlen_q)
+        tables = [_symbols(f"table{n}_dim", t.ndim) for n, t in enumerate(spec.table_types)]
+        if spec.alibi:
+            tables[0] = [self.batch, self.heads]  # a slope for each
         self.tables = tuple(
-            _declare_table(f"table{n}", dtype, ndim)
-            for n, (dtype, ndim) in enumerate(spec.table_types)
+            declare(f"table{n}", tables[n], t.dtype, _symbols(f"table{n}_stride", t.ndim))
+            for n, t in enumerate(spec.table_types)
         )
 
     @property
@@ -93,8 +96,7 @@ def as_module(func: tirx.PrimFunc) -> tvm.IRModule:
 
 
 def _view(name: str, *shape) -> View:
-    strides = tuple(tirx.Var(f"{name}_stride{axis}", "int64") for axis in range(3))
-    return View(shape, (*strides, 1))
+    return View(shape, (*_symbols(f"{name}_stride", 3), 1))
 
 
 def declare(name: str, shape, dtype: str, strides=()) -> tirx.Buffer:
@@ -108,7 +110,5 @@ def declare(name: str, shape, dtype: str, strides=()) -> tirx.Buffer:
     return tirx.decl_buffer(shape, dtype, name=name, strides=strides or None, layout=layout)
 
 
-def _declare_table(name: str, dtype: str, ndim: int) -> tirx.Buffer:
-    shape = [tirx.Var(f"{name}_dim{axis}", "int64") for axis in range(ndim)]
-    strides = [tirx.Var(f"{name}_stride{axis}", "int64") for axis in range(ndim)]
-    return declare(name, shape, dtype, strides)
+def _symbols(name: str, count: int) -> list[tirx.Var]:
+    return [tirx.Var(f"{name}{axis}", "int64") for axis in range(count)]

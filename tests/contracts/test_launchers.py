@@ -1,0 +1,136 @@
+"""A kernel that is called directly checks how shapes fit, and does small problems by itself."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+
+pytest.importorskip("tvm")
+
+from tvm_flash.codegen.build import build
+from tvm_flash.loader import opened
+from tvm_flash.openmp import torch_openmp
+from tvm_flash.ops import spec_json
+from tvm_flash.reference import attention_reference, error_bound, max_error
+from tvm_flash.spec import AttentionSpec
+
+SPEC = AttentionSpec("float32", 16, alibi=True)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("direct") / "kernels"
+    return opened(build([SPEC], path=folder, buckets=("tiny", "decode")))
+
+
+@pytest.fixture(scope="module")
+def kernels(library):
+    """By direction and bucket."""
+    return {(k.direction, bucket): k for k in library.kernels for bucket in k.buckets}
+
+
+def arguments(direction, kernel, **changed):
+    """By name and in order, for 40 queries and 50 keys, but for the shapes ``changed``."""
+    shapes = {"q": (1, 40, 4, 16), "k": (1, 50, 2, 16), "v": (1, 50, 2, 16)}
+    shapes |= {"out": shapes["q"], "lse": (1, 4, 40)}
+    if direction == "backward":
+        delta, sums = kernel.workspace(1, 4, 2, 40, 50, 1)
+        grads = {"dq": shapes["q"], "dk": shapes["k"], "dv": shapes["v"]}
+        shapes = {name: shapes[name] for name in ("q", "k", "v", "out")} | {
+            "dout": shapes["out"], "lse": shapes["lse"], "dlse": shapes["lse"], **grads,
+            "delta": delta, "dq_acc": sums,
+        }  # fmt: skip
+    shapes |= {"slopes": (1, 4)}
+    for name, change in changed.items():
+        shapes[name] = change(shapes[name]) if callable(change) else change
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def kv_heads(count):
+    return dict.fromkeys(("k", "v"), (1, 50, count, 16))
+
+
+WRONG = {
+    "heads_no_multiple": (kv_heads(3), "multiple of num_kv_heads"),
+    "no_kv_heads": (kv_heads(0), "multiple of num_kv_heads"),
+    "more_kv_heads_than_heads": (kv_heads(8), "multiple of num_kv_heads"),
+    "keys_without_values": ({"v": (1, 0, 2, 16)}, r"V\.shape|shape"),
+    "values_without_keys": ({"k": (1, 0, 2, 16)}, r"V\.shape|shape"),
+    "no_slopes": ({"slopes": (0, 4)}, "table0"),
+    "slopes_of_other_heads": ({"slopes": (1, 3)}, "table0"),
+}
+WRONG_BACKWARD = {
+    "too_few_rows": ({"dq_acc": lambda s: (*s[:3], s[3] - 1, s[4])}, "rows"),
+    "no_copies": ({"dq_acc": lambda s: (0, *s[1:])}, "copy"),
+}
+
+
+def doors():
+    for bucket in ("tiny", "decode"):
+        yield from (("forward", bucket, name) for name in WRONG)
+    yield from (("backward", "tiny", name) for name in WRONG if not name.endswith("heads"))
+    yield from (("backward", "tiny", name) for name in WRONG_BACKWARD)
+
+
+@pytest.mark.parametrize(("direction", "bucket", "name"), list(doors()))
+def test_shapes_that_do_not_fit_are_refused(kernels, direction, bucket, name):
+    changed, says = (WRONG | WRONG_BACKWARD)[name]
+    if direction == "backward" and name in ("no_kv_heads", "heads_no_multiple"):
+        changed = {**changed, "dk": changed["k"], "dv": changed["v"]}
+    kernel = kernels[direction, bucket]
+    with pytest.raises(ValueError, match=says):
+        kernel(*arguments(direction, kernel, **changed).values(), 0.25)
+
+
+def test_a_refused_call_leaves_the_kernel_right(kernels):
+    kernel = kernels["forward", "decode"]
+    for _ in range(3):
+        with pytest.raises(ValueError, match="multiple"):
+            kernel(*arguments("forward", kernel, **kv_heads(3)).values(), 0.25)
+    given = arguments("forward", kernel)
+    for name in ("q", "k", "v", "slopes"):
+        given[name].copy_(torch.randn(given[name].shape))
+    kernel(*given.values(), 0.25)
+    inputs = [given[name] for name in "qkv"]
+    slopes = given["slopes"]
+    exact, _ = attention_reference(*inputs, alibi_slopes=slopes, upcast=torch.float64)
+    plain, _ = attention_reference(*inputs, alibi_slopes=slopes)
+    assert max_error(given["out"], exact) <= error_bound(exact, plain)
+
+
+def test_operators_refuse_keys_without_values():
+    q, k, v = torch.randn(1, 4, 2, 16), torch.randn(1, 50, 2, 16), torch.randn(1, 0, 2, 16)
+    for tensors in ((q, k, v), (q, v, k)):
+        with pytest.raises(ValueError, match="each key needs one value"):
+            torch.ops.tvm_flash.attention_forward(*tensors, [], spec_json(SPEC), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("heads", "length", "teams"), [(1, 16, 0), (4, 16, 0), (64, 32, 1)], ids=str
+)
+def test_small_problems_start_no_team(library, kernels, heads, length, teams):
+    """The OpenMP runtime replaced by one that counts."""
+    started = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def run_team(work, data, threads, _flags):
+        started.append(threads)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)(data)
+
+    two, zero = (ctypes.CFUNCTYPE(ctypes.c_int)(lambda n=n: n) for n in (2, 0))
+    bind = ctypes.CDLL(str(library.path)).tvm_flash_bind_threads
+    bind.restype = None
+    q = torch.randn(1, length, heads, 16)
+    out, lse = torch.empty_like(q), torch.empty(1, heads, length)
+    bind(run_team, two, zero)
+    try:
+        kernels["forward", "tiny"](q, q, q, out, lse, torch.zeros(1, heads), 0.25)
+    finally:
+        real = torch_openmp()
+        functions = (real.run_team, real.threads, real.in_parallel) if real else (None,) * 3
+        bind(*map(ctypes.c_void_p, functions))
+    assert started == [2] * teams
+    expected, _ = attention_reference(q, q, q, upcast=torch.float64)
+    assert max_error(out, expected) < 1e-5
