@@ -18,8 +18,14 @@ MASK_SYMBOLS = SCORE_SYMBOLS[1:]
 DTYPES = ("bool", "int32", "int64", "float32")
 INTEGERS = ("int32", "int64")
 NUMBERS = (*INTEGERS, "float32")
-# bool tables travel as uint8, which nothing else uses.
-TABLE_DTYPES = {"uint8": "bool", "int32": "int32", "int64": "int64", "float32": "float32"}
+# Elements of a captured table are read as they are stored: dtype -> type of the value in a program.
+TABLE_DTYPES = {
+    "bool": "bool", "int64": "int64",
+    **dict.fromkeys(("uint8", "int8", "int16", "int32"), "int32"),
+    **dict.fromkeys(("float16", "bfloat16", "float32", "float64"), "float32"),
+}  # fmt: skip
+# Version 1 called bool tables "uint8".
+JSON_VERSION = 2
 
 # What each operation accepts and gives: op -> (number of operands, operand types, result type).
 # Operands of one operation have one type; None as a result means "the same type".
@@ -114,6 +120,7 @@ class ScoreProgram:
     def to_json(self) -> dict[str, Any]:
         """Plain lists, strings and numbers; infinities as strings, since JSON has none."""
         return {
+            "version": JSON_VERSION,
             "instructions": [
                 [_encode(x) for x in instruction] for instruction in self.instructions
             ],
@@ -124,6 +131,10 @@ class ScoreProgram:
     def from_json(cls, data: dict[str, Any]) -> ScoreProgram:
         """The program that ``to_json`` gave; ValueError when it is malformed."""
         try:
+            if data["version"] != JSON_VERSION:
+                raise ValueError(
+                    f"score program of version {data['version']!r}: must be {JSON_VERSION}"
+                )
             instructions = tuple(tuple(map(_decode, line)) for line in data["instructions"])
             tables = tuple(TableType(dtype, ndim) for dtype, ndim in data["tables"])
         except (KeyError, TypeError) as error:

@@ -8,21 +8,17 @@ from functools import partial
 import torch
 
 from .errors import UnsupportedSpec
-from .program import DTYPES, ScoreProgram, TableType, operands, result_dtype
+from .program import DTYPES, TABLE_DTYPES, ScoreProgram, TableType, operands, result_dtype
 from .torch_operations import call, user_line
 
-_TABLE_CASTS = {
-    torch.bool: torch.uint8,
-    **dict.fromkeys((torch.uint8, torch.int8, torch.int16, torch.int32), torch.int32),
-    torch.int64: torch.int64,
-    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32, torch.float64), torch.float32),
-}
+TABLE_NAMES = {getattr(torch, name): name for name in TABLE_DTYPES}
 
 
 class Recorder:
     """The program under construction; equal instructions are recorded once."""
 
-    def __init__(self, symbols: tuple[str, ...]):
+    def __init__(self, symbols: tuple[str, ...], device: torch.device | None = None):
+        self._device = device
         self.instructions: list[tuple] = []
         self.dtypes: list[str] = []
         self.types: list[TableType] = []
@@ -30,6 +26,11 @@ class Recorder:
         self._numbers: dict[object, int] = {}
         self._tables: dict[tuple, tuple[int, torch.Tensor]] = {}
         self.symbols = [self.record(name) for name in symbols]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are; where torch makes tensors, if nobody said."""
+        return torch.get_default_device() if self._device is None else self._device
 
     def record(self, *instruction) -> Symbol:
         """The value of ``instruction``; TypeError when its operands do not fit."""
@@ -112,7 +113,7 @@ class Recorder:
             self._tables[key] = (len(self.tensors), tensor)
             table = _as_table(tensor)[tuple(slice(None) if i is None else i for i in fixed)]
             self.tensors.append(table)
-            self.types.append(TableType(str(table.dtype).removeprefix("torch."), table.ndim))
+            self.types.append(TableType(TABLE_NAMES[table.dtype], table.ndim))
         return self._tables[key][0]
 
     def finish(self, value, dtype: str) -> tuple[ScoreProgram, list[torch.Tensor]]:
@@ -182,10 +183,24 @@ class Symbol:
         """Type of the value in torch."""
         return getattr(torch, self.dtype_name)
 
+    ndim, shape, layout, requires_grad = 0, torch.Size(), torch.strided, False
+
     @property
-    def ndim(self) -> int:
-        """0: every symbol is a scalar."""
-        return 0
+    def device(self) -> torch.device:
+        """That of the inputs."""
+        return self._recorder.device
+
+    def size(self) -> torch.Size:
+        """Every symbol is a scalar."""
+        return self.shape
+
+    def dim(self) -> int:
+        """0: no dimensions."""
+        return self.ndim
+
+    def numel(self) -> int:
+        """1: a scalar."""
+        return 1
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -193,10 +208,12 @@ class Symbol:
         return call(recorder, func.__name__, args, kwargs or {})
 
     def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name == "item":
+        if name.startswith("__") or not hasattr(torch.Tensor, name):
+            raise AttributeError(f"torch tensors have no attribute {name!r} ({user_line()})")
+        if name in ("item", "tolist", "numpy"):
             self._no_value()
+        if not callable(getattr(torch.Tensor, name)):
+            raise UnsupportedSpec(f"attribute {name!r} in a score function ({user_line()})")
         return partial(_method, self._recorder, name, self)
 
     def __repr__(self) -> str:
@@ -261,15 +278,14 @@ def _as_table(tensor: torch.Tensor) -> torch.Tensor:
             f"captured tensor of {shape=} requires grad ({user_line()}): gradients of captured "
             "tensors are not computed; pass tensor.detach()"
         )
-    if tensor.dtype not in _TABLE_CASTS:
-        raise UnsupportedSpec(f"captured tensor of {tensor.dtype} ({user_line()})")
+    if tensor.dtype not in TABLE_NAMES:
+        raise UnsupportedSpec(
+            f"captured tensor of {tensor.dtype} ({user_line()}): convert it to one of "
+            + ", ".join(TABLE_NAMES.values())
+        )
     if tensor.numel() == 0:
         raise UnsupportedSpec(f"captured tensor of {shape=} has no elements ({user_line()})")
-    if tensor.dtype == torch.bool:
-        return tensor.view(torch.uint8)
-    # Only what is stored is converted: a mask expanded over batch and heads stays small.
-    stored = tensor[tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())]
-    return stored.to(_TABLE_CASTS[tensor.dtype]).expand(shape)
+    return tensor
 
 
 def _needs_all_indices(tensor: torch.Tensor, index: tuple) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import tirx
 
-from ..program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, ScoreProgram
+from ..program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, TABLE_DTYPES, ScoreProgram
 
 Expr = tvm.ir.Expr
 
@@ -60,13 +60,18 @@ def _cast(value: Expr, dtype: str) -> Expr:
 
 
 def _load(table: tirx.Buffer, indices: list[Expr]) -> Expr:
-    clamped = []
-    for index, size in zip(indices, table.shape, strict=True):
-        dtype = index.ty.dtype
-        last = tirx.Cast(dtype, size) - tirx.const(1, dtype)
-        clamped.append(tirx.max(tirx.min(index, last), tirx.const(0, dtype)))
-    value = table[tuple(clamped)]
-    return tirx.NE(value, tirx.const(0, "uint8")) if table.dtype == "uint8" else value
+    clamped = [_clamped(index, size) for index, size in zip(indices, table.shape, strict=True)]
+    value, dtype = table[tuple(clamped)], TABLE_DTYPES[str(table.dtype)]
+    return value if table.dtype == dtype else tirx.Cast(dtype, value)
+
+
+def _clamped(index: Expr, size: Expr) -> Expr:
+    """``index`` inside [0, size), in its own type."""
+    dtype = index.ty.dtype
+    last = size - tirx.const(1, "int64")
+    if dtype != "int64":  # a size that the type does not hold bounds nothing
+        last = tirx.Cast(dtype, tirx.min(last, tirx.const(2**31 - 1, "int64")))
+    return tirx.max(tirx.min(index, last), tirx.const(0, dtype))
 
 
 def _nonzero(divisor: Expr) -> Expr:
