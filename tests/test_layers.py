@@ -12,7 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each line may import from the lines above it, and within itself.
 ORDER = [
     ["errors", "machine", "ptx_interpreter"],
-    ["program", "tracing", "torch_compositions", "torch_operations", "score_mod", "variants"],
+    [
+        "program_size",
+        "program",
+        "tracing",
+        "torch_compositions",
+        "torch_operations",
+        "score_mod",
+        "variants",
+    ],
     ["lengths", "spec"],
     ["reference"],
     ["cases"],

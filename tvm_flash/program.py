@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from .errors import UnsupportedSpec
+from .program_size import MAX_INSTRUCTIONS, Size, size_of
 
 SCORE_SYMBOLS = ("score", "b", "h", "q_idx", "k_idx")
 MASK_SYMBOLS = SCORE_SYMBOLS[1:]
@@ -18,6 +20,7 @@ MASK_SYMBOLS = SCORE_SYMBOLS[1:]
 DTYPES = ("bool", "int32", "int64", "float32")
 INTEGERS = ("int32", "int64")
 NUMBERS = (*INTEGERS, "float32")
+MAX_FLOAT32 = (2 - 2.0**-23) * 2.0**127
 # Elements of a captured table are read as they are stored: dtype -> type of the value in a program.
 TABLE_DTYPES = {
     "bool": "bool", "int64": "int64",
@@ -44,9 +47,6 @@ OPERATIONS: dict[str, tuple[int, tuple[str, ...], str | None]] = {
     "not": (1, ("bool", *INTEGERS), None),
 }
 
-# A program becomes one expression tree, in which a value used twice stands twice.
-MAX_TREE_NODES = 20_000
-
 
 class TableType(NamedTuple):
     """Element type and rank of a captured tensor; its shape and strides are run-time values."""
@@ -71,6 +71,7 @@ class ScoreProgram:
     tables: tuple[TableType, ...] = ()
 
     def __post_init__(self):
+        check_length(self.instructions)
         object.__setattr__(self, "instructions", tuple(map(tuple, self.instructions)))
         object.__setattr__(self, "tables", tuple(TableType(*t) for t in self.tables))
         for dtype, ndim in self.tables:
@@ -96,19 +97,16 @@ class ScoreProgram:
     def dtypes(self) -> tuple[str, ...]:
         """Type of the value of each instruction."""
         dtypes: list[str] = []
-        sizes: list[int] = []
+        sizes: list[Size] = []
         for number, instruction in enumerate(self.instructions):
             try:
                 dtype = result_dtype(instruction, dtypes, self.tables)
             except (ValueError, TypeError, IndexError) as error:
                 raise ValueError(f"instruction {number} {instruction!r}: {error}") from error
             dtypes.append(dtype)
-            sizes.append(1 + sum(sizes[ref] for ref in operands(instruction)))
-        if sizes[-1] > MAX_TREE_NODES:
-            raise UnsupportedSpec(
-                f"score function of {sizes[-1]} terms, limit {MAX_TREE_NODES}: make it shorter, "
-                "or put what it computes into a captured table"
-            )
+            sizes.append(measure(instruction, sizes, self.instructions))
+        if excess := sizes[-1].excess:
+            raise UnsupportedSpec(f"score function of {excess}: {SHORTER}")
         return tuple(dtypes)
 
     @cached_property
@@ -135,6 +133,7 @@ class ScoreProgram:
                 raise ValueError(
                     f"score program of version {data['version']!r}: must be {JSON_VERSION}"
                 )
+            check_length(data["instructions"])
             instructions = tuple(tuple(map(_decode, line)) for line in data["instructions"])
             tables = tuple(TableType(dtype, ndim) for dtype, ndim in data["tables"])
         except (KeyError, TypeError) as error:
@@ -146,6 +145,24 @@ class ScoreProgram:
             f"%{n} = {op} {' '.join(map(str, rest))}".rstrip()
             for n, (op, *rest) in enumerate(self.instructions)
         )
+
+
+SHORTER = "make it shorter, or put what it computes into a captured table"
+
+
+def check_length(instructions: Sequence) -> None:
+    """UnsupportedSpec for more instructions than MAX_INSTRUCTIONS."""
+    if len(instructions) > MAX_INSTRUCTIONS:
+        raise UnsupportedSpec(
+            f"score function of {len(instructions)} operations, limit {MAX_INSTRUCTIONS}: {SHORTER}"
+        )
+
+
+def measure(instruction: tuple, sizes: Sequence[Size], instructions: Sequence[tuple]) -> Size:
+    """The size of ``instruction``, given those of the earlier ``instructions``."""
+    refs = operands(instruction)
+    constant = bool(refs) and instructions[refs[-1]][0] == "const"
+    return size_of(instruction, [sizes[ref] for ref in refs], constant)
 
 
 def operands(instruction: tuple) -> tuple[int, ...]:
@@ -188,6 +205,8 @@ def _const_dtype(dtype: str, value) -> str:
         raise ValueError(f"constant {value} does not fit {dtype}")
     if value != value:
         raise ValueError("constant is NaN")
+    if dtype == "float32" and MAX_FLOAT32 < abs(value) < math.inf:
+        raise ValueError(f"constant {value} does not fit float32")
     return dtype
 
 

@@ -23,7 +23,7 @@ _CAST_TARGETS = {
     torch.float64: "float32",
 }
 _OF_BOOLS = {"add": "or", "mul": "and", "maximum": "or", "minimum": "and"}
-_SAME_NAME = "neg abs add sub mul maximum minimum mod eq ne lt le gt ge and or xor not".split()
+_SAME_NAME = "neg abs add sub mul maximum minimum eq ne lt le gt ge and or xor not".split()
 _FLOAT = "exp exp2 log log2 log1p sqrt rsqrt tanh sigmoid sin cos tan atan erf".split()
 _ALIASES = {
     "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "not": "bitwise_not invert",
@@ -177,11 +177,25 @@ def _div(rec, x, y, *, rounding_mode=None):
 
 
 def _floordiv(rec, x, y):
+    divisor = y
     x, y = rec.promote(x, y)
     if x.dtype_name in INTEGERS:
+        _check_divisor(divisor)
         return rec.apply("floordiv", x, y)
     # As Python does: from the exact remainder, or 1.0 // 0.1 rounds to 10.
     return rec.apply("round", (x - rec.apply("mod", x, y)) / y)
+
+
+def _mod(rec, x, y):
+    left, right = rec.promote(x, y)
+    if left.dtype_name in INTEGERS:
+        _check_divisor(y)
+    return rec.apply("mod", left, right)
+
+
+def _check_divisor(y) -> None:
+    if isinstance(y, int) and y == 0:
+        raise ValueError(f"division of an integer by zero ({user_line()})")
 
 
 def _pow(rec, x, y):
@@ -266,7 +280,7 @@ HANDLERS = {
         _same_value,
     ),
     **dict.fromkeys(("any", "all"), lambda rec, x, dim=-1, keepdim=False: _cast("bool")(rec, x)),
-    "div": _div, "floordiv": _floordiv, "pow": _pow, "where": _where, "clamp": _clamp,
+    "div": _div, "floordiv": _floordiv, "mod": _mod, "pow": _pow, "where": _where, "clamp": _clamp,
     "clamp_min": lambda rec, x, min: _clamp(rec, x, min=min),
     "clamp_max": lambda rec, x, max: _clamp(rec, x, max=max),
     "square": _square, "reciprocal": _reciprocal, "getitem": _getitem,

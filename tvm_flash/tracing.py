@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from functools import partial
 
 import torch
 
 from .errors import UnsupportedSpec
-from .program import DTYPES, TABLE_DTYPES, ScoreProgram, TableType, operands, result_dtype
+from .program import (
+    DTYPES,
+    MAX_FLOAT32,
+    SHORTER,
+    TABLE_DTYPES,
+    ScoreProgram,
+    TableType,
+    measure,
+    operands,
+    result_dtype,
+)
+from .program_size import MAX_INSTRUCTIONS, Size
 from .torch_operations import call, user_line
 
 TABLE_NAMES = {getattr(torch, name): name for name in TABLE_DTYPES}
@@ -21,6 +33,8 @@ class Recorder:
         self._device = device
         self.instructions: list[tuple] = []
         self.dtypes: list[str] = []
+        self.sizes: list[Size] = []
+        self.too_large: dict[int, str] = {}
         self.types: list[TableType] = []
         self.tensors: list[torch.Tensor] = []
         self._numbers: dict[object, int] = {}
@@ -38,13 +52,25 @@ class Recorder:
         key = repr(instruction) if instruction[0] == "const" else instruction
         number = self._numbers.get(key)
         if number is None:
-            try:
-                self.dtypes.append(result_dtype(instruction, self.dtypes, self.types))
-            except ValueError as error:
-                raise TypeError(f"{error} ({user_line()})") from None
-            number = self._numbers[key] = len(self.instructions)
-            self.instructions.append(instruction)
+            number = self._numbers[key] = self._append(instruction)
         return Symbol(self, number)
+
+    def _append(self, instruction: tuple) -> int:
+        number = len(self.instructions)
+        if number == MAX_INSTRUCTIONS:
+            raise UnsupportedSpec(
+                f"score function of more than {number} operations ({user_line()}): {SHORTER}"
+            )
+        try:
+            self.dtypes.append(result_dtype(instruction, self.dtypes, self.types))
+        except ValueError as error:
+            raise TypeError(f"{error} ({user_line()})") from None
+        self.sizes.append(size := measure(instruction, self.sizes, self.instructions))
+        # What nothing uses in the end is free; that which is used is refused by its line.
+        if size.excess and not any(self.sizes[ref].excess for ref in operands(instruction)):
+            self.too_large[number] = f"score function of {size.excess} ({user_line()}): {SHORTER}"
+        self.instructions.append(instruction)
+        return number
 
     def apply(self, op: str, *values) -> Symbol:
         """``op`` of values brought to their common type."""
@@ -83,7 +109,7 @@ class Recorder:
     def cast(self, value, dtype: str) -> Symbol:
         """``value`` converted as torch converts: to bool by != 0, to integers toward zero."""
         if not isinstance(value, Symbol):
-            kind = bool if dtype == "bool" else float if dtype == "float32" else int
+            kind = bool if dtype == "bool" else as_float32 if dtype == "float32" else int
             return self.record("const", dtype, kind(value))
         if value.dtype_name == dtype:
             return value
@@ -130,6 +156,8 @@ class Recorder:
             if n in live:
                 live.update(operands(lines[n]))
         kept = sorted(live)
+        if reasons := [self.too_large[n] for n in kept if n in self.too_large]:
+            raise UnsupportedSpec(reasons[0])
         if kept[-1] != result:  # a symbol itself: said once more, in last place
             kept.append(result)
         used = sorted({lines[n][1] for n in kept if lines[n][0] == "load"})
@@ -247,6 +275,19 @@ for _name in "add sub mul truediv floordiv mod pow and or xor lshift rshift".spl
 
 def _method(recorder: Recorder, name: str, *args, **kwargs):
     return call(recorder, name, args, kwargs)
+
+
+def as_float32(value) -> float:
+    """A Python number as torch reads it beside float32: infinite beyond its range."""
+    try:
+        value = float(value)
+    except OverflowError:
+        raise TypeError(f"an integer beyond float64 ({user_line()})") from None
+    if abs(value) <= MAX_FLOAT32 or not math.isfinite(value):
+        return value
+    # Half a step beyond the largest number still rounds to it.
+    largest = MAX_FLOAT32 if abs(value) < MAX_FLOAT32 + 2.0**103 else math.inf
+    return math.copysign(largest, value)
 
 
 def _as_tuple(index) -> tuple:
