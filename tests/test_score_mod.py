@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tvm_flash import cases
 from tvm_flash.errors import UnsupportedSpec
-from tvm_flash.program import MAX_TREE_NODES, ScoreProgram, TableType
+from tvm_flash.program import ScoreProgram, TableType
+from tvm_flash.program_size import MAX_TREE_NODES
 from tvm_flash.score_mod import trace_mask_mod, trace_score_mod
 
 TABLE = torch.randn(4, 7)

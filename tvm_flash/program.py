@@ -103,8 +103,8 @@ class ScoreProgram:
                 dtype = result_dtype(instruction, dtypes, self.tables)
             except (ValueError, TypeError, IndexError) as error:
                 raise ValueError(f"instruction {number} {instruction!r}: {error}") from error
+            sizes.append(measure(instruction, sizes, dtypes, self.instructions))
             dtypes.append(dtype)
-            sizes.append(measure(instruction, sizes, self.instructions))
         if excess := sizes[-1].excess:
             raise UnsupportedSpec(f"score function of {excess}: {SHORTER}")
         return tuple(dtypes)
@@ -158,11 +158,13 @@ def check_length(instructions: Sequence) -> None:
         )
 
 
-def measure(instruction: tuple, sizes: Sequence[Size], instructions: Sequence[tuple]) -> Size:
-    """The size of ``instruction``, given those of the earlier ``instructions``."""
+def measure(
+    instruction: tuple, sizes: Sequence[Size], dtypes: Sequence[str], lines: Sequence[tuple]
+) -> Size:
+    """The size of ``instruction``, given sizes and types of the earlier ``lines``."""
     refs = operands(instruction)
-    constant = bool(refs) and instructions[refs[-1]][0] == "const"
-    return size_of(instruction, [sizes[ref] for ref in refs], constant)
+    constant = bool(refs) and lines[refs[-1]][0] == "const"
+    return size_of(instruction, [sizes[r] for r in refs], [dtypes[r] for r in refs], constant)
 
 
 def operands(instruction: tuple) -> tuple[int, ...]:

@@ -10,13 +10,12 @@ MAX_INSTRUCTIONS = 4_096
 MAX_TREE_NODES = 20_000
 MAX_DEPTH = 256
 
-# How often an operand stands in what the instruction becomes on the way to machine code (or is
-# visited again by TVM's simplifier, which comes to the same); once, where none is named.
-_USES = {
-    "load": 2.5, "tanh": 5, "tan": 2, "abs": 3, "cast": 4, "xor": 2,
-    "mod": 2, "fmod": 2, "floordiv": 2, "maximum": 1, "minimum": 1,
-}  # fmt: skip
-_USES_BY_VARIABLE = 6  # of the operands of an integer division by what is no constant
+# How often an operand stands in what the instruction becomes on the way to machine code, or is
+# visited again by TVM's simplifier, which comes to the same; once, where none is named.
+_USES = {"load": 2, "tanh": 5, "tan": 2, "xor": 2, "mod": 2, "fmod": 2}
+_OF_INTEGERS = {"abs": 3, "mod": 1.7, "floordiv": 1.7}
+_BY_VARIABLE = 6  # of an integer division by what is no constant
+_TO_INTEGER = 4  # of a cast from float32
 # Nodes of its own: a polynomial, or a call of the library for each lane of a vector.
 _OWN = {
     **dict.fromkeys(("exp", "exp2", "sigmoid", "tanh"), 120),
@@ -41,14 +40,22 @@ class Size(NamedTuple):
         return ""
 
 
-def size_of(instruction: tuple, operands: Sequence[Size], constant_divisor: bool) -> Size:
-    """Size of ``instruction``'s value; ``constant_divisor``: whether its last operand is one."""
+def size_of(
+    instruction: tuple, operands: Sequence[Size], types: Sequence[str], constant_divisor: bool
+) -> Size:
+    """Size of an instruction's value, given its operands' sizes and types.
+
+    constant_divisor: whether its last operand is a constant.
+    """
     op = instruction[0]
     if not operands:
         return Size(1, float(op == "score"), 1)
-    uses = _USES.get(op, 1)
-    if op in ("mod", "floordiv") and not constant_divisor:
-        uses = _USES_BY_VARIABLE
+    is_float = types[0] == "float32"
+    uses = _USES.get(op, 1) if is_float else _OF_INTEGERS.get(op, _USES.get(op, 1))
+    if op in ("mod", "floordiv") and not is_float and not constant_divisor:
+        uses = _BY_VARIABLE
+    if op == "cast" and is_float:
+        uses = _TO_INTEGER
     value = 1 + _OWN.get(op, 0) + uses * sum(operand.value for operand in operands)
     slope = _slope(op, value, operands) if any(operand.slope for operand in operands) else 0
     # Numbers beyond float's range would be infinite, and infinity minus itself NaN.

@@ -62,13 +62,15 @@ class Recorder:
                 f"score function of more than {number} operations ({user_line()}): {SHORTER}"
             )
         try:
-            self.dtypes.append(result_dtype(instruction, self.dtypes, self.types))
+            dtype = result_dtype(instruction, self.dtypes, self.types)
         except ValueError as error:
             raise TypeError(f"{error} ({user_line()})") from None
-        self.sizes.append(size := measure(instruction, self.sizes, self.instructions))
+        size = measure(instruction, self.sizes, self.dtypes, self.instructions)
         # What nothing uses in the end is free; that which is used is refused by its line.
         if size.excess and not any(self.sizes[ref].excess for ref in operands(instruction)):
             self.too_large[number] = f"score function of {size.excess} ({user_line()}): {SHORTER}"
+        self.sizes.append(size)
+        self.dtypes.append(dtype)
         self.instructions.append(instruction)
         return number
 
