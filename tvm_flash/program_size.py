@@ -19,7 +19,7 @@ _TO_INTEGER = 4  # of a cast from float32
 # Nodes of its own: a polynomial, or a call of the library for each lane of a vector.
 _OWN = {
     **dict.fromkeys(("exp", "exp2", "sigmoid", "tanh"), 120),
-    **dict.fromkeys(("log", "log2", "log1p", "sin", "cos", "tan", "atan", "erf", "pow"), 10),
+    **dict.fromkeys(("log", "log2", "log1p", "sin", "cos", "tan", "atan", "erf", "pow"), 60),
 }
 
 
@@ -74,9 +74,11 @@ def _slope(op: str, value: float, operands: Sequence[Size]) -> float:
         return 0
     if op == "mul":
         return 3 + values + slopes
-    return 10 + slopes + 2 * (values + value)
+    return 10 + slopes + (2 if op in _SQUARED else 1) * (values + value)
 
 
+# Operations whose derivative holds their argument or themselves twice.
+_SQUARED = ("tanh", "sigmoid", "tan", "atan", "erf", "div", "pow")
 _STEPS = (
     "floor ceil round trunc cast eq ne lt le gt ge and or not xor load shift_left shift_right"
 ).split()

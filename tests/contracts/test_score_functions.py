@@ -185,7 +185,8 @@ SCORES = {
     "keywords": lambda s, b, h, q, k: torch.clamp(input=s, min=0) + torch.mul(s, other=2.0),
     "lerp": lambda s, b, h, q, k: torch.lerp(s, s * 2, 0.3) + torch.addcmul(s, s, s, value=0.5),
     "hyperbolic": lambda s, b, h, q, k: torch.sinh(s) + torch.cosh(s) + torch.expm1(s * 1e-3),
-    "nan_to_num": lambda s, b, h, q, k: torch.nan_to_num(torch.where(q > k, s, math.inf), 1, 2, 3) + s.isfinite(),
+    "nan_to_num": lambda s, b, h, q, k: torch.where(q > k, s, math.inf).nan_to_num(1, 2, 3),
+    "isfinite": lambda s, b, h, q, k: s + torch.isfinite(s) + torch.isneginf(s),
     "hypot": lambda s, b, h, q, k: torch.hypot(s, s + 1) + torch.erfc(s) + torch.frac(s),
 }  # fmt: skip
 ACTIVATIONS = """elu selu celu leaky_relu relu6 hardtanh hardsigmoid hardswish mish softsign
