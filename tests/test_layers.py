@@ -13,7 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     ["errors", "folder", "machine", "machine_code", "ptx_interpreter"],
     ["gradients"],
-    ["program", "tracing", "torch_operations", "score_mod", "variants"],
+    [
+        "program_size",
+        "program",
+        "tracing",
+        "torch_compositions",
+        "torch_operations",
+        "score_mod",
+        "variants",
+    ],
     ["lengths", "spec"],
     ["reference"],
     ["cases"],

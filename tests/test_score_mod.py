@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tvm_flash import cases
 from tvm_flash.errors import UnsupportedSpec
-from tvm_flash.program import MAX_TREE_NODES, ScoreProgram, TableType
+from tvm_flash.program import ScoreProgram, TableType
+from tvm_flash.program_size import MAX_TREE_NODES
 from tvm_flash.score_mod import trace_mask_mod, trace_score_mod
 
 TABLE = torch.randn(4, 7)
@@ -68,7 +69,7 @@ def test_tables_are_shared_views_where_the_type_allows():
     assert table.data_ptr() == VECTOR.data_ptr()
     flags = torch.ones(3, 5, dtype=torch.bool)
     _, (table,) = trace_mask_mod(lambda b, h, q, k: flags.T[q, k])
-    assert table.dtype == torch.uint8 and table.data_ptr() == flags.data_ptr()
+    assert table.dtype == torch.bool and table.data_ptr() == flags.data_ptr()
     assert table.stride() == flags.T.stride()
 
 
@@ -76,25 +77,22 @@ def test_an_expanded_table_stays_small():
     wide = torch.randn(1, 1, 6, dtype=torch.float64).expand(50, 40, 6)
     (table,) = trace_score_mod(lambda s, b, h, q, k: s + wide[b, h, q])[1]
     assert table.shape == (50, 40, 6) and table.stride() == (0, 0, 1)
-    assert table.untyped_storage().nbytes() == 6 * 4
+    assert table.untyped_storage().nbytes() == 6 * 8
 
 
 @pytest.mark.parametrize(
-    ("dtype", "table_dtype", "value_dtype"),
+    ("dtype", "value_dtype"),
     [
-        (torch.bool, "uint8", "bool"),
-        (torch.uint8, "int32", "int32"),
-        (torch.int8, "int32", "int32"),
-        (torch.int16, "int32", "int32"),
-        (torch.int32, "int32", "int32"),
-        (torch.int64, "int64", "int64"),
-        (torch.float16, "float32", "float32"),
-        (torch.bfloat16, "float32", "float32"),
-        (torch.float32, "float32", "float32"),
-        (torch.float64, "float32", "float32"),
+        (torch.bool, "bool"),
+        *((dtype, "int32") for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32)),
+        (torch.int64, "int64"),
+        (torch.float16, "float32"),
+        (torch.bfloat16, "float32"),
+        (torch.float32, "float32"),
+        (torch.float64, "float32"),
     ],
 )
-def test_dtypes_of_tables(dtype, table_dtype, value_dtype):
+def test_dtypes_of_tables(dtype, value_dtype):
     captured = torch.tensor([0, 1, 2]).to(dtype)
     seen = []
 
@@ -103,8 +101,8 @@ def test_dtypes_of_tables(dtype, table_dtype, value_dtype):
         return score * captured[q_idx]
 
     program, (table,) = trace_score_mod(function)
-    assert program.tables == (TableType(table_dtype, 1),)
-    assert str(table.dtype) == f"torch.{table_dtype}" and seen == [getattr(torch, value_dtype)]
+    assert f"torch.{program.tables[0].dtype}" == str(dtype) and program.tables[0].ndim == 1
+    assert table.data_ptr() == captured.data_ptr() and seen == [getattr(torch, value_dtype)]
 
 
 def test_dtypes_of_results_are_torchs():
@@ -276,7 +274,7 @@ SYMBOLS = [["score"], ["b"], ["h"], ["q_idx"], ["k_idx"]]
         ([["load", 0, 3]], []),
         ([["load", 0, 3]], [["float32", 2]]),
         ([["load", 0, 0]], [["float32", 1]]),
-        ([["load", 0, 3]], [["float64", 1]]),
+        ([["load", 0, 3]], [["float8", 1]]),
         ([["where", 3, 0, 0]], []),
         ([["score", 0]], []),
         ([[["exp"], 0]], []),
@@ -286,7 +284,11 @@ SYMBOLS = [["score"], ["b"], ["h"], ["q_idx"], ["k_idx"]]
 def test_malformed_programs_are_refused(lines, tables):
     with pytest.raises((ValueError, TypeError)):
         ScoreProgram.from_json(
-            {"instructions": [*SYMBOLS[: 5 if lines else 0], *lines], "tables": tables}
+            {
+                "version": 2,
+                "instructions": [*SYMBOLS[: 5 if lines else 0], *lines],
+                "tables": tables,
+            }
         )
 
 

@@ -24,7 +24,7 @@ from .checks import (
 from .observers import untraced_shapes
 from .ops import attention_operator
 from .program import ScoreProgram
-from .score_mod import trace_mask_mod, trace_score_mod
+from .score_mod import trace_mask_mod, trace_score_mod, with_tables
 from .spec import AttentionSpec
 from .spec_names import spec_json, spec_name
 
@@ -47,13 +47,29 @@ class Captured:
     def with_tables(self, *tables: torch.Tensor) -> Captured:
         """The same functions of other tensors, one for each of ``self.tables`` and of its rank.
 
-        For a tensor that is an input of, or computed in, a region under torch.compile.
+        For a tensor that is an input of, or computed in, a region under torch.compile. A tensor
+        that a program reads as the same type (any floating point, any integer up to 32 bits) is
+        read as it is stored; any other is converted, once.
         """
         ranks, new_ranks = [t.dim() for t in self.tables], [t.dim() for t in tables]
         if ranks != new_ranks:
             raise ValueError(f"tables of ranks {new_ranks} must have the captured ranks {ranks}")
-        cast = tuple(new.to(old.dtype) for new, old in zip(tables, self.tables, strict=True))
-        return replace(self, tables=cast)
+        if all(new.dtype == old.dtype for new, old in zip(tables, self.tables, strict=True)):
+            return replace(self, tables=tables)
+        if torch.compiler.is_compiling():  # there a conversion is a part of the graph
+            cast = (new.to(old.dtype) for new, old in zip(tables, self.tables, strict=True))
+            return replace(self, tables=tuple(cast))
+        return self._retyped(tables)
+
+    def _retyped(self, tables: tuple[torch.Tensor, ...]) -> Captured:
+        programs, read = [], []
+        for program in (self.score_mod, self.mask_mod):
+            if program is not None:
+                own = tables[len(read) : len(read) + len(program.tables)]
+                program, own = with_tables(program, own)
+                read += own
+            programs.append(program)
+        return Captured(*programs, tuple(read))
 
 
 def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None) -> Captured:
@@ -63,8 +79,12 @@ def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None)
     other captured value now. One that requires grad is captured under torch.no_grad() and used
     there, or captured as .detach(). Raises as ``attention`` does.
     """
-    score, score_tables = trace_score_mod(score_mod) if score_mod else (None, [])
-    mask, mask_tables = trace_mask_mod(mask_mod) if mask_mod else (None, [])
+    return _capture(score_mod, mask_mod, None)
+
+
+def _capture(score_mod, mask_mod, device: torch.device | None) -> Captured:
+    score, score_tables = trace_score_mod(score_mod, device) if score_mod else (None, [])
+    mask, mask_tables = trace_mask_mod(mask_mod, device) if mask_mod else (None, [])
     return Captured(score, mask, (*score_tables, *mask_tables))
 
 
@@ -73,10 +93,20 @@ _PLAIN = Captured()
 # take the kernels of a score_mod, which save more (AttentionSpec.saved_statistics).
 _STEEP = 1024.0
 _UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
-# What attn_mask becomes: a read of one captured (B, H, Sq, Sk) table.
-_TABLE = torch.zeros(1, 1, 1, 1)
-_BIAS = capture(lambda score, b, h, q_idx, k_idx: score + _TABLE[b, h, q_idx, k_idx])
-_VISIBLE = capture(mask_mod=lambda b, h, q_idx, k_idx: _TABLE.bool()[b, h, q_idx, k_idx])
+
+
+def _reads(dtype: torch.dtype) -> Captured:
+    """What attn_mask of ``dtype`` becomes: a read of one captured (B, H, Sq, Sk) table."""
+    table = torch.zeros(1, 1, 1, 1, dtype=dtype)
+    if dtype == torch.bool:
+        return capture(mask_mod=lambda b, h, q_idx, k_idx: table[b, h, q_idx, k_idx])
+    return capture(lambda score, b, h, q_idx, k_idx: score + table[b, h, q_idx, k_idx])
+
+
+_OF_MASK = {
+    dtype: _reads(dtype)
+    for dtype in (torch.bool, torch.float32, torch.bfloat16, torch.float16, torch.float64)
+}
 
 
 def attention(
@@ -197,7 +227,7 @@ _Problem = tuple[str, float]
 
 def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
     """The problem, after a look at the sizes, and the captured tensors."""
-    mods = _given(score_mod, mask_mod) or capture(score_mod, mask_mod)
+    mods = _given(score_mod, mask_mod) or _capture(score_mod, mask_mod, q.device)
     check_captured(mods.tables)
     shapes = (q.shape, k.shape, v.shape)
     if _get_tracing_state() is not None:
@@ -226,7 +256,7 @@ def _constant_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tup
     fields = _fields(q.dtype, q.shape, k.shape, v.shape, (causal, window_size, softcap, *rest))
     mods = _given(score_mod, mask_mod)
     if mods is None:
-        text, tables = _captured_json(fields, score_mod, mask_mod)
+        text, tables = _captured_json(fields, score_mod, mask_mod, q.device)
         return (text, _default_scale(fields)), tables
     check_captured(mods.tables)
     return (_json(fields, mods.score_mod, mods.mask_mod), _default_scale(fields)), mods.tables
@@ -257,8 +287,10 @@ def _json(fields, score_mod, mask_mod) -> str:
     return spec_json(_spec(fields, score_mod, mask_mod))
 
 
-def _captured_json(fields, score_mod, mask_mod) -> tuple[str, tuple[torch.Tensor, ...]]:
-    mods = capture(score_mod, mask_mod)
+def _captured_json(
+    fields, score_mod, mask_mod, device: torch.device
+) -> tuple[str, tuple[torch.Tensor, ...]]:
+    mods = _capture(score_mod, mask_mod, device)
     return _json(fields, mods.score_mod, mods.mask_mod), mods.tables
 
 
@@ -282,5 +314,11 @@ def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
 
 def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
     """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
-    table = _four_dimensional(check_attn_mask(mask, shape))
-    return (_VISIBLE if mask.dtype == torch.bool else _BIAS).with_tables(table)
+    table = check_attn_mask(mask, shape)
+    if len(shape) > 4:
+        # Of broadcast heads, rows and keys only what is stored is brought together.
+        stored = mask[(None,) * (len(shape) - mask.ndim)]
+        stored = stored.expand(*shape[:-3], *stored.shape[-3:]).flatten(0, -4)
+        table = stored.expand(-1, *shape[-3:])
+    mods = _OF_MASK.get(mask.dtype) or _OF_MASK[torch.float32]
+    return mods.with_tables(_four_dimensional(table))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from .errors import UnsupportedSpec
+from .program_size import MAX_INSTRUCTIONS, Size, size_of
 
 SCORE_SYMBOLS = ("score", "b", "h", "q_idx", "k_idx")
 MASK_SYMBOLS = SCORE_SYMBOLS[1:]
@@ -18,8 +20,15 @@ MASK_SYMBOLS = SCORE_SYMBOLS[1:]
 DTYPES = ("bool", "int32", "int64", "float32")
 INTEGERS = ("int32", "int64")
 NUMBERS = (*INTEGERS, "float32")
-# bool tables travel as uint8, which nothing else uses.
-TABLE_DTYPES = {"uint8": "bool", "int32": "int32", "int64": "int64", "float32": "float32"}
+MAX_FLOAT32 = (2 - 2.0**-23) * 2.0**127
+# Elements of a captured table are read as they are stored: dtype -> type of the value in a program.
+TABLE_DTYPES = {
+    "bool": "bool", "int64": "int64",
+    **dict.fromkeys(("uint8", "int8", "int16", "int32"), "int32"),
+    **dict.fromkeys(("float16", "bfloat16", "float32", "float64"), "float32"),
+}  # fmt: skip
+# Version 1 called bool tables "uint8".
+JSON_VERSION = 2
 
 # What each operation accepts and gives: op -> (number of operands, operand types, result type).
 # Operands of one operation have one type; None as a result means "the same type".
@@ -37,9 +46,6 @@ OPERATIONS: dict[str, tuple[int, tuple[str, ...], str | None]] = {
     **dict.fromkeys(("and", "or", "xor"), (2, ("bool", *INTEGERS), None)),
     "not": (1, ("bool", *INTEGERS), None),
 }
-
-# A program becomes one expression tree, in which a value used twice stands twice.
-MAX_TREE_NODES = 20_000
 
 
 class TableType(NamedTuple):
@@ -65,6 +71,7 @@ class ScoreProgram:
     tables: tuple[TableType, ...] = ()
 
     def __post_init__(self):
+        check_length(self.instructions)
         object.__setattr__(self, "instructions", tuple(map(tuple, self.instructions)))
         object.__setattr__(self, "tables", tuple(TableType(*t) for t in self.tables))
         for dtype, ndim in self.tables:
@@ -90,19 +97,16 @@ class ScoreProgram:
     def dtypes(self) -> tuple[str, ...]:
         """Type of the value of each instruction."""
         dtypes: list[str] = []
-        sizes: list[int] = []
+        sizes: list[Size] = []
         for number, instruction in enumerate(self.instructions):
             try:
                 dtype = result_dtype(instruction, dtypes, self.tables)
             except (ValueError, TypeError, IndexError) as error:
                 raise ValueError(f"instruction {number} {instruction!r}: {error}") from error
+            sizes.append(measure(instruction, sizes, dtypes, self.instructions))
             dtypes.append(dtype)
-            sizes.append(1 + sum(sizes[ref] for ref in operands(instruction)))
-        if sizes[-1] > MAX_TREE_NODES:
-            raise UnsupportedSpec(
-                f"score function of {sizes[-1]} terms, limit {MAX_TREE_NODES}: make it shorter, "
-                "or put what it computes into a captured table"
-            )
+        if excess := sizes[-1].excess:
+            raise UnsupportedSpec(f"score function of {excess}: {SHORTER}")
         return tuple(dtypes)
 
     @cached_property
@@ -114,6 +118,7 @@ class ScoreProgram:
     def to_json(self) -> dict[str, Any]:
         """Plain lists, strings and numbers; infinities as strings, since JSON has none."""
         return {
+            "version": JSON_VERSION,
             "instructions": [
                 [_encode(x) for x in instruction] for instruction in self.instructions
             ],
@@ -124,6 +129,11 @@ class ScoreProgram:
     def from_json(cls, data: dict[str, Any]) -> ScoreProgram:
         """The program that ``to_json`` gave; ValueError when it is malformed."""
         try:
+            if data["version"] != JSON_VERSION:
+                raise ValueError(
+                    f"score program of version {data['version']!r}: must be {JSON_VERSION}"
+                )
+            check_length(data["instructions"])
             instructions = tuple(tuple(map(_decode, line)) for line in data["instructions"])
             tables = tuple(TableType(dtype, ndim) for dtype, ndim in data["tables"])
         except (KeyError, TypeError) as error:
@@ -135,6 +145,26 @@ class ScoreProgram:
             f"%{n} = {op} {' '.join(map(str, rest))}".rstrip()
             for n, (op, *rest) in enumerate(self.instructions)
         )
+
+
+SHORTER = "make it shorter, or put what it computes into a captured table"
+
+
+def check_length(instructions: Sequence) -> None:
+    """UnsupportedSpec for more instructions than MAX_INSTRUCTIONS."""
+    if len(instructions) > MAX_INSTRUCTIONS:
+        raise UnsupportedSpec(
+            f"score function of {len(instructions)} operations, limit {MAX_INSTRUCTIONS}: {SHORTER}"
+        )
+
+
+def measure(
+    instruction: tuple, sizes: Sequence[Size], dtypes: Sequence[str], lines: Sequence[tuple]
+) -> Size:
+    """The size of ``instruction``, given sizes and types of the earlier ``lines``."""
+    refs = operands(instruction)
+    constant = bool(refs) and lines[refs[-1]][0] == "const"
+    return size_of(instruction, [sizes[r] for r in refs], [dtypes[r] for r in refs], constant)
 
 
 def operands(instruction: tuple) -> tuple[int, ...]:
@@ -177,6 +207,8 @@ def _const_dtype(dtype: str, value) -> str:
         raise ValueError(f"constant {value} does not fit {dtype}")
     if value != value:
         raise ValueError("constant is NaN")
+    if dtype == "float32" and MAX_FLOAT32 < abs(value) < math.inf:
+        raise ValueError(f"constant {value} does not fit float32")
     return dtype
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .program import ScoreProgram, TableType
+from .program import MAX_FLOAT32, ScoreProgram, TableType
 from .score_mod import trace_mask_mod, trace_score_mod
 
 DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -193,6 +193,9 @@ def _checked_window(window) -> tuple[int, int]:
 def _checked_softcap(softcap) -> float:
     if not isinstance(softcap, (int, float)) or not math.isfinite(softcap) or softcap < 0:
         raise ValueError(f"{softcap=} must be a finite number >= 0; 0 is off")
+    # Kernels multiply by it and by its inverse.
+    if softcap and not 1 / MAX_FLOAT32 <= softcap <= MAX_FLOAT32:
+        raise ValueError(f"{softcap=} and its inverse must fit float32 (3e-39 to 3e38)")
     return float(softcap)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
+from types import FunctionType
 
 import torch
 
+from . import torch_compositions
 from .errors import UnsupportedSpec
 from .program import INTEGERS
 
@@ -20,29 +23,34 @@ _CAST_TARGETS = {
     torch.float64: "float32",
 }
 _OF_BOOLS = {"add": "or", "mul": "and", "maximum": "or", "minimum": "and"}
-_SAME_NAME = "neg abs add sub mul maximum minimum mod eq ne lt le gt ge and or xor not".split()
+_SAME_NAME = "neg abs add sub mul maximum minimum eq ne lt le gt ge and or xor not".split()
 _FLOAT = "exp exp2 log log2 log1p sqrt rsqrt tanh sigmoid sin cos tan atan erf".split()
 _ALIASES = {
     "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "not": "bitwise_not invert",
     "mul": "multiply", "sub": "subtract", "neg": "negative", "abs": "absolute",
     "div": "divide true_divide truediv", "floordiv": "floor_divide", "mod": "remainder",
-    "maximum": "max", "minimum": "min", "sigmoid": "special_expit", "erf": "special_erf",
+    "maximum": "max", "minimum": "min", "sigmoid": "expit", "sign": "sgn", "trunc": "fix",
     "eq": "equal_to", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
     "ge": "greater_equal", "clamp": "clip", "lshift": "bitwise_left_shift",
-    "rshift": "bitwise_right_shift", "atan": "arctan", "log_sigmoid": "logsigmoid",
+    "rshift": "bitwise_right_shift", "atan": "arctan", "logsigmoid": "log_sigmoid",
 }  # fmt: skip
 
 
 def call(rec, name: str, args: tuple, kwargs: dict):
     """Record torch function (or operator) ``name`` in ``rec``; UnsupportedSpec if it is unknown."""
-    name = name[2:-2] if name.startswith("__") else name
-    if name not in HANDLERS:
+    name = name[2:-2] if name.startswith("__") else name.removeprefix("special_")
+    if "input" in kwargs and name != "where":
+        args = (kwargs.pop("input"), *args)
+    if "other" in kwargs:
+        args = (*args, kwargs.pop("other"))
+    function = COMPOSED.get(name) or (name in HANDLERS and partial(HANDLERS[name], rec))
+    if not function:
         raise UnsupportedSpec(
             f"torch function {name!r} in a score function ({user_line()}): available are "
-            + ", ".join(sorted(HANDLERS))
+            + ", ".join(sorted(HANDLERS | COMPOSED))
         )
     try:
-        return HANDLERS[name](rec, *args, **kwargs)
+        return function(*args, **kwargs)
     except TypeError as error:
         if error.__traceback__.tb_next is not None:
             raise
@@ -50,17 +58,14 @@ def call(rec, name: str, args: tuple, kwargs: dict):
 
 
 def user_line() -> str:
-    """file:line of the user's code that is being traced."""
+    """file:line of the user's code that is being traced, or that asked for the trace."""
     frame = sys._getframe(1)
-    while frame.f_back and _is_machinery(frame.f_globals.get("__name__", "")):
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _MACHINERY:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _is_machinery(module: str) -> bool:
-    package = __name__.rpartition(".")[0]
-    own = (__name__, f"{package}.tracing", f"{package}.score_mod", f"{package}.program")
-    return module in own or module.partition(".")[0] == "torch"
+_MACHINERY = (__name__.partition(".")[0], "torch", "functools", "contextlib")
 
 
 def _same(op: str):
@@ -68,6 +73,13 @@ def _same(op: str):
         values = rec.promote(*values)
         is_bool = values[0].dtype_name == "bool"
         return rec.apply(_OF_BOOLS.get(op, op) if is_bool else op, *values)
+
+    return handler
+
+
+def _scaled(op: str):
+    def handler(rec, x, y, *, alpha=1):
+        return _same(op)(rec, x, y if alpha == 1 else _same("mul")(rec, y, alpha))
 
     return handler
 
@@ -95,16 +107,65 @@ def _cast(dtype: str):
     return lambda rec, x: rec.cast(rec.promote(x)[0], dtype)
 
 
+def _program_dtype(dtype: torch.dtype) -> str:
+    if dtype not in _CAST_TARGETS:
+        raise UnsupportedSpec(
+            f"conversion to {dtype} ({user_line()}): score functions compute in float32, "
+            "int32, int64 and bool"
+        )
+    return _CAST_TARGETS[dtype]
+
+
 def _to(rec, x, *args, **kwargs):
+    """``x.to``; of devices, memory formats and ways to copy a scalar knows nothing."""
     for target in (*args, *kwargs.values()):
         if isinstance(target, torch.dtype):
-            if target not in _CAST_TARGETS:
-                raise UnsupportedSpec(
-                    f"conversion to {target} ({user_line()}): score functions compute in float32, "
-                    "int32, int64 and bool"
-                )
-            return rec.cast(rec.promote(x)[0], _CAST_TARGETS[target])
+            return rec.cast(rec.promote(x)[0], _program_dtype(target))
+        if hasattr(target, "dtype"):  # another tensor or symbol
+            return _to(rec, x, target.dtype)
     return x
+
+
+def _same_value(rec, x, *args, **kwargs):
+    return x
+
+
+def _detached(rec, x):
+    (x,) = rec.promote(x)
+    if x.dtype_name == "float32":
+        raise UnsupportedSpec(
+            f"detach of a floating point number ({user_line()}): kernels differentiate all that "
+            "depends on the score"
+        )
+    return x
+
+
+def _new(rec, x, size, fill_value, dtype=None, **kwargs):
+    """A scalar like ``x``; ``size`` is that of a tensor without dimensions."""
+    if tuple(size):
+        raise UnsupportedSpec(f"tensor of {size=} ({user_line()}): every value is a scalar, ()")
+    name = rec.promote(x)[0].dtype_name if dtype is None else _program_dtype(dtype)
+    return rec.cast(rec.scalar(fill_value), name)
+
+
+def _new_tensor(rec, x, data, dtype=None, **kwargs):
+    (value,) = rec.promote(data)
+    return value if dtype is None else rec.cast(value, _program_dtype(dtype))
+
+
+def _new_of(fill_value):
+    # The size of new_ones may be one argument or several: that of a scalar is () or none.
+    return lambda rec, x, *size, dtype=None, **kwargs: _new(
+        rec, x, size[0] if size and isinstance(size[0], (tuple, list)) else size, fill_value, dtype
+    )
+
+
+def _like(fill_value):
+    return lambda rec, x, dtype=None, **kwargs: _new(rec, x, (), fill_value, dtype)
+
+
+def _full_like(rec, x, fill_value, dtype=None, **kwargs):
+    return _new(rec, x, (), fill_value, dtype)
 
 
 def _div(rec, x, y, *, rounding_mode=None):
@@ -116,11 +177,25 @@ def _div(rec, x, y, *, rounding_mode=None):
 
 
 def _floordiv(rec, x, y):
+    divisor = y
     x, y = rec.promote(x, y)
     if x.dtype_name in INTEGERS:
+        _check_divisor(divisor)
         return rec.apply("floordiv", x, y)
     # As Python does: from the exact remainder, or 1.0 // 0.1 rounds to 10.
     return rec.apply("round", (x - rec.apply("mod", x, y)) / y)
+
+
+def _mod(rec, x, y):
+    left, right = rec.promote(x, y)
+    if left.dtype_name in INTEGERS:
+        _check_divisor(y)
+    return rec.apply("mod", left, right)
+
+
+def _check_divisor(y) -> None:
+    if isinstance(y, int) and y == 0:
+        raise ValueError(f"division of an integer by zero ({user_line()})")
 
 
 def _pow(rec, x, y):
@@ -176,51 +251,6 @@ def _reciprocal(rec, x):
     return _div(rec, 1.0, x)
 
 
-def _relu(rec, x, inplace=False):
-    return _where(rec, x <= 0, 0, x)
-
-
-def _sign(rec, x):
-    return _where(rec, x > 0, 1, _where(rec, x < 0, -1, x * 0))
-
-
-def _silu(rec, x, inplace=False):
-    return x * _floating("sigmoid")(rec, x)
-
-
-def _softplus(rec, x, beta=1.0, threshold=20.0):
-    scaled = x * beta
-    soft = rec.apply("log1p", rec.apply("exp", *rec.promote(scaled, at_least="float32"))) / beta
-    return _where(rec, scaled > threshold, x, soft)
-
-
-def _log_sigmoid(rec, x):
-    # minimum, not clamp: the slope at 0 is the mean of both sides.
-    soft = rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x)))
-    return rec.apply("minimum", x, 0) - soft
-
-
-def _gelu(rec, x, approximate="none"):
-    if approximate == "tanh":
-        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-        return 0.5 * x * (1 + rec.apply("tanh", inner))
-    return 0.5 * x * (1 + rec.apply("erf", x * math.sqrt(0.5)))
-
-
-def _log10(rec, x):
-    return _floating("log")(rec, x) * (1 / math.log(10))
-
-
-def _logaddexp(rec, x, y):
-    x, y = rec.promote(x, y, at_least="float32")
-    soft = rec.apply("log1p", rec.apply("exp", -rec.apply("abs", x - y)))
-    return rec.apply("maximum", x, y) + soft
-
-
-def _filled(value):
-    return lambda rec, x, **kwargs: rec.cast(value, rec.promote(x)[0].dtype_name)
-
-
 def _getitem(rec, tensor, index):
     return rec.load(tensor, index if isinstance(index, tuple) else (index,))
 
@@ -240,13 +270,26 @@ HANDLERS = {
     "pos": lambda rec, x: x, "positive": lambda rec, x: x,
     "isnan": lambda rec, x: rec.apply("ne", x, x),
     "isinf": lambda rec, x: rec.apply("eq", rec.apply("abs", x), math.inf),
-    "zeros_like": _filled(0), "ones_like": _filled(1),
-    "full_like": lambda rec, x, fill_value, **kwargs: _filled(fill_value)(rec, x),
-    "div": _div, "floordiv": _floordiv, "pow": _pow, "where": _where, "clamp": _clamp,
+    "zeros_like": _like(0), "ones_like": _like(1), "full_like": _full_like,
+    "new_zeros": _new_of(0), "new_ones": _new_of(1), "new_full": _new,
+    "new_tensor": _new_tensor, "add": _scaled("add"), "sub": _scaled("sub"),
+    "rsub": lambda rec, x, y, *, alpha=1: _scaled("sub")(rec, y, x, alpha=alpha),
+    "type": _to, "detach": _detached,
+    **dict.fromkeys(
+        ("clone", "contiguous", "cpu", "cuda", "squeeze", "expand_as", "view_as", "reshape_as"),
+        _same_value,
+    ),
+    **dict.fromkeys(("any", "all"), lambda rec, x, dim=-1, keepdim=False: _cast("bool")(rec, x)),
+    "div": _div, "floordiv": _floordiv, "mod": _mod, "pow": _pow, "where": _where, "clamp": _clamp,
     "clamp_min": lambda rec, x, min: _clamp(rec, x, min=min),
     "clamp_max": lambda rec, x, max: _clamp(rec, x, max=max),
-    "square": _square, "reciprocal": _reciprocal, "relu": _relu, "sign": _sign, "silu": _silu,
-    "softplus": _softplus, "log_sigmoid": _log_sigmoid, "gelu": _gelu, "log10": _log10,
-    "logaddexp": _logaddexp, "getitem": _getitem,
+    "square": _square, "reciprocal": _reciprocal, "getitem": _getitem,
 }  # fmt: skip
-HANDLERS |= {alias: HANDLERS[name] for name, names in _ALIASES.items() for alias in names.split()}
+COMPOSED = {
+    name: function
+    for name, function in vars(torch_compositions).items()
+    if isinstance(function, FunctionType)
+}
+for _name, _names in _ALIASES.items():
+    _known = COMPOSED if _name in COMPOSED else HANDLERS
+    _known |= dict.fromkeys(_names.split(), _known[_name])

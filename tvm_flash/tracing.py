@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from functools import partial
 
@@ -9,28 +10,42 @@ import torch
 
 from .errors import UnsupportedSpec
 from .gradients import missing_gradient, wants_gradient
-from .program import DTYPES, ScoreProgram, TableType, operands, result_dtype
+from .program import (
+    DTYPES,
+    MAX_FLOAT32,
+    SHORTER,
+    TABLE_DTYPES,
+    ScoreProgram,
+    TableType,
+    measure,
+    operands,
+    result_dtype,
+)
+from .program_size import MAX_INSTRUCTIONS, Size
 from .torch_operations import call, user_line
 
-_TABLE_CASTS = {
-    torch.bool: torch.uint8,
-    **dict.fromkeys((torch.uint8, torch.int8, torch.int16, torch.int32), torch.int32),
-    torch.int64: torch.int64,
-    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32, torch.float64), torch.float32),
-}
+TABLE_NAMES = {getattr(torch, name): name for name in TABLE_DTYPES}
 
 
 class Recorder:
     """The program under construction; equal instructions are recorded once."""
 
-    def __init__(self, symbols: tuple[str, ...]):
+    def __init__(self, symbols: tuple[str, ...], device: torch.device | None = None):
+        self._device = device
         self.instructions: list[tuple] = []
         self.dtypes: list[str] = []
+        self.sizes: list[Size] = []
+        self.too_large: dict[int, str] = {}
         self.types: list[TableType] = []
         self.tensors: list[torch.Tensor] = []
         self._numbers: dict[object, int] = {}
         self._tables: dict[tuple, tuple[int, torch.Tensor]] = {}
         self.symbols = [self.record(name) for name in symbols]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are; where torch makes tensors, if nobody said."""
+        return torch.get_default_device() if self._device is None else self._device
 
     def record(self, *instruction) -> Symbol:
         """The value of ``instruction``; TypeError when its operands do not fit."""
@@ -38,13 +53,27 @@ class Recorder:
         key = repr(instruction) if instruction[0] == "const" else instruction
         number = self._numbers.get(key)
         if number is None:
-            try:
-                self.dtypes.append(result_dtype(instruction, self.dtypes, self.types))
-            except ValueError as error:
-                raise TypeError(f"{error} ({user_line()})") from None
-            number = self._numbers[key] = len(self.instructions)
-            self.instructions.append(instruction)
+            number = self._numbers[key] = self._append(instruction)
         return Symbol(self, number)
+
+    def _append(self, instruction: tuple) -> int:
+        number = len(self.instructions)
+        if number == MAX_INSTRUCTIONS:
+            raise UnsupportedSpec(
+                f"score function of more than {number} operations ({user_line()}): {SHORTER}"
+            )
+        try:
+            dtype = result_dtype(instruction, self.dtypes, self.types)
+        except ValueError as error:
+            raise TypeError(f"{error} ({user_line()})") from None
+        size = measure(instruction, self.sizes, self.dtypes, self.instructions)
+        # What nothing uses in the end is free; that which is used is refused by its line.
+        if size.excess and not any(self.sizes[ref].excess for ref in operands(instruction)):
+            self.too_large[number] = f"score function of {size.excess} ({user_line()}): {SHORTER}"
+        self.sizes.append(size)
+        self.dtypes.append(dtype)
+        self.instructions.append(instruction)
+        return number
 
     def apply(self, op: str, *values) -> Symbol:
         """``op`` of values brought to their common type."""
@@ -83,7 +112,7 @@ class Recorder:
     def cast(self, value, dtype: str) -> Symbol:
         """``value`` converted as torch converts: to bool by != 0, to integers toward zero."""
         if not isinstance(value, Symbol):
-            kind = bool if dtype == "bool" else float if dtype == "float32" else int
+            kind = bool if dtype == "bool" else as_float32 if dtype == "float32" else int
             return self.record("const", dtype, kind(value))
         if value.dtype_name == dtype:
             return value
@@ -113,7 +142,7 @@ class Recorder:
             self._tables[key] = (len(self.tensors), tensor)
             table = _as_table(tensor)[tuple(slice(None) if i is None else i for i in fixed)]
             self.tensors.append(table)
-            self.types.append(TableType(str(table.dtype).removeprefix("torch."), table.ndim))
+            self.types.append(TableType(TABLE_NAMES[table.dtype], table.ndim))
         return self._tables[key][0]
 
     def finish(self, value, dtype: str) -> tuple[ScoreProgram, list[torch.Tensor]]:
@@ -130,6 +159,8 @@ class Recorder:
             if n in live:
                 live.update(operands(lines[n]))
         kept = sorted(live)
+        if reasons := [self.too_large[n] for n in kept if n in self.too_large]:
+            raise UnsupportedSpec(reasons[0])
         if kept[-1] != result:  # a symbol itself: said once more, in last place
             kept.append(result)
         used = sorted({lines[n][1] for n in kept if lines[n][0] == "load"})
@@ -183,10 +214,24 @@ class Symbol:
         """Type of the value in torch."""
         return getattr(torch, self.dtype_name)
 
+    ndim, shape, layout, requires_grad = 0, torch.Size(), torch.strided, False
+
     @property
-    def ndim(self) -> int:
-        """0: every symbol is a scalar."""
-        return 0
+    def device(self) -> torch.device:
+        """That of the inputs."""
+        return self._recorder.device
+
+    def size(self) -> torch.Size:
+        """Every symbol is a scalar."""
+        return self.shape
+
+    def dim(self) -> int:
+        """0: no dimensions."""
+        return self.ndim
+
+    def numel(self) -> int:
+        """1: a scalar."""
+        return 1
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -194,10 +239,12 @@ class Symbol:
         return call(recorder, func.__name__, args, kwargs or {})
 
     def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name == "item":
+        if name.startswith("__") or not hasattr(torch.Tensor, name):
+            raise AttributeError(f"torch tensors have no attribute {name!r} ({user_line()})")
+        if name in ("item", "tolist", "numpy"):
             self._no_value()
+        if not callable(getattr(torch.Tensor, name)):
+            raise UnsupportedSpec(f"attribute {name!r} in a score function ({user_line()})")
         return partial(_method, self._recorder, name, self)
 
     def __repr__(self) -> str:
@@ -233,6 +280,19 @@ def _method(recorder: Recorder, name: str, *args, **kwargs):
     return call(recorder, name, args, kwargs)
 
 
+def as_float32(value) -> float:
+    """A Python number as torch reads it beside float32: infinite beyond its range."""
+    try:
+        value = float(value)
+    except OverflowError:
+        raise TypeError(f"an integer beyond float64 ({user_line()})") from None
+    if abs(value) <= MAX_FLOAT32 or not math.isfinite(value):
+        return value
+    # Half a step beyond the largest number still rounds to it.
+    largest = MAX_FLOAT32 if abs(value) < MAX_FLOAT32 + 2.0**103 else math.inf
+    return math.copysign(largest, value)
+
+
 def _as_tuple(index) -> tuple:
     return index if isinstance(index, tuple) else (index,)
 
@@ -259,15 +319,14 @@ def _as_table(tensor: torch.Tensor) -> torch.Tensor:
     shape = tuple(tensor.shape)
     if wants_gradient(tensor):
         raise UnsupportedSpec(missing_gradient(f"captured tensor ({user_line()})", tensor))
-    if tensor.dtype not in _TABLE_CASTS:
-        raise UnsupportedSpec(f"captured tensor of {tensor.dtype} ({user_line()})")
+    if tensor.dtype not in TABLE_NAMES:
+        raise UnsupportedSpec(
+            f"captured tensor of {tensor.dtype} ({user_line()}): convert it to one of "
+            + ", ".join(TABLE_NAMES.values())
+        )
     if tensor.numel() == 0:
         raise UnsupportedSpec(f"captured tensor of {shape=} has no elements ({user_line()})")
-    if tensor.dtype == torch.bool:
-        return tensor.view(torch.uint8)
-    # Only what is stored is converted: a mask expanded over batch and heads stays small.
-    stored = tensor[tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())]
-    return stored.to(_TABLE_CASTS[tensor.dtype]).expand(shape)
+    return tensor
 
 
 def _needs_all_indices(tensor: torch.Tensor, index: tuple) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import tirx
 
-from ..program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, ScoreProgram
+from ..program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, TABLE_DTYPES, ScoreProgram
 
 Expr = tvm.ir.Expr
 
@@ -60,20 +61,56 @@ def _cast(value: Expr, dtype: str) -> Expr:
 
 
 def _load(table: tirx.Buffer, indices: list[Expr]) -> Expr:
-    clamped = []
-    for index, size in zip(indices, table.shape, strict=True):
-        dtype = index.ty.dtype
-        last = tirx.Cast(dtype, size) - tirx.const(1, dtype)
-        clamped.append(tirx.max(tirx.min(index, last), tirx.const(0, dtype)))
-    value = table[tuple(clamped)]
-    return tirx.NE(value, tirx.const(0, "uint8")) if table.dtype == "uint8" else value
+    clamped = [_clamped(index, size) for index, size in zip(indices, table.shape, strict=True)]
+    value, dtype = table[tuple(clamped)], TABLE_DTYPES[str(table.dtype)]
+    return value if table.dtype == dtype else tirx.Cast(dtype, value)
 
 
-def _nonzero(divisor: Expr) -> Expr:
-    if isinstance(divisor, tirx.IntImm) and divisor.value != 0:
-        return divisor
-    one, zero = tirx.const(1, divisor.ty.dtype), tirx.const(0, divisor.ty.dtype)
-    return tirx.Select(tirx.EQ(divisor, zero), one, divisor)
+def _clamped(index: Expr, size: Expr) -> Expr:
+    """``index`` inside [0, size), in its own type."""
+    dtype = index.ty.dtype
+    last = size - tirx.const(1, "int64")
+    if dtype != "int64":  # a size that the type does not hold bounds nothing
+        last = tirx.Cast(dtype, tirx.min(last, tirx.const(2**31 - 1, "int64")))
+    return tirx.max(tirx.min(index, last), tirx.const(0, dtype))
+
+
+def _integer_division(op: Callable, of_minus_one: Callable) -> Callable:
+    """``op`` by any divisor: 0 counts as 1, and the smallest integer by -1 does not trap."""
+
+    def divide(a, b):
+        if isinstance(b, tirx.IntImm):
+            return of_minus_one(a) if b.value == -1 else op(a, b) if b.value else op(a, _one(b))
+        minus_one = tirx.EQ(b, tirx.const(-1, b.ty.dtype))
+        special = tirx.Or(minus_one, tirx.EQ(b, tirx.const(0, b.ty.dtype)))
+        return tirx.Select(minus_one, of_minus_one(a), op(a, tirx.Select(special, _one(b), b)))
+
+    return divide
+
+
+def _one(like: Expr) -> Expr:
+    return tirx.const(1, like.ty.dtype)
+
+
+def _divide(a: Expr, b: Expr) -> Expr:
+    # TVM refuses to fold a division by zero.
+    if isinstance(b, tirx.FloatImm) and b.value == 0:
+        if isinstance(a, tirx.FloatImm) and (a.value == 0 or math.isnan(a.value)):
+            return _nan()
+        return tirx.Mul(a, tirx.const(math.copysign(math.inf, b.value), "float32"))
+    return tirx.Div(a, b)
+
+
+def _remainder(rounded: Callable) -> Callable:
+    def remainder(a, b):
+        is_zero = isinstance(b, tirx.FloatImm) and b.value == 0
+        return _nan() if is_zero else a - rounded(a / b) * b
+
+    return remainder
+
+
+def _nan() -> Expr:
+    return tirx.reinterpret("float32", tirx.const(0x7FC00000, "int32"))
 
 
 def _shift_amount(amount: Expr) -> Expr:
@@ -109,8 +146,8 @@ _OF_NUMBERS: dict[str, Callable] = {
 }  # fmt: skip
 _OF_INTEGERS: dict[str, Callable] = {
     "abs": _absolute,
-    "mod": lambda a, b: tirx.floormod(a, _nonzero(b)),
-    "floordiv": lambda a, b: tirx.floordiv(a, _nonzero(b)),
+    "mod": _integer_division(tirx.floormod, lambda a: tirx.const(0, a.ty.dtype)),
+    "floordiv": _integer_division(tirx.floordiv, _negative),
     "and": tirx.bitwise_and, "or": tirx.bitwise_or, "xor": tirx.bitwise_xor,
     "not": tirx.bitwise_not,
     "shift_left": lambda a, b: tirx.shift_left(a, _shift_amount(b)),
@@ -118,9 +155,7 @@ _OF_INTEGERS: dict[str, Callable] = {
 }  # fmt: skip
 _OF_FLOATS: dict[str, Callable] = {
     "abs": lambda x: tirx.call_intrin("float32", "tirx.fabs", x),
-    "div": tirx.Div,
-    "mod": lambda a, b: a - tirx.floor(a / b) * b,
-    "fmod": lambda a, b: a - tirx.trunc(a / b) * b,
+    "div": _divide, "mod": _remainder(tirx.floor), "fmod": _remainder(tirx.trunc),
     "pow": tirx.power,
     # torch rounds halves to even; tirx.round takes them away from zero.
     "round": tirx.nearbyint,

@@ -51,7 +51,7 @@ def _value(
     if op == "cast":
         return _cast(values[rest[1]], dtype)
     if op == "load":
-        return _load(tables[rest[0]], [values[number] for number in rest[1:]])
+        return _load(tables[rest[0]], [values[number] for number in rest[1:]]).to(dtype)
     return _apply(op, [values[number] for number in rest])
 
 
@@ -69,8 +69,7 @@ def _load(table: torch.Tensor, indices: Sequence[torch.Tensor]) -> torch.Tensor:
         index.long().clamp(0, extent - 1)
         for index, extent in zip(indices, table.shape, strict=True)
     ]
-    value = table[tuple(clamped)] if clamped else table
-    return value != 0 if table.dtype == torch.uint8 else value
+    return table[tuple(clamped)] if clamped else table
 
 
 def _apply(op: str, arguments: list[Any]) -> torch.Tensor:

@@ -49,9 +49,10 @@ def _random(
     kind: TableType, shape: list[int], problem: Problem, generator: torch.Generator
 ) -> torch.Tensor:
     """Numbers away from 0, which a function may divide by or take the logarithm of."""
-    if kind.dtype == "float32":
-        return torch.rand(shape, generator=generator) + 0.25
-    if kind.dtype == "uint8":
-        return (torch.rand(shape, generator=generator) < 0.7).to(torch.uint8)
     dtype = getattr(torch, kind.dtype)
-    return torch.randint(0, problem.integers, shape, generator=generator, dtype=dtype)
+    if dtype.is_floating_point:
+        return (torch.rand(shape, generator=generator) + 0.25).to(dtype)
+    if dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.7
+    above = min(problem.integers, torch.iinfo(dtype).max + 1)
+    return torch.randint(0, above, shape, generator=generator, dtype=dtype)
