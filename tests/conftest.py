@@ -1,6 +1,7 @@
 """Options and settings that every test shares."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Kernels that tests compile stay between runs, but out of the user's own cache. In the environment,
 # because many tests start a process of their own.
 os.environ.setdefault("TVM_FLASH_CACHE_DIR", str(ROOT / ".pytest_cache" / "kernels"))
+# What torch.compile kept of another release of the operators would be called with their arguments.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.mkdtemp(prefix="tvm_flash_inductor_"))
 
 
 def pytest_addoption(parser):

@@ -120,7 +120,7 @@ def test_small_problems_start_no_team(library, kernels, heads, length, teams):
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)(data)
 
     two, zero = (ctypes.CFUNCTYPE(ctypes.c_int)(lambda n=n: n) for n in (2, 0))
-    bind = ctypes.CDLL(str(library.path)).tvm_flash_bind_threads
+    bind = library.symbols.tvm_flash_bind_threads
     bind.restype = None
     q = torch.randn(1, length, heads, 16)
     out, lse = torch.empty_like(q), torch.empty(1, heads, length)
