@@ -41,11 +41,12 @@ define linkonce_odr <16 x float> @tvm_flash_dot_bf16(
 class MicroTile:
     """One micro-kernel: C[r, l] (+)= sum_k A[r, k] . B[k, l], or A[k, r] . B[k, l] when transposed.
 
-    ``rows * lanes / vector`` accumulators live in registers over a part of the depth: choose rows
-    and lanes so that these and one row of B fit the register file. They start at zero in each part. A word of A is broadcast from
-    memory, so A needs no packing; B's lanes are contiguous. The operand says what a word is:
-    float32 (FMA) or a pair of bf16 (dot product, float32 accumulation; depth counts words). fresh:
-    the sum starts at zero, not at what C holds. unroll: steps of the depth in one iteration.
+    ``rows * lanes / vector`` accumulators live in registers over a part of the depth, from zero on:
+    choose rows and lanes so that these and one row of B fit the register file. A word of A is
+    broadcast from memory, so A needs no packing; B's lanes are contiguous. The operand says what a
+    word is: float32 (FMA) or a pair of bf16 (dot product, float32 accumulation; depth counts
+    words). fresh: the sum starts at zero, not at what C holds. unroll: steps of the depth in one
+    iteration.
     """
 
     rows: int
