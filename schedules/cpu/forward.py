@@ -13,7 +13,7 @@ from ...spec import AttentionSpec
 from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .micro_tile import MicroTile, register, with_bf16_dot
-from .steps import fuse_under, round_up, split_vector, transpose, vectorize
+from .steps import fuse_under, round_up, transpose, vectorize
 from .threads import usable_threads, with_threads
 from .transpose_tile import with_transpose
 from .vector_math import VectorMath, degree_reasons
@@ -128,7 +128,7 @@ FORWARD_KNOBS = (
 
 # Blocks that only walk over a row of lanes.
 _ELEMENTWISE = (
-    "init_m", "init_l", "alpha", "choose_m", "keep_m", "keep_l", "inverse", "normalise",
+    "init_m", "init_l", "alpha", "choose_m", "keep_m", "add_l", "keep_l", "inverse", "normalise",
 )  # fmt: skip
 
 
@@ -167,10 +167,8 @@ def _scores(sch, config: ForwardConfig, tile: ForwardTile, inline: bool) -> None
         fuse_under(sch, block, bands)
         vectorize(sch, block, config.vector)
     sch.decompose_reduction(sch.get_sblock("row_max"), bands)
-    init = sch.decompose_reduction(sch.get_sblock("scores"), row)
-    split_vector(sch, sch.get(init).name_hint, config.vector)
     words = tile.depth // tile.operand.pack
-    sch.tensorize(row, _product(config, config.rows_s, words, transposed=False))
+    sch.tensorize(row, _product(config, config.rows_s, words, fresh=True))
 
 
 def _growth(sch, config: ForwardConfig) -> None:
@@ -209,12 +207,12 @@ def _output(sch, config: ForwardConfig, tile: ForwardTile) -> None:
     groups, lane = sch.split(lane, [None, config.lanes])
     sch.reorder(bands, groups, head, lane, key)
     words = config.block_k // tile.operand.pack
-    sch.tensorize(head, _product(config, config.rows_o, words, transposed=config.unit != "amx"))
+    sch.tensorize(head, _product(config, config.rows_o, words, fresh=False))
 
 
-def _product(config: ForwardConfig, rows: int, words: int, transposed: bool) -> str:
-    """The micro-kernel intrinsic of this config's unit."""
+def _product(config: ForwardConfig, rows: int, words: int, fresh: bool) -> str:
+    """The micro-kernel intrinsic of this config's unit: S (``fresh``) or O."""
     if config.unit == "amx":
-        return register_amx(AmxTile(words), config.operand)
+        return register_amx(AmxTile(words, fresh), config.operand)
     shape = (rows, config.lanes, words, config.vector)
-    return register(MicroTile(*shape, transposed, unroll=config.unroll, operand=config.operand))
+    return register(MicroTile(*shape, not fresh, fresh, config.unroll, config.operand))

@@ -12,6 +12,11 @@ from tvm.script import tirx as T
 from ...definition.tiles import FLOAT32, Bf16PairOperand, Float32Operand
 from .llvm_text import with_llvm
 
+# Most products in one accumulator, of float32: rounding grows with the square of a running sum's
+# length. A sum of so many, begun at zero, is then added to the total. A multiple of every unroll,
+# and no less than most head dimensions: further parts load and store the total.
+PART = 128
+
 # Without it LLVM sees a heap workspace instead of a stack array it can keep in registers.
 IN_REGISTERS = {"disable_lower_builtin": True}
 
@@ -36,11 +41,12 @@ define linkonce_odr <16 x float> @tvm_flash_dot_bf16(
 class MicroTile:
     """One micro-kernel: C[r, l] (+)= sum_k A[r, k] . B[k, l], or A[k, r] . B[k, l] when transposed.
 
-    ``rows * lanes / vector`` accumulators live in registers over the whole depth: choose rows and
-    lanes so that these and one row of B fit the register file. A word of A is broadcast from
-    memory, so A needs no packing; B's lanes are contiguous. The operand says what a word is:
-    float32 (FMA) or a pair of bf16 (dot product, float32 accumulation; depth counts words). fresh:
-    the sum starts at zero, not at what C holds. unroll: steps of the depth in one iteration.
+    ``rows * lanes / vector`` accumulators live in registers over a part of the depth, from zero on:
+    choose rows and lanes so that these and one row of B fit the register file. A word of A is
+    broadcast from memory, so A needs no packing; B's lanes are contiguous. The operand says what a
+    word is: float32 (FMA) or a pair of bf16 (dot product, float32 accumulation; depth counts
+    words). fresh: the sum starts at zero, not at what C holds. unroll: steps of the depth in one
+    iteration.
     """
 
     rows: int
@@ -62,6 +68,12 @@ class MicroTile:
     @property
     def a_shape(self) -> tuple[int, int]:
         return (self.depth, self.rows) if self.transposed else (self.rows, self.depth)
+
+    @property
+    def part(self) -> int:
+        """Products of one running sum: the depth in equal parts, none above PART."""
+        parts = -(-self.depth // PART)
+        return -(-self.depth // (parts * 8)) * 8
 
     def a_index(self, r, k) -> tuple:
         """Where the word of A lies that row ``r`` multiplies at depth ``k``."""
@@ -115,11 +127,13 @@ def description(tile: MicroTile) -> tirx.PrimFunc:
 def _implementation(tile: MicroTile) -> tirx.PrimFunc:
     rows, lanes, depth, vector = tile.rows, tile.lanes, tile.depth, tile.vector
     vectors, dtype = lanes // vector, tile.operand.dtype
+    part = tile.part
     unroll = tile.unroll if depth % tile.unroll == 0 else 1
     multiply_add = _fma if tile.operand.pack == 1 else _dot
+    zero = tirx.Broadcast(tirx.const(0, "float32"), vector)
 
-    def start(c, r, columns):
-        return tirx.Broadcast(tirx.const(0, "float32"), vector) if tile.fresh else c[r, columns]
+    def total(before, sums, first):
+        return T.if_then_else(first, sums, before + sums) if tile.fresh else before + sums
 
     @T.prim_func(s_tir=True)
     def implementation(a: T.handle, b: T.handle, c: T.handle):
@@ -133,24 +147,27 @@ def _implementation(tile: MicroTile) -> tirx.PrimFunc:
             T.reads(tile.reads(A, B, C))
             T.writes(C[0:rows, 0:lanes])
             acc = T.alloc_buffer((rows, lanes), "float32", annotations=IN_REGISTERS)
-            for r in T.unroll(rows):
-                for v in T.unroll(vectors):
-                    acc[r, T.ramp(v * vector, 1, vector)] = start(
-                        C, r, T.ramp(v * vector, 1, vector)
-                    )
-            for k in T.serial(depth // unroll):
-                for u in T.unroll(unroll):
-                    for r in T.unroll(rows):
-                        for v in T.unroll(vectors):
-                            acc[r, T.ramp(v * vector, 1, vector)] = multiply_add(
-                                acc[r, T.ramp(v * vector, 1, vector)],
-                                A[tile.a_index(r, k * unroll + u)],
-                                B[k * unroll + u, T.ramp(v * vector, 1, vector)],
-                                vector,
-                            )
-            for r in T.unroll(rows):
-                for v in T.unroll(vectors):
-                    C[r, T.ramp(v * vector, 1, vector)] = acc[r, T.ramp(v * vector, 1, vector)]
+            for p in T.unroll(-(-depth // part)):
+                for r in T.unroll(rows):
+                    for v in T.unroll(vectors):
+                        acc[r, T.ramp(v * vector, 1, vector)] = zero
+                for k in T.serial(T.min(part, depth - p * part) // unroll):
+                    for u in T.unroll(unroll):
+                        for r in T.unroll(rows):
+                            for v in T.unroll(vectors):
+                                acc[r, T.ramp(v * vector, 1, vector)] = multiply_add(
+                                    acc[r, T.ramp(v * vector, 1, vector)],
+                                    A[tile.a_index(r, p * part + k * unroll + u)],
+                                    B[p * part + k * unroll + u, T.ramp(v * vector, 1, vector)],
+                                    vector,
+                                )
+                for r in T.unroll(rows):
+                    for v in T.unroll(vectors):
+                        C[r, T.ramp(v * vector, 1, vector)] = total(
+                            C[r, T.ramp(v * vector, 1, vector)],
+                            acc[r, T.ramp(v * vector, 1, vector)],
+                            p == 0,
+                        )
 
     return implementation
 

@@ -204,11 +204,11 @@ def _pv(tile: RowTile) -> tirx.PrimFunc:
             T.writes(O[0:rows, 0:columns])
             acc = T.meta_var(_registers(rows * columns // tile.vector, tile))
             row = T.meta_var(_registers(columns // tile.vector, tile))
-            _load_output(acc, O, tile)
+            _zero(acc, tile)
             for j in T.serial(keys):
                 _prefetch(V, j, 1, tile)
                 _add_values(acc, row, P, V, j, tile)
-            _store_output(O, acc, tile)
+            _add_output(O, acc, tile)
 
     return implementation
 
@@ -285,21 +285,15 @@ def _sum_lanes(registers: list, tile: RowTile):
     return registers[0]
 
 
-def _load_output(acc: list, O, tile: RowTile) -> None:
-    starts = [(i, d) for i in range(tile.rows) for d in range(0, tile.columns, tile.load)]
-    values = [value for i, d in starts for value in tile.vectors_like(O, i, d)]
-    for register, value in zip(acc, values, strict=True):
-        _set(register, value, tile)
-
-
-def _store_output(O, acc: list, tile: RowTile) -> None:
+def _add_output(O, acc: list, tile: RowTile) -> None:
+    """Add the sums of this block of keys: in long running sums rounding would add up."""
     values = [_get(register, tile) for register in acc]
     if tile.paired:
         pairs = zip(values[::2], values[1::2], strict=True)
         values = [half for pair in pairs for half in interleaved(*pair, tile.vector)]
     places = [(i, d) for i in range(tile.rows) for d in range(0, tile.columns, tile.vector)]
     for value, (i, d) in zip(values, places, strict=True):
-        build.buffer_store(O, value, [i, tile.lanes(d)])
+        build.buffer_store(O, O[i, tile.lanes(d)] + value, [i, tile.lanes(d)])
 
 
 def _add_values(acc: list, row: list, P, V, key, tile: RowTile) -> None:

@@ -14,12 +14,6 @@ def vectorize(sch: s_tir.Schedule, block: str, vector: int) -> None:
     sch.unroll(outer)
 
 
-def split_vector(sch: s_tir.Schedule, block: str, vector: int) -> None:
-    """As ``vectorize``, and unroll the row loop above it too: a micro-tile in straight line."""
-    vectorize(sch, block, vector)
-    sch.unroll(sch.get_loops(sch.get_sblock(block))[-3])
-
-
 def transpose(sch: s_tir.Schedule, block: str, size: int, dtype: str) -> None:
     """``block``, a transposed copy of ``dtype``, in squares of ``size`` words in registers.
 

@@ -104,6 +104,7 @@ def streaming_forward(
                 growth_lanes = T.sblock_alloc_buffer((W,), "float32")
                 growth = T.sblock_alloc_buffer((1,), "float32")
                 l = T.sblock_alloc_buffer((G, R), "float32")
+                l_block = T.sblock_alloc_buffer((R,), "float32")
                 l_new = T.sblock_alloc_buffer((R,), "float32")
                 alpha = T.sblock_alloc_buffer((R,), "float32")
                 l_inv = T.sblock_alloc_buffer((R,), "float32")
@@ -287,8 +288,8 @@ def streaming_forward(
                                             vi = T.axis.spatial(R, i)
                                             m[r, vi] = m_kept[vi]
                                 with T.sblock("exp_scope"):
-                                    T.reads(Y[0:BK, 0:R], m_kept[0:R], l[r, 0:R], alpha[0:R])
-                                    T.writes(E[0:BK, 0:R], P[0 : BK // pack, 0:R], l_new[0:R])
+                                    T.reads(Y[0:BK, 0:R], m_kept[0:R])
+                                    T.writes(E[0:BK, 0:R], P[0 : BK // pack, 0:R], l_block[0:R])
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("exp"):
                                             vj, vi = T.axis.remap("SS", [j, i])
@@ -304,8 +305,12 @@ def streaming_forward(
                                         with T.sblock("row_sum"):
                                             vj, vi = T.axis.remap("RS", [j, i])
                                             with T.init():
-                                                l_new[vi] = l[r, vi] * alpha[vi]
-                                            l_new[vi] = l_new[vi] + E[vj, vi]
+                                                l_block[vi] = T.float32(0)
+                                            l_block[vi] = l_block[vi] + E[vj, vi]
+                                for i in range(R):
+                                    with T.sblock("add_l"):
+                                        vi = T.axis.spatial(R, i)
+                                        l_new[vi] = l[r, vi] * alpha[vi] + l_block[vi]
                                 for i in range(R):
                                     with T.sblock("keep_l"):
                                         vi = T.axis.spatial(R, i)
