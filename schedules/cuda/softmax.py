@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.pipeline import FLOOR, LN2, LOG2E, SLACK, Pipeline
-from .builder import CudaKernel, name_registers, store, when
+from .builder import CudaKernel, assign, name_registers, store, when
 from .fragments import Accumulator
 
 _FULL_WARP = 0xFFFFFFFF
@@ -83,8 +83,7 @@ class OnlineSoftmax:
             if scores.linear
             else None
         )
-        # Maxima times the factor: what the multiply-adds subtract.
-        self._shift = kernel.registers((m_tiles, 2), "float32") if scores.linear else None
+        self._is_far = kernel.scalar(0) if scores.linear else None
         name_registers(self)
         for m, half in self._rows():
             store(self.maximum, (m, half), T.float32(FLOOR))
@@ -116,26 +115,32 @@ class OnlineSoftmax:
                 value = out.registers[m, n, r] * self._alpha[m, r // 2]
                 store(out.registers, (m, n, r), value)
         if self.factor is not None:
-            self._fold(s)
+            self._come_near(s)
         for m, half in self._rows():
             index = (m, half)
             store(self.total, index, self.total[index] * self._alpha[index])
+            shift = self.kernel.scalar(self._shift(index), "float32")
             for n in range(s.n_tiles):
                 for r in (2 * half, 2 * half + 1):
-                    store(s.registers, (m, n, r), self._probability(s.registers[m, n, r], index))
+                    store(s.registers, (m, n, r), self._probability(s.registers[m, n, r], shift))
                     store(self.total, index, self.total[index] + s.registers[m, n, r])
 
-    def _fold(self, s: Accumulator) -> None:
-        """Maxima times the factor. Far from zero that product is rounded by many units, or
-        overflows: scores then become differences from their maximum, and the shift is zero.
+    def _come_near(self, s: Accumulator) -> None:
+        """Where a maximum times the factor is far from zero, that product is rounded by many units,
+        or overflows: scores then become differences from their maximum, which need no shift.
         """
-        for index in self._rows():
-            store(self._shift, index, self.maximum[index] * self.factor)
-        far = [tirx.abs(self._shift[index]) > T.float32(_FOLDED) for index in self._rows()]
-        with when(any_lane(reduce(tirx.Or, far))):
+        folded = [self.maximum[index] * self.factor for index in self._rows()]
+        far = reduce(tirx.Or, (tirx.abs(value) > T.float32(_FOLDED) for value in folded))
+        assign(self._is_far, tirx.Cast("int32", any_lane(far)))
+        with when(self._is_far != 0):
             s.map(lambda value, m, n, r: value - self.maximum[m, r // 2])
-            for index in self._rows():
-                store(self._shift, index, T.float32(0))
+
+    def _shift(self, index: tuple):
+        """What exponents of the row's scores are reduced by."""
+        if self.factor is None:
+            return self.maximum[index]
+        folded = self.maximum[index] * self.factor
+        return tirx.Select(self._is_far != 0, T.float32(0), folded)
 
     def _new_maximum(self, s: Accumulator, m: int, half: int) -> None:
         """The row's maximum with this tile's; _alpha rescales what was summed before.
@@ -159,10 +164,10 @@ class OnlineSoftmax:
         store(self._alpha, index, tirx.Select(grown, alpha, T.float32(1)))
         store(self.maximum, index, tirx.Select(grown, held[0], old))
 
-    def _probability(self, score, index: tuple):
-        if self.factor is not None:
-            return tirx.exp2(score * self.factor - self._shift[index])
-        return self.scores.weight(score - self.maximum[index])
+    def _probability(self, score, shift):
+        if self.factor is None:
+            return self.scores.weight(score - shift)
+        return tirx.exp2(score * self.factor - shift)
 
     def finish(self) -> None:
         """Sums over the lanes of a row; then ``inverse`` and ``lse`` are the row's."""

@@ -141,7 +141,11 @@ def test_only_regular_files_of_bounded_size_are_read(kernels, name, put):
         read_ptx(kernels)
 
 
-@pytest.mark.parametrize("text", [b"\x1f\x8bgarbage", b"no gzip", gzip.compress(b"[1]")])
+@pytest.mark.parametrize(
+    "text",
+    [b"\x1f\x8bgarbage", b"no gzip", gzip.compress(b"[1]")],
+    ids=["cut off", "no gzip", "a list"],
+)
 def test_ptx_that_is_none_is_an_artifact_error(kernels, text):
     (kernels / PTX).write_bytes(text)
     with pytest.raises(ArtifactError, match="not PTX"):
