@@ -97,8 +97,9 @@ class _KeyGradients:
         steps = self.warp_queries // self.product.step
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles, steps)
         self.recompute = Recompute(kernel, self.scores, self.s)
-        # Columns of lse or delta, and of lse_low, which is needed beside lse.
-        self._pairs = [kernel.registers((2,), "float32") for _ in self.spec.saved_statistics]
+        self._pair = kernel.registers((2,), "float32")
+        if "lse_low" in self.statistics:  # which is needed beside lse
+            self._low_pair = kernel.registers((2,), "float32")
         name_registers(self)
 
     def _start(self) -> None:
@@ -294,8 +295,8 @@ class _KeyGradients:
 
     def _statistic(self, name: str, stage) -> Callable:
         """The statistic of the query that element (m, n, r) belongs to, loaded column by column."""
-        source, pair = getattr(self, f"{name}_tile"), self._pairs[name == "lse_low"]
-        loaded = []
+        source, loaded = getattr(self, f"{name}_tile"), []
+        pair = self._low_pair if name == "lse_low" else self._pair
 
         def value(m: int, n: int, r: int):
             if n not in loaded:

@@ -100,14 +100,15 @@ class _QueryGradient:
             self.arrivals.rows(target, 0, rows, tile.first, tile.rows)
         self.dq.zero()
         shape = (self.s.m_tiles, 2)
-        self.row = {name: kernel.registers(shape, "float32") for name in self.statistics}
+        for name in self.statistics:
+            setattr(self, f"row_{name}", kernel.registers(shape, "float32"))
         for m in range(self.s.m_tiles):
             for half in range(2):
                 row = tirx.min(self._q_index(m, half), tile.rows - 1)
                 at = (tile.batch, tile.head, row)
-                for name, held in self.row.items():
+                for name in self.statistics:
                     value = self.recompute.converted(name, kernel.buffers[name][at])
-                    store(held, (m, half), value)
+                    store(getattr(self, f"row_{name}"), (m, half), value)
         with when(self.blocks.count > 0):
             self._load(0)
         self.arrivals.commit()
@@ -131,7 +132,7 @@ class _QueryGradient:
         self.arrivals.commit()
 
     def _statistic(self, name: str) -> Callable:
-        return lambda m, n, r: self.row[name][m, r // 2]
+        return lambda m, n, r: getattr(self, f"row_{name}")[m, r // 2]
 
     def _product(self, acc: Accumulator, rows: SharedTile, keys: SharedTile) -> None:
         """acc = rows keys^T over the head dimension."""
