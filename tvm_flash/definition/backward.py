@@ -52,9 +52,6 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         # The difference before the mask: LLVM then fuses the scale's product with it.
         return scores.weight(scores.hidden(scores.scaled(raw, *site) - lse, edge, *site))
 
-    def weight(score, lse, low):
-        return scores.weight(score - lse - low if with_low else score - lse)
-
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
@@ -294,8 +291,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
-                                                        P[vi, vj] = weight(
-                                                            Y[vi, vj], lse_b[vi], low_b[vi]
+                                                        P[vi, vj] = scores.probability(
+                                                            Y[vi, vj],
+                                                            lse_b[vi],
+                                                            *[low_b[vi]] * with_low,
                                                         )
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):

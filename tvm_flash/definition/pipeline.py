@@ -45,6 +45,14 @@ class Pipeline:
         """e**x, for the difference x of a score and its row's maximum or lse."""
         return tirx.exp(x) if self.math is None else self.math.weight(x)
 
+    def probability(self, score, lse, lse_low=0.0):
+        """e**(score - lse - lse_low): what the softmax gave, from the saved statistics of a row.
+
+        lse is ``saved_lse``'s; where lse_low is not saved it is the number 0.
+        """
+        difference = score - lse
+        return self.weight(difference if isinstance(lse_low, float) else difference - lse_low)
+
     @property
     def linear(self) -> bool:
         """Whether the score is the dot product times softmax_scale, with nothing in between."""

@@ -157,11 +157,10 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("p"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                P[vb, vh, vi, vj] = scores.weight(
-                    scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale)
-                    - scores.saved_lse(L[vb, vh, vi])
-                    - (L_low[vb, vh, vi] if with_low else T.float32(0))
-                )
+                P[vb, vh, vi, vj] = scores.probability(
+                    scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale),
+                    scores.saved_lse(L[vb, vh, vi]), *[L_low[vb, vh, vi]] * with_low,
+                )  # fmt: skip
         for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
             with T.sblock("dp"):
                 vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
