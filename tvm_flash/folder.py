@@ -44,14 +44,17 @@ def read_file(path: str | Path, limit: int, *, folder: int | None = None) -> byt
     Raises OSError for anything else: it neither waits for a pipe's writer nor reads a device.
     """
     descriptor = os.open(path, _OPEN_FILE, dir_fd=folder)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if status.st_size > limit:
             text = f"{status.st_size} bytes, more than the {limit} that are read"
             raise OSError(errno.EFBIG, text, str(path))
-        return file.read(status.st_size)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(status.st_size)
+    finally:  # ``open`` leaves that of a folder open
+        os.close(descriptor)
 
 
 def open_to_all(path: Path) -> list[Path]:
