@@ -21,6 +21,7 @@ _FILES = (
     "errors.py",
     "folder.py",
     "gradients.py",
+    "json_fields.py",
     "lengths.py",
     "machine.py",
     "manifest.py",

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TvmFlashError
-from ..schedules.line_fields import Fields, field_problems, is_object, is_text
+from ..json_fields import Fields, field_problems, is_object
+from ..schedules.line_fields import is_text
 from .suite import Suite
 
 FORMAT = 2
