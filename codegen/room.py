@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,11 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BuildError
-
-try:
-    import resource
-except ImportError:  # no such limits
-    resource = None  # type: ignore[assignment]
 
 # Where a file in memory has a path that LLVM can open.
 _OPEN_FILES = "/proc/self/fd"
@@ -38,8 +34,7 @@ class _Compiling:
 
 
 _compiling = _Compiling()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_compiling.__init__)
+os.register_at_fork(after_in_child=_compiling.__init__)
 
 
 def require_memory(nbytes: int, what: str) -> None:
@@ -107,7 +102,5 @@ def written_bytes(write: Callable[[str], object]) -> bytes:
 
 def file_size_limit() -> int | None:
     """Bytes that a file of this process may have, in memory too (RLIMIT_FSIZE); None: any."""
-    if resource is None:
-        return None
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return None if limit == resource.RLIM_INFINITY else limit

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
+from ..json_fields import shown
 from .line_fields import is_value
 
 C = TypeVar("C")
@@ -42,7 +43,7 @@ def config_problems(config: Mapping[str, Any]) -> list[str]:
     A number that this release does not know may be any scalar.
     """
     return [
-        f"{name}={_shown(value)} must be {_text(name)}"
+        f"{name}={shown(value, 40)} must be {_text(name)}"
         for name, value in config.items()
         if not _allowed(name, value)
     ]
@@ -85,10 +86,3 @@ def _text(name: str) -> str:
     if isinstance(limit, range):
         return f"a whole number from {limit[0]} to {limit[-1]}"
     return "a number, text or true or false" if limit is None else f"one of {limit}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        return f"{value!r:.40}"
-    except ValueError:  # Python refuses to write thousands of digits
-        return f"an int of {value.bit_length()} bits"

@@ -1,40 +1,14 @@
-"""Fields of decoded lines of JSON: what each must hold, and the predicates that say so."""
+"""What fields of records and tables hold: predicates for tvm_flash.json_fields."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 _NAME = re.compile(r"\w[\w.+-]*")
 _MOST = 2**31 - 1
 SIZES = ("batch", "num_heads", "num_kv_heads", "seqlen_q", "seqlen_k", "threads")
-
-# Name -> what it must hold, in words and as a predicate, which may raise.
-Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]
-
-
-def field_problems(
-    line: Mapping[str, Any], fields: Fields, optional: Fields = MappingProxyType({})
-) -> list[str]:
-    """Which ``fields`` are missing from ``line``, else which it and ``optional`` hold wrongly."""
-    if absent := [name for name in fields if name not in line]:
-        return [f"{', '.join(absent)} missing"]
-    return [
-        f"{name}={line[name]!r:.60} is not {text}"
-        for name, (text, is_right) in {**fields, **optional}.items()
-        if name in line and not _holds(is_right, line[name])
-    ]
-
-
-def _holds(is_right: Callable[[Any], Any], value: Any) -> bool:
-    # A foreign value may fail in any way, a spec of another version for one.
-    try:
-        return bool(is_right(value))
-    except Exception:
-        return False
 
 
 def is_number(value: Any) -> bool:
@@ -70,7 +44,3 @@ def is_count(value: Any) -> bool:
 def is_value(value: Any) -> bool:
     """Whether a knob can hold it."""
     return type(value) in (int, str, bool)
-
-
-def is_object(value: Any) -> bool:
-    return type(value) is dict

@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import DIRECTIONS
+from ..json_fields import Fields, field_problems, is_object
 from ..lengths import FORWARD_BUCKETS, buckets_of
 from ..spec import AttentionSpec
 from .config_fields import config_problems
 from .line_fields import (
     SIZES,
-    Fields,
     are_sizes,
     are_times,
-    field_problems,
     is_count,
     is_name,
     is_number,
     is_number_or_null,
-    is_object,
     is_text,
 )
 

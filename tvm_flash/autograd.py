@@ -1,5 +1,7 @@
-"""Differentiable operators: what torch.library.register_autograd gives, several times faster a
-call, and for the transforms of torch.func too."""
+"""Differentiable operators, as torch.library.register_autograd makes them, quicker to call.
+
+Several times quicker, and for the transforms of torch.func too.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,11 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 
 def differentiable(name: str, run, save, gradients):
-    """``run(*inputs)`` with derivatives: ``gradients(ctx, *upstream)`` after ``save(ctx, inputs,
-    outputs)``. ``name`` is what profilers show, with "Backward" behind it."""
+    """``run(*inputs)`` with derivatives.
+
+    ``save(ctx, inputs, outputs)`` follows it, ``gradients(ctx, *upstream)`` gives the derivatives.
+    ``name`` is what profilers show, with "Backward" behind it.
+    """
 
     def forward(ctx, *inputs):
         outputs = run(*inputs)

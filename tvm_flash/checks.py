@@ -69,10 +69,8 @@ def check_operator_call(q, k, v, tables) -> None:
     check_sizes(q.shape, k.shape, v.shape)
     for table in tables or ():
         if table.device != q.device:
-            raise ValueError(
-                f"mask or captured tensor of shape {tuple(table.shape)} is on {table.device}, q on "
-                f"{q.device}: move one"
-            )
+            name = f"mask or captured tensor of shape {tuple(table.shape)}"
+            raise _on_another_device(name, table, q)
         if table.numel() == 0 and q.numel() and k.numel():
             # A clamped index would read outside it.
             raise ValueError(f"captured tensor of shape {tuple(table.shape)} must have elements")
@@ -91,7 +89,7 @@ def check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables) -> None:
         ("dlse", lse if dlse is None else dlse, numbers, torch.float32),
     ):
         if x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}: move one")
+            raise _on_another_device(name, x, q)
         if x.dtype != dtype:
             raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
         if tuple(x.shape) != shape:
@@ -114,7 +112,7 @@ def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     if slopes.dtype != torch.float32:
         raise TypeError(f"{slopes.dtype=} of alibi_slopes must be torch.float32: call .float()")
     if slopes.device != q.device:
-        raise ValueError(f"alibi_slopes is on {slopes.device}, q on {q.device}: move one")
+        raise _on_another_device("alibi_slopes", slopes, q)
     shape = tuple(slopes.shape)
     if shape != (heads,) and shape != (batch, heads):
         raise ValueError(
@@ -194,6 +192,10 @@ def _check_tensor(name: str, x: torch.Tensor) -> None:
             f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have 4: batch, "
             "sequence, heads, head_dim"
         )
+
+
+def _on_another_device(name: str, x: torch.Tensor, q: torch.Tensor) -> ValueError:
+    return ValueError(f"{name} is on {x.device}, q on {q.device}: move one")
 
 
 def _check_counts(batch: int, seqlen: int, heads: int) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 
 _OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 # O_PATH, where there is one: a folder that may be searched but not listed will do.
 _OPEN_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+
+# Of files that are being written: threads of one process may write to one path.
+_number = count(1)
 
 
 class Folder(AbstractContextManager):
@@ -44,14 +49,31 @@ def read_file(path: str | Path, limit: int, *, folder: int | None = None) -> byt
     Raises OSError for anything else: it neither waits for a pipe's writer nor reads a device.
     """
     descriptor = os.open(path, _OPEN_FILE, dir_fd=folder)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if status.st_size > limit:
             text = f"{status.st_size} bytes, more than the {limit} that are read"
             raise OSError(errno.EFBIG, text, str(path))
-        return file.read(status.st_size)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(status.st_size)
+    finally:  # ``open`` leaves that of a folder open
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path``, what is written to which takes its place when the block ends.
+
+    After an error ``path`` is as before, and nothing is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_number)}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def open_to_all(path: Path) -> list[Path]:

@@ -156,7 +156,7 @@ def attention(
     if _is_any_autocast_enabled():
         q, k, v = autocast(q), autocast(k), autocast(v)
     check_tensors(q, k, v)
-    softcap = 0.0 if softcap is None else as_number("softcap", softcap) or 0.0
+    softcap = 0.0 if softcap is None else as_number("softcap", softcap) or 0.0  # not -0.0
     scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)
     variant = (
         as_flag("causal", causal), as_window(window_size), softcap, alibi_slopes is not None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from .json_fields import Fields, field_problems, is_object, shown
 from .lengths import DEFAULT_BUCKET, FORWARD_BUCKETS, check_buckets
 from .spec import AttentionSpec
 
@@ -114,8 +116,8 @@ class Manifest:
     @classmethod
     def from_json(cls, data: Any) -> Manifest:
         """The manifest that ``to_json`` wrote; ValueError or TypeError when it is not one."""
-        if _is_object(data) and ("format" not in data or not _is_format(data["format"])):
-            raise ValueError(f"format={data.get('format')!r}, this version reads format {FORMAT}")
+        if is_object(data) and not _is_format(found := data.get("format")):
+            raise ValueError(f"format={shown(found)}, this version reads format {FORMAT}")
         data = _checked(data, _MANIFEST, _MANIFEST_OPTIONAL)
         kernels = tuple(map(KernelRecord.from_json, data["kernels"]))
         if data["target"].get("name") == "cuda":
@@ -133,38 +135,21 @@ def _check_variants(record: KernelRecord) -> None:
     """A CUDA kernel's config lists its variants, by which workspaces are sized."""
     variants = record.config.get("variants")
     if not _is_list(variants) or not variants:
-        raise ValueError(f"variants={variants!r:.60} must be a list of what runs on which device")
+        raise ValueError(f"variants={shown(variants)} must be a list of what runs on which device")
     for variant in variants:
         _checked(_checked(variant, {"archs": _ARCHS, "meta": _OBJECT})["meta"], {}, _META)
 
 
-# What a field must hold: in words, and as a predicate. By type(), because true is no 1 here.
-_Field = tuple[str, Callable[[Any], Any]]
-
-
-def _checked(
-    data: Any, fields: Mapping[str, _Field], optional: Mapping[str, _Field] | None = None
-) -> dict[str, Any]:
-    """A copy of ``data``; ValueError names the fields that it lacks or that hold wrong things."""
-    if not _is_object(data):
-        raise ValueError(f"{data!r:.60} must be an object")
-    if absent := [name for name in fields if name not in data]:
-        raise ValueError(f"{', '.join(absent)} missing")
-    for name, (text, is_right) in {**fields, **(optional or {})}.items():
-        if name in data and not is_right(data[name]):
-            raise ValueError(f"{name}={_shown(data[name])} must be {text}")
+def _checked(data: Any, fields: Fields, optional: Fields = MappingProxyType({})) -> dict[str, Any]:
+    """A copy of ``data``; ValueError names the fields that it lacks, or the first wrong one."""
+    if not is_object(data):
+        raise ValueError(f"{shown(data)} must be an object")
+    if problems := field_problems(data, fields, optional):
+        raise ValueError(problems[0])
     return dict(data)
 
 
-def _shown(value: Any) -> str:
-    # Python refuses to print a whole number of more than 4300 digits.
-    return "a huge number" if type(value) is int and abs(value) > 2**64 else f"{value!r:.60}"
-
-
-def _is_object(value: Any) -> bool:
-    return type(value) is dict
-
-
+# By type(), because true is no 1 here.
 def _is_list(value: Any) -> bool:
     return type(value) is list
 
@@ -186,18 +171,18 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_target(value: Any) -> bool:
-    return _is_object(value) and all(_is_text(x) or _are_texts(x) for x in value.values())
+    return is_object(value) and all(_is_text(x) or _are_texts(x) for x in value.values())
 
 
 def _are_resources(value: Any) -> bool:
-    return _is_object(value) and all(
-        _is_object(one) and all(type(x) in (int, float) and 0 <= x < 2**31 for x in one.values())
+    return is_object(value) and all(
+        is_object(one) and all(type(x) in (int, float) and 0 <= x < 2**31 for x in one.values())
         for one in value.values()
     )
 
 
 def _is_spec(value: Any) -> bool:
-    return _is_object(value) and type(value.get("version")) is int
+    return is_object(value) and type(value.get("version")) is int
 
 
 def _matches(pattern: str) -> Callable[[Any], bool]:
@@ -206,7 +191,7 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
 
 _is_arch = _matches("sm_[0-9]{2,3}")
 
-_OBJECT = ("an object", _is_object)
+_OBJECT = ("an object", is_object)
 _TEXT = (f"printable text of at most {MAX_TEXT} characters", _is_text)
 _COUNT = ("a whole number below 2^31", _is_count)
 _SHA256 = ("64 hexadecimal digits", _matches("[0-9a-f]{64}"))
@@ -222,7 +207,7 @@ _MANIFEST = {
     "cpu_features": ("a list of names", _are_texts),
     "versions": (
         "an object of texts",
-        lambda value: _is_object(value) and all(map(_is_text, value.values())),
+        lambda value: is_object(value) and all(map(_is_text, value.values())),
     ),
     "kernels": ("a list of at least one kernel", lambda value: _is_list(value) and value),
 }
@@ -230,7 +215,7 @@ _MANIFEST_OPTIONAL = {"ptx_sha256": _SHA256}
 
 _RECORD = {
     "symbol": _SYMBOL,
-    "direction": (f"one of {', '.join(DIRECTIONS)}", lambda value: type(value) is str),
+    "direction": (f"one of {', '.join(DIRECTIONS)}", DIRECTIONS.__contains__),
     "config": _OBJECT,
     "spec": ("an object with the version of its fields", _is_spec),
 }

@@ -63,9 +63,12 @@ def is_plain_call(q, k, v, tables) -> bool:
         if tables:
             device = q.get_device()
             for x in tables:
-                if type(x) not in _TENSORS or not x.data_ptr() or x.get_device() != device:
-                    return False
-                if x.is_neg():
+                if (
+                    type(x) not in _TENSORS
+                    or not x.data_ptr()
+                    or x.get_device() != device
+                    or x.is_neg()
+                ):
                     return False
     except RuntimeError:  # a tensor that escaped from torch.func has no address
         return False

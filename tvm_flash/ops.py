@@ -129,7 +129,7 @@ def _empty_results(q, sizes, head_dim_v, spec: AttentionSpec):
         lse = q.new_empty(batch, heads, seqlen_q)
     else:
         lse = q.new_empty(batch, heads, seqlen_q, dtype=torch.float32)
-    return (out, lse) if spec.score_mod is None else (out, lse, torch.empty_like(lse))
+    return (out, lse, torch.empty_like(lse)) if "lse_low" in spec.saved_statistics else (out, lse)
 
 
 def _backward_results(dout, dlse, q, k, v, out, lse, lse_low, tables, *_):

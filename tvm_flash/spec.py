@@ -104,7 +104,7 @@ class AttentionSpec:
         captured = tuple(t for p in programs for t in p.tables)
         return (ALIBI_SLOPES, *captured) if self.alibi else captured
 
-    @property
+    @cached_property
     def saved_statistics(self) -> tuple[str, ...]:
         """Names of the arrays (B, H, Sq) float32 that the backward takes of the forward.
 

@@ -1,5 +1,7 @@
-"""A spec as text, which is how operators take it: its name, or its JSON where the text may outlive
-this process."""
+"""A spec as text, which is how operators take it.
+
+Its name, or its JSON where the text may outlive this process.
+"""
 
 from __future__ import annotations
 

@@ -43,8 +43,11 @@ def call(rec, name: str, args: tuple, kwargs: dict):
         args = (kwargs.pop("input"), *args)
     if "other" in kwargs:
         args = (*args, kwargs.pop("other"))
-    function = COMPOSED.get(name) or (name in HANDLERS and partial(HANDLERS[name], rec))
-    if not function:
+    if name in COMPOSED:
+        function = COMPOSED[name]
+    elif name in HANDLERS:
+        function = partial(HANDLERS[name], rec)
+    else:
         raise UnsupportedSpec(
             f"torch function {name!r} in a score function ({user_line()}): available are "
             + ", ".join(sorted(HANDLERS | COMPOSED))

@@ -97,9 +97,9 @@ class _KeyGradients:
         steps = self.warp_queries // self.product.step
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles, steps)
         self.recompute = Recompute(kernel, self.scores, self.s)
-        self._pair = kernel.registers((2,), "float32")
-        if "lse_low" in self.statistics:  # which is needed beside lse
-            self._low_pair = kernel.registers((2,), "float32")
+        self._pair = kernel.registers((2,), "float32")  # columns of lse or delta
+        if "lse_low" in self.statistics:
+            self._low_pair = kernel.registers((2,), "float32")  # needed beside those of lse
         name_registers(self)
 
     def _start(self) -> None:
@@ -295,8 +295,9 @@ class _KeyGradients:
 
     def _statistic(self, name: str, stage) -> Callable:
         """The statistic of the query that element (m, n, r) belongs to, loaded column by column."""
-        source, loaded = getattr(self, f"{name}_tile"), []
+        source = getattr(self, f"{name}_tile")
         pair = self._low_pair if name == "lse_low" else self._pair
+        loaded = []
 
         def value(m: int, n: int, r: int):
             if n not in loaded:

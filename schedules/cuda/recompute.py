@@ -43,8 +43,9 @@ class Recompute:
         self, boundary, b, h, q_index: Callable, k_index: Callable, lse: Callable,
         lse_low: Callable | None = None,
     ) -> None:  # fmt: skip
-        """The dot products in ``s`` become P; indices and statistics, ``converted``, are functions
-        of (m, n, r).
+        """The dot products in ``s`` become P.
+
+        Indices and statistics, ``converted``, are functions of (m, n, r).
         """
         s, scores, scale = self.s, self.scores, self.kernel.softmax_scale
         for m, n, r in s.elements():

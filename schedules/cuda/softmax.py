@@ -126,7 +126,9 @@ class OnlineSoftmax:
                     store(self.total, index, self.total[index] + s.registers[m, n, r])
 
     def _come_near(self, s: Accumulator) -> None:
-        """Where a maximum times the factor is far from zero, that product is rounded by many units,
+        """Scores near enough to zero to be multiplied.
+
+        Where a maximum times the factor is far from zero, that product is rounded by many units,
         or overflows: scores then become differences from their maximum, which need no shift.
         """
         folded = [self.maximum[index] * self.factor for index in self._rows()]
@@ -183,7 +185,7 @@ class OnlineSoftmax:
         maximum, total = self.maximum[m, half], self.total[m, half]
         if self.factor is None:
             return self.scores.lse(maximum, total)
-        # With the rounding of the shift, which the sum has in it; where there was none, without.
+        # The sum was made with the shift as it was rounded, far from zero with none (``_fold``).
         shift = self.kernel.scalar(maximum * self.factor, "float32")
         near = (shift + tirx.log2(total)) * T.float32(LN2)
         far = tirx.abs(shift) > T.float32(_FOLDED)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from tvm_flash import attention, flash_attn_func, ops, scaled_dot_product_attention
+from tvm_flash import attention, flash_attn_func, scaled_dot_product_attention
 
 B, S, H, D = 2, 24, 2, 16
 
@@ -22,14 +22,6 @@ def deterministic(on: bool):
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The directions of all kernels that are asked for."""
-    resolve, directions = ops.resolve, []
-    monkeypatch.setattr(ops, "resolve", lambda *x: directions.append(x[1]) or resolve(*x))
-    return directions
 
 
 def traced(q, k, v):

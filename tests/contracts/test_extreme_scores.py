@@ -2,22 +2,12 @@
 
 import pytest
 import torch
-from interpreted import aligned_rows, resolver
 
-from tvm_flash import attention, ops
+from tvm_flash import attention
 from tvm_flash.reference import attention_reference, error_bound, max_error
 
 LOWEST = torch.finfo(torch.float32).min
 RESULTS = ("out", "lse", "dq", "dk", "dv")
-
-
-@pytest.fixture(params=["cpu", "sm_80"])
-def device(request, monkeypatch):
-    """CPU kernels, and interpreted GPU kernels on CPU tensors."""
-    if request.param != "cpu":
-        monkeypatch.setattr(ops, "has_readable_rows", aligned_rows)
-        monkeypatch.setattr(ops, "resolve", resolver(request.param))
-    return request.param
 
 
 def inputs(sq=37, sk=50, dtype=torch.float32):

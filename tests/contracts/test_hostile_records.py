@@ -132,6 +132,8 @@ def test_a_hostile_config_by_hand_names_knob_value_and_limit(value):
 def test_numbers_too_long_to_write_are_described():
     (problem,) = config_problems({"block_q": 10**5000})
     assert problem.startswith("block_q=an int of 16610 bits must be a whole number")
+    (problem,) = config_problems({"block_q": [10**5000]})
+    assert problem.startswith("block_q=a list must be a whole number")
 
 
 def test_a_config_by_hand_that_does_not_fit_is_unsupported():

@@ -137,8 +137,10 @@ def test_only_regular_files_of_bounded_size_are_read(kernels, name, put):
     edit(kernels, ptx_sha256="0" * 64)
     (kernels / name).unlink(missing_ok=True)
     put(kernels / name)
+    before = os.listdir("/dev/fd")
     with pytest.raises(ArtifactError, match=f"{name}.*cannot be read"):
         read_ptx(kernels)
+    assert os.listdir("/dev/fd") == before, "nothing is left open"
 
 
 @pytest.mark.parametrize(

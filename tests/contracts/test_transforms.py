@@ -5,7 +5,7 @@ import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from torch.utils._pytree import tree_leaves
 
-from tvm_flash import AttentionSpec, attention, capture, ops, scaled_dot_product_attention
+from tvm_flash import AttentionSpec, attention, capture, scaled_dot_product_attention
 from tvm_flash.vmap import table_axes
 
 N, B, H, S, D = 3, 2, 2, 16, 16
@@ -136,14 +136,6 @@ PROBLEMS = {
     "mask, one for all": (lambda q, k, v, _: ours(q, k, v, attn_mask=MASK[0]), MASK, 1),
     "mask, one each": (scaled_dot_product_attention, MASK, 1),
 }  # fmt: skip
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The directions of all calls of a kernel so far."""
-    resolve, directions = ops.resolve, []
-    monkeypatch.setattr(ops, "resolve", lambda *x: directions.append(x[1]) or resolve(*x))
-    return directions
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

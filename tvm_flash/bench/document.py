@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import TvmFlashError
-from ..schedules.line_fields import Fields, field_problems, is_object, is_text
+from ..folder import replacing
+from ..json_fields import Fields, field_problems, is_object
+from ..schedules.line_fields import is_text
 from .suite import Suite
 
 FORMAT = 2
@@ -92,10 +93,9 @@ class Document:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(self.path.name + ".part")
         text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        draft.write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, self.path)
+        with replacing(self.path) as draft:
+            draft.write_text(text + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict:

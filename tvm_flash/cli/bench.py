@@ -12,7 +12,7 @@ from rich.table import Table
 from ..errors import TvmFlashError, UnsupportedSpec
 from .bench_tables import floor_table, section_tables, summary_lines
 from .console import Output, console, notes, progress, refuse_unwritable
-from .spec_text import one_line
+from .error_text import one_line
 
 WIDTH = 116  # of the tables: a narrower terminal wraps them, a file keeps them
 

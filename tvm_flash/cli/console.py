@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from ..errors import TvmFlashError
-from .spec_text import SpecTextError, one_line
+from .error_text import error_text
 from .streams import NOBODY_READS, discard
 
 
@@ -86,13 +86,6 @@ def reporting_errors(command: Callable) -> Callable:
             raise typer.Exit(2) from error
 
     return run
-
-
-def error_text(error: BaseException) -> str:
-    """What ``error`` says; of those that are not the package's own the first line, cut short."""
-    if isinstance(error, (TvmFlashError, SpecTextError)):
-        return str(error)
-    return one_line(error)
 
 
 def refuse_unwritable(file: Path | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import TvmFlashError
 from ..spec import AttentionSpec
+from .error_text import one_line
 
 DTYPES = {
     "float32": "float32",
@@ -38,7 +39,7 @@ It may also be the name of a listed case's spec (attn_...) or a JSON file.
 Example: bf16,d=64,causal,window=128:0,softcap=30,alibi"""
 
 
-class SpecTextError(ValueError):
+class SpecTextError(TvmFlashError, ValueError):
     """A spec text that cannot be read; the message names the word and what is allowed."""
 
 
@@ -57,7 +58,7 @@ def parse_specs(text: str) -> list[AttentionSpec]:
         if path.suffix in {".json", ".txt"}:
             return _read_file(path)
         return [_listed(text) if text.startswith("attn_") else _parse_words(text)]
-    except (TvmFlashError, SpecTextError):
+    except TvmFlashError:
         raise
     except Exception as error:  # a foreign file, or a user's function, may fail in any way
         raise SpecTextError(f"{text:.200} cannot be read as specs: {one_line(error)}") from error
@@ -76,17 +77,6 @@ def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
             "no specs: name some, for example bf16,d=64,causal, or give --specs FILE"
         )
     return found
-
-
-def one_line(error: BaseException) -> str:
-    """Kind and first line of an error that is not the package's own, at most 300 characters."""
-    try:
-        text = next(iter(str(error).strip().splitlines()), "")
-    except Exception:  # of values that cannot be written either
-        text = ""
-    kind = type(error).__name__
-    plain = isinstance(error, (ValueError, TypeError, OSError)) and text
-    return text[:300] if plain else f"{kind}: {text[:300]}" if text else kind
 
 
 def _read_file(path: Path) -> list[AttentionSpec]:

@@ -52,6 +52,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         # The difference before the mask: LLVM then fuses the scale's product with it.
         return scores.weight(scores.hidden(scores.scaled(raw, *site) - lse, edge, *site))
 
+    def if_row(i, value, otherwise):
+        return T.if_then_else(i < Sq, value, T.float32(otherwise))
+
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
@@ -228,24 +231,17 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 for i in range(BQ):
                                     with T.sblock("load_delta"):
                                         vi = T.axis.spatial(BQ, i)
-                                        delta_b[vi] = T.if_then_else(
-                                            q0 + vi < Sq, delta_r[b, h, q0 + vi], T.float32(0)
-                                        )
+                                        delta_b[vi] = if_row(q0 + vi, delta_r[b, h, q0 + vi], 0)
                                 for i in range(BQ):
                                     with T.sblock("load_lse"):
                                         vi = T.axis.spatial(BQ, i)
-                                        lse_b[vi] = T.if_then_else(
-                                            q0 + vi < Sq,
-                                            scores.saved_lse(L[b, h, q0 + vi]),
-                                            T.float32("inf"),
-                                        )
+                                        value = T.meta_var(scores.saved_lse(L[b, h, q0 + vi]))
+                                        lse_b[vi] = if_row(q0 + vi, value, "inf")
                                 if with_low:
                                     for i in range(BQ):
                                         with T.sblock("load_low"):
                                             vi = T.axis.spatial(BQ, i)
-                                            low_b[vi] = T.if_then_else(
-                                                q0 + vi < Sq, L_low[b, h, q0 + vi], T.float32(0)
-                                            )
+                                            low_b[vi] = if_row(q0 + vi, L_low[b, h, q0 + vi], 0)
                                 for u in T.serial(steps):
                                     with T.sblock("step"):
                                         vu = T.axis.opaque(steps, u)

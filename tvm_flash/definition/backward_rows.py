@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tvm.script import tirx as T
 
+from .regions import whole
+
 # Columns in which the row sum of dO o O is added up first: lanes of the widest vector.
 PARTS = 16
 
@@ -51,15 +53,7 @@ def dq_pass():
         for b, h, i in T.grid(*rows):
             with T.sblock("dq_row"):
                 vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                T.reads(
-                    A[
-                        0 : A.shape[0],
-                        0 : A.shape[1],
-                        0 : A.shape[2],
-                        0 : A.shape[3],
-                        0 : A.shape[4],
-                    ]
-                )
+                T.reads(whole([A]))
                 T.writes(dQ[vb, vi, vh, 0:dim])
                 row = T.sblock_alloc_buffer((A.shape[4],), "float32")
                 for c, d in T.grid(A.shape[0], A.shape[4]):

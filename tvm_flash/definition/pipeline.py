@@ -88,23 +88,25 @@ class Pipeline:
         """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one."""
         q_idx, k_idx = _int32(q_idx), _int32(k_idx)
         inside = k_idx < _int32(self.sig.seqlen_k)
-        if self.rows_end:
+        if self.hides_rows:
             inside = tirx.And(q_idx < _int32(self.sig.seqlen_q), inside)
         mask = mask_expr(self.spec, self._site(b, h, q_idx, k_idx, softmax_scale))
         return inside if mask is None else tirx.And(inside, self._legal(mask))
 
     @property
-    def rows_end(self) -> bool:
-        """Whether rows past the last one must be hidden: staged as zeros, they have dot products 0,
-        where a score function may be NaN.
+    def hides_rows(self) -> bool:
+        """Whether rows past the last one must be hidden.
+
+        Staged as zeros they have dot products 0, where a score function may be NaN.
         """
         return not self.linear
 
     def full_end(self, full_hi, row_end):
-        """``full_hi`` of ``key_range`` for a tile of rows that ends before ``row_end``: 0, so that
-        no key counts as fully visible, where rows past the last one must be hidden.
+        """``full_hi`` of ``key_range`` for a tile of rows that ends before ``row_end``.
+
+        0, so that no key counts as fully visible, where rows past the last one must be hidden.
         """
-        if not self.rows_end:
+        if not self.hides_rows:
             return full_hi
         return tirx.Select(row_end > _int32(self.sig.seqlen_q), tirx.const(0, "int32"), full_hi)
 
@@ -114,11 +116,10 @@ class Pipeline:
         return self._legal(score_grad_expr(self.spec, raw, site))
 
     def dscore(self, p, dp, delta, gradient=None):
-        """Gradient by the raw dot product: P (dP - delta) times ``gradient``, that of the score
-        (None: it is multiplied later).
+        """Gradient by the raw dot product: P (dP - delta) times ``gradient``, that of the score.
 
-        A pair of probability 0 contributes nothing, even where its score's derivative is not
-        finite.
+        Without ``gradient`` that is multiplied later. A pair of probability 0 contributes nothing,
+        even where its score's derivative is not finite.
         """
         product = p * (dp - delta)
         if gradient is not None:
@@ -140,15 +141,18 @@ class Pipeline:
         return tirx.Select(row_sum == _ZERO, _ZERO, tirx.const(1, "float32") / row_sum)
 
     def lse(self, row_max, row_sum):
-        """log sum exp of a row whose scores less ``row_max`` have the sum of weights ``row_sum``;
-        -inf for an empty row.
+        """log sum exp of a row; -inf for an empty one.
+
+        row_sum: of the weights of its scores less ``row_max``.
         """
         lse = row_max + _log(row_sum)
         return tirx.Select(row_sum == _ZERO, tirx.const(float("-inf"), "float32"), lse)
 
     def lse_low(self, lse, row_max, row_sum):
-        """What a float32 ``lse`` lost of row_max + log(row_sum): beside a maximum of 1e9 it is all
-        of the logarithm. ``lse`` is read from memory or a register, or it would be folded away.
+        """What a float32 ``lse`` lost of row_max + log(row_sum).
+
+        Beside a maximum of 1e9 that is all of the logarithm. ``lse`` is read from memory or a
+        register, or it would be folded away.
         """
         return tirx.Select(row_sum == _ZERO, _ZERO, _log(row_sum) - (lse - row_max))
 

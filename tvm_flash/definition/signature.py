@@ -82,9 +82,8 @@ class Signature:
         The script parser has no variable argument lists, so a body reads the tables as free
         buffers and they are bound here.
         """
-        absent = {"L": "lse", "L_low": "lse_low"}
-        absent = {buffer for buffer, name in absent.items() if name not in statistics}
-        used = [p for p in func.params[:-1] if p.name not in absent]
+        of_rows = {"L": "lse", "L_low": "lse_low"}
+        used = [p for p in func.params[:-1] if of_rows.get(p.name) in (None, *statistics)]
         params = [*used, *self.tables, func.params[-1]]
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})

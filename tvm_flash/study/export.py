@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ import numpy as np
 import tvm_flash
 
 from ..errors import TvmFlashError
+from ..folder import replacing
 from ..schedules.record_format import SIZES
 from ..schedules.space import Knob, Space
 from ..tune.features import feature_names, knob_features
@@ -87,12 +87,8 @@ def write(data: DataSet, path: Path, form: str) -> None:
     Raises ValueError for an unknown form, TvmFlashError where parquet lacks pyarrow, OSError.
     """
     refuse(form)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         (_write_npz if form == "npz" else _write_parquet)(data, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def refuse(form: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import statistics
 import zlib
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..folder import replacing
 from ..schedules.space import Knob, Point, Space
 from ..spec import AttentionSpec
 from ..tune.trial import SearchTask, Sizes
@@ -166,13 +166,9 @@ def find(path: str | Path) -> Path:
 def write(path: Path, head: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a table at once: all of it is there or nothing; the same content, the same bytes."""
     text = "".join(json.dumps(line) + "\n" for line in (head, *lines))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        packed = path.suffix == ".gz"
+    packed = path.suffix == ".gz"
+    with replacing(path) as temporary:
         temporary.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _measured(line: Mapping[str, Any]) -> Measured:

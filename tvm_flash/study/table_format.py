@@ -8,15 +8,13 @@ from typing import Any
 
 from ..artifact import DIRECTIONS
 from ..errors import TvmFlashError
+from ..json_fields import Fields, field_problems, is_object
 from ..schedules.line_fields import (
     SIZES,
-    Fields,
     are_sizes,
     are_times,
-    field_problems,
     is_number,
     is_number_or_null,
-    is_object,
     is_text,
     is_value,
 )

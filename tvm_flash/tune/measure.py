@@ -86,8 +86,8 @@ def timed_call(kernel: Kernel, sizes: Sizes) -> Call:
     delta, sums = kernel.workspace(*sizes, torch.get_num_threads())
     dq_acc, work = torch.zeros(sums), torch.empty(delta)
     grads = [torch.empty_like(x) for x in (t.q, t.k, t.v)]
-    rest = [torch.zeros_like(t.lse) for _ in kernel.spec.saved_statistics]  # lse_low, dlse
-    saved = (t.q, t.k, t.v, t.out, t.dout, t.lse, *rest)
+    low = [torch.zeros_like(t.lse) for _ in kernel.spec.saved_statistics[1:]]
+    saved = (t.q, t.k, t.v, t.out, t.dout, t.lse, *low, torch.zeros_like(t.lse))
 
     def backward() -> None:
         dq_acc.zero_()

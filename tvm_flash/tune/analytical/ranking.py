@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...artifact import DIRECTIONS, symbol_name
+from ...folder import replacing
 from ...spec import AttentionSpec
 
 FORMAT = 1
@@ -40,15 +39,8 @@ def write_ranking(path: Path, document: Mapping[str, Any]) -> Path:
     if problems := ranking_problems(document):
         raise ValueError(f"{path}: {'; '.join(problems)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_text(document))
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(_text(document), encoding="utf-8")
     return path
 
 
