@@ -14,6 +14,12 @@ from pathlib import Path
 
 import tvm_ffi
 
+try:
+    import fcntl
+    import resource
+except ImportError:  # not Unix: no descriptors of memory either
+    fcntl = resource = None  # type: ignore[assignment]
+
 # dlopen knows libraries by name and answers a known name with what it has. A descriptor's number is
 # used again, and so is the path of a library that was built anew: each copy gets a name of its own.
 _number = count(1)
@@ -81,8 +87,13 @@ _load = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")
 
 @contextmanager
 def _in_memory(data: bytes, name: str) -> Iterator[str]:
-    """Linux: needs no folder that may be written, nor one whose files may be run."""
-    descriptor = os.memfd_create(name[:60], os.MFD_CLOEXEC)
+    """Linux: needs no folder that may be written, nor one whose files may be run.
+
+    The linker keeps the path, and who prints a stack (libbacktrace in tvm_ffi) opens it again and
+    maps what it finds: where a descriptor's number is used again, another file, and an empty one
+    ends the process. So it is a number that nobody gets before all lower ones are taken.
+    """
+    descriptor = _renumbered(os.memfd_create(name[:60], os.MFD_CLOEXEC))
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(data)
@@ -91,6 +102,20 @@ def _in_memory(data: bytes, name: str) -> Iterator[str]:
         yield f"/proc/self/fd{spelled}/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def _renumbered(descriptor: int) -> int:
+    """``descriptor`` moved to the upper half of those that this process may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if limit == resource.RLIM_INFINITY else min(limit, _MOST_DESCRIPTORS)
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, most // 2)
+    finally:
+        os.close(descriptor)
+
+
+# A table of descriptors is as long as its highest number.
+_MOST_DESCRIPTORS = 1 << 14
 
 
 @contextmanager

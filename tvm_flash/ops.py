@@ -18,12 +18,14 @@ from .vmap import batched
 __all__ = ["attention_operator", "spec_json", "spec_name"]
 
 _library = torch.library.Library("tvm_flash", "DEF")
+# Tensor[], though AOTInductor hands an empty list over as None: of a Tensor[]? the dispatcher does
+# not look at the tensors, and who watches or maps one of them is not asked.
 for _schema in (
-    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[]? tables, str spec,"
+    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[] tables, str spec,"
     " float softmax_scale, bool deterministic=False)"
     " -> (Tensor out, Tensor lse, Tensor lse_low)",
     "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out,"
-    " Tensor lse, Tensor lse_low, Tensor[]? tables, str spec, float softmax_scale,"
+    " Tensor lse, Tensor lse_low, Tensor[] tables, str spec, float softmax_scale,"
     " bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)",
 ):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))

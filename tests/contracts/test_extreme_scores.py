@@ -133,3 +133,18 @@ def test_a_hidden_key_has_no_gradient_whatever_its_score(device):
         there = got[name] if name == "lse" else got[name][:, :rows]
         torch.testing.assert_close(there, want[name], atol=1e-5, rtol=1e-5)
     assert (got["dk"][:, 40:] == 0).all() and (got["dv"][:, 40:] == 0).all()
+
+
+FLAT = {
+    "relu": lambda s: torch.sqrt(torch.relu(s)),
+    "relu twice": lambda s: torch.sqrt(torch.relu(s) * torch.relu(s)),
+    "clamp": lambda s: s.clamp(min=0.0) ** 0.7,
+    "hardtanh": lambda s: torch.sqrt(torch.nn.functional.hardtanh(s, 0.0, 1.0)),
+    "where": lambda s: torch.sqrt(torch.where(s > 0, s, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_what_is_flat_has_no_slope_beside_an_infinite_one(name):
+    """As in torch, which leaves out the branch, where 0 times infinity would be NaN."""
+    assert_within_the_rule(inputs(3, 20), score_mod=lambda s, *_: FLAT[name](s))

@@ -260,3 +260,34 @@ def test_a_place_that_cannot_be_written_is_a_build_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="cannot be written"), publishing(tmp_path / "file" / "x"):
         pass
+
+
+def linked_names() -> list[str]:
+    """Paths of all that the dynamic linker has mapped, as it knows them."""
+
+    class Info(ctypes.Structure):
+        _fields_ = [("address", ctypes.c_void_p), ("name", ctypes.c_char_p)]
+
+    names = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Info), ctypes.c_size_t, ctypes.c_void_p)
+    def look(info, _size, _data):
+        names.append(os.fsdecode(info.contents.name or b""))
+        return 0
+
+    ctypes.CDLL(None).dl_iterate_phdr(look, None)
+    return names
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="no files in memory")
+def test_the_path_of_mapped_code_leads_to_no_other_file(kernels, tmp_path):
+    """libbacktrace opens it to print a stack; an empty file found there ended the process."""
+    opened(kernels)
+    (tmp_path / "empty").touch()
+    files = [(tmp_path / "empty").open() for _ in range(64)]
+    try:
+        paths = [name for name in linked_names() if name.startswith("/proc/self/fd")]
+        assert paths and not any(map(os.path.exists, paths))
+    finally:
+        for file in files:
+            file.close()

@@ -263,7 +263,7 @@ def test_the_short_way_is_closed_while_somebody_watches(name):
 
 
 def in_a_script(q, k, v, spec: str):
-    return torch.ops.tvm_flash.attention_forward(q, k, v, None, spec, 0.25)[0]
+    return torch.ops.tvm_flash.attention_forward(q, k, v, [], spec, 0.25)[0]
 
 
 def test_torchscript_calls_the_operator():

@@ -126,13 +126,3 @@ def test_the_backward_operator_wants_the_sizes_of_a_result(name, device):
     given[position] = change(given[position])
     with pytest.raises(error, match=message):
         backward(*given)
-
-
-def test_no_tables_are_none_or_an_empty_list():
-    out, lse, low = forward(Q, Q, Q)
-    again, *_ = FORWARD(Q, Q, Q, None, spec_name(PLAIN), 0.25)
-    assert torch.equal(out, again)
-    saved = (Q, Q, Q, out, lse, low)
-    grads = [BACKWARD(Q, None, *saved, x, spec_name(PLAIN), 0.25) for x in ([], None)]
-    for x, y in zip(*grads, strict=True):
-        assert torch.equal(x, y)

@@ -152,13 +152,34 @@ class _Derivative:
 def _sum(a, b):
     if a is None or b is None:
         return b if a is None else a
+    if _is_cut(a) and isinstance(b, tirx.Select) and a.condition.same_as(b.condition):
+        return tirx.Select(
+            a.condition, _sum_of(a.true_value, b.true_value), _sum_of(a.false_value, b.false_value)
+        )
     return a + b
 
 
+def _sum_of(a, b):
+    return b if _is_zero(a) else a if _is_zero(b) else a + b
+
+
 def _scale(a, factor):
-    if a is None:
-        return None
+    if a is None or _is_zero(a):
+        return a
+    if _is_cut(a):
+        # A branch that is flat stays so, as in torch, beside a factor that is not finite.
+        branches = (_scale(x, factor) for x in (a.true_value, a.false_value))
+        return tirx.Select(a.condition, *branches)
     return factor if isinstance(a, tirx.FloatImm) and a.value == 1.0 else a * factor
+
+
+def _is_cut(x) -> bool:
+    """Whether ``x`` is 0 in a branch."""
+    return isinstance(x, tirx.Select) and (_is_zero(x.true_value) or _is_zero(x.false_value))
+
+
+def _is_zero(x) -> bool:
+    return isinstance(x, tirx.FloatImm) and x.value == 0.0
 
 
 def _sign(x):
