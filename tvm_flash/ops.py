@@ -186,13 +186,24 @@ def _flops(q, k, columns: int) -> int:
     return 2 * batch * heads * seqlen_q * k[1] * columns
 
 
+def _with_list(run, place: int):
+    """``run`` with an empty list for None at ``place``: it hands that to an operator again."""
+
+    def call(*inputs):
+        if inputs[place] is None:
+            inputs = (*inputs[:place], [], *inputs[place + 1 :])
+        return run(*inputs)
+
+    return call
+
+
 def _register(operator, tensors: int, kernel, results, save, gradients, flops) -> None:
     """``operator`` takes that many tensors with a batch first, then tables and plain values."""
     name = operator._schema.name
     # Not under "CPU" alone: other devices then get an error of ours.
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     recorded = differentiable(operator._opname, below_autograd(operator), save, gradients)
-    _library.impl(name, recorded, "Autograd")
+    _library.impl(name, _with_list(recorded, tensors), "Autograd")
     torch.library.register_fake(name, results, lib=_library)
     torch.library.register_vmap(name, batched(operator, tensors), lib=_library)
     register_flop_formula(operator.overloadpacket)(flops)
