@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it, and within itself.
 ORDER = [
-    ["errors", "folder", "machine", "machine_code", "ptx_interpreter"],
+    ["errors", "folder", "import_lock", "machine", "machine_code", "ptx_interpreter"],
     ["gradients"],
     [
         "program_size",
