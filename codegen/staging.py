@@ -124,8 +124,8 @@ def is_replaceable(path: Path) -> bool:
     """Whether ``path`` is an artifact, or nothing; asked once, since it may come and go."""
     try:
         return _is_artifact(path)
-    except NotADirectoryError:
-        return False
+    except NotADirectoryError:  # a file, or below one
+        return not os.path.lexists(path)
     except FileNotFoundError:
         return not path.is_symlink()
 
