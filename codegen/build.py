@@ -107,14 +107,22 @@ def scheduling(spec: AttentionSpec, direction: str, target: CpuTarget, chosen: C
 
 
 def build_jobs(
-    jobs: Sequence[Job], target: CpuTarget, path: Path, progress: Progress | None = None
+    jobs: Sequence[Job],
+    target: CpuTarget,
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    guarded: bool = False,
 ) -> Path:
-    """Compile ``jobs``, link them, and put the artifact at ``path`` in one step."""
+    """Compile ``jobs``, link them, and put the artifact at ``path`` in one step.
+
+    guarded: only this user may write to it, whatever the umask.
+    """
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")
     _refuse_foreign(target)
     require_memory(COMPILING, f"building {path}")
-    with writing(f"building {path}"), publishing(path) as staging:
+    with writing(f"building {path}"), publishing(path, guarded=guarded) as staging:
         kernels = _compile(jobs, target, staging.parent, progress)
         library = link([o for o, _ in kernels], [r.symbol for _, r in kernels], staging / LIBRARY)
         write_manifest(staging, _manifest(library, target, [record for _, record in kernels]))

@@ -15,11 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..artifact import LIBRARY_LIMIT, verify
+from ..artifact import LIBRARY_LIMIT, refuse, verify
 from ..errors import ArtifactError, BuildError
-from ..folder import read_file, trust_problems
+from ..folder import owner_problem, read_file, trust_problems
 from .file_lock import locked
-from .staging import sweep
+from .staging import is_replaceable, sweep
 
 logger = logging.getLogger("tvm_flash")
 
@@ -47,9 +47,14 @@ def cache_dir() -> Path:
         raise _refusal(f"no folder for compiled kernels ({error})") from error
 
 
-def trusted_cache_dir() -> Path:
-    """``cache_dir``; BuildError when it may not be searched, or others may have written to it."""
-    folder = cache_dir()
+def trusted_cache_dir(inside: str = "") -> Path:
+    """``cache_dir``, or a folder in it.
+
+    BuildError when it may not be searched, or others may have written to it.
+    """
+    if inside:
+        trusted_cache_dir()
+    folder = cache_dir() / inside
     try:
         problems = trust_problems(folder)
     except FileNotFoundError:
@@ -77,21 +82,23 @@ def entry(name: str, make: Callable[[Path], object], use: Callable[[Path], T] = 
 
     ``make(path)`` writes it when it is not there. Look, lock, look again: of several processes that
     want it one makes it and the others wait. An entry that ``use`` refuses with an ArtifactError,
-    being corrupt or another machine's, is made again, with a warning that says why. Raises
-    BuildError when the cache directory cannot be written or is not this user's alone.
+    being corrupt or another machine's, or that others may have changed, is made again, with a
+    warning that says why; it stays until then, since another process may have room to use what this
+    one could not. Raises BuildError when the cache directory cannot be written or is not this
+    user's alone.
     """
     path = trusted_cache_dir() / name
     try:
-        return use(path)
+        return _used(path, use)
     except ArtifactError as error:
         logger.debug("not in the cache: %s", error)
     with _alone(path):
         try:
-            return use(path)
+            return _used(path, use)
         except ArtifactError as error:
             why = error
         with _writing(path.parent):
-            _discard(path, why)
+            _give_up(path, why)
             sweep(path.parent, marked=False)
             make(path)
     return use(path)
@@ -109,7 +116,7 @@ def content(
     read, are made again, with a warning; where the cache cannot be written they are used and not
     kept.
     """
-    path = trusted_cache_dir() / folder / name
+    path = trusted_cache_dir(folder) / name
     kept = _kept(path, read)
     if kept is not None:
         return kept[0]
@@ -178,6 +185,8 @@ def _kept(path: Path, read: Callable[[bytes], T], *, warn: bool = False) -> tupl
         stamp, _, data = read_file(path, LIBRARY_LIMIT).partition(b"\n")
         if stamp != _stamp(data):
             raise ValueError("changed or cut off")
+        if problem := owner_problem(path):
+            raise ValueError(problem)
         return (read(data),)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -191,12 +200,23 @@ def _stamp(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
 
 
-def _discard(path: Path, why: ArtifactError) -> None:
+def _used(path: Path, use: Callable[[Path], T]) -> T:
+    with suppress(OSError):  # what is not there, or cannot be searched, ``use`` refuses
+        for part in (path, *path.iterdir()):
+            if problem := owner_problem(part):
+                raise refuse(part, problem.partition(";")[0])
+    return use(path)
+
+
+def _give_up(path: Path, why: ArtifactError) -> None:
+    """Warn that ``path``, if there, is made again; delete what making it would not replace."""
     if not os.path.lexists(path):
         return
     reason = str(why).rpartition("; ")[0] or why
     text = "the cached kernel %s is corrupt or foreign (%s): building it again"
     logger.warning(text, path, reason)
+    if is_replaceable(path):
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

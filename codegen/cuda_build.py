@@ -43,8 +43,11 @@ def build_cuda(
     progress: Progress | None = None,
     *,
     allow_spills: Collection[str] = (),
+    guarded: bool = False,
 ) -> Path:
     """Compile ``jobs`` into one library at ``path``; allow_spills: names of launches that may.
+
+    guarded: only this user may write to it, whatever the umask.
 
     Raises UnsupportedSpec for what no schedule serves, BuildError when compiling fails or a kernel
     keeps registers in memory whatever its config.
@@ -52,7 +55,7 @@ def build_cuda(
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")
     find_toolkit()
-    with writing(f"building {path}"), publishing(path) as staging:
+    with writing(f"building {path}"), publishing(path, guarded=guarded) as staging:
         functions = _compile(jobs, allow_spills, progress)
         images = {name: f.result() for function in functions for name, f in function.images.items()}
         objects = [function.host.result() for function in functions]

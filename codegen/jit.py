@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..artifact import symbol_name
 from ..errors import UnsupportedSpec
+from ..import_lock import importing
 from ..lengths import DEFAULT_BUCKET, buckets_of
 from ..schedules.cuda.arch import ARCHS, CudaArch, serving_arch
 from ..schedules.target import CpuTarget, host_target
@@ -27,15 +27,6 @@ logger = logging.getLogger("tvm_flash")
 T = TypeVar("T")
 
 _PLANS = "plans"
-
-# Forks wait for an import of TVM, which takes seconds: in a child of the middle of it no thread is
-# left to finish the import, and every later one would wait for that.
-_importing = threading.RLock()
-os.register_at_fork(
-    before=_importing.acquire,
-    after_in_parent=_importing.release,
-    after_in_child=_importing.release,
-)
 
 
 def artifact_for(
@@ -140,9 +131,17 @@ def _check_plan(
     raise _WrongPlan(_as_plan(data))
 
 
+@contextmanager
+def _importing_tvm() -> Iterator[None]:
+    """For imports of what needs tvm, which takes seconds; a kernel from the cache needs none."""
+    with importing:
+        from . import tvm_import  # noqa: F401  whole, before parts of it
+
+        yield
+
+
 def _chosen(spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str) -> bytes:
-    with _importing:
-        from . import tvm_import  # noqa: F401, I001  whole, before parts of it
+    with _importing_tvm():
         from ..schedules.select import choose_all
 
     for chosen in choose_all(spec, direction, target, buckets_of(direction)):
@@ -207,24 +206,21 @@ def _digest(spec: AttentionSpec, direction: str, target: Any, config: Any) -> st
 def _build(
     spec: AttentionSpec, direction: str, target: CpuTarget, plan: Mapping[str, Any], path: Path
 ) -> None:
-    # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
-    with _importing:
-        from . import tvm_import  # noqa: F401, I001  whole, before parts of it
+    with _importing_tvm():
         from ..schedules.select import Chosen, as_config
         from .build import build_jobs, scheduling
 
     start = time.perf_counter()
     config = as_config(plan["config"], direction)
     chosen = Chosen(config, plan["source"], tuple(plan["buckets"]))
-    build_jobs([scheduling(spec, direction, target, chosen)], target, path)
+    build_jobs([scheduling(spec, direction, target, chosen)], target, path, guarded=True)
     logger.info("compiled %s in %.1f s", path.name, time.perf_counter() - start)
 
 
 def _build_cuda(spec: AttentionSpec, direction: str, arch: CudaArch, path: Path) -> None:
-    with _importing:
-        from . import tvm_import  # noqa: F401  whole, before parts of it
+    with _importing_tvm():
         from .cuda_build import build_cuda, cuda_job
 
     start = time.perf_counter()
-    build_cuda([cuda_job(spec, direction, (arch,))], (arch,), path)
+    build_cuda([cuda_job(spec, direction, (arch,))], (arch,), path, guarded=True)
     logger.info("compiled %s in %.1f s", path.name, time.perf_counter() - start)

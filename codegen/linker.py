@@ -56,8 +56,11 @@ def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Pa
     sources = sorted(RUNTIME.glob("*.c"))
     with writing(f"linking {library.name}"):
         export_list = write_exports(exports, library.with_suffix(".exports"))
-    command = [*find_compiler(), *_compile_flags(), *map(str, [*sources, *objects])]
-    command += [*library_flags(export_list), "-lm", "-o", str(library)]
+        # Whole paths: a name may begin with a dash.
+        files = [str(path.absolute()) for path in (*sources, *objects)]
+        output = str(library.absolute())
+    command = [*find_compiler(), *_compile_flags(), *files]
+    command += [*library_flags(export_list), "-lm", "-o", output]
     run(command, what="linking", choose="$CC")
     export_list.unlink()
     return library
@@ -73,16 +76,23 @@ def library_flags(export_list: Path) -> list[str]:
     folder = Path(libinfo.find_libtvm_ffi()).parent
     flags = [f"-L{folder}", "-ltvm_ffi"]
     if system() == "darwin":
-        return [*flags, f"-Wl,-exported_symbols_list,{export_list}"]
+        exported = ["-exported_symbols_list", str(export_list.absolute())]
+        return [*flags, *_to_linker(exported)]
+    exported = [f"--version-script={export_list.absolute()}"]
     options = [
-        f"--version-script={export_list}",
         "--build-id=none",  # with --strip-debug: the same kernels give the same bytes
         "--strip-debug",
         "--as-needed",
     ]
     # defs: nothing undefined. nodelete: a thread that ends may still free its scratch memory.
     keywords = ["defs", "nodelete"]
-    return [*(f"-Wl,{o}" for o in options), *(f"-Wl,-z,{k}" for k in keywords), *flags]
+    words = [*(f"-Wl,{o}" for o in options), *(f"-Wl,-z,{k}" for k in keywords)]
+    return [*_to_linker(exported), *words, *flags]
+
+
+def _to_linker(words: Iterable[str]) -> list[str]:
+    """Not -Wl, which parts a path at its commas."""
+    return [part for word in words for part in ("-Xlinker", word)]
 
 
 def write_exports(names: Sequence[str], path: Path) -> Path:

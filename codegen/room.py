@@ -88,15 +88,19 @@ def scratch_folder(what: str) -> Iterator[Path]:
 def written_bytes(write: Callable[[str], object]) -> bytes:
     """What ``write(path)`` writes, kept in memory: no disk can be full.
 
-    Without files in memory (not Linux, no /proc) ``path`` is on disk.
+    Without files in memory (not Linux, no /proc, a sandbox) ``path`` is on disk.
     """
-    if not (hasattr(os, "memfd_create") and os.path.isdir(_OPEN_FILES)):
+    try:
+        descriptor = os.memfd_create("tvm_flash")
+    except (AttributeError, OSError):
+        descriptor = None
+    if descriptor is None or not os.path.isdir(_OPEN_FILES):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "written")
             write(str(path))
             return path.read_bytes()
-    with open(os.memfd_create("tvm_flash"), "rb") as file:
-        write(f"{_OPEN_FILES}/{file.fileno()}")
+    with open(descriptor, "rb") as file:
+        write(f"{_OPEN_FILES}/{descriptor}")
         return file.read()
 
 

@@ -37,11 +37,11 @@ _RENAME_EXCHANGE, _RENAME_SWAP, _AT_FDCWD = 2, 2, -100
 
 
 @contextmanager
-def publishing(path: Path) -> Iterator[Path]:
+def publishing(path: Path, *, guarded: bool = False) -> Iterator[Path]:
     """An empty folder that becomes ``path`` when the block ends without an error.
 
-    Its parent is scratch space. Raises BuildError when something else than an artifact is there, or
-    the place cannot be written.
+    Its parent is scratch space. guarded: only this user may write to it, whatever the umask. Raises
+    BuildError when something else than an artifact is there, or the place cannot be written.
     """
     try:
         _refuse_to_replace(path)
@@ -59,12 +59,19 @@ def publishing(path: Path) -> Iterator[Path]:
             if os.getpid() != owner:
                 return
             try:
+                if guarded:
+                    _guard(staging)
                 _publish(staging, path)
             except OSError as error:
                 raise _unwritable(path, error) from error
     finally:
         if os.getpid() == owner:  # not a child that was forked meanwhile
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _guard(folder: Path) -> None:
+    for part in (folder, *folder.iterdir()):
+        part.chmod(part.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
 
 
 def sweep(folder: Path, prefix: str = ".", *, marked: bool = True) -> None:
@@ -109,8 +116,18 @@ def _unwritable(path: Path, error: OSError) -> BuildError:
 
 def _refuse_to_replace(path: Path) -> None:
     """Only an artifact, or nothing, may be at ``path``: a typing error must not cost a folder."""
-    if not (_is_artifact(path) if path.is_dir() else not os.path.lexists(path)):
+    if not is_replaceable(path):
         raise BuildError(f"path={str(path)!r} exists and is not an artifact; choose another path")
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether ``path`` is an artifact, or nothing; asked once, since it may come and go."""
+    try:
+        return _is_artifact(path)
+    except NotADirectoryError:  # a file, or below one
+        return not os.path.lexists(path)
+    except FileNotFoundError:
+        return not path.is_symlink()
 
 
 def _is_artifact(path: Path) -> bool:

@@ -21,6 +21,7 @@ _FILES = (
     "errors.py",
     "folder.py",
     "gradients.py",
+    "import_lock.py",
     "json_fields.py",
     "lengths.py",
     "machine.py",

@@ -44,6 +44,10 @@ def test_show(stage, direction, words):
     assert {"forward": "_fwd", "backward": "_bwd"}[direction] in text
 
 
+def test_the_definition_of_a_deterministic_backward_is_a_backward():
+    assert "_bwd" in call("show", SPEC, "--direction", "backward_deterministic").output
+
+
 def test_show_for_another_cpu():
     assert "ymm" in call("show", SPEC, "--stage", "asm", "--target", "x86-64-v3").output
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it, and within itself.
 ORDER = [
-    ["errors", "machine", "json_fields", "gradients"],
+    ["errors", "import_lock", "machine", "json_fields", "gradients"],
     [
         "program_size",
         "program",

@@ -14,6 +14,7 @@ import pytest
 
 from tvm_flash.artifact import sha256_of, verify, write_manifest
 from tvm_flash.bench.host import cpu_name
+from tvm_flash.cases import CASES
 from tvm_flash.codegen.linker import find_compiler
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.schedules.target import cpu_target, host_target
@@ -217,6 +218,18 @@ def test_a_backward_in_two_threads(tracker):
     assert isinstance(trial, Trial), trial
     assert trial.outcome == "ok" and trial.error <= trial.allowed
     assert len(trial.seconds) == len(trial.incumbent_seconds) >= 2
+
+
+def test_a_forward_with_a_score_function(tracker):
+    """It writes two arrays of statistics: both come back."""
+    from tvm_flash.schedules.select import space_of
+
+    (spec,) = {case.spec for case in CASES if case.name == "relative_bias"}
+    target = host_target()
+    space = space_of(spec, "forward", target, "tiny")
+    task = SearchTask(space, spec, "forward", target.name, Sizes(1, 2, 1, 20, 31))
+    trial = attempt(tracker, task, task.space.start)
+    assert isinstance(trial, Trial) and trial.outcome == "ok", trial
 
 
 def test_a_hang_ends_with_its_session(tracker, task, candidates, fakes):

@@ -99,14 +99,24 @@ def trust_problems(folder: Path) -> list[str]:
     As ssh asks of keys: it belongs to this user or root, and nobody else may write to it.
     """
     status = folder.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    if problem := owner_problem(folder):
+        return [problem]
+    above = open_to_all(Path(os.path.realpath(folder)).parent)
+    return [f"anybody may replace what is in {part}; `chmod +t {part}`" for part in above]
+
+
+def owner_problem(path: Path) -> str:
+    """Why others may have changed ``path`` itself, with the remedy; empty: only this user may."""
+    status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
-        return [f"it belongs to user {status.st_uid}, not to this one ({os.geteuid()})"]
+        return f"it belongs to user {status.st_uid}, not to this one ({os.geteuid()})"
     others = stat.S_IWOTH | (0 if _is_private_group(status) else stat.S_IWGRP)
     if status.st_mode & others:
         mode = stat.S_IMODE(status.st_mode)
-        return [f"others may write to it (mode {mode:03o}); `chmod -R go-w {folder}`"]
-    above = open_to_all(Path(os.path.realpath(folder)).parent)
-    return [f"anybody may replace what is in {part}; `chmod +t {part}`" for part in above]
+        return f"others may write to it (mode {mode:03o}); `chmod -R go-w {path}`"
+    return ""
 
 
 def _is_private_group(status: os.stat_result) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .artifact import refuse
 from .errors import BuildError, UnsupportedSpec
+from .import_lock import importing
 from .lengths import DEFAULT_BUCKET
 from .loader import Kernel, opened, register, registered
 from .spec import AttentionSpec
@@ -111,7 +112,8 @@ def _compiler():
                 "load one with tvm_flash.load(path) or `pip install tvm-flash[compile]`",
             ]
         )
-    from .codegen import jit
+    with importing:
+        from .codegen import jit
 
     return jit
 
@@ -119,7 +121,8 @@ def _compiler():
 def _cuda_compiler():
     """The JIT for GPUs, which needs nvcc too."""
     jit = _compiler()
-    from .codegen.toolkit import find_toolkit
+    with importing:
+        from .codegen.toolkit import find_toolkit
 
     try:
         find_toolkit()

@@ -35,9 +35,9 @@ typedef int (*tvm_flash_function)(void *self, const TVMFFIAny *args, int32_t num
   int TVM_FLASH(symbol)(void *self, const TVMFFIAny *args, int32_t num_args, TVMFFIAny *result)
 
 /* Arguments of {spec}_fwd. q, k, v and out are (B, S, H, D), lse is (B, H, Sq) float32 and absent
- * where the spec returns "out" alone. With a score_mod, lse_low of the same shape stands behind it:
- * lse + lse_low is the log-sum-exp to twice the precision. Captured tensors stand before the scale: ALiBi slopes, then
- * those of score_mod and mask_mod. */
+ * where the spec returns "out" alone. A spec with a score_mod has lse_low after lse, of the same
+ * shape: what lse lost in rounding; all that follows is one further. Captured tensors stand before
+ * the scale: ALiBi slopes, then those of score_mod and mask_mod. */
 enum tvm_flash_forward {
   TVM_FLASH_Q,
   TVM_FLASH_K,
@@ -47,8 +47,8 @@ enum tvm_flash_forward {
   TVM_FLASH_FORWARD_SCALE /* without captured tensors */
 };
 
-/* Arguments of {spec}_bwd and _bwd_det. lse is the forward's, dlse its gradient (zeros if none).
- * With a score_mod, the forward's lse_low stands behind lse.
+/* Arguments of {spec}_bwd and _bwd_det. lse is the forward's, as is lse_low, which follows it where
+ * the spec has a score_mod (all others are one further then); dlse is lse's gradient (zeros if none).
  * delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad) are workspace, float32: delta of any content,
  * dq_acc zeroed; Sq_pad is Sq rounded up to the manifest's block_q, D_pad its head_dim_pad, and C is 1
  * (on CPUs, the number of key tiles that may run at once). Without head_dim_pad: (1, 1, 1, 1, 1). */

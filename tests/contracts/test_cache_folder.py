@@ -22,6 +22,7 @@ from tvm_flash.codegen import build, cache, jit, staging  # noqa: F401  build: c
 from tvm_flash.codegen.file_lock import locked
 from tvm_flash.errors import BuildError
 from tvm_flash.loader import registered
+from tvm_flash.machine_code import CodeError
 
 KEY = (SPEC.name, "forward", "cpu", "long")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
@@ -41,7 +42,12 @@ def folder(tmp_path, monkeypatch):
     home = tmp_path / "cache"
     home.mkdir(mode=0o700)
     monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(home))
-    monkeypatch.setattr(jit, "_build", lambda *known: shutil.copytree(good, known[-1]))
+
+    def copy(*known):
+        with staging.publishing(known[-1]) as place:
+            shutil.copytree(good, place, dirs_exist_ok=True)
+
+    monkeypatch.setattr(jit, "_build", copy)
     jit.artifact_for(SPEC, "forward")
     return home
 
@@ -173,6 +179,17 @@ def _pipe(file: Path) -> None:
     os.mkfifo(file)
 
 
+def _given_away(file: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("gives files to others")
+    os.chown(file, 54321, 54321)
+
+
+def _with_a_file_more(entry: Path) -> None:
+    (entry / "more").touch()
+    (entry / MANIFEST).write_text("{}")
+
+
 _SPOILT = {
     "another architecture": lambda entry: edit(entry, target={"name": "x", "architecture": "vax"}),
     "another tvm_ffi": lambda entry: edit(entry, versions={"tvm_ffi": "99.0"}),
@@ -182,6 +199,10 @@ _SPOILT = {
     "another symbol": lambda entry: _record(entry, symbol="absent"),
     "no library": lambda entry: _library(entry, b"#!/bin/sh\n"),
     "a cut library": lambda entry: _library(entry, (entry / "kernels.so").read_bytes()[:5000]),
+    "a folder that others may write to": lambda entry: entry.chmod(0o777),
+    "a library that others may write to": lambda entry: (entry / "kernels.so").chmod(0o666),
+    "a manifest of somebody else": lambda entry: _given_away(entry / MANIFEST),
+    "a file more": lambda entry: _with_a_file_more(entry),
     "a pipe for a manifest": lambda entry: _pipe(entry / MANIFEST),
     "a pipe for a library": lambda entry: _pipe(entry / "kernels.so"),
 }
@@ -197,6 +218,38 @@ def test_an_entry_that_will_not_do_is_built_again_with_one_warning(folder, caplo
     assert attends(resolved()) and len(caplog.messages) == 1
 
 
+def test_an_entry_stays_until_another_is_built(folder, monkeypatch):
+    """It may be good: a process without descriptors or memory cannot use it."""
+    before = entry_of(folder)
+
+    def refused(*_):
+        raise CodeError("failed to map segment: Cannot allocate memory")
+
+    def no_room(*_):
+        raise BuildError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tvm_flash.loader.mapped", refused)
+        patch.setattr(jit, "_build", no_room)
+        with pytest.raises(BuildError, match="no memory"):
+            resolved()
+    monkeypatch.setattr(jit, "_build", no_room)
+    assert attends(resolved()) and entry_of(folder) == before
+
+
+def test_nobody_else_may_write_to_what_is_kept_whatever_the_umask(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o755)
+    monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(folder))
+    before = os.umask(0)
+    try:
+        made = jit.artifact_for(SPEC, "forward")
+    finally:
+        os.umask(before)
+    for path in (made, *made.iterdir(), plan_of(folder)):
+        assert not path.stat().st_mode & 0o022, path
+
+
 def _stamped(data: bytes) -> bytes:
     return cache._stamp(data) + b"\n" + data
 
@@ -210,6 +263,26 @@ _PLANS = {
     "hostile": _stamped(b'{"config": {"block_q": -64}, "source": "x", "buckets": ["long"]}'),
     "of other lengths": _stamped(b'{"config": {}, "source": "x", "buckets": ["tiny"]}'),
 }
+
+
+def test_a_plan_that_others_may_write_to_is_made_again(folder, caplog):
+    plan_of(folder).chmod(0o666)
+    with caplog.at_level(logging.WARNING, logger="tvm_flash"):
+        assert attends(resolved())
+    (warning,) = caplog.messages
+    assert "others may write to it" in warning and attends(resolved())
+
+
+def test_a_folder_of_plans_that_others_may_write_to_is_refused(folder):
+    (folder / "plans").chmod(0o777)
+    with pytest.raises(BuildError, match=r"plans is not safe: others may write to it"):
+        resolved()
+
+
+def test_a_device_is_no_folder(monkeypatch):
+    monkeypatch.setenv("TVM_FLASH_CACHE_DIR", "/dev/null")
+    with pytest.raises(BuildError, match="Not a directory"):
+        resolved()
 
 
 @pytest.mark.parametrize("what", _PLANS)

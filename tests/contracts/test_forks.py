@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +15,10 @@ import pytest
 from small_artifact import SPEC, compiled, in_child
 
 from tvm_flash import kernels
-from tvm_flash.codegen import cache, jit
+from tvm_flash.codegen import cache
 from tvm_flash.codegen.file_lock import locked
 from tvm_flash.codegen.staging import publishing
+from tvm_flash.import_lock import importing
 from tvm_flash.loader import registered
 from tvm_flash.spec import AttentionSpec
 
@@ -94,23 +97,49 @@ def test_a_fork_waits_for_a_thread_that_imports_the_compiler():
     """Half an import would be left to the child, and nobody to finish it."""
     inside, done = threading.Event(), []
 
-    def importing():
-        with jit._importing:
+    def imports():
+        with importing:
             inside.set()
             time.sleep(0.2)
             done.append(True)
 
-    thread = threading.Thread(target=importing)
+    thread = threading.Thread(target=imports)
     thread.start()
     inside.wait()
 
     def child():
         assert done
-        with jit._importing:
+        with importing:
             pass
 
     assert in_child(child)
     thread.join()
+
+
+IMPORTING = """
+import importlib.abc, os, signal, sys, threading, time
+from tvm_flash import kernels
+
+inside = threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "tvm_flash.codegen.cache":
+            inside.set()
+            time.sleep(0.3)
+
+sys.meta_path.insert(0, Slow())
+threading.Thread(target=kernels._compiler).start()
+assert inside.wait(60)
+if child := os.fork():
+    sys.exit(os.waitpid(child, 0)[1])
+signal.alarm(20)
+kernels._compiler()
+"""
+
+
+def test_a_fork_waits_for_a_thread_that_imports_us():
+    assert subprocess.run([sys.executable, "-c", IMPORTING]).returncode == 0
 
 
 def test_a_child_that_ends_leaves_what_its_parent_is_building(tmp_path):

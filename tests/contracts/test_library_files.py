@@ -18,7 +18,7 @@ from small_artifact import as_nobody, attends, compiled, copied, edit, in_child
 from tvm_flash import artifact, loader
 from tvm_flash.artifact import MANIFEST, PTX, read_ptx, sha256_of, verify
 from tvm_flash.codegen import staging
-from tvm_flash.codegen.linker import find_compiler
+from tvm_flash.codegen.linker import find_compiler, link
 from tvm_flash.codegen.staging import publishing
 from tvm_flash.errors import ArtifactError, BuildError
 from tvm_flash.loader import load, opened, registered
@@ -254,6 +254,13 @@ def test_a_folder_of_the_users_that_appears_during_a_build_stays(tmp_path, monke
         (path / "thesis.tex").write_text("years of work")
     assert (path / "thesis.tex").read_text() == "years of work"
     assert [entry.name for entry in tmp_path.iterdir()] == ["kernels"]
+
+
+@pytest.mark.parametrize("name", ["a,b", "-x", "@x", "a b", "a\nb", "é", "%s$HOME"])
+def test_a_library_is_linked_wherever_it_lies(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    ctypes.CDLL(str(link([], [], Path(name, "kernels.so")).absolute()))
 
 
 def test_a_place_that_cannot_be_written_is_a_build_error(tmp_path):

@@ -109,6 +109,11 @@ def test_bench_continues_no_foreign_file(tmp_path, content):
     assert path.read_bytes() == content
 
 
+def test_bench_does_not_wait_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "bench.json")
+    refused("bench", "--quick", "--json", tmp_path / "bench.json", words=["not a regular file"])
+
+
 @pytest.mark.parametrize(
     "changes",
     [

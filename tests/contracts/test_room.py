@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,14 @@ def test_an_interrupted_import_of_tvm_is_completed(tmp_path):
         tmp_path,
     )
     assert printed.split() == ["interrupted", "True", "True", "True"]
+
+
+def test_the_output_of_llvm_goes_to_disk_where_memory_holds_no_file(monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", forbidden, raising=False)
+    assert written_bytes(lambda path: Path(path).write_bytes(b"code")) == b"code"
 
 
 def test_the_output_of_llvm_needs_no_disk(tmp_path, monkeypatch):

@@ -70,7 +70,8 @@ def test_spec_passes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "direction"), [("everything", "forward"), ("bf16_document", "backward")]
+    ("name", "direction"),
+    [("everything", "forward"), ("bf16_relative_bias", "forward"), ("bf16_document", "backward")],
 )
 def test_captured_tables(name, direction):
     (spec,) = {case.spec for case in CASES if case.name == name}

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TvmFlashError
-from ..folder import replacing
+from ..folder import read_file, replacing
 from ..json_fields import Fields, field_problems, is_object
 from ..schedules.line_fields import is_text
 from .suite import Suite
 
 FORMAT = 2
+# Bytes that are read of one.
+_LIMIT = 2**28
 
 # A run continues a file only where all of these are the same.
 MACHINE = ("cpu", "features", "system")
@@ -101,7 +103,7 @@ class Document:
 def read(path: Path) -> dict:
     """A document of this format. Raises TvmFlashError with the reason it is none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_file(path, _LIMIT).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise TvmFlashError(f"{path} is not a document of `tvm-flash bench`: {error}") from error
     found = data.get("format") if isinstance(data, dict) else None

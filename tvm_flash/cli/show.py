@@ -108,8 +108,8 @@ def require_tvm() -> None:
 
 
 def _definition(spec: AttentionSpec, direction: str) -> str:
-    if direction == "backward":
-        from ..definition.plain import plain_backward as plain
-    else:
+    if direction == "forward":
         from ..definition.plain import plain_forward as plain
+    else:
+        from ..definition.plain import plain_backward as plain
     return plain(spec).script()

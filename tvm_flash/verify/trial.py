@@ -108,10 +108,18 @@ def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
         return Outcome(problem, seconds=seconds, rows_without_keys=empty, failure=message)
     seconds = time.perf_counter() - started
     size = lse[lse.isfinite()].abs().amax().item() if problem.logits_scale > 1 else 0.0
-    known = (candidate.spec.dtype, results, question.exact, question.plain)
+    known = (candidate.spec.dtype, _whole(results), question.exact, question.plain)
     held = deviations(*known, score_size=size)
     failure = "; ".join(str(deviation) for deviation in held if not deviation.ok)
     return Outcome(problem, tuple(held), Counts.of(reports), seconds, empty, failure)
+
+
+def _whole(results: Tensors) -> Tensors:
+    """``results`` with the two parts of lse as one."""
+    if "lse_low" not in results:
+        return results
+    rest = {name: tensor for name, tensor in results.items() if name != "lse_low"}
+    return {**rest, "lse": results["lse"].double() + results["lse_low"].double()}
 
 
 def _run(

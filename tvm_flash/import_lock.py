@@ -1,0 +1,19 @@
+"""A lock for imports in the middle of a call, which forks wait for.
+
+A child that is forked in the middle of an import has half a module, and no thread to finish it:
+every later import of it would wait for that one, for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+importing = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=importing.acquire,
+        after_in_parent=importing.release,
+        after_in_child=importing.release,
+    )
