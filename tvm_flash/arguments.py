@@ -59,7 +59,7 @@ def as_window(window_size) -> tuple[int, int]:
 
     None, for the pair or a side, and, as in FlashAttention, any negative number is unbounded: -1.
     """
-    if window_size is None or _is_default(window_size):
+    if window_size is NO_WINDOW or window_size is None or _is_default(window_size):
         return NO_WINDOW
     sides = window_size
     if not isinstance(sides, (tuple, list)):

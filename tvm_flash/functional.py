@@ -10,7 +10,15 @@ from functools import lru_cache
 import torch
 from torch._C import _get_tracing_state, _is_any_autocast_enabled
 
-from .arguments import as_flag, as_number, as_scale, as_window, autocast, check_no_dropout
+from .arguments import (
+    NO_WINDOW,
+    as_flag,
+    as_number,
+    as_scale,
+    as_window,
+    autocast,
+    check_no_dropout,
+)
 from .broadcasting import broadcast_leads, share_heads
 from .checks import (
     DTYPES,
@@ -116,7 +124,7 @@ def attention(
     *,
     softmax_scale: float | None = None,
     causal: bool = False,
-    window_size: Window = (-1, -1),
+    window_size: Window = NO_WINDOW,
     softcap: float = 0.0,
     alibi_slopes: torch.Tensor | None = None,
     score_mod: Callable | Captured | None = None,
@@ -228,7 +236,8 @@ _Problem = tuple[str, float]
 def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
     """The problem, after a look at the sizes, and the captured tensors."""
     mods = _given(score_mod, mask_mod) or _capture(score_mod, mask_mod, q.device)
-    check_captured(mods.tables)
+    if mods.tables:
+        check_captured(mods.tables)
     shapes = (q.shape, k.shape, v.shape)
     if _get_tracing_state() is not None:
         shapes = untraced_shapes(q, k, v)

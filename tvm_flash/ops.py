@@ -41,14 +41,15 @@ def attention_operator(
     ``spec`` is from ``spec_name`` or ``spec_json``. lse is in natural units, -inf where a row sees
     no key. deterministic: gradients have the same bits every run; torch may ask for that too.
     """
-    arguments = (q, k, v, tables, spec, softmax_scale)
+    run = _forward_operator
     if not torch.compiler.is_compiling():
-        if is_plain_call(q, k, v, tables):
-            if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-                return _differentiable_forward(*arguments, _is_ordered(deterministic))[:2]
-            return _run_forward(*arguments)[:2]
-        arguments = (q, k, v, tables, lasting_text(spec), softmax_scale)
-    return _forward_operator(*arguments, _is_ordered(deterministic))[:2]
+        if not is_plain_call(q, k, v, tables):
+            spec = lasting_text(spec)
+        elif torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            run = _differentiable_forward
+        else:
+            return _run_forward(q, k, v, tables, spec, softmax_scale)[:2]
+    return run(q, k, v, tables, spec, softmax_scale, _is_ordered(deterministic))[:2]
 
 
 def _is_ordered(deterministic: bool) -> bool:
@@ -78,7 +79,8 @@ def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic
     if tables or len(results) > 2:
         run(q, k, v, *results, *tables, softmax_scale)
     else:  # a call without a star takes less time
-        run(q, k, v, *results, softmax_scale)
+        out, lse = results
+        run(q, k, v, out, lse, softmax_scale)
     return results
 
 
