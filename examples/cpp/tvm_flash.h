@@ -34,6 +34,9 @@ typedef int (*tvm_flash_function)(void *self, const TVMFFIAny *args, int32_t num
 #define TVM_FLASH_DECLARE(symbol)                                                             \
   int TVM_FLASH(symbol)(void *self, const TVMFFIAny *args, int32_t num_args, TVMFFIAny *result)
 
+/* A CPU library for x86-64-v4+amx: before the first call the process asks Linux for the tiles' state,
+ * syscall(SYS_arch_prctl, 0x1023, 18) (ARCH_REQ_XCOMP_PERM); without it the first tile is SIGILL. */
+
 /* Arguments of {spec}_fwd. q, k, v and out are (B, S, H, D), lse is (B, H, Sq) float32 and absent
  * where the spec returns "out" alone. A spec with a score_mod has lse_low after lse, of the same
  * shape: what lse lost in rounding; all that follows is one further. Captured tensors stand before
