@@ -164,13 +164,19 @@ def attention(
     if _is_any_autocast_enabled():
         q, k, v = autocast(q), autocast(k), autocast(v)
     check_tensors(q, k, v)
+    # What is right as it is asks for no function: each would be 1 % of a small call.
+    if not (causal is True or causal is False):
+        causal = as_flag("causal", causal)
+    if window_size is not NO_WINDOW:
+        window_size = as_window(window_size)
     softcap = 0.0 if softcap is None else as_number("softcap", softcap) or 0.0  # not -0.0
     scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)
     variant = (
-        as_flag("causal", causal), as_window(window_size), softcap, alibi_slopes is not None,
-        alignment, scale is not None and not -_STEEP <= scale <= _STEEP,
+        causal, window_size, softcap, alibi_slopes is not None, alignment,
+        scale is not None and not -_STEEP <= scale <= _STEEP,
     )  # fmt: skip
-    deterministic = as_flag("deterministic", deterministic)
+    if not (deterministic is True or deterministic is False):
+        deterministic = as_flag("deterministic", deterministic)
     find = _constant_spec if torch.compiler.is_compiling() else _traced_spec
     (spec, default_scale), tables = find(q, k, v, variant, score_mod, mask_mod)
     scale = default_scale if scale is None else scale
