@@ -22,6 +22,11 @@
 #include <string.h>
 #include <tvm/ffi/c_api.h>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -33,9 +38,6 @@ typedef int (*tvm_flash_function)(void *self, const TVMFFIAny *args, int32_t num
 #define TVM_FLASH(symbol) __tvm_ffi_##symbol
 #define TVM_FLASH_DECLARE(symbol)                                                             \
   int TVM_FLASH(symbol)(void *self, const TVMFFIAny *args, int32_t num_args, TVMFFIAny *result)
-
-/* A CPU library for x86-64-v4+amx: before the first call the process asks Linux for the tiles' state,
- * syscall(SYS_arch_prctl, 0x1023, 18) (ARCH_REQ_XCOMP_PERM); without it the first tile is SIGILL. */
 
 /* Arguments of {spec}_fwd. q, k, v and out are (B, S, H, D), lse is (B, H, Sq) float32 and absent
  * where the spec returns "out" alone. A spec with a score_mod has lse_low after lse, of the same
@@ -70,6 +72,14 @@ enum tvm_flash_backward {
   TVM_FLASH_BACKWARD_DQ_ACC,
   TVM_FLASH_BACKWARD_SCALE /* without captured tensors */
 };
+
+/* Before the first call of a CPU library for x86-64-v4+amx, once in a process: asks Linux for the state
+ * of tiles (arch_prctl, ARCH_REQ_XCOMP_PERM, 18), without which the first one is SIGILL. */
+static inline void tvm_flash_allow_tiles(void) {
+#if defined(__x86_64__) && defined(__linux__)
+  syscall(SYS_arch_prctl, 0x1023, 18);
+#endif
+}
 
 static inline TVMFFIAny tvm_flash_tensor(DLTensor *tensor) {
   TVMFFIAny value;

@@ -51,6 +51,7 @@ int main(int argc, char **argv) {
   tensors[TVM_FLASH_LSE] = tensor(lse, kDLFloat, 32, 3, sums, sum_strides);
   for (int n = 0; n < 5; ++n) args[n] = tvm_flash_tensor(&tensors[n]);
   args[TVM_FLASH_FORWARD_SCALE] = tvm_flash_scalar(0.125);
+  tvm_flash_allow_tiles();
   void *library = dlopen(argv[1], RTLD_NOW);
   if (!library) return fprintf(stderr, "%s", dlerror()), 1;
   tvm_flash_function attention = (tvm_flash_function)dlsym(library, argv[2]);
