@@ -185,7 +185,7 @@ class OnlineSoftmax:
         maximum, total = self.maximum[m, half], self.total[m, half]
         if self.factor is None:
             return self.scores.lse(maximum, total)
-        # The sum was made with the shift as it was rounded, far from zero with none (``_fold``).
+        # The sum has the shift as it was rounded in it, or none far from zero (``_come_near``).
         shift = self.kernel.scalar(maximum * self.factor, "float32")
         near = (shift + tirx.log2(total)) * T.float32(LN2)
         far = tirx.abs(shift) > T.float32(_FOLDED)
