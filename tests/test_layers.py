@@ -36,7 +36,7 @@ ORDER = [
     ["kernels"],
     ["ptx_interpreter", "verify"],
     ["arguments"],
-    ["checks", "placement", "spec_names", "observers", "autograd", "vmap", "ops"],
+    ["checks", "placement", "spec_names", "observers", "autograd", "vmap", "results", "ops"],
     ["broadcasting"],
     ["functional", "flash_attn"],
     ["bench"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from torch._C import _get_tracing_state, _is_any_autocast_enabled
+from torch._C import _is_any_autocast_enabled, _is_tracing
 
 from .arguments import (
     NO_WINDOW,
@@ -245,7 +245,7 @@ def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple
     if mods.tables:
         check_captured(mods.tables)
     shapes = (q.shape, k.shape, v.shape)
-    if _get_tracing_state() is not None:
+    if _is_tracing():
         shapes = untraced_shapes(q, k, v)
     fields = (q.dtype, *shapes, variant, mods.score_mod, mods.mask_mod)
     try:

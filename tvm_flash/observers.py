@@ -6,6 +6,7 @@ import torch
 from torch._C import (
     _get_tracing_state,
     _has_torch_function_variadic,
+    _is_tracing,
     _len_torch_dispatch_stack,
     _set_tracing_state,
 )
@@ -22,7 +23,7 @@ def is_plain_call(q, k, v, tables) -> bool:
     False for a tensor that is not simply memory of q's device, and where somebody must see an
     operator. Who may, and where it is asked for:
 
-    - torch.jit.trace: ``_get_tracing_state``
+    - torch.jit.trace: ``_is_tracing``
     - TorchFunctionMode (torch.set_default_device is one), make_fx and torch.export before dispatch,
       subclasses with ``__torch_function__``: ``_has_torch_function_variadic``
     - TorchDispatchMode: FakeTensorMode, make_fx, torch.export, AOT autograd, functional tensors,
@@ -38,7 +39,7 @@ def is_plain_call(q, k, v, tables) -> bool:
     ExecutionTraceObserver without a profiler cannot be asked for and sees what is allocated only.
     """
     if (
-        _get_tracing_state() is not None
+        _is_tracing()
         or _has_torch_function_variadic(q, k, v, *tables)
         or _len_torch_dispatch_stack() > 0
         or peek_interpreter_stack() is not None

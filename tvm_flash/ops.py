@@ -11,7 +11,7 @@ from .kernels import resolve
 from .lengths import bucket_of
 from .observers import is_plain_call
 from .placement import has_readable_rows, place_of
-from .spec import AttentionSpec
+from .results import empty_results, empty_results_on_cpu
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
 from .vmap import batched
 
@@ -69,11 +69,12 @@ def _forward_in_node(*inputs):
 def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
     """out and the arrays that ``spec.saved_statistics`` names."""
     sizes, key_sizes, spec = q.shape, v.shape, spec_of(spec)
-    results = _empty_results(q, sizes, key_sizes[3], spec)
+    device, capability = place_of(q)
+    make = empty_results_on_cpu if device == "cpu" else empty_results
+    results = make(q, sizes, key_sizes[3], spec)
     if 0 in sizes or 0 in key_sizes:
         return _results_without_keys(*results)
     bucket = bucket_of("forward", sizes[1], key_sizes[1])
-    device, capability = place_of(q)
     kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)
     if tables or len(results) > 2:
@@ -119,21 +120,7 @@ def _backward(
 def _forward_results(q, k, v, tables, spec: str, *_):
     """Empty results, of tensors without elements too."""
     check_operator_call(q, k, v, tables)
-    return _completed(*_empty_results(q, q.shape, v.shape[3], spec_of(spec)))
-
-
-def _empty_results(q, sizes, head_dim_v, spec: AttentionSpec):
-    """out, lse and, where the spec saves it, lse_low: for kernels to fill."""
-    batch, seqlen_q, heads, head_dim = sizes
-    if head_dim == head_dim_v and q.is_contiguous():
-        out = torch.empty_like(q)  # the same in less time
-    else:
-        out = q.new_empty(batch, seqlen_q, heads, head_dim_v)
-    if q.dtype == torch.float32:
-        lse = q.new_empty(batch, heads, seqlen_q)
-    else:
-        lse = q.new_empty(batch, heads, seqlen_q, dtype=torch.float32)
-    return (out, lse, torch.empty_like(lse)) if "lse_low" in spec.saved_statistics else (out, lse)
+    return _completed(*empty_results(q, q.shape, v.shape[3], spec_of(spec)))
 
 
 def _backward_results(dout, dlse, q, k, v, out, lse, lse_low, tables, *_):
