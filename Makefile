@@ -35,7 +35,7 @@ bench: $(STAMP)  ## measure this machine (an hour or two, goes on where it was),
 	$(BIN)/python benchmarks/update_readme.py
 
 golden: $(STAMP)  ## rewrite the golden text of the scheduled code
-	$(BIN)/python -m pytest tests/test_golden.py --update-golden
+	$(BIN)/python -m pytest tests/schedules/test_golden.py tests/project/test_layers.py --update-golden
 
 clean:  ## the environment and everything built; not the kernel cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -11,14 +11,14 @@ from pathlib import Path
 from . import tvm_import  # noqa: F401  tvm whole, before what follows imports parts of it
 
 # isort: split
-from ..artifact import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
+from ..artifact.library import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
 from ..errors import BuildError
-from ..lengths import FORWARD_BUCKETS, buckets_of, check_buckets
 from ..machine import architecture, system
+from ..problem.lengths import FORWARD_BUCKETS, buckets_of, check_buckets
+from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import cuda_archs
 from ..schedules.select import Chosen, Scheduled, choose_all, scheduled_module
 from ..schedules.target import CpuTarget, cpu_target, host_target
-from ..spec import AttentionSpec
 from .cpu import llvm_version, prepared, write_object
 from .cuda_build import build_cuda, cuda_job
 from .linker import link
@@ -52,7 +52,7 @@ def build(
 
     target: "llvm" is this machine; otherwise a name that tvm_flash.schedules.target knows, or a
     CpuTarget; "cuda", or "cuda:sm_80,sm_90", is one library for those GPUs. buckets: for CPUs, the
-    lengths to make kernels for (tvm_flash.lengths: tiny, decode, short, medium, long), one kernel
+    lengths to make kernels for (tiny, decode, short, medium, long: problem/lengths.py), one kernel
     for those that share a config; a loaded library serves the others with its nearest kernel.
     progress(done, total, symbol) is called after each kernel, one call at a time, from worker
     threads. An artifact already at ``path`` is replaced. Raises UnsupportedSpec for a spec no

@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..artifact import LIBRARY_LIMIT, refuse, verify
+from ..artifact.folder import owner_problem, read_file, trust_problems
+from ..artifact.library import LIBRARY_LIMIT, refuse, verify
 from ..errors import ArtifactError, BuildError
-from ..folder import owner_problem, read_file, trust_problems
 from .file_lock import locked
 from .staging import is_replaceable, sweep
 

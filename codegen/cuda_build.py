@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifact import KernelRecord, Manifest, sha256_of, write_manifest, write_ptx
+from ..artifact.library import KernelRecord, Manifest, sha256_of, write_manifest, write_ptx
 from ..errors import BuildError
 from ..machine import architecture, system
 from ..schedules.cuda.arch import CudaArch

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 
-from ..artifact import symbol_name
+from ..artifact.library import symbol_name
 from ..errors import BuildError
+from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import CudaArch
 from ..schedules.cuda.program import CudaProgram, Launch
-from ..spec import AttentionSpec
 from .cuda import KernelSource, kernel_sources, ptx_version
 from .nvcc import Cubin, assemble, compile_ptx, refuse_spills
 

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..artifact import symbol_name
+from ..artifact.library import symbol_name
 from ..errors import UnsupportedSpec
 from ..import_lock import importing
-from ..lengths import DEFAULT_BUCKET, buckets_of
+from ..problem.lengths import DEFAULT_BUCKET, buckets_of
+from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS, CudaArch, serving_arch
 from ..schedules.target import CpuTarget, host_target
-from ..spec import AttentionSpec
 from . import cache
 from .toolkit import find_toolkit
 from .versions import build_versions, records_digest, source_digest

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifact import read_ptx, verify
+from ..artifact.library import read_ptx, verify
 from ..schedules.cuda.arch import ARCHS, CudaArch
 from .nvcc import Resources
 

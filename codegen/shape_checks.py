@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from tvm import tirx
 from tvm.ir.expr import StringImm
 
-from ..lengths import MAX_SEQLEN
+from ..problem.lengths import MAX_SEQLEN
 from ..schedules.cuda.program import Grid, Sizes
 
 # Blocks of a CUDA grid along x, y and z.

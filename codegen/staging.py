@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 
-from ..artifact import MANIFEST, PTX
+from ..artifact.library import MANIFEST, PTX
 from ..errors import BuildError
 from .file_lock import locked
 

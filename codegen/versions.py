@@ -12,29 +12,10 @@ import tvm_flash
 
 _PACKAGES = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi"}
 
-# What turns a spec into machine code. The rest of the package only calls the result.
-_FOLDERS = ("definition", "schedules", "codegen")
+# What turns a spec into machine code, with the package's own files. The rest only calls the result.
+_FOLDERS = ("score", "problem", "artifact", "definition", "schedules", "codegen")
 # What decides a kernel's numbers: they are part of what is compiled.
 _RECORDS = "tuning_logs"
-_FILES = (
-    "artifact.py",
-    "errors.py",
-    "folder.py",
-    "gradients.py",
-    "import_lock.py",
-    "json_fields.py",
-    "lengths.py",
-    "machine.py",
-    "manifest.py",
-    "program.py",
-    "program_size.py",
-    "score_mod.py",
-    "spec.py",
-    "torch_compositions.py",
-    "torch_operations.py",
-    "tracing.py",
-    "variants.py",
-)
 _SUFFIXES = {".py", ".c", ".cpp", ".h", ".json", ".jsonl"}
 
 
@@ -54,7 +35,13 @@ def _version(package: str) -> str:
 @lru_cache(maxsize=1)
 def source_digest() -> str:
     """sha256 over the names and bytes of every source file that influences a kernel's code."""
-    return _digest(_sources(_FOLDERS, _FILES))
+    return _digest(building_sources())
+
+
+def building_sources() -> list[tuple[str, Path]]:
+    """(name within the package, path) of every source file that influences a kernel's code."""
+    own = [(path.name, path) for path in Path(tvm_flash.__file__).parent.glob("*.py")]
+    return [*own, *_sources(_FOLDERS)]
 
 
 def records_digest(target: str) -> str:
@@ -74,12 +61,10 @@ def _digest(files: list[tuple[str, Path]]) -> str:
     return digest.hexdigest()
 
 
-def _sources(folders: Sequence[str], files: Sequence[str] = ()) -> list[tuple[str, Path]]:
+def _sources(folders: Sequence[str]) -> list[tuple[str, Path]]:
     roots = [Path(root) for root in tvm_flash.__path__]
-    found = [root / folder for root in roots for folder in folders]
-    nested = [p for folder in found for p in folder.rglob("*") if p.suffix in _SUFFIXES]
-    single = [root / name for root in roots for name in files]
-    return [(_relative(p, roots), p) for p in (*nested, *single) if p.is_file()]
+    found = [p for root in roots for folder in folders for p in (root / folder).rglob("*")]
+    return [(_relative(p, roots), p) for p in found if p.suffix in _SUFFIXES and p.is_file()]
 
 
 def _relative(path: Path, roots: list[Path]) -> str:

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..artifact import DIRECTIONS
+from ..artifact.library import DIRECTIONS
 from ..json_fields import Fields, field_problems, is_object
-from ..lengths import FORWARD_BUCKETS, buckets_of
-from ..spec import AttentionSpec
+from ..problem.lengths import FORWARD_BUCKETS, buckets_of
+from ..problem.spec import AttentionSpec
 from .config_fields import config_problems
 from .line_fields import (
     SIZES,

@@ -12,7 +12,7 @@ from typing import Any
 
 import tvm_flash
 
-from ..spec import DTYPES, HEAD_DIM_RANGE, AttentionSpec
+from ..problem.spec import DTYPES, HEAD_DIM_RANGE, AttentionSpec
 from .record_format import moment, read, warn_once
 
 # Buckets whose numbers may serve another, nearest first. Tiny and decode are kernels of their own.

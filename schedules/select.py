@@ -8,11 +8,11 @@ from typing import Any
 
 import tvm
 
-from ..artifact import DIRECTIONS, symbol_name
+from ..artifact.library import DIRECTIONS, symbol_name
 from ..definition.signature import as_module
 from ..errors import UnsupportedSpec
-from ..lengths import DEFAULT_BUCKET
-from ..spec import AttentionSpec
+from ..problem.lengths import DEFAULT_BUCKET
+from ..problem.spec import AttentionSpec
 from .config_fields import checked, config_from
 from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
 from .cpu.defaults import default_config

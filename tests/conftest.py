@@ -19,7 +19,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--update-golden",
         action="store_true",
-        help="write tests/golden/*.txt from the present code instead of comparing",
+        help="write tests/schedules/golden/*.txt from the present code instead of comparing",
     )
 
 

@@ -5,7 +5,7 @@ import torch
 import tvm_flash
 from tvm_flash.cli.spec_text import parse_spec
 from tvm_flash.codegen.build import build
-from tvm_flash.loader import registered
+from tvm_flash.runtime.loader import registered
 
 
 def dense(q, k, v):

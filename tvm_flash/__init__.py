@@ -12,14 +12,14 @@ if not Path(__path__[0], "schedules").is_dir():
     __path__.append(str(Path(__path__[0]).parent))
 
 _EXPORTS = {
-    "AttentionSpec": "spec",
-    "attention": "functional",
-    "capture": "functional",
-    "scaled_dot_product_attention": "functional",
-    "flash_attn_func": "flash_attn",
-    "flash_attn_qkvpacked_func": "flash_attn",
-    "flash_attn_kvpacked_func": "flash_attn",
-    "load": "loader",
+    "AttentionSpec": "problem.spec",
+    "attention": "frontend.functional",
+    "capture": "frontend.functional",
+    "scaled_dot_product_attention": "frontend.functional",
+    "flash_attn_func": "frontend.flash_attn",
+    "flash_attn_qkvpacked_func": "frontend.flash_attn",
+    "flash_attn_kvpacked_func": "frontend.flash_attn",
+    "load": "runtime.loader",
     "build": "codegen.build",
     "TvmFlashError": "errors",
     "UnsupportedSpec": "errors",

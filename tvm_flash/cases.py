@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .spec import AttentionSpec
+from .problem.spec import AttentionSpec
 
 VIEWS = ("bshd", "bhsd", "packed", "every_other")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from . import variants
+from .score import variants
 
 # Where plain torch is exact by luck (a softmax of one key is 1), twice its error is 0.
 SLACK = 1e-5

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 
 from tvm import s_tir, tirx
 
-from ...definition.backward import streaming_backward
-from ...definition.score import is_linear
-from ...definition.tiles import BackwardTile, Bf16PairOperand, Float32Operand
-from ...spec import AttentionSpec
+from ...definition.score_expressions import is_scale_only
+from ...problem.spec import AttentionSpec
 from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .backward_pairs import WORDS, register_pairs, with_pairs
+from .forms.backward import streaming_backward
+from .forms.tiles import BackwardTile, Bf16PairOperand, Float32Operand
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, transpose, vectorize
 from .transpose_tile import with_transpose
@@ -136,8 +136,8 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     _zeros(sch, config, tile)
     _transposes(sch, config, tile)
     _spread_rows(sch, config, tile)
-    # A linear score goes from the product to P in one block.
-    modified = () if is_linear(spec) else ("score_mod", "mask")
+    # A score that is only scaled goes from the product to P in one block.
+    modified = () if is_scale_only(spec) else ("score_mod", "mask")
     _band_product(sch, config, "scores", (*modified, "p"), tile.depth)
     _band_product(sch, config, "dp", ("ds",), tile.depth_v)
     keys, rows = (n // tile.operand.pack for n in (config.step_k, config.block_q))

@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from ...definition.tiles import Bf16PairOperand
+from .forms.tiles import Bf16PairOperand
 from .llvm_text import with_llvm
 
 # Words of a vector of bf16 pairs.

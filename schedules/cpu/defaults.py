@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...lengths import DEFAULT_BUCKET
-from ...spec import AttentionSpec
+from ...problem.lengths import DEFAULT_BUCKET
+from ...problem.spec import AttentionSpec
 from ..target import CpuTarget
 from .backward import BackwardConfig
 from .forward import ForwardConfig
@@ -31,7 +31,7 @@ _TINY = 16
 def default_config(
     spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str = DEFAULT_BUCKET
 ) -> ForwardConfig | SplitForwardConfig | BackwardConfig:
-    """The config without a tuning record, for one length bucket (tvm_flash.lengths)."""
+    """The config without a tuning record, for one length bucket (tvm_flash.problem.lengths)."""
     if direction != "forward":
         config = backward_config(spec, target)
         if bucket == "tiny" and config.unit == "fma":

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 
 from tvm import s_tir, tirx
 
-from ...definition.forward import streaming_forward
-from ...definition.score import is_linear
-from ...definition.tiles import Bf16PairOperand, Float32Operand, ForwardTile
-from ...spec import AttentionSpec
+from ...definition.score_expressions import is_scale_only
+from ...problem.spec import AttentionSpec
 from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
+from .forms.forward import streaming_forward
+from .forms.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, transpose, vectorize
 from .threads import usable_threads, with_threads
@@ -138,7 +138,7 @@ def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFun
     functions = VectorMath(config.exp2_degree)
     sch = s_tir.Schedule(streaming_forward(spec, tile, functions, usable_threads()))
     sch.parallel(sch.get_loops(sch.get_sblock("q_tile"))[0])
-    _scores(sch, config, tile, inline=is_linear(spec))
+    _scores(sch, config, tile, inline=is_scale_only(spec))
     _growth(sch, config)
     _softmax(sch, config)
     _output(sch, config, tile)

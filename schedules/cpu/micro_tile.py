@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from ...definition.tiles import FLOAT32, Bf16PairOperand, Float32Operand
+from .forms.tiles import FLOAT32, Bf16PairOperand, Float32Operand
 from .llvm_text import with_llvm
 
 # Most products in one accumulator, of float32: rounding grows with the square of a running sum's

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 
 from tvm import s_tir, tirx
 
-from ...definition.split_forward import SplitTile, split_forward
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from ..space import Knob, register_reasons, vector_registers
 from ..target import CpuTarget
+from .forms.split_forward import SplitTile, split_forward
 from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
 from .vector_math import VectorMath, degree_reasons

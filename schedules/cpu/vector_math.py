@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from tvm import tirx
 
-from ...definition.pipeline import LOG2E
+from ...definition.scores import LOG2E
 
 # 1.5 * 2^23: adding it rounds a float of moderate size to an integer held in the low mantissa bits;
 # the exponent's bias on top, and these bits are the exponent field of 2**integer.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...errors import UnsupportedSpec
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 
 
 @dataclass(frozen=True)

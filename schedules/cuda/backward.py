@@ -7,14 +7,14 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.pipeline import Pipeline
+from ...definition.scores import Scores
 from ...definition.signature import Signature
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
 from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, when
-from .copies import Arrivals, Rows, store_rows
-from .fragments import Accumulator, accumulator, fragment, multiply_add, reloading
+from .copies import Copies, Rows, store_rows
+from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
@@ -42,7 +42,7 @@ class _KeyGradients:
     def __init__(self, spec, config: BackwardConfig, arch: CudaArch, symbol: str, with_dq: bool):
         self.spec, self.config, self.with_dq = spec, config, with_dq
         self.sig = Signature(spec)
-        self.scores = Pipeline(self.sig, CudaMath())
+        self.scores = Scores(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.split = config.column_groups
         self.warp_keys = config.block_k * self.split // config.num_warps
@@ -57,7 +57,7 @@ class _KeyGradients:
             symbol, self.sig, tensors, key_grid(config.block_k), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
-        self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
+        self.copies = Copies(self.kernel, arch.asynchronous_copy)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -106,16 +106,16 @@ class _KeyGradients:
         tile, buffers = self.tile, self.kernel.buffers
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             rows = Rows(buffers[name], tile.batch, tile.kv_head)
-            self.arrivals.rows(target, 0, rows, tile.first, tile.keys)
+            self.copies.rows(target, 0, rows, tile.first, tile.keys)
         with when(self.blocks.count > 0):
             self._load(0, self.blocks.head, self.blocks.first)
-        self.arrivals.commit()
+        self.copies.commit()
         self.dk.zero()
         self.dv.zero()
 
     def _query_tile(self, number) -> None:
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
-        self.arrivals.meet()
+        self.copies.landed()
         self.blocks.look_ahead()
         if self.config.stages == 2:
             self._prefetch(number, 1 - stage)
@@ -179,7 +179,7 @@ class _KeyGradients:
 
         first = first + self.column_group * self.warp_queries
         acc.zero()
-        multiply_add(
+        gemm(
             acc, product, keys.columns // product.step,
             reloading(
                 self.a, acc.m_tiles,
@@ -192,7 +192,7 @@ class _KeyGradients:
         """acc += A rows, over the queries of the tile; A's fragments are a_of(m, step)."""
         product = self.product
         column, own = self._own_columns(self.column_group, acc.n_tiles)
-        multiply_add(
+        gemm(
             acc, product, self.config.block_q // product.step,
             lambda step: [a_of(m, step) for m in range(acc.m_tiles)],
             lambda b, step, pair: product.load_b_rows(
@@ -243,7 +243,7 @@ class _KeyGradients:
         a = fragment(kernel, product, m_tiles)
         column, own = self._own_columns(group, own_tiles)
         dq.zero()
-        multiply_add(
+        gemm(
             dq, product, self.config.block_k // product.step,
             reloading(
                 a, m_tiles,
@@ -264,7 +264,7 @@ class _KeyGradients:
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""
         kernel, config, tile = self.kernel, self.config, self.tile
-        self.arrivals.meet()
+        self.copies.landed()
         with kernel.overlay():
             dk_tile = shared_tile(kernel, config.block_k, self.depth, self.spec.dtype)
             dv_tile = shared_tile(kernel, config.block_k, self.depth_v, self.spec.dtype)
@@ -313,13 +313,13 @@ class _KeyGradients:
     def _prefetch(self, number, stage) -> None:
         with when(number + 1 < self.blocks.count):
             self._load(stage, self.blocks.next_head, self.blocks.next_first)
-        self.arrivals.commit()
+        self.copies.commit()
 
     def _load(self, stage, head, first) -> None:
         kernel, batch, end = self.kernel, self.tile.batch, self.blocks.rows
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             rows = Rows(kernel.buffers[name], batch, head)
-            self.arrivals.rows(target, stage, rows, first, end)
+            self.copies.rows(target, stage, rows, first, end)
         for name in self.statistics:
             target, source = getattr(self, f"{name}_tile"), kernel.buffers[name]
-            self.arrivals.values(target, stage, source, (batch, head), first, end)
+            self.copies.values(target, stage, source, (batch, head), first, end)

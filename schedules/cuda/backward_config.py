@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from ..config_fields import config_from
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons

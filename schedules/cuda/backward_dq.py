@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from tvm import tirx
 
-from ...definition.pipeline import Pipeline
+from ...definition.scores import Scores
 from ...definition.signature import Signature
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
-from .copies import Arrivals, Rows, store_rows
+from .copies import Copies, Rows, store_rows
 from .forward import ForwardConfig
-from .fragments import Accumulator, accumulator, fragment, multiply_add, reloading
+from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
@@ -52,7 +52,7 @@ class _QueryGradient:
     def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
         self.spec, self.config = spec, config
         self.sig = Signature(spec)
-        self.scores = Pipeline(self.sig, CudaMath())
+        self.scores = Scores(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.statistics = (*spec.saved_statistics, "delta")
@@ -61,7 +61,7 @@ class _QueryGradient:
             symbol, self.sig, parameter_tensors(self.sig, spec, names), query_grid(config.block_q),
             config.num_warps, tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
-        self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
+        self.copies = Copies(self.kernel, arch.asynchronous_copy)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -97,7 +97,7 @@ class _QueryGradient:
         kernel, tile = self.kernel, self.tile
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             rows = Rows(kernel.buffers[name], tile.batch, tile.head)
-            self.arrivals.rows(target, 0, rows, tile.first, tile.rows)
+            self.copies.rows(target, 0, rows, tile.first, tile.rows)
         self.dq.zero()
         shape = (self.s.m_tiles, 2)
         for name in self.statistics:
@@ -111,11 +111,11 @@ class _QueryGradient:
                     store(getattr(self, f"row_{name}"), (m, half), value)
         with when(self.blocks.count > 0):
             self._load(0)
-        self.arrivals.commit()
+        self.copies.commit()
 
     def _key_tile(self, number) -> None:
         first = self.blocks.first(number)
-        self.arrivals.meet()
+        self.copies.landed()
         self._product(self.s, self.q_tile, self.k_tile)
         self.recompute.probabilities(
             self.blocks.boundary(first), self.tile.batch, self.tile.head,
@@ -129,7 +129,7 @@ class _QueryGradient:
         barrier()
         with when(number + 1 < self.blocks.count):
             self._load(number + 1)
-        self.arrivals.commit()
+        self.copies.commit()
 
     def _statistic(self, name: str) -> Callable:
         return lambda m, n, r: getattr(self, f"row_{name}")[m, r // 2]
@@ -138,7 +138,7 @@ class _QueryGradient:
         """acc = rows keys^T over the head dimension."""
         product, first = self.product, self.kernel.warp * self.warp_rows
         acc.zero()
-        multiply_add(
+        gemm(
             acc, product, rows.columns // product.step,
             reloading(
                 self.a, acc.m_tiles,
@@ -150,7 +150,7 @@ class _QueryGradient:
     def _accumulate(self) -> None:
         """dQ += dS K."""
         product = self.product
-        multiply_add(
+        gemm(
             self.dq, product, self.config.block_k // product.step,
             reloading(
                 self.a, self.dp.m_tiles,
@@ -163,7 +163,7 @@ class _QueryGradient:
 
     def _finish(self) -> None:
         kernel, tile = self.kernel, self.tile
-        self.arrivals.meet()
+        self.copies.landed()
         with kernel.overlay():
             staged = shared_tile(kernel, self.config.block_q, self.q_tile.columns, self.spec.dtype)
         factor = self.recompute.final_factor
@@ -180,7 +180,7 @@ class _QueryGradient:
     def _load(self, number) -> None:
         first = self.blocks.first(number)
         for rows, target in zip(self.key_rows, (self.k_tile, self.v_tile), strict=True):
-            self.arrivals.rows(target, 0, rows, first, self.blocks.keys)
+            self.copies.rows(target, 0, rows, first, self.blocks.keys)
 
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)

@@ -106,7 +106,7 @@ class CudaKernel:
 
     def prepare_lane_offsets(self, row_bytes: int, offset_of: Callable) -> None:
         """Registers for the offsets at which lanes read fragments in rows of ``row_bytes``."""
-        for pattern in ("down", "across"):
+        for pattern in ("row_major", "col_major"):
             if (pattern, row_bytes) not in self._lane_offsets:
                 value = self.scalar(offset_of(self, pattern, row_bytes), "uint32")
                 self._lane_offsets[pattern, row_bytes] = value

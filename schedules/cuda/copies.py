@@ -92,7 +92,7 @@ def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -
             emit(T.ptx[f"st.global.{kind}"](target.pointer(first + row, column), *words))
 
 
-class Arrivals:
+class Copies:
     """Tiles on their way into shared memory: by cp.async, or where there is none by registers."""
 
     def __init__(self, kernel: CudaKernel, asynchronous: bool):
@@ -111,7 +111,7 @@ class Arrivals:
         if self.asynchronous:
             commit()
 
-    def meet(self) -> None:
+    def landed(self) -> None:
         """All has landed, and all warps are done with what comes next overwrites."""
         if self.asynchronous:
             wait()

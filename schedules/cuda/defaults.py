@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import UnsupportedSpec
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig as Backward
 from .backward_dq import ordered_reasons

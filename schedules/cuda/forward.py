@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 
 from tvm import tirx
 
-from ...definition.pipeline import Pipeline
+from ...definition.scores import Scores
 from ...definition.signature import Signature
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from ..config_fields import config_from
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
-from .copies import Arrivals, Rows, store_rows
-from .fragments import accumulator, fragment, multiply_add, reloading
+from .copies import Copies, Rows, store_rows
+from .fragments import accumulator, fragment, gemm, reloading
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
@@ -107,7 +107,7 @@ class _Forward:
     def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
         self.spec, self.config = spec, config
         self.sig = Signature(spec)
-        self.scores = Pipeline(self.sig, CudaMath())
+        self.scores = Scores(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
@@ -117,7 +117,7 @@ class _Forward:
             query_grid(config.block_q), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
-        self.arrivals = Arrivals(self.kernel, arch.asynchronous_copy)
+        self.copies = Copies(self.kernel, arch.asynchronous_copy)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -151,15 +151,15 @@ class _Forward:
 
     def _start(self) -> None:
         tile = self.tile
-        self.arrivals.rows(self.q_tile, 0, self.q_rows, tile.first, tile.rows)
+        self.copies.rows(self.q_tile, 0, self.q_rows, tile.first, tile.rows)
         with when(self.blocks.count > 0):
             self._load(self.k_tile, 0, self.k_rows, 0)
             if self.config.stages == 2:
                 self._load(self.v_tile, 0, self.v_rows, 0)
-        self.arrivals.commit()
+        self.copies.commit()
         self.out.zero()
         if self.config.q_in_registers:
-            self.arrivals.meet()
+            self.copies.landed()
             for step in range(self.steps):
                 for m in range(self.s.m_tiles):
                     self._load_q(m, step, self.q_fragment(m, step))
@@ -168,24 +168,24 @@ class _Forward:
         """One tile of keys: S = Q K^T, mask, softmax, O += P V."""
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
         first = self.blocks.first(number)
-        self.arrivals.meet()
+        self.copies.landed()
         if self.config.stages == 2:
             self._prefetch(number, 1 - stage, self.k_tile, self.k_rows)
             self._prefetch(number, 1 - stage, self.v_tile, self.v_rows)
         else:
             self._load(self.v_tile, 0, self.v_rows, number)
-        self.arrivals.commit()
+        self.copies.commit()
         self._scores(stage)
         if self.config.stages == 1:
-            self.arrivals.meet()
+            self.copies.landed()
             self._prefetch(number, 0, self.k_tile, self.k_rows)
-            self.arrivals.commit()
+            self.copies.commit()
         self._softmax(first)
         self._output(stage)
 
     def _scores(self, stage) -> None:
         self.s.zero()
-        multiply_add(
+        gemm(
             self.s, self.product, self.steps, self._q_fragments,
             lambda b, step, pair: self.product.load_b(b, self.k_tile, stage, pair * 16, step),
         )  # fmt: skip
@@ -217,7 +217,7 @@ class _Forward:
 
     def _output(self, stage) -> None:
         product = self.product
-        multiply_add(
+        gemm(
             self.out, product, self.config.block_k // product.step,
             reloading(
                 self.p_fragment, self.s.m_tiles,
@@ -232,7 +232,7 @@ class _Forward:
         """O / l through shared memory, so that global stores are whole lines; then LSE."""
         kernel, softmax = self.kernel, self.softmax
         softmax.finish()
-        self.arrivals.meet()
+        self.copies.landed()
         with kernel.overlay():
             out_tile = shared_tile(
                 kernel, self.config.block_q, self.v_tile.columns, self.spec.dtype
@@ -268,4 +268,4 @@ class _Forward:
 
     def _load(self, tile: SharedTile, stage, rows: Rows, number) -> None:
         first, end = self.blocks.first(number), self.blocks.keys
-        self.arrivals.rows(tile, stage, rows, first, end)
+        self.copies.rows(tile, stage, rows, first, end)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from .builder import CudaKernel, store
-from .tensor_core import HalfProduct, Tf32Product
+from .tensor_core import MmaF16, MmaTf32
 
-Product = HalfProduct | Tf32Product
+Product = MmaF16 | MmaTf32
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def accumulator(kernel: CudaKernel, rows: int, columns: int) -> Accumulator:
     return Accumulator(kernel, registers, m_tiles, n_tiles)
 
 
-def multiply_add(
+def gemm(
     acc: Accumulator,
     product: Product,
     steps: int,
@@ -92,7 +92,7 @@ def multiply_add(
 
 
 def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:
-    """``a_of`` for ``multiply_add``: each step fills the same fragments by load(a, m, step)."""
+    """``a_of`` for ``gemm``: each step fills the same fragments by load(a, m, step)."""
 
     def a_of(step: int) -> list[list]:
         for m in range(m_tiles):

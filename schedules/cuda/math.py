@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from ...definition.pipeline import LOG2E
+from ...definition.scores import LOG2E
 
 
 class CudaMath:

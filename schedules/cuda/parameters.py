@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tvm import tirx
 
 from ...definition.signature import Signature, View
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from .builder import Tensor
 
 ROW_STATISTICS = ("lse", "lse_low", "dlse", "delta", "row_max", "row_sum")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.pipeline import LOG2E, Pipeline
+from ...definition.scores import LOG2E, Scores
 from .builder import CudaKernel, name_registers, store, when
 from .fragments import Accumulator
 
@@ -19,18 +19,18 @@ class Recompute:
     multiplies dQ and dK once at the end (``final_factor``) and not each element here.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Pipeline, s: Accumulator):
+    def __init__(self, kernel: CudaKernel, scores: Scores, s: Accumulator):
         self.kernel, self.scores, self.s = kernel, scores, s
         factor = kernel.softmax_scale * T.float32(LOG2E)
-        self.factor = kernel.scalar(factor, "float32") if scores.linear else None
-        shape = [] if scores.linear else [(s.m_tiles, s.n_tiles, 4)]
+        self.factor = kernel.scalar(factor, "float32") if scores.scale_only else None
+        shape = [] if scores.scale_only else [(s.m_tiles, s.n_tiles, 4)]
         self._gradient = kernel.registers(shape[0], "float32") if shape else None
         name_registers(self)
 
     @property
     def final_factor(self):
         """What dQ and dK, summed from ``dscores``, are still to be multiplied by."""
-        return self.kernel.softmax_scale if self.scores.linear else T.float32(1)
+        return self.kernel.softmax_scale if self.scores.scale_only else T.float32(1)
 
     def converted(self, name: str, statistic):
         """A saved statistic as ``probabilities`` takes it, each row's made once."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.pipeline import Pipeline
+from ...definition.scores import Scores
 from ...definition.signature import Signature
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from .builder import WARP, CudaKernel, barrier, store, when
 from .copies import Rows, store_rows
 from .math import CudaMath
@@ -57,13 +57,13 @@ def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth:
     block_q, depth: rows and columns of a tile of dq_acc.
     """
     sig = Signature(spec)
-    scores, product = Pipeline(sig, CudaMath()), product_for(spec.dtype)
+    scores, product = Scores(sig, CudaMath()), product_for(spec.dtype)
 
     tensors = parameter_tensors(sig, spec, ("dq", "dq_acc"), depth)
     with CudaKernel(symbol, sig, tensors, query_grid(block_q), _WARPS) as kernel:
         tile = QueryTile(kernel, block_q)
         staged = shared_tile(kernel, block_q, depth, spec.dtype)
-        factor = kernel.softmax_scale if scores.linear else T.float32(1)
+        factor = kernel.softmax_scale if scores.scale_only else T.float32(1)
         place = (0, tile.batch, tile.head, tile.first)
         for start in range(0, block_q // 16 * (depth // 8), _WARPS):
             number = kernel.warp + start

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...artifact import DIRECTIONS, symbol_name
+from ...artifact.library import DIRECTIONS, symbol_name
 from ...errors import UnsupportedSpec
-from ...lengths import DEFAULT_BUCKET
-from ...spec import AttentionSpec
+from ...problem.lengths import DEFAULT_BUCKET
+from ...problem.spec import AttentionSpec
 from ..records import best_config
 from .arch import CudaArch
 from .backward import key_gradient_launch

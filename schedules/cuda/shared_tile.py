@@ -69,11 +69,12 @@ class SharedTile:
     def fragment_address(self, pattern: str, stage, row, chunk, column=0):
         """Where this lane reads a row of its 16 x 2 chunks, which begin at ``row`` and ``chunk``.
 
-        pattern: "down" (lanes 0-15 the rows of the first chunk, 16-31 of the second) or "across"
-        (lanes 0-7 and 8-15 the two chunks of the first 8 rows, the others of the next 8), the two
-        orders in which ldmatrix.x4 is fed. row: a multiple of 16; chunk: even; column: elements, a
-        multiple of 128 bytes. The swizzle is an xor with bits of the lane alone, so the chunk's low
-        bits are xored into a register kept for the pattern, and all else is an immediate.
+        pattern, one of the two orders in which ldmatrix.x4 is fed: "row_major" (lanes 0-15 the rows
+        of the first chunk, 16-31 of the second) or "col_major" (lanes 0-7 and 8-15 the two chunks
+        of the first 8 rows, the others of the next 8). row: a multiple of 16; chunk: even; column:
+        elements, a multiple of 128 bytes. The swizzle is an xor with bits of the lane alone, so the
+        chunk's low bits are xored into a register kept for the pattern, and all else is an
+        immediate.
         """
         row_bytes = self.columns * self.element_bytes
         low = chunk % self.span if isinstance(chunk, int) else chunk & (self.span - 1)
@@ -89,7 +90,7 @@ class SharedTile:
 def lane_offset(kernel: CudaKernel, pattern: str, row_bytes: int):
     """Byte offset of the chunk that ``pattern`` gives this lane in rows of ``row_bytes``."""
     lane = kernel.lane
-    if pattern == "down":
+    if pattern == "row_major":
         row, chunk = lane % 16, lane // 16
     else:
         row, chunk = (lane // 16) * 8 + lane % 8, lane // 8 % 2

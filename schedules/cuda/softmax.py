@@ -7,7 +7,7 @@ from functools import reduce
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.pipeline import FLOOR, LN2, LOG2E, SLACK, Pipeline
+from ...definition.scores import FLOOR, LN2, LOG2E, SLACK, Scores
 from .builder import CudaKernel, assign, name_registers, store, when
 from .fragments import Accumulator
 
@@ -38,7 +38,7 @@ def any_lane(condition):
     return T.cuda.func_call("tvm_flash_any", condition, source_code=source, return_type="bool")
 
 
-def scale_scores(kernel: CudaKernel, scores: Pipeline, s: Accumulator, b, h, q_index, k_index):
+def scale_scores(kernel: CudaKernel, scores: Scores, s: Accumulator, b, h, q_index, k_index):
     """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
     scale = kernel.softmax_scale
     s.map(
@@ -49,7 +49,7 @@ def scale_scores(kernel: CudaKernel, scores: Pipeline, s: Accumulator, b, h, q_i
 
 
 def hide_scores(
-    kernel: CudaKernel, scores: Pipeline, s: Accumulator, boundary, b, h, q_index, k_index
+    kernel: CudaKernel, scores: Scores, s: Accumulator, boundary, b, h, q_index, k_index
 ) -> None:
     """-inf where the mask or the end of the keys hides one; only a ``boundary`` tile pays."""
     scale = kernel.softmax_scale
@@ -72,7 +72,7 @@ class OnlineSoftmax:
     visible key gets 0 = exp2(-inf), never NaN.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Pipeline, m_tiles: int):
+    def __init__(self, kernel: CudaKernel, scores: Scores, m_tiles: int):
         self.kernel, self.scores, self.m_tiles = kernel, scores, m_tiles
         self.maximum = kernel.registers((m_tiles, 2), "float32")
         self.total = kernel.registers((m_tiles, 2), "float32")
@@ -80,10 +80,10 @@ class OnlineSoftmax:
         self._held = kernel.registers((1,), "float32")
         self.factor = (
             kernel.scalar(_positive_factor(kernel.softmax_scale), "float32")
-            if scores.linear
+            if scores.scale_only
             else None
         )
-        self._is_far = kernel.scalar(0) if scores.linear else None
+        self._is_far = kernel.scalar(0) if scores.scale_only else None
         name_registers(self)
         for m, half in self._rows():
             store(self.maximum, (m, half), T.float32(FLOOR))
@@ -94,7 +94,7 @@ class OnlineSoftmax:
 
     def score(self, s: Accumulator, b, h, q_index, k_index) -> None:
         """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
-        if self.scores.linear:
+        if self.scores.scale_only:
             # The fold needs a positive factor: |scale|, and the sign goes into the dot products.
             with when(self.kernel.softmax_scale < T.float32(0)):
                 s.map(lambda value, m, n, r: -value)

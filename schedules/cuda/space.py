@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
 from ..space import Space
 from .arch import CudaArch
 from .backward_config import BACKWARD_KNOBS, BackwardConfig

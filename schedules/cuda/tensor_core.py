@@ -20,7 +20,7 @@ _LOAD_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
 
 
 @dataclass(frozen=True)
-class HalfProduct:
+class MmaF16:
     """float16 or bfloat16 operands, float32 sums: mma.m16n8k16.
 
     step: reduction length of one product; words_a: registers of an A fragment; words_b: of two
@@ -40,7 +40,7 @@ class HalfProduct:
 
     def load_a(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
         """A rows row .. row + 15, reduction chunk pair ``step``, of a tile stored by rows."""
-        emit(T.ptx[_LOAD](*a, tile.fragment_address("down", stage, row, step * 2)))
+        emit(T.ptx[_LOAD](*a, tile.fragment_address("row_major", stage, row, step * 2)))
 
     def load_a_paired(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
         """As ``load_a``, the reduction index in the order that ``load_b_rows`` has it."""
@@ -48,19 +48,19 @@ class HalfProduct:
 
     def load_a_transposed(self, a: list, tile: SharedTile, stage, depth, column_pair) -> None:
         """A of rows 16 column_pair .., reduction rows depth .. depth + 15, stored transposed."""
-        at = tile.fragment_address("across", stage, depth, column_pair * 2)
+        at = tile.fragment_address("col_major", stage, depth, column_pair * 2)
         emit(T.ptx[_LOAD_TRANSPOSED](*a, at))
 
     def load_b(self, b: list, tile: SharedTile, stage, row, step: int) -> None:
         """B of columns row .. row + 15 (two tiles), stored with a column of B in a row."""
-        emit(T.ptx[_LOAD](*b, tile.fragment_address("across", stage, row, step * 2)))
+        emit(T.ptx[_LOAD](*b, tile.fragment_address("col_major", stage, row, step * 2)))
 
     def load_b_rows(self, b: list, tile: SharedTile, stage, depth, pair, column=0) -> None:
         """B of reduction rows depth .. depth + 15, two tiles of columns, stored by rows.
 
         The columns are those from ``column`` (a multiple of 128 bytes) + 16 pair on.
         """
-        at = tile.fragment_address("down", stage, depth, pair * 2, column)
+        at = tile.fragment_address("row_major", stage, depth, pair * 2, column)
         emit(T.ptx[_LOAD_TRANSPOSED](*b, at))
 
     def pack(self, a: list, values: Sequence) -> None:
@@ -94,7 +94,7 @@ class HalfProduct:
 
 
 @dataclass(frozen=True)
-class TuringProduct(HalfProduct):
+class MmaF16Turing(MmaF16):
     """float16 on sm_75: each m16n8k16 as two m16n8k8, whose fragments are its halves."""
 
     def convert(self, word, low, high) -> None:
@@ -110,7 +110,7 @@ class TuringProduct(HalfProduct):
 
 
 @dataclass(frozen=True)
-class Tf32Product:
+class MmaTf32:
     """float32 operands as sums of two tf32 numbers: three m16n8k8 products, float32 accuracy.
 
     x = hi + lo with hi = tf32(x); lo lo is left out (2^-22 of the product). Fragments hold the his,
@@ -125,7 +125,7 @@ class Tf32Product:
     tiles_per_step = 1
 
     def load_a(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
-        emit(T.ptx[_LOAD](*a[:4], tile.fragment_address("down", stage, row, step * 2)))
+        emit(T.ptx[_LOAD](*a[:4], tile.fragment_address("row_major", stage, row, step * 2)))
         for n in range(4):
             _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
 
@@ -146,7 +146,7 @@ class Tf32Product:
             _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
 
     def load_b(self, b: list, tile: SharedTile, stage, row, step: int) -> None:
-        at = tile.fragment_address("across", stage, row, step * 2)
+        at = tile.fragment_address("col_major", stage, row, step * 2)
         emit(T.ptx[_LOAD](b[0], b[1], b[4], b[5], at))
         for n in (0, 1, 4, 5):
             _split(b[n], b[n + 2], tirx.reinterpret("float32", b[n]))
@@ -201,8 +201,8 @@ def _tf32(value):
     return T.cuda.func_call("tvm_flash_tf32", value, source_code=source, return_type="uint32")
 
 
-def product_for(dtype: str, turing: bool = False) -> HalfProduct | Tf32Product:
+def product_for(dtype: str, turing: bool = False) -> MmaF16 | MmaTf32:
     """How operands of ``dtype`` are multiplied."""
     if dtype == "float32":
-        return Tf32Product()
-    return TuringProduct(dtype) if turing else HalfProduct(dtype)
+        return MmaTf32()
+    return MmaF16Turing(dtype) if turing else MmaF16(dtype)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from tvm import tirx
 
-from ...definition.pipeline import Pipeline
+from ...definition.scores import Scores
 from .builder import CudaKernel, assign, name_registers, signature_sizes
 from .program import Grid, Sizes
 
@@ -61,7 +61,7 @@ class KeyBlocks:
     count: how many; a tile is a boundary when a mask or the end of the keys may hide part of it.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Pipeline, tile: QueryTile, block_k: int):
+    def __init__(self, kernel: CudaKernel, scores: Scores, tile: QueryTile, block_k: int):
         self.block_k, self.keys = block_k, int32(kernel.sig.seqlen_k)
         last = tirx.min(tile.first + tile.block_q, tile.rows) - 1
         low, high, full_low, full_high = scores.key_range(tile.first, last)
@@ -107,7 +107,7 @@ class QueryBlocks:
     place next_head, next_first tell before.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Pipeline, tile: KeyTile, block_q: int):
+    def __init__(self, kernel: CudaKernel, scores: Scores, tile: KeyTile, block_q: int):
         self.block_q, self.rows, self._tile = block_q, int32(kernel.sig.seqlen_q), tile
         last = tirx.min(tile.first + tile.block_k, tile.keys) - 1
         low, high, full_low, full_high = scores.query_range(tile.first, last)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tvm_flash.artifact import MANIFEST, symbol_name
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.artifact.library import MANIFEST, symbol_name
+from tvm_flash.problem.spec import AttentionSpec
 
 # Specs stand in as names for the toys.
 REVERSE = AttentionSpec("float32", 64)

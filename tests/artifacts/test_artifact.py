@@ -8,11 +8,18 @@ import json
 import pytest
 import tvm_ffi
 
-from tvm_flash import loader
-from tvm_flash.artifact import MANIFEST, KernelRecord, Manifest, sha256_of, verify, write_manifest
+from tvm_flash.artifact.library import (
+    MANIFEST,
+    KernelRecord,
+    Manifest,
+    sha256_of,
+    verify,
+    write_manifest,
+)
 from tvm_flash.errors import ArtifactError
-from tvm_flash.loader import load
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.runtime import loader
+from tvm_flash.runtime.loader import load
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +160,7 @@ def test_another_tvm_ffi(edit_manifest, version):
 
 
 def test_patch_releases_of_tvm_ffi_are_alike(edit_manifest):
-    from tvm_flash.loader import unfit_reasons
+    from tvm_flash.runtime.loader import unfit_reasons
 
     major, minor = tvm_ffi.__version__.split(".")[:2]
     manifest = verify(edit_manifest(versions={"tvm_ffi": f"{major}.{minor}.999"}))[1]
@@ -161,7 +168,7 @@ def test_patch_releases_of_tvm_ffi_are_alike(edit_manifest):
 
 
 def test_amx_that_the_kernel_refuses(toy_artifact, monkeypatch):
-    from tvm_flash import loader
+    from tvm_flash.runtime import loader
 
     manifest = dataclasses.replace(verify(toy_artifact)[1], cpu_features=("amx_bf16",))
     monkeypatch.setattr(loader, "cpu_features", lambda: frozenset({"amx_bf16"}))

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from tvm_flash.artifact import verify
+from tvm_flash.artifact.library import verify
 from tvm_flash.codegen import build as build_module
 from tvm_flash.codegen.build import Job, build, build_jobs, find_target
 from tvm_flash.errors import BuildError
 from tvm_flash.machine import architecture
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.target import cpu_target
-from tvm_flash.spec import AttentionSpec
 
 
 def test_same_kernels_give_the_same_bytes(toy_jobs, toy_artifact, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from tvm_flash.codegen import linker
 from tvm_flash.codegen.build import build_jobs, find_target
 from tvm_flash.errors import BuildError
-from tvm_flash.loader import load, registered
+from tvm_flash.runtime.loader import load, registered
 
 
 @pytest.fixture

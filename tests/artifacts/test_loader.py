@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tvm_flash.artifact import sha256_of
+from tvm_flash.artifact.library import sha256_of
 from tvm_flash.errors import ArtifactError
-from tvm_flash.loader import load, registered
-from tvm_flash.openmp import torch_openmp
+from tvm_flash.runtime.loader import load, registered
+from tvm_flash.runtime.openmp import torch_openmp
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc or calls gettid")
 
@@ -99,7 +99,7 @@ def test_inside_a_parallel_region_it_runs_on_that_thread(toys):
 
 @linux
 def test_without_openmp_it_runs_on_the_calling_thread(toy_artifact, monkeypatch):
-    from tvm_flash import loader, machine_code
+    from tvm_flash.runtime import loader, machine_code
 
     monkeypatch.setattr(machine_code, "_mapped", {})
     monkeypatch.setattr(loader, "torch_openmp", lambda: None)
@@ -177,7 +177,7 @@ def test_library_needs_tvm_ffi_and_libc_alone(toy_artifact):
 
 
 def test_missing_symbol(edit_manifest, toy_artifact):
-    from tvm_flash.artifact import verify
+    from tvm_flash.artifact.library import verify
 
     entry = verify(toy_artifact)[1].kernels[0].to_json()
     with pytest.raises(ArtifactError, match="no kernel 'absent'"):
@@ -194,7 +194,7 @@ def test_file_that_is_no_library(edit_manifest, spoilable):
 @linux
 def test_library_of_somebody_else(edit_manifest, spoilable):
     """It has a function of the right name and its manifest is right, but we did not link it."""
-    from tvm_flash.artifact import verify
+    from tvm_flash.artifact.library import verify
     from tvm_flash.codegen.linker import find_compiler
 
     symbol = verify(spoilable)[1].kernels[0].symbol

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tvm_flash
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.problem.spec import AttentionSpec
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,8 +104,8 @@ def test_the_environment_has_no_tvm(runtime_python):
 def test_artifact_runs(runtime_python, toy_artifact):
     program = f"""
         import torch
-        from tvm_flash.loader import load
-        from tvm_flash.openmp import torch_openmp
+        from tvm_flash.runtime.loader import load
+        from tvm_flash.runtime.openmp import torch_openmp
         kernel = load({str(toy_artifact)!r}).kernels[0]
         a = torch.randn(1000, 64)
         b = torch.empty_like(a)
@@ -150,8 +150,8 @@ def test_attention_trains(runtime_python, attention_artifact):
 def test_kernel_that_was_not_loaded_says_what_to_do(runtime_python, toy_jobs):
     program = f"""
         from tvm_flash.errors import UnsupportedSpec
-        from tvm_flash.kernels import resolve
-        from tvm_flash.spec import AttentionSpec
+        from tvm_flash.runtime.kernels import resolve
+        from tvm_flash.problem.spec import AttentionSpec
         try:
             resolve(AttentionSpec.from_json({toy_jobs[0].spec.to_json()!r}), "forward")
         except UnsupportedSpec as error:

@@ -3,7 +3,7 @@
 import pytest
 from interpreted import aligned_rows, resolver
 
-from tvm_flash import ops
+from tvm_flash.frontend import ops
 
 
 @pytest.fixture

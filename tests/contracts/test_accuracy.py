@@ -8,10 +8,10 @@ from problems import Sizes, call_forward, compile_function, inputs
 import tvm_flash
 from tvm_flash.cases import Case, make_inputs
 from tvm_flash.machine import cpu_features
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.select import scheduled_module
 from tvm_flash.schedules.target import TARGETS, cpu_target
-from tvm_flash.spec import AttentionSpec
 from tvm_flash.verify.rule import FACTORS, deviations
 
 # One target for each register file: more features multiply float32 in the same way.

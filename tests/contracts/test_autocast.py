@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import tvm_flash
 from tvm_flash import attention, flash_attn_func
 from tvm_flash import scaled_dot_product_attention as sdpa
-from tvm_flash.arguments import autocast
+from tvm_flash.frontend.values import autocast
 from tvm_flash.reference import attention_reference, error_bound, max_error
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)

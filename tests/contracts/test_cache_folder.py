@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from small_artifact import SPEC, as_nobody, attends, compiled, copied, edit, in_child
 
-from tvm_flash import kernels
-from tvm_flash.artifact import MANIFEST, sha256_of
+from tvm_flash.artifact.library import MANIFEST, sha256_of
 from tvm_flash.codegen import build, cache, jit, staging  # noqa: F401  build: children may not find it
 from tvm_flash.codegen.file_lock import locked
 from tvm_flash.errors import BuildError
-from tvm_flash.loader import registered
-from tvm_flash.machine_code import CodeError
+from tvm_flash.runtime import kernels
+from tvm_flash.runtime.loader import registered
+from tvm_flash.runtime.machine_code import CodeError
 
 KEY = (SPEC.name, "forward", "cpu", "long")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
@@ -229,7 +229,7 @@ def test_an_entry_stays_until_another_is_built(folder, monkeypatch):
         raise BuildError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tvm_flash.loader.mapped", refused)
+        patch.setattr("tvm_flash.runtime.loader.mapped", refused)
         patch.setattr(jit, "_build", no_room)
         with pytest.raises(BuildError, match="no memory"):
             resolved()

@@ -14,13 +14,13 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import pytest
 from small_artifact import SPEC, compiled, in_child
 
-from tvm_flash import kernels
 from tvm_flash.codegen import cache
 from tvm_flash.codegen.file_lock import locked
 from tvm_flash.codegen.staging import publishing
 from tvm_flash.import_lock import importing
-from tvm_flash.loader import registered
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.runtime import kernels
+from tvm_flash.runtime.loader import registered
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from record_lines import SPEC, config_of, line
 
 from tvm_flash.codegen import jit
 from tvm_flash.errors import UnsupportedSpec
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format, records, select
 from tvm_flash.schedules.config_fields import LIMITS, config_problems
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.forward import FORWARD_KNOBS as CUDA_KNOBS
 from tvm_flash.schedules.cuda.select import ForwardConfig, cuda_programs, measured_config
 from tvm_flash.schedules.target import host_target
-from tvm_flash.spec import AttentionSpec
 
 HALF = AttentionSpec("float16", 64)
 SM_90 = ARCHS["sm_90"]
@@ -149,8 +149,8 @@ def test_every_knob_has_a_limit_that_holds_what_is_tried():
     """Of tuning's own values, and of the defaults."""
     from tvm_flash.schedules.cuda.backward_config import BACKWARD_KNOBS as CUDA_BACKWARD_KNOBS
     from tvm_flash.schedules.cuda.backward_config import BackwardConfig
-    from tvm_flash.schedules.cuda.original import OriginalConfig
-    from tvm_flash.schedules.cuda.standard import StandardConfig
+    from tvm_flash.study.kernels.original import OriginalConfig
+    from tvm_flash.study.kernels.standard import StandardConfig
 
     kinds = [*CPU.values(), ForwardConfig, BackwardConfig, OriginalConfig, StandardConfig]
     for kind in kinds:

@@ -10,11 +10,11 @@ import torch
 pytest.importorskip("tvm")
 
 from tvm_flash.codegen.build import build
-from tvm_flash.loader import opened
-from tvm_flash.openmp import torch_openmp
-from tvm_flash.ops import spec_json
+from tvm_flash.frontend.ops import spec_json
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference, error_bound, max_error
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.runtime.loader import opened
+from tvm_flash.runtime.openmp import torch_openmp
 
 SPEC = AttentionSpec("float32", 16, alibi=True)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from small_artifact import as_nobody, attends, compiled, copied, edit, in_child
 
-from tvm_flash import artifact, loader
-from tvm_flash.artifact import MANIFEST, PTX, read_ptx, sha256_of, verify
+from tvm_flash.artifact import library as artifact
+from tvm_flash.artifact.library import MANIFEST, PTX, read_ptx, sha256_of, verify
 from tvm_flash.codegen import staging
 from tvm_flash.codegen.linker import find_compiler, link
 from tvm_flash.codegen.staging import publishing
 from tvm_flash.errors import ArtifactError, BuildError
-from tvm_flash.loader import load, opened, registered
+from tvm_flash.runtime import loader
+from tvm_flash.runtime.loader import load, opened, registered
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,7 @@ def test_a_library_built_anew_at_its_old_path_is_the_new_one(kernels):
 
 
 def test_where_memory_holds_no_code_a_private_file_does(kernels, monkeypatch):
-    from tvm_flash import machine_code
+    from tvm_flash.runtime import machine_code
 
     monkeypatch.setattr(machine_code, "_mapped", {})
     monkeypatch.delattr(os, "memfd_create")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tvm_flash import bench as bench_library
 from tvm_flash.cli.app import app
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.tune.database import MetaScheduleDatabase
 
 SPEC = AttentionSpec("float32", 16).to_json()

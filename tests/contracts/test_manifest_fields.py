@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from small_artifact import copied, edit
 
-from tvm_flash.artifact import MANIFEST
+from tvm_flash.artifact.library import MANIFEST
 from tvm_flash.errors import ArtifactError
-from tvm_flash.loader import load
+from tvm_flash.runtime.loader import load
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tvm_flash import AttentionSpec, attention, capture, ops, scaled_dot_product_attention
-from tvm_flash.observers import is_plain_call
+from tvm_flash import AttentionSpec, attention, capture, scaled_dot_product_attention
+from tvm_flash.frontend import ops
+from tvm_flash.frontend.observers import is_plain_call
 from tvm_flash.reference import attention_reference
 
 B, S, H, D = 2, 20, 2, 16

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tvm_flash import AttentionSpec, attention, flash_attn_func, scaled_dot_product_attention
-from tvm_flash.ops import spec_name
+from tvm_flash.frontend.ops import spec_name
 
 B, S, H, D = 2, 50, 2, 16
 FORWARD = torch.ops.tvm_flash.attention_forward

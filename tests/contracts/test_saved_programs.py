@@ -73,7 +73,7 @@ def test_a_program_runs_in_another_process_that_imports_the_operators(name, tmp_
     q, k, v = torch.randn(3, B, S + 7, H, D)
     torch.save((q, k, v), tmp_path / "inputs.pt")
 
-    done = run_elsewhere(tmp_path, load, "import tvm_flash.ops")
+    done = run_elsewhere(tmp_path, load, "import tvm_flash.frontend.ops")
     assert done.returncode == 0, done.stderr
     inner, _ = attention_reference(q, k, v, causal=True, upcast=torch.float64)
     want, _ = attention_reference(inner, k.double(), v.double(), score_mod=biased)

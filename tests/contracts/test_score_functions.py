@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import and_masks, or_masks
 
 import tvm_flash
-from tvm_flash import functional
 from tvm_flash.errors import UnsupportedSpec
-from tvm_flash.program import ScoreProgram
-from tvm_flash.program_size import MAX_DEPTH, MAX_INSTRUCTIONS, MAX_TREE_NODES
+from tvm_flash.frontend import functional
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference, error_bound, max_error
-from tvm_flash.score_mod import trace_mask_mod, trace_score_mod
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.score.program import ScoreProgram
+from tvm_flash.score.program_size import MAX_DEPTH, MAX_INSTRUCTIONS, MAX_TREE_NODES
+from tvm_flash.score.trace import trace_mask_mod, trace_score_mod
 from tvm_flash.verify.score_function import as_function
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -6,7 +6,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 from torch.utils._pytree import tree_leaves
 
 from tvm_flash import AttentionSpec, attention, capture, scaled_dot_product_attention
-from tvm_flash.vmap import table_axes
+from tvm_flash.frontend.vmap import table_axes
 
 N, B, H, S, D = 3, 2, 2, 16, 16
 Q, K, V = torch.randn(3, N, B, H, S, D, generator=torch.Generator().manual_seed(0)).double()

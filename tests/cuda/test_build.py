@@ -15,12 +15,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tvm_flash import kernels
-from tvm_flash.artifact import MANIFEST, PTX, read_ptx, verify
+from tvm_flash.artifact.library import MANIFEST, PTX, read_ptx, verify
 from tvm_flash.cli.app import app
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import ArtifactError, BuildError, UnsupportedSpec
-from tvm_flash.loader import load, registered
+from tvm_flash.runtime import kernels
+from tvm_flash.runtime.loader import load, registered
 
 try:
     find_toolkit()
@@ -229,7 +229,7 @@ def toys_for_schedules(monkeypatch, tmp_path):
     name = "tvm_flash.schedules.cuda.select"
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(cuda_programs=cuda_programs))
     monkeypatch.setattr(kernels, "registered", {})
-    monkeypatch.setattr("tvm_flash.loader.registered", kernels.registered)
+    monkeypatch.setattr("tvm_flash.runtime.loader.registered", kernels.registered)
     return asked
 
 

@@ -9,8 +9,8 @@ from error_rule import check_case
 from interpreted import aligned_rows, resolver, shuffled
 
 import tvm_flash
-from tvm_flash import ops
 from tvm_flash.cases import CORRECTNESS, make_inputs
+from tvm_flash.frontend import ops
 
 # float32 is the list's default type and a GPU's exception: cases not about it run in float16.
 SERVED = [

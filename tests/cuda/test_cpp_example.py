@@ -14,7 +14,7 @@ from tvm_flash.codegen.cuda_link import find_cxx_compiler
 from tvm_flash.codegen.linker import find_compiler
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.problem.spec import AttentionSpec
 
 try:
     TOOLKIT = find_toolkit()

@@ -7,9 +7,9 @@ import torch
 
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
-from tvm_flash.loader import load, registered
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference, error_bound, max_error
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.runtime.loader import load, registered
 
 try:
     find_toolkit()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from interpreted import interpreted
 
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.cuda.program import Sizes
-from tvm_flash.spec import AttentionSpec
 from tvm_flash.verify.plan import bind, grid_of, parsed
 from tvm_flash.verify.rule import largest_error
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_flash.errors import UnsupportedSpec
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.defaults import BACKWARD, FORWARD
 from tvm_flash.schedules.cuda.space import MOST_REGISTERS, cuda_space, residence_reasons
-from tvm_flash.spec import AttentionSpec
 
 BF16 = AttentionSpec("bfloat16", 128)
 DIRECTIONS = ("forward", "backward")

@@ -16,11 +16,11 @@ try:
 except BuildError as error:
     pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
 
-from tvm_flash.loader import opened
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.runtime.loader import opened
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.schedules.cuda.space import cuda_space
-from tvm_flash.spec import AttentionSpec
 from tvm_flash.tune import cuda_device, cuda_hardware
 from tvm_flash.tune.cuda_device import judged_and_timed
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware, built

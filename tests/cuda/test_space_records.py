@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from tvm_flash.artifact import verify
+from tvm_flash.artifact.library import verify
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.codegen.versions import records_digest
 from tvm_flash.errors import BuildError
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format, records
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.backward_config import BackwardConfig
 from tvm_flash.schedules.cuda.defaults import forward_configs
 from tvm_flash.schedules.cuda.forward import ForwardConfig
 from tvm_flash.schedules.cuda.select import cuda_programs, measured_config
-from tvm_flash.spec import AttentionSpec
 
 SPEC = AttentionSpec("float16", 64)
 SM_80, SM_90 = ARCHS["sm_80"], ARCHS["sm_90"]

@@ -10,10 +10,10 @@ import torch
 from tvm_flash.cli.tune_cuda import request_on_gpu
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError, UnsupportedSpec
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.select import measured_config
 from tvm_flash.schedules.record_format import line_problems
-from tvm_flash.spec import AttentionSpec
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware
 from tvm_flash.tune.cuda_search import gpu_at_hand, gpu_tasks
 from tvm_flash.tune.trial import Trial

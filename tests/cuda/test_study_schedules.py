@@ -5,13 +5,13 @@ import torch
 
 from tvm_flash.cases import Case, make_inputs
 from tvm_flash.codegen.cuda import ptx_of
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference, error_bound, max_error
 from tvm_flash.schedules.cuda.arch import ARCHS
-from tvm_flash.schedules.cuda.original import DEFAULT as ORIGINAL
-from tvm_flash.schedules.cuda.original import OriginalConfig, original_program
-from tvm_flash.schedules.cuda.standard import DEFAULT as STANDARD
-from tvm_flash.schedules.cuda.standard import StandardConfig, standard_program
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.study.kernels.original import DEFAULT as ORIGINAL
+from tvm_flash.study.kernels.original import OriginalConfig, original_program
+from tvm_flash.study.kernels.standard import DEFAULT as STANDARD
+from tvm_flash.study.kernels.standard import StandardConfig, standard_program
 from tvm_flash.verify.plan import run_program
 
 CAUSAL = {"causal": True}

@@ -13,14 +13,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tvm_flash.artifact import PTX, read_ptx, write_manifest, write_ptx
-from tvm_flash.artifact import verify as read_artifact
+from tvm_flash.artifact.library import PTX, read_ptx, write_manifest, write_ptx
+from tvm_flash.artifact.library import verify as read_artifact
 from tvm_flash.cases import CASES
 from tvm_flash.cli.app import app
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import ArtifactError, BuildError
-from tvm_flash.loader import registered
-from tvm_flash.spec import AttentionSpec
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.runtime.loader import registered
 from tvm_flash.verify.problems import problems
 from tvm_flash.verify.question import ask
 from tvm_flash.verify.rule import Deviation, deviations

@@ -60,7 +60,7 @@ class Subject:
 
 
 def of_triton(name: str) -> Callable[[], Subject]:
-    """A fixture of tests/ptx/triton."""
+    """A fixture of tests/support/ptx/triton."""
 
     def build() -> Subject:
         fixture = triton.fixtures()[name]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..cases import Case, Inputs, make_inputs
-from ..functional import attention
+from ..frontend.functional import attention
 from ..reference import attention_reference
 from ..verify.rule import FACTORS, ROUND_OFF, largest_error
 

@@ -19,7 +19,7 @@ NAIVE_LIMIT_BYTES = 4 * 2**30  # beyond this it measures nothing but the memory
 
 def ours(problem: Problem) -> Attention:
     """This package; q, k, v (B, S, H, D) contiguous."""
-    from ..flash_attn import flash_attn_func
+    from ..frontend.flash_attn import flash_attn_func
 
     window = (-1, -1) if problem.window is None else (problem.window, 0)
     return partial(flash_attn_func, causal=problem.causal, window_size=window)

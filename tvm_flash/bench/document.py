@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..artifact.folder import read_file, replacing
 from ..errors import TvmFlashError
-from ..folder import read_file, replacing
 from ..json_fields import Fields, field_problems, is_object
 from ..schedules.line_fields import is_text
 from .suite import Suite

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..machine import cpu_features
-from ..spec import RETURNS, AttentionSpec
+from ..problem.spec import RETURNS, AttentionSpec
 from .child import ask
 from .problems import Problem
 from .timing import Patience
@@ -73,7 +73,7 @@ def answer(request: dict) -> dict:
     torch.set_num_threads(request["threads"])
     if request.get("floors"):
         return measure_floors(request["threads"], ISA, ("float32",), request["quick"]).to_json()
-    from ..loader import load
+    from ..runtime.loader import load
 
     load(request["library"])
     problem, patience = Problem(**request["problem"]), Patience(**request["patience"])

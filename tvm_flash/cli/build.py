@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..lengths import FORWARD_BUCKETS, check_buckets
+from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from .console import Advance, console, progress
 from .cost_table import cost_tables
 from .spec_options import Specs, SpecsFile

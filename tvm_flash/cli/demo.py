@@ -68,7 +68,7 @@ def _cases(names: Iterable[str]) -> list[Case]:
 
 def _build_and_load(cases: list[Case], path: Path) -> None:
     from ..codegen.build import build
-    from ..loader import load
+    from ..runtime.loader import load
 
     specs = {case.spec for case in cases}
     started = time.perf_counter()

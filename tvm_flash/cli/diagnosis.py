@@ -113,7 +113,7 @@ def _importable(module: str, needed_for: str, remedy: str) -> Finding:
 def _openmp() -> Finding:
     remedy = "kernels then use one thread: install a torch that is built with OpenMP"
     try:
-        from ..openmp import torch_openmp
+        from ..runtime.openmp import torch_openmp
 
         found = torch_openmp()
     except Exception as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.syntax import Syntax
 
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 from .console import console
 from .spec_text import GRAMMAR, parse_spec
 

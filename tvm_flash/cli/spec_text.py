@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import TvmFlashError
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 from .error_text import one_line
 
 DTYPES = {
@@ -158,7 +158,7 @@ def _window(value: str) -> tuple[int, int]:
 
 def _traced(trace_name: str) -> Callable[[str], object]:
     def read(value: str):
-        from .. import score_mod
+        from ..score import trace as score_mod
 
         program, _ = getattr(score_mod, trace_name)(_load_function(value))
         return program

@@ -70,7 +70,7 @@ def knob_values(text: str) -> tuple[str, tuple[Value, ...]]:
 
 
 def _task(spec_text: str, direction: str, sizes, threads: int, values) -> SearchTask:
-    from ..lengths import bucket_of
+    from ..problem.lengths import bucket_of
     from ..schedules.select import space_of
     from ..schedules.target import host_target
     from ..study.table_make import restricted

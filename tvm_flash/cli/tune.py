@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import TvmFlashError, UnsupportedSpec
-from ..lengths import FORWARD_BUCKETS, check_buckets
+from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from .console import Output, console, notes
 from .show import require_tvm
 from .spec_options import Specs, SpecsFile

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ..errors import UnsupportedSpec
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 from .console import console, notes, progress
 from .tune_view import changes, failures_text
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import tvm
 from tvm import tirx
 
-from ..program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, TABLE_DTYPES, ScoreProgram
+from ..score.program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, TABLE_DTYPES, ScoreProgram
 
 Expr = tvm.ir.Expr
 

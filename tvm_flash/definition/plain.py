@@ -5,8 +5,8 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ..spec import AttentionSpec
-from .pipeline import FLOOR, Pipeline
+from ..problem.spec import AttentionSpec
+from .scores import FLOOR, Scores
 from .signature import Signature
 
 
@@ -19,7 +19,7 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
     schedules.
     """
     sig = Signature(spec)
-    scores = Pipeline(sig)
+    scores = Scores(sig)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
@@ -107,7 +107,7 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     The oracle of the backward schedules; it compiles as it stands.
     """
     sig = Signature(spec)
-    scores = Pipeline(sig)
+    scores = Scores(sig)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     views = sig.backward_views()

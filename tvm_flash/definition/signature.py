@@ -9,7 +9,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.layout import S, TileLayout
 
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 
 
 @dataclass(frozen=True)

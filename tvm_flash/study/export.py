@@ -14,8 +14,8 @@ import numpy as np
 
 import tvm_flash
 
+from ..artifact.folder import replacing
 from ..errors import TvmFlashError
-from ..folder import replacing
 from ..schedules.record_format import SIZES
 from ..schedules.space import Knob, Space
 from ..tune.features import feature_names, knob_features

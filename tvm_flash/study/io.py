@@ -12,14 +12,14 @@ import torch
 
 from ..codegen.cuda import ptx_of
 from ..errors import TvmFlashError, UnsupportedSpec
+from ..problem.spec import AttentionSpec
 from ..reference import attention_reference, error_bound, max_error
 from ..schedules.cuda.arch import ARCHS
 from ..schedules.cuda.forward import ForwardConfig, forward_launch
-from ..schedules.cuda.original import OriginalConfig, original_program
 from ..schedules.cuda.program import CudaProgram
-from ..schedules.cuda.standard import StandardConfig, standard_program
-from ..spec import AttentionSpec
 from ..verify.plan import run_program
+from .kernels.original import OriginalConfig, original_program
+from .kernels.standard import StandardConfig, standard_program
 from .theory import (
     EXACT,
     FLASH2,

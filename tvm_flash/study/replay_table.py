@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..folder import replacing
+from ..artifact.folder import replacing
+from ..problem.spec import AttentionSpec
 from ..schedules.space import Knob, Point, Space
-from ..spec import AttentionSpec
 from ..tune.trial import SearchTask, Sizes
 from .table_format import TableError, head_problems, line_problems, table_problems
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..problem.spec import AttentionSpec
 from ..schedules import record_format
-from ..spec import AttentionSpec
 from .replay_table import ReplayTable
 
 # Of the specs, not of the samples: a model is of use where it has not been.

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import TvmFlashError
+from ..problem.spec import AttentionSpec
 from ..schedules.target import cpu_target
-from ..spec import AttentionSpec
 from ..tune.workers import Failure, Workers
 from .samples import Sample
 

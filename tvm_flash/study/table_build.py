@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ..errors import TvmFlashError
+from ..problem.spec import AttentionSpec
 from ..schedules.space import Point
-from ..spec import AttentionSpec
 from ..tune.trial import SearchTask
 from ..tune.workers import Failure, Workers
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..artifact import DIRECTIONS
+from ..artifact.library import DIRECTIONS
 from ..errors import TvmFlashError
 from ..json_fields import Fields, field_problems, is_object
+from ..problem.spec import AttentionSpec
 from ..schedules.line_fields import (
     SIZES,
     are_sizes,
@@ -19,7 +20,6 @@ from ..schedules.line_fields import (
     is_value,
 )
 from ..schedules.record_format import OUTCOMES
-from ..spec import AttentionSpec
 
 FORMAT = 1
 KIND = "replay table"

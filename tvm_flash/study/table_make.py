@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..bench import host
-from ..loader import opened
+from ..runtime.loader import opened
 from ..schedules.config_fields import config_problems
 from ..schedules.record_format import SIZES
 from ..schedules.space import Point, Space, Value

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import torch
 
-from ..artifact import symbol_name
-from ..loader import Kernel, opened
+from ..artifact.library import symbol_name
+from ..runtime.loader import Kernel, opened
 from ..verify.plan import BACKWARD_OUTPUTS, FORWARD_OUTPUTS
 from ..verify.problems import Problem
 from ..verify.tables import random_tables

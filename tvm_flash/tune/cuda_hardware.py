@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifact import symbol_name, verify
+from ..artifact.library import symbol_name, verify
 from ..bench.host import describe
 from ..codegen import cache
 from ..codegen.toolkit import find_toolkit
 from ..codegen.versions import build_versions, source_digest
 from ..errors import TvmFlashError, UnsupportedSpec
+from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS
-from ..spec import AttentionSpec
 from .building import BuildingHardware, Built, build_failure
 from .cuda_device import judged_and_timed_on_gpu
 from .trial import SearchTask

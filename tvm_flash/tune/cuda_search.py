@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import UnsupportedSpec
+from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS, CudaArch, cuda_archs
-from ..spec import AttentionSpec
 from .analytical.cuda import problem_of
 from .trial import SearchTask
 

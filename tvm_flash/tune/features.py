@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..problem.spec import AttentionSpec
 from ..schedules.space import Knob, Point, Space, Value
-from ..spec import AttentionSpec
 
 if TYPE_CHECKING:
     from ..schedules.target import CpuTarget

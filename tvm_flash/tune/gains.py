@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..problem.spec import AttentionSpec
 from ..schedules import record_format
-from ..spec import AttentionSpec
 from .trial import Trial
 
 # What tells one search from another in a log.

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..artifact import symbol_name
+from ..artifact.library import symbol_name
 from ..bench.host import cpu_name, describe
 from ..codegen import jit
 from ..codegen.versions import build_versions
 from ..errors import TvmFlashError
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 from .building import BuildingHardware, Built, build_failure
 from .instructions import counts
 from .measure import judged_and_timed

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..loader import Kernel, opened
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
+from ..runtime.loader import Kernel, opened
 from ..verify.library import verify_library
 from ..verify.problems import Problem
 from ..verify.tables import random_tables

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnsupportedSpec
-from ..lengths import buckets_of
+from ..problem.lengths import buckets_of
+from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import CudaArch
 from ..schedules.target import CpuTarget, cpu_target, host_target
-from ..spec import AttentionSpec
 from .sizes import sizes_of
 from .trial import SearchTask
 

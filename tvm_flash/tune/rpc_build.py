@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_ffi import libinfo
 
-from ..artifact import symbol_name, verify
+from ..artifact.library import symbol_name, verify
 from ..codegen import cache
 from ..codegen.linker import find_compiler, library_flags, write_exports
 from ..codegen.process import run
 from ..codegen.versions import build_versions, source_digest
-from ..loader import Kernel
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
+from ..runtime.loader import Kernel
 from .trial import SearchTask, Sizes
 
 if TYPE_CHECKING:

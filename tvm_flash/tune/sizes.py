@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..lengths import bucket_of
+from ..problem.lengths import bucket_of
 from .trial import Sizes
 
 # By bucket; decode has groups of four query heads, as models that are served have.

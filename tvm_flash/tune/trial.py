@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ..lengths import bucket_of
+from ..problem.lengths import bucket_of
+from ..problem.spec import AttentionSpec
 from ..schedules.space import Point, Space
-from ..spec import AttentionSpec
 
 
 class Sizes(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ..artifact import DIRECTIONS, symbol_name
+from ..artifact.library import DIRECTIONS, symbol_name
 from ..errors import UnsupportedSpec
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 from .problems import Problem
 from .trial import Candidate, Progress, Tensors, verification, with_forward
 from .verdict import Verification

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..artifact import read_ptx
-from ..loader import Kernel, Library
+from ..artifact.library import read_ptx
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
+from ..runtime.loader import Kernel, Library
 from .buffers import MappedTensors
 from .pose import as_cuda
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import loader
-from ..artifact import KernelRecord
-from ..loader import Kernel, Library
+from ..artifact.library import KernelRecord
+from ..runtime import loader
+from ..runtime.loader import Kernel, Library
 from .hook import InterpretedDevice
 from .problems import Problem
 from .trial import Candidate, Progress, Tensors, verification, with_forward

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..cases import Case
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 
 
 @dataclass(frozen=True)

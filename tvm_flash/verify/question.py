@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..cases import Inputs, make_inputs
+from ..problem.spec import AttentionSpec
 from ..reference import attention_reference
-from ..spec import AttentionSpec
 from .problems import Problem
 from .rule import FACTORS
 from .score_function import as_function

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, ScoreProgram
+from ..score.program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, ScoreProgram
 
 _RENAMED = {
     "mod": "remainder", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",

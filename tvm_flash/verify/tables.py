@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ..program import ScoreProgram, TableType
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
+from ..score.program import ScoreProgram, TableType
 from .problems import Problem
 
 # Of a dimension whose index is computed. Kernels clamp indices, so any extent is right.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import UnsupportedSpec
-from ..spec import AttentionSpec
+from ..problem.spec import AttentionSpec
 from .problems import Problem, problems
 from .question import Question, ask
 from .rule import deviations

@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ...artifact import symbol_name
+from ...artifact.library import symbol_name
 from ...codegen.cache import content, digest
 from ...codegen.versions import build_versions
+from ...problem.spec import AttentionSpec
 from ...ptx_interpreter import Report
 from ...schedules.cuda.program import CudaProgram, Launch
 from ...schedules.cuda.program import Sizes as Extents
-from ...spec import AttentionSpec
 from ...verify.plan import grid_of, run_program
 from ...verify.problems import Problem
 from ...verify.trial import Candidate, Tensors, judge

@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
+from ...problem.spec import AttentionSpec
 from ...schedules.cpu.backward import BackwardConfig
 from ...schedules.cpu.forward import ForwardConfig
 from ...schedules.cpu.split_forward import SplitForwardConfig
 from ...schedules.target import CpuTarget
-from ...spec import AttentionSpec
 from ..trial import Sizes
 from .core import Core, core_of
 from .cpu_backward import backward_tasks

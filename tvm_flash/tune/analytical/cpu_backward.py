@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...definition.tiles import BackwardTile
+from ...problem.spec import AttentionSpec
 from ...schedules.cpu.backward import BackwardConfig
-from ...spec import AttentionSpec
+from ...schedules.cpu.forms.tiles import BackwardTile
 from ..trial import Sizes
 from .core import Core
 from .cpu_forward import SOFTMAX, STAGED, TRANSPOSED, arrival_rate, element_bytes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...problem.spec import AttentionSpec
 from ...schedules.cpu.split_forward import SplitForwardConfig
-from ...spec import AttentionSpec
 from ..trial import Sizes
 from .core import Core
 from .cpu_forward import SOFTMAX

@@ -14,9 +14,9 @@ from ...codegen.nvcc import Cubin, assemble, compile_ptx
 from ...codegen.toolkit import find_toolkit
 from ...codegen.versions import build_versions
 from ...errors import BuildError, TvmFlashError
+from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import ARCHS, CudaArch
 from ...schedules.space import Point, Space
-from ...spec import AttentionSpec
 from ..trial import Sizes
 from .counted import Counted, count, kernel_works
 from .gpu import Gpu, gpu_of

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import CudaArch
 from ...schedules.cuda.backward_config import BackwardConfig
 from ...schedules.cuda.forward import ForwardConfig
 from ...schedules.cuda.space import MOST_REGISTERS, REGISTER_UNIT, REGISTERS_PER_SM
 from ...schedules.cuda.tiling import round_up
-from ...spec import AttentionSpec
 from ..trial import Sizes
 from .gpu import gpu_of
 from .model import predict, total_seconds

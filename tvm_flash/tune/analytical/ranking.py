@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...artifact import DIRECTIONS, symbol_name
-from ...folder import replacing
-from ...spec import AttentionSpec
+from ...artifact.folder import replacing
+from ...artifact.library import DIRECTIONS, symbol_name
+from ...problem.spec import AttentionSpec
 
 FORMAT = 1
 KIND = "static ranking, not measured"

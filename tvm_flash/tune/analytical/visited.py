@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ... import variants
-from ...spec import AttentionSpec
+from ...problem.spec import AttentionSpec
+from ...score import variants
 
 
 def key_tiles(

@@ -1,0 +1,1 @@
+"""Streaming forms of attention, over tiles and operands, that CPU schedules transform."""

@@ -1,0 +1,404 @@
+"""Attention backward in TensorIR, streaming: one pass, five products per pair of blocks."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ....definition.scores import Scores
+from ....definition.signature import Signature
+from ....problem.spec import AttentionSpec
+from .backward_rows import delta_pass, dq_pass
+from .regions import whole
+from .staging import column_word, row_word
+from .tiles import BackwardTile
+
+
+def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.PrimFunc:
+    """Gradients by recomputation from lse, one pass over query rows per key tile.
+
+    Per pair of blocks: S and P again, dV += P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore,
+    dQ += dS K, dK += dS^T Q (FlashAttention-2, algorithm 2). Keys are the minor axis of the block
+    buffers. A tile of block_k keys is staged once and meets each query block in steps of step_k.
+    Key tiles c, c + C, c + 2C... add their dQ to the private copy c of ``dq_acc``
+    (C, B, H, Sq_pad, D_pad) float32, zero on entry; the copies are summed in order at the end, so
+    the result is the same bit for bit from run to run, and one batch and head occupies C workers.
+    ``delta`` (B, H, Sq) float32 receives rowsum(dO o O) - dlse.
+
+    The words of an operand pair neighbours of the axis that a product sums over: ``*_r`` buffers
+    are row by row with pairs of columns, ``*_p`` hold pairs of rows. Float32 words need one of
+    them. ``*_c`` is the transpose that head_rows asks for; without it, it is its source.
+    """
+    sig = Signature(spec)
+    scores = Scores(sig, math)
+    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
+    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    views = sig.backward_views()
+    with_low = "lse_low" in spec.saved_statistics
+    operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
+    word, pairs = operand.dtype, tile.operand.pack > 1
+    BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
+    D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
+    BQp, BSp = BQ // pack, BS // pack
+    copies, rows_pad = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
+    k_tiles = T.truncdiv(Sk + (BK - 1), BK)
+
+    delta_rows, dq_rows = delta_pass(), dq_pass()
+
+    def place(row, column):
+        return (column, row) if turned else (row, column)
+
+    def linear_p(raw, lse, edge, *site):
+        # The difference before the mask: LLVM then fuses the scale's product with it.
+        return scores.weight(scores.hidden(scores.scaled(raw, *site) - lse, edge, *site))
+
+    def if_row(i, value, otherwise):
+        return T.if_then_else(i < Sq, value, T.float32(otherwise))
+
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def attention(
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
+        lse_low: T.handle, dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle,
+        delta: T.handle, dq_acc: T.handle, softmax_scale: T.float32,
+    ):  # fmt: skip
+        Q = T.match_buffer(q, views[0].shape, dtype, strides=views[0].strides)
+        K = T.match_buffer(k, views[1].shape, dtype, strides=views[1].strides)
+        V = T.match_buffer(v, views[2].shape, dtype, strides=views[2].strides)
+        O = T.match_buffer(o, views[3].shape, dtype, strides=views[3].strides)
+        dO = T.match_buffer(do, views[4].shape, dtype, strides=views[4].strides)
+        L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
+        dL = T.match_buffer(dlse, sig.rows, "float32")
+        dQ = T.match_buffer(dq, views[5].shape, dtype, strides=views[5].strides)
+        dK = T.match_buffer(dk, views[6].shape, dtype, strides=views[6].strides)
+        dV = T.match_buffer(dv, views[7].shape, dtype, strides=views[7].strides)
+        delta_r = T.match_buffer(delta, sig.rows, "float32")
+        A = T.match_buffer(dq_acc, (copies, B, H, rows_pad, Dl), "float32")
+        delta_rows(O, dO, dL, delta_r, dim_v)
+        for t in T.serial(B * Hk * copies):
+            with T.sblock("worker"):
+                vt = T.axis.spatial(B * Hk * copies, t)
+                rows_in = T.meta_var([Q, dO, delta_r, L, *[L_low] * with_low])
+                T.reads(whole([*rows_in, K, V]))
+                T.writes(whole([A, dK, dV]))
+                # Through memory: TVM puts a let's value into every use. A quotient is then divided
+                # again in each row, and its simplifier's time explodes with nested bounds.
+                place_of = T.sblock_alloc_buffer((3,), "int64")
+                place_of[0] = T.truncdiv(vt, Hk * copies)
+                place_of[1] = T.truncmod(T.truncdiv(vt, copies), Hk)
+                place_of[2] = T.truncmod(vt, copies)
+                b: T.let[T.int64] = place_of[0]
+                hk: T.let[T.int64] = place_of[1]
+                c: T.let[T.int64] = place_of[2]
+                head = T.sblock_alloc_buffer((1,), "int64")
+                keys: T.let[T.int32] = T.Cast("int32", Sk)
+                K_r = T.sblock_alloc_buffer((BK, W), word)
+                K_p = T.sblock_alloc_buffer((BK // pack, Dl), word) if pairs else T.meta_var(K_r)
+                V_r = T.sblock_alloc_buffer((BK, Wv), word)
+                Kt = T.sblock_alloc_buffer((BK // BS, W, BS), word)
+                Vt = T.sblock_alloc_buffer((BK // BS, Wv, BS), word)
+                Q_r = T.sblock_alloc_buffer((BQ, W), word)
+                Q_p = T.sblock_alloc_buffer((BQp, Dl), word) if pairs else T.meta_var(Q_r)
+                Q_c = T.sblock_alloc_buffer((Dl, BQp), word) if turned else T.meta_var(Q_p)
+                dO_r = T.sblock_alloc_buffer((BQ, Wv), word)
+                dO_p = T.sblock_alloc_buffer((BQp, Dvl), word) if pairs else T.meta_var(dO_r)
+                dO_c = T.sblock_alloc_buffer((Dvl, BQp), word) if turned else T.meta_var(dO_p)
+                lse_b = T.sblock_alloc_buffer((BQ,), "float32")
+                low_b = T.sblock_alloc_buffer((BQ,), "float32") if with_low else T.meta_var(lse_b)
+                delta_b = T.sblock_alloc_buffer((BQ,), "float32")
+                S = T.sblock_alloc_buffer((BQ, BS), "float32")
+                X = (
+                    T.meta_var(S)
+                    if scores.scale_only
+                    else T.sblock_alloc_buffer((BQ, BS), "float32")
+                )
+                Y = (
+                    T.meta_var(S)
+                    if scores.scale_only
+                    else T.sblock_alloc_buffer((BQ, BS), "float32")
+                )
+                P = T.sblock_alloc_buffer((BQ, BS), "float32")
+                P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P)
+                dP = T.sblock_alloc_buffer((BQ, BS), "float32")
+                dS = T.sblock_alloc_buffer((BQ, BS), "float32")
+                dS_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(dS)
+                dS_r = T.sblock_alloc_buffer((BQ, BSp), word) if pairs else T.meta_var(dS)
+                dK_b = T.sblock_alloc_buffer((BK, Dl), "float32")
+                dK_c = T.sblock_alloc_buffer((Dl, BK), "float32") if turned else T.meta_var(dK_b)
+                dV_b = T.sblock_alloc_buffer((BK, Dvl), "float32")
+                dV_c = T.sblock_alloc_buffer((Dvl, BK), "float32") if turned else T.meta_var(dV_b)
+                for n in T.serial(T.truncdiv(k_tiles - c + copies - 1, copies)):
+                    with T.sblock("k_tile"):
+                        vn = T.axis.opaque(T.truncdiv(k_tiles - c + copies - 1, copies), n)
+                        T.reads(whole([*rows_in, K, V]))
+                        T.writes(whole([A, dK, dV]))
+                        k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
+                        bounds = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
+                        span = T.sblock_alloc_buffer((2,), "int32")
+                        span[0] = T.truncdiv(bounds[0], BQ)
+                        span[1] = T.max(T.truncdiv(bounds[1] + (BQ - 1), BQ) - span[0], 0)
+                        first: T.let[T.int32] = span[0]
+                        q_blocks: T.let[T.int32] = span[1]
+                        for j, d in T.grid(BK, W):
+                            with T.sblock("load_k"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                K_r[vj, vd] = column_word(
+                                    operand, K, (b, k0 + vj, hk, vd * pack), keys, dim
+                                )
+                        if pairs:
+                            for j, d in T.grid(BK // pack, Dl):
+                                with T.sblock("pair_k"):
+                                    vj, vd = T.axis.remap("SS", [j, d])
+                                    K_p[vj, vd] = row_word(
+                                        operand, K, (b, k0 + vj * pack, hk, vd), keys, dim
+                                    )
+                        for u, d, j in T.grid(BK // BS, W, BS):
+                            with T.sblock("turn_k"):
+                                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
+                                Kt[vu, vd, vj] = K_r[vu * BS + vj, vd]
+                        for j, d in T.grid(BK, Wv):
+                            with T.sblock("load_v"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                V_r[vj, vd] = column_word(
+                                    operand, V, (b, k0 + vj, hk, vd * pack), keys, dim_v
+                                )
+                        for u, d, j in T.grid(BK // BS, Wv, BS):
+                            with T.sblock("turn_v"):
+                                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
+                                Vt[vu, vd, vj] = V_r[vu * BS + vj, vd]
+                        for j, d in T.grid(*place(BK, Dl)):
+                            with T.sblock("init_dk"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                dK_c[vj, vd] = T.float32(0)
+                        for j, d in T.grid(*place(BK, Dvl)):
+                            with T.sblock("init_dv"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                dV_c[vj, vd] = T.float32(0)
+                        for g, m in T.grid(group, q_blocks):
+                            with T.sblock("q_block"):
+                                vg = T.axis.opaque(group, g)
+                                vm = T.axis.opaque(q_blocks, m)
+                                staged = T.meta_var([K_p, Kt, Vt])
+                                sums = T.meta_var([A, dK_c, dV_c])
+                                work = T.meta_var([S, X, Y, P, dP, dS, P_p, dS_p, dS_r])
+                                block = T.meta_var(
+                                    [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, low_b, delta_b]
+                                )
+                                T.reads(whole([*rows_in, *staged, dK_c, dV_c]))
+                                T.writes(whole([*sums, *block, *work, head]))
+                                head[0] = hk * group + vg
+                                h: T.let[T.int64] = head[0]
+                                q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
+                                seen = T.meta_var(scores.key_range(q0, T.min(q0 + BQ, Sq) - 1))
+                                visible = T.sblock_alloc_buffer((4,), "int32")
+                                visible[0] = T.truncdiv(T.max(seen[0] - k0, 0), BS)
+                                visible[1] = T.max(
+                                    T.truncdiv(T.min(seen[1] - k0, BK) + (BS - 1), BS) - visible[0],
+                                    0,
+                                )
+                                visible[2] = seen[2]
+                                visible[3] = scores.full_end(seen[3], T.Cast("int32", q0) + BQ)
+                                lo: T.let[T.int32] = visible[0]
+                                steps: T.let[T.int32] = visible[1]
+                                full_lo: T.let[T.int32] = visible[2]
+                                full_hi: T.let[T.int32] = visible[3]
+                                for i, d in T.grid(BQ, W):
+                                    with T.sblock("load_q"):
+                                        vi, vd = T.axis.remap("SS", [i, d])
+                                        Q_r[vi, vd] = column_word(
+                                            operand, Q, (b, q0 + vi, h, vd * pack), Sq, dim
+                                        )
+                                for i, d in T.grid(BQ, Wv):
+                                    with T.sblock("load_do"):
+                                        vi, vd = T.axis.remap("SS", [i, d])
+                                        dO_r[vi, vd] = column_word(
+                                            operand, dO, (b, q0 + vi, h, vd * pack), Sq, dim_v
+                                        )
+                                if pairs:
+                                    for i, d in T.grid(BQp, Dl):
+                                        with T.sblock("pair_q"):
+                                            vi, vd = T.axis.remap("SS", [i, d])
+                                            Q_p[vi, vd] = row_word(
+                                                operand, Q, (b, q0 + vi * pack, h, vd), Sq, dim
+                                            )
+                                    for i, d in T.grid(BQp, Dvl):
+                                        with T.sblock("pair_do"):
+                                            vi, vd = T.axis.remap("SS", [i, d])
+                                            dO_p[vi, vd] = row_word(
+                                                operand, dO, (b, q0 + vi * pack, h, vd), Sq, dim_v
+                                            )
+                                if turned:
+                                    for d, i in T.grid(Dl, BQp):
+                                        with T.sblock("turn_q"):
+                                            vd, vi = T.axis.remap("SS", [d, i])
+                                            Q_c[vd, vi] = Q_p[vi, vd]
+                                    for d, i in T.grid(Dvl, BQp):
+                                        with T.sblock("turn_do"):
+                                            vd, vi = T.axis.remap("SS", [d, i])
+                                            dO_c[vd, vi] = dO_p[vi, vd]
+                                for i in range(BQ):
+                                    with T.sblock("load_delta"):
+                                        vi = T.axis.spatial(BQ, i)
+                                        delta_b[vi] = if_row(q0 + vi, delta_r[b, h, q0 + vi], 0)
+                                for i in range(BQ):
+                                    with T.sblock("load_lse"):
+                                        vi = T.axis.spatial(BQ, i)
+                                        value = T.meta_var(scores.saved_lse(L[b, h, q0 + vi]))
+                                        lse_b[vi] = if_row(q0 + vi, value, "inf")
+                                if with_low:
+                                    for i in range(BQ):
+                                        with T.sblock("load_low"):
+                                            vi = T.axis.spatial(BQ, i)
+                                            low_b[vi] = if_row(q0 + vi, L_low[b, h, q0 + vi], 0)
+                                for u in T.serial(steps):
+                                    with T.sblock("step"):
+                                        vu = T.axis.opaque(steps, u)
+                                        T.reads(whole([*block, *staged, dK_c, dV_c]))
+                                        T.writes(whole([*sums, *work]))
+                                        s: T.let[T.int32] = lo + vu
+                                        k1: T.let[T.int32] = k0 + s * BS
+                                        edge: T.let[T.bool] = T.Or(k1 < full_lo, k1 + BS > full_hi)
+                                        with T.sblock("p_scope"):
+                                            T.reads(whole([Q_r, Kt, lse_b, low_b]))
+                                            T.writes(whole([S, X, Y, P, P_p]))
+                                            for i, j, d in T.grid(BQ, BS, D):
+                                                with T.sblock("scores"):
+                                                    vi, vj, vd = T.axis.remap("SSR", [i, j, d])
+                                                    with T.init():
+                                                        S[vi, vj] = T.float32(0)
+                                                    S[vi, vj] = S[vi, vj] + operand.dot(
+                                                        Q_r[vi, vd], Kt[s, vd, vj]
+                                                    )
+                                            if scores.scale_only:
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("p"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        P[vi, vj] = linear_p(
+                                                            S[vi, vj], lse_b[vi], edge,
+                                                            b, h, q0 + vi, k1 + vj, softmax_scale,
+                                                        )  # fmt: skip
+                                            else:
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("score_mod"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        X[vi, vj] = scores.scaled(
+                                                            S[vi, vj], b, h, q0 + vi, k1 + vj,
+                                                            softmax_scale,
+                                                        )  # fmt: skip
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("mask"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        Y[vi, vj] = scores.hidden(
+                                                            X[vi, vj], edge, b, h, q0 + vi, k1 + vj,
+                                                            softmax_scale,
+                                                        )  # fmt: skip
+                                                for i, j in T.grid(BQ, BS):
+                                                    with T.sblock("p"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        P[vi, vj] = scores.probability(
+                                                            Y[vi, vj],
+                                                            lse_b[vi],
+                                                            *[low_b[vi]] * with_low,
+                                                        )
+                                            if pairs:
+                                                for i, j in T.grid(BQp, BS):
+                                                    with T.sblock("pair_p"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        P_p[vi, vj] = operand.encode(
+                                                            P[vi * 2, vj], P[vi * 2 + 1, vj]
+                                                        )
+                                        with T.sblock("ds_scope"):
+                                            T.reads(whole([dO_r, Vt, P, S, delta_b]))
+                                            T.writes(whole([dP, dS, dS_p, dS_r]))
+                                            for i, j, d in T.grid(BQ, BS, Dv):
+                                                with T.sblock("dp"):
+                                                    vi, vj, vd = T.axis.remap("SSR", [i, j, d])
+                                                    with T.init():
+                                                        dP[vi, vj] = T.float32(0)
+                                                    dP[vi, vj] = dP[vi, vj] + operand.dot(
+                                                        dO_r[vi, vd], Vt[s, vd, vj]
+                                                    )
+                                            for i, j in T.grid(BQ, BS):
+                                                with T.sblock("ds"):
+                                                    vi, vj = T.axis.remap("SS", [i, j])
+                                                    dS[vi, vj] = scores.dscore(
+                                                        P[vi, vj], dP[vi, vj], delta_b[vi],
+                                                        scores.gradient(
+                                                            S[vi, vj], b, h, q0 + vi, k1 + vj,
+                                                            softmax_scale,
+                                                        ),
+                                                    )  # fmt: skip
+                                            if pairs:
+                                                for i, j in T.grid(BQp, BS):
+                                                    with T.sblock("pair_ds"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        dS_p[vi, vj] = operand.encode(
+                                                            dS[vi * 2, vj], dS[vi * 2 + 1, vj]
+                                                        )
+                                                for i, j in T.grid(BQ, BSp):
+                                                    with T.sblock("pair_keys"):
+                                                        vi, vj = T.axis.remap("SS", [i, j])
+                                                        dS_r[vi, vj] = operand.encode(
+                                                            dS[vi, vj * 2], dS[vi, vj * 2 + 1]
+                                                        )
+                                        with T.sblock("dv_scope"):
+                                            T.reads(whole([dO_c, P_p, dV_c]))
+                                            T.writes(whole([dV_c]))
+                                            for x, y, i in T.grid(*place(BS, Dvl), BQp):
+                                                with T.sblock("dv"):
+                                                    vx, vy, vi = T.axis.remap("SSR", [x, y, i])
+                                                    at = T.meta_var(place(vx, vy))
+                                                    dV_c[place(s * BS + at[0], at[1])] = dV_c[
+                                                        place(s * BS + at[0], at[1])
+                                                    ] + operand.dot(
+                                                        *place(
+                                                            P_p[vi, at[0]], dO_c[place(vi, at[1])]
+                                                        )
+                                                    )
+                                        with T.sblock("dq_scope"):
+                                            T.reads(whole([dS_r, K_p]))
+                                            T.writes(A[c, b, h, q0 : q0 + BQ, 0:Dl])
+                                            for i, d, j in T.grid(BQ, Dl, BSp):
+                                                with T.sblock("dq"):
+                                                    vi, vd, vj = T.axis.remap("SSR", [i, d, j])
+                                                    A[c, b, h, q0 + vi, vd] = A[
+                                                        c, b, h, q0 + vi, vd
+                                                    ] + operand.dot(
+                                                        dS_r[vi, vj], K_p[s * BSp + vj, vd]
+                                                    )
+                                        with T.sblock("dk_scope"):
+                                            T.reads(whole([Q_c, dS_p, dK_c]))
+                                            T.writes(whole([dK_c]))
+                                            for x, y, i in T.grid(*place(BS, Dl), BQp):
+                                                with T.sblock("dk"):
+                                                    vx, vy, vi = T.axis.remap("SSR", [x, y, i])
+                                                    at = T.meta_var(place(vx, vy))
+                                                    dK_c[place(s * BS + at[0], at[1])] = dK_c[
+                                                        place(s * BS + at[0], at[1])
+                                                    ] + operand.dot(
+                                                        *place(
+                                                            dS_p[vi, at[0]], Q_c[place(vi, at[1])]
+                                                        )
+                                                    )
+                        if turned:
+                            for j, d in T.grid(BK, Dl):
+                                with T.sblock("turn_dk"):
+                                    vj, vd = T.axis.remap("SS", [j, d])
+                                    dK_b[vj, vd] = dK_c[vd, vj]
+                            for j, d in T.grid(BK, Dvl):
+                                with T.sblock("turn_dv"):
+                                    vj, vd = T.axis.remap("SS", [j, d])
+                                    dV_b[vj, vd] = dV_c[vd, vj]
+                        for j, d in T.grid(BK, dim):
+                            with T.sblock("store_dk"):
+                                T.where(k0 + j < keys)
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                dK[b, k0 + vj, hk, vd] = T.Cast(dtype, dK_b[vj, vd])
+                        for j, d in T.grid(BK, dim_v):
+                            with T.sblock("store_dv"):
+                                T.where(k0 + j < keys)
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dV_b[vj, vd])
+        dq_rows(A, dQ, sig.rows, dim)
+
+    return sig.finish(attention, f"{spec.name}_bwd", spec.saved_statistics)

@@ -1,0 +1,376 @@
+"""Attention forward in TensorIR, streaming: online softmax over key blocks."""
+
+from __future__ import annotations
+
+import math
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ....definition.scores import FLOOR, SLACK, Scores
+from ....definition.signature import Signature
+from ....problem.spec import AttentionSpec
+from .regions import whole
+from .staging import column_word, row_word
+from .tiles import ForwardTile
+
+
+def streaming_forward(
+    spec: AttentionSpec, tile: ForwardTile, functions=None, threads=None
+) -> tirx.PrimFunc:
+    """The same function with an online softmax over key blocks (FlashAttention, algorithm 1).
+
+    A tile of query rows goes through the key blocks it sees in groups of ``tile.group`` rows, so
+    that a staged block of keys and values serves them all. Within a group query rows are the minor
+    axis of every buffer: row statistics are elementwise over lanes. Blocks outside the visible key
+    range are not visited, blocks inside the fully visible range pay no mask. A row's maximum is
+    raised, and its sums rescaled, only where a row of the group outgrew it by SLACK.
+
+    functions: the vector forms of exp2 and friends (None: intrinsics). threads: an int64 expression
+    (None: 1); tiles get small enough to occupy that many, down to a single group. Each product sits
+    in its own nested sblock, which is what lets Schedule tile it.
+    """
+    sig = Signature(spec)
+    scores = Scores(sig, functions)
+    B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
+    statistics = spec.forward_statistics
+    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
+    BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
+    operand, pack = tile.operand, tile.operand.pack
+    R = tile.group
+    G, W = BQ // R, math.gcd(R, 16)
+    Dq, Do = (-(-size // tile.square) * tile.square for size in (D // pack, Dv))
+    q_groups = T.truncdiv(Sq + (R - 1), R)
+    threads = T.int64(1) if threads is None else threads
+
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def attention(
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
+        softmax_scale: T.float32,
+    ):  # fmt: skip
+        Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
+        K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
+        V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
+        O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
+        L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
+        results = T.meta_var(whole([O, *[L, L_low][: len(statistics)]]))
+        tasks: T.let[T.int64] = threads * tile.tasks_per_thread
+        share: T.let[T.int64] = T.truncdiv(B * H * q_groups, tasks)
+        per_tile: T.let[T.int64] = T.max(T.min(share, T.int64(G)), T.int64(1))
+        q_blocks: T.let[T.int64] = T.truncdiv(q_groups + per_tile - 1, per_tile)
+        for t in T.serial(B * H * q_blocks):
+            with T.sblock("q_tile"):
+                vt = T.axis.spatial(B * H * q_blocks, t)
+                T.reads(
+                    Q[0:B, 0:Sq, 0:H, 0:dim],
+                    K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
+                    V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
+                )
+                T.writes(results)
+                # Through memory, see the backward.
+                place_of = T.sblock_alloc_buffer((3,), "int64")
+                place_of[0] = T.truncdiv(vt, H * q_blocks)
+                place_of[1] = T.truncmod(T.truncdiv(vt, q_blocks), H)
+                # Last rows first: with a causal mask they take longest, and go out first.
+                place_of[2] = (q_blocks - 1 - T.truncmod(vt, q_blocks)) * per_tile * R
+                b: T.let[T.int64] = place_of[0]
+                h: T.let[T.int64] = place_of[1]
+                q0: T.let[T.int64] = place_of[2]
+                hk: T.let[T.int64] = T.truncdiv(h, group)
+                q_end: T.let[T.int64] = T.min(q0 + per_tile * R, Sq)
+                groups: T.let[T.int32] = T.Cast("int32", T.truncdiv(q_end - q0 + (R - 1), R))
+                bounds = T.meta_var(scores.key_range(q0, q_end - 1))
+                span = T.sblock_alloc_buffer((2,), "int32")
+                span[0] = T.truncdiv(bounds[0], BK)
+                span[1] = T.max(T.truncdiv(bounds[1] + (BK - 1), BK) - span[0], 0)
+                first: T.let[T.int32] = span[0]
+                k_blocks: T.let[T.int32] = span[1]
+                q_first: T.let[T.int32] = T.Cast("int32", q0)
+                q_last: T.let[T.int32] = T.Cast("int32", q_end)
+                keys: T.let[T.int32] = T.Cast("int32", Sk)
+                Qr = T.sblock_alloc_buffer((R, Dq), operand.dtype)
+                Qt = T.sblock_alloc_buffer((G, Dq, R), operand.dtype)
+                Kb = T.sblock_alloc_buffer((BK, D // pack), operand.dtype)
+                Vb = T.sblock_alloc_buffer((BK // pack, Dv), operand.dtype)
+                S = T.sblock_alloc_buffer((BK, R), "float32")
+                Y = T.sblock_alloc_buffer((BK, R), "float32")
+                E = T.sblock_alloc_buffer((BK, R), "float32")
+                P = E if pack == 1 else T.sblock_alloc_buffer((BK // pack, R), operand.dtype)
+                m = T.sblock_alloc_buffer((G, R), "float32")
+                m_new = T.sblock_alloc_buffer((R,), "float32")
+                m_kept = T.sblock_alloc_buffer((R,), "float32")
+                growth_lanes = T.sblock_alloc_buffer((W,), "float32")
+                growth = T.sblock_alloc_buffer((1,), "float32")
+                l = T.sblock_alloc_buffer((G, R), "float32")
+                l_block = T.sblock_alloc_buffer((R,), "float32")
+                l_new = T.sblock_alloc_buffer((R,), "float32")
+                alpha = T.sblock_alloc_buffer((R,), "float32")
+                l_inv = T.sblock_alloc_buffer((R,), "float32")
+                acc = T.sblock_alloc_buffer((G, Dv, R), "float32")
+                out_t = T.sblock_alloc_buffer((Do, R), "float32")
+                out_r = T.sblock_alloc_buffer((R, Do), "float32")
+                for g in range(groups):
+                    with T.sblock("start"):
+                        vg = T.axis.opaque(groups, g)
+                        T.reads(Q[0:B, 0:Sq, 0:H, 0:dim])
+                        T.writes(
+                            Qr[0:R, 0:Dq],
+                            Qt[vg, 0:Dq, 0:R],
+                            m[vg, 0:R],
+                            l[vg, 0:R],
+                            acc[vg, 0:Dv, 0:R],
+                        )
+                        for i, d in T.grid(R, Dq):
+                            with T.sblock("load_q"):
+                                vi, vd = T.axis.remap("SS", [i, d])
+                                Qr[vi, vd] = column_word(
+                                    operand, Q, (b, q0 + vg * R + vi, h, vd * pack), Sq, dim
+                                )
+                        for d, i in T.grid(Dq, R):
+                            with T.sblock("transpose_q"):
+                                vd, vi = T.axis.remap("SS", [d, i])
+                                Qt[vg, vd, vi] = Qr[vi, vd]
+                        for i in range(R):
+                            with T.sblock("init_m"):
+                                vi = T.axis.spatial(R, i)
+                                m[vg, vi] = T.float32(FLOOR)
+                        for i in range(R):
+                            with T.sblock("init_l"):
+                                vi = T.axis.spatial(R, i)
+                                l[vg, vi] = T.float32(0)
+                        for d, i in T.grid(Dv, R):
+                            with T.sblock("init_acc"):
+                                vd, vi = T.axis.remap("SS", [d, i])
+                                acc[vg, vd, vi] = T.float32(0)
+                for n in range(k_blocks):
+                    with T.sblock("k_block"):
+                        vn = T.axis.opaque(k_blocks, n)
+                        T.reads(
+                            K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
+                            V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
+                            Qt[0:G, 0:Dq, 0:R],
+                            m[0:G, 0:R],
+                            l[0:G, 0:R],
+                            acc[0:G, 0:Dv, 0:R],
+                        )
+                        T.writes(
+                            Kb[0:BK, 0 : D // pack],
+                            Vb[0 : BK // pack, 0:Dv],
+                            m[0:G, 0:R],
+                            l[0:G, 0:R],
+                            acc[0:G, 0:Dv, 0:R],
+                        )
+                        k0: T.let[T.int32] = (first + vn) * BK
+                        rows = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
+                        seen = T.sblock_alloc_buffer((2,), "int32")
+                        seen[0] = T.truncdiv(T.max(rows[0] - q_first, 0), R)
+                        seen[1] = T.max(
+                            T.truncdiv(T.min(rows[1], q_last) - q_first + (R - 1), R) - seen[0], 0
+                        )
+                        g_first: T.let[T.int32] = seen[0]
+                        seen_groups: T.let[T.int32] = seen[1]
+                        for j, d in T.grid(BK, D // pack):
+                            with T.sblock("load_k"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                Kb[vj, vd] = column_word(
+                                    operand, K, (b, k0 + vj, hk, vd * pack), keys, dim
+                                )
+                        for j, d in T.grid(BK // pack, Dv):
+                            with T.sblock("load_v"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                Vb[vj, vd] = row_word(
+                                    operand, V, (b, k0 + vj * pack, hk, vd), keys, dim_v
+                                )
+                        for g in range(seen_groups):
+                            with T.sblock("group"):
+                                vg = T.axis.opaque(seen_groups, g)
+                                T.reads(
+                                    Qt[0:G, 0:Dq, 0:R],
+                                    Kb[0:BK, 0 : D // pack],
+                                    Vb[0 : BK // pack, 0:Dv],
+                                    m[0:G, 0:R],
+                                    l[0:G, 0:R],
+                                    acc[0:G, 0:Dv, 0:R],
+                                )
+                                T.writes(
+                                    m[0:G, 0:R],
+                                    l[0:G, 0:R],
+                                    acc[0:G, 0:Dv, 0:R],
+                                )
+                                r: T.let[T.int32] = g_first + vg
+                                row0: T.let[T.int32] = q_first + r * R
+                                full = T.meta_var(
+                                    scores.key_range(row0, T.min(row0 + R, q_last) - 1)
+                                )
+                                clear = T.sblock_alloc_buffer((2,), "int32")
+                                clear[0] = full[2]
+                                clear[1] = scores.full_end(full[3], row0 + R) - BK
+                                boundary: T.let[T.bool] = T.Or(k0 < clear[0], k0 > clear[1])
+                                with T.sblock("score_scope"):
+                                    T.reads(
+                                        Qt[r, 0 : D // pack, 0:R],
+                                        Kb[0:BK, 0 : D // pack],
+                                        m[r, 0:R],
+                                    )
+                                    T.writes(S[0:BK, 0:R], Y[0:BK, 0:R], m_new[0:R])
+                                    X = T.sblock_alloc_buffer((BK, R), "float32")
+                                    for j, i, d in T.grid(BK, R, D // pack):
+                                        with T.sblock("scores"):
+                                            vj, vi, vd = T.axis.remap("SSR", [j, i, d])
+                                            with T.init():
+                                                S[vj, vi] = T.float32(0)
+                                            S[vj, vi] = S[vj, vi] + operand.dot(
+                                                Kb[vj, vd], Qt[r, vd, vi]
+                                            )
+                                    for j, i in T.grid(BK, R):
+                                        with T.sblock("score_mod"):
+                                            vj, vi = T.axis.remap("SS", [j, i])
+                                            X[vj, vi] = scores.scaled(
+                                                S[vj, vi], b, h, row0 + vi, k0 + vj, softmax_scale
+                                            )
+                                    for j, i in T.grid(BK, R):
+                                        with T.sblock("mask"):
+                                            vj, vi = T.axis.remap("SS", [j, i])
+                                            Y[vj, vi] = scores.hidden(
+                                                X[vj, vi],
+                                                boundary,
+                                                b,
+                                                h,
+                                                row0 + vi,
+                                                k0 + vj,
+                                                softmax_scale,
+                                            )
+                                    for j, i in T.grid(BK, R):
+                                        with T.sblock("row_max"):
+                                            vj, vi = T.axis.remap("RS", [j, i])
+                                            with T.init():
+                                                m_new[vi] = m[r, vi]
+                                            m_new[vi] = T.max(m_new[vi], Y[vj, vi])
+                                with T.sblock("growth_scope"):
+                                    T.reads(m[r, 0:R], m_new[0:R])
+                                    T.writes(growth_lanes[0:W], growth[0:1])
+                                    for j, i in T.grid(R // W, W):
+                                        with T.sblock("growth_lanes"):
+                                            vj, vi = T.axis.remap("RS", [j, i])
+                                            with T.init():
+                                                growth_lanes[vi] = T.float32(0)
+                                            growth_lanes[vi] = T.max(
+                                                growth_lanes[vi],
+                                                m_new[vj * W + vi] - m[r, vj * W + vi],
+                                            )
+                                    for i in range(W):
+                                        with T.sblock("growth"):
+                                            vi = T.axis.reduce(W, i)
+                                            with T.init():
+                                                growth[0] = T.float32(0)
+                                            growth[0] = T.max(growth[0], growth_lanes[vi])
+                                with T.sblock("rescale_scope"):
+                                    T.reads(m[r, 0:R], m_new[0:R], growth[0])
+                                    T.writes(alpha[0:R], m_kept[0:R], m[r, 0:R])
+                                    for i in range(R):
+                                        with T.sblock("alpha"):
+                                            vi = T.axis.spatial(R, i)
+                                            alpha[vi] = T.if_then_else(
+                                                growth[0] > T.float32(SLACK),
+                                                scores.weight(m[r, vi] - m_new[vi]),
+                                                T.float32(1),
+                                            )
+                                    for i in range(R):
+                                        with T.sblock("choose_m"):
+                                            vi = T.axis.spatial(R, i)
+                                            m_kept[vi] = T.if_then_else(
+                                                growth[0] > T.float32(SLACK), m_new[vi], m[r, vi]
+                                            )
+                                    for i in range(R):
+                                        with T.sblock("keep_m"):
+                                            vi = T.axis.spatial(R, i)
+                                            m[r, vi] = m_kept[vi]
+                                with T.sblock("exp_scope"):
+                                    T.reads(Y[0:BK, 0:R], m_kept[0:R])
+                                    T.writes(E[0:BK, 0:R], P[0 : BK // pack, 0:R], l_block[0:R])
+                                    for j, i in T.grid(BK, R):
+                                        with T.sblock("exp"):
+                                            vj, vi = T.axis.remap("SS", [j, i])
+                                            E[vj, vi] = scores.weight(Y[vj, vi] - m_kept[vi])
+                                    if pack > 1:
+                                        for j, i in T.grid(BK // pack, R):
+                                            with T.sblock("store_p"):
+                                                vj, vi = T.axis.remap("SS", [j, i])
+                                                P[vj, vi] = operand.encode(
+                                                    *[E[vj * pack + e, vi] for e in range(pack)]
+                                                )
+                                    for j, i in T.grid(BK, R):
+                                        with T.sblock("row_sum"):
+                                            vj, vi = T.axis.remap("RS", [j, i])
+                                            with T.init():
+                                                l_block[vi] = T.float32(0)
+                                            l_block[vi] = l_block[vi] + E[vj, vi]
+                                for i in range(R):
+                                    with T.sblock("add_l"):
+                                        vi = T.axis.spatial(R, i)
+                                        l_new[vi] = l[r, vi] * alpha[vi] + l_block[vi]
+                                for i in range(R):
+                                    with T.sblock("keep_l"):
+                                        vi = T.axis.spatial(R, i)
+                                        l[r, vi] = l_new[vi]
+                                with T.sblock("acc_scope"):
+                                    T.where(growth[0] > T.float32(SLACK))
+                                    T.reads(growth[0], acc[r, 0:Dv, 0:R], alpha[0:R])
+                                    T.writes(acc[r, 0:Dv, 0:R])
+                                    for d, i in T.grid(Dv, R):
+                                        with T.sblock("rescale"):
+                                            vd, vi = T.axis.remap("SS", [d, i])
+                                            acc[r, vd, vi] = acc[r, vd, vi] * alpha[vi]
+                                with T.sblock("pv_scope"):
+                                    T.reads(
+                                        P[0 : BK // pack, 0:R],
+                                        Vb[0 : BK // pack, 0:Dv],
+                                        acc[r, 0:Dv, 0:R],
+                                    )
+                                    T.writes(acc[r, 0:Dv, 0:R])
+                                    for d, i, j in T.grid(Dv, R, BK // pack):
+                                        with T.sblock("pv"):
+                                            vd, vi, vj = T.axis.remap("SSR", [d, i, j])
+                                            acc[r, vd, vi] = acc[r, vd, vi] + operand.dot(
+                                                Vb[vj, vd], P[vj, vi]
+                                            )
+                for g in range(groups):
+                    with T.sblock("finish"):
+                        vg = T.axis.opaque(groups, g)
+                        T.reads(m[vg, 0:R], l[vg, 0:R], acc[vg, 0:Dv, 0:R])
+                        T.writes(results)
+                        for i in range(R):
+                            with T.sblock("inverse"):
+                                vi = T.axis.spatial(R, i)
+                                l_inv[vi] = scores.inverse(l[vg, vi])
+                        for d, i in T.grid(Dv, R):
+                            with T.sblock("normalise"):
+                                vd, vi = T.axis.remap("SS", [d, i])
+                                out_t[vd, vi] = acc[vg, vd, vi] * l_inv[vi]
+                        for i, d in T.grid(R, Do):
+                            with T.sblock("transpose_o"):
+                                vi, vd = T.axis.remap("SS", [i, d])
+                                out_r[vi, vd] = out_t[vd, vi]
+                        for i, d in T.grid(R, dim_v):
+                            with T.sblock("out"):
+                                T.where(q0 + vg * R + i < Sq)
+                                vi, vd = T.axis.remap("SS", [i, d])
+                                O[b, q0 + vg * R + vi, h, vd] = T.Cast(dtype, out_r[vi, vd])
+                        if "lse" in statistics:
+                            for i in range(R):
+                                with T.sblock("lse"):
+                                    T.where(q0 + vg * R + i < Sq)
+                                    vi = T.axis.spatial(R, i)
+                                    L[b, h, q0 + vg * R + vi] = scores.lse(m[vg, vi], l[vg, vi])
+                        if "lse_low" in statistics:
+                            for i in range(R):
+                                with T.sblock("lse_low"):
+                                    T.where(q0 + vg * R + i < Sq)
+                                    vi = T.axis.spatial(R, i)
+                                    L_low[b, h, q0 + vg * R + vi] = scores.lse_low(
+                                        L[b, h, q0 + vg * R + vi], m[vg, vi], l[vg, vi]
+                                    )
+
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)

@@ -1,0 +1,358 @@
+"""Attention forward in TensorIR for few query rows: keys split into chunks, partials combined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ....definition.scores import FLOOR, Scores
+from ....definition.signature import Signature
+from ....problem.spec import AttentionSpec
+from .regions import whole
+from .staging import padded
+
+
+@dataclass(frozen=True)
+class SplitTile:
+    """Block sizes of ``split_forward``; they change speed, never results beyond rounding.
+
+    rows: packed query rows of a task, in groups of ``row_block`` that share a loaded key.
+    chunk: keys of a task, in blocks of block_k. lanes: keys whose maxima and sums are kept apart
+    until the end of a chunk. depth, depth_v: head dims rounded up to whole vectors; where that adds
+    columns, K or V is staged with zeros, else its whole blocks are read in place.
+    """
+
+    rows: int
+    row_block: int
+    chunk: int
+    block_k: int
+    lanes: int
+    depth: int
+    depth_v: int
+
+    @property
+    def block_q(self) -> int:
+        """Rows of a tile, as other forwards call it."""
+        return self.rows
+
+
+def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimFunc:
+    """Flash-decoding (Dao et al., 2023): a task per chunk of keys, then one combination per row.
+
+    The query rows that share a key/value head (its heads times Sq positions) are packed into one
+    tile, so that a chunk of K and V is read once for all of them. Within a chunk the softmax is the
+    plain one; the partial (m, l, acc) of chunks are combined in order, so that the bits do not
+    depend on the number of threads. They take B * H * Sq * ceil(Sk / chunk) * (depth_v + 2) floats.
+    Head dimensions are the minor axis of both products, keys that of the softmax. ``math`` gives
+    the vector forms of exp2 and friends (None: intrinsics).
+    """
+    sig = Signature(spec)
+    scores = Scores(sig, math)
+    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
+    statistics = spec.forward_statistics
+    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
+    R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
+    D, Dv = tile.depth, tile.depth_v
+    packed = group * Sq
+    row_tiles = T.truncdiv(packed + (R - 1), R)
+    chunks = T.truncdiv(Sk + (C - 1), C)
+    all_rows = B * Hk * packed
+
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def attention(
+        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
+        softmax_scale: T.float32,
+    ):  # fmt: skip
+        Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
+        K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
+        V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
+        O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
+        L = T.match_buffer(lse, sig.rows, "float32")
+        L_low = T.match_buffer(lse_low, sig.rows, "float32")
+        chunk_m = T.sblock_alloc_buffer((all_rows, chunks), "float32")
+        chunk_l = T.sblock_alloc_buffer((all_rows, chunks), "float32")
+        chunk_acc = T.sblock_alloc_buffer((all_rows, chunks, Dv), "float32")
+        for t in T.serial(B * Hk * row_tiles * chunks):
+            with T.sblock("chunk"):
+                vt = T.axis.spatial(B * Hk * row_tiles * chunks, t)
+                T.reads(
+                    Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0:Hk, 0:dim], V[0:B, 0:Sk, 0:Hk, 0:dim_v]
+                )
+                T.writes(
+                    chunk_m[0:all_rows, 0:chunks],
+                    chunk_l[0:all_rows, 0:chunks],
+                    chunk_acc[0:all_rows, 0:chunks, 0:Dv],
+                )
+                # Kept in memory: TVM would copy the divisions into every index.
+                place = T.sblock_alloc_buffer((4,), "int64")
+                with T.sblock("place"):
+                    T.writes(place[0:4])
+                    place[0] = T.truncdiv(vt, Hk * row_tiles * chunks)
+                    place[1] = T.truncmod(vt, Hk)
+                    place[2] = T.truncmod(T.truncdiv(vt, Hk), row_tiles) * R
+                    place[3] = T.truncmod(T.truncdiv(vt, Hk * row_tiles), chunks)
+                b: T.let[T.int64] = place[0]
+                hk: T.let[T.int64] = place[1]
+                r0: T.let[T.int64] = place[2]
+                c: T.let[T.int64] = place[3]
+                rows: T.let[T.int32] = T.max(T.Cast("int32", T.min(packed - r0, R)), 1)
+                bounds = T.meta_var(
+                    scores.key_range(T.truncdiv(r0, group), T.truncdiv(r0 + rows - 1, group))
+                )
+                visible = T.sblock_alloc_buffer((4,), "int32")
+                with T.sblock("visible"):
+                    T.writes(visible[0:4])
+                    # Whole blocks from the first visible key on: a narrow window skips the others.
+                    visible[0] = T.max(T.Cast("int32", c) * C, T.truncdiv(bounds[0], BK) * BK)
+                    visible[1] = T.min(T.Cast("int32", c) * C + C, bounds[1])
+                    visible[2] = bounds[2]
+                    visible[3] = bounds[3]
+                first: T.let[T.int32] = visible[0]
+                keys: T.let[T.int32] = T.min(T.max(visible[1] - first, 0), C)
+                blocks: T.let[T.int32] = T.truncdiv(keys + (BK - 1), BK)
+                inner: T.let[T.int32] = T.truncdiv(keys, BK)
+                direct_k: T.let[T.int32] = inner if dim == D else 0
+                direct_v: T.let[T.int32] = inner if dim_v == Dv else 0
+                last: T.let[T.int32] = first + blocks * BK
+                boundary: T.let[T.bool] = T.Or(first < visible[2], last > visible[3])
+                groups: T.let[T.int32] = T.if_then_else(
+                    keys > 0, T.truncdiv(rows + (RB - 1), RB), 0
+                )
+                head = T.sblock_alloc_buffer((R,), "int32")
+                position = T.sblock_alloc_buffer((R,), "int32")
+                Qt = T.sblock_alloc_buffer((R, D), "float32")
+                Kb = T.sblock_alloc_buffer((BK, D), "float32")
+                Vb = T.sblock_alloc_buffer((BK, Dv), "float32")
+                S = T.sblock_alloc_buffer((R, C), "float32")
+                X = T.sblock_alloc_buffer((R, C), "float32")
+                Y = T.sblock_alloc_buffer((R, C), "float32")
+                P = T.sblock_alloc_buffer((R, C), "float32")
+                lane_m = T.sblock_alloc_buffer((R, W), "float32")
+                lane_l = T.sblock_alloc_buffer((R, W), "float32")
+                m = T.sblock_alloc_buffer((R,), "float32")
+                l = T.sblock_alloc_buffer((R,), "float32")
+                acc = T.sblock_alloc_buffer((R, Dv), "float32")
+                # Rows past the last repeat it, and are not stored.
+                for i in range(groups * RB):
+                    with T.sblock("row_head"):
+                        vi = T.axis.spatial(R, i)
+                        head[vi] = T.Cast(
+                            "int32", hk * group + T.truncmod(r0 + T.min(vi, rows - 1), group)
+                        )
+                for i in range(groups * RB):
+                    with T.sblock("row_position"):
+                        vi = T.axis.spatial(R, i)
+                        position[vi] = T.Cast("int32", T.truncdiv(r0 + T.min(vi, rows - 1), group))
+                for i, d in T.grid(groups * RB, D):
+                    with T.sblock("load_q"):
+                        vi = T.axis.spatial(R, i)
+                        vd = T.axis.spatial(D, d)
+                        Qt[vi, vd] = padded(Q, (b, position[vi], head[vi], vd), True, dim)
+                for n in range(direct_k):
+                    with T.sblock("direct_scores"):
+                        vn = T.axis.spatial(T.truncdiv(C, BK), n)
+                        T.reads(Qt[0:R, 0:D], K[b, 0:Sk, hk, 0:dim])
+                        T.writes(S[0:R, 0:C])
+                        for g, i, j, d in T.grid(groups, RB, BK, D):
+                            with T.sblock("scores"):
+                                vi = T.axis.spatial(R, g * RB + i)
+                                vj = T.axis.spatial(BK, j)
+                                vd = T.axis.reduce(D, d)
+                                with T.init():
+                                    S[vi, vn * BK + vj] = T.float32(0)
+                                S[vi, vn * BK + vj] = S[vi, vn * BK + vj] + Qt[vi, vd] * T.Cast(
+                                    "float32", K[b, first + vn * BK + vj, hk, vd]
+                                )
+                for n in range(blocks - direct_k):
+                    with T.sblock("staged_scores"):
+                        vn = T.axis.spatial(T.truncdiv(C, BK), direct_k + n)
+                        T.reads(Qt[0:R, 0:D], K[b, 0:Sk, hk, 0:dim])
+                        T.writes(S[0:R, 0:C], Kb[0:BK, 0:D])
+                        for j, d in T.grid(BK, D):
+                            with T.sblock("load_k"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                Kb[vj, vd] = padded(
+                                    K,
+                                    (b, first + vn * BK + vj, hk, vd),
+                                    vn * BK + vj < keys,
+                                    dim,
+                                )
+                        for g, i, j, d in T.grid(groups, RB, BK, D):
+                            with T.sblock("rest_scores"):
+                                vi = T.axis.spatial(R, g * RB + i)
+                                vj = T.axis.spatial(BK, j)
+                                vd = T.axis.reduce(D, d)
+                                with T.init():
+                                    S[vi, vn * BK + vj] = T.float32(0)
+                                S[vi, vn * BK + vj] = S[vi, vn * BK + vj] + Qt[vi, vd] * Kb[vj, vd]
+                for i, j in T.grid(groups * RB, blocks * BK):
+                    with T.sblock("score_mod"):
+                        vi = T.axis.spatial(R, i)
+                        vj = T.axis.spatial(C, j)
+                        X[vi, vj] = scores.scaled(
+                            S[vi, vj], b, head[vi], position[vi], first + vj, softmax_scale
+                        )
+                for i, j in T.grid(groups * RB, blocks * BK):
+                    with T.sblock("mask"):
+                        vi = T.axis.spatial(R, i)
+                        vj = T.axis.spatial(C, j)
+                        Y[vi, vj] = scores.hidden(
+                            X[vi, vj],
+                            boundary,
+                            b,
+                            head[vi],
+                            position[vi],
+                            first + vj,
+                            softmax_scale,
+                        )
+                for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
+                    with T.sblock("lane_max"):
+                        vi = T.axis.spatial(R, i)
+                        vn = T.axis.reduce(C // W, n)
+                        vw = T.axis.spatial(W, w)
+                        with T.init():
+                            lane_m[vi, vw] = T.float32(FLOOR)
+                        lane_m[vi, vw] = T.max(lane_m[vi, vw], Y[vi, vn * W + vw])
+                for i, w in T.grid(groups * RB, W):
+                    with T.sblock("row_max"):
+                        vi = T.axis.spatial(R, i)
+                        vw = T.axis.reduce(W, w)
+                        with T.init():
+                            m[vi] = T.float32(FLOOR)
+                        m[vi] = T.max(m[vi], lane_m[vi, vw])
+                for i, j in T.grid(groups * RB, blocks * BK):
+                    with T.sblock("exp"):
+                        vi = T.axis.spatial(R, i)
+                        vj = T.axis.spatial(C, j)
+                        P[vi, vj] = scores.weight(Y[vi, vj] - m[vi])
+                for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
+                    with T.sblock("lane_sum"):
+                        vi = T.axis.spatial(R, i)
+                        vn = T.axis.reduce(C // W, n)
+                        vw = T.axis.spatial(W, w)
+                        with T.init():
+                            lane_l[vi, vw] = T.float32(0)
+                        lane_l[vi, vw] = lane_l[vi, vw] + P[vi, vn * W + vw]
+                for i, w in T.grid(groups * RB, W):
+                    with T.sblock("row_sum"):
+                        vi = T.axis.spatial(R, i)
+                        vw = T.axis.reduce(W, w)
+                        with T.init():
+                            l[vi] = T.float32(0)
+                        l[vi] = l[vi] + lane_l[vi, vw]
+                for i, d in T.grid(groups * RB, Dv):
+                    with T.sblock("init_acc"):
+                        vi = T.axis.spatial(R, i)
+                        vd = T.axis.spatial(Dv, d)
+                        acc[vi, vd] = T.float32(0)
+                for n in range(direct_v):
+                    with T.sblock("direct_pv"):
+                        vn = T.axis.opaque(T.truncdiv(C, BK), n)
+                        T.reads(P[0:R, 0:C], V[b, 0:Sk, hk, 0:dim_v], acc[0:R, 0:Dv])
+                        T.writes(acc[0:R, 0:Dv])
+                        for g, i, d, j in T.grid(groups, RB, Dv, BK):
+                            with T.sblock("pv"):
+                                vi = T.axis.spatial(R, g * RB + i)
+                                vd = T.axis.spatial(Dv, d)
+                                vj = T.axis.reduce(BK, j)
+                                acc[vi, vd] = acc[vi, vd] + P[vi, vn * BK + vj] * T.Cast(
+                                    "float32", V[b, first + vn * BK + vj, hk, vd]
+                                )
+                for n in range(blocks - direct_v):
+                    with T.sblock("staged_pv"):
+                        vn = T.axis.opaque(T.truncdiv(C, BK), direct_v + n)
+                        T.reads(P[0:R, 0:C], V[b, 0:Sk, hk, 0:dim_v], acc[0:R, 0:Dv])
+                        T.writes(acc[0:R, 0:Dv], Vb[0:BK, 0:Dv])
+                        for j, d in T.grid(BK, Dv):
+                            with T.sblock("load_v"):
+                                vj, vd = T.axis.remap("SS", [j, d])
+                                Vb[vj, vd] = padded(
+                                    V,
+                                    (b, first + vn * BK + vj, hk, vd),
+                                    vn * BK + vj < keys,
+                                    dim_v,
+                                )
+                        for g, i, d, j in T.grid(groups, RB, Dv, BK):
+                            with T.sblock("rest_pv"):
+                                vi = T.axis.spatial(R, g * RB + i)
+                                vd = T.axis.spatial(Dv, d)
+                                vj = T.axis.reduce(BK, j)
+                                acc[vi, vd] = acc[vi, vd] + P[vi, vn * BK + vj] * Vb[vj, vd]
+                first_row: T.let[T.int64] = (b * Hk + hk) * packed + r0
+                stored: T.let[T.int32] = T.if_then_else(keys > 0, rows, 0)
+                for i in range(stored):
+                    with T.sblock("store_m"):
+                        vi = T.axis.spatial(R, i)
+                        chunk_m[first_row + vi, c] = m[vi]
+                for i in range(stored):
+                    with T.sblock("store_l"):
+                        vi = T.axis.spatial(R, i)
+                        chunk_l[first_row + vi, c] = l[vi]
+                for i, d in T.grid(stored, Dv):
+                    with T.sblock("store_acc"):
+                        vi = T.axis.spatial(R, i)
+                        vd = T.axis.spatial(Dv, d)
+                        chunk_acc[first_row + vi, c, vd] = acc[vi, vd]
+        for t in T.serial(all_rows):
+            with T.sblock("combine"):
+                vt = T.axis.spatial(all_rows, t)
+                T.reads(chunk_m[vt, 0:chunks], chunk_l[vt, 0:chunks], chunk_acc[vt, 0:chunks, 0:Dv])
+                T.writes(whole([O, *[L, L_low][: len(statistics)]]))
+                out_b: T.let[T.int64] = T.truncdiv(vt, packed * Hk)
+                out_q: T.let[T.int64] = T.truncdiv(T.truncmod(vt, packed), group)
+                out_h: T.let[T.int64] = T.truncmod(T.truncdiv(vt, packed), Hk) * group + T.truncmod(
+                    vt, group
+                )
+                seen = T.meta_var(scores.key_range(out_q, out_q))
+                begin: T.let[T.int64] = T.Cast("int64", T.truncdiv(seen[0], C))
+                end: T.let[T.int64] = T.if_then_else(
+                    seen[1] > seen[0],
+                    T.Cast("int64", T.truncdiv(seen[1] + (C - 1), C)),
+                    begin,
+                )
+                top = T.sblock_alloc_buffer((1,), "float32")
+                total = T.sblock_alloc_buffer((1,), "float32")
+                inverse = T.sblock_alloc_buffer((1,), "float32")
+                out = T.sblock_alloc_buffer((Dv,), "float32")
+                for n in range(end - begin):
+                    with T.sblock("top"):
+                        vn = T.axis.reduce(chunks, begin + n)
+                        with T.init():
+                            top[0] = T.float32(FLOOR)
+                        top[0] = T.max(top[0], chunk_m[vt, vn])
+                for n in range(end - begin):
+                    with T.sblock("total"):
+                        vn = T.axis.reduce(chunks, begin + n)
+                        with T.init():
+                            total[0] = T.float32(0)
+                        total[0] = total[0] + chunk_l[vt, vn] * scores.weight(
+                            chunk_m[vt, vn] - top[0]
+                        )
+                for n, d in T.grid(end - begin, Dv):
+                    with T.sblock("merge"):
+                        vn = T.axis.reduce(chunks, begin + n)
+                        vd = T.axis.spatial(Dv, d)
+                        with T.init():
+                            out[vd] = T.float32(0)
+                        out[vd] = out[vd] + chunk_acc[vt, vn, vd] * scores.weight(
+                            chunk_m[vt, vn] - top[0]
+                        )
+                with T.sblock("inverse"):
+                    inverse[0] = scores.inverse(total[0])
+                for d in range(dim_v):
+                    with T.sblock("out"):
+                        vd = T.axis.spatial(dim_v, d)
+                        O[out_b, out_q, out_h, vd] = T.Cast(dtype, out[vd] * inverse[0])
+                if "lse" in statistics:
+                    with T.sblock("lse"):
+                        L[out_b, out_h, out_q] = scores.lse(top[0], total[0])
+                if "lse_low" in statistics:
+                    with T.sblock("lse_low"):
+                        L_low[out_b, out_h, out_q] = scores.lse_low(
+                            L[out_b, out_h, out_q], top[0], total[0]
+                        )
+
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)

@@ -1,0 +1,136 @@
+"""The commands, from the outside."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tvm_flash
+from tvm_flash.cli.app import app
+from tvm_flash.problem.lengths import FORWARD_BUCKETS
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = "fp32,d=16,causal"
+
+
+def call(*arguments, status=0):
+    result = CliRunner().invoke(app, list(arguments), terminal_width=120)
+    assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def test_help_names_every_command():
+    text = call("--help").output
+    assert all(name in text for name in ("demo", "build", "bench", "show", "doctor"))
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("definition", "T.sblock"),
+        ("scheduled", "T.parallel"),
+        ("llvm", "define"),
+        ("asm", ".text"),
+    ],
+)
+def test_show(stage, direction, words):
+    text = call("show", SPEC, "--stage", stage, "--direction", direction).output
+    assert words in text
+    assert {"forward": "_fwd", "backward": "_bwd"}[direction] in text
+
+
+def test_the_definition_of_a_deterministic_backward_is_a_backward():
+    assert "_bwd" in call("show", SPEC, "--direction", "backward_deterministic").output
+
+
+def test_show_for_another_cpu():
+    assert "ymm" in call("show", SPEC, "--stage", "asm", "--target", "x86-64-v3").output
+
+
+def test_a_bad_spec_is_explained_without_a_traceback():
+    result = call("show", "fp32,d=16,hexagonal", status=2)
+    assert "hexagonal" in result.stderr and "softcap=30" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_build_makes_an_artifact_that_loads(tmp_path):
+    out = tmp_path / "kernels"
+    manifest = json.loads(call("build", SPEC, "-o", str(out), "--json").stdout)
+    assert {k["direction"] for k in manifest["kernels"]} == {"forward", "backward"}
+    assert len(tvm_flash.load(out).kernels) == len(manifest["kernels"])
+    served = [b for k in manifest["kernels"] if k["direction"] == "forward" for b in k["buckets"]]
+    assert sorted(served) == sorted(FORWARD_BUCKETS)
+
+
+def test_build_reads_specs_from_a_file(tmp_path):
+    (tmp_path / "specs.txt").write_text("fp32,d=16\nfp32,d=24\n")
+    options = ["--specs", str(tmp_path / "specs.txt"), "-o", str(tmp_path / "kernels")]
+    options += ["--forward-only", "--buckets", "tiny, long"]
+    assert "4 kernels" in call("build", *options).stdout
+
+
+def test_build_for_lengths_that_do_not_exist():
+    assert "tiny, decode" in call("build", SPEC, "--buckets", "tiny,vast", status=2).stderr
+
+
+def test_build_without_specs_says_so():
+    assert "no specs" in call("build", status=2).stderr
+
+
+def test_doctor_as_json():
+    facts = json.loads(call("doctor", "--json").stdout)
+    assert (facts["verdicts"]["run"], facts["verdicts"]["compile"]) == ("yes", "yes")
+    assert ("yes" in facts["verdicts"]["gpu"]) == torch.cuda.is_available()
+    assert facts["versions"]["torch"] and facts["host"]["cpu"] and facts["compilers"]
+
+
+def test_doctor_names_what_fails_and_what_to_do(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(tmp_path / "file" / "folder"))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    text = call("doctor").stdout
+    assert "TVM_FLASH_CACHE_DIR" in text and "no-such-compiler" in text
+    assert "linker, kernel cache" in text
+
+
+def run_without(module, *arguments):
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"sys.argv = ['tvm-flash', *{arguments!r}]\n"
+        "from tvm_flash.cli import main; main()"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_doctor_works_without_tvm():
+    done = run_without("tvm", "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["verdicts"]["run"] == "yes"
+    assert facts["verdicts"]["compile"].startswith("no: tvm")
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_without_the_command_lines_libraries_it_says_what_to_install(module):
+    done = run_without(module, "doctor")
+    assert done.returncode == 2
+    assert "tvm-flash[compile]" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_demo():
+    assert "every kernel is within" in call("demo", "--quick").output
+
+
+@pytest.mark.slow
+def test_bench_writes_what_it_measured(tmp_path):
+    file = tmp_path / "bench.json"
+    call("bench", "--quick", "--json", str(file))
+    document = json.loads(file.read_text())
+    assert {cell["kind"] for cell in document["cells"]} == {"time", "memory"}
+    assert document["host"]["date"]

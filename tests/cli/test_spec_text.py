@@ -1,0 +1,81 @@
+"""Specs written on the command line."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_flash.cases import CASES
+from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs
+from tvm_flash.problem.spec import AttentionSpec
+
+
+def test_every_word():
+    assert parse_spec(
+        "bf16, d=64, dv=80, window=128:0, softcap=30, alibi, top_left, no_lse"
+    ) == AttentionSpec(
+        dtype="bfloat16",
+        head_dim=64,
+        head_dim_v=80,
+        window_size=(128, 0),
+        softcap=30.0,
+        alibi=True,
+        alignment="top_left",
+        returns="out",
+    )
+
+
+@given(
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    head_dim=st.integers(8, 512),
+    left=st.integers(-1, 4096),
+    right=st.integers(-1, 4096),
+    causal=st.booleans(),
+)
+def test_text_and_fields_agree(dtype, head_dim, left, right, causal):
+    text = f"{dtype},d={head_dim},window={left}:{right}" + ",causal" * causal
+    expected = AttentionSpec(
+        dtype=dtype, head_dim=head_dim, window_size=(left, right), causal=causal
+    )
+    assert parse_spec(text) == expected
+
+
+def test_the_name_of_a_listed_case():
+    spec = CASES[-1].spec
+    assert parse_spec(spec.name) == spec
+
+
+def test_files(tmp_path):
+    spec = AttentionSpec(dtype="float32", head_dim=59, causal=True)
+    as_json, as_text = tmp_path / "specs.json", tmp_path / "specs.txt"
+    as_json.write_text(json.dumps([spec.to_json(), "fp32,d=64"]))
+    as_text.write_text("# what we serve\nfp32,d=59,causal\n\nfp32,d=64  # and this\n")
+    assert parse_specs(str(as_json)) == parse_specs(str(as_text)) != []
+
+
+def test_functions_of_a_file(tmp_path):
+    (tmp_path / "mods.py").write_text(
+        "def near(b, h, q_idx, k_idx):\n    return abs(q_idx - k_idx) < 16\n"
+    )
+    spec = parse_spec(f"fp32,d=64,mask_mod={tmp_path}/mods.py:near")
+    assert spec.mask_mod is not None and spec.score_mod is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("d=64", "names no dtype"),
+        ("bf16", "names no head_dim"),
+        ("bf16,d=64,hexagonal", "'hexagonal'"),
+        ("bf16,d=sixty", "'d=sixty'"),
+        ("bf16,d=64,d=32", "twice"),
+        ("bf16,d=64,window=5", "left:right"),
+        ("bf16,d=4000", "4000"),
+        ("missing.json", "not a file"),
+        ("fp32,d=64,mask_mod=missing.py:near", "missing.py:near"),
+    ],
+)
+def test_errors_name_the_word(text, words):
+    with pytest.raises(SpecTextError, match=words):
+        parse_spec(text)

@@ -1,0 +1,210 @@
+"""The forward that splits keys, against float64: features, lengths, groups, views, threads."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import tvm
+from problems import Sizes, call_forward, compile_function, exact, inputs, max_error
+
+from tvm_flash.artifact.library import symbol_name
+from tvm_flash.cases import CORRECTNESS, make_inputs
+from tvm_flash.codegen.cpu import PASS_OPTIONS, compile_module
+from tvm_flash.definition.signature import as_module
+from tvm_flash.machine import cpu_features
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.reference import attention_reference
+from tvm_flash.schedules.cpu.split_forward import (
+    SplitForwardConfig,
+    default_split_config,
+    schedule_split_forward,
+)
+from tvm_flash.schedules.target import TARGETS, cpu_target, host_target
+from tvm_flash.verify.rule import deviations
+
+RUNNABLE = [t.name for t in TARGETS if t.features <= cpu_features()]
+TOLERANCE = {"float32": 3e-6, "bfloat16": 2**-7, "float16": 2**-10}
+CASES = {case.name: case for case in CORRECTNESS}
+# Five rows of two heads in one task or several; keys in three chunks, the last one not whole.
+FEATURES = [
+    "window", "window_left", "softcap_causal", "alibi_causal", "top_left", "everything",
+    "relative_bias", "tanh_gate", "document", "some_rows", "mods_causal",
+]  # fmt: skip
+
+
+def split_kernel(spec, target=None, **changes):
+    target = target or host_target()
+    config = replace(default_split_config(spec, target), **changes)
+    assert config.reasons(spec) == []
+    with tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
+        return compile_function(schedule_split_forward(spec, config), target.tvm_target())
+
+
+def small_blocks(spec, target) -> dict:
+    """Many chunks and blocks of few keys, so that short problems meet every boundary."""
+    vector = target.vector
+    return {"rows": 8, "chunk": 2 * vector, "block_k": vector, "columns": vector}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_of_a_spec(name):
+    case = replace(CASES[name], head_dim=16, seqlen_q=5, heads=4, kv_heads=2)
+    given = make_inputs(case)
+    spec, tables = AttentionSpec.capture(
+        case.dtype, 16, **{k: v for k, v in given.variant.items() if k != "alibi_slopes"},
+        alibi=case.alibi,
+    )  # fmt: skip
+    tables = (given.variant["alibi_slopes"], *tables) if case.alibi else tables
+    kernel = split_kernel(spec, **small_blocks(spec, host_target()))
+    found = call_forward(kernel, *given[:3], tables, spec.forward_statistics)
+    doubled = [x.double() for x in given[:3]]
+    results = [
+        dict(zip(("out", "lse"), pair, strict=True))
+        for pair in (
+            found,
+            attention_reference(*doubled, **given.variant),
+            attention_reference(*given[:3], **given.variant),
+        )
+    ]
+    for deviation in deviations(case.dtype, *results):
+        assert deviation.ok, str(deviation)
+
+
+@pytest.fixture(scope="module")
+def causal_kernel():
+    spec = AttentionSpec("float32", 16, causal=True)
+    return split_kernel(spec, **small_blocks(spec, host_target()))
+
+
+@pytest.mark.parametrize("group", [1, 4, 5, 8])
+def test_lengths_and_groups(causal_kernel, group):
+    spec = AttentionSpec("float32", 16, causal=True)
+    lanes = host_target().vector
+    edges = {1, 2, 5} | {n * lanes + r for n in (1, 2, 4) for r in (-1, 0, 1)}
+    for sq in range(1, 6):
+        for sk in sorted(edges):
+            sizes = Sizes(b=2, sq=sq, sk=sk, h=2 * group, hk=2)
+            check(causal_kernel, spec, sizes, causal=True)
+
+
+def check(kernel, spec, sizes, **variant):
+    q, k, v, _ = inputs(spec, sizes)
+    _, (out, lse) = exact(q, k, v, **variant)
+    got, got_lse = call_forward(kernel, q, k, v)
+    bound = TOLERANCE[spec.dtype] * max(1.0, out.abs().max().item())
+    assert max_error(got, out) < bound, sizes
+    assert max_error(got_lse, lse) < 3e-6, sizes
+
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [(name, dtype) for name in RUNNABLE for dtype in TOLERANCE if "v4" in name or "16" in dtype],
+)
+def test_default_config_on_every_runnable_target(name, dtype):
+    # Keys are read in place, values are padded and staged.
+    target, spec = cpu_target(name), AttentionSpec(dtype, 64, head_dim_v=24)
+    kernel = split_kernel(spec, target)
+    for sizes in (Sizes(), Sizes(b=1, sq=1, sk=600, h=8, hk=1), Sizes(b=1, sq=1, sk=1)):
+        check(kernel, spec, sizes)
+
+
+def test_odd_head_dim_is_staged_and_wide_values_are_not():
+    spec = AttentionSpec("bfloat16", 59, head_dim_v=256)
+    check(split_kernel(spec), spec, Sizes(b=1, sq=2, sk=321, h=4, hk=2))
+
+
+def test_rows_without_a_visible_key(causal_kernel):
+    spec = AttentionSpec("float32", 16)
+    for sizes, blind in ((Sizes(sq=5, sk=3), 2), (Sizes(sq=3, sk=0), 3)):
+        q, k, v, _ = inputs(spec, sizes)
+        out, lse = call_forward(causal_kernel, q, k, v)
+        assert (out[:, :blind] == 0).all() and (lse[..., :blind] == -math.inf).all()
+        assert lse[..., blind:].isfinite().all() and out.isfinite().all()
+
+
+@pytest.mark.parametrize("view", ["bhsd", "packed", "every_other"])
+def test_strided_views(causal_kernel, view):
+    case = replace(CASES["f32_gqa"], head_dim=16, seqlen_q=3, view=view)
+    given = make_inputs(case)
+    _, (out, _) = exact(*given[:3], causal=True)
+    assert max_error(call_forward(causal_kernel, *given[:3])[0], out) < 3e-6
+
+
+def test_nothing_past_the_last_key_is_used(causal_kernel):
+    q, k, v, _ = inputs(AttentionSpec("float32", 16), Sizes(sq=1, sk=100))
+    k[:, 37:], v[:, 37:] = math.nan, math.nan
+    _, (out, lse) = exact(q, k[:, :37], v[:, :37], causal=True)
+    got, got_lse = call_forward(causal_kernel, q, k[:, :37], v[:, :37])
+    assert max_error(got, out) < 3e-6 and max_error(got_lse, lse) < 3e-6
+
+
+def test_large_logits(causal_kernel):
+    q, k, v, _ = inputs(AttentionSpec("float32", 16), Sizes(sq=2, sk=150))
+    q = q * 24
+    _, (out, lse) = exact(q, k, v, causal=True)
+    got, got_lse = call_forward(causal_kernel, q, k, v)
+    assert max_error(got, out) < 3e-5 and max_error(got_lse, lse) < 3e-5
+
+
+def test_config_changes_no_result():
+    spec = AttentionSpec("float32", 32, causal=True)
+    kernel = split_kernel(spec, rows=4, chunk=128, block_k=32, prefetch=0)
+    check(kernel, spec, Sizes(sq=3, sk=300, h=8), causal=True)
+
+
+def test_without_lse():
+    spec = AttentionSpec("float32", 16, returns="out")
+    kernel = split_kernel(spec, **small_blocks(spec, host_target()))
+    q, k, v, _ = inputs(spec, Sizes(sq=2))
+    out = torch.full_like(q, math.nan)
+    kernel(q, k, v, out, 0.25)
+    assert max_error(out, exact(q, k, v)[1][0]) < 3e-6
+
+
+def test_unsupported_config_lists_every_reason():
+    config = SplitForwardConfig(rows=6, block_k=40, columns=48)
+    reasons = " ".join(config.reasons(AttentionSpec("float32", 64)))
+    for part in ("rows=6", "chunk=256", "block_k=40", "padded head_dim_v=64"):
+        assert part in reasons
+
+
+@pytest.mark.parametrize(
+    "name, instructions",
+    [
+        ("x86-64-v4", ["vfmadd", "zmm", "prefetcht0", "vpslld"]),
+        ("aarch64", ["fmla", "v0.4s", "prfm"]),
+    ],
+)
+def test_instructions_of_every_target(name, instructions):
+    target, spec = cpu_target(name), AttentionSpec("bfloat16", 64)
+    func = schedule_split_forward(spec, default_split_config(spec, target))
+    text = compile_module(as_module(func), target).inspect_source("asm")
+    assert [i for i in instructions if i not in text] == []
+
+
+def test_the_same_bits_on_any_number_of_threads(tmp_path: Path):
+    from tvm_flash.codegen.build import Job, build_jobs
+    from tvm_flash.runtime.loader import load
+    from tvm_flash.schedules.select import Scheduled
+
+    spec, target = AttentionSpec("bfloat16", 64), host_target()
+    config = default_split_config(spec, target)
+    symbol = symbol_name(spec, "forward")
+    func = schedule_split_forward(spec, config).with_attr("global_symbol", symbol)
+    tile = config.tile(spec)
+    meta = {"block_q": tile.block_q, "block_k": tile.block_k}
+    scheduled = Scheduled(as_module(func), config.to_json(), meta)
+    path = build_jobs([Job(symbol, spec, "forward", lambda: scheduled)], target, tmp_path / "k")
+    kernel = load(path).kernels[0]
+    q, k, v, _ = inputs(spec, Sizes(b=1, sq=1, sk=2000, h=8, hk=2))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(call_forward(kernel, q, k, v))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for pair in found[1:] for a, b in zip(pair, found[0], strict=True))

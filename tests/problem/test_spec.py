@@ -1,0 +1,139 @@
+"""AttentionSpec: what it accepts, what it calls equal, its name and its JSON."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_flash.cases import CASES
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.score.program import TableType
+
+specs = st.builds(
+    AttentionSpec,
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    head_dim=st.integers(8, 512),
+    head_dim_v=st.none() | st.integers(8, 512),
+    causal=st.booleans(),
+    window_size=st.tuples(st.integers(-1, 300), st.integers(-1, 300)),
+    softcap=st.sampled_from([0.0, 0.5, 1e-5, 30, 30.5, 1e20]),
+    alibi=st.booleans(),
+    alignment=st.sampled_from(["bottom_right", "top_left"]),
+    returns=st.sampled_from(["out_lse", "out"]),
+)
+
+
+@given(specs, specs)
+def test_names_are_identifiers_and_differ_when_specs_do(a, b):
+    assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", a.name)
+    assert (a.name == b.name) == (a == b)
+
+
+@given(specs)
+def test_json_gives_the_spec_back(spec):
+    again = AttentionSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert again == spec and hash(again) == hash(spec) and again.name == spec.name
+
+
+def test_names_are_readable():
+    assert AttentionSpec("bfloat16", 64).name == "attn_bf16_d64"
+    spec = AttentionSpec("float32", 64, 80, window_size=(128, 3), softcap=30.0, alibi=True)
+    assert spec.name == "attn_f32_d64v80_w128_3_cap30_alibi"
+    spec = AttentionSpec("float16", 8, causal=True, softcap=0.5, returns="out")
+    assert spec.name == "attn_f16_d8_causal_cap0p5_nolse"
+
+
+def test_equal_masks_are_equal_specs():
+    causal = AttentionSpec("float32", 64, causal=True)
+    assert AttentionSpec("float32", 64, window_size=(-1, 0)) == causal
+    assert AttentionSpec("float32", 64, causal=True, window_size=(-1, 7)) == causal
+    assert causal.window_size == (-1, 0) and causal.causal
+    left = AttentionSpec("float32", 64, causal=True, window_size=(5, 9))
+    assert left.window_size == (5, 0) and "causal_w5_0" in left.name
+    assert AttentionSpec("float32", 64, head_dim_v=64) == AttentionSpec("float32", 64)
+    assert AttentionSpec(torch.float32, 64) == AttentionSpec("float32", 64)
+
+
+def test_a_spec_is_frozen_and_hashable():
+    spec = AttentionSpec("float32", 64)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.head_dim = 32
+    assert {spec: 1}[AttentionSpec("float32", 64)] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"dtype": "float64"}, ValueError, "'float64' must be one of float32"),
+        ({"head_dim": 7}, ValueError, "head_dim=7 must lie in 8..512"),
+        ({"head_dim": 513}, ValueError, "513"),
+        ({"head_dim": 64.0}, TypeError, "head_dim=64.0"),
+        ({"head_dim_v": 4}, ValueError, "head_dim_v=4"),
+        ({"window_size": (-2, 0)}, ValueError, "-1 is unbounded"),
+        ({"window_size": (2**30 + 1, 0)}, ValueError, "2\\^30"),
+        ({"window_size": (1,)}, TypeError, "two ints"),
+        ({"window_size": (1.5, 0)}, TypeError, "two ints"),
+        ({"window_size": None}, TypeError, "two ints"),
+        ({"softcap": -1.0}, ValueError, "softcap=-1.0"),
+        ({"softcap": float("nan")}, ValueError, "softcap=nan"),
+        ({"softcap": float("inf")}, ValueError, "softcap=inf"),
+        ({"alignment": "middle"}, ValueError, "bottom_right, top_left"),
+        ({"layout": "tiled"}, ValueError, "strided"),
+        ({"returns": "lse"}, ValueError, "out_lse, out"),
+        ({"causal": "yes"}, TypeError, "causal='yes'"),
+        ({"alibi": torch.ones(2)}, TypeError, "alibi"),
+        ({"score_mod": lambda s, b, h, q, k: s}, TypeError, "AttentionSpec.capture"),
+    ],
+)
+def test_errors_name_the_value_and_the_limit(fields, error, words):
+    with pytest.raises(error, match=words):
+        AttentionSpec(**{"dtype": "float32", "head_dim": 64, **fields})
+
+
+def test_programs_of_the_wrong_kind():
+    spec, _ = AttentionSpec.capture("float32", 64, mask_mod=lambda b, h, q, k: q >= k)
+    with pytest.raises(ValueError, match="score_mod is a mask program"):
+        AttentionSpec("float32", 64, score_mod=spec.mask_mod)
+
+
+def test_capture_orders_the_tables():
+    bias, ids = torch.randn(9), torch.zeros(2, 9, dtype=torch.int64)
+    spec, tables = AttentionSpec.capture(
+        "float32", 64, alibi=True,
+        score_mod=lambda s, b, h, q, k: s + bias[q],
+        mask_mod=lambda b, h, q, k: ids[b, q] == ids[b, k],
+    )  # fmt: skip
+    assert spec.table_types == (
+        TableType("float32", 2), TableType("float32", 1), TableType("int64", 2),
+    )  # fmt: skip
+    assert tables[0].data_ptr() == bias.data_ptr() and tables[1].data_ptr() == ids.data_ptr()
+
+
+def test_capture_without_functions():
+    assert AttentionSpec.capture("float32", 64, causal=True) == (
+        AttentionSpec("float32", 64, causal=True), [],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 99}, {"version": 99}, {"hexagonal": True}, {"head_dim": "64"},
+        {"score_mod": {"instructions": []}}, {"score_mod": 3}, {"window_size": 5},
+    ],
+)  # fmt: skip
+def test_json_that_is_not_a_spec(change):
+    data = {**AttentionSpec("float32", 64).to_json(), **change}
+    with pytest.raises((ValueError, TypeError)):
+        AttentionSpec.from_json(data)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_listed_case_has_a_spec(case):
+    spec = case.spec
+    assert spec == AttentionSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert spec is case.spec and spec.head_dim == case.head_dim

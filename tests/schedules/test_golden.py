@@ -1,0 +1,75 @@
+"""Scheduled code as text: a change to a definition or schedule shows as a diff.
+
+`pytest tests/schedules/test_golden.py --update-golden` writes the files anew: read
+the diff, then commit.
+"""
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from tvm_flash.artifact.library import symbol_name
+from tvm_flash.cli.spec_text import parse_spec
+from tvm_flash.schedules.cuda.arch import ARCHS
+from tvm_flash.schedules.cuda.select import cuda_programs
+from tvm_flash.schedules.select import scheduled_module
+from tvm_flash.schedules.target import cpu_target
+
+FOLDER = Path(__file__).parent / "golden"
+
+# Few, and different where schedules differ: element type, mask, score function, instruction set.
+GOLDEN = [
+    ("x86-64-v4", "fp32,d=64"),
+    ("x86-64-v4", "fp32,d=64,causal,softcap=30"),
+    ("x86-64-v4+bf16", "bf16,d=80,window=128:0,alibi"),
+    ("x86-64-v3", "fp32,d=64,causal"),
+]
+
+
+# Kernels for GPUs: the score and mask of each element stand in the text, and the order of copies,
+# barriers and products. Tiles as small as they go: loops over fragments are unrolled.
+GOLDEN_CUDA = [("sm_80", "bf16,d=16,causal"), ("sm_75", "f16,d=8,softcap=30")]
+SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize(("target", "text"), GOLDEN, ids=lambda value: value.replace(",", "_"))
+def test_scheduled_code(target, text, direction, update_golden):
+    spec = parse_spec(text)
+    code = scheduled_module(spec, direction, cpu_target(target)).mod.script()
+    compare(FOLDER / f"{symbol_name(spec, direction)}.{target}.txt", code, update_golden)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize(("arch", "text"), GOLDEN_CUDA, ids=lambda value: value.replace(",", "_"))
+def test_scheduled_cuda_code(arch, text, direction, update_golden):
+    spec = parse_spec(text)
+    ((_, program),) = cuda_programs(spec, direction, (ARCHS[arch],), SMALL)
+    code = "\n".join(launch.func.script() for launch in program.launches)
+    compare(FOLDER / f"{symbol_name(spec, direction)}.{arch}.txt", code, update_golden)
+
+
+def compare(file, code, update_golden):
+    code = code.strip() + "\n"
+    if update_golden:
+        file.write_text(code, encoding="utf-8")
+    assert file.is_file(), f"{file.name} is missing: run with --update-golden"
+    golden = file.read_text(encoding="utf-8")
+    diff = difflib.unified_diff(golden.splitlines(), code.splitlines(), "golden", "now", n=2)
+    assert golden == code, "\n".join(
+        [*list(diff)[:60], "run with --update-golden if this is meant"]
+    )
+
+
+def test_no_golden_file_is_left_over():
+    expected = {
+        f"{symbol_name(parse_spec(text), direction)}.{target}.txt"
+        for target, text in GOLDEN
+        for direction in ("forward", "backward")
+    } | {
+        f"{symbol_name(parse_spec(text), direction)}.{arch}.txt"
+        for arch, text in GOLDEN_CUDA
+        for direction in ("forward", "backward")
+    }
+    assert {path.name for path in FOLDER.glob("*.txt")} <= expected

@@ -1,0 +1,357 @@
+"""Studies of strategies: reproducible to the bit, right against brute force, clear in refusals."""
+
+import csv
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from replay_tables import write_table
+from typer.testing import CliRunner
+
+from tvm_flash.cli.app import app
+from tvm_flash.errors import TvmFlashError
+from tvm_flash.study import search_document
+from tvm_flash.study.search import Budget, ProtocolError, Run, replay, study
+from tvm_flash.study.search_curves import (
+    Curves,
+    curves,
+    expected_random,
+    over_seconds,
+    starts_of,
+    summaries,
+    wins,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = CliRunner()
+SMALL = {"block_q": (64, 128, 256), "rows_s": (2, 4), "rows_o": (2, 4)}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table") / "t.jsonl.gz")
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_table(tmp_path / "small.jsonl", knobs=SMALL, failing=0.2)
+
+
+def command(*arguments):
+    done = RUN.invoke(app, ["study", "search", *map(str, arguments)])
+    done.text = " ".join(done.output.replace("│", " ").split())
+    return done
+
+
+def scripted(*batches):
+    """A strategy that proposes ``batches`` whatever happens."""
+
+    class Scripted:
+        def __init__(self, task, seed):
+            self.left = list(batches)
+
+        def propose(self, count):
+            return self.left.pop(0) if self.left else []
+
+        def observe(self, observations):
+            pass
+
+    return Scripted
+
+
+def test_a_run_is_told_the_start_and_then_all_that_it_asked_for(small):
+    seen = []
+
+    class Recording(scripted(list(small.measured)[:3], list(small.measured)[3:5])):
+        def observe(self, observations):
+            seen.append(list(observations))
+
+    run = replay(small, "recording", 0, Budget(10, 3, "default"), Recording)
+    assert [len(batch) for batch in seen] == [1, 3, 2]
+    assert seen[0][0] == (small.start, small.seconds[small.start])
+    told = list(itertools.chain(*seen[1:]))
+    assert [point for point, _ in told] == list(run.points) == list(small.measured)[:5]
+    assert all(seconds == small.seconds[point] for point, seconds in told)
+    assert run.thinking > 0
+
+
+@pytest.mark.parametrize("name", ["random", "grid"])
+def test_a_budget_of_all_points_finds_the_best(table, name):
+    run = replay(table, name, 1, Budget(10**6).within(table))
+    (found,) = curves(table, [run], len(table.measured)).values()
+    assert found.regret[0, -1] == 0 and len(set(run.points)) == len(run.points)
+
+
+def test_all_strategies_of_a_seed_start_where_the_seed_says(table):
+    runs = list(study(table, ["random", "grid"], range(8), Budget(1)))
+    by_seed = [{run.start for run in runs if run.seed == seed} for seed in range(8)]
+    assert all(len(starts) == 1 for starts in by_seed) and len(set.union(*by_seed)) > 4
+    assert all(table.seconds[start] is not None for starts in by_seed for start in starts)
+    fixed = study(table, ["random"], range(3), Budget(1, start="default"))
+    assert {run.start for run in fixed} == {table.start}
+
+
+def test_curves_are_those_of_brute_force(small):
+    runs = list(study(small, ["random", "grid"], range(3), Budget(7, 2)))
+    found = curves(small, runs, 7)
+    for run in runs:
+        row = run.seed
+        best, spent = small.seconds[run.start], small.measured[run.start].cost
+        assert found[run.strategy].best[row, 0] == best
+        for trial, point in enumerate(run.points, 1):
+            best = min(best, small.seconds[point] or best)
+            spent += small.measured[point].cost
+            assert found[run.strategy].best[row, trial] == best
+            assert found[run.strategy].spent[row, trial] == pytest.approx(spent)
+    assert any(small.seconds[point] is None for run in runs for point in run.points)
+
+
+def test_a_search_that_gives_up_keeps_what_it_has(small):
+    good = [p for p, s in small.seconds.items() if s is not None and p != small.start]
+    runs = [Run("short", 0, small.start, (good[0],)), Run("long", 0, small.start, tuple(good))]
+    found = curves(small, runs, len(good))
+    assert (found["short"].best[0, 1:] == found["short"].best[0, 1]).all()
+    assert (found["short"].spent[0, 1:] == found["short"].spent[0, 1]).all()
+    by_name = {summary.strategy: summary for summary in summaries(found)}
+    assert by_name["short"].area_seconds[0] == pytest.approx(found["short"].regret[0, 0])
+
+
+def test_where_nobody_gets_beyond_the_start_the_area_is_that_of_the_start():
+    """Seeds start at points of different cost: the shortest run ends before another's start."""
+    best, spent = np.array([[1.5, 1.5], [2.0, 2.0]]), np.array([[1.0, 1.0], [3.0, 3.0]])
+    (summed,) = summaries({"idle": Curves("idle", best, spent, 1.0, np.zeros(2))})
+    assert summed.area_seconds[1:] == pytest.approx(np.quantile([0.5, 1.0], (0.25, 0.75)))
+
+
+def test_a_table_of_one_point_leaves_nothing_to_search(tmp_path):
+    one = write_table(tmp_path / "one.jsonl", knobs={"block_q": (128,)}, failing=0)
+    assert len(one.measured) == 1
+    done = command("--table", tmp_path / "one.jsonl")
+    assert done.exit_code == 2 and "one has one point, the start" in done.text
+
+
+def test_a_fault_within_a_strategy_is_not_taken_for_bad_input(small, tmp_path, monkeypatch):
+    """Whoever writes one needs the place, not a line about options."""
+    (tmp_path / "my_faulty_search.py").write_text(
+        "class Faulty:\n"
+        "    def __init__(self, task, seed):\n"
+        "        raise ValueError('list.remove(x): x not in list')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = command("--table", "small.jsonl", "--strategies", "my_faulty_search:Faulty")
+    assert isinstance(done.exception, ValueError) and done.exit_code == 1
+
+
+def test_random_search_is_what_combinatorics_says(table):
+    trials = 20
+    runs = list(study(table, ["random"], range(400), Budget(trials)))
+    regret = curves(table, runs, trials)["random"].regret
+    expected = expected_random(table, starts_of(runs), trials)
+    error = regret.std(axis=0) / len(regret) ** 0.5
+    assert (np.abs(regret.mean(axis=0) - expected) <= 4 * error + 1e-12).all()
+    assert expected_random(table, [table.start], len(table.measured) - 1)[-1] == 0
+
+
+def test_summaries_on_curves_made_by_hand():
+    best = np.array([[2.0, 1.5, 1.04, 1.0], [2.0, 2.0, 1.2, 1.2], [2.0, 1.0, 1.0, 1.0]])
+    spent = np.array([[1.0, 2, 3, 4]] * 3)
+    own = Curves("own", best, spent, 1.0, np.array([1.0, 2, 6]))
+    worse = Curves("worse", best + 0.1, spent, 1.0, np.array([1.0, 2, 6]))
+    summed = {summary.strategy: summary for summary in summaries({"worse": worse, "own": own})}
+    assert list(summed) == ["own", "worse"]
+    one = summed["own"]
+    assert one.final == pytest.approx((0, 0, 0.1)) and one.thinking == 2
+    assert one.area[0] == pytest.approx(statistics.median([0.54 / 3, 1.4 / 3, 0]))
+    # The start holds from its measurement to the next trial's end: mean of the first three.
+    assert one.area_seconds[0] == pytest.approx(statistics.median([1.54 / 3, 2.2 / 3, 1 / 3]))
+    assert one.reached == {"1%": pytest.approx(2 / 3), "5%": pytest.approx(2 / 3)}
+    assert one.trials_to == {"1%": 3.0, "5%": 2.0}
+    assert summed["worse"].trials_to == {"1%": np.inf, "5%": np.inf}
+    assert one.confidence[0] <= one.final[0] <= one.confidence[1] <= 0.2 + 1e-12
+    assert wins(own, worse) == (3, 0, pytest.approx(0.25)) and wins(own, own) == (0, 0, 1.0)
+    times = np.array([0.5, 1.0, 2.5, 9.0])
+    assert over_seconds(own, times)[0].tolist() == [np.inf, 1.0, 0.5, 0.0]
+
+
+BREACHES = {
+    "a point outside": ([(7, 7, 7)], "not in the space"),
+    "a point twice": ([(64, 2, 2), (64, 2, 2)], "twice"),
+    "too many": ([(64, 2, 2), (64, 2, 4), (64, 4, 2)], "proposed 3 points, asked for 2"),
+}
+
+
+@pytest.mark.parametrize("batch, message", BREACHES.values(), ids=BREACHES)
+def test_a_breach_of_the_protocol_is_named(small, batch, message):
+    with pytest.raises(ProtocolError, match=message):
+        replay(small, "mine", 0, Budget(10, 2), scripted(batch))
+    with pytest.raises(ProtocolError, match="twice"):
+        replay(small, "mine", 0, Budget(10, 2), scripted([(64, 2, 2)], [(64, 2, 2)]))
+
+
+@pytest.mark.slow
+def test_another_process_gets_the_same_bits(tmp_path, monkeypatch):
+    """One that orders its sets and dictionaries of text in another way."""
+    write_table(tmp_path / "t.jsonl.gz")
+    monkeypatch.chdir(tmp_path)
+    names = "random,grid,coordinate,xgb,ranked-xgb"
+    options = ["--table", "t.jsonl.gz", "--strategies", names, "--trials", "24", "--seeds", "2"]
+
+    def outputs(name):
+        return ["--json", f"{name}.json", "--csv", f"{name}.csv"]
+
+    assert command(*options, *outputs("here")).exit_code == 0
+    there = [sys.executable, "-m", "tvm_flash", "study", "search", *options, *outputs("there")]
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    done = subprocess.run(there, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    here, there = (json.loads(Path(f"{name}.json").read_text()) for name in ("here", "there"))
+    assert without_thinking(here) == without_thinking(there)
+    assert Path("here.csv").read_bytes() == Path("there.csv").read_bytes()
+
+
+def without_thinking(document):
+    if isinstance(document, dict):
+        kept = {k: v for k, v in document.items() if k != "thinking_seconds"}
+        return {k: without_thinking(v) for k, v in kept.items()}
+    return list(map(without_thinking, document)) if isinstance(document, list) else document
+
+
+@pytest.mark.slow
+def test_several_processes_change_nothing(table, tmp_path):
+    path = tmp_path / "t.jsonl.gz"
+    write_table(path)
+    one, two = (list(study(path, ["random", "grid"], range(2), Budget(9), jobs)) for jobs in (1, 2))
+    assert one == two == list(study(table, ["random", "grid"], range(2), Budget(9)))
+
+
+def test_the_command_writes_tables_numbers_and_picture(small, tmp_path):
+    files = [tmp_path / f"s.{kind}" for kind in ("json", "csv", "png")]
+    options = itertools.chain(*zip(("--json", "--csv", "--plot"), files, strict=True))
+    done = command(
+        "--table", tmp_path / "small.jsonl", "--strategies", "random,grid", "--trials", 8,
+        "--seeds", 3, *options,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "random" in done.output and "final regret" in done.output
+    (found,) = json.loads(files[0].read_text())
+    assert found["table"] == "small" and found["seeds"] == [0, 1, 2] and found["trials"] == 8
+    points = list(small.measured)
+    rows = list(csv.DictReader(files[1].open()))
+    assert len(rows) == 2 * 3 * 9
+    for run in found["runs"]:
+        own = [r for r in rows if (r["strategy"], int(r["seed"])) == (run["strategy"], run["seed"])]
+        tried = [tuple(int(row[knob]) for knob in small.head["knobs"]) for row in own]
+        assert tried == [points[n] for n in (run["start"], *run["order"])]
+        assert min(float(r["seconds"] or "inf") for r in own) == float(own[-1]["best_seconds"])
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "s.csv",
+        "s.json",
+        "s.png",
+        "small.jsonl",
+    ]
+
+
+def test_more_trials_than_points_are_clipped_with_a_note(small, tmp_path):
+    done = command("--table", tmp_path / "small.jsonl", "--strategies", "grid", "--trials", 999)
+    assert done.exit_code == 0
+    assert f"small has {len(small.measured)} points" in done.text
+
+
+BAD = {
+    "an unknown strategy": (["--strategies", "magic"], "strategy 'magic' must be one of"),
+    "a module that is not there": (["--strategies", "no_such:Thing"], "no_such"),
+    "a module for a class": (["--strategies", "os:path"], "not a class"),
+    "a device": (["--json", "/dev/null"], "cannot be written"),
+    "no strategy": (["--strategies", ","], "must be 1 or more"),
+    "no trials": (["--trials", "0"], "trials=0 must be 1 or more"),
+    "no batch": (["--batch", "0"], "batch=0 must be 1 or more"),
+    "an unknown start": (["--start", "best"], "start='best' must be one of"),
+    "no seeds": (["--seeds", "0"], "--seeds 0"),
+    "an output that is a folder": (["--json", "."], "cannot be written"),
+    "an output in no folder": (["--plot", "no/where.png"], "cannot be written"),
+    "a picture of no kind": (["--plot", "s.docx"], "suffix must be one of"),
+    "no table": (["--table", "nowhere"], "not a file, nor one of the package's tables"),
+}
+
+
+@pytest.mark.parametrize("options, message", BAD.values(), ids=BAD)
+def test_the_command_refuses_with_reasons(small, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    place = [] if "--table" in options else ["--table", "small.jsonl"]
+    done = command(*place, *options)
+    assert done.exit_code == 2 and message in done.text, done.output
+    assert [file.name for file in tmp_path.iterdir()] == ["small.jsonl"]
+
+
+def test_what_a_link_leads_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to("there/s.json")
+    search_document.write(tmp_path / "link.json", "text")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "there" / "s.json").read_text() == "text"
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, *arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(TvmFlashError, match="No space left"):
+        search_document.write(tmp_path / "s.json", "text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_another_version_is_refused_before_anything_runs(small, tmp_path):
+    path = tmp_path / "small.jsonl"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 7', 1))
+    done = command("--table", path)
+    assert done.exit_code == 2 and "format=7, this version reads 1" in done.text
+
+
+def test_the_example_of_a_strategy_works(table, tmp_path, monkeypatch):
+    """The one in the documents, by the command that they give."""
+    monkeypatch.chdir(ROOT / "examples")
+    path = tmp_path / "s.json"
+    write_table(tmp_path / "t.jsonl.gz")
+    done = command(
+        "--table", tmp_path / "t.jsonl.gz", "--strategies", "random,my_strategy:Nearest",
+        "--trials", 40, "--seeds", 10, "--json", path,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(path.read_text())
+    area = {summary["strategy"]: summary["area"][0] for summary in found["summary"]}
+    assert area["my_strategy:Nearest"] < area["random"]
+
+
+@pytest.mark.parametrize("name", ["forward_d64_s512", "backward_d64_s512"])
+def test_a_study_on_a_real_table(name, tmp_path):
+    path = tmp_path / "s.json"
+    names = "random,grid,coordinate,xgb"
+    done = command(
+        "--table", name, "--strategies", names, "--trials", 48, "--seeds", 3, "--json", path
+    )
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(path.read_text())
+    assert {summary["strategy"] for summary in found["summary"]} == set(names.split(","))
+    starts = [found["curves"][name]["median"][0] for name in names.split(",")]
+    assert len(set(starts)) == 1 and starts[0] > 0.05
+    for curve in found["curves"].values():
+        assert all(a >= b for a, b in itertools.pairwise(curve["median"]))
+        assert all(a < b for a, b in itertools.pairwise(curve["spent_seconds"]))
+
+
+def test_documents_are_json_without_infinities(small):
+    runs = [Run("none", 0, small.start, ())]
+    found = curves(small, runs, 3)
+    text = search_document.json_text(
+        [search_document.document(small, runs, Budget(3), found, summaries(found))]
+    )
+    (loaded,) = json.loads(text, parse_constant=pytest.fail)
+    assert loaded["summary"][0]["trials_to"]["1%"] in (None, 0.0)

@@ -1,0 +1,101 @@
+"""The steps from a user's function to an answer, in order: the layers that imports may go down."""
+
+from typing import NamedTuple
+
+
+class Layer(NamedTuple):
+    """A step: modules or folders of tvm_flash that may import each other and those above."""
+
+    step: str
+    names: tuple[str, ...]
+    result: str
+
+
+LAYERS = (
+    Layer(
+        "for every step",
+        ("errors", "machine", "json_fields", "import_lock"),
+        "errors, what this machine is, fields of foreign files, imports that forks wait for",
+    ),
+    Layer(
+        "a function becomes a program",
+        ("score",),
+        "`ScoreProgram`: a score_mod or mask_mod as straight-line code; causal, window, softcap, "
+        "ALiBi are such functions too",
+    ),
+    Layer(
+        "the problem",
+        ("problem",),
+        "`AttentionSpec`: frozen, validated; its name keys files, symbols and caches. Length "
+        "buckets: a spec's kernels, each for some lengths",
+    ),
+    Layer("the oracle", ("reference",), "the same attention on torch tensors, in any precision"),
+    Layer("the list", ("cases",), "the cases that tests, builds and benchmarks walk"),
+    Layer(
+        "what is on disk",
+        ("artifact",),
+        "a built library and its manifest, read and checked ([artifacts.md](artifacts.md))",
+    ),
+    Layer(
+        "what",
+        ("definition",),
+        "TensorIR: scores, softmax, output and gradients, one named block an array",
+    ),
+    Layer(
+        "how",
+        ("schedules",),
+        "the scheduled function for a target and a config: `cpu/` by s_tir.Schedule, `cuda/` as "
+        "TIRx warp programs; configs from `tuning_logs/`",
+    ),
+    Layer(
+        "machine code",
+        ("codegen",),
+        "object, library and manifest, ahead of time or at first use",
+    ),
+    Layer("load", ("runtime",), "a callable kernel on torch's threads"),
+    Layer(
+        "proof without a GPU",
+        ("ptx_interpreter", "verify"),
+        "PTX executed by numpy with checks and counts; programs and whole libraries run on it, and "
+        "the error rule",
+    ),
+    Layer("PyTorch", ("frontend",), "operators with autograd, and the functions users call"),
+    Layer(
+        "measure",
+        ("bench",),
+        "times, memory, floors and targets beside SDPA; on GPUs `benchmarks/gpu.py`",
+    ),
+    Layer(
+        "search",
+        ("tune",),
+        "strategies propose configs, hardware evaluates them, records remain",
+    ),
+    Layer(
+        "study",
+        ("study",),
+        "bytes through device memory of three algorithms, counted and from theory; strategies "
+        "compared on measured tables",
+    ),
+    Layer(
+        "command line",
+        ("cli", "__main__"),
+        "`tvm-flash demo`, `build`, `tune`, `verify`, `bench`, `study`, `show`, `doctor`",
+    ),
+)
+
+# Packages at the top of the repository.
+TOP = ("schedules", "codegen", "tuning_logs")
+
+
+def as_table(root) -> str:
+    """The layers as a Markdown table; ``root`` is the repository, for what is a folder in it."""
+    rows = ["| step | where | what comes out |", "|---|---|---|"]
+    for layer in LAYERS:
+        places = ", ".join(f"`{_place(name, root)}`" for name in layer.names)
+        rows.append(f"| {layer.step} | {places} | {layer.result} |")
+    return "\n".join(rows)
+
+
+def _place(name: str, root) -> str:
+    parent = "" if name in TOP else "tvm_flash/"
+    return f"{parent}{name}/" if (root / parent / name).is_dir() else f"{parent}{name}.py"

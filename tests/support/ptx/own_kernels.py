@@ -1,0 +1,227 @@
+"""Our own kernels as subjects of mutation: single launches, and what float64 says to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from error_rule import results
+
+from tvm_flash.cases import Case, Inputs, make_inputs
+from tvm_flash.codegen.cuda import ptx_of
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.ptx_interpreter import DeviceMemory, launch
+from tvm_flash.reference import attention_reference
+from tvm_flash.schedules.cuda.arch import ARCHS
+from tvm_flash.schedules.cuda.backward_config import BackwardConfig
+from tvm_flash.schedules.cuda.forward import ForwardConfig
+from tvm_flash.schedules.cuda.program import CudaProgram, Launch, Sizes
+from tvm_flash.schedules.cuda.select import cuda_programs
+from tvm_flash.verify.buffers import MappedTensors
+from tvm_flash.verify.plan import ZEROED, bind, grid_of
+from tvm_flash.verify.rule import deviations
+
+WRITTEN = {"forward": ("out", "lse"), "delta": ("delta",), "dkdv": ("dk", "dv", "dq_acc"),
+           "dq": ("dq",), "ordered": ("dq",)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Own:
+    """A kernel of ours: ``role`` (a key of WRITTEN) says which launch of its program."""
+
+    role: str
+    spec: AttentionSpec
+    config: ForwardConfig | BackwardConfig | None = None
+
+    @cached_property
+    def program(self) -> CudaProgram:
+        """The program for sm_80, with this launch alone."""
+        directions = {"forward": "forward", "ordered": "backward_deterministic"}
+        config = self.config.to_json() if self.config else None
+        direction = directions.get(self.role, "backward")
+        ((_, program),) = cuda_programs(self.spec, direction, (ARCHS["sm_80"],), config)
+        number = {"dkdv": 1, "dq": 2, "ordered": 2}.get(self.role, 0)
+        return replace(program, launches=program.launches[number : number + 1])
+
+    @cached_property
+    def ptx(self) -> str:
+        """Its text."""
+        return ptx_of(self.program)[0]
+
+    @property
+    def step(self) -> Launch:
+        """The launch."""
+        return self.program.launches[0]
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Queries and keys of a tile."""
+        fields = self.program.config.get("ordered_dq") or self.program.config
+        return fields["block_q"], fields["block_k"]
+
+
+_HALF, _WIDE = AttentionSpec("float16", 64, causal=True), AttentionSpec("bfloat16", 128)
+# Of the row kernels, a head_dim that is no multiple of a warp nor of dq_acc's columns.
+_ODD = AttentionSpec("float16", 80)
+OWN = {
+    "own_forward_f16_d64_causal": Own("forward", _HALF),
+    "own_forward_bf16_d128_two_stages": Own("forward", _WIDE, ForwardConfig(64, 32, stages=2)),
+    "own_backward_f16_d64_causal": Own("dkdv", _HALF),
+    "own_backward_bf16_d128_exchange": Own(
+        "dkdv", _WIDE, BackwardConfig(64, 64, num_warps=8, column_groups=2, stages=2)
+    ),
+    "own_ordered_dq_f16_d64_causal": Own("ordered", _HALF),
+    "own_delta_f16_d80": Own("delta", _ODD),
+    "own_dq_rows_f16_d80": Own("dq", _ODD),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A launch of ``own`` on the inputs of ``case``.
+
+    hostile: every score is far below 0, where a hidden key that counts as 0 would win. seed: of
+    the schedule; not 0 shuffles warps, so that what no barrier orders happens in another order.
+    """
+
+    own: Own
+    case: Case
+    seed: int = 0
+    hostile: bool = False
+    _made: dict = field(default_factory=dict)
+
+    def __call__(self, kernel) -> None:
+        """Launch under all checks; AssertionError when a result is wrong or not written."""
+        own, tensors, memory = self.own, self._tensors, DeviceMemory()
+        written = [name for name in WRITTEN[own.role] if name in tensors]
+        zeroed = [name for name in ZEROED if name in written]
+        for name in zeroed:
+            tensors[name].zero_()
+        mapped = MappedTensors(memory, tensors, written, zeroed)
+        c, step, scale = self.case, own.step, own.spec.head_dim**-0.5
+        sizes = Sizes(c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k)
+        launch(
+            kernel, grid_of(step, sizes), (step.threads, 1, 1),
+            bind(step, own.ptx, tensors, scale), memory,
+            shared_bytes=step.shared_bytes, seed=self.seed,
+        )  # fmt: skip
+        mapped.check()
+        self._judge(tensors, scale)
+
+    def _judge(self, tensors: dict, scale: float) -> None:
+        found = {name: tensors[name] for name in WRITTEN[self.own.role]}
+        if "dq_acc" in found:
+            sums = in_rows(found.pop("dq_acc"), self.own.program.meta)
+            found["dq"] = sums[:, : self.case.seqlen_q, :, : self.case.head_dim] * scale
+        if "delta" in found:  # a float32 statistic of a row, as lse is
+            found["lse"] = found.pop("delta")
+        exact, plain = self._exact
+        held = deviations(self.case.dtype, found, exact, plain)
+        wrong = [str(deviation) for deviation in held if not deviation.ok]
+        assert not wrong, "; ".join(wrong)
+
+    @cached_property
+    def _inputs(self) -> Inputs:
+        inputs = make_inputs(self.case, seed=self.case.seqlen_q)
+        if self.hostile:
+            inputs.q.mul_(0.1).sub_(24)
+            inputs.k.mul_(0.1).add_(1)
+        return inputs
+
+    @cached_property
+    def _attention(self) -> tuple[dict, dict]:
+        return (
+            results(attention_reference, self._inputs, upcast=torch.float64),
+            results(attention_reference, self._inputs),
+        )
+
+    @cached_property
+    def _exact(self) -> tuple[dict, dict]:
+        """What is right, and what PyTorch gives."""
+        tensors, scale = self._tensors, self.own.spec.head_dim**-0.5
+        if self.own.role == "delta":
+            return {"lse": self._delta(torch.float64)}, {"lse": self._delta(torch.float32)}
+        if self.own.role == "dq":
+            sums = in_rows(tensors["dq_acc"], self.own.program.meta).double() * scale
+            exact = sums[:, : self.case.seqlen_q, :, : self.case.head_dim]
+            return {"dq": exact}, {"dq": exact.to(tensors["dq"].dtype)}
+        return self._attention
+
+    def _delta(self, dtype) -> torch.Tensor:
+        out = self._attention[0]["out"].to(self._inputs.dout.dtype)
+        product = out.to(dtype) * self._inputs.dout.to(dtype)
+        return product.sum(dim=-1).transpose(1, 2).contiguous() - self._inputs.dlse
+
+    @cached_property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The launch's arguments by name."""
+        inputs, exact = self._inputs, self._attention[0]
+        q, k, v = inputs[:3]
+        tensors = {
+            "q": q, "k": k, "v": v, "dout": inputs.dout, "dlse": inputs.dlse,
+            "out": exact["out"].to(q.dtype), "lse": exact["lse"].float(),
+            "delta": self._delta(torch.float64).float(),
+            **{f"d{name}": torch.empty_like(x) for name, x in zip("qkv", (q, k, v), strict=True)},
+        }  # fmt: skip
+        meta = self.own.program.meta
+        if "head_dim_pad" in meta:
+            rows = -(-self.case.seqlen_q // meta["block_q"]) * meta["block_q"]
+            shape = (1, self.case.batch, self.case.heads, rows, meta["head_dim_pad"])
+            generator = torch.Generator().manual_seed(rows)
+            tensors["dq_acc"] = torch.randn(shape, generator=generator)
+        return {name: tensors[name] for name in self.own.step.arguments[:-1]}
+
+
+def in_rows(sums: torch.Tensor, meta: dict[str, int]) -> torch.Tensor:
+    """dq_acc (1, B, H, rows, columns), in the order of mma's fragments, as (B, rows, H, columns).
+
+    Tiles of 16 x 8; in each, 4 registers (upper or lower 8 rows, even or odd column) of 32 lanes.
+    """
+    _, b, h, rows, columns = sums.shape
+    tiles = sums.reshape(b, h, rows // 16, columns // 8, 2, 2, 8, 4)
+    return tiles.permute(0, 2, 4, 6, 1, 3, 7, 5).reshape(b, rows, h, columns)
+
+
+def problems(own: Own) -> list[Problem]:
+    """The telling ones first, then a sweep over what a length can leave over."""
+    return [
+        Problem(own, Case(f"{n}", own.spec.dtype, own.spec.head_dim, **fields), n % 3, hostile)
+        for n, (fields, hostile) in enumerate(_sizes(own))
+    ]
+
+
+def _sizes(own: Own) -> Iterator[tuple[dict, bool]]:
+    block_q, block_k = own.tile
+    alone = {"batch": 1, "heads": 1, "kv_heads": 1, "variant": {"causal": own.spec.causal}}
+    grouped = alone | {"heads": 4, "kv_heads": 2}
+
+    def size(seqlen_q, seqlen_k, more=alone, hostile=False, **fields):
+        return more | {"seqlen_q": seqlen_q, "seqlen_k": seqlen_k} | fields, hostile
+
+    yield size(block_q - 3, block_k + 9)
+    yield size(block_q + 1, 2 * block_k + 7, logits_scale=24.0)
+    yield size(2 * block_q + 5, 3 * block_k + 7, view="packed", heads=2)
+    yield size(2 * block_q + 5, block_k - 7, grouped, view="every_other", batch=2)
+    yield size(1, block_k + 1, grouped)
+    yield size(3 * block_q, 2 * block_k, view="bhsd", heads=2)
+    yield size(block_q - 5, block_k - 1, hostile=True)
+    # Nothing to sum over, and one key or row alone.
+    yield size(0, block_k + 5) if own.role == "dkdv" else size(block_q + 5, 0)
+    yield size(block_q + 1, 1)
+    # A backward prefetches the rows of the next head: the sweep is over those limits as well.
+    heads = 2 if own.role == "dkdv" else 1
+    for n, (last_q, last_k) in enumerate(zip(places(block_q), places(block_k, 7), strict=True)):
+        # Every other time more keys than rows, or a causal mask would hide most of what is there.
+        yield size(last_q + 1, last_k + 1 + n % 2 * block_q, heads=heads)
+    if own.role not in ("delta", "dq"):  # one key too many among dozens is less than a rounding
+        for last_k in places(block_k):
+            yield size(9, last_k + 1, hostile=True)
+
+
+def places(block: int, order: int = 1) -> list[int]:
+    """16 positions in a tile: in every group of 8, in even and odd columns of an mma."""
+    groups = [i * (block // 8) // 16 for i in range(16)]
+    found = [8 * n + (i // 2 + n) % 4 * 2 + i % 2 for i, n in enumerate(groups)]
+    return [found[i * order % 16] for i in range(16)]

@@ -1,0 +1,136 @@
+"""The score pipeline as one TIR expression: scale, softcap, ALiBi, score_mod, then the masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from tvm import tirx
+
+from ..problem.spec import AttentionSpec
+from ..score import variants
+from ..score.program import ScoreProgram
+from ..score.trace import trace_mask_mod, trace_score_mod
+from .derivative import contains_let, differentiate, rewrite_calls
+from .emit import Expr, emit
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a score stands: indices and lengths int32, softmax_scale float32, captured tables."""
+
+    b: Expr
+    h: Expr
+    q_idx: Expr
+    k_idx: Expr
+    seqlen_q: Expr
+    seqlen_k: Expr
+    softmax_scale: Expr
+    tables: tuple[tirx.Buffer, ...] = ()
+
+    def aligned(self, spec: AttentionSpec) -> Expr:
+        """The row that causal, window and ALiBi see."""
+        return self.q_idx + variants.alignment_offset(spec.alignment, self.seqlen_q, self.seqlen_k)
+
+
+def score_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
+    """Score of the dot product ``raw`` in natural units, before any mask; float32."""
+    score = raw * site.softmax_scale
+    row, tables = site.aligned(spec), list(site.tables)
+    if spec.softcap:
+        score = emit(_softcap(spec.softcap), (score, site.b, site.h, row, site.k_idx), ())
+    if spec.alibi:
+        slopes = tables.pop(0)
+        score = emit(_alibi(), (score, site.b, site.h, row, site.k_idx), (slopes,))
+    if spec.score_mod:
+        symbols = (score, site.b, site.h, site.q_idx, site.k_idx)
+        score = emit(spec.score_mod, symbols, tables)
+    return score
+
+
+def is_scale_only(spec: AttentionSpec) -> bool:
+    """Whether the score is the dot product times softmax_scale, with nothing in between."""
+    return not (spec.softcap or spec.alibi or spec.score_mod)
+
+
+def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
+    """Whether the query sees the key (bool), or None when nothing hides any."""
+    masks = []
+    if spec.window_size != (-1, -1):
+        row = site.aligned(spec)
+        masks.append(emit(_window(*spec.window_size), (site.b, site.h, row, site.k_idx), ()))
+    if spec.mask_mod:
+        own = site.tables[len(spec.table_types) - len(spec.mask_mod.tables) :]
+        symbols = (site.b, site.h, site.q_idx, site.k_idx)
+        masks.append(emit(spec.mask_mod, symbols, own))
+    if not masks:
+        return None
+    return masks[0] if len(masks) == 1 else tirx.And(*masks)
+
+
+def score_grad_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
+    """d score_expr / d raw, float32, derived from the expression."""
+    return differentiate(score_expr(spec, raw, site), raw)
+
+
+def key_range(spec: AttentionSpec, q_first, q_last, seqlen_q, seqlen_k) -> tuple[Expr, ...]:
+    """(lo, hi, full_lo, full_hi) of the keys that rows q_first..q_last see, see variants.key_range.
+
+    A user's mask_mod may hide any key, so nothing counts as fully visible then.
+    """
+    shifted = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
+    bounds = variants.key_range(
+        spec.window_size, q_first, q_last, shifted, seqlen_k, tirx.min, tirx.max
+    )
+    return _bounds(spec, bounds)
+
+
+def query_range(spec: AttentionSpec, k_first, k_last, seqlen_q, seqlen_k) -> tuple[Expr, ...]:
+    """(lo, hi, full_lo, full_hi) of the rows that see keys k_first..k_last."""
+    shifted = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
+    bounds = variants.query_range(
+        spec.window_size, k_first, k_last, shifted, seqlen_q, tirx.min, tirx.max
+    )
+    return _bounds(spec, bounds)
+
+
+def legalise(expr: Expr, math: Any) -> Expr:
+    """``expr`` with intrinsics replaced by the methods of ``math`` that have their name.
+
+    The innermost ones only: TVM's simplifier takes time exponential in the depth of bound names, so
+    a tanh of a tanh keeps its outer one as a library call (right, and slower).
+    """
+
+    def replace(name, args):
+        short = name.split(".")[-1]
+        if short not in _REPLACED or any(map(contains_let, args)):
+            return None
+        # exp2 of ``math`` itself serves the softmax, whose argument is never large.
+        return getattr(math, "exp2_full" if short == "exp2" else short)(*args)
+
+    return rewrite_calls(expr, replace)
+
+
+_REPLACED = ("exp", "exp2", "tanh", "sigmoid")
+
+
+def _bounds(spec: AttentionSpec, bounds: tuple) -> tuple[Expr, ...]:
+    lo, hi, full_lo, full_hi = (tirx.const(x, "int32") if isinstance(x, int) else x for x in bounds)
+    return (lo, hi, lo, lo) if spec.mask_mod else (lo, hi, full_lo, full_hi)
+
+
+@cache
+def _softcap(cap: float) -> ScoreProgram:
+    return trace_score_mod(variants.softcap(cap))[0]
+
+
+@cache
+def _alibi() -> ScoreProgram:
+    return trace_score_mod(variants.alibi(torch.zeros(1, 1)))[0]
+
+
+@cache
+def _window(left: int, right: int) -> ScoreProgram:
+    return trace_mask_mod(variants.window(left, right))[0]

@@ -1,0 +1,1 @@
+"""The functions users call, and the torch operators under them."""

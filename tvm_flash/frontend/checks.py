@@ -1,0 +1,216 @@
+"""Every check of arguments, made before any kernel is looked for or run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..problem.lengths import MAX_SEQLEN
+from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
+
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+DEVICES = ("cpu", "cuda", "meta")
+
+MAX_COUNT = 2**31 - 1
+MAX_BYTES = 2**63 - 1
+
+
+def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Raise unless q, k and v are alike in all but their sizes.
+
+    TypeError: not a tensor, dtype, memory layout. NotImplementedError: device. ValueError: rank.
+    """
+    if not _are_alike_on_cpu(q, k, v):
+        _check_first(q)
+        _check_alike("k", k, q)
+        _check_alike("v", v, q)
+
+
+def check_sizes(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> None:
+    """ValueError unless the shapes q (B, Sq, H, D), k (B, Sk, Hk, D) and v (B, Sk, Hk, Dv) fit.
+
+    Head dimensions are left to AttentionSpec.
+    """
+    batch, seqlen_q, heads, head_dim = q
+    batch_k, seqlen_k, kv_heads, head_dim_k = k
+    batch_v, seqlen_v, heads_v, head_dim_v = v
+    if not batch == batch_k == batch_v:
+        raise ValueError(f"batch of q, k, v is {batch}, {batch_k}, {batch_v}: make them equal")
+    if seqlen_k != seqlen_v:
+        raise ValueError(f"k has {seqlen_k} rows, v has {seqlen_v}: each key needs one value")
+    if kv_heads != heads_v:
+        raise ValueError(f"k has {kv_heads} heads, v has {heads_v}: make them equal")
+    if head_dim != head_dim_k:
+        raise ValueError(f"head_dim of q is {head_dim}, of k {head_dim_k}: make them equal")
+    check_heads(heads, kv_heads)
+    widest = max(head_dim, head_dim_v)
+    _check_counts(batch, max(seqlen_q, seqlen_k), heads)
+    _check_bytes(batch, max(seqlen_q, seqlen_k), heads, widest)
+
+
+def check_heads(heads: int, kv_heads: int) -> None:
+    """ValueError unless each of ``kv_heads`` serves equally many of ``heads``."""
+    if kv_heads == 0 == heads:
+        return
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(
+            f"num_heads={heads} of q must be a multiple of num_kv_heads={kv_heads} of k and v: "
+            "repeat or drop heads"
+        )
+
+
+def check_operator_call(q, k, v, tables) -> None:
+    """What an operator's tensors must be to each other; raises as check_tensors and check_sizes.
+
+    For who calls operators without ``attention``; a spec is compared with them by its kernel.
+    """
+    check_tensors(q, k, v)
+    check_sizes(q.shape, k.shape, v.shape)
+    for table in tables or ():
+        if table.device != q.device:
+            name = f"mask or captured tensor of shape {tuple(table.shape)}"
+            raise _on_another_device(name, table, q)
+        if table.numel() == 0 and q.numel() and k.numel():
+            # A clamped index would read outside it.
+            raise ValueError(f"captured tensor of shape {tuple(table.shape)} must have elements")
+
+
+def check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables) -> None:
+    """``check_operator_call``; ValueError, TypeError unless the rest is like the results."""
+    check_operator_call(q, k, v, tables)
+    batch, seqlen_q, heads, _ = q.shape
+    rows, numbers = (batch, seqlen_q, heads, v.shape[3]), (batch, heads, seqlen_q)
+    for name, x, shape, dtype in (
+        ("dout", dout, rows, q.dtype),
+        ("out", out, rows, q.dtype),
+        ("lse", lse, numbers, torch.float32),
+        ("lse_low", lse_low, numbers if lse_low.numel() else (batch, 0), torch.float32),
+        ("dlse", lse if dlse is None else dlse, numbers, torch.float32),
+    ):
+        if x.device != q.device:
+            raise _on_another_device(name, x, q)
+        if x.dtype != dtype:
+            raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
+        if tuple(x.shape) != shape:
+            raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
+
+
+def check_captured(tables) -> None:
+    """NotImplementedError for a captured tensor that wants a gradient, or is a view of such."""
+    for number, table in enumerate(tables):
+        base = table._base
+        if wants_gradient(table) or (base is not None and wants_gradient(base)):
+            raise NotImplementedError(missing_gradient(f"captured tensor {number}", table))
+
+
+def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """``slopes`` (H,) or (B, H) float32 as a (B, H) view; q is (B, Sq, H, D)."""
+    batch, heads = q.shape[0], q.shape[2]
+    if not isinstance(slopes, torch.Tensor):
+        raise TypeError(f"alibi_slopes must be a tensor, not {type(slopes).__name__}")
+    if slopes.dtype != torch.float32:
+        raise TypeError(f"{slopes.dtype=} of alibi_slopes must be torch.float32: call .float()")
+    if slopes.device != q.device:
+        raise _on_another_device("alibi_slopes", slopes, q)
+    shape = tuple(slopes.shape)
+    if shape != (heads,) and shape != (batch, heads):
+        raise ValueError(
+            f"alibi_slopes of {shape=} must be (num_heads,) = ({heads},) or "
+            f"(batch, num_heads) = ({batch}, {heads})"
+        )
+    check_no_gradient("alibi_slopes", slopes)
+    return slopes.expand(batch, heads)
+
+
+def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """``mask``, bool or floating point, as a view of ``shape`` (..., H, Sq, Sk)."""
+    if not isinstance(mask, torch.Tensor):
+        raise TypeError(f"attn_mask must be a tensor, not {type(mask).__name__}")
+    if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
+        raise TypeError(f"{mask.dtype=} of attn_mask must be torch.bool or floating point")
+    check_no_gradient("attn_mask", mask)
+    sizes = (1,) * (len(shape) - mask.ndim) + tuple(mask.shape)
+    if mask.ndim > len(shape) or any(n != 1 and n != m for n, m in zip(sizes, shape, strict=True)):
+        raise ValueError(
+            f"attn_mask of shape {tuple(mask.shape)} must broadcast to (..., H, Sq, Sk) = {shape}"
+        )
+    return mask.expand(shape)
+
+
+def check_ranks(**tensors: torch.Tensor) -> None:
+    """TypeError or ValueError unless all are tensors of rank 2 (one head) or more."""
+    for name, x in tensors.items():
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+        if x.ndim < 2:
+            raise ValueError(f"{name} of rank {x.ndim} must have 2 or more dimensions: (..., S, D)")
+
+
+def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """All of ``check_tensors`` for the frequent case, in a third of the time of one by one."""
+    return (
+        isinstance(q, torch.Tensor)
+        and isinstance(k, torch.Tensor)
+        and isinstance(v, torch.Tensor)
+        and q.ndim == k.ndim == v.ndim == 4
+        and q.dtype in DTYPES
+        and q.dtype is k.dtype is v.dtype
+        and q.is_cpu
+        and k.is_cpu
+        and v.is_cpu
+        and q.layout is k.layout is v.layout is torch.strided
+    )
+
+
+def _check_first(q: torch.Tensor) -> None:
+    _check_tensor("q", q)
+    if q.dtype not in DTYPES:
+        known = ", ".join(map(str, DTYPES))
+        raise TypeError(f"q.dtype={q.dtype} must be one of {known}: convert with q.to()")
+    if q.device.type not in DEVICES:
+        raise NotImplementedError(
+            f"q.device={q.device}: there are kernels for cpu and cuda; call q.cpu() or q.cuda()"
+        )
+
+
+def _check_alike(name: str, x: torch.Tensor, q: torch.Tensor) -> None:
+    _check_tensor(name, x)
+    if x.dtype != q.dtype:
+        raise TypeError(f"{name}.dtype={x.dtype} differs from q.dtype={q.dtype}: convert one")
+    if x.device != q.device:
+        raise ValueError(f"{name}.device={x.device} differs from q.device={q.device}: move one")
+
+
+def _check_tensor(name: str, x: torch.Tensor) -> None:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}.layout={x.layout} must be torch.strided: pass a dense tensor")
+    if x.ndim != 4:
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have 4: batch, "
+            "sequence, heads, head_dim"
+        )
+
+
+def _on_another_device(name: str, x: torch.Tensor, q: torch.Tensor) -> ValueError:
+    return ValueError(f"{name} is on {x.device}, q on {q.device}: move one")
+
+
+def _check_counts(batch: int, seqlen: int, heads: int) -> None:
+    if seqlen > MAX_SEQLEN:
+        raise ValueError(f"{seqlen=} exceeds the limit {MAX_SEQLEN} (2**29): split the sequence")
+    if batch > MAX_COUNT or heads > MAX_COUNT:
+        raise ValueError(
+            f"{batch=}, num_heads={heads}: limit {MAX_COUNT} (2**31 - 1); split the batch"
+        )
+
+
+def _check_bytes(batch: int, seqlen: int, heads: int, head_dim: int) -> None:
+    """float32 accumulators have these sizes, whatever the dtype of the tensors."""
+    if (size := 4 * batch * seqlen * heads * head_dim) > MAX_BYTES:
+        raise ValueError(
+            f"{batch=}, {seqlen=}, num_heads={heads}, {head_dim=} need {size} bytes in float32: "
+            f"limit {MAX_BYTES} (2**63 - 1); split the batch"
+        )

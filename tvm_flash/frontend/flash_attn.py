@@ -1,0 +1,85 @@
+"""FlashAttention-2's functions by their names, parameters, defaults and layouts."""
+
+from __future__ import annotations
+
+import torch
+
+from .functional import Window, attention
+from .values import NO_WINDOW, check_no_dropout
+
+
+def flash_attn_func(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = NO_WINDOW,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+):
+    """Attention of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv); see ``attention``.
+
+    Returns out (B, Sq, H, Dv); with ``return_attn_probs`` (out, lse (B, H, Sq) float32, None): the
+    third of FlashAttention's values holds dropout's pattern, and there is no dropout.
+    dropout_p > 0 raises NotImplementedError.
+    """
+    check_no_dropout(dropout_p)
+    result = attention(
+        q,
+        k,
+        v,
+        softmax_scale=softmax_scale,
+        causal=causal,
+        window_size=window_size,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        deterministic=deterministic,
+        return_lse=return_attn_probs,
+    )
+    return (*result, None) if return_attn_probs else result
+
+
+def flash_attn_qkvpacked_func(
+    qkv: torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = NO_WINDOW,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+):
+    """``flash_attn_func`` of qkv (B, S, 3, H, D), without copies."""
+    q, k, v = _unpacked("qkv", qkv, 3)
+    tail = (softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic)
+    return flash_attn_func(q, k, v, dropout_p, *tail, return_attn_probs)
+
+
+def flash_attn_kvpacked_func(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = NO_WINDOW,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+):
+    """``flash_attn_func`` of q (B, Sq, H, D) and kv (B, Sk, 2, Hk, D), without copies."""
+    k, v = _unpacked("kv", kv, 2)
+    tail = (softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic)
+    return flash_attn_func(q, k, v, dropout_p, *tail, return_attn_probs)
+
+
+def _unpacked(name: str, packed: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+    if not isinstance(packed, torch.Tensor) or packed.dim() != 5 or packed.shape[2] != count:
+        shape = tuple(getattr(packed, "shape", ()))
+        raise ValueError(f"{name} of shape {shape} must be (B, S, {count}, H, D)")
+    return packed.unbind(dim=2)

@@ -1,0 +1,331 @@
+"""The general door to attention, and torch's scaled_dot_product_attention through it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch._C import _is_any_autocast_enabled, _is_tracing
+
+from ..problem.spec import AttentionSpec
+from ..score.program import ScoreProgram
+from ..score.trace import trace_mask_mod, trace_score_mod, with_tables
+from .broadcasting import broadcast_leads, share_heads
+from .checks import (
+    DTYPES,
+    check_alibi,
+    check_attn_mask,
+    check_captured,
+    check_ranks,
+    check_sizes,
+    check_tensors,
+)
+from .observers import untraced_shapes
+from .ops import attention_operator
+from .spec_names import spec_json, spec_name
+from .values import NO_WINDOW, as_flag, as_number, as_scale, as_window, autocast, check_no_dropout
+
+LAYOUTS = ("bshd", "bhsd")
+# (left, right): any pair of integers, also as a tensor or array; None is no bound.
+Window = Sequence[int | None] | torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A traced score_mod and mask_mod with the tensors they captured, from ``capture``.
+
+    tables: those of the score_mod, then those of the mask_mod, each in the order of first use.
+    """
+
+    score_mod: ScoreProgram | None = None
+    mask_mod: ScoreProgram | None = None
+    tables: tuple[torch.Tensor, ...] = ()
+
+    def with_tables(self, *tables: torch.Tensor) -> Captured:
+        """The same functions of other tensors, one for each of ``self.tables`` and of its rank.
+
+        For a tensor that is an input of, or computed in, a region under torch.compile. A tensor
+        that a program reads as the same type (any floating point, any integer up to 32 bits) is
+        read as it is stored; any other is converted, once.
+        """
+        ranks, new_ranks = [t.dim() for t in self.tables], [t.dim() for t in tables]
+        if ranks != new_ranks:
+            raise ValueError(f"tables of ranks {new_ranks} must have the captured ranks {ranks}")
+        if all(new.dtype == old.dtype for new, old in zip(tables, self.tables, strict=True)):
+            return replace(self, tables=tables)
+        if torch.compiler.is_compiling():  # there a conversion is a part of the graph
+            cast = (new.to(old.dtype) for new, old in zip(tables, self.tables, strict=True))
+            return replace(self, tables=tuple(cast))
+        return self._retyped(tables)
+
+    def _retyped(self, tables: tuple[torch.Tensor, ...]) -> Captured:
+        programs, read = [], []
+        for program in (self.score_mod, self.mask_mod):
+            if program is not None:
+                own = tables[len(read) : len(read) + len(program.tables)]
+                program, own = with_tables(program, own)
+                read += own
+            programs.append(program)
+        return Captured(*programs, tuple(read))
+
+
+def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None) -> Captured:
+    """Trace the functions once; pass the result to ``attention`` as score_mod or mask_mod.
+
+    Saves the tracing (about 0.2 ms a call). Captured tensors are read when a kernel runs, every
+    other captured value now. One that requires grad is captured under torch.no_grad() and used
+    there, or captured as .detach(). Raises as ``attention`` does.
+    """
+    return _capture(score_mod, mask_mod, None)
+
+
+def _capture(score_mod, mask_mod, device: torch.device | None) -> Captured:
+    score, score_tables = trace_score_mod(score_mod, device) if score_mod else (None, [])
+    mask, mask_tables = trace_mask_mod(mask_mod, device) if mask_mod else (None, [])
+    return Captured(score, mask, (*score_tables, *mask_tables))
+
+
+_PLAIN = Captured()
+# Scores made with a larger scale are so large that a float32 lse says little of a row's sum. They
+# take the kernels of a score_mod, which save more (AttentionSpec.saved_statistics).
+_STEEP = 1024.0
+_UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
+
+
+def _reads(dtype: torch.dtype) -> Captured:
+    """What attn_mask of ``dtype`` becomes: a read of one captured (B, H, Sq, Sk) table."""
+    table = torch.zeros(1, 1, 1, 1, dtype=dtype)
+    if dtype == torch.bool:
+        return capture(mask_mod=lambda b, h, q_idx, k_idx: table[b, h, q_idx, k_idx])
+    return capture(lambda score, b, h, q_idx, k_idx: score + table[b, h, q_idx, k_idx])
+
+
+_OF_MASK = {
+    dtype: _reads(dtype)
+    for dtype in (torch.bool, torch.float32, torch.bfloat16, torch.float16, torch.float64)
+}
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = NO_WINDOW,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    score_mod: Callable | Captured | None = None,
+    mask_mod: Callable | Captured | None = None,
+    layout: str = "bshd",
+    alignment: str = "bottom_right",
+    deterministic: bool = False,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
+
+    q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), float32, bfloat16 or float16, any strides
+    (a last dimension that is not contiguous is copied); with ``layout="bhsd"`` (B, H, S, D). H is a
+    multiple of Hk (GQA, MQA); D and Dv from 8 to 512. Under autocast they are cast to its dtype,
+    as for torch's own attention. softmax_scale: default 1 / sqrt(D). causal, window_size (left,
+    right; inclusive; any integers, None or -1 open): ``alignment`` "bottom_right" puts the last
+    query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap:
+    cap * tanh(s / cap). Numbers may be tensors of one element: their values are read. alibi_slopes
+    (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as
+    in FlexAttention: torch operations, captured tensors indexed by symbols; or a ``Captured`` of
+    both. Order: scale, softcap, ALiBi, score_mod, masks.
+    deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
+    threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
+    torch.use_deterministic_algorithms.
+
+    Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
+    float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under
+    torch.compile(fullgraph=True); there a function may capture constants and tensors that exist
+    before (``Captured.with_tables`` for others), and is read once, when compiled. What is computed
+    from a length there is compiled in: a new value compiles anew.
+
+    Raises ValueError, TypeError or NotImplementedError for wrong arguments, UnsupportedSpec for
+    what kernels cannot do.
+    """
+    if layout != "bshd":
+        q, k, v = _rows_first(layout, q, k, v)
+    if _is_any_autocast_enabled():
+        q, k, v = autocast(q), autocast(k), autocast(v)
+    check_tensors(q, k, v)
+    # What is right as it is asks for no function: each would be 1 % of a small call.
+    if not (causal is True or causal is False):
+        causal = as_flag("causal", causal)
+    if window_size is not NO_WINDOW:
+        window_size = as_window(window_size)
+    softcap = 0.0 if softcap is None else as_number("softcap", softcap) or 0.0  # not -0.0
+    scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)
+    variant = (
+        causal, window_size, softcap, alibi_slopes is not None, alignment,
+        scale is not None and not -_STEEP <= scale <= _STEEP,
+    )  # fmt: skip
+    if not (deterministic is True or deterministic is False):
+        deterministic = as_flag("deterministic", deterministic)
+    find = _constant_spec if torch.compiler.is_compiling() else _traced_spec
+    (spec, default_scale), tables = find(q, k, v, variant, score_mod, mask_mod)
+    scale = default_scale if scale is None else scale
+    slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
+    out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale, deterministic)
+    out = out.transpose(1, 2) if layout == "bhsd" else out
+    return (out, lse) if return_lse else out
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """torch.nn.functional.scaled_dot_product_attention's signature and conventions.
+
+    query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with leading dimensions that
+    broadcast; is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True
+    takes part) or a float bias, without gradient; with is_causal both hold. Returns (..., H, Sq,
+    Dv); 0 for rows that see no key. dropout_p > 0 raises NotImplementedError; other errors as
+    ``attention``.
+    """
+    check_no_dropout(dropout_p)
+    check_ranks(query=query, key=key, value=value)
+    is_causal = as_flag("is_causal", is_causal)
+    if _is_any_autocast_enabled():
+        attn_mask = autocast(attn_mask)
+    q, k, v = broadcast_leads(query, key, value)
+    lead = q.shape[:-3]
+    q, k, v = share_heads(*map(_four_dimensional, (q, k, v)), as_flag("enable_gqa", enable_gqa))
+    mods = None
+    if attn_mask is not None:
+        mods = _as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
+    out = attention(
+        q, k, v, softmax_scale=None if scale is None else as_scale("scale", scale),
+        causal=is_causal, score_mod=mods, layout="bhsd",
+        alignment="top_left" if is_causal else "bottom_right",
+    )  # fmt: skip
+    if len(lead) == 1:
+        return out
+    is_one_head = query.ndim == key.ndim == value.ndim == 2
+    return out[0, 0] if is_one_head else out.reshape(*lead, *out.shape[1:])
+
+
+def _rows_first(layout: str, *tensors: torch.Tensor):
+    """``tensors`` as (B, S, H, D)."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
+    # A tensor of another rank is left for the checks to name.
+    return [x.transpose(1, 2) if getattr(x, "ndim", 0) == 4 else x for x in tensors]
+
+
+# What an operator needs to know of a problem: its spec as text, and softmax_scale's default.
+_Problem = tuple[str, float]
+
+
+def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
+    """The problem, after a look at the sizes, and the captured tensors."""
+    mods = _given(score_mod, mask_mod) or _capture(score_mod, mask_mod, q.device)
+    if mods.tables:
+        check_captured(mods.tables)
+    shapes = (q.shape, k.shape, v.shape)
+    if _is_tracing():
+        shapes = untraced_shapes(q, k, v)
+    fields = (q.dtype, *shapes, variant, mods.score_mod, mods.mask_mod)
+    try:
+        return _known_problem(*fields), mods.tables
+    except TypeError:  # symbolic sizes have no hash
+        pass
+    return _problem(*fields), mods.tables
+
+
+def _problem(dtype, q, k, v, variant, score_mod, mask_mod) -> _Problem:
+    fields = _fields(dtype, q, k, v, variant)
+    return spec_name(_spec(fields, score_mod, mask_mod)), _default_scale(fields)
+
+
+# Shapes repeat: one look-up takes the place of a dozen comparisons.
+_known_problem = lru_cache(maxsize=4096)(_problem)
+
+
+def _constant_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
+    """As ``_traced_spec``, in code that torch.compile can read."""
+    causal, window_size, softcap, *rest = variant
+    softcap = float(f"{softcap}")  # a number that is computed from a length becomes a constant
+    fields = _fields(q.dtype, q.shape, k.shape, v.shape, (causal, window_size, softcap, *rest))
+    mods = _given(score_mod, mask_mod)
+    if mods is None:
+        text, tables = _captured_json(fields, score_mod, mask_mod, q.device)
+        return (text, _default_scale(fields)), tables
+    check_captured(mods.tables)
+    return (_json(fields, mods.score_mod, mods.mask_mod), _default_scale(fields)), mods.tables
+
+
+def _fields(dtype, q, k, v, variant) -> tuple:
+    """Those of AttentionSpec that functions do not give, of the shapes q, k and v."""
+    check_sizes(q, k, v)
+    return (DTYPES[dtype], operator.index(q[3]), operator.index(v[3]), *variant)
+
+
+def _default_scale(fields) -> float:
+    return fields[1] ** -0.5
+
+
+def _given(score_mod, mask_mod) -> Captured | None:
+    """What needs no tracing."""
+    if score_mod is None and mask_mod is None:
+        return _PLAIN
+    if not isinstance(score_mod, Captured) and not isinstance(mask_mod, Captured):
+        return None
+    if score_mod is not None and mask_mod is not None:
+        raise TypeError("a Captured holds both functions: capture them together and pass it alone")
+    return score_mod if mask_mod is None else mask_mod
+
+
+def _json(fields, score_mod, mask_mod) -> str:
+    return spec_json(_spec(fields, score_mod, mask_mod))
+
+
+def _captured_json(
+    fields, score_mod, mask_mod, device: torch.device
+) -> tuple[str, tuple[torch.Tensor, ...]]:
+    mods = _capture(score_mod, mask_mod, device)
+    return _json(fields, mods.score_mod, mods.mask_mod), mods.tables
+
+
+def _spec(fields, score_mod, mask_mod) -> AttentionSpec:
+    *fields, alignment, is_steep = fields
+    if is_steep and score_mod is None:
+        score_mod = _UNCHANGED.score_mod
+    return AttentionSpec(*fields, score_mod, mask_mod, alignment)
+
+
+# What torch.compiler.assume_constant_result does, without its second of imports: the compiler runs
+# these two functions and keeps what they return, instead of tracing into them.
+_json._dynamo_marked_constant = True
+_captured_json._dynamo_marked_constant = True
+
+
+def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
+    """(..., H, S, D) as (B, H, S, D); (S, D) is one head."""
+    return x.flatten(0, -4) if x.ndim > 4 else x[(None,) * (4 - x.ndim)] if x.ndim < 4 else x
+
+
+def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
+    """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
+    table = check_attn_mask(mask, shape)
+    if len(shape) > 4:
+        # Of broadcast heads, rows and keys only what is stored is brought together.
+        stored = mask[(None,) * (len(shape) - mask.ndim)]
+        stored = stored.expand(*shape[:-3], *stored.shape[-3:]).flatten(0, -4)
+        table = stored.expand(-1, *shape[-3:])
+    mods = _OF_MASK.get(mask.dtype) or _OF_MASK[torch.float32]
+    return mods.with_tables(_four_dimensional(table))

@@ -1,0 +1,129 @@
+"""Arguments as callers of the peers pass them: as plain values, in autocast's dtype."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+
+from ..problem.spec import MAX_WINDOW
+from ..score.gradients import check_no_gradient
+
+NO_WINDOW = (-1, -1)
+# Peers take the ends of a window as int32.
+MAX_BOUND = 2**31 - 1
+_INFINITY = float("inf")
+
+
+def as_number(name: str, value) -> float:
+    """``value``, any real number or a tensor of one element, as a float.
+
+    TypeError for what is no number, NotImplementedError for a tensor that wants a gradient.
+    """
+    if type(value) is float:  # the compiler keeps what it computes from a length
+        return value
+    number = value
+    _check_constant(name, value)
+    if isinstance(value, torch.Tensor):
+        check_no_gradient(name, value)
+        number = value.detach().item() if value.numel() == 1 else None
+    try:
+        return float(None if isinstance(number, (str, bytes)) else number)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={value!r} must be a number") from None
+
+
+def as_scale(name: str, value) -> float:
+    """``value`` as ``as_number``; ValueError unless it is finite."""
+    scale = as_number(name, value)
+    if not -_INFINITY < scale < _INFINITY:  # isfinite does not compile
+        raise ValueError(f"{name}={scale} must be finite; None is 1 / sqrt(head_dim)")
+    return scale
+
+
+def as_flag(name: str, value) -> bool:
+    """``value``, anything with a truth value of its own, as a bool; no text, no containers."""
+    if isinstance(value, bool):
+        # A branch, for the compiler to decide what it computes from a length.
+        return True if value else False  # noqa: SIM210
+    try:
+        if hasattr(value, "__bool__"):
+            return bool(value)
+    except (TypeError, ValueError, RuntimeError):  # arrays and tensors of several elements
+        pass
+    raise TypeError(f"{name}={value!r} must be True or False")
+
+
+def as_window(window_size) -> tuple[int, int]:
+    """(left, right) as ints of any pair of integers: tuple, list, array or tensor.
+
+    None, for the pair or a side, and, as in FlashAttention, any negative number is unbounded: -1.
+    """
+    if window_size is NO_WINDOW or window_size is None or _is_default(window_size):
+        return NO_WINDOW
+    sides = window_size
+    if not isinstance(sides, (tuple, list)):
+        _check_constant("window_size", sides)
+        sides = sides.tolist() if hasattr(sides, "tolist") else sides
+    try:
+        if len(sides) == 2:
+            return _bound(sides[0]), _bound(sides[1])
+    except (TypeError, KeyError, RuntimeError):  # no length, no order, no integers
+        pass
+    raise TypeError(
+        f"{window_size=} must be two integers (left, right); None or -1 is no bound on a side"
+    )
+
+
+def _is_default(window_size) -> bool:
+    """Whether it is NO_WINDOW, asked of nothing but integers: tensors compare otherwise."""
+    if type(window_size) is not tuple or len(window_size) != 2:
+        return False
+    left, right = window_size
+    return type(left) is int and type(right) is int and left == -1 and right == -1
+
+
+def _bound(side) -> int:
+    if side is None:
+        return -1
+    if not isinstance(side, (int, float)):
+        _check_constant("window_size", side)
+        side = side.item() if getattr(side, "shape", None) in ((), (1,)) else side
+    side = operator.index(side)
+    if side > MAX_BOUND:
+        raise ValueError(f"window_size has a side of {side}: limit {MAX_BOUND}; -1 is no bound")
+    # No sequence is as long as MAX_WINDOW.
+    return side if 0 <= side <= MAX_WINDOW else -1
+
+
+def _check_constant(name: str, value) -> None:
+    """ValueError for a tensor or array under torch.compile, which does not know its values."""
+    if torch.compiler.is_compiling() and not isinstance(value, (int, float)):
+        raise ValueError(f"{name} under torch.compile must be of plain numbers: read them outside")
+
+
+def check_no_dropout(dropout_p) -> None:
+    """NotImplementedError unless ``dropout_p`` is 0; ValueError for what is no probability."""
+    probability = as_number("dropout_p", dropout_p)
+    if probability == 0:
+        return
+    if not 0 < probability <= 1:
+        raise ValueError(f"dropout_p={probability} must lie in 0..1")
+    raise NotImplementedError(
+        f"dropout_p={probability} must be 0.0: dropout is not there yet; drop out after attention"
+    )
+
+
+def autocast(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in the dtype of the autocast region around the call, as torch casts for its attention.
+
+    Floating point is cast, whatever its width, but float64; a device has its own autocast.
+    """
+    if not isinstance(x, torch.Tensor) or not (x.is_cpu or x.is_cuda):
+        return x
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x
+    if x.dtype == torch.float64 or not x.is_floating_point():
+        return x
+    return x.to(torch.get_autocast_dtype(device))

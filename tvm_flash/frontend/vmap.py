@@ -1,0 +1,98 @@
+"""torch.vmap of the operators: the mapped dimension joins the batch where b only selects."""
+
+from __future__ import annotations
+
+import torch
+
+from ..problem.spec import AttentionSpec
+from ..score.program import ScoreProgram, operands
+from .spec_names import spec_of
+
+
+def batched(operator, count: int):
+    """The rule of ``operator``, which takes ``count`` tensors (B, ...), tables, spec, and more."""
+
+    def rule(info, dims, *inputs):
+        n, batch = info.batch_size, _batch(inputs[count - 1], dims[count - 1])
+        mapped = tuple(zip(inputs[count] or (), dims[count] or (), strict=True))
+        tables = _joined_tables(mapped, spec_of(inputs[count + 1]), n, batch)
+        if tables is None:
+            calls = (map(_entry, inputs, dims, [number] * len(dims)) for number in range(n))
+            results = [operator(*call) for call in calls]
+            return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+        tensors = [_joined(x, dim, n) for x, dim in zip(inputs[:count], dims, strict=False)]
+        results = operator(*tensors, tables, *inputs[count + 1 :])
+        return tuple(x.unflatten(0, (n, batch)) for x in results), (0,) * len(results)
+
+    return rule
+
+
+def table_axes(spec: AttentionSpec) -> list[int | None] | None:
+    """For each table the axis that b indexes, None where none is; None where b does more.
+
+    If b only selects from tables, entries of a longer batch may select from longer tables.
+    """
+    axes: list[int | None] = [0] * spec.alibi
+    for program in (spec.score_mod, spec.mask_mod):
+        found = [] if program is None else _axes_of(program)
+        if found is None:
+            return None
+        axes += found
+    return axes
+
+
+def _axes_of(program: ScoreProgram) -> list[int | None] | None:
+    b = program.instructions.index(("b",))
+    places: list[set[tuple[int, ...]]] = [set() for _ in program.tables]
+    for instruction in program.instructions:
+        op, *rest = instruction
+        if op == "load":
+            places[rest[0]].add(tuple(axis for axis, ref in enumerate(rest[1:]) if ref == b))
+        elif b in operands(instruction):
+            return None
+    # Each load of a table must select along the same axis: T[b, 0] + T[0, b] is of one batch.
+    if any(len(found) > 1 or any(len(axes) > 1 for axes in found) for found in places):
+        return None
+    return [next((axis for axes in found for axis in axes), None) for found in places]
+
+
+def _joined_tables(mapped, spec: AttentionSpec, n: int, batch: int) -> list[torch.Tensor] | None:
+    """Tables for ``n * batch`` entries of (table, mapped dimension or None) for ``batch`` each.
+
+    None where the entries must be calls of their own.
+    """
+    if n == 0:
+        return []  # nothing will be read
+    axes, tables = table_axes(spec), []
+    if axes is None:
+        return None
+    for (table, dim), axis in zip(mapped, axes, strict=True):
+        if axis is None and dim is None:
+            tables.append(table)
+        elif axis is None or _batch(table, dim, axis) != batch:
+            return None  # another table for each entry, or an index that the kernel clamps
+        else:
+            tables.append(_joined(table, dim, n, axis))
+    return tables
+
+
+def _batch(x: torch.Tensor, dim: int | None, axis: int = 0) -> int:
+    """The size of ``axis`` where the mapped dimension ``dim`` is not counted."""
+    return x.shape[axis if dim is None or axis < dim else axis + 1]
+
+
+def _joined(x: torch.Tensor | None, dim: int | None, n: int, axis: int = 0) -> torch.Tensor | None:
+    """``x`` with its mapped dimension, or ``n`` times itself, in front of ``axis``, as one."""
+    if x is None:
+        return None
+    if dim is None:
+        x = x.unsqueeze(axis).expand(*x.shape[:axis], n, *x.shape[axis:])
+    else:
+        x = x.movedim(dim, axis)
+    return x.flatten(axis, axis + 1)
+
+
+def _entry(value, dim, number: int):
+    if isinstance(value, (list, tuple)):
+        return [_entry(x, d, number) for x, d in zip(value, dim, strict=True)]
+    return value if dim is None else value.select(dim, number)

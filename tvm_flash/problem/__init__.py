@@ -1,0 +1,1 @@
+"""What is computed: the spec of an attention and the lengths that its kernels are for."""

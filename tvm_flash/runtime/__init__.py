@@ -1,0 +1,1 @@
+"""A built library becomes kernels that run on torch's threads. Needs apache-tvm-ffi, not TVM."""

@@ -1,0 +1,343 @@
+"""The original FlashAttention (Dao et al., 2022): keys outermost, warps that split the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ...definition.scores import FLOOR, Scores
+from ...definition.signature import Signature, View
+from ...problem.spec import AttentionSpec
+from ...schedules.cuda.arch import CudaArch
+from ...schedules.cuda.builder import (
+    WARP,
+    CudaKernel,
+    Tensor,
+    assign,
+    barrier,
+    loop,
+    store,
+    warp_barrier,
+    when,
+)
+from ...schedules.cuda.copies import Rows, commit, load_rows, wait
+from ...schedules.cuda.fragments import accumulator, fragment, gemm
+from ...schedules.cuda.math import CudaMath
+from ...schedules.cuda.parameters import parameter_tensors
+from ...schedules.cuda.program import CudaProgram, Launch, Sizes
+from ...schedules.cuda.shared_tile import shared_tile
+from ...schedules.cuda.softmax import quad_reduce
+from ...schedules.cuda.tensor_core import product_for
+from ...schedules.cuda.tiling import int32, round_up
+from .standard import half_reasons, masked_scores
+
+
+@dataclass(frozen=True)
+class OriginalConfig:
+    """Numbers of the original schedule; they change speed, never results beyond rounding.
+
+    block_k: keys held while all queries pass by (the paper's B_c). block_q: queries of a step
+    (B_r; 16 as in the paper's CUDA). num_warps: they split the keys of a tile evenly.
+    """
+
+    block_q: int = 16
+    block_k: int = 128
+    num_warps: int = 4
+
+    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
+        """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
+        checks = [
+            (self.block_q % 16, f"block_q={self.block_q} must be a multiple of 16"),
+            (
+                self.block_k % (16 * self.num_warps),
+                f"block_k={self.block_k} must be a multiple of 16 * {self.num_warps=}",
+            ),
+            (
+                self.block_q % self.num_warps,
+                f"block_q={self.block_q} must be a multiple of {self.num_warps=}",
+            ),
+        ]
+        own = [text for wrong, text in checks if wrong]
+        return [*half_reasons(spec, arch, self.shared_bytes(spec)), *own]
+
+    def shared_bytes(self, spec: AttentionSpec) -> int:
+        """Shared memory of a block, bytes: tiles of Q, K, V, and what the warps exchange."""
+        depth, depth_v = round_up(spec.head_dim, 16), round_up(spec.head_dim_v, 16)
+        tiles = 2 * (self.block_q * depth + self.block_k * (depth + depth_v))
+        statistic = 4 * self.num_warps * self.block_q
+        return tiles + statistic * depth_v + round_up(statistic, 128) + statistic
+
+    def to_json(self) -> dict:
+        return {"schedule": "cuda.original", **asdict(self)}
+
+
+DEFAULT = OriginalConfig()
+
+
+def original_program(
+    spec: AttentionSpec, config: OriginalConfig, arch: CudaArch, symbol: str
+) -> CudaProgram:
+    """symbol(q, k, v, out, lse, *tables, sums, row_max, row_sum, softmax_scale), one launch.
+
+    Workspaces, all float32 and without initial values: sums (B, H, Sq, Dv), the paper's O, whose
+    rows are normalised after every step; row_max, row_sum (B, H, Sq), its m (in log2 units) and l.
+    lse where the spec returns it. Raises nothing: ask ``config.reasons`` first.
+    """
+    launch = _Original(spec, config, symbol).launch()
+    results = ("out", "lse") if spec.returns == "out_lse" else ("out",)
+    tables = (table.name for table in Signature(spec).tables)
+    workspaces = ("sums", "row_max", "row_sum")
+    parameters = ("q", "k", "v", *results, *tables, *workspaces, "softmax_scale")
+    return CudaProgram(symbol, parameters, (launch,), config.to_json())
+
+
+class _Original:
+    """One kernel being written; the methods follow the order of its body (algorithm 2)."""
+
+    def __init__(self, spec: AttentionSpec, config: OriginalConfig, symbol: str):
+        self.spec, self.config, self.sig = spec, config, Signature(spec)
+        self.scores, self.product = Scores(self.sig, CudaMath()), product_for(spec.dtype)
+        self.warp_keys = config.block_k // config.num_warps
+        # Shared memory allows few blocks an SM: one block, so that ptxas need not save registers.
+        self.kernel = CudaKernel(
+            symbol,
+            self.sig,
+            self._tensors(),
+            self._grid,
+            config.num_warps,
+            tables=True,
+            min_blocks=1,
+        )
+
+    def _tensors(self) -> list[Tensor]:
+        sig, spec = self.sig, self.spec
+        statistics = ["row_max", "row_sum"] + ["lse"] * (spec.returns == "out_lse")
+        return [
+            *parameter_tensors(sig, spec, ("q", "k", "v", "out")),
+            Tensor("sums", View((*sig.rows, spec.head_dim_v), ()), "float32"),
+            *parameter_tensors(sig, spec, statistics),
+        ]
+
+    def _grid(self, sizes: Sizes):
+        return (sizes.heads * sizes.batch, 1, 1)
+
+    def launch(self) -> Launch:
+        with self.kernel as kernel:
+            self._place()
+            self._allocate()
+            self._clear()
+            with loop(Sizes.blocks(self.keys, self.config.block_k)) as number:
+                self._key_tile(number * self.config.block_k)
+            self._finish()
+        return kernel.launch()
+
+    def _place(self) -> None:
+        kernel, sig = self.kernel, self.sig
+        heads = int32(sig.heads)
+        self.rows, self.keys = int32(sig.seqlen_q), int32(sig.seqlen_k)
+        self.batch = kernel.scalar(tirx.truncdiv(kernel.block, heads))
+        self.head = kernel.scalar(tirx.truncmod(kernel.block, heads))
+        group = tirx.truncdiv(heads, int32(sig.kv_heads))
+        self.kv_head = kernel.scalar(tirx.truncdiv(self.head, group))
+        self.start, self.stop, self.full_low, self.full_high = (kernel.scalar(0) for _ in range(4))
+
+    def _allocate(self) -> None:
+        kernel, config, dtype = self.kernel, self.config, self.spec.dtype
+        depth, depth_v = round_up(self.spec.head_dim, 16), round_up(self.spec.head_dim_v, 16)
+        self.q_tile = shared_tile(kernel, config.block_q, depth, dtype)
+        self.k_tile = shared_tile(kernel, config.block_k, depth, dtype)
+        self.v_tile = shared_tile(kernel, config.block_k, depth_v, dtype)
+        each = (config.num_warps, config.block_q)
+        self.partial = kernel.shared((*each, depth_v), "float32")
+        self.maxima, self.totals = (kernel.shared(each, "float32") for _ in range(2))
+        self.s = accumulator(kernel, config.block_q, self.warp_keys)
+        self.out = accumulator(kernel, config.block_q, depth_v)
+        self.words = fragment(kernel, self.product, self.s.m_tiles)
+        self.held = kernel.registers((1,), "float32")
+
+    def _clear(self) -> None:
+        """O = 0, l = 0, m = -inf (line 2); FLOOR stands for -inf, so that no difference is NaN."""
+        with self._own_rows(self.rows) as row:
+            self._store_statistics(row, T.float32(FLOOR), T.float32(0))
+            for _, at in self._own_columns(row):
+                store(self.kernel.buffers["sums"], at, T.float32(0))
+
+    def _key_tile(self, first) -> None:
+        """K_j and V_j to shared memory, then every query tile that sees them."""
+        config, kernel = self.config, self.kernel
+        last = tirx.min(first + config.block_k, self.keys) - 1
+        low, high, full_low, full_high = self.scores.query_range(first, last)
+        assign(self.start, tirx.truncdiv(low, config.block_q) * config.block_q)
+        assign(self.stop, high)
+        assign(self.full_low, full_low)
+        assign(self.full_high, full_high)
+        with when(self.start < self.stop):
+            for name, tile in (("k", self.k_tile), ("v", self.v_tile)):
+                rows = Rows(kernel.buffers[name], self.batch, self.kv_head)
+                load_rows(kernel, tile, 0, rows, first, self.keys)
+        count = tirx.max(Sizes.blocks(self.stop - self.start, config.block_q), 0)
+        with loop(count) as step:
+            kernel.forget_lane_offsets()
+            self._query_tile(first, self.start + step * config.block_q)
+
+    def _query_tile(self, key_first, q_first) -> None:
+        kernel = self.kernel
+        rows = Rows(kernel.buffers["q"], self.batch, self.head)
+        load_rows(kernel, self.q_tile, 0, rows, q_first, self.rows)
+        commit()
+        wait()
+        barrier()
+        self._scores(key_first, q_first)
+        self._probabilities()
+        self._product()
+        barrier()
+        with self._own_rows(tirx.min(self.rows - q_first, self.config.block_q)) as row:
+            self._combine(row, q_first + row)
+
+    def _scores(self, key_first, q_first) -> None:
+        """S of this warp's keys, masked."""
+        kernel, config, product, s = self.kernel, self.config, self.product, self.s
+        own_key = kernel.warp * self.warp_keys
+
+        def q_fragments(step):
+            for m in range(s.m_tiles):
+                product.load_a(self.words(m), self.q_tile, 0, m * 16, step)
+            return [self.words(m) for m in range(s.m_tiles)]
+
+        s.zero()
+        gemm(
+            s, product, self.q_tile.columns // product.step, q_fragments,
+            lambda b, step, pair: product.load_b(
+                b, self.k_tile, 0, own_key + pair * 16, step
+            ),
+        )  # fmt: skip
+        hides = tirx.Or(q_first < self.full_low, q_first + config.block_q > self.full_high)
+        boundary = tirx.Or(hides, key_first + config.block_k > self.keys)
+        masked_scores(
+            kernel, self.scores, s, boundary, self.batch, self.head,
+            lambda m, half: q_first + s.row(m, half),
+            lambda n, odd: key_first + own_key + s.column(n, odd),
+        )  # fmt: skip
+
+    def _probabilities(self) -> None:
+        """P = exp(S - the tile's row maximum), which the warps find together; row sums of it."""
+        s, held = self.s, self.held
+        for m, half in self._row_halves():
+            store(held, (0,), T.float32(FLOOR))
+            for n, r in self._of_row(half):
+                store(held, (0,), tirx.max(held[0], s.registers[m, n, r]))
+            quad_reduce(held, (0,), tirx.max)
+            self._publish(self.maxima, m, half)
+        barrier()
+        for m, half in self._row_halves():
+            peak = self.kernel.scalar(
+                self._over_warps(self.maxima, s.row(m, half), tirx.max), "float32"
+            )
+            store(held, (0,), T.float32(0))
+            for n, r in self._of_row(half):
+                store(s.registers, (m, n, r), self.scores.weight(s.registers[m, n, r] - peak))
+                store(held, (0,), held[0] + s.registers[m, n, r])
+            quad_reduce(held, (0,), lambda a, b: a + b)
+            self._publish(self.totals, m, half)
+
+    def _product(self) -> None:
+        """P V of this warp's keys, to shared memory."""
+        kernel, product, out = self.kernel, self.product, self.out
+
+        def p_fragments(step):
+            for m in range(self.s.m_tiles):
+                product.pack(self.words(m), self.s.values(m, step, product))
+            return [self.words(m) for m in range(self.s.m_tiles)]
+
+        out.zero()
+        own_key = kernel.warp * self.warp_keys
+        gemm(
+            out, product, self.warp_keys // product.step, p_fragments,
+            lambda b, step, pair: product.load_b_rows(
+                b, self.v_tile, 0, own_key + step * product.step, pair
+            ),
+        )  # fmt: skip
+        for m, n, r in out.elements():
+            at = (kernel.warp, out.row(m, r // 2), out.column(n, r % 2))
+            store(self.partial, at, out.registers[m, n, r])
+
+    def _combine(self, row, q_row) -> None:
+        """A row of O, l and m read, this tile's share added, written back (lines 11 to 13)."""
+        kernel, weight_of = self.kernel, self.scores.weight
+        sums, place = kernel.buffers["sums"], (self.batch, self.head, q_row)
+
+        def number(value):
+            return kernel.scalar(value, "float32")
+
+        before, count = (number(kernel.buffers[name][place]) for name in ("row_max", "row_sum"))
+        peak = number(self._over_warps(self.maxima, row, tirx.max))
+        total = number(self._over_warps(self.totals, row, lambda a, b: a + b))
+        maximum = number(tirx.max(before, peak))
+        old, new = number(weight_of(before - maximum) * count), number(weight_of(peak - maximum))
+        weight = number(old + new * total)
+        inverse = number(self.scores.inverse(weight))
+        warp_barrier()  # all lanes have read what one of them now writes
+        self._store_statistics(q_row, maximum, weight)
+        for column, at in self._own_columns(q_row):
+            share = self._over_warps(self.partial, row, lambda a, b: a + b, column)
+            store(sums, at, (old * sums[at] + new * share) * inverse)
+
+    def _finish(self) -> None:
+        """O rounded to the dtype of out, and lse; every thread reads what it wrote itself."""
+        buffers = self.kernel.buffers
+        with self._own_rows(self.rows) as row:
+            for column, at in self._own_columns(row):
+                value = tirx.Cast(self.spec.dtype, buffers["sums"][at])
+                store(buffers["out"], (self.batch, row, self.head, column), value)
+            place = (self.batch, self.head, row)
+            if "lse" in buffers:
+                with when(self.kernel.lane == 0):
+                    maximum, weight = buffers["row_max"][place], buffers["row_sum"][place]
+                    store(buffers["lse"], place, self.scores.lse(maximum, weight))
+
+    def _row_halves(self):
+        return [(m, half) for m in range(self.s.m_tiles) for half in range(2)]
+
+    def _of_row(self, half: int):
+        return [(n, 2 * half + odd) for n in range(self.s.n_tiles) for odd in range(2)]
+
+    def _publish(self, target: tirx.Buffer, m: int, half: int) -> None:
+        """What the four lanes of a row agree on, for the other warps."""
+        with when(self.kernel.lane % 4 == 0):
+            store(target, (self.kernel.warp, self.s.row(m, half)), self.held[0])
+
+    def _over_warps(self, parts: tirx.Buffer, row, combine, *column):
+        """What the warps left for ``row``, combined in their order."""
+        total = parts[(0, row, *column)]
+        for warp in range(1, self.config.num_warps):
+            total = combine(total, parts[(warp, row, *column)])
+        return total
+
+    def _store_statistics(self, row, maximum, weight) -> None:
+        with when(self.kernel.lane == 0):
+            for name, value in (("row_max", maximum), ("row_sum", weight)):
+                store(self.kernel.buffers[name], (self.batch, self.head, row), value)
+
+    @contextmanager
+    def _own_rows(self, count) -> Iterator:
+        """Rows below ``count`` of this warp; a row of O is always the same warp's."""
+        warps = self.config.num_warps
+        with loop(Sizes.blocks(count, warps)) as step:
+            row = self.kernel.warp + step * warps
+            with when(row < count):
+                yield row
+
+    def _own_columns(self, row) -> Iterator[tuple]:
+        """(column, index into sums) of this lane."""
+        for start in range(0, self.spec.head_dim_v, WARP):
+            column = self.kernel.lane + start
+            at = (self.batch, self.head, row, column)
+            if start + WARP <= self.spec.head_dim_v:
+                yield column, at
+            else:
+                with when(column < self.spec.head_dim_v):
+                    yield column, at
