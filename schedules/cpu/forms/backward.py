@@ -36,6 +36,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     views = sig.backward_views()
     with_low = "lse_low" in spec.saved_statistics
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
+    only_scaled = scores.scale_only
     word, pairs = operand.dtype, tile.operand.pack > 1
     BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
     D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
@@ -107,16 +108,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 low_b = T.sblock_alloc_buffer((BQ,), "float32") if with_low else T.meta_var(lse_b)
                 delta_b = T.sblock_alloc_buffer((BQ,), "float32")
                 S = T.sblock_alloc_buffer((BQ, BS), "float32")
-                X = (
-                    T.meta_var(S)
-                    if scores.scale_only
-                    else T.sblock_alloc_buffer((BQ, BS), "float32")
-                )
-                Y = (
-                    T.meta_var(S)
-                    if scores.scale_only
-                    else T.sblock_alloc_buffer((BQ, BS), "float32")
-                )
+                X = T.meta_var(S) if only_scaled else T.sblock_alloc_buffer((BQ, BS), "float32")
+                Y = T.meta_var(S) if only_scaled else T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
                 P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P)
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
@@ -269,7 +262,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     S[vi, vj] = S[vi, vj] + operand.dot(
                                                         Q_r[vi, vd], Kt[s, vd, vj]
                                                     )
-                                            if scores.scale_only:
+                                            if only_scaled:
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
