@@ -69,6 +69,7 @@ class _KeyGradients:
                 self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
             self._allocate()
             self.blocks = QueryBlocks(kernel, self.scores, self.tile, self.config.block_q)
+            self.bound = self.scores.at(self.tile.batch, self.blocks.head, kernel.softmax_scale)
             self._start()
             with loop(self.blocks.count) as number:
                 kernel.forget_lane_offsets()
@@ -138,7 +139,7 @@ class _KeyGradients:
         blocks, tile = self.blocks, self.tile
         self._transposed_product(self.s, self.k_tile, self.q_tile, stage)
         self.recompute.probabilities(
-            blocks.boundary(), tile.batch, blocks.head,
+            self.bound, blocks.boundary(),
             lambda m, n, r: blocks.first + self._query_column(n, r % 2),
             lambda m, n, r: tile.first + self._key_row(m, r // 2),
             *(self._statistic(name, stage) for name in self.spec.saved_statistics),

@@ -65,10 +65,10 @@ class _QueryGradient:
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
-            self.tile = QueryTile(kernel, self.config.block_q)
+            self.tile = tile = QueryTile(kernel, self.config.block_q)
+            self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
             self.key_rows = [
-                Rows(kernel.buffers[name], self.tile.batch, self.tile.kv_head)
-                for name in ("k", "v")
+                Rows(kernel.buffers[name], tile.batch, tile.kv_head) for name in ("k", "v")
             ]
             self._allocate()
             self.blocks = KeyBlocks(kernel, self.scores, self.tile, self.config.block_k)
@@ -118,7 +118,7 @@ class _QueryGradient:
         self.copies.landed()
         self._product(self.s, self.q_tile, self.k_tile)
         self.recompute.probabilities(
-            self.blocks.boundary(first), self.tile.batch, self.tile.head,
+            self.bound, self.blocks.boundary(first),
             lambda m, n, r: self._q_index(m, r // 2),
             lambda m, n, r: first + self.s.column(n, r % 2),
             *(self._statistic(name) for name in self.spec.saved_statistics),

@@ -20,7 +20,7 @@ from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
 from .shared_tile import SharedTile, shared_tile
-from .softmax import OnlineSoftmax
+from .softmax import OnlineSoftmax, mask_scores
 from .tensor_core import product_for
 from .tiling import KeyBlocks, QueryTile, query_grid, round_up
 
@@ -123,6 +123,7 @@ class _Forward:
         with self.kernel as kernel:
             self.tile = QueryTile(kernel, self.config.block_q)
             buffers, tile = kernel.buffers, self.tile
+            self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
             self.q_rows = Rows(buffers["q"], tile.batch, tile.head)
             self.k_rows = Rows(buffers["k"], tile.batch, tile.kv_head)
             self.v_rows = Rows(buffers["v"], tile.batch, tile.kv_head)
@@ -203,10 +204,9 @@ class _Forward:
         self.product.load_a(words, self.q_tile, 0, row, step)
 
     def _softmax(self, first) -> None:
-        tile = self.tile
-        site = (tile.batch, tile.head, self._q_index, lambda n, odd: first + self.s.column(n, odd))
-        self.softmax.score(self.s, *site)
-        self.softmax.hide(self.s, self.blocks.boundary(first), *site)
+        places = (self._q_index, lambda n, odd: first + self.s.column(n, odd))
+        self.softmax.score(self.s, self.bound, *places)
+        mask_scores(self.bound, self.s, self.blocks.boundary(first), *places)
         self.softmax.update(self.s, self.out)
 
     def _q_index(self, m: int, half: int):

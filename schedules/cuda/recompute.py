@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.scores import LOG2E, Scores
+from ...definition.scores import LOG2E, BoundScores, Scores
 from .builder import CudaKernel, name_registers, store, when
 from .fragments import Accumulator
 
@@ -40,30 +40,30 @@ class Recompute:
         return statistic * T.float32(LOG2E) if name == "lse_low" else statistic
 
     def probabilities(
-        self, boundary, b, h, q_index: Callable, k_index: Callable, lse: Callable,
-        lse_low: Callable | None = None,
+        self, bound: BoundScores, boundary, q_index: Callable, k_index: Callable,
+        lse: Callable, lse_low: Callable | None = None,
     ) -> None:  # fmt: skip
         """The dot products in ``s`` become P.
 
         Indices and statistics, ``converted``, are functions of (m, n, r).
         """
-        s, scores, scale = self.s, self.scores, self.kernel.softmax_scale
+        s = self.s
         for m, n, r in s.elements():
             raw = s.registers[m, n, r]
             if self.factor is not None:
                 exponent = raw * self.factor - lse(m, n, r)
             else:
-                site = (b, h, q_index(m, n, r), k_index(m, n, r), scale)
-                exponent = (scores.scaled(raw, *site) - lse(m, n, r)) * T.float32(LOG2E)
-                store(self._gradient, (m, n, r), scores.gradient(raw, *site))
+                site = (q_index(m, n, r), k_index(m, n, r))
+                exponent = (bound.scaled(raw, *site) - lse(m, n, r)) * T.float32(LOG2E)
+                store(self._gradient, (m, n, r), bound.gradient(raw, *site))
             if lse_low is not None:
                 exponent = exponent - lse_low(m, n, r)
             store(s.registers, (m, n, r), tirx.exp2(exponent))
-        rows = tirx.Cast("int32", scores.sig.seqlen_q)
+        rows = tirx.Cast("int32", self.scores.sig.seqlen_q)
         with when(boundary):
             for m, n, r in s.elements():
                 query, key = q_index(m, n, r), k_index(m, n, r)
-                seen = tirx.And(query < rows, scores.visible(b, h, query, key, scale))
+                seen = tirx.And(query < rows, bound.visible(query, key))
                 value = tirx.Select(seen, s.registers[m, n, r], T.float32(0))
                 store(s.registers, (m, n, r), value)
 

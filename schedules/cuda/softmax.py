@@ -7,7 +7,7 @@ from functools import reduce
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.scores import FLOOR, LN2, LOG2E, SLACK, Scores
+from ...definition.scores import FLOOR, LN2, LOG2E, SLACK, BoundScores, Scores
 from .builder import CudaKernel, assign, name_registers, store, when
 from .fragments import Accumulator
 
@@ -38,29 +38,15 @@ def any_lane(condition):
     return T.cuda.func_call("tvm_flash_any", condition, source_code=source, return_type="bool")
 
 
-def scale_scores(kernel: CudaKernel, scores: Scores, s: Accumulator, b, h, q_index, k_index):
+def scale_scores(bound: BoundScores, s: Accumulator, q_index, k_index) -> None:
     """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
-    scale = kernel.softmax_scale
-    s.map(
-        lambda value, m, n, r: scores.scaled(
-            value, b, h, q_index(m, r // 2), k_index(n, r % 2), scale
-        )
-    )
+    s.map(lambda value, m, n, r: bound.scaled(value, q_index(m, r // 2), k_index(n, r % 2)))
 
 
-def hide_scores(
-    kernel: CudaKernel, scores: Scores, s: Accumulator, boundary, b, h, q_index, k_index
-) -> None:
+def mask_scores(bound: BoundScores, s: Accumulator, boundary, q_index, k_index) -> None:
     """-inf where the mask or the end of the keys hides one; only a ``boundary`` tile pays."""
-    scale = kernel.softmax_scale
     with when(boundary):
-        s.map(
-            lambda value, m, n, r: tirx.Select(
-                scores.visible(b, h, q_index(m, r // 2), k_index(n, r % 2), scale),
-                value,
-                T.float32(float("-inf")),
-            )
-        )
+        s.map(lambda value, m, n, r: bound.masked(value, q_index(m, r // 2), k_index(n, r % 2)))
 
 
 class OnlineSoftmax:
@@ -92,18 +78,14 @@ class OnlineSoftmax:
     def _rows(self):
         return [(m, half) for m in range(self.m_tiles) for half in range(2)]
 
-    def score(self, s: Accumulator, b, h, q_index, k_index) -> None:
+    def score(self, s: Accumulator, bound: BoundScores, q_index, k_index) -> None:
         """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
         if self.scores.scale_only:
             # The fold needs a positive factor: |scale|, and the sign goes into the dot products.
             with when(self.kernel.softmax_scale < T.float32(0)):
                 s.map(lambda value, m, n, r: -value)
             return
-        scale_scores(self.kernel, self.scores, s, b, h, q_index, k_index)
-
-    def hide(self, s: Accumulator, boundary, b, h, q_index, k_index) -> None:
-        """-inf where the mask or the end of the keys hides one, on tiles that have such a place."""
-        hide_scores(self.kernel, self.scores, s, boundary, b, h, q_index, k_index)
+        scale_scores(bound, s, q_index, k_index)
 
     def update(self, s: Accumulator, out: Accumulator) -> None:
         """Scores to unnormalised probabilities in place; ``out`` and the sums are rescaled."""

@@ -53,7 +53,8 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("score_mod"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                X[vb, vh, vi, vj] = scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale)
+                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                X[vb, vh, vi, vj] = bound.masked(bound.scaled(S[vb, vh, vi, vj], vi, vj), vi, vj)
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("row_max"):
                 vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
@@ -157,8 +158,9 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("p"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
                 P[vb, vh, vi, vj] = scores.probability(
-                    scores.masked(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale),
+                    bound.masked(bound.scaled(S[vb, vh, vi, vj], vi, vj), vi, vj),
                     scores.saved_lse(L[vb, vh, vi]), *[L_low[vb, vh, vi]] * with_low,
                 )  # fmt: skip
         for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
@@ -174,7 +176,7 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 dS[vb, vh, vi, vj] = scores.dscore(
                     P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi],
-                    scores.gradient(S[vb, vh, vi, vj], vb, vh, vi, vj, softmax_scale),
+                    scores.at(vb, vh, softmax_scale).gradient(S[vb, vh, vi, vj], vi, vj),
                 )  # fmt: skip
         for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):
             with T.sblock("dq"):

@@ -31,7 +31,7 @@ _ZERO = tirx.const(0, "float32")
 
 
 class Scores:
-    """Score expressions of ``sig.spec`` as functions of one (score, b, h, q_idx, k_idx) site.
+    """Softmax and ranges of ``sig.spec``; ``at`` gives the scores of a batch entry and head.
 
     Scores are in natural units: times log2(e), a finite one could overflow. ``math`` replaces
     transcendental intrinsics (see ``score.legalise``); None keeps them.
@@ -58,40 +58,9 @@ class Scores:
         """Whether the score is the dot product times softmax_scale, with nothing in between."""
         return is_scale_only(self.spec)
 
-    def scaled(self, raw, b, h, q_idx, k_idx, softmax_scale):
-        """score_mod of the raw dot product ``raw``, before the mask."""
-        if self.scale_only:
-            return raw * softmax_scale
-        return self._legal(
-            score_expr(self.spec, raw, self._site(b, h, q_idx, k_idx, softmax_scale))
-        )
-
-    def masked(self, raw, b, h, q_idx, k_idx, softmax_scale):
-        """``scaled`` where the key is visible, -inf elsewhere (also past the last key)."""
-        return tirx.Select(
-            self.visible(b, h, q_idx, k_idx, softmax_scale),
-            self.scaled(raw, b, h, q_idx, k_idx, softmax_scale),
-            tirx.const(float("-inf"), "float32"),
-        )
-
-    def hidden(self, score, boundary, b, h, q_idx, k_idx, softmax_scale):
-        """``score`` with -inf for keys the row does not see; only ``boundary`` blocks pay for it.
-
-        A user's mask_mod makes every block a boundary, without a branch around its expression.
-        """
-        minus_inf = tirx.const(float("-inf"), "float32")
-        seen = self.visible(b, h, q_idx, k_idx, softmax_scale)
-        masked = tirx.Select(seen, score, minus_inf)
-        return masked if self.spec.mask_mod else tirx.if_then_else(boundary, masked, score)
-
-    def visible(self, b, h, q_idx, k_idx, softmax_scale):
-        """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one."""
-        q_idx, k_idx = _int32(q_idx), _int32(k_idx)
-        inside = k_idx < _int32(self.sig.seqlen_k)
-        if self.hides_rows:
-            inside = tirx.And(q_idx < _int32(self.sig.seqlen_q), inside)
-        mask = mask_expr(self.spec, self._site(b, h, q_idx, k_idx, softmax_scale))
-        return inside if mask is None else tirx.And(inside, self._legal(mask))
+    def at(self, b, h, softmax_scale) -> BoundScores:
+        """The scores of batch entry ``b`` and query head ``h``; softmax_scale float32."""
+        return BoundScores(self, b, h, softmax_scale)
 
     @property
     def hides_rows(self) -> bool:
@@ -110,11 +79,6 @@ class Scores:
             return full_hi
         return tirx.Select(row_end > _int32(self.sig.seqlen_q), tirx.const(0, "int32"), full_hi)
 
-    def gradient(self, raw, b, h, q_idx, k_idx, softmax_scale):
-        """d score_mod / d raw, derived from the score expression."""
-        site = self._site(b, h, q_idx, k_idx, softmax_scale)
-        return self._legal(score_grad_expr(self.spec, raw, site))
-
     def dscore(self, p, dp, delta, gradient=None):
         """Gradient by the raw dot product: P (dP - delta) times ``gradient``, that of the score.
 
@@ -130,11 +94,11 @@ class Scores:
 
     def key_range(self, q_first, q_last):
         """(lo, hi, full_lo, full_hi) of the keys that rows q_first..q_last see (int32)."""
-        return key_range(self.spec, _int32(q_first), _int32(q_last), *self._lengths())
+        return key_range(self.spec, _int32(q_first), _int32(q_last), *self.lengths())
 
     def query_range(self, k_first, k_last):
         """(lo, hi, full_lo, full_hi) of the rows that see keys k_first..k_last (int32)."""
-        return query_range(self.spec, _int32(k_first), _int32(k_last), *self._lengths())
+        return query_range(self.spec, _int32(k_first), _int32(k_last), *self.lengths())
 
     def inverse(self, row_sum):
         """1 / l, and 0 for a row without a visible key: its output is zero."""
@@ -161,17 +125,60 @@ class Scores:
         inf = tirx.const(float("inf"), "float32")
         return tirx.Select(lse == -inf, inf, lse)
 
-    def _site(self, b, h, q_idx, k_idx, softmax_scale) -> Site:
-        return Site(
-            _int32(b), _int32(h), _int32(q_idx), _int32(k_idx), *self._lengths(),
-            softmax_scale, self.sig.tables,
-        )  # fmt: skip
-
-    def _lengths(self):
+    def lengths(self):
+        """(seqlen_q, seqlen_k), int32."""
         return _int32(self.sig.seqlen_q), _int32(self.sig.seqlen_k)
 
-    def _legal(self, expr):
+    def legal(self, expr):
+        """``expr`` with the intrinsics that ``math`` replaces."""
         return expr if self.math is None else legalise(expr, self.math)
+
+
+class BoundScores:
+    """Scores of one batch entry and query head: functions of a value and its (q_idx, k_idx)."""
+
+    def __init__(self, scores: Scores, b, h, softmax_scale):
+        self._scores, self._b, self._h, self._scale = scores, _int32(b), _int32(h), softmax_scale
+
+    def scaled(self, raw, q_idx, k_idx):
+        """Score of the raw dot product ``raw``, before the mask."""
+        scores = self._scores
+        if scores.scale_only:
+            return raw * self._scale
+        return scores.legal(score_expr(scores.spec, raw, self._site(q_idx, k_idx)))
+
+    def gradient(self, raw, q_idx, k_idx):
+        """d score / d raw, derived from the score expression."""
+        scores = self._scores
+        return scores.legal(score_grad_expr(scores.spec, raw, self._site(q_idx, k_idx)))
+
+    def masked(self, score, q_idx, k_idx, boundary=None):
+        """``score`` where the row sees the key, -inf elsewhere (also past the last key).
+
+        Only tiles with ``boundary`` pay for it (None: all do). A user's mask_mod makes every tile a
+        boundary, without a branch around its expression.
+        """
+        minus_inf = tirx.const(float("-inf"), "float32")
+        masked = tirx.Select(self.visible(q_idx, k_idx), score, minus_inf)
+        if boundary is None or self._scores.spec.mask_mod:
+            return masked
+        return tirx.if_then_else(boundary, masked, score)
+
+    def visible(self, q_idx, k_idx):
+        """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one."""
+        scores, site = self._scores, self._site(q_idx, k_idx)
+        inside = site.k_idx < site.seqlen_k
+        if scores.hides_rows:
+            inside = tirx.And(site.q_idx < site.seqlen_q, inside)
+        mask = mask_expr(scores.spec, site)
+        return inside if mask is None else tirx.And(inside, scores.legal(mask))
+
+    def _site(self, q_idx, k_idx) -> Site:
+        scores = self._scores
+        return Site(
+            self._b, self._h, _int32(q_idx), _int32(k_idx), *scores.lengths(),
+            self._scale, scores.sig.tables,
+        )  # fmt: skip
 
 
 def _log(x):

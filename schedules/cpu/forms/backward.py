@@ -49,9 +49,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     def place(row, column):
         return (column, row) if turned else (row, column)
 
-    def linear_p(raw, lse, edge, *site):
+    def linear_p(bound, raw, lse, edge, *site):
         # The difference before the mask: LLVM then fuses the scale's product with it.
-        return scores.weight(scores.hidden(scores.scaled(raw, *site) - lse, edge, *site))
+        return scores.weight(bound.masked(bound.scaled(raw, *site) - lse, *site, edge))
 
     def if_row(i, value, otherwise):
         return T.if_then_else(i < Sq, value, T.float32(otherwise))
@@ -181,6 +181,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 T.writes(whole([*sums, *block, *work, head]))
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
+                                bound = T.meta_var(scores.at(b, h, softmax_scale))
                                 q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
                                 seen = T.meta_var(scores.key_range(q0, T.min(q0 + BQ, Sq) - 1))
                                 visible = T.sblock_alloc_buffer((4,), "int32")
@@ -267,24 +268,22 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
                                                         P[vi, vj] = linear_p(
-                                                            S[vi, vj], lse_b[vi], edge,
-                                                            b, h, q0 + vi, k1 + vj, softmax_scale,
+                                                            bound, S[vi, vj], lse_b[vi], edge,
+                                                            q0 + vi, k1 + vj,
                                                         )  # fmt: skip
                                             else:
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("score_mod"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
-                                                        X[vi, vj] = scores.scaled(
-                                                            S[vi, vj], b, h, q0 + vi, k1 + vj,
-                                                            softmax_scale,
-                                                        )  # fmt: skip
+                                                        X[vi, vj] = bound.scaled(
+                                                            S[vi, vj], q0 + vi, k1 + vj
+                                                        )
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("mask"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
-                                                        Y[vi, vj] = scores.hidden(
-                                                            X[vi, vj], edge, b, h, q0 + vi, k1 + vj,
-                                                            softmax_scale,
-                                                        )  # fmt: skip
+                                                        Y[vi, vj] = bound.masked(
+                                                            X[vi, vj], q0 + vi, k1 + vj, edge
+                                                        )
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
@@ -316,9 +315,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     vi, vj = T.axis.remap("SS", [i, j])
                                                     dS[vi, vj] = scores.dscore(
                                                         P[vi, vj], dP[vi, vj], delta_b[vi],
-                                                        scores.gradient(
-                                                            S[vi, vj], b, h, q0 + vi, k1 + vj,
-                                                            softmax_scale,
+                                                        bound.gradient(
+                                                            S[vi, vj], q0 + vi, k1 + vj
                                                         ),
                                                     )  # fmt: skip
                                             if pairs:

@@ -77,6 +77,7 @@ def streaming_forward(
                 place_of[2] = (q_blocks - 1 - T.truncmod(vt, q_blocks)) * per_tile * R
                 b: T.let[T.int64] = place_of[0]
                 h: T.let[T.int64] = place_of[1]
+                bound = T.meta_var(scores.at(b, h, softmax_scale))
                 q0: T.let[T.int64] = place_of[2]
                 hk: T.let[T.int64] = T.truncdiv(h, group)
                 q_end: T.let[T.int64] = T.min(q0 + per_tile * R, Sq)
@@ -227,20 +228,12 @@ def streaming_forward(
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("score_mod"):
                                             vj, vi = T.axis.remap("SS", [j, i])
-                                            X[vj, vi] = scores.scaled(
-                                                S[vj, vi], b, h, row0 + vi, k0 + vj, softmax_scale
-                                            )
+                                            X[vj, vi] = bound.scaled(S[vj, vi], row0 + vi, k0 + vj)
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("mask"):
                                             vj, vi = T.axis.remap("SS", [j, i])
-                                            Y[vj, vi] = scores.hidden(
-                                                X[vj, vi],
-                                                boundary,
-                                                b,
-                                                h,
-                                                row0 + vi,
-                                                k0 + vj,
-                                                softmax_scale,
+                                            Y[vj, vi] = bound.masked(
+                                                X[vj, vi], row0 + vi, k0 + vj, boundary
                                             )
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("row_max"):

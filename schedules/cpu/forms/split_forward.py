@@ -192,22 +192,14 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                     with T.sblock("score_mod"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        X[vi, vj] = scores.scaled(
-                            S[vi, vj], b, head[vi], position[vi], first + vj, softmax_scale
-                        )
+                        bound = T.meta_var(scores.at(b, head[vi], softmax_scale))
+                        X[vi, vj] = bound.scaled(S[vi, vj], position[vi], first + vj)
                 for i, j in T.grid(groups * RB, blocks * BK):
                     with T.sblock("mask"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        Y[vi, vj] = scores.hidden(
-                            X[vi, vj],
-                            boundary,
-                            b,
-                            head[vi],
-                            position[vi],
-                            first + vj,
-                            softmax_scale,
-                        )
+                        bound = T.meta_var(scores.at(b, head[vi], softmax_scale))
+                        Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
                 for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
                     with T.sblock("lane_max"):
                         vi = T.axis.spatial(R, i)

@@ -217,8 +217,9 @@ class _Original:
         )  # fmt: skip
         hides = tirx.Or(q_first < self.full_low, q_first + config.block_q > self.full_high)
         boundary = tirx.Or(hides, key_first + config.block_k > self.keys)
+        bound = self.scores.at(self.batch, self.head, kernel.softmax_scale)
         masked_scores(
-            kernel, self.scores, s, boundary, self.batch, self.head,
+            bound, s, boundary,
             lambda m, half: q_first + s.row(m, half),
             lambda n, odd: key_first + own_key + s.column(n, odd),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from tvm import tirx
 
-from ...definition.scores import Scores
+from ...definition.scores import BoundScores, Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import CudaArch, limit_reasons
@@ -18,7 +18,7 @@ from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.parameters import parameter_tensors
 from ...schedules.cuda.program import CudaProgram, Launch, Sizes
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
-from ...schedules.cuda.softmax import hide_scores, scale_scores
+from ...schedules.cuda.softmax import mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for
 from ...schedules.cuda.tiling import KeyBlocks, QueryTile, int32, query_grid, round_up
 from .standard_softmax import softmax_launch, square
@@ -94,15 +94,14 @@ def standard_program(
 
 
 def masked_scores(
-    kernel: CudaKernel, scores: Scores, s: Accumulator, boundary, b, h,
-    q_index: Callable, k_index: Callable,
-) -> None:  # fmt: skip
+    bound: BoundScores, s: Accumulator, boundary, q_index: Callable, k_index: Callable
+) -> None:
     """Dot products in ``s`` become scores, -inf where hidden.
 
     q_index(m, half), k_index(n, odd); only a ``boundary`` tile pays for the mask.
     """
-    scale_scores(kernel, scores, s, b, h, q_index, k_index)
-    hide_scores(kernel, scores, s, boundary, b, h, q_index, k_index)
+    scale_scores(bound, s, q_index, k_index)
+    mask_scores(bound, s, boundary, q_index, k_index)
 
 
 @dataclass(frozen=True)
@@ -205,6 +204,7 @@ class _Scores(_Tiles):
         self.s = accumulator(kernel, self.warp_rows, config.block_k)
         self.words = fragment(kernel, self.product, self.s.m_tiles)
         self.blocks = KeyBlocks(kernel, self.scores, tile, config.block_k)
+        self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
         load_rows(kernel, self.q_tile, 0, self._rows("q", tile.head), tile.first, tile.rows)
 
     def _key_tile(self, first) -> None:
@@ -220,7 +220,7 @@ class _Scores(_Tiles):
             lambda b, step, pair: self.product.load_b(b, self.k_tile, 0, pair * 16, step),
         )  # fmt: skip
         masked_scores(
-            kernel, self.scores, s, self.blocks.boundary(first), tile.batch, tile.head,
+            self.bound, s, self.blocks.boundary(first),
             lambda m, half: tile.first + self._row(m, half),
             lambda n, odd: first + s.column(n, odd),
         )  # fmt: skip
