@@ -14,7 +14,7 @@ if not Path(__path__[0], "schedules").is_dir():
 _EXPORTS = {
     "AttentionSpec": "problem.spec",
     "attention": "frontend.functional",
-    "capture": "frontend.functional",
+    "capture": "frontend.captured",
     "scaled_dot_product_attention": "frontend.functional",
     "flash_attn_func": "frontend.flash_attn",
     "flash_attn_qkvpacked_func": "frontend.flash_attn",

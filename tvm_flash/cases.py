@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .problem.dtype import DTYPES
 from .problem.spec import AttentionSpec
 
 VIEWS = ("bshd", "bhsd", "packed", "every_other")
@@ -45,7 +46,12 @@ class Case:
         """The compile-time part."""
         mods = self.functions(torch.Generator().manual_seed(0))
         spec, _ = AttentionSpec.capture(
-            self.dtype, self.head_dim, self.head_dim_v, alibi=self.alibi, **mods, **self.variant
+            dtype=self.dtype,
+            head_dim=self.head_dim,
+            head_dim_v=self.head_dim_v,
+            alibi=self.alibi,
+            **mods,
+            **self.variant,
         )
         return spec
 
@@ -165,7 +171,6 @@ def some_rows(case: Case, generator: torch.Generator) -> Callable:
 SCORE_MODS = {f.__name__: f for f in (relative_bias, tanh_gate, scale_table)}
 MASK_MODS = {f.__name__: f for f in (document, checkerboard, some_rows)}
 
-_SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # Pairs of lengths on both sides of tile sizes, of each other, and of one.
 _LENGTHS = [
     (1, 1), (1, 37), (37, 1), (2, 300), (16, 16), (63, 65), (64, 64), (65, 63), (97, 128),
@@ -212,18 +217,18 @@ def _correctness() -> Iterator[Case]:
     yield Case("batch_0", batch=0)
     for dtype, dims in _DIMS.items():
         for dim in dims:
-            yield Case(f"{_SHORT[dtype]}_dim_{dim}", dtype, dim, batch=1, **causal)
+            yield Case(f"{DTYPES[dtype].short}_dim_{dim}", dtype, dim, batch=1, **causal)
     for dtype, dim, dim_v in (("float32", 40, 24), ("float32", 24, 80), ("bfloat16", 64, 128)):
-        yield Case(f"{_SHORT[dtype]}_dims_{dim}_{dim_v}", dtype, dim, dim_v, **causal)
+        yield Case(f"{DTYPES[dtype].short}_dims_{dim}_{dim_v}", dtype, dim, dim_v, **causal)
     for name, fields in _VARIANTS.items():
         yield Case(name, **fields)
     for dtype in ("bfloat16", "float16"):
         for name in ("window_causal", "softcap", "alibi_causal", "relative_bias", "document"):
-            yield Case(f"{_SHORT[dtype]}_{name}", dtype, **_VARIANTS[name])
+            yield Case(f"{DTYPES[dtype].short}_{name}", dtype, **_VARIANTS[name])
     for dtype in _DIMS:
-        yield Case(f"{_SHORT[dtype]}_full", dtype, seqlen_q=113, seqlen_k=203)
-        yield Case(f"{_SHORT[dtype]}_large_logits", dtype, logits_scale=24.0, **causal)
-        yield Case(f"{_SHORT[dtype]}_gqa", dtype, heads=6, kv_heads=2, **causal)
+        yield Case(f"{DTYPES[dtype].short}_full", dtype, seqlen_q=113, seqlen_k=203)
+        yield Case(f"{DTYPES[dtype].short}_large_logits", dtype, logits_scale=24.0, **causal)
+        yield Case(f"{DTYPES[dtype].short}_gqa", dtype, heads=6, kv_heads=2, **causal)
     yield Case("mqa", heads=5, kv_heads=1)
     for view in VIEWS[1:]:
         yield Case(f"view_{view}", view=view, heads=4, **causal)
@@ -236,7 +241,7 @@ def _bench() -> Iterator[Case]:
             for seqlen in (512, 2048, 8192):
                 for causal in (False, True):
                     yield Case(
-                        f"{_SHORT[dtype]}_d{dim}_s{seqlen}" + "_causal" * causal,
+                        f"{DTYPES[dtype].short}_d{dim}_s{seqlen}" + "_causal" * causal,
                         dtype, dim, batch=1, heads=8, kv_heads=8,
                         seqlen_q=seqlen, seqlen_k=seqlen, variant={"causal": causal},
                     )  # fmt: skip

@@ -10,7 +10,6 @@ from ..target import CpuTarget
 from .backward import BackwardConfig
 from .forward import ForwardConfig
 from .split_forward import SplitForwardConfig, default_split_config
-from .vector_math import LEAST_DEGREE
 
 # (vector, registers) -> lanes of a micro-kernel with 4 rows: 4 * lanes / vector accumulators, one
 # row of B and a broadcast fit the register file, and the accumulators hide the FMA's latency.
@@ -49,12 +48,11 @@ def default_config(
 
 def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
     """The forward config without a tuning record, for sequences of some length."""
-    degree = LEAST_DEGREE[spec.dtype]
     unit = _unit(spec, target)
     if unit == "amx":
         return ForwardConfig(
             block_q=_block_q(spec, 64), block_k=128, group=64, rows_s=32, rows_o=32, lanes=32,
-            exp2_degree=degree, unit=unit,
+            exp2_degree=spec.element.exp2_degree, unit=unit,
         )  # fmt: skip
     lanes = FORWARD_LANES[target.vector, target.registers]
     return ForwardConfig(
@@ -62,24 +60,28 @@ def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
         group=lanes,
         lanes=lanes,
         vector=target.vector,
-        exp2_degree=degree,
+        exp2_degree=spec.element.exp2_degree,
         unit=unit,
     )
 
 
 def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:
     """The backward config without a tuning record."""
-    degree = LEAST_DEGREE[spec.dtype]
     unit = _unit(spec, target)
     if unit == "amx":
         return BackwardConfig(
-            rows=32, lanes=32, key_rows=32, head_lanes=32, exp2_degree=degree, unit=unit
+            rows=32,
+            lanes=32,
+            key_rows=32,
+            head_lanes=32,
+            exp2_degree=spec.element.exp2_degree,
+            unit=unit,
         )
     return BackwardConfig(
         lanes=LANES[target.vector, target.registers],
         head_lanes=_head_lanes(spec.head_dim, target),
         vector=target.vector,
-        exp2_degree=degree,
+        exp2_degree=spec.element.exp2_degree,
         unit=unit,
     )
 

@@ -10,6 +10,7 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 from tvm.tirx.script.builder import ir as build
 
+from ...problem.dtype import DTYPES
 from .row_lanes import folded, interleaved, slice_of, strided
 
 CACHE_LINE = 64
@@ -238,10 +239,10 @@ def _prefetch(buffer, key, count: int, tile: RowTile) -> None:
     """Ask for ``count`` rows; addresses past the end of the tensor do no harm."""
     if tile.staged or not tile.prefetch:
         return
-    bits = 32 if tile.dtype == "float32" else 16
+    line = CACHE_LINE // DTYPES[tile.dtype].bytes
     read, first_level, data = (tirx.const(n, "int32") for n in (0, 3, 1))
     for n in range(count):
-        for column in range(0, tile.columns, CACHE_LINE * 8 // bits):
+        for column in range(0, tile.columns, line):
             address = T.address_of(buffer[tile.index(key + n + tile.prefetch, column)])
             build.evaluate(
                 tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, first_level, data)

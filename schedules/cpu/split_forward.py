@@ -110,7 +110,7 @@ def default_split_config(spec: AttentionSpec, target: CpuTarget) -> SplitForward
 
 
 def _prefetch(spec: AttentionSpec) -> int:
-    row = spec.head_dim * (4 if spec.dtype == "float32" else 2)
+    row = spec.head_dim * spec.element.bytes
     return min(max(PREFETCH_BYTES // row, 8), 64)
 
 

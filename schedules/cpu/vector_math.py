@@ -9,19 +9,16 @@ import numpy as np
 from tvm import tirx
 
 from ...definition.scores import LOG2E
+from ...problem.dtype import DTYPES
 
 # 1.5 * 2^23: adding it rounds a float of moderate size to an integer held in the low mantissa bits;
 # the exponent's bias on top, and these bits are the exponent field of 2**integer.
 ROUNDING_MAGIC = 12582912.0 + 127
 
-# Least degree of the exponential's polynomial: its relative error, 7.5e-8 (5), 3e-6 (4) or 7.5e-5
-# (3), is near float32's own rounding (6e-8), or far below float16's (4.9e-4) and bf16's (3.9e-3).
-LEAST_DEGREE = {"float32": 5, "float16": 4, "bfloat16": 3}
-
 
 def degree_reasons(dtype: str, degree: int) -> list[str]:
     """Why an exponential of ``degree`` is too coarse for ``dtype`` (empty: it is not)."""
-    least = LEAST_DEGREE[dtype]
+    least = DTYPES[dtype].exp2_degree
     return [] if degree >= least else [f"exp2_degree={degree} must be {least} or more for {dtype}"]
 
 

@@ -63,13 +63,12 @@ class BackwardConfig:
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of a block, bytes."""
-        size = 4 if spec.dtype == "float32" else 2
         depth = self.depth(spec.head_dim) + self.depth(spec.head_dim_v)
         rows = self.block_k + self.stages * self.block_q
         count = len(spec.saved_statistics) + 1  # and delta
         statistics = count * 4 * self.stages * round_up(self.block_q, 32)
         exchanged = self.block_k * self.block_q * (2 if self.column_groups > 1 else 1)
-        return size * (rows * depth + exchanged) + statistics
+        return spec.element.bytes * (rows * depth + exchanged) + statistics
 
     def registers(self, spec: AttentionSpec) -> int:
         """What a thread holds at once at least: P, dP, dK and dV, and fragments of dS and operands.

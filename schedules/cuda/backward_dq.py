@@ -36,9 +36,8 @@ def ordered_query_gradient_launch(
 
 def ordered_reasons(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch) -> list[str]:
     """Why ``config`` cannot serve ``spec`` on ``arch`` here, where dO is held too."""
-    size = 4 if spec.dtype == "float32" else 2
     depth = round_up(spec.head_dim, 16) + round_up(spec.head_dim_v, 16)
-    shared = size * (config.block_q + config.block_k) * depth
+    shared = spec.element.bytes * (config.block_q + config.block_k) * depth
     reasons = config.reasons(spec, arch)
     if shared > arch.shared_bytes:
         needed = f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}"

@@ -58,10 +58,9 @@ class ForwardConfig:
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of a block, bytes."""
-        size = 4 if spec.dtype == "float32" else 2
         depth, depth_v = round_up(spec.head_dim, 16), round_up(spec.head_dim_v, 16)
         loop_bytes = self.block_q * depth + self.stages * self.block_k * (depth + depth_v)
-        return size * max(loop_bytes, self.block_q * depth_v)
+        return spec.element.bytes * max(loop_bytes, self.block_q * depth_v)
 
     def registers(self, spec: AttentionSpec) -> int:
         """What a thread holds at once at least: sums of S and O, fragments of Q, P, and K or V.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ...problem.dtype import DTYPES
 from .builder import assign, emit, store
 from .shared_tile import SharedTile
 
@@ -36,7 +37,7 @@ class MmaF16:
     @property
     def suffix(self) -> str:
         """PTX name of the operand type."""
-        return {"float16": "f16", "bfloat16": "bf16"}[self.dtype]
+        return DTYPES[self.dtype].operand
 
     def load_a(self, a: list, tile: SharedTile, stage, row, step: int) -> None:
         """A rows row .. row + 15, reduction chunk pair ``step``, of a tile stored by rows."""
@@ -203,6 +204,6 @@ def _tf32(value):
 
 def product_for(dtype: str, turing: bool = False) -> MmaF16 | MmaTf32:
     """How operands of ``dtype`` are multiplied."""
-    if dtype == "float32":
+    if DTYPES[dtype].operand == "tf32":
         return MmaTf32()
     return MmaF16Turing(dtype) if turing else MmaF16(dtype)

@@ -13,9 +13,9 @@ from tvm_flash.artifact.library import MANIFEST, symbol_name
 from tvm_flash.problem.spec import AttentionSpec
 
 # Specs stand in as names for the toys.
-REVERSE = AttentionSpec("float32", 64)
-THREADS = AttentionSpec("float32", 65)
-MEMORY = AttentionSpec("float32", 66)
+REVERSE = AttentionSpec(dtype="float32", head_dim=64)
+THREADS = AttentionSpec(dtype="float32", head_dim=65)
+MEMORY = AttentionSpec(dtype="float32", head_dim=66)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,9 @@ def assert_refused(path, *words: str):
 
 
 def test_manifest_survives_the_disk(tmp_path):
-    record = KernelRecord("f", AttentionSpec("bfloat16", 80), "backward", {"x": 1}, {"block_q": 64})
+    record = KernelRecord(
+        "f", AttentionSpec(dtype="bfloat16", head_dim=80), "backward", {"x": 1}, {"block_q": 64}
+    )
     (tmp_path / "k.so").write_bytes(b"code")
     manifest = Manifest(
         library="k.so",

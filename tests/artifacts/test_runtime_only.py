@@ -123,7 +123,7 @@ def attention_artifact(tmp_path_factory) -> Path:
     """Causal float32 attention, forward and backward."""
     from tvm_flash.codegen.build import build
 
-    spec = AttentionSpec("float32", 32, causal=True)
+    spec = AttentionSpec(dtype="float32", head_dim=32, causal=True)
     return build([spec], "llvm", tmp_path_factory.mktemp("attention") / "kernels")
 
 

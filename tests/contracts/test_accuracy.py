@@ -51,7 +51,7 @@ def test_wide_heads(head_dim, logits_scale):
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_score_is_no_running_sum(name):
     # With one key the lse is the score itself.
-    target, spec, scale = cpu_target(name), AttentionSpec("float32", 500), 500**-0.5
+    target, spec, scale = cpu_target(name), AttentionSpec(dtype="float32", head_dim=500), 500**-0.5
     (func,) = scheduled_module(spec, "forward", target).mod.functions.values()
     q, k, v, _ = inputs(spec, Sizes(b=1, sq=257, sk=1, h=2, hk=2))
     _, lse = call_forward(compile_function(func, target.tvm_target()), q, k, v)

@@ -57,7 +57,7 @@ _HELD = {
 def test_a_child_gets_kernels_while_a_thread_of_its_parent_compiles(what, monkeypatch):
     compiled()
     monkeypatch.delitem(registered, (SPEC.name, "forward", "cpu", "long"), raising=False)
-    again = AttentionSpec(SPEC.dtype, SPEC.head_dim)  # its name is not computed yet
+    again = AttentionSpec(dtype=SPEC.dtype, head_dim=SPEC.head_dim)  # its name is not computed yet
     with held(_HELD[what]):
         assert in_child(lambda: kernels.resolve(again, "forward"))
 

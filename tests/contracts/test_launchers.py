@@ -16,7 +16,7 @@ from tvm_flash.reference import attention_reference, error_bound, max_error
 from tvm_flash.runtime.loader import opened
 from tvm_flash.runtime.openmp import torch_openmp
 
-SPEC = AttentionSpec("float32", 16, alibi=True)
+SPEC = AttentionSpec(dtype="float32", head_dim=16, alibi=True)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tvm_flash.cli.app import app
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.tune.database import MetaScheduleDatabase
 
-SPEC = AttentionSpec("float32", 16).to_json()
+SPEC = AttentionSpec(dtype="float32", head_dim=16).to_json()
 DEEP = "[" * 100_000 + "]" * 100_000
 HUGE = "1" * 5000
 CONTENTS = {

@@ -272,5 +272,5 @@ def test_torchscript_calls_the_operator():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted = torch.jit.script(in_a_script)
-    text = ops.spec_json(AttentionSpec("float32", D, causal=True))
+    text = ops.spec_json(AttentionSpec(dtype="float32", head_dim=D, causal=True))
     assert_exact(scripted(q, k, v, text), q, k, v, causal=True)

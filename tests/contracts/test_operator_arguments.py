@@ -9,7 +9,7 @@ from tvm_flash.frontend.ops import spec_name
 B, S, H, D = 2, 50, 2, 16
 FORWARD = torch.ops.tvm_flash.attention_forward
 BACKWARD = torch.ops.tvm_flash.attention_backward
-PLAIN, ALIBI = (AttentionSpec("float32", D, alibi=alibi) for alibi in (False, True))
+PLAIN, ALIBI = (AttentionSpec(dtype="float32", head_dim=D, alibi=alibi) for alibi in (False, True))
 SLOPES = torch.full((B, H), 0.25)
 
 

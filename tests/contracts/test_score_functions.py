@@ -262,7 +262,7 @@ def program_of(lines, tables=()):
 def test_programs_that_are_read_have_the_same_budget(lines, limit):
     with pytest.raises(UnsupportedSpec, match=str(limit)):
         ScoreProgram.from_json(program_of(lines))
-    spec = {**AttentionSpec("float32", 64).to_json(), "score_mod": program_of(lines)}
+    spec = {**AttentionSpec(dtype="float32", head_dim=64).to_json(), "score_mod": program_of(lines)}
     with pytest.raises(UnsupportedSpec, match=str(limit)):
         AttentionSpec.from_json(spec)
 

@@ -171,7 +171,7 @@ def test_mapping_nothing_gives_nothing():
 def test_the_axis_along_which_b_selects_from_each_table():
     def axes(mods, **fields):
         fields |= {"score_mod": mods.score_mod, "mask_mod": mods.mask_mod}
-        return table_axes(AttentionSpec("float32", D, **fields))
+        return table_axes(AttentionSpec(dtype="float32", head_dim=D, **fields))
 
     assert axes(MIXED) == [0, 0]
     assert axes(BY_BATCH, alibi=True) == [0, 0]

@@ -24,7 +24,7 @@ except BuildError as error:
 SOURCES = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 INCLUDES = [f"-I{path}" for path in (*libinfo.include_paths(), TOOLKIT.include, SOURCES)]
 LIBRARY = Path(libinfo.find_libtvm_ffi())
-SPEC = AttentionSpec("bfloat16", 64)
+SPEC = AttentionSpec(dtype="bfloat16", head_dim=64)
 
 C_PROGRAM = """
 #include <dlfcn.h>

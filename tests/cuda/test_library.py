@@ -19,7 +19,7 @@ except BuildError as error:
 from tvm_flash.codegen.build import build
 from tvm_flash.verify.hook import InterpretedDevice
 
-SPEC = AttentionSpec("bfloat16", 64, causal=True)
+SPEC = AttentionSpec(dtype="bfloat16", head_dim=64, causal=True)
 SCALE = 64**-0.5
 DIRECTIONS = ("forward", "backward", "backward_deterministic")
 

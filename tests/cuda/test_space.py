@@ -14,7 +14,7 @@ from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.defaults import BACKWARD, FORWARD
 from tvm_flash.schedules.cuda.space import MOST_REGISTERS, cuda_space, residence_reasons
 
-BF16 = AttentionSpec("bfloat16", 128)
+BF16 = AttentionSpec(dtype="bfloat16", head_dim=128)
 DIRECTIONS = ("forward", "backward")
 
 
@@ -24,7 +24,7 @@ DIRECTIONS = ("forward", "backward")
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_default_is_a_point_of_its_space(arch, dtype, head_dim, direction):
     try:
-        space = cuda_space(AttentionSpec(dtype, head_dim), direction, ARCHS[arch])
+        space = cuda_space(AttentionSpec(dtype=dtype, head_dim=head_dim), direction, ARCHS[arch])
     except UnsupportedSpec:
         pytest.skip("no config serves")
     assert space.name == f"cuda.{direction}"
@@ -55,7 +55,7 @@ def test_more_shared_memory_makes_a_larger_space():
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86"])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_no_config_of_the_tables_is_refused(arch, head_dim):
-    spec = AttentionSpec("float16", head_dim)
+    spec = AttentionSpec(dtype="float16", head_dim=head_dim)
     for config in (*FORWARD[head_dim], *BACKWARD[head_dim]):
         if not config.reasons(spec, ARCHS[arch]):
             assert residence_reasons(config, spec, ARCHS[arch]) == []
@@ -77,7 +77,7 @@ def test_refusals_name_what_there_is_not_enough_of():
 @given(st.sampled_from(["float16", "float32"]), st.integers(8, 256), st.sampled_from(DIRECTIONS))
 def test_any_head_dim_has_a_space_or_a_reason(dtype, head_dim, direction):
     try:
-        space = cuda_space(AttentionSpec(dtype, head_dim), direction, ARCHS["sm_90"])
+        space = cuda_space(AttentionSpec(dtype=dtype, head_dim=head_dim), direction, ARCHS["sm_90"])
     except UnsupportedSpec as error:
         assert error.reasons
         return

@@ -30,7 +30,7 @@ from tvm_flash.tune.workers import Failure
 from tvm_flash.verify.hook import InterpretedDevice
 from tvm_flash.verify.trial import Candidate
 
-SPEC = AttentionSpec("float16", 64)
+SPEC = AttentionSpec(dtype="float16", head_dim=64)
 SPACE = cuda_space(SPEC, "forward", ARCHS["sm_90"])
 SMALL = replace(SPACE.start, block_q=32, block_k=32, num_warps=2, q_in_registers=False)
 SIZES = Sizes(1, 1, 1, 40, 40)
@@ -124,7 +124,7 @@ def test_a_spill_of_any_launch_counts(compiled):
 
 
 def test_what_a_build_lets_spill_is_measured(compiled):
-    wide = AttentionSpec("float32", 256)
+    wide = AttentionSpec(dtype="float32", head_dim=256)
     config = cuda_space(wide, "forward", ARCHS["sm_90"]).start.to_json()
     ((_, program),) = cuda_programs(wide, "forward", (ARCHS["sm_90"],), config)
     compiled(**{launch.name: (255, 48) for launch in program.launches})

@@ -18,7 +18,7 @@ from tvm_flash.schedules.cuda.defaults import forward_configs
 from tvm_flash.schedules.cuda.forward import ForwardConfig
 from tvm_flash.schedules.cuda.select import cuda_programs, measured_config
 
-SPEC = AttentionSpec("float16", 64)
+SPEC = AttentionSpec(dtype="float16", head_dim=64)
 SM_80, SM_90 = ARCHS["sm_80"], ARCHS["sm_90"]
 MEASURED = ForwardConfig(64, 32, stages=2)
 PLACE = "tuning_logs/sm_90/float16_d64.jsonl:exact"

@@ -19,7 +19,7 @@ from tvm_flash.tune.cuda_search import gpu_at_hand, gpu_tasks
 from tvm_flash.tune.trial import Trial
 from tvm_flash.tune.workers import Failure
 
-SPEC = AttentionSpec("float16", 64)
+SPEC = AttentionSpec(dtype="float16", head_dim=64)
 
 
 @pytest.fixture

@@ -54,7 +54,11 @@ def interpret(schedule, config, case, seed):
     inputs = make_inputs(case)
     variant = {k: v for k, v in inputs.variant.items() if k != "alibi_slopes"}
     spec, tables = AttentionSpec.capture(
-        case.dtype, case.head_dim, case.head_dim_v, alibi=case.alibi, **variant
+        dtype=case.dtype,
+        head_dim=case.head_dim,
+        head_dim_v=case.head_dim_v,
+        alibi=case.alibi,
+        **variant,
     )
     arch = ARCHS["sm_80"]
     assert not config.reasons(spec, arch)
@@ -84,19 +88,26 @@ def test_rows_longer_than_the_softmax_holds():
 
 
 def test_what_cannot_be_served_has_reasons():
-    half, turing, ampere = AttentionSpec("float16", 64), ARCHS["sm_75"], ARCHS["sm_80"]
+    half, turing, ampere = (
+        AttentionSpec(dtype="float16", head_dim=64),
+        ARCHS["sm_75"],
+        ARCHS["sm_80"],
+    )
     for config in (OriginalConfig(), StandardConfig()):
         assert not config.reasons(half, ampere)
         assert "cp.async" in config.reasons(half, turing)[0]
-        assert "float32" in config.reasons(AttentionSpec("float32", 64), ampere)[0]
-        assert "head_dim=256" in config.reasons(AttentionSpec("float16", 256), ampere)[0]
+        assert "float32" in config.reasons(AttentionSpec(dtype="float32", head_dim=64), ampere)[0]
+        assert (
+            "head_dim=256"
+            in config.reasons(AttentionSpec(dtype="float16", head_dim=256), ampere)[0]
+        )
     assert "multiple of 16 * self.num_warps=4" in OriginalConfig(16, 48).reasons(half, ampere)[0]
     assert "multiple of 16 * self.num_warps=4" in StandardConfig(48).reasons(half, ampere)[0]
     assert "shared memory" in OriginalConfig(128, 256).reasons(half, ampere)[0]
 
 
 def test_the_default_configs_fit_and_lse_is_optional():
-    spec, arch = AttentionSpec("bfloat16", 128, returns="out"), ARCHS["sm_80"]
+    spec, arch = AttentionSpec(dtype="bfloat16", head_dim=128, returns="out"), ARCHS["sm_80"]
     for make, config in ((original_program, ORIGINAL), (standard_program, STANDARD)):
         assert not config.reasons(spec, arch)
         program = make(spec, config, arch, "f")

@@ -34,7 +34,7 @@ except BuildError as error:
 from tvm_flash.codegen.build import build
 from tvm_flash.verify import verify_library, verify_spec
 
-SPEC = AttentionSpec("bfloat16", 32, causal=True)
+SPEC = AttentionSpec(dtype="bfloat16", head_dim=32, causal=True)
 
 
 def call(*arguments, status=0):
@@ -96,7 +96,7 @@ def test_selection(artifact):
 
 
 def test_cpu_library_is_run(tmp_path):
-    spec, buckets = AttentionSpec("float32", 16), ("tiny", "long")
+    spec, buckets = AttentionSpec(dtype="float32", head_dim=16), ("tiny", "long")
     path = build([spec], "llvm", tmp_path / "kernels", buckets=buckets)
     assert "28 runs, nothing wrong" in call(path).stdout, "two forwards and two backwards"
 
@@ -153,7 +153,7 @@ def test_error_without_bound_is_valid_json():
 def test_programs_are_the_functions_they_were_traced_from(name):
     (case,) = (case for case in CASES if case.name == name)
     functions = case.functions(torch.Generator().manual_seed(0))
-    spec, tables = AttentionSpec.capture("float32", 16, **functions)
+    spec, tables = AttentionSpec.capture(dtype="float32", head_dim=16, **functions)
     kind = "score_mod" if spec.score_mod else "mask_mod"
     indices = [torch.randint(0, 2, (50,)), torch.randint(0, 2, (50,))]
     indices += [torch.randint(0, 60, (50,)), torch.randint(0, 60, (50,))]

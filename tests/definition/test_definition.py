@@ -42,7 +42,9 @@ def target():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_forms_agree(variant, target):
-    spec, tables = AttentionSpec.capture("float32", 24, head_dim_v=16, **VARIANTS[variant])
+    spec, tables = AttentionSpec.capture(
+        dtype="float32", head_dim=24, head_dim_v=16, **VARIANTS[variant]
+    )
     plain = compile_function(plain_forward(spec), target)
     streaming = compile_function(streaming_forward(spec, ForwardTile(32, 16, 24, 16)), target)
     for sizes in SIZES:
@@ -56,7 +58,9 @@ def test_forward_forms_agree(variant, target):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_backward_forms_agree(variant, target):
-    spec, tables = AttentionSpec.capture("float32", 24, head_dim_v=16, **VARIANTS[variant])
+    spec, tables = AttentionSpec.capture(
+        dtype="float32", head_dim=24, head_dim_v=16, **VARIANTS[variant]
+    )
     plain = compile_function(plain_backward(spec), target)
     tile = BackwardTile(32, 32, 16, 24, 16, 32, 16, 32, 16)
     streaming = compile_function(streaming_backward(spec, tile), target)
@@ -77,7 +81,7 @@ def test_backward_forms_agree(variant, target):
 
 def test_pair_operand_is_bf16(target):
     """Pairs of bf16 round P and nothing else: inputs that are bf16 already keep exact scores."""
-    spec = AttentionSpec("bfloat16", 24, causal=True)
+    spec = AttentionSpec(dtype="bfloat16", head_dim=24, causal=True)
     tile = ForwardTile(32, 16, 24, 24, Bf16PairOperand())
     kernel = compile_function(streaming_forward(spec, tile), target)
     q, k, v, _ = inputs(spec, Sizes())
@@ -90,7 +94,7 @@ def test_pair_operand_is_bf16(target):
 @pytest.mark.parametrize("head_rows", [False, True])
 def test_pair_operand_of_the_backward_is_bf16(target, head_rows):
     """Pairs round P and dS, in either orientation of dK and dV."""
-    spec = AttentionSpec("bfloat16", 24, head_dim_v=16, window_size=(40, 10))
+    spec = AttentionSpec(dtype="bfloat16", head_dim=24, head_dim_v=16, window_size=(40, 10))
     tile = BackwardTile(32, 32, 16, 12, 8, 32, 16, 12, 8, Bf16PairOperand(), head_rows)
     kernel = compile_function(streaming_backward(spec, tile), target)
     for sizes in (Sizes(), Sizes(b=1, sq=91, sk=41, h=2, hk=1)):

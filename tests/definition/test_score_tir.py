@@ -163,7 +163,7 @@ EXPRESSIONS = {
 
 def has_polynomials(name):
     """Whether the function uses one that VectorMath has."""
-    spec, _ = AttentionSpec.capture("float32", 64, score_mod=EXPRESSIONS[name])
+    spec, _ = AttentionSpec.capture(dtype="float32", head_dim=64, score_mod=EXPRESSIONS[name])
     names = {line[0] for line in spec.score_mod.instructions}
     return bool(names & {"exp", "exp2", "tanh", "sigmoid", "erf"})
 
@@ -174,7 +174,7 @@ def has_polynomials(name):
     + [(name, VectorMath()) for name in EXPRESSIONS if has_polynomials(name)],
 )
 def test_value_and_slope(name, math):
-    spec, tables = AttentionSpec.capture("float32", 64, score_mod=EXPRESSIONS[name])
+    spec, tables = AttentionSpec.capture(dtype="float32", head_dim=64, score_mod=EXPRESSIONS[name])
     points = sites()
     value, slope = evaluate(spec, tables, *points, math)
     expected, expected_slope = torch_value(EXPRESSIONS[name], *points)
@@ -185,7 +185,9 @@ def test_value_and_slope(name, math):
 def test_where_stops_what_the_other_branch_would_make_nan():
     """Unlike autograd, which multiplies the infinite slope of the branch not taken by zero."""
     spec, _ = AttentionSpec.capture(
-        "float32", 64, score_mod=lambda s, b, h, q, k: torch.where(s > 0, torch.sqrt(s), s)
+        dtype="float32",
+        head_dim=64,
+        score_mod=lambda s, b, h, q, k: torch.where(s > 0, torch.sqrt(s), s),
     )
     raw, q_idx, k_idx = sites()
     value, slope = evaluate(spec, [], raw, q_idx, k_idx)
@@ -209,7 +211,7 @@ def test_any_index_stays_in_its_table(index):
     surrounded = torch.full((12,), float("nan"))
     surrounded[4:8] = table
     spec, _ = AttentionSpec.capture(
-        "float32", 64, score_mod=lambda s, b, h, q, k: s * 0 + table[index(s, q, k)]
+        dtype="float32", head_dim=64, score_mod=lambda s, b, h, q, k: s * 0 + table[index(s, q, k)]
     )
     value, _ = evaluate(spec, [surrounded[4:8]], *sites())
     assert set(value.tolist()) <= {1.0, 2.0, 3.0, 4.0}
@@ -218,7 +220,9 @@ def test_any_index_stays_in_its_table(index):
 def test_division_by_zero_of_integers_does_not_trap():
     zeros = torch.zeros(40, dtype=torch.int32)
     spec, tables = AttentionSpec.capture(
-        "float32", 64, score_mod=lambda s, b, h, q, k: s + q // zeros[q] + q % zeros[k]
+        dtype="float32",
+        head_dim=64,
+        score_mod=lambda s, b, h, q, k: s + q // zeros[q] + q % zeros[k],
     )
     value, _ = evaluate(spec, tables, *sites())
     assert value.isfinite().all()
@@ -230,7 +234,7 @@ def test_the_whole_pipeline(alignment):
     slopes = torch.rand(2, 1)
     shift = 10 if alignment == "bottom_right" else 0
     spec, tables = AttentionSpec.capture(
-        "float32", 64, softcap=1.5, alibi=True, alignment=alignment,
+        dtype="float32", head_dim=64, softcap=1.5, alibi=True, alignment=alignment,
         score_mod=lambda s, b, h, q, k: s * BIAS[q],
     )  # fmt: skip
 
@@ -258,14 +262,14 @@ MASKS = {
 def test_masks(name):
     oracle, fields = MASKS[name]
     user = oracle if not fields else lambda b, h, q, k: k >= 0
-    spec, tables = AttentionSpec.capture("float32", 64, mask_mod=user, **fields)
+    spec, tables = AttentionSpec.capture(dtype="float32", head_dim=64, mask_mod=user, **fields)
     raw, q_idx, k_idx = sites()
     value, _ = evaluate(spec, tables, raw, q_idx, k_idx)
     assert torch.equal(value.bool(), oracle(1, 0, q_idx, k_idx))
 
 
 def test_nothing_masks():
-    spec = AttentionSpec("float32", 64)
+    spec = AttentionSpec(dtype="float32", head_dim=64)
     index = tirx.const(0, "int32")
     site = Site(index, index, index, index, index, index, tirx.const(1.0, "float32"))
     assert mask_expr(spec, site) is None

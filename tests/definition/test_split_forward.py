@@ -52,10 +52,8 @@ def small_blocks(spec, target) -> dict:
 def test_every_feature_of_a_spec(name):
     case = replace(CASES[name], head_dim=16, seqlen_q=5, heads=4, kv_heads=2)
     given = make_inputs(case)
-    spec, tables = AttentionSpec.capture(
-        case.dtype, 16, **{k: v for k, v in given.variant.items() if k != "alibi_slopes"},
-        alibi=case.alibi,
-    )  # fmt: skip
+    fields = {k: v for k, v in given.variant.items() if k != "alibi_slopes"}
+    spec, tables = AttentionSpec.capture(dtype=case.dtype, head_dim=16, alibi=case.alibi, **fields)
     tables = (given.variant["alibi_slopes"], *tables) if case.alibi else tables
     kernel = split_kernel(spec, **small_blocks(spec, host_target()))
     found = call_forward(kernel, *given[:3], tables, spec.forward_statistics)
@@ -74,13 +72,13 @@ def test_every_feature_of_a_spec(name):
 
 @pytest.fixture(scope="module")
 def causal_kernel():
-    spec = AttentionSpec("float32", 16, causal=True)
+    spec = AttentionSpec(dtype="float32", head_dim=16, causal=True)
     return split_kernel(spec, **small_blocks(spec, host_target()))
 
 
 @pytest.mark.parametrize("group", [1, 4, 5, 8])
 def test_lengths_and_groups(causal_kernel, group):
-    spec = AttentionSpec("float32", 16, causal=True)
+    spec = AttentionSpec(dtype="float32", head_dim=16, causal=True)
     lanes = host_target().vector
     edges = {1, 2, 5} | {n * lanes + r for n in (1, 2, 4) for r in (-1, 0, 1)}
     for sq in range(1, 6):
@@ -104,19 +102,19 @@ def check(kernel, spec, sizes, **variant):
 )
 def test_default_config_on_every_runnable_target(name, dtype):
     # Keys are read in place, values are padded and staged.
-    target, spec = cpu_target(name), AttentionSpec(dtype, 64, head_dim_v=24)
+    target, spec = cpu_target(name), AttentionSpec(dtype=dtype, head_dim=64, head_dim_v=24)
     kernel = split_kernel(spec, target)
     for sizes in (Sizes(), Sizes(b=1, sq=1, sk=600, h=8, hk=1), Sizes(b=1, sq=1, sk=1)):
         check(kernel, spec, sizes)
 
 
 def test_odd_head_dim_is_staged_and_wide_values_are_not():
-    spec = AttentionSpec("bfloat16", 59, head_dim_v=256)
+    spec = AttentionSpec(dtype="bfloat16", head_dim=59, head_dim_v=256)
     check(split_kernel(spec), spec, Sizes(b=1, sq=2, sk=321, h=4, hk=2))
 
 
 def test_rows_without_a_visible_key(causal_kernel):
-    spec = AttentionSpec("float32", 16)
+    spec = AttentionSpec(dtype="float32", head_dim=16)
     for sizes, blind in ((Sizes(sq=5, sk=3), 2), (Sizes(sq=3, sk=0), 3)):
         q, k, v, _ = inputs(spec, sizes)
         out, lse = call_forward(causal_kernel, q, k, v)
@@ -133,7 +131,7 @@ def test_strided_views(causal_kernel, view):
 
 
 def test_nothing_past_the_last_key_is_used(causal_kernel):
-    q, k, v, _ = inputs(AttentionSpec("float32", 16), Sizes(sq=1, sk=100))
+    q, k, v, _ = inputs(AttentionSpec(dtype="float32", head_dim=16), Sizes(sq=1, sk=100))
     k[:, 37:], v[:, 37:] = math.nan, math.nan
     _, (out, lse) = exact(q, k[:, :37], v[:, :37], causal=True)
     got, got_lse = call_forward(causal_kernel, q, k[:, :37], v[:, :37])
@@ -141,7 +139,7 @@ def test_nothing_past_the_last_key_is_used(causal_kernel):
 
 
 def test_large_logits(causal_kernel):
-    q, k, v, _ = inputs(AttentionSpec("float32", 16), Sizes(sq=2, sk=150))
+    q, k, v, _ = inputs(AttentionSpec(dtype="float32", head_dim=16), Sizes(sq=2, sk=150))
     q = q * 24
     _, (out, lse) = exact(q, k, v, causal=True)
     got, got_lse = call_forward(causal_kernel, q, k, v)
@@ -149,13 +147,13 @@ def test_large_logits(causal_kernel):
 
 
 def test_config_changes_no_result():
-    spec = AttentionSpec("float32", 32, causal=True)
+    spec = AttentionSpec(dtype="float32", head_dim=32, causal=True)
     kernel = split_kernel(spec, rows=4, chunk=128, block_k=32, prefetch=0)
     check(kernel, spec, Sizes(sq=3, sk=300, h=8), causal=True)
 
 
 def test_without_lse():
-    spec = AttentionSpec("float32", 16, returns="out")
+    spec = AttentionSpec(dtype="float32", head_dim=16, returns="out")
     kernel = split_kernel(spec, **small_blocks(spec, host_target()))
     q, k, v, _ = inputs(spec, Sizes(sq=2))
     out = torch.full_like(q, math.nan)
@@ -165,7 +163,7 @@ def test_without_lse():
 
 def test_unsupported_config_lists_every_reason():
     config = SplitForwardConfig(rows=6, block_k=40, columns=48)
-    reasons = " ".join(config.reasons(AttentionSpec("float32", 64)))
+    reasons = " ".join(config.reasons(AttentionSpec(dtype="float32", head_dim=64)))
     for part in ("rows=6", "chunk=256", "block_k=40", "padded head_dim_v=64"):
         assert part in reasons
 
@@ -178,7 +176,7 @@ def test_unsupported_config_lists_every_reason():
     ],
 )
 def test_instructions_of_every_target(name, instructions):
-    target, spec = cpu_target(name), AttentionSpec("bfloat16", 64)
+    target, spec = cpu_target(name), AttentionSpec(dtype="bfloat16", head_dim=64)
     func = schedule_split_forward(spec, default_split_config(spec, target))
     text = compile_module(as_module(func), target).inspect_source("asm")
     assert [i for i in instructions if i not in text] == []
@@ -189,7 +187,7 @@ def test_the_same_bits_on_any_number_of_threads(tmp_path: Path):
     from tvm_flash.runtime.loader import load
     from tvm_flash.schedules.select import Scheduled
 
-    spec, target = AttentionSpec("bfloat16", 64), host_target()
+    spec, target = AttentionSpec(dtype="bfloat16", head_dim=64), host_target()
     config = default_split_config(spec, target)
     symbol = symbol_name(spec, "forward")
     func = schedule_split_forward(spec, config).with_attr("global_symbol", symbol)

@@ -10,12 +10,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import tvm_flash
 from tvm_flash import AttentionSpec, attention
-from tvm_flash.frontend import functional
+from tvm_flash.frontend import problem
 from tvm_flash.frontend.ops import spec_json, spec_name
 from tvm_flash.reference import attention_reference
 
 B, SQ, SK, H, HK, D = 2, 20, 33, 4, 2, 16
-SPEC = AttentionSpec("float32", D, causal=True)
+SPEC = AttentionSpec(dtype="float32", head_dim=D, causal=True)
 FORWARD = torch.ops.tvm_flash.attention_forward.default
 BACKWARD = torch.ops.tvm_flash.attention_backward.default
 BIAS = torch.linspace(-1, 1, H * 33).reshape(H, 33)
@@ -61,7 +61,9 @@ def test_opcheck_forward(name, qkv):
 
 
 def test_opcheck_forward_with_tables(qkv):
-    spec, tables = AttentionSpec.capture("float32", D, score_mod=score_mod, mask_mod=mask_mod)
+    spec, tables = AttentionSpec.capture(
+        dtype="float32", head_dim=D, score_mod=score_mod, mask_mod=mask_mod
+    )
     torch.library.opcheck(FORWARD, (*qkv, tables, spec_json(spec), 0.25))
 
 
@@ -182,7 +184,7 @@ def test_a_problem_that_was_seen_costs_one_look_up(qkv, monkeypatch):
         raise AssertionError(f"{args} were looked at again")
 
     for name in ("check_sizes", "_spec"):
-        monkeypatch.setattr(functional, name, seen_before)
+        monkeypatch.setattr(problem, name, seen_before)
     assert torch.equal(attention(q, k, v, causal=True, softmax_scale=D**-0.5), first)
     with pytest.raises(AssertionError, match="looked at again"):
         attention(q[:, 1:], k, v, causal=True)

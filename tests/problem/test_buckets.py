@@ -30,7 +30,7 @@ from tvm_flash.runtime.openmp import torch_openmp
 from tvm_flash.schedules.select import choose, choose_all
 from tvm_flash.schedules.target import TARGETS, host_target
 
-SPEC = AttentionSpec("float32", 24, causal=True)
+SPEC = AttentionSpec(dtype="float32", head_dim=24, causal=True)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_record_survives_the_manifest_and_older_ones_serve_all():
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_defaults_serve_every_bucket(target):
     for dtype in ("float32", "bfloat16"):
-        spec = AttentionSpec(dtype, 64)
+        spec = AttentionSpec(dtype=dtype, head_dim=64)
         for direction in ("forward", "backward"):
             chosen = choose_all(spec, direction, target, buckets_of(direction))
             assert not [reason for one in chosen for reason in one.config.reasons(spec)]

@@ -155,7 +155,7 @@ def test_append_and_read(logs):
 
 def test_names_of_files():
     assert log_name(CAUSAL) == "float32_d64_causal.jsonl"
-    wide = AttentionSpec("bfloat16", 64, head_dim_v=128, softcap=30.0, alibi=True)
+    wide = AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=128, softcap=30.0, alibi=True)
     assert log_name(wide) == "bfloat16_d64v128.jsonl"
 
 
@@ -177,14 +177,16 @@ def test_a_file_that_cannot_be_read_costs_nothing_else(logs, caplog):
     (folder / "float32_d63.jsonl").mkdir()
     (folder / "float32_d65.jsonl").symlink_to(folder / "nothing")
     with caplog.at_level(logging.WARNING, logger="tvm_flash"):
-        assert chosen(logs.folder, AttentionSpec("float32", 63)).source.startswith("nearest")
+        assert chosen(logs.folder, AttentionSpec(dtype="float32", head_dim=63)).source.startswith(
+            "nearest"
+        )
     assert "float32_d63.jsonl" in caplog.text
 
 
 def test_exact(logs):
     folder = logs(line(config=config_of(96)), line(CAUSAL, config=config_of(128)))
     assert chosen(folder) == Choice(config_of(96), f"tuning_logs/{TARGET}/float32_d64.jsonl:exact")
-    variant = AttentionSpec("float32", 64, causal=True, softcap=30.0, alibi=True)
+    variant = AttentionSpec(dtype="float32", head_dim=64, causal=True, softcap=30.0, alibi=True)
     found = chosen(folder, variant)
     assert found.config == config_of(128), "other features do not count"
     assert found.source == f"tuning_logs/{TARGET}/float32_d64_causal.jsonl:exact"
@@ -213,16 +215,21 @@ def test_logs_merge_by_concatenation(logs):
 
 NEAREST = [
     # head_dim first, then the bucket, last causal or full
-    (AttentionSpec("float32", 72), "long", [("d64", "short", 1), ("d96", "long", 2)], 1),
+    (
+        AttentionSpec(dtype="float32", head_dim=72),
+        "long",
+        [("d64", "short", 1), ("d96", "long", 2)],
+        1,
+    ),
     (SPEC, "long", [("d64", "short", 1), ("d64", "medium", 2)], 2),
     (SPEC, "short", [("d64", "long", 1), ("d64", "medium", 2)], 2),
     (SPEC, "long", [("d64", "medium", 1), ("d64_causal", "long", 2)], 2),
     (SPEC, "long", [("d64", "medium", 1), ("d64_causal", "medium", 2)], 1),
     (SPEC, "long", [("d64_causal", "long", 1), ("d80", "long", 2)], 1),
-    (AttentionSpec("float32", 128), "long", [("d64", "long", 1)], 1),
-    (AttentionSpec("float32", 130), "long", [("d64", "long", 1)], None),
-    (AttentionSpec("float32", 64, head_dim_v=32), "long", [("d64", "long", 1)], 1),
-    (AttentionSpec("bfloat16", 64), "long", [("d64", "long", 1)], None),
+    (AttentionSpec(dtype="float32", head_dim=128), "long", [("d64", "long", 1)], 1),
+    (AttentionSpec(dtype="float32", head_dim=130), "long", [("d64", "long", 1)], None),
+    (AttentionSpec(dtype="float32", head_dim=64, head_dim_v=32), "long", [("d64", "long", 1)], 1),
+    (AttentionSpec(dtype="bfloat16", head_dim=64), "long", [("d64", "long", 1)], None),
     (SPEC, "tiny", [("d64", "short", 1), ("d64", "decode", 2)], None),
     (SPEC, "decode", [("d64", "long", 1), ("d48", "decode", 2)], 2),
 ]
@@ -232,7 +239,7 @@ NEAREST = [
 def test_nearest(logs, spec, bucket, known, expected):
     for stem, measured, number in known:
         width, causal = stem.removesuffix("_causal"), stem.endswith("_causal")
-        other = AttentionSpec("float32", int(width[1:]), causal=causal)
+        other = AttentionSpec(dtype="float32", head_dim=int(width[1:]), causal=causal)
         logs(line(other, measured, config=config_of(number)))
     found = chosen(logs.folder, spec, bucket)
     if expected is None:
@@ -281,7 +288,7 @@ def test_records_that_this_release_cannot_use(logs_in_use, config):
 
 
 def test_a_record_of_another_head_dim_may_not_pad_further(logs_in_use):
-    spec = AttentionSpec("float32", 80)
+    spec = AttentionSpec(dtype="float32", head_dim=80)
     default = select.choose(spec, "backward", host_target()).config
     wide = {**default.to_json(), "head_lanes": 128}
     logs_in_use(line(direction="backward", config=wide))
@@ -316,7 +323,7 @@ def test_the_cache_follows_the_records(logs_in_use, monkeypatch, tmp_path):
 
     before = state()
     assert state() == before
-    append(logs, line(AttentionSpec("bfloat16", 256)))
+    append(logs, line(AttentionSpec(dtype="bfloat16", head_dim=256)))
     other = state()
     assert other[:2] == before[:2] and other[2] != before[2]
     append(logs, line(config=config_of(96)))

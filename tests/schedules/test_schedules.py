@@ -53,7 +53,10 @@ def assembly(scheduled, target) -> str:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_forward_on_every_runnable_target(name, dtype):
-    target, spec = cpu_target(name), AttentionSpec(dtype, 40, head_dim_v=24, causal=True)
+    target, spec = (
+        cpu_target(name),
+        AttentionSpec(dtype=dtype, head_dim=40, head_dim_v=24, causal=True),
+    )
     kernel = compiled(scheduled_module(spec, "forward", target), target)
     for sizes in (Sizes(), Sizes(b=1, sq=150, sk=129), Sizes(b=1, sq=1, sk=1)):
         q, k, v, _ = inputs(spec, sizes)
@@ -66,7 +69,10 @@ def test_forward_on_every_runnable_target(name, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_backward_on_every_runnable_target(name, dtype):
-    target, spec = cpu_target(name), AttentionSpec(dtype, 40, head_dim_v=24, causal=True)
+    target, spec = (
+        cpu_target(name),
+        AttentionSpec(dtype=dtype, head_dim=40, head_dim_v=24, causal=True),
+    )
     scheduled = scheduled_module(spec, "backward", target)
     kernel = compiled(scheduled, target)
     for sizes in (Sizes(), Sizes(b=1, sq=150, sk=129)):
@@ -81,7 +87,10 @@ def test_backward_on_every_runnable_target(name, dtype):
 
 
 def test_scheduled_equals_definition():
-    target, spec = host_target(), AttentionSpec("float32", 16, window_size=(9, 0), softcap=3.0)
+    target, spec = (
+        host_target(),
+        AttentionSpec(dtype="float32", head_dim=16, window_size=(9, 0), softcap=3.0),
+    )
     definition = compile_function(plain_forward(spec), target.tvm_target())
     schedule = compiled(scheduled_module(spec, "forward", target), target)
     q, k, v, _ = inputs(spec, Sizes())
@@ -106,7 +115,7 @@ def test_scheduled_equals_definition():
     ],
 )
 def test_forward_config_changes_no_result(change):
-    target, spec = host_target(), AttentionSpec("float32", 32, causal=True)
+    target, spec = host_target(), AttentionSpec(dtype="float32", head_dim=32, causal=True)
     config = replace(forward_config(spec, target), **change)
     kernel = compiled(scheduled_module(spec, "forward", target, config), target)
     q, k, v, _ = inputs(spec, Sizes(sq=140, sk=200))
@@ -126,7 +135,7 @@ def test_forward_config_changes_no_result(change):
     ],
 )
 def test_backward_config_changes_no_result(change):
-    target, spec = host_target(), AttentionSpec("float32", 32, causal=True)
+    target, spec = host_target(), AttentionSpec(dtype="float32", head_dim=32, causal=True)
     config = replace(backward_config(spec, target), **change)
     scheduled = scheduled_module(spec, "backward", target, config)
     kernel = compiled(scheduled, target)
@@ -140,7 +149,7 @@ def test_backward_config_changes_no_result(change):
 
 
 def test_backward_is_bit_equal_from_run_to_run():
-    target, spec = host_target(), AttentionSpec("float32", 64)
+    target, spec = host_target(), AttentionSpec(dtype="float32", head_dim=64)
     scheduled = scheduled_module(spec, "backward", target)
     kernel = compiled(scheduled, target)
     q, k, v, dout = inputs(spec, Sizes(b=1, sq=300, sk=500, h=1, hk=1))
@@ -160,7 +169,7 @@ def test_backward_is_bit_equal_from_run_to_run():
 
 
 def test_unsupported_config_lists_every_reason():
-    spec = AttentionSpec("float32", 64)
+    spec = AttentionSpec(dtype="float32", head_dim=64)
     with pytest.raises(UnsupportedSpec) as error:
         config = ForwardConfig(block_q=60, block_k=61, exp2_degree=3, unit="dot")
         scheduled_module(spec, "forward", host_target(), config)
@@ -181,14 +190,19 @@ def test_unsupported_config_lists_every_reason():
 )
 def test_instructions_of_every_target(name, dtype, instructions):
     target = cpu_target(name)
-    text = assembly(scheduled_module(AttentionSpec(dtype, 64), "forward", target), target)
+    text = assembly(
+        scheduled_module(AttentionSpec(dtype=dtype, head_dim=64), "forward", target), target
+    )
     assert [i for i in instructions if i not in text] == []
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("name", [*X86, "aarch64"])
 def test_every_target_compiles(name, direction):
-    target, spec = cpu_target(name), AttentionSpec("float16", 80, causal=True, softcap=20.0)
+    target, spec = (
+        cpu_target(name),
+        AttentionSpec(dtype="float16", head_dim=80, causal=True, softcap=20.0),
+    )
     assert len(assembly(scheduled_module(spec, direction, target), target)) > 10_000
 
 
@@ -219,7 +233,7 @@ def software_tiles(tmp_path, monkeypatch):
 
 @needs_avx512
 def test_amx_forward_on_software_tiles(software_tiles):
-    spec = AttentionSpec("bfloat16", 80, head_dim_v=48, causal=True)
+    spec = AttentionSpec(dtype="bfloat16", head_dim=80, head_dim_v=48, causal=True)
     config = forward_config(spec, cpu_target("x86-64-v4+amx"))
     assert config.unit == "amx"
     func = schedule_forward(spec, config).with_attr("global_symbol", "amx_fwd")
@@ -259,7 +273,7 @@ def test_dot_backward():
 
 def check_bf16_backward(config, target):
     """Gradients within 3 times the error of the same computation by torch in bf16."""
-    spec = AttentionSpec("bfloat16", 80, head_dim_v=48, causal=True)
+    spec = AttentionSpec(dtype="bfloat16", head_dim=80, head_dim_v=48, causal=True)
     assert not config.reasons(spec)
     func = schedule_backward(spec, config).with_attr("global_symbol", "bwd")
     kernel = compile_function(func, target.tvm_target())
@@ -286,7 +300,7 @@ def check_bf16_backward(config, target):
     ],
 )
 def test_instructions_of_backward_units(target, config, instructions):
-    target, spec = cpu_target(target), AttentionSpec("bfloat16", 64)
+    target, spec = cpu_target(target), AttentionSpec(dtype="bfloat16", head_dim=64)
     config = replace(config, head_lanes=32)
     text = assembly(scheduled_module(spec, "backward", target, config), target)
     assert [i for i in instructions if i not in text] == []
@@ -294,14 +308,14 @@ def test_instructions_of_backward_units(target, config, instructions):
 
 def test_unsupported_backward_config_lists_every_reason():
     config = BackwardConfig(block_q=63, block_k=100, step_k=48, unit="amx")
-    reasons = "; ".join(config.reasons(AttentionSpec("float16", 64)))
+    reasons = "; ".join(config.reasons(AttentionSpec(dtype="float16", head_dim=64)))
     for part in ("block_q=63", "block_k=100", "step_k=48", "float16", "32 x 32"):
         assert part in reasons
 
 
 def test_a_spec_that_returns_out_has_no_lse_argument():
     target = host_target()
-    spec = AttentionSpec("float32", 16, causal=True, returns="out")
+    spec = AttentionSpec(dtype="float32", head_dim=16, causal=True, returns="out")
     kernel = compiled(scheduled_module(spec, "forward", target), target)
     q, k, v, _ = inputs(spec, Sizes())
     _, (want, _) = exact(q, k, v, causal=True)

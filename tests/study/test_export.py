@@ -96,7 +96,11 @@ def test_the_committed_logs_become_a_data_set(tmp_path):
 
 def test_splits_are_by_spec_and_do_not_depend_on_order(tables):
     one = of_table(tables[0])[0]
-    specs = [AttentionSpec("float32", d, causal=c) for d in range(8, 88, 8) for c in (False, True)]
+    specs = [
+        AttentionSpec(dtype="float32", head_dim=d, causal=c)
+        for d in range(8, 88, 8)
+        for c in (False, True)
+    ]
     samples = [replace(one, spec=spec) for spec in specs]
     found = splits(samples)
     assert found == splits(samples[::-1]) and len(found) == 20

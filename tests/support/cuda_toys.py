@@ -14,7 +14,7 @@ D = 64
 PARAMETERS = ("q", "k", "v", "out", "lse", "softmax_scale")
 
 # A spec stands in as the name of the toy.
-TOY = AttentionSpec("float16", D)
+TOY = AttentionSpec(dtype="float16", head_dim=D)
 
 
 def scale_rows(name: str, threads: int):

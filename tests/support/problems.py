@@ -11,8 +11,6 @@ import tvm
 from tvm_flash.definition.signature import as_module
 from tvm_flash.reference import attention_reference
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -30,7 +28,7 @@ def inputs(spec, sizes: Sizes, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape):
-        return torch.randn(*shape, generator=generator).to(DTYPES[spec.dtype])
+        return torch.randn(*shape, generator=generator).to(spec.element.torch)
 
     return (
         random(sizes.b, sizes.sq, sizes.h, spec.head_dim),

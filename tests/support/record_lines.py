@@ -4,8 +4,8 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format
 from tvm_flash.schedules.target import host_target
 
-SPEC = AttentionSpec("float32", 64)
-CAUSAL = AttentionSpec("float32", 64, causal=True)
+SPEC = AttentionSpec(dtype="float32", head_dim=64)
+CAUSAL = AttentionSpec(dtype="float32", head_dim=64, causal=True)
 TARGET = host_target().name
 
 

@@ -23,7 +23,7 @@ TARGET = "x86-64-v4"
 def made_up(seed=0, head_dim=64, seqlen=512, knobs=KNOBS, failing=0.05):
     """Head and lines of a table: smooth, with interactions and noise; a few points fail."""
     draw = random.Random(seed)
-    spec = AttentionSpec("float32", head_dim)
+    spec = AttentionSpec(dtype="float32", head_dim=head_dim)
     space = restricted(space_of(spec, "forward", cpu_target(TARGET), "medium"), knobs)
     start = space.point(space.start)
     head = {

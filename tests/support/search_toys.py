@@ -46,7 +46,11 @@ SMALL = SPACE.restricted(
 
 def task(space=SPACE):
     return SearchTask(
-        space, AttentionSpec("float32", 64), "forward", "x86-64-v4", Sizes(1, 8, 8, 256, 256)
+        space,
+        AttentionSpec(dtype="float32", head_dim=64),
+        "forward",
+        "x86-64-v4",
+        Sizes(1, 8, 8, 256, 256),
     )
 
 

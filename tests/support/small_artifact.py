@@ -19,7 +19,7 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
 from tvm_flash.runtime.loader import Kernel
 
-SPEC = AttentionSpec("float32", 16)
+SPEC = AttentionSpec(dtype="float32", head_dim=16)
 
 
 @lru_cache(maxsize=1)

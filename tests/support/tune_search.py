@@ -12,7 +12,7 @@ from tvm_flash.tune.sizes import sizes_of
 from tvm_flash.tune.trial import SearchTask, Trial
 from tvm_flash.tune.trial_log import TrialLog
 
-SPEC = AttentionSpec("float32", 64)
+SPEC = AttentionSpec(dtype="float32", head_dim=64)
 ORIGIN = {"cpu": "a CPU", "machine": {"cores": 4}, "versions": {"tvm": "0"}}
 NOISE = (0.98, 1.0, 1.01, 1.02, 0.99)
 

@@ -43,7 +43,10 @@ from tvm_flash.tune.analytical.work import Amounts, KernelWork, solved
 from tvm_flash.tune.trial import SearchTask, Sizes
 
 ROOT = Path(__file__).resolve().parents[2]
-F32, BF16 = AttentionSpec("float32", 64), AttentionSpec("bfloat16", 64)
+F32, BF16 = (
+    AttentionSpec(dtype="float32", head_dim=64),
+    AttentionSpec(dtype="bfloat16", head_dim=64),
+)
 V4 = cpu_target("x86-64-v4")
 SIZES = Sizes(1, 8, 8, 512, 512)
 
@@ -205,7 +208,7 @@ def narrowed(space):
     ids=["forward", "decode", "backward"],
 )
 def test_every_cpu_space_has_predictions(target, dtype, direction, sizes, bucket):
-    spec = AttentionSpec(dtype, 72, causal=True)
+    spec = AttentionSpec(dtype=dtype, head_dim=72, causal=True)
     space = narrowed(space_of(spec, direction, target, bucket))
     predicted = predictor(SearchTask(space, spec, direction, target.name, sizes, 4))
     seconds = [predicted(point) for point in space.points]
@@ -217,7 +220,7 @@ def test_every_cpu_space_has_predictions(target, dtype, direction, sizes, bucket
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_every_gpu_space_has_predictions(arch, direction, dtype):
-    spec = AttentionSpec(dtype, 64, causal=True)
+    spec = AttentionSpec(dtype=dtype, head_dim=64, causal=True)
     space = cuda_space(spec, direction, ARCHS[arch])
     predicted = predictor(SearchTask(space, spec, direction, arch, Sizes(4, 8, 4, 1024, 1024)))
     seconds = [predicted(point) for point in space.points[::9]]

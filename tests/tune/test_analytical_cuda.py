@@ -27,7 +27,7 @@ from tvm_flash.tune.analytical.estimated import estimated_work
 from tvm_flash.tune.analytical.ranking import ranking_path, read_ranking
 from tvm_flash.tune.trial import Sizes
 
-SPEC = AttentionSpec("float16", 64, causal=True)
+SPEC = AttentionSpec(dtype="float16", head_dim=64, causal=True)
 ARCH = ARCHS["sm_80"]
 SIZES = Sizes(2, 4, 2, 256, 256)
 NUMBERS = {

@@ -108,7 +108,9 @@ def test_a_spec_that_no_schedule_serves(monkeypatch):
 
     monkeypatch.setattr(select, "space_of", space_of)
     with pytest.raises(UnsupportedSpec) as error:
-        plan.tasks([AttentionSpec("float32", 16)], host_target(), buckets=["tiny", "long"])
+        plan.tasks(
+            [AttentionSpec(dtype="float32", head_dim=16)], host_target(), buckets=["tiny", "long"]
+        )
     assert error.value.reasons == [
         f"attn_f32_d16 {direction}: no {bucket} of it"
         for direction in ("forward", "backward")
@@ -239,7 +241,7 @@ def test_a_real_search_killed_and_resumed(tmp_path):
     assert [x["stage"] for x in lines].count("start") == 1
     assert lines[-1]["best"] and {x["outcome"] for x in lines} <= {"ok", "wrong"}
     assert not [problem for *_, found in record_format.checked(path) for problem in found]
-    spec = AttentionSpec("float32", 16)
+    spec = AttentionSpec(dtype="float32", head_dim=16)
     choice = best_config(spec, "forward", host_target().name, "tiny", folders=[tmp_path])
     assert choice.config == lines[-1]["config"] and choice.source.endswith(":exact")
     assert "attn_f32_d16" in table

@@ -16,7 +16,7 @@ TENTHS = (0.1, 0.1, 0.1)
 
 
 def task_of(dtype):
-    spec, target = AttentionSpec(dtype, 64), cpu_target("x86-64-v3")
+    spec, target = AttentionSpec(dtype=dtype, head_dim=64), cpu_target("x86-64-v3")
     few = {"group": [24], "lanes": [24], "rows_s": [4], "rows_o": [4], "exp2_degree": [5]}
     space = space_of(spec, "forward", target).restricted(few)
     return SearchTask(space, spec, "forward", target.name, SIZES["long"])
@@ -61,7 +61,7 @@ def test_the_latest_search_of_a_kernel_counts(tmp_path):
         line["date"] = f"2026-01-0{1 + line['seed']}T00:00:00+00:00"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "not a line\n")
     (gain,) = gains(tmp_path)
-    assert gain.final.ratio == 0.5 and gain.spec == AttentionSpec("float32", 64)
+    assert gain.final.ratio == 0.5 and gain.spec == AttentionSpec(dtype="float32", head_dim=64)
     assert not [p for _, _, p in record_format.checked(path) if p][1:], "only the last is corrupt"
 
 

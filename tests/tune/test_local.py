@@ -19,7 +19,7 @@ from tvm_flash.tune.sizes import sizes_of
 from tvm_flash.tune.trial import SearchTask, Trial
 from tvm_flash.tune.workers import Failure
 
-SPEC = AttentionSpec("float32", 16, alibi=True)
+SPEC = AttentionSpec(dtype="float32", head_dim=16, alibi=True)
 
 
 def task_of(direction):

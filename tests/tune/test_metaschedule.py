@@ -212,7 +212,7 @@ def real_space(dialect):
     from tvm_flash.schedules.select import space_of
     from tvm_flash.schedules.target import cpu_target
 
-    spec = AttentionSpec("bfloat16", 64)
+    spec = AttentionSpec(dtype="bfloat16", head_dim=64)
     if dialect == "cuda":
         return cuda_space(spec, "forward", ARCHS["sm_80"])
     return space_of(spec, "forward", cpu_target("x86-64-v4"), "decode")

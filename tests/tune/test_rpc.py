@@ -31,7 +31,7 @@ pytest.importorskip("tornado")
 pytestmark = pytest.mark.slow
 
 KEY = "here"
-SPEC = AttentionSpec("float32", 32)
+SPEC = AttentionSpec(dtype="float32", head_dim=32)
 # Seconds that a session may last on a machine that is busy with other tests.
 AMPLE = 300.0
 
@@ -211,7 +211,7 @@ def test_candidates_are_measured_and_fakes_found(fakes, hardware, tracker, task,
 def test_a_backward_in_two_threads(tracker):
     from tvm_flash.schedules.select import space_of
 
-    spec, target = AttentionSpec("bfloat16", 32, causal=True), host_target()
+    spec, target = AttentionSpec(dtype="bfloat16", head_dim=32, causal=True), host_target()
     space = space_of(spec, "backward", target, "tiny")
     task = SearchTask(space, spec, "backward", target.name, Sizes(2, 2, 1, 20, 31), threads=2)
     trial = attempt(tracker, task, task.space.start)

@@ -17,7 +17,11 @@ CPU = RemoteCpu(
 LOST = Lost("crash", "10.0.0.7:9090", "on 10.0.0.7:9090: it ended")
 OK = Trial("ok", 1e-7, 1e-5, (1.0, 1.0), (1.0, 1.0))
 TASK = SearchTask(
-    None, AttentionSpec("float32", 64), "forward", "x86-64-v3", Sizes(1, 1, 1, 64, 64)
+    None,
+    AttentionSpec(dtype="float32", head_dim=64),
+    "forward",
+    "x86-64-v3",
+    Sizes(1, 1, 1, 64, 64),
 )
 
 

@@ -92,7 +92,7 @@ def test_features_of_the_stores_of_a_cpu_kernel():
     from tvm_flash.schedules.select import default_config
     from tvm_flash.schedules.target import cpu_target
 
-    spec, target = AttentionSpec("float32", 64), cpu_target("x86-64-v3")
+    spec, target = AttentionSpec(dtype="float32", head_dim=64), cpu_target("x86-64-v3")
     start = default_config(spec, "forward", target)
     config = start.to_json()
     rows = per_store_features(spec, "forward", target, config)

@@ -125,7 +125,7 @@ def test_a_ranking_is_labelled_as_such(monkeypatch, tmp_path):
     console, asked = screen(False), []
     monkeypatch.setattr(tune_cuda, "console", console)
     monkeypatch.setattr(cuda, "rank_cuda", lambda *known: asked.append(known) or DOCUMENT)
-    spec = AttentionSpec("float16", 64)
+    spec = AttentionSpec(dtype="float16", head_dim=64)
     tune_cuda.rank_on_cuda([spec, spec], ["forward"], "cuda:sm_80,sm_90", 5, 3, tmp_path)
     assert [(s, d, arch.name, n, seed) for s, d, arch, n, seed, *_ in asked] == [
         (spec, "forward", "sm_80", 5, 3), (spec, "forward", "sm_90", 5, 3),
@@ -141,7 +141,7 @@ def test_an_architecture_without_a_model(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(tune_cuda, "console", screen(False))
     monkeypatch.setattr(cuda, "rank_cuda", lambda *known: asked.append(known[2].name) or DOCUMENT)
-    specs = [AttentionSpec("float16", 64)]
+    specs = [AttentionSpec(dtype="float16", head_dim=64)]
     with pytest.raises(UnsupportedSpec, match="no analytical model of sm_100"):
         tune_cuda.rank_on_cuda(specs, ["forward"], "cuda:sm_80,sm_100", 5, 0, tmp_path)
     assert asked == [], "told before an hour of others"
@@ -158,5 +158,5 @@ def test_what_a_ranking_cannot_be_made_for(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda, "rank_cuda", refuse)
     with pytest.raises(UnsupportedSpec, match="sm_80: no config serves"):
         tune_cuda.rank_on_cuda(
-            [AttentionSpec("float16", 64)], ["forward"], "cuda:sm_80", 5, 0, tmp_path
+            [AttentionSpec(dtype="float16", head_dim=64)], ["forward"], "cuda:sm_80", 5, 0, tmp_path
         )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ..problem.spec import DTYPES
+from ..problem.dtype import DTYPES
 from .host import total_memory
 from .rows import warmed_up
 from .timing import Patience, Timing, interleaved

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import TvmFlashError
+from ..problem.dtype import DTYPES
 from .host import sentence
 
 # Okabe and Ito's colours, told apart by everybody.
 _FULL, _CAUSAL, _OTHER, _TARGET, _INK = "#56B4E9", "#0072B2", "#009E73", "#D55E00", "#333333"
 _WIDTH = 0.4
-_DTYPES = ("float32", "bfloat16", "float16")
 _DIRECTIONS = ("forward", "backward")
 _TICKS = (0.75, 1, 1.5, 2, 3, 4, 6, 8)
 _ONLY_FOR = (0, (1, 1))  # dotted: a target that this CPU is not held to
@@ -65,7 +65,7 @@ def _caption(data: dict) -> str:
 
 def _draw_main(figure, cells: Sequence[dict]) -> None:
     """A panel for each direction and dtype."""
-    dtypes = [dtype for dtype in _DTYPES if any(cell["dtype"] == dtype for cell in cells)]
+    dtypes = [dtype for dtype in DTYPES if any(cell["dtype"] == dtype for cell in cells)]
     axes = figure.subplots(2, len(dtypes), squeeze=False, sharex=True, sharey=True)
     places = sorted({(cell["head_dim"], cell["seqlen_k"]) for cell in cells})
     most = max(cell["threads"] for cell in cells)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ..cases import Case
+from ..problem.dtype import DTYPES
 
 MEMORY_SEQLENS = (2048, 4096, 8192)
 
@@ -124,7 +123,7 @@ class Problem:
         return self.batch * self.key_heads * self.seqlen * self.head_dim * self._item_bytes()
 
     def _item_bytes(self) -> int:
-        return torch.finfo(getattr(torch, self.dtype)).bits // 8
+        return DTYPES[self.dtype].bytes
 
 
 def memory_problems(seqlens: tuple[int, ...] = MEMORY_SEQLENS) -> list[Problem]:

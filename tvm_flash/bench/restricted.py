@@ -36,7 +36,7 @@ def library_for(problems: list[Problem], folder: Path) -> Path:
     from ..codegen.build import build
 
     specs = [
-        AttentionSpec(p.dtype, p.head_dim, causal=p.causal, returns=returns)
+        AttentionSpec(dtype=p.dtype, head_dim=p.head_dim, causal=p.causal, returns=returns)
         for p in problems
         for returns in RETURNS  # which of them a call needs is the operator's business
     ]

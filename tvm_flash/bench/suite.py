@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..cases import BENCH
+from ..problem.dtype import DTYPES
 from .contenders import EVERYBODY
 from .problems import Problem, memory_problems
 from .rows import DIRECTIONS
@@ -94,7 +95,7 @@ def main_target(problem: Problem, direction: str) -> Target:
 
 
 def _main(threads: int) -> Iterator[Cell]:
-    for dtype in ("float32", "bfloat16", "float16"):
+    for dtype in DTYPES:
         for direction in DIRECTIONS:
             for head_dim in (64, 128):
                 for causal in MASKS:

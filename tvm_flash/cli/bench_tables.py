@@ -8,6 +8,8 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from ..problem.dtype import DTYPES
+
 _MARKS = {
     "met": "[green]met[/]",
     "missed": "[bold red]missed[/]",
@@ -20,14 +22,14 @@ _MARKS = {
 
 def floor_table(floors: Iterable[dict]) -> Table:
     """One line for each number of threads and instruction set."""
-    headings = ("threads", "float32", "bfloat16", "float16", "copy GB/s", "±")
+    headings = ("threads", *DTYPES, "copy GB/s", "±")
     table = _table("floors: GFLOP/s of a large matmul, GB/s of a large copy", ("on", *headings))
     for floor in floors:
         rates = floor["matmul_gflops"]
         table.add_row(
             floor["isa"],
             str(floor["threads"]),
-            *(f"{rates[dtype]:.0f}" if dtype in rates else "-" for dtype in headings[1:4]),
+            *(f"{rates[dtype]:.0f}" if dtype in rates else "-" for dtype in DTYPES),
             f"{floor['copy_gbytes']:.1f}",
             f"{floor['spread']:.0%}",
         )

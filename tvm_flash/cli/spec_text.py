@@ -8,18 +8,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import TvmFlashError
+from ..problem.dtype import DTYPES
 from ..problem.spec import AttentionSpec
 from .error_text import one_line
 
-DTYPES = {
-    "float32": "float32",
-    "fp32": "float32",
-    "f32": "float32",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "float16": "float16",
-    "fp16": "float16",
-    "f16": "float16",
+_ELEMENTS = {
+    word: row.name for row in DTYPES.values() for word in (row.name, row.short, row.written)
 }
 
 GRAMMAR = """\
@@ -135,8 +129,8 @@ def _read_word(word: str, text: str) -> tuple[str, object]:
     key, equals, value = word.partition("=")
     key = key.strip().lower()
     try:
-        if not equals and key in DTYPES:
-            return "dtype", DTYPES[key]
+        if not equals and key in _ELEMENTS:
+            return "dtype", _ELEMENTS[key]
         if not equals and key in _FLAGS:
             return _FLAGS[key]
         if equals and key in _VALUES:

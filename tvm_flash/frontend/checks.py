@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
 from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+NAMES = {row.torch: name for name, row in DTYPES.items()}
 DEVICES = ("cpu", "cuda", "meta")
 
 MAX_COUNT = 2**31 - 1
@@ -154,7 +155,7 @@ def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool
         and isinstance(k, torch.Tensor)
         and isinstance(v, torch.Tensor)
         and q.ndim == k.ndim == v.ndim == 4
-        and q.dtype in DTYPES
+        and q.dtype in NAMES
         and q.dtype is k.dtype is v.dtype
         and q.is_cpu
         and k.is_cpu
@@ -165,8 +166,8 @@ def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool
 
 def _check_first(q: torch.Tensor) -> None:
     _check_tensor("q", q)
-    if q.dtype not in DTYPES:
-        known = ", ".join(map(str, DTYPES))
+    if q.dtype not in NAMES:
+        known = ", ".join(map(str, NAMES))
         raise TypeError(f"q.dtype={q.dtype} must be one of {known}: convert with q.to()")
     if q.device.type not in DEVICES:
         raise NotImplementedError(

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
-from torch._C import _is_any_autocast_enabled, _is_tracing
+from torch._C import _is_any_autocast_enabled
 
-from ..problem.spec import AttentionSpec
-from ..score.program import ScoreProgram
-from ..score.trace import trace_mask_mod, trace_score_mod, with_tables
 from .broadcasting import broadcast_leads, share_heads
-from .checks import (
-    DTYPES,
-    check_alibi,
-    check_attn_mask,
-    check_captured,
-    check_ranks,
-    check_sizes,
-    check_tensors,
-)
-from .observers import untraced_shapes
+from .captured import Captured, capture
+from .checks import check_alibi, check_attn_mask, check_ranks, check_tensors
 from .ops import attention_operator
-from .spec_names import spec_json, spec_name
+from .problem import Features, problem_of, problem_while_compiling
 from .values import NO_WINDOW, as_flag, as_number, as_scale, as_window, autocast, check_no_dropout
 
 LAYOUTS = ("bshd", "bhsd")
@@ -33,66 +19,8 @@ LAYOUTS = ("bshd", "bhsd")
 Window = Sequence[int | None] | torch.Tensor | None
 
 
-@dataclass(frozen=True, eq=False)
-class Captured:
-    """A traced score_mod and mask_mod with the tensors they captured, from ``capture``.
-
-    tables: those of the score_mod, then those of the mask_mod, each in the order of first use.
-    """
-
-    score_mod: ScoreProgram | None = None
-    mask_mod: ScoreProgram | None = None
-    tables: tuple[torch.Tensor, ...] = ()
-
-    def with_tables(self, *tables: torch.Tensor) -> Captured:
-        """The same functions of other tensors, one for each of ``self.tables`` and of its rank.
-
-        For a tensor that is an input of, or computed in, a region under torch.compile. A tensor
-        that a program reads as the same type (any floating point, any integer up to 32 bits) is
-        read as it is stored; any other is converted, once.
-        """
-        ranks, new_ranks = [t.dim() for t in self.tables], [t.dim() for t in tables]
-        if ranks != new_ranks:
-            raise ValueError(f"tables of ranks {new_ranks} must have the captured ranks {ranks}")
-        if all(new.dtype == old.dtype for new, old in zip(tables, self.tables, strict=True)):
-            return replace(self, tables=tables)
-        if torch.compiler.is_compiling():  # there a conversion is a part of the graph
-            cast = (new.to(old.dtype) for new, old in zip(tables, self.tables, strict=True))
-            return replace(self, tables=tuple(cast))
-        return self._retyped(tables)
-
-    def _retyped(self, tables: tuple[torch.Tensor, ...]) -> Captured:
-        programs, read = [], []
-        for program in (self.score_mod, self.mask_mod):
-            if program is not None:
-                own = tables[len(read) : len(read) + len(program.tables)]
-                program, own = with_tables(program, own)
-                read += own
-            programs.append(program)
-        return Captured(*programs, tuple(read))
-
-
-def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None) -> Captured:
-    """Trace the functions once; pass the result to ``attention`` as score_mod or mask_mod.
-
-    Saves the tracing (about 0.2 ms a call). Captured tensors are read when a kernel runs, every
-    other captured value now. One that requires grad is captured under torch.no_grad() and used
-    there, or captured as .detach(). Raises as ``attention`` does.
-    """
-    return _capture(score_mod, mask_mod, None)
-
-
-def _capture(score_mod, mask_mod, device: torch.device | None) -> Captured:
-    score, score_tables = trace_score_mod(score_mod, device) if score_mod else (None, [])
-    mask, mask_tables = trace_mask_mod(mask_mod, device) if mask_mod else (None, [])
-    return Captured(score, mask, (*score_tables, *mask_tables))
-
-
-_PLAIN = Captured()
-# Scores made with a larger scale are so large that a float32 lse says little of a row's sum. They
-# take the kernels of a score_mod, which save more (AttentionSpec.saved_statistics).
+# Beyond it scores are so large that a float32 lse says little of a row's sum.
 _STEEP = 1024.0
-_UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
 
 
 def _reads(dtype: torch.dtype) -> Captured:
@@ -163,14 +91,13 @@ def attention(
         window_size = as_window(window_size)
     softcap = 0.0 if softcap is None else as_number("softcap", softcap) or 0.0  # not -0.0
     scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)
-    variant = (
-        causal, window_size, softcap, alibi_slopes is not None, alignment,
-        scale is not None and not -_STEEP <= scale <= _STEEP,
-    )  # fmt: skip
+    is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
+    alibi = alibi_slopes is not None
+    features = Features(causal, window_size, softcap, alibi, alignment, is_steep)
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
-    find = _constant_spec if torch.compiler.is_compiling() else _traced_spec
-    (spec, default_scale), tables = find(q, k, v, variant, score_mod, mask_mod)
+    look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
+    (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
     scale = default_scale if scale is None else scale
     slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
     out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale, deterministic)
@@ -225,93 +152,6 @@ def _rows_first(layout: str, *tensors: torch.Tensor):
         raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
     # A tensor of another rank is left for the checks to name.
     return [x.transpose(1, 2) if getattr(x, "ndim", 0) == 4 else x for x in tensors]
-
-
-# What an operator needs to know of a problem: its spec as text, and softmax_scale's default.
-_Problem = tuple[str, float]
-
-
-def _traced_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
-    """The problem, after a look at the sizes, and the captured tensors."""
-    mods = _given(score_mod, mask_mod) or _capture(score_mod, mask_mod, q.device)
-    if mods.tables:
-        check_captured(mods.tables)
-    shapes = (q.shape, k.shape, v.shape)
-    if _is_tracing():
-        shapes = untraced_shapes(q, k, v)
-    fields = (q.dtype, *shapes, variant, mods.score_mod, mods.mask_mod)
-    try:
-        return _known_problem(*fields), mods.tables
-    except TypeError:  # symbolic sizes have no hash
-        pass
-    return _problem(*fields), mods.tables
-
-
-def _problem(dtype, q, k, v, variant, score_mod, mask_mod) -> _Problem:
-    fields = _fields(dtype, q, k, v, variant)
-    return spec_name(_spec(fields, score_mod, mask_mod)), _default_scale(fields)
-
-
-# Shapes repeat: one look-up takes the place of a dozen comparisons.
-_known_problem = lru_cache(maxsize=4096)(_problem)
-
-
-def _constant_spec(q, k, v, variant, score_mod, mask_mod) -> tuple[_Problem, tuple]:
-    """As ``_traced_spec``, in code that torch.compile can read."""
-    causal, window_size, softcap, *rest = variant
-    softcap = float(f"{softcap}")  # a number that is computed from a length becomes a constant
-    fields = _fields(q.dtype, q.shape, k.shape, v.shape, (causal, window_size, softcap, *rest))
-    mods = _given(score_mod, mask_mod)
-    if mods is None:
-        text, tables = _captured_json(fields, score_mod, mask_mod, q.device)
-        return (text, _default_scale(fields)), tables
-    check_captured(mods.tables)
-    return (_json(fields, mods.score_mod, mods.mask_mod), _default_scale(fields)), mods.tables
-
-
-def _fields(dtype, q, k, v, variant) -> tuple:
-    """Those of AttentionSpec that functions do not give, of the shapes q, k and v."""
-    check_sizes(q, k, v)
-    return (DTYPES[dtype], operator.index(q[3]), operator.index(v[3]), *variant)
-
-
-def _default_scale(fields) -> float:
-    return fields[1] ** -0.5
-
-
-def _given(score_mod, mask_mod) -> Captured | None:
-    """What needs no tracing."""
-    if score_mod is None and mask_mod is None:
-        return _PLAIN
-    if not isinstance(score_mod, Captured) and not isinstance(mask_mod, Captured):
-        return None
-    if score_mod is not None and mask_mod is not None:
-        raise TypeError("a Captured holds both functions: capture them together and pass it alone")
-    return score_mod if mask_mod is None else mask_mod
-
-
-def _json(fields, score_mod, mask_mod) -> str:
-    return spec_json(_spec(fields, score_mod, mask_mod))
-
-
-def _captured_json(
-    fields, score_mod, mask_mod, device: torch.device
-) -> tuple[str, tuple[torch.Tensor, ...]]:
-    mods = _capture(score_mod, mask_mod, device)
-    return _json(fields, mods.score_mod, mods.mask_mod), mods.tables
-
-
-def _spec(fields, score_mod, mask_mod) -> AttentionSpec:
-    *fields, alignment, is_steep = fields
-    if is_steep and score_mod is None:
-        score_mod = _UNCHANGED.score_mod
-    return AttentionSpec(*fields, score_mod, mask_mod, alignment)
-
-
-# What torch.compiler.assume_constant_result does, without its second of imports: the compiler runs
-# these two functions and keeps what they return, instead of tracing into them.
-_json._dynamo_marked_constant = True
-_captured_json._dynamo_marked_constant = True
 
 
 def _four_dimensional(x: torch.Tensor) -> torch.Tensor:

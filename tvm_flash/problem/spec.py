@@ -12,19 +12,20 @@ import torch
 
 from ..score.program import MAX_FLOAT32, ScoreProgram, TableType
 from ..score.trace import trace_mask_mod, trace_score_mod
+from .dtype import DTYPES, DType
 
-DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 ALIGNMENTS = ("bottom_right", "top_left")
-LAYOUTS = ("strided",)
 RETURNS = ("out_lse", "out")
 HEAD_DIM_RANGE = (8, 512)
 # Positions and window ends are added in int32.
 MAX_WINDOW = 2**30
 ALIBI_SLOPES = TableType("float32", 2)
 JSON_VERSION = 1
+# Run-time strides in every dimension but the last, which is contiguous.
+_LAYOUT = "strided"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionSpec:
     """A compile-time attention problem; batch, heads, lengths, strides and scale are run-time.
 
@@ -37,7 +38,6 @@ class AttentionSpec:
     softcap: cap * tanh(score / cap) after the scale; 0 is off.
     alibi: subtract slopes[b, h] * |i - k_idx|, slopes (B, H) float32 a run-time argument.
     score_mod, mask_mod: traced functions; ``capture`` traces and makes the spec in one go.
-    layout: "strided", run-time strides in every dimension but the last, which is contiguous.
     returns: "out_lse" or "out", whether the kernel writes lse too.
 
     Raises ValueError or TypeError that name the field, its value and the limit.
@@ -53,7 +53,6 @@ class AttentionSpec:
     score_mod: ScoreProgram | None = None
     mask_mod: ScoreProgram | None = None
     alignment: str = "bottom_right"
-    layout: str = "strided"
     returns: str = "out_lse"
 
     def __post_init__(self):
@@ -62,7 +61,6 @@ class AttentionSpec:
             self._set("head_dim_v", self.head_dim)
         _check_choice("dtype", self.dtype, tuple(DTYPES))
         _check_choice("alignment", self.alignment, ALIGNMENTS)
-        _check_choice("layout", self.layout, LAYOUTS)
         _check_choice("returns", self.returns, RETURNS)
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
@@ -85,17 +83,22 @@ class AttentionSpec:
 
     @classmethod
     def capture(
-        cls, *args, score_mod: Callable | None = None, mask_mod: Callable | None = None, **kwargs
+        cls, *, score_mod: Callable | None = None, mask_mod: Callable | None = None, **fields
     ) -> tuple[AttentionSpec, list[torch.Tensor]]:
         """A spec with traced ``score_mod(score, b, h, q_idx, k_idx)`` and ``mask_mod(b, h, q_idx,
         k_idx)``, and the tensors they captured: what follows the ALiBi slopes in a kernel call.
 
-        Other arguments are the spec's own; raises as ``trace_score_mod`` does.
+        fields: the spec's others, by their names. Raises as ``trace_score_mod`` does.
         """
         score_program, score_tables = trace_score_mod(score_mod) if score_mod else (None, [])
         mask_program, mask_tables = trace_mask_mod(mask_mod) if mask_mod else (None, [])
-        spec = cls(*args, score_mod=score_program, mask_mod=mask_program, **kwargs)
+        spec = cls(score_mod=score_program, mask_mod=mask_program, **fields)
         return spec, [*score_tables, *mask_tables]
+
+    @property
+    def element(self) -> DType:
+        """The row of its dtype: bytes of an element, names, precision."""
+        return DTYPES[self.dtype]
 
     @property
     def table_types(self) -> tuple[TableType, ...]:
@@ -131,7 +134,7 @@ class AttentionSpec:
         shape = f"d{self.head_dim}" + f"v{self.head_dim_v}" * (self.head_dim_v != self.head_dim)
         windowed = left != -1 or right > 0
         parts = [
-            f"attn_{DTYPES[self.dtype]}_{shape}",
+            f"attn_{self.element.short}_{shape}",
             "causal" * self.causal,
             f"w{_bound(left)}_{_bound(right)}" * windowed,
             f"cap{_identifier(self.softcap)}" * bool(self.softcap),
@@ -149,7 +152,7 @@ class AttentionSpec:
         data["window_size"] = list(self.window_size)
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
-        return {"version": JSON_VERSION, **data}
+        return {"version": JSON_VERSION, **data, "layout": _LAYOUT}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> AttentionSpec:
@@ -157,6 +160,8 @@ class AttentionSpec:
         data = dict(data)
         if (version := data.pop("version", None)) != JSON_VERSION:
             raise ValueError(f"spec of {version=}, this release reads version {JSON_VERSION}")
+        if (layout := data.pop("layout", _LAYOUT)) != _LAYOUT:
+            raise ValueError(f"spec with {layout=}, this release reads {_LAYOUT!r}")
         if unknown := data.keys() - {f.name for f in fields(cls)}:
             raise ValueError(f"spec with unknown fields {sorted(unknown)}")
         data["window_size"] = tuple(data.get("window_size", (-1, -1)))

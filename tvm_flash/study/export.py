@@ -24,7 +24,6 @@ from .samples import Sample, splits
 FORMAT = 1
 FORMATS = ("npz", "parquet")
 PROBLEM = (*(f"log2 {name}" for name in SIZES), "head_dim", "head_dim_v", "bytes", "causal")
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _columns_of(samples: Sequence[Sample], schedule: str) -> tuple[list[str], np
 def _problem(sample: Sample) -> list[float]:
     sizes = [math.log2(sample.problem[name]) for name in SIZES]
     spec = sample.spec
-    return [*sizes, spec.head_dim, spec.head_dim_v, _BYTES[spec.dtype], float(spec.causal)]
+    return [*sizes, spec.head_dim, spec.head_dim_v, spec.element.bytes, float(spec.causal)]
 
 
 def _numbers(values) -> np.ndarray:

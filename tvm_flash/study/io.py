@@ -155,7 +155,7 @@ def _points(rows: Iterable[Row]) -> list[tuple[int, int, int, int]]:
 def _compiled(
     algorithm: str, head_dim: int, tile: int, other: int
 ) -> tuple[CudaProgram, list[str]]:
-    program = _PROGRAMS[algorithm](AttentionSpec(DTYPE, head_dim), tile, other)
+    program = _PROGRAMS[algorithm](AttentionSpec(dtype=DTYPE, head_dim=head_dim), tile, other)
     return program, ptx_of(program)
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..problem.dtype import DTYPES
+
 FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3}
 ROUND_OFF = 1e-5
-# exp2 as a polynomial of degree 3 or 4 moves the logarithm of a sum by its relative error.
-LSE_ROUND_OFF = {"float32": 2e-5, "bfloat16": 2e-4, "float16": 2e-4}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def _allowed(
     baseline = largest_error(plain, exact)
     # What rounding a score does to its exponential, relative to it.
     baseline += score_size * 2.0**-24 * largest_error(exact, torch.zeros_like(exact))
-    return FACTORS[name] * baseline + (LSE_ROUND_OFF[dtype] if name == "lse" else ROUND_OFF)
+    round_off = DTYPES[dtype].lse_round_off if name == "lse" else ROUND_OFF
+    return FACTORS[name] * baseline + round_off
 
 
 def largest_error(got: torch.Tensor, want: torch.Tensor) -> float:

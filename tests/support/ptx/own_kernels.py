@@ -62,9 +62,12 @@ class Own:
         return fields["block_q"], fields["block_k"]
 
 
-_HALF, _WIDE = AttentionSpec("float16", 64, causal=True), AttentionSpec("bfloat16", 128)
+_HALF, _WIDE = (
+    AttentionSpec(dtype="float16", head_dim=64, causal=True),
+    AttentionSpec(dtype="bfloat16", head_dim=128),
+)
 # Of the row kernels, a head_dim that is no multiple of a warp nor of dq_acc's columns.
-_ODD = AttentionSpec("float16", 80)
+_ODD = AttentionSpec(dtype="float16", head_dim=80)
 OWN = {
     "own_forward_f16_d64_causal": Own("forward", _HALF),
     "own_forward_bf16_d128_two_stages": Own("forward", _WIDE, ForwardConfig(64, 32, stages=2)),

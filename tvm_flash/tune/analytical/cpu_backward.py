@@ -7,7 +7,7 @@ from ...schedules.cpu.backward import BackwardConfig
 from ...schedules.cpu.forms.tiles import BackwardTile
 from ..trial import Sizes
 from .core import Core
-from .cpu_forward import SOFTMAX, STAGED, TRANSPOSED, arrival_rate, element_bytes
+from .cpu_forward import SOFTMAX, STAGED, TRANSPOSED, arrival_rate
 from .products import FILL, Micro, product
 from .visited import key_tiles, query_tiles
 
@@ -29,7 +29,7 @@ def backward_tasks(
     staged = STAGED[spec.dtype] * width / vector
     of_keys = config.block_k * (staged + TRANSPOSED * width / vector + 4 * sums / vector)
     rate = arrival_rate(core, spec, sizes.seqlen_q, sizes.num_heads)
-    of_rows = config.block_q * (staged + width * element_bytes(spec) / rate)
+    of_rows = config.block_q * (staged + width * spec.element.bytes / rate)
     of_step = _step(core, spec, config, tile)
     workers = [0.0] * copies
     for n, (visited, pairs) in enumerate(zip(blocks, steps, strict=True)):

@@ -79,13 +79,8 @@ def _stage(core: Core, spec: AttentionSpec, config: ForwardConfig, sizes: Sizes)
     tile = config.tile(spec)
     width = tile.depth + tile.depth_v
     rate = arrival_rate(core, spec, sizes.seqlen_k, sizes.num_kv_heads)
-    arrival = config.block_k * width * element_bytes(spec) / rate
+    arrival = config.block_k * width * spec.element.bytes / rate
     return config.block_k * width / config.vector * STAGED[spec.dtype] + arrival
-
-
-def element_bytes(spec: AttentionSpec) -> int:
-    """Of an input."""
-    return _FLOAT if spec.dtype == "float32" else 2
 
 
 def arrival_rate(core: Core, spec: AttentionSpec, rows: int, heads: int) -> float:
@@ -93,5 +88,5 @@ def arrival_rate(core: Core, spec: AttentionSpec, rows: int, heads: int) -> floa
 
     Rows of a head lie ``heads`` rows apart: they fall into as small a part of the cache's sets.
     """
-    taken = rows * heads * (spec.head_dim + spec.head_dim_v) * element_bytes(spec)
+    taken = rows * heads * (spec.head_dim + spec.head_dim_v) * spec.element.bytes
     return core.l2_rate if taken <= FILL * core.l2 else core.l3_rate

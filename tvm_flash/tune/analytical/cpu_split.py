@@ -45,8 +45,7 @@ def _chunk(
     output = calls * tile.depth_v / config.columns * _output(core, config)
     vectors = groups * config.row_block * padded / vector
     softmax = vectors * (SOFTMAX + config.exp2_degree) / core.arithmetic
-    size = _FLOAT if spec.dtype == "float32" else 2
-    arrival = keys * (spec.head_dim + spec.head_dim_v) * size / core.memory_rate
+    arrival = keys * (spec.head_dim + spec.head_dim_v) * spec.element.bytes / core.memory_rate
     combined = rows * (_COMBINED + 4 * tile.depth_v / vector)
     return max(scores + output + softmax, arrival) + combined
 

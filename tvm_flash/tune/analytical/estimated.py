@@ -108,7 +108,7 @@ def _backward(spec: AttentionSpec, config: BackwardConfig) -> tuple[Amounts, Amo
 
 def _element(spec: AttentionSpec) -> tuple[int, int]:
     """(bytes of an element, 16-bit products that one of it costs): TF32 takes three of two."""
-    return (4, 6) if spec.dtype == "float32" else (2, 1)
+    return spec.element.bytes, 6 if spec.element.operand == "tf32" else 1
 
 
 def _amounts(

@@ -1,0 +1,132 @@
+"""The problem that a call poses: its spec as text, its default scale, its captured tensors."""
+
+from __future__ import annotations
+
+import operator
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch._C import _is_tracing
+
+from ..problem.spec import AttentionSpec
+from ..score.program import ScoreProgram
+from .captured import already_captured, capture, captured_on
+from .checks import NAMES, check_captured, check_sizes
+from .observers import untraced_shapes
+from .spec_names import spec_json, spec_name
+
+_UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
+
+
+class Features(NamedTuple):
+    """What a call asks for beside its tensors and its functions, as plain values.
+
+    The first five are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse would
+    say little of a row's sum; then the spec is that of a score_mod that changes nothing, whose
+    kernels save more (AttentionSpec.saved_statistics).
+    """
+
+    causal: bool
+    window_size: tuple[int, int]
+    softcap: float
+    alibi: bool
+    alignment: str
+    is_steep: bool
+
+
+class PosedProblem(NamedTuple):
+    """What an operator needs to know of a problem.
+
+    spec: AttentionSpec as text. default_scale: softmax_scale where the call gives none.
+    """
+
+    spec: str
+    default_scale: float
+
+
+def problem_of(q, k, v, features: Features, score_mod, mask_mod) -> tuple[PosedProblem, tuple]:
+    """The problem, after a look at the sizes, and the captured tensors."""
+    mods = already_captured(score_mod, mask_mod)
+    if mods is None:
+        mods = captured_on(q.device, score_mod, mask_mod)
+    if mods.tables:
+        check_captured(mods.tables)
+    shapes = (q.shape, k.shape, v.shape)
+    if _is_tracing():
+        shapes = untraced_shapes(q, k, v)
+    known = (q.dtype, *shapes, features, mods.score_mod, mods.mask_mod)
+    try:
+        return _known_problem(*known), mods.tables
+    except TypeError:  # symbolic sizes have no hash
+        pass
+    return _problem(*known), mods.tables
+
+
+def problem_while_compiling(
+    q, k, v, features: Features, score_mod, mask_mod
+) -> tuple[PosedProblem, tuple]:
+    """As ``problem_of``, in code that torch.compile can read."""
+    # A number that is computed from a length becomes a constant.
+    features = features._replace(softcap=float(f"{features.softcap}"))
+    check_sizes(q.shape, k.shape, v.shape)
+    head_dims = (operator.index(q.shape[3]), operator.index(v.shape[3]))
+    of_tensors, scale = (features, q.dtype, *head_dims), head_dims[0] ** -0.5
+    mods = already_captured(score_mod, mask_mod)
+    if mods is None:
+        text, tables = _captured_json(q.device, score_mod, mask_mod, *of_tensors)
+        return PosedProblem(text, scale), tables
+    check_captured(mods.tables)
+    return PosedProblem(_json(*of_tensors, mods.score_mod, mods.mask_mod), scale), mods.tables
+
+
+def _problem(dtype, q, k, v, features: Features, score_mod, mask_mod) -> PosedProblem:
+    """The problem of the shapes q, k and v."""
+    check_sizes(q, k, v)
+    head_dim, head_dim_v = operator.index(q[3]), operator.index(v[3])
+    spec = _spec(features, dtype, head_dim, head_dim_v, score_mod, mask_mod)
+    return PosedProblem(spec_name(spec), head_dim**-0.5)
+
+
+# Shapes repeat: one look-up takes the place of a dozen comparisons.
+_known_problem = lru_cache(maxsize=4096)(_problem)
+
+
+def _spec(
+    features: Features,
+    dtype: torch.dtype,
+    head_dim: int,
+    head_dim_v: int,
+    score_mod: ScoreProgram | None,
+    mask_mod: ScoreProgram | None,
+) -> AttentionSpec:
+    if features.is_steep and score_mod is None:
+        score_mod = _UNCHANGED.score_mod
+    return AttentionSpec(
+        dtype=NAMES[dtype],
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        causal=features.causal,
+        window_size=features.window_size,
+        softcap=features.softcap,
+        alibi=features.alibi,
+        alignment=features.alignment,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
+    )
+
+
+def _json(features, dtype, head_dim, head_dim_v, score_mod, mask_mod) -> str:
+    return spec_json(_spec(features, dtype, head_dim, head_dim_v, score_mod, mask_mod))
+
+
+def _captured_json(device, score_mod, mask_mod, features, dtype, head_dim, head_dim_v):
+    mods = captured_on(device, score_mod, mask_mod)
+    text = _json(features, dtype, head_dim, head_dim_v, mods.score_mod, mods.mask_mod)
+    return text, mods.tables
+
+
+# What torch.compiler.assume_constant_result does, without its second of imports: the compiler runs
+# these two functions and keeps what they return, instead of tracing into them.
+_json._dynamo_marked_constant = True
+_captured_json._dynamo_marked_constant = True
