@@ -10,10 +10,9 @@ import argparse
 import torch
 
 import tvm_flash
-from tvm_flash.cases import Case, Inputs, make_inputs
-from tvm_flash.reference import attention_reference, max_error
-
-RESULTS = ("out", "lse", "dq", "dk", "dv")
+from tvm_flash.cases import Case, make_inputs
+from tvm_flash.reference import attention_reference
+from tvm_flash.verify.rule import FACTORS, largest_error, results
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     parser.add_argument("--logits", default="1,6.8,24")
     given = parser.parse_args()
     print("ours over torch: largest error (root mean square)")
-    print(f"{'D':>4} {'lengths':>10} {'logits':>6}", *(f"{name:>13}" for name in RESULTS))
+    print(f"{'D':>4} {'lengths':>10} {'logits':>6}", *(f"{name:>13}" for name in FACTORS))
     for head_dim in map(int, given.head_dims.split(",")):
         for lengths in given.lengths.split(","):
             for logits in map(float, given.logits.split(",")):
@@ -39,26 +38,15 @@ def ratios(dtype: str, head_dim: int, lengths: str, logits: float) -> list[str]:
     sizes = {"batch": 1, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k}
     inputs = make_inputs(Case("accuracy", dtype, head_dim, logits_scale=logits, **sizes))
     ours = results(tvm_flash.attention, inputs, return_lse=True)
-    exact, plain = (
-        results(attention_reference, inputs, torch.float64),
-        results(attention_reference, inputs),
-    )
+    exact, plain = (results(attention_reference, inputs, d) for d in (torch.float64, None))
     found = []
-    for a, b, c in zip(ours, plain, exact, strict=True):
-        largest, mean = (error(a, c) / max(error(b, c), 1e-30) for error in (max_error, rms))
+    for name, want in exact.items():
+        largest, mean = (
+            error(ours[name], want) / max(error(plain[name], want), 1e-30)
+            for error in (largest_error, rms)
+        )
         found.append(f"{largest:6.2f} ({mean:.2f})"[:13].rjust(13))
     return found
-
-
-def results(attention, inputs: Inputs, dtype: torch.dtype | None = None, **options) -> list:
-    """out, lse, dq, dk, dv of ``attention`` on leaves of ``dtype`` (None: the inputs' own)."""
-    leaves = [x.to(dtype or x.dtype).detach().requires_grad_() for x in inputs[:3]]
-    out, lse = attention(*leaves, **inputs.variant, **options)
-    return [
-        out.detach(),
-        lse.detach(),
-        *torch.autograd.grad(out, leaves, inputs.dout.to(out.dtype)),
-    ]
 
 
 def rms(found: torch.Tensor, exact: torch.Tensor) -> float:

@@ -8,9 +8,6 @@ import torch
 
 from .score import variants
 
-# Where plain torch is exact by luck (a softmax of one key is 1), twice its error is 0.
-SLACK = 1e-5
-
 
 def attention_reference(
     q: torch.Tensor,
@@ -65,26 +62,6 @@ def index_tensors(
     return tuple(
         torch.arange(n, device=device).view(size) for n, size in zip(shape, sizes, strict=True)
     )
-
-
-def error_bound(exact: torch.Tensor, baseline: torch.Tensor, *, gradient: bool = False) -> float:
-    """FlashAttention's rule: the largest absolute error that a kernel's result may have.
-
-    ``exact`` is the oracle's result, ``baseline`` that of plain torch operations in the kernel's
-    dtype. Twice the error of ``baseline``, three times for a gradient, plus the round-off of that
-    dtype, 2 * max |(x + 0.3 - 0.3) - x|, plus SLACK (tests/test_flash_attn.py and
-    hopper/test_flash_attn.py of Dao-AILab/flash-attention).
-    """
-    rounded = exact.to(baseline.dtype)
-    round_off = 2 * max_error(rounded + 0.3 - 0.3, rounded)
-    return (3 if gradient else 2) * max_error(baseline, exact) + round_off + SLACK
-
-
-def max_error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """Largest absolute difference in float64; equal infinities differ by 0, NaN by NaN."""
-    found, exact = found.double(), exact.double()
-    difference = torch.where(found == exact, 0.0, (found - exact).abs())
-    return difference.max().item() if difference.numel() else 0.0
 
 
 def _masked(scores: torch.Tensor, visible) -> torch.Tensor:

@@ -12,7 +12,6 @@ from tvm_flash.bench import cores, floors, rows
 from tvm_flash.bench.contenders import NAIVE_LIMIT_BYTES, Prepared
 from tvm_flash.bench.host import cpu_name
 from tvm_flash.bench.restricted import library_for, refusal, restricted_floors, restricted_row
-from tvm_flash.cases import CORRECTNESS
 from tvm_flash.errors import TvmFlashError
 
 SMALL = bench.Problem("float32", 64, 256, causal=True, heads=2)
@@ -176,15 +175,6 @@ def test_a_fast_wrong_kernel_is_no_result(monkeypatch):
     monkeypatch.setattr(rows, "contenders_for", lambda problem, names: cheat)
     with pytest.raises(TvmFlashError, match="our result is not SDPA's"):
         bench.timed(SMALL, "forward", HASTE)
-
-
-def test_the_error_rule():
-    case = next(case for case in CORRECTNESS if case.name == "bf16_relative_bias")
-    found = bench.accuracies(case)
-    assert [accuracy.result for accuracy in found] == ["out", "dq", "dk", "dv"]
-    assert all(accuracy.ok for accuracy in found)
-    assert not bench.Accuracy("out", error=3e-3, baseline=1e-3).ok
-    assert not bench.Accuracy("out", error=float("nan"), baseline=1e-3).ok
 
 
 def test_a_host_is_named():

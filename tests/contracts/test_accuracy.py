@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from error_rule import results
 from problems import Sizes, call_forward, compile_function, inputs
 
 import tvm_flash
@@ -12,7 +11,7 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.select import scheduled_module
 from tvm_flash.schedules.target import TARGETS, cpu_target
-from tvm_flash.verify.rule import FACTORS, deviations
+from tvm_flash.verify.rule import FACTORS, deviations, results
 
 # One target for each register file: more features multiply float32 in the same way.
 RUNNABLE = [t.name for t in TARGETS if t.features <= cpu_features() and "+" not in t.name]

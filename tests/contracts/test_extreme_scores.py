@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tvm_flash import attention
-from tvm_flash.reference import attention_reference, error_bound, max_error
+from tvm_flash.reference import attention_reference
+from tvm_flash.verify.rule import allowed_error, largest_error
 
 LOWEST = torch.finfo(torch.float32).min
 RESULTS = ("out", "lse", "dq", "dk", "dv")
@@ -38,8 +39,8 @@ def assert_within_the_rule(tensors, only=RESULTS, **variant):
     exact = results(attention_reference, tensors, torch.float64, **variant)
     plain = results(attention_reference, tensors, dtype, **variant)
     for name in only:
-        bound = error_bound(exact[name], plain[name], gradient=name.startswith("d"))
-        error = max_error(got[name], exact[name])
+        bound = allowed_error(name, str(dtype).removeprefix("torch."), exact[name], plain[name])
+        error = largest_error(got[name], exact[name])
         assert error <= bound, f"{name}: {error} > {bound}"
 
 
@@ -83,7 +84,7 @@ def test_scales_of_any_size(scale, sq, device):
         for f, dtype in ((ours, torch.float32), (attention_reference, torch.float64))
     )
     for name in ("dq", "dk"):
-        error = max_error(got[name] / abs(scale), exact[name] / abs(scale))
+        error = largest_error(got[name] / abs(scale), exact[name] / abs(scale))
         assert error <= 100 * torch.finfo(torch.float32).eps, name
 
 

@@ -12,9 +12,10 @@ pytest.importorskip("tvm")
 from tvm_flash.codegen.build import build
 from tvm_flash.frontend.ops import spec_json
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.reference import attention_reference, error_bound, max_error
+from tvm_flash.reference import attention_reference
 from tvm_flash.runtime.loader import opened
 from tvm_flash.runtime.openmp import torch_openmp
+from tvm_flash.verify.rule import allowed_error, largest_error
 
 SPEC = AttentionSpec(dtype="float32", head_dim=16, alibi=True)
 
@@ -97,7 +98,7 @@ def test_a_refused_call_leaves_the_kernel_right(kernels):
     slopes = given["slopes"]
     exact, _ = attention_reference(*inputs, alibi_slopes=slopes, upcast=torch.float64)
     plain, _ = attention_reference(*inputs, alibi_slopes=slopes)
-    assert max_error(given["out"], exact) <= error_bound(exact, plain)
+    assert largest_error(given["out"], exact) <= allowed_error("out", SPEC.dtype, exact, plain)
 
 
 def test_operators_refuse_keys_without_values():
@@ -133,4 +134,4 @@ def test_small_problems_start_no_team(library, kernels, heads, length, teams):
         bind(*map(ctypes.c_void_p, functions))
     assert started == [2] * teams
     expected, _ = attention_reference(q, q, q, upcast=torch.float64)
-    assert max_error(out, expected) < 1e-5
+    assert largest_error(out, expected) < 1e-5

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import error_rule
 import pytest
 import torch
 from error_rule import check_case
@@ -11,6 +10,7 @@ from interpreted import aligned_rows, resolver, shuffled
 import tvm_flash
 from tvm_flash.cases import CORRECTNESS, make_inputs
 from tvm_flash.frontend import ops
+from tvm_flash.verify.rule import FACTORS, results
 
 # float32 is the list's default type and a GPU's exception: cases not about it run in float16.
 SERVED = [
@@ -81,21 +81,21 @@ def test_deterministic_gradients_do_not_depend_on_the_order_of_blocks(on):
     """Interpreter seeds shuffle warps and blocks; sums of atomics come out in their order."""
     on("sm_80")
     (case,) = named("f16_gqa")
-    results = {}
+    runs = {}
     for seed in (1, 2, 3):
         run = {}
         for name, options in {"ordered": {"deterministic": True}, "atomic": {}}.items():
             with shuffled(seed):
-                run[name] = error_rule.results(
+                run[name] = results(
                     tvm_flash.attention, make_inputs(case), return_lse=True, **options
                 )
-        results[seed] = run
+        runs[seed] = run
     for seed in (2, 3):
-        for name in error_rule.FACTORS:
-            assert torch.equal(results[1]["ordered"][name], results[seed]["ordered"][name]), name
+        for name in FACTORS:
+            assert torch.equal(runs[1]["ordered"][name], runs[seed]["ordered"][name]), name
         # dK and dV are summed in registers in both.
         for name in ("out", "lse", "dk", "dv"):
-            assert torch.equal(results[1]["atomic"][name], results[seed]["atomic"][name]), name
+            assert torch.equal(runs[1]["atomic"][name], runs[seed]["atomic"][name]), name
 
 
 @pytest.mark.parametrize(

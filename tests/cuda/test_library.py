@@ -8,8 +8,9 @@ import torch
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.reference import attention_reference, error_bound, max_error
+from tvm_flash.reference import attention_reference
 from tvm_flash.runtime.loader import load, registered
+from tvm_flash.verify.rule import allowed_error, largest_error
 
 try:
     find_toolkit()
@@ -57,7 +58,8 @@ def bounds(problem):
     plain_out, _ = attention_reference(*plain, causal=True)
     plain_grads = torch.autograd.grad(plain_out, plain, dout)
     pairs = zip((out, *grads), (plain_out.detach(), *plain_grads), strict=True)
-    return [error_bound(want, got) for want, got in pairs]
+    # A gradient is held to an output's factor of 2, not to the rule's 3.
+    return [allowed_error("out", "bfloat16", want, got) for want, got in pairs]
 
 
 @pytest.mark.parametrize("capability", [(8, 6), (9, 0)], ids=str)
@@ -67,13 +69,13 @@ def test_forward_and_both_backwards(kernels, problem, bounds, capability):
     forward = {"q": q, "k": k, "v": v, "out": torch.empty_like(q), "lse": torch.empty(1, 4, 70)}
     with InterpretedDevice(library, capability) as device:
         device.call(by_direction["forward"], forward, SCALE, outputs=("out", "lse"))
-        assert max_error(forward["out"], want_out) <= bounds[0]
+        assert largest_error(forward["out"], want_out) <= bounds[0]
         torch.testing.assert_close(forward["lse"].double(), want_lse, atol=1e-5, rtol=1e-5)
         for direction in DIRECTIONS[1:]:
             kernel = by_direction[direction]
             grads = call_backward(device, kernel, forward, dout, capability)
             for got, want, bound in zip(grads, want_grads, bounds[1:], strict=True):
-                assert max_error(got, want) <= bound
+                assert largest_error(got, want) <= bound
 
 
 def call_backward(device, kernel, forward, dout, capability, dq_acc=lambda shape: shape):

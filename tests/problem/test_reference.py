@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tvm_flash.cases import CASES, make_inputs
-from tvm_flash.reference import SLACK, attention_reference, error_bound, max_error
+from tvm_flash.reference import attention_reference
 
 
 def problem(b=2, sq=7, sk=9, h=4, hk=2, d=8, dv=6):
@@ -72,16 +72,6 @@ def test_upcast():
     q, k, v = (x.detach().bfloat16() for x in problem())
     assert attention_reference(q, k, v)[0].dtype == torch.bfloat16
     assert attention_reference(q, k, v, upcast=torch.float64)[0].dtype == torch.float64
-
-
-def test_error_rule():
-    exact = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    baseline = torch.tensor([1.0, 2.5])
-    assert 1.0 + SLACK <= error_bound(exact, baseline) < 1.0 + SLACK + 1e-6
-    assert error_bound(exact, baseline, gradient=True) >= 1.5
-    inf, nan = torch.tensor(float("inf")), torch.tensor(float("nan"))
-    assert max_error(inf, inf) == 0 and not max_error(nan, inf) <= 1e9
-    assert max_error(torch.ones(0), torch.ones(0)) == 0
 
 
 def test_listed_cases_differ_and_repeat():

@@ -1,10 +1,9 @@
-"""Speed, memory and accuracy of our kernels beside torch's SDPA and naive attention.
+"""Speed and memory of our kernels beside torch's SDPA and naive attention.
 
 ``SUITES`` says what is measured, ``Runner`` measures it into a ``Document``; ``measure`` times one
 ``Problem``.
 """
 
-from .accuracy import Accuracy, accuracies
 from .contenders import CONTENDERS, Contender, contenders_for
 from .document import FORMAT, Document, read
 from .floors import Floors, measure_floors
@@ -21,7 +20,6 @@ __all__ = [
     "FORMAT",
     "MEMORY_SEQLENS",
     "SUITES",
-    "Accuracy",
     "Cell",
     "Contender",
     "Document",
@@ -35,7 +33,6 @@ __all__ = [
     "Suite",
     "Target",
     "Timing",
-    "accuracies",
     "contenders_for",
     "describe",
     "described_host",

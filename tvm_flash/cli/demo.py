@@ -15,8 +15,8 @@ from .console import console, notes, progress
 from .tables import timing_table
 
 if TYPE_CHECKING:
-    from ..bench import Accuracy
     from ..cases import Case
+    from ..verify.rule import Deviation
 
 # Every dtype, both kinds of mask, grouped heads, odd sizes, each variant, user functions.
 CHECKED = (
@@ -82,27 +82,29 @@ def _build_and_load(cases: list[Case], path: Path) -> None:
 
 def _check(cases: list[Case]) -> bool:
     """Print every kernel's largest errors beside their limits; whether all hold."""
-    from ..bench import accuracies
+    from ..cases import make_inputs
+    from ..frontend.functional import attention
+    from ..verify.rule import FACTORS, judged
 
     table = Table(title="largest error against float64 (limit)", title_justify="left")
     table.add_column("case")
     table.add_column("kernel")
-    for result in ("out", "dq", "dk", "dv"):
+    for result in FACTORS:
         table.add_column(result, justify="right")
     held = True
     with progress("check", len(cases)) as advance:
         for case in cases:
-            found = accuracies(case)
-            held &= all(accuracy.ok for accuracy in found)
+            found = judged(attention, make_inputs(case))
+            held &= all(deviation.ok for deviation in found)
             table.add_row(case.name, case.spec.name, *map(_cell, found))
             advance(case.name)
     console.print(table)
     return held
 
 
-def _cell(accuracy: Accuracy) -> str:
-    colour = "green" if accuracy.ok else "red"
-    return f"[{colour}]{accuracy.error:.1e}[/] ({accuracy.limit:.1e})"
+def _cell(deviation: Deviation) -> str:
+    colour = "green" if deviation.ok else "red"
+    return f"[{colour}]{deviation.error:.1e}[/] ({deviation.allowed:.1e})"
 
 
 def _time(problems: list[tuple[str, bool, int]]) -> Table:

@@ -11,11 +11,9 @@ from ..cases import Inputs, make_inputs
 from ..problem.spec import AttentionSpec
 from ..reference import attention_reference
 from .problems import Problem
-from .rule import FACTORS
+from .rule import Results, results
 from .score_function import as_function
 from .tables import random_tables
-
-Results = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +33,9 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
     scale = problem.softmax_scale or spec.head_dim**-0.5
     variant = {**_variant(spec, tables), "softmax_scale": scale}
-    exact = _results(inputs, variant, torch.float64)
-    return Question(inputs, tables, scale, exact, _results(inputs, variant, inputs.q.dtype))
+    asked = inputs._replace(variant=variant)
+    exact, plain = (results(attention_reference, asked, dtype) for dtype in (torch.float64, None))
+    return Question(inputs, tables, scale, exact, plain)
 
 
 def _variant(spec: AttentionSpec, tables: list[torch.Tensor]) -> dict[str, Any]:
@@ -57,13 +56,3 @@ def _variant(spec: AttentionSpec, tables: list[torch.Tensor]) -> dict[str, Any]:
         "alibi_slopes": slopes,
         **functions,
     }
-
-
-def _results(inputs: Inputs, variant: dict[str, Any], dtype: torch.dtype) -> Results:
-    # Leaves of that precision: autograd rounds a gradient to the dtype of its leaf.
-    leaves = [x.detach().to(dtype).requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
-    out, lse = attention_reference(*leaves, **variant)
-    upstream = (inputs.dout.to(out.dtype), inputs.dlse.to(lse.dtype))
-    # A score_mod may ignore the score, and with it q and k.
-    grads = torch.autograd.grad((out, lse), leaves, upstream, materialize_grads=True)
-    return dict(zip(FACTORS, (out.detach(), lse.detach(), *grads), strict=True))

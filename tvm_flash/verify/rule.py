@@ -1,20 +1,26 @@
-"""FlashAttention's rule: errors up to twice PyTorch's own in the dtype, three times for gradients.
+"""FlashAttention's error rule: errors up to twice PyTorch's own, three times for gradients.
 
-Both errors are taken against float64; a round-off is added.
+Both errors are taken against float64, PyTorch's in the kernel's dtype; a round-off is added
+(tests/test_flash_attn.py of Dao-AILab/flash-attention).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
+from ..cases import Inputs
 from ..problem.dtype import DTYPES
+from ..reference import attention_reference
 
 FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3}
+# Where plain torch is exact by luck (a softmax of one key is 1), twice its error is 0.
 ROUND_OFF = 1e-5
+
+Results = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,42 @@ class Deviation:
         return f"{self.result}: error {self.error:.3g} {relation} {self.allowed:.3g}"
 
 
+def judged(
+    attention: Callable, inputs: Inputs, *, backward: bool = True, **options
+) -> list[Deviation]:
+    """``attention`` (which takes ``return_lse``) on ``inputs``, held to the rule."""
+    return deviations(
+        str(inputs.q.dtype).removeprefix("torch."),
+        results(attention, inputs, backward=backward, return_lse=True, **options),
+        results(attention_reference, inputs, torch.float64, backward=backward),
+        results(attention_reference, inputs, backward=backward),
+    )
+
+
+def results(
+    attention: Callable,
+    inputs: Inputs,
+    dtype: torch.dtype | None = None,
+    *,
+    backward: bool = True,
+    **options,
+) -> Results:
+    """out, lse and, with ``backward``, dq, dk, dv of ``attention``, computed in ``dtype``.
+
+    dtype: None is that of ``inputs``. options: keywords besides ``inputs.variant``.
+    """
+    # Leaves of that dtype, for autograd rounds a gradient to the dtype of its leaf: exact ones need
+    # float64 leaves. Not clones, which would be dense.
+    leaves = [x.detach().to(dtype or x.dtype).requires_grad_(backward) for x in inputs[:3]]
+    out, lse = attention(*leaves, **inputs.variant, **options)
+    found = (out.detach(), lse.detach())
+    if backward:
+        upstream = (inputs.dout.to(out.dtype), inputs.dlse.to(lse.dtype))
+        # A score_mod may ignore the score, and with it q and k.
+        found += torch.autograd.grad((out, lse), leaves, upstream, materialize_grads=True)
+    return dict(zip(FACTORS, found, strict=False))
+
+
 def deviations(
     dtype: str,
     found: Mapping[str, torch.Tensor],
@@ -56,15 +98,16 @@ def deviations(
         Deviation(
             name,
             largest_error(got, exact[name]),
-            _allowed(name, dtype, exact[name], plain[name], score_size),
+            allowed_error(name, dtype, exact[name], plain[name], score_size),
         )
         for name, got in found.items()
     ]
 
 
-def _allowed(
-    name: str, dtype: str, exact: torch.Tensor, plain: torch.Tensor, score_size: float
+def allowed_error(
+    name: str, dtype: str, exact: torch.Tensor, plain: torch.Tensor, score_size: float = 0.0
 ) -> float:
+    """The largest error that the result ``name`` may have, as for ``deviations``."""
     baseline = largest_error(plain, exact)
     # What rounding a score does to its exponential, relative to it.
     baseline += score_size * 2.0**-24 * largest_error(exact, torch.zeros_like(exact))

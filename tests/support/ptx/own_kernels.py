@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from error_rule import results
 
 from tvm_flash.cases import Case, Inputs, make_inputs
 from tvm_flash.codegen.cuda import ptx_of
@@ -21,7 +20,7 @@ from tvm_flash.schedules.cuda.program import CudaProgram, Launch, Sizes
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.buffers import MappedTensors
 from tvm_flash.verify.plan import ZEROED, bind, grid_of
-from tvm_flash.verify.rule import deviations
+from tvm_flash.verify.rule import deviations, results
 
 WRITTEN = {"forward": ("out", "lse"), "delta": ("delta",), "dkdv": ("dk", "dv", "dq_acc"),
            "dq": ("dq",), "ordered": ("dq",)}  # fmt: skip
