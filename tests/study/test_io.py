@@ -49,7 +49,7 @@ def test_fits_find_the_constants_of_the_models():
 
 def test_a_wrong_result_is_not_counted(monkeypatch):
     monkeypatch.setattr(rule, "allowed_error", lambda *_: -1.0)
-    with pytest.raises(io.WrongResult, match="out: error .* exceeds"):
+    with pytest.raises(io.WrongResult, match=r"out: error .* exceeds"):
         io.count(FLASH2, 64, 32, 32)
 
 
