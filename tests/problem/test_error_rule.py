@@ -5,9 +5,9 @@ import torch
 
 from tvm_flash import attention
 from tvm_flash.cases import CORRECTNESS, make_inputs
+from tvm_flash.problem.dtype import DTYPES
 from tvm_flash.reference import attention_reference
 from tvm_flash.verify.rule import (
-    LSE_ROUND_OFF,
     ROUND_OFF,
     Deviation,
     allowed_error,
@@ -24,7 +24,7 @@ def test_twice_the_error_of_torch_and_three_times_for_gradients():
     assert allowed_error("out", "float32", exact, plain) == pytest.approx(1.0 + ROUND_OFF)
     assert allowed_error("dq", "float32", exact, plain) == pytest.approx(1.5 + ROUND_OFF)
     lse = allowed_error("lse", "bfloat16", exact, plain)
-    assert lse == pytest.approx(1.0 + LSE_ROUND_OFF["bfloat16"])
+    assert lse == pytest.approx(1.0 + DTYPES["bfloat16"].lse_round_off)
     assert not Deviation("out", error=3e-3, allowed=2e-3).ok
     assert not Deviation("out", error=float("nan"), allowed=1.0).ok
 
