@@ -95,15 +95,21 @@ def _start_host(
     pool: Executor, job: CudaJob, chosen: list[Chosen], finished: Callable[[str], None]
 ) -> Function:
     images: dict[str, Future[bytes]] = {}
-    variants = [_variant(pool, c, images) for c in chosen]
+    columns = _common_meta([c.program.meta for c in chosen]).get("head_dim_pad")
+    variants = [_variant(pool, c, images, columns) for c in chosen]
     text = function_text(job.symbol, _parameters(job, chosen), variants)
     host = pool.submit(compile_host, text)
     host.add_done_callback(lambda _: finished(job.symbol))
     return Function(job, chosen, images, host)
 
 
-def _variant(pool: Executor, chosen: Chosen, images: dict[str, Future[bytes]]) -> Variant:
-    """The variant that ``chosen`` is; its images are packed beside, into ``images``."""
+def _variant(
+    pool: Executor, chosen: Chosen, images: dict[str, Future[bytes]], columns: int | None
+) -> Variant:
+    """The variant that ``chosen`` is; its images are packed beside, into ``images``.
+
+    columns: of dq_acc as callers make it.
+    """
     steps = []
     for kernel in chosen.kernels:
         source = kernel.source
@@ -114,7 +120,9 @@ def _variant(pool: Executor, chosen: Chosen, images: dict[str, Future[bytes]]) -
     numbers = tuple(arch.number for arch in chosen.archs)
     compute = max(kernel.source.compute for kernel in chosen.kernels)
     shared_bytes = max(kernel.launch.shared_bytes for kernel in chosen.kernels)
-    return Variant(numbers, compute, shared_bytes, tuple(steps))
+    own = chosen.program.meta.get("head_dim_pad")
+    narrowed = None if own == columns else (chosen.program.parameters.index("dq_acc"), own)
+    return Variant(numbers, compute, shared_bytes, tuple(steps), narrowed)
 
 
 def _parameters(job: CudaJob, chosen: Sequence[Chosen]) -> tuple[str, ...]:
@@ -149,13 +157,12 @@ def _config_source(chosen: Sequence[Chosen]) -> str:
 
 
 def _common_meta(metas: Sequence[dict[str, int]]) -> dict[str, int]:
-    """What serves all variants: rows padded to whole tiles of each. Others must agree."""
-    first = metas[0]
-    common = {name: first[name] for name in first if all(m[name] == first[name] for m in metas)}
-    for name in ("block_q", "block_k"):
-        if name in first:
-            common[name] = math.lcm(*(meta[name] for meta in metas))
-    return common
+    """What serves all variants: rows padded to whole tiles of each, columns to the most of any."""
+    combine = {"block_q": math.lcm, "block_k": math.lcm, "head_dim_pad": max}
+    return {
+        name: metas[0][name] if len(metas) == 1 else combine[name](*(meta[name] for meta in metas))
+        for name in metas[0]
+    }
 
 
 def _launch_record(chosen: Chosen, kernel: Compiled) -> dict[str, Any]:

@@ -31,13 +31,16 @@ class Step:
 class Variant:
     """The launches that serve ``archs`` (80, 86), and by PTX all devices from ``compute`` on.
 
-    shared_bytes: the most dynamic shared memory that a block of any of them takes.
+    shared_bytes: the most dynamic shared memory that a block of any of them takes. narrowed: the
+    index of a workspace that other variants want wider, and the columns that these launches take;
+    None where all are alike.
     """
 
     archs: tuple[int, ...]
     compute: int
     shared_bytes: int
     steps: tuple[Step, ...]
+    narrowed: tuple[int, int] | None = None
 
 
 def image_symbol(source: KernelSource, archs: Sequence[str]) -> str:
@@ -96,7 +99,8 @@ def _variant_tables(number: int, variant: Variant) -> str:
 
 def _function(symbol: str, num_parameters: int, variants: Sequence[Variant]) -> str:
     rows = [
-        f"{{archs_{n}, {len(v.archs)}, {v.compute}, {v.shared_bytes}, steps_{n}, {len(v.steps)}}}"
+        f"{{archs_{n}, {len(v.archs)}, {v.compute}, {v.shared_bytes}, steps_{n}, {len(v.steps)}, "
+        f"{_list(v.narrowed or (-1, 0))}}}"
         for n, v in enumerate(variants)
     ]
     fields = f'"{symbol}", "{built_for(variants)}", {num_parameters}, variants, {len(variants)}'

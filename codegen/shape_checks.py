@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from tvm import tirx
 from tvm.ir.expr import StringImm
 
+from ..definition.signature import argument_of
+from ..problem.arguments import Up
 from ..problem.lengths import MAX_SEQLEN
 from ..schedules.cuda.program import Grid, Sizes
 
 # Blocks of a CUDA grid along x, y and z.
 _GRID_LIMITS = (2**31 - 1, 65535, 65535)
-
-# Extents of dq_acc (C, B, H, Sq_pad, D_pad), as its definitions call them.
-_COPIES, _ROWS = "C", ("Sq_pad", "rows_pad")
 
 Check = tuple[tirx.Expr, str]
 
@@ -27,7 +26,7 @@ def with_shape_checks(
 ) -> tirx.PrimFunc:
     """``func`` with an error before its body for each relation of its arguments that fails.
 
-    meta: "block_q", rows that the kernel adds to dq_acc at once. grid: of a CUDA kernel.
+    meta: the sizes of a kernel's tile, by which workspaces are rounded. grid: of a CUDA kernel.
     """
     sizes = {
         extent.name: extent
@@ -35,7 +34,7 @@ def with_shape_checks(
         for extent in getattr(param, "shape", ())
         if isinstance(extent, tirx.Var)
     }
-    checks = [*_heads(sizes), *_lengths(sizes), *_workspace(sizes, meta), *_tables(sizes)]
+    checks = [*_heads(sizes), *_lengths(sizes), *_workspaces(func, sizes, meta), *_tables(sizes)]
     checks += _grid(sizes, grid) if grid else ()
     name = func.attrs["global_symbol"]
     asserts = [_assert(condition, f"{name}: {message}") for condition, message in checks]
@@ -60,16 +59,23 @@ def _lengths(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
             yield sizes[name] <= MAX_SEQLEN, f"{limit}: split the sequence"
 
 
-def _workspace(sizes: Mapping[str, tirx.Var], meta: Mapping[str, int]) -> Iterator[Check]:
-    if _COPIES in sizes:
-        yield sizes[_COPIES] > 0, "dq_acc must have at least one copy (axis 0)"
-    for rows in (sizes[name] for name in _ROWS if name in sizes):
-        block = meta["block_q"]
-        needed = tirx.truncdiv(sizes["Sq"] + (block - 1), block) * block
-        yield (
-            rows >= needed,
-            f"dq_acc must have as many rows (axis 3) as q, rounded up to a multiple of {block}",
-        )
+def _workspaces(
+    func: tirx.PrimFunc, sizes: Mapping[str, tirx.Var], meta: Mapping[str, int]
+) -> Iterator[Check]:
+    for param in func.params:
+        argument = argument_of(param)
+        for axis, size in enumerate(argument.shape if argument else ()):
+            extent = param.shape[axis]
+            if size == "copies" and isinstance(extent, tirx.Var):
+                yield extent > 0, f"{argument.name} must have at least one copy (axis {axis})"
+            if isinstance(size, Up):
+                block = meta[size.block]
+                needed = tirx.truncdiv(sizes[size.size] + (block - 1), block) * block
+                yield (
+                    extent >= needed,
+                    f"{argument.name} must have as many rows (axis {axis}) as q, rounded up to a "
+                    f"multiple of {block}",
+                )
 
 
 def _tables(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:

@@ -36,7 +36,8 @@ struct Step {
 enum { MAX_ARGUMENTS = 64 };
 
 // Launches that serve some architectures (80, 86...), and by their PTX all later devices with as much
-// shared memory for a block.
+// shared memory for a block. Argument `narrowed` (-1: none) is a workspace that other variants want
+// wider: these launches take the start of its memory as rows of `columns`.
 struct Variant {
   const int *archs;
   int num_archs;
@@ -44,6 +45,8 @@ struct Variant {
   int shared_bytes;
   const Step *steps;
   int num_steps;
+  int narrowed;
+  int columns;
 };
 
 struct Function {

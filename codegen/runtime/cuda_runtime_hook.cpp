@@ -115,11 +115,49 @@ int32_t raise_cuda(const tvm_flash::Function &function, cudaError_t error) {
   return -1;
 }
 
+// The start of a dense tensor's memory as a tensor of fewer columns.
+class Narrowed {
+ public:
+  // False for what cannot be narrowed: the launcher then says what is wrong with it.
+  bool narrow(const TVMFFIAny &value, int64_t columns) {
+    const DLTensor *tensor = tensor_of(value);
+    if (!tensor || tensor->ndim < 1 || tensor->ndim > MAX_DIMENSIONS) return false;
+    view = *tensor;
+    int64_t dense = 1, stride = 1;
+    for (int axis = tensor->ndim - 1; axis >= 0; --axis) {
+      int64_t extent = tensor->shape[axis];
+      if (tensor->strides && extent > 1 && tensor->strides[axis] != dense) return false;
+      shape[axis] = axis == tensor->ndim - 1 ? columns : extent;
+      strides[axis] = stride;
+      dense *= extent, stride *= shape[axis];
+    }
+    view.shape = shape, view.strides = strides;
+    return columns <= tensor->shape[tensor->ndim - 1];
+  }
+
+  TVMFFIAny argument() {
+    TVMFFIAny value = {};
+    value.type_index = kTVMFFIDLTensorPtr;
+    value.v_ptr = &view;
+    return value;
+  }
+
+ private:
+  enum { MAX_DIMENSIONS = 8 };
+  DLTensor view;
+  int64_t shape[MAX_DIMENSIONS], strides[MAX_DIMENSIONS];
+};
+
 int32_t run(const tvm_flash::Variant &variant, const TVMFFIAny *args, void *result) {
   TVMFFIAny chosen[tvm_flash::MAX_ARGUMENTS];
+  Narrowed workspace;
+  bool narrowed = variant.narrowed >= 0 && workspace.narrow(args[variant.narrowed], variant.columns);
   for (int s = 0; s < variant.num_steps; ++s) {
     const tvm_flash::Step &step = variant.steps[s];
-    for (int n = 0; n < step.num_arguments; ++n) chosen[n] = args[step.arguments[n]];
+    for (int n = 0; n < step.num_arguments; ++n) {
+      int index = step.arguments[n];
+      chosen[n] = narrowed && index == variant.narrowed ? workspace.argument() : args[index];
+    }
     if (step.launch(nullptr, chosen, step.num_arguments, result)) return -1;
   }
   return 0;

@@ -52,11 +52,12 @@ enum tvm_flash_forward {
   TVM_FLASH_FORWARD_SCALE /* without captured tensors */
 };
 
-/* Arguments of {spec}_bwd and _bwd_det. lse is the forward's, as is lse_low, which follows it where
+/* Arguments of {spec}_bwd; {spec}_bwd_det has no dq_acc, what follows it is one before. lse is the forward's, as is lse_low, which follows it where
  * the spec has a score_mod (all others are one further then); dlse is lse's gradient (zeros if none).
  * delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad) are workspace, float32: delta of any content,
  * dq_acc zeroed; Sq_pad is Sq rounded up to the manifest's block_q, D_pad its head_dim_pad, and C is 1
- * (on CPUs, the number of key tiles that may run at once). Without head_dim_pad: (1, 1, 1, 1, 1). */
+ * (on CPUs, the number of key tiles that may run at once). The manifest lists the arguments of each
+ * kernel too. */
 enum tvm_flash_backward {
   TVM_FLASH_BACKWARD_Q,
   TVM_FLASH_BACKWARD_K,
@@ -70,7 +71,8 @@ enum tvm_flash_backward {
   TVM_FLASH_BACKWARD_DV,
   TVM_FLASH_BACKWARD_DELTA,
   TVM_FLASH_BACKWARD_DQ_ACC,
-  TVM_FLASH_BACKWARD_SCALE /* without captured tensors */
+  TVM_FLASH_BACKWARD_SCALE, /* without captured tensors */
+  TVM_FLASH_DETERMINISTIC_SCALE = TVM_FLASH_BACKWARD_DQ_ACC
 };
 
 /* Before the first call of a CPU library for x86-64-v4+amx, once in a process: asks Linux for the state

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...artifact.library import DIRECTIONS, symbol_name
 from ...errors import UnsupportedSpec
+from ...problem.arguments import arguments
 from ...problem.lengths import DEFAULT_BUCKET
 from ...problem.spec import AttentionSpec
 from ..records import best_config
@@ -124,19 +125,15 @@ def _program(
     public = symbol_name(spec, direction)
     # Variants of one function stand side by side in a library.
     symbol = f"{public}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    tables = tuple(f"table{n}" for n in range(len(spec.table_types)))
     if direction == "forward":
         (config,) = configs
         launches = [forward_launch(spec, config, arch, symbol)]
-        first = ("q", "k", "v", "out", *spec.forward_statistics)
         meta = {"block_q": config.block_q, "block_k": config.block_k}
     else:
         launches, meta = _backward(spec, configs, arch, symbol)
-        saved = ("q", "k", "v", "out", "dout", *spec.saved_statistics, "dlse")
-        first = (*saved, "dq", "dk", "dv", "delta", "dq_acc")
     if spec.dtype == "float32" and max(spec.head_dim, spec.head_dim_v) > _FLOAT32_FITS:
         launches = [replace(launch, may_spill=True) for launch in launches]
-    parameters = (*first, *tables, "softmax_scale")
+    parameters = tuple(argument.name for argument in arguments(spec, direction))
     shown = {
         **configs[0].to_json(),
         **({"ordered_dq": configs[1].to_json()} if configs[1:] else {}),

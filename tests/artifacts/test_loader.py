@@ -151,10 +151,14 @@ def test_kernels_are_registered_latest_first(toy_artifact, spoilable):
 
 def test_workspace_shapes_of_backward(toys):
     kernel = toys["backward"]  # block_q 64, block_k 32, head_dim_pad 16
-    shapes = kernel.workspace(1, 2, 1, seqlen_q=65, seqlen_k=1000, threads=2)
-    assert shapes == ((1, 2, 65), (4, 1, 2, 128, 16))
-    assert kernel.workspace(1, 2, 1, 65, 33, threads=2)[1][0] == 2, "no more copies than key tiles"
-    assert kernel.workspace(4, 4, 2, 65, 1000, threads=2)[1][0] == 1, "enough heads"
+    shapes = kernel.shapes((1, 2, 1, 65, 1000), threads=2)
+    assert (shapes["delta"], shapes["dq_acc"]) == ((1, 2, 65), (4, 1, 2, 128, 16))
+
+    def copies(*sizes):
+        return kernel.shapes(sizes, threads=2)["dq_acc"][0]
+
+    assert copies(1, 2, 1, 65, 33) == 2, "no more copies than key tiles"
+    assert copies(4, 4, 2, 65, 1000) == 1, "enough heads"
 
 
 def test_nothing_can_rebind_the_hooks(toy_artifact):

@@ -3,7 +3,7 @@
 import pytest
 from interpreted import aligned_rows, resolver
 
-from tvm_flash.frontend import ops
+from tvm_flash.frontend import ops, placement
 
 
 @pytest.fixture
@@ -18,6 +18,6 @@ def asked(monkeypatch):
 def device(request, monkeypatch):
     """CPU kernels, and interpreted GPU kernels on CPU tensors."""
     if request.param != "cpu":
-        monkeypatch.setattr(ops, "has_readable_rows", aligned_rows)
+        monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
         monkeypatch.setattr(ops, "resolve", resolver(request.param))
     return request.param

@@ -32,17 +32,9 @@ def kernels(library):
     return {(k.direction, bucket): k for k in library.kernels for bucket in k.buckets}
 
 
-def arguments(direction, kernel, **changed):
+def arguments(kernel, **changed):
     """By name and in order, for 40 queries and 50 keys, but for the shapes ``changed``."""
-    shapes = {"q": (1, 40, 4, 16), "k": (1, 50, 2, 16), "v": (1, 50, 2, 16)}
-    shapes |= {"out": shapes["q"], "lse": (1, 4, 40)}
-    if direction == "backward":
-        delta, sums = kernel.workspace(1, 4, 2, 40, 50, 1)
-        grads = {"dq": shapes["q"], "dk": shapes["k"], "dv": shapes["v"]}
-        shapes = {name: shapes[name] for name in ("q", "k", "v", "out")} | {
-            "dout": shapes["out"], "lse": shapes["lse"], "dlse": shapes["lse"], **grads,
-            "delta": delta, "dq_acc": sums,
-        }  # fmt: skip
+    shapes = kernel.shapes((1, 4, 2, 40, 50), threads=1)
     shapes |= {"slopes": (1, 4)}
     for name, change in changed.items():
         shapes[name] = change(shapes[name]) if callable(change) else change
@@ -82,15 +74,15 @@ def test_shapes_that_do_not_fit_are_refused(kernels, direction, bucket, name):
         changed = {**changed, "dk": changed["k"], "dv": changed["v"]}
     kernel = kernels[direction, bucket]
     with pytest.raises(ValueError, match=says):
-        kernel(*arguments(direction, kernel, **changed).values(), 0.25)
+        kernel(*arguments(kernel, **changed).values(), 0.25)
 
 
 def test_a_refused_call_leaves_the_kernel_right(kernels):
     kernel = kernels["forward", "decode"]
     for _ in range(3):
         with pytest.raises(ValueError, match="multiple"):
-            kernel(*arguments("forward", kernel, **kv_heads(3)).values(), 0.25)
-    given = arguments("forward", kernel)
+            kernel(*arguments(kernel, **kv_heads(3)).values(), 0.25)
+    given = arguments(kernel)
     for name in ("q", "k", "v", "slopes"):
         given[name].copy_(torch.randn(given[name].shape))
     kernel(*given.values(), 0.25)

@@ -50,6 +50,9 @@ _WRONG_RECORDS = [
     {"direction": ["forward"]},
     {"config": None},
     {"config": []},
+    {"arguments": {}},
+    {"arguments": []},
+    {"arguments": [{"name": "q"}]},
     {"launches": {}},
     {"launches": [1]},
     {
@@ -76,6 +79,12 @@ _WRONG_RECORDS = [
 def test_a_manifest_field_of_a_wrong_type_is_an_artifact_error(kernels, changes):
     with pytest.raises(ArtifactError, match=r"not a manifest.*ValueError"):
         load(edit(kernels, **changes))
+
+
+def test_a_manifest_of_the_form_before_is_refused_and_says_what_to_do(kernels):
+    message = r"format=1, of an older version.*reads format 2.*build it again"
+    with pytest.raises(ArtifactError, match=message):
+        load(edit(kernels, format=1))
 
 
 @pytest.mark.parametrize("changes", _WRONG_RECORDS, ids=lambda changes: f"{changes!r:.40}")

@@ -19,7 +19,8 @@ def forward(q, k, v, *tables):
 
 def backward(dout, dlse, q, k, v, out, lse, *tables):
     spec = spec_name(ALIBI if tables else PLAIN)
-    return BACKWARD(dout, dlse, q, k, v, out, lse, LOW.to(lse.device), tables, spec, 0.25)
+    saved = (q, k, v, out, dout, lse)
+    return BACKWARD(*saved, tables, spec, 0.25, lse_low=LOW.to(lse.device), dlse=dlse)
 
 
 def heads_first(*tensors):

@@ -15,12 +15,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tvm_flash.artifact.library import MANIFEST, PTX, read_ptx, verify
+from tvm_flash.artifact.library import MANIFEST, PTX, read_ptx, symbol_name, verify
 from tvm_flash.cli.app import app
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import ArtifactError, BuildError, UnsupportedSpec
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime import kernels
-from tvm_flash.runtime.loader import load, registered
+from tvm_flash.runtime.loader import load, opened, registered
 
 try:
     find_toolkit()
@@ -30,10 +31,13 @@ except BuildError as error:
 from cuda_toys import PARAMETERS, TOY, program, spilling_job, toy_job
 
 from tvm_flash.codegen import cuda, jit
-from tvm_flash.codegen.cuda_build import build_cuda
+from tvm_flash.codegen.cuda_build import CudaJob, build_cuda
 from tvm_flash.codegen.report import blocks_per_sm, instruction_mix, reports
 from tvm_flash.schedules.cuda.arch import ARCHS
+from tvm_flash.schedules.cuda.backward_config import BackwardConfig
+from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.hook import InterpretedDevice
+from tvm_flash.verify.library import verify_library
 from tvm_flash.verify.plan import run_program
 from tvm_flash.verify.pose import as_cuda
 
@@ -128,21 +132,31 @@ def test_manifest(artifact):
 def test_kernel_of_a_cuda_library(library):
     kernel = registered[TOY.name, "forward", "cuda", "long"]
     assert kernel is library.kernels[0] and kernel.device == "cuda"
-    assert kernel.workspace(2, 3, 1, 70, 9, threads=8) == ((2, 3, 70), (1, 1, 1, 1, 1))
+    shapes = replace(kernel, direction="backward_deterministic").shapes((2, 3, 1, 70, 9), threads=8)
+    assert shapes["delta"] == (2, 3, 70) and "dq_acc" not in shapes
 
 
-def test_workspaces_of_variants_that_pad_differently(library):
-    def variant(arch, block_q, width):
-        return {"archs": [arch], "meta": {"block_q": block_q, "head_dim_pad": width}}
+def test_workspaces_of_variants_that_pad_differently(tmp_path):
+    """Callers make the widest; the variant of each device takes what it needs of it."""
+    spec = AttentionSpec("float16", 40)
+    configs = {"sm_80": BackwardConfig(32, 64), "sm_86": BackwardConfig(64, 64, 8, 2)}
 
-    variants = [variant("sm_80", 64, 96), variant("sm_86", 32, 80)]
-    meta = {"block_q": 64}
-    kernel = replace(library.kernels[0], config={"variants": variants}, meta=meta)
-    for capability, width in (((8, 0), 96), ((8, 9), 80), ((9, 0), 80)):
-        sums = kernel.workspace(1, 2, 1, 65, 9, 8, capability)[1]
-        assert sums == (1, 1, 2, 128, width)
-    with pytest.raises(ValueError, match="give capability"):
-        kernel.workspace(1, 2, 1, 65, 9, 8)
+    def programs(archs, choice):
+        return [
+            pair
+            for arch in archs
+            for pair in cuda_programs(spec, "backward", [arch], configs[arch.name].to_json())
+        ]
+
+    archs = tuple(ARCHS[name] for name in configs)
+    job = CudaJob(symbol_name(spec, "backward"), spec, "backward", archs, programs)
+    path = build_cuda([job], archs, tmp_path / "widths")
+    (kernel,) = opened(path).kernels
+    widths = [variant["meta"]["head_dim_pad"] for variant in kernel.config["variants"]]
+    assert sorted(widths) == [48, 64]
+    assert kernel.shapes((1, 2, 1, 65, 9), threads=8)["dq_acc"] == (1, 1, 2, 128, 64)
+    found = verify_library(path, quick=True)
+    assert len(found.kernels) == 2 and found.ok, [k.worst for k in found.kernels]
 
 
 def test_corrupt_ptx_is_refused_when_it_is_read_only(artifact, tmp_path):

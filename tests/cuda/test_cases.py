@@ -9,7 +9,7 @@ from interpreted import aligned_rows, resolver, shuffled
 
 import tvm_flash
 from tvm_flash.cases import CORRECTNESS, make_inputs
-from tvm_flash.frontend import ops
+from tvm_flash.frontend import ops, placement
 from tvm_flash.verify.rule import FACTORS, results
 
 # float32 is the list's default type and a GPU's exception: cases not about it run in float16.
@@ -24,7 +24,7 @@ SERVED = [
 @pytest.fixture
 def on(monkeypatch):
     """Operators on CPU tensors run interpreted kernels of an architecture."""
-    monkeypatch.setattr(ops, "has_readable_rows", aligned_rows)
+    monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
     return lambda arch, choice=0: monkeypatch.setattr(ops, "resolve", resolver(arch, choice))
 
 

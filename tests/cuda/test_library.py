@@ -7,8 +7,10 @@ import torch
 
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
+from tvm_flash.problem.arguments import WRITTEN, names
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
+from tvm_flash.runtime.call import completed
 from tvm_flash.runtime.loader import load, registered
 from tvm_flash.verify.rule import allowed_error, largest_error
 
@@ -73,24 +75,19 @@ def test_forward_and_both_backwards(kernels, problem, bounds, capability):
         torch.testing.assert_close(forward["lse"].double(), want_lse, atol=1e-5, rtol=1e-5)
         for direction in DIRECTIONS[1:]:
             kernel = by_direction[direction]
-            grads = call_backward(device, kernel, forward, dout, capability)
+            grads = call_backward(device, kernel, forward, dout)
             for got, want, bound in zip(grads, want_grads, bounds[1:], strict=True):
                 assert largest_error(got, want) <= bound
 
 
-def call_backward(device, kernel, forward, dout, capability, dq_acc=lambda shape: shape):
+def call_backward(device, kernel, forward, dout, dq_acc=lambda shape: shape):
     """dq, dk, dv of a backward kernel; dq_acc: what its shape is changed to."""
-    q, k, v, out, lse = forward.values()
-    delta, sums = kernel.workspace(1, 4, 2, 70, 100, 1, capability)
-    grads = {"dq": torch.empty_like(q), "dk": torch.empty(k.shape, dtype=k.dtype)}
-    grads["dv"] = torch.empty(v.shape, dtype=v.dtype)
-    tensors = {
-        "q": q, "k": k, "v": v, "out": out, "dout": dout, "lse": lse, "dlse": torch.zeros_like(lse),
-        **grads, "delta": torch.empty(delta), "dq_acc": torch.zeros(dq_acc(sums)),
-    }  # fmt: skip
-    outputs = (*grads, "delta", "dq_acc")
-    device.call(kernel, tensors, SCALE, outputs=outputs)
-    return grads.values()
+    values = kernel.sizes((1, 4, 2, 70, 100), threads=1)
+    tensors = completed(kernel.arguments, values, {**forward, "dout": dout})
+    if "dq_acc" in tensors:
+        tensors["dq_acc"] = torch.zeros(dq_acc(tensors["dq_acc"].shape))
+    device.call(kernel, tensors, SCALE, outputs=names(kernel.arguments, *WRITTEN))
+    return [tensors[name] for name in ("dq", "dk", "dv")]
 
 
 def test_shapes_that_do_not_fit_launch_nothing(kernels):
@@ -107,7 +104,7 @@ def test_shapes_that_do_not_fit_launch_nothing(kernels):
         k = torch.zeros(1, 100, 2, 64).bfloat16()
         forward = {"q": q, "k": k, "v": k, "out": q, "lse": lse}
         with pytest.raises(ValueError, match="dq_acc must have as many rows"):
-            call_backward(device, by_direction["backward"], forward, q, (8, 0), **short)
+            call_backward(device, by_direction["backward"], forward, q, **short)
 
 
 def test_an_empty_grid_launches_nothing(kernels):

@@ -9,6 +9,7 @@ from interpreted import interpreted
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
+from tvm_flash.runtime.call import completed
 from tvm_flash.schedules.cuda.program import Sizes
 from tvm_flash.verify.plan import bind, grid_of, parsed
 from tvm_flash.verify.rule import largest_error
@@ -84,10 +85,9 @@ def run(spec, seqlen=256):
     forward = interpreted(spec, "forward")
     forward(q, k, v, out, lse, scale)
     backward = interpreted(spec, "backward")
-    delta, sums = backward.workspace(1, 1, 1, seqlen, seqlen, 1, None)
-    grads = [torch.empty_like(x) for x in (q, k, v)]
-    work = (torch.empty(delta), torch.zeros(sums))
-    backward(q, k, v, out, torch.randn_like(out), lse, torch.zeros_like(lse), *grads, *work, scale)
+    given = {"q": q, "k": k, "v": v, "out": out, "dout": torch.randn_like(out), "lse": lse}
+    values = backward.sizes((1, 1, 1, seqlen, seqlen), threads=1)
+    backward(*completed(backward.arguments, values, given).values(), scale)
     return [*forward.reports, *backward.reports]
 
 

@@ -71,8 +71,9 @@ def test_opcheck_forward_with_tables(qkv):
 def test_opcheck_backward(with_dlse, qkv):
     qkv = detached(qkv)
     out, lse, low = FORWARD(*qkv, [], spec_name(SPEC), 0.25)
-    upstream = (torch.randn_like(out), torch.randn_like(lse) if with_dlse else None)
-    torch.library.opcheck(BACKWARD, (*upstream, *qkv, out, lse, low, [], spec_name(SPEC), 0.25))
+    dout, dlse = torch.randn_like(out), torch.randn_like(lse) if with_dlse else None
+    given = (*qkv, out, dout, lse, [], spec_name(SPEC), 0.25, low, dlse)
+    torch.library.opcheck(BACKWARD, given)
 
 
 def test_a_spec_travels_between_processes_as_json(qkv):

@@ -10,6 +10,7 @@ import torch
 
 from tvm_flash.codegen.cuda import ptx_of, ptx_version
 from tvm_flash.ptx_interpreter import Report
+from tvm_flash.runtime.loader import Kernel
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.program import CudaProgram
 from tvm_flash.schedules.cuda.select import cuda_programs
@@ -29,9 +30,11 @@ def shuffled(seed: int):
 class InterpretedKernel:
     """What ``kernels.resolve`` gives, with every check of the interpreter on."""
 
-    def __init__(self, program: CudaProgram, ptx: list[str]):
+    def __init__(self, spec, direction: str, program: CudaProgram, ptx: list[str]):
         self.program, self.ptx = program, ptx
         self.reports: list[Report] = []
+        loaded = Kernel(spec, direction, program.config, program.meta, self.function, "cuda")
+        self.arguments, self.sizes, self.shapes = loaded.arguments, loaded.sizes, loaded.shapes
 
     def __call__(self, *arguments) -> None:
         self.function(*arguments)
@@ -40,25 +43,15 @@ class InterpretedKernel:
         """The call itself, past a loaded kernel's own ``__call__``."""
         *tensors, scale = arguments
         named = dict(zip(self.program.parameters[:-1], tensors, strict=True))
-        if "dq_acc" in named and "head_dim_pad" not in self.program.meta:
-            del named["dq_acc"]
         self.reports = run_program(self.program, self.ptx, named, scale, seed=_seed.get())
-
-    def workspace(self, batch, num_heads, _kv_heads, seqlen_q, _seqlen_k, _threads, _capability):
-        """Shapes of delta and dq_acc."""
-        meta = self.program.meta
-        delta = (batch, num_heads, seqlen_q)
-        if "head_dim_pad" not in meta:
-            return delta, (1, 1, 1, 1, 1)
-        rows = -(-seqlen_q // meta["block_q"]) * meta["block_q"]
-        return delta, (1, batch, num_heads, rows, meta["head_dim_pad"])
 
 
 @cache
 def interpreted(spec, direction: str, arch: str = "sm_80", choice: int = 0) -> InterpretedKernel:
     """The default kernel of ``spec`` for ``arch``, or that of a config further down the list."""
     ((_, program),) = cuda_programs(spec, direction, (ARCHS[arch],), choice=choice)
-    return InterpretedKernel(program, ptx_of(program, ptx_version((ARCHS[arch],))))
+    ptx = ptx_of(program, ptx_version((ARCHS[arch],)))
+    return InterpretedKernel(spec, direction, program, ptx)
 
 
 def resolver(arch: str = "sm_80", choice: int = 0):
@@ -71,7 +64,7 @@ def resolver(arch: str = "sm_80", choice: int = 0):
 
 
 def aligned_rows(x: torch.Tensor) -> bool:
-    """To stand for ``ops.has_readable_rows``: the alignment that GPU kernels need."""
+    """To stand for ``placement.has_readable_rows``: the alignment that GPU kernels need."""
     from tvm_flash.frontend.placement import has_aligned_rows
 
     return x.stride(-1) == 1 and has_aligned_rows(x)

@@ -9,10 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 from ..json_fields import Fields, field_problems, is_object, shown
+from ..problem.arguments import TILE_SIZES, arguments
 from ..problem.lengths import DEFAULT_BUCKET, FORWARD_BUCKETS, check_buckets
 from ..problem.spec import AttentionSpec
 
-FORMAT = 1
+# 2: kernels list their arguments.
+FORMAT = 2
 # The last: the same bits every run. On CPUs every backward is, on GPUs it is a kernel of its own.
 DIRECTIONS = {"forward": "fwd", "backward": "bwd", "backward_deterministic": "bwd_det"}
 
@@ -37,7 +39,7 @@ def symbol_name(spec: AttentionSpec, direction: str, bucket: str = DEFAULT_BUCKE
 class KernelRecord:
     """One kernel of a library: the problem, its direction and the numbers it was scheduled with.
 
-    ``meta`` is what a caller must know besides: block_q, block_k, head_dim_pad. ``launches``, for
+    ``meta`` holds the sizes of its tile: block_q, block_k, head_dim_pad. ``launches``, for
     CUDA: name, archs, threads, shared_bytes and resources by arch of each kernel it launches.
     ``buckets``: the lengths it is meant for (tvm_flash.problem.lengths); none named: all of them.
     ``config_source``: the tuning record that the numbers come from, or "default".
@@ -53,7 +55,12 @@ class KernelRecord:
     config_source: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        known = {"symbol": self.symbol, "direction": self.direction, "config": self.config}
+        known = {
+            "symbol": self.symbol,
+            "direction": self.direction,
+            "config": self.config,
+            "arguments": _arguments(self.spec, self.direction),
+        }
         optional = {
             "launches": list(self.launches),
             "buckets": list(self.buckets),
@@ -68,6 +75,10 @@ class KernelRecord:
         data = _checked(data, _RECORD, _RECORD_OPTIONAL)
         known = {name: data.pop(name) for name in (*_RECORD, *_RECORD_OPTIONAL) if name in data}
         spec = AttentionSpec.from_json(known.pop("spec"))
+        if known.pop("arguments") != _arguments(spec, known["direction"]):
+            raise ValueError(
+                f"arguments of {known['symbol']} are not those that this version calls it with"
+            )
         launches = tuple(_checked(entry, _LAUNCH) for entry in known.pop("launches", ()))
         buckets = check_buckets(known.pop("buckets", ()))
         return cls(spec=spec, meta=data, launches=launches, buckets=buckets, **known)
@@ -117,7 +128,9 @@ class Manifest:
     def from_json(cls, data: Any) -> Manifest:
         """The manifest that ``to_json`` wrote; ValueError or TypeError when it is not one."""
         if is_object(data) and not _is_format(found := data.get("format")):
-            raise ValueError(f"format={shown(found)}, this version reads format {FORMAT}")
+            older = type(found) is int and found < FORMAT
+            why = ", of an older version whose kernels took other arguments" if older else ""
+            raise ValueError(f"format={shown(found)}{why}: this version reads format {FORMAT}")
         data = _checked(data, _MANIFEST, _MANIFEST_OPTIONAL)
         kernels = tuple(map(KernelRecord.from_json, data["kernels"]))
         if data["target"].get("name") == "cuda":
@@ -131,8 +144,12 @@ class Manifest:
         )
 
 
+def _arguments(spec: AttentionSpec, direction: str) -> list[dict[str, Any]]:
+    return [argument.to_json() for argument in arguments(spec, direction)]
+
+
 def _check_variants(record: KernelRecord) -> None:
-    """A CUDA kernel's config lists its variants, by which workspaces are sized."""
+    """A CUDA kernel's config lists its variants, by which they are verified."""
     variants = record.config.get("variants")
     if not _is_list(variants) or not variants:
         raise ValueError(f"variants={shown(variants)} must be a list of what runs on which device")
@@ -197,7 +214,7 @@ _COUNT = ("a whole number below 2^31", _is_count)
 _SHA256 = ("64 hexadecimal digits", _matches("[0-9a-f]{64}"))
 _ARCHS = ("a list of sm_NN", lambda value: _is_list(value) and value and all(map(_is_arch, value)))
 _TILE = (f"a whole number in 1..{MAX_TILE}", lambda x: type(x) is int and 1 <= x <= MAX_TILE)
-_META = dict.fromkeys(("block_q", "block_k", "head_dim_pad"), _TILE)
+_META = dict.fromkeys(TILE_SIZES, _TILE)
 _SYMBOL = ("a C identifier", _matches("[A-Za-z_][A-Za-z0-9_]{0,499}"))
 
 _MANIFEST = {
@@ -217,6 +234,7 @@ _RECORD = {
     "symbol": _SYMBOL,
     "direction": (f"one of {', '.join(DIRECTIONS)}", DIRECTIONS.__contains__),
     "config": _OBJECT,
+    "arguments": ("a list", _is_list),
     "spec": ("an object with the version of its fields", _is_spec),
 }
 _RECORD_OPTIONAL = {

@@ -18,24 +18,17 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
     float32; the captured tables; softmax_scale. It compiles as it stands and is the oracle of the
     schedules.
     """
-    sig = Signature(spec)
+    sig = Signature(spec, "forward")
     scores = Scores(sig)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
-        softmax_scale: T.float32,
+        Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), L: sig.own("lse"),
+        L_low: sig.own("lse_low"), softmax_scale: T.float32,
     ):  # fmt: skip
-        Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
-        K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
-        V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
-        O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
-        L = T.match_buffer(lse, sig.rows, "float32")
-        L_low = T.match_buffer(lse_low, sig.rows, "float32")
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
@@ -96,7 +89,7 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
                     vb, vh, vi = T.axis.remap("SSS", [b, h, i])
                     L_low[vb, vh, vi] = scores.lse_low(L[vb, vh, vi], m[vb, vh, vi], l[vb, vh, vi])
 
-    return sig.finish(attention, f"{spec.name}_fwd", statistics)
+    return sig.finish(attention, f"{spec.name}_fwd")
 
 
 def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
@@ -107,30 +100,18 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     from the saved statistics, every array is stored.
     The oracle of the backward schedules; it compiles as it stands.
     """
-    sig = Signature(spec)
+    sig = Signature(spec, "backward")
     scores = Scores(sig)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    views = sig.backward_views()
     with_low = "lse_low" in spec.saved_statistics
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
-        lse_low: T.handle, dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle,
-        softmax_scale: T.float32,
+        Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
+        L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
+        dK: sig.own("dk"), dV: sig.own("dv"), softmax_scale: T.float32,
     ):  # fmt: skip
-        Q = T.match_buffer(q, views[0].shape, dtype, strides=views[0].strides)
-        K = T.match_buffer(k, views[1].shape, dtype, strides=views[1].strides)
-        V = T.match_buffer(v, views[2].shape, dtype, strides=views[2].strides)
-        O = T.match_buffer(o, views[3].shape, dtype, strides=views[3].strides)
-        dO = T.match_buffer(do, views[4].shape, dtype, strides=views[4].strides)
-        L = T.match_buffer(lse, sig.rows, "float32")
-        L_low = T.match_buffer(lse_low, sig.rows, "float32")
-        dL = T.match_buffer(dlse, sig.rows, "float32")
-        dQ = T.match_buffer(dq, views[5].shape, dtype, strides=views[5].strides)
-        dK = T.match_buffer(dk, views[6].shape, dtype, strides=views[6].strides)
-        dV = T.match_buffer(dv, views[7].shape, dtype, strides=views[7].strides)
         delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
@@ -215,4 +196,4 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                 vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
                 dV[vb, vj, vh, vd] = T.Cast(dtype, dV_sum[vb, vh, vj, vd])
 
-    return sig.finish(attention, f"{spec.name}_bwd", spec.saved_statistics)
+    return sig.finish(attention, f"{spec.name}_bwd")

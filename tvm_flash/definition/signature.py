@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tvm
 from tvm import tirx
+from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
+from ..problem.arguments import TABLE, Argument, Up, arguments, named_sizes
 from ..problem.spec import AttentionSpec
+
+# By name, whatever the direction: a forward's output has the shape that the backward reads.
+KNOWN = {argument.name: argument for table in TABLE.values() for argument in table}
+
+# What definitions call them, as papers do.
+LETTERS = {
+    "q": "Q", "k": "K", "v": "V", "out": "O", "dout": "dO", "lse": "L", "lse_low": "L_low",
+    "dlse": "dL", "dq": "dQ", "dk": "dK", "dv": "dV", "delta": "delta_r", "dq_acc": "A",
+}  # fmt: skip
+_NAMES = {letter: name for name, letter in LETTERS.items()}
 
 
 @dataclass(frozen=True)
@@ -23,79 +34,80 @@ class View:
 class Signature:
     """The symbolic sizes of one attention problem, shared by all forms of its definition.
 
-    q, out and their gradients are (B, Sq, H, D | Dv); k, v are (B, Sk, Hk, D | Dv); row statistics
-    are (B, H, Sq) float32, contiguous. Sizes and strides are int64: offsets never overflow.
+    Arguments are those of problem.arguments. Sizes and strides are int64: offsets never overflow.
+    direction: whose call ``finish`` makes of a function; None for one with arguments of its own.
     """
 
-    def __init__(self, spec: AttentionSpec):
-        self.spec = spec
+    def __init__(self, spec: AttentionSpec, direction: str | None = None):
+        self.spec, self.direction = spec, direction
         self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k = (
             tirx.Var(name, "int64") for name in ("B", "H", "Hk", "Sq", "Sk")
         )
         self.rows = (self.batch, self.heads, self.seqlen_q)
-        tables = [_symbols(f"table{n}_dim", t.ndim) for n, t in enumerate(spec.table_types)]
-        if spec.alibi:
-            tables[0] = [self.batch, self.heads]  # a slope for each
+        counts = (*self.rows[:2], self.kv_heads, self.seqlen_q, self.seqlen_k)
+        self.sizes = {**named_sizes(counts), "D": spec.head_dim, "Dv": spec.head_dim_v}
         self.tables = tuple(
-            declare(f"table{n}", tables[n], t.dtype, _symbols(f"table{n}_stride", t.ndim))
-            for n, t in enumerate(spec.table_types)
+            declare(a.name, self._table_shape(a), a.dtype, _symbols(f"{a.name}_stride", a.shape))
+            for a in arguments(spec, "forward")
+            if a.name.startswith("table")
         )
+
+    def _table_shape(self, table: Argument) -> list:
+        own = self.sizes
+        return [own[size] if size in own else tirx.Var(size, "int64") for size in table.shape]
 
     @property
     def group(self):
         """Query heads per key/value head."""
         return tirx.truncdiv(self.heads, self.kv_heads)
 
-    def query(self, name: str) -> View:
-        """(B, Sq, H, D): queries or their gradient."""
-        return _view(name, self.batch, self.seqlen_q, self.heads, self.spec.head_dim)
+    def view(self, name: str, **sizes) -> View:
+        """Shape and strides of the argument ``name``.
 
-    def output(self, name: str) -> View:
-        """(B, Sq, H, Dv): output or its gradient."""
-        return _view(name, self.batch, self.seqlen_q, self.heads, self.spec.head_dim_v)
-
-    def key(self, name: str) -> View:
-        """(B, Sk, Hk, D): keys or their gradient."""
-        return _view(name, self.batch, self.seqlen_k, self.kv_heads, self.spec.head_dim)
-
-    def value(self, name: str) -> View:
-        """(B, Sk, Hk, Dv): values or their gradient."""
-        return _view(name, self.batch, self.seqlen_k, self.kv_heads, self.spec.head_dim_v)
-
-    def backward_views(self) -> list[View]:
-        """q, k, v, out, dout, dq, dk, dv."""
-        read = [
-            self.query("q"),
-            self.key("k"),
-            self.value("v"),
-            self.output("o"),
-            self.output("do"),
-        ]
-        return [*read, self.query("dq"), self.key("dk"), self.value("dv")]
-
-    def finish(
-        self, func: tirx.PrimFunc, symbol: str, statistics: Sequence[str] = ()
-    ) -> tirx.PrimFunc:
-        """``func`` with a parameter for each table before its last one (``softmax_scale``), and of
-        "lse" and "lse_low" (buffers L, L_low) only those among ``statistics``.
-
-        The script parser has no variable argument lists, so a body reads the tables as free
-        buffers and they are bound here.
+        sizes: those of a workspace: copies, head_dim_pad, and rows, the number of Sq rounded up.
         """
-        of_rows = {"L": "lse", "L_low": "lse_low"}
-        used = [p for p in func.params[:-1] if of_rows.get(p.name) in (None, *statistics)]
-        params = [*used, *self.tables, func.params[-1]]
+        argument, known = KNOWN[name], {**self.sizes, **sizes}
+        shape = tuple(known["rows" if isinstance(size, Up) else size] for size in argument.shape)
+        if argument.dense:
+            return View(shape, ())
+        strides = _symbols(f"{_STRIDES.get(name, name)}_stride", shape[1:])
+        return View(shape, (*strides, 1))
+
+    def dtype(self, name: str) -> str:
+        """The element type of the argument ``name``."""
+        return KNOWN[name].dtype or self.spec.dtype
+
+    def own(self, name: str, **sizes):
+        """The argument ``name`` as the annotation of a script's parameter, see ``view``."""
+        view = self.view(name, **sizes)
+        return T.Buffer(view.shape, self.dtype(name), strides=view.strides or None)
+
+    def finish(self, func: tirx.PrimFunc, symbol: str) -> tirx.PrimFunc:
+        """``func`` with a parameter for each table before its last one (``softmax_scale``), and
+        without those of its arguments that the direction's call has not.
+
+        The script parser has no variable argument lists, so a body has all parameters that any spec
+        has, reads the tables as free buffers, and they are bound here.
+        """
+        call = {a.name for a in arguments(self.spec, self.direction)} if self.direction else None
+        own = [p for p in func.params[:-1] if call is None or _NAMES.get(p.name, p.name) in call]
+        params = [*own, *self.tables, func.params[-1]]
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})
+
+
+# Strides are named after the papers' letters too.
+_STRIDES = {"out": "o", "dout": "do"}
+
+
+def argument_of(buffer: tirx.Buffer) -> Argument | None:
+    """The argument that a kernel's parameter is."""
+    return KNOWN.get(_NAMES.get(buffer.name, buffer.name))
 
 
 def as_module(func: tirx.PrimFunc) -> tvm.IRModule:
     """A module that holds ``func`` under its global symbol."""
     return tvm.IRModule({func.attrs["global_symbol"]: func})
-
-
-def _view(name: str, *shape) -> View:
-    return View(shape, (*_symbols(f"{name}_stride", 3), 1))
 
 
 def declare(name: str, shape, dtype: str, strides=()) -> tirx.Buffer:
@@ -109,5 +121,5 @@ def declare(name: str, shape, dtype: str, strides=()) -> tirx.Buffer:
     return tirx.decl_buffer(shape, dtype, name=name, strides=strides or None, layout=layout)
 
 
-def _symbols(name: str, count: int) -> list[tirx.Var]:
-    return [tirx.Var(f"{name}{axis}", "int64") for axis in range(count)]
+def _symbols(name: str, axes) -> list[tirx.Var]:
+    return [tirx.Var(f"{name}{axis}", "int64") for axis in range(len(axes))]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from ..problem.arguments import TABLE, named_sizes, shape_of
 from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
 from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
@@ -77,24 +79,30 @@ def check_operator_call(q, k, v, tables) -> None:
             raise ValueError(f"captured tensor of shape {tuple(table.shape)} must have elements")
 
 
-def check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables) -> None:
-    """``check_operator_call``; ValueError, TypeError unless the rest is like the results."""
-    check_operator_call(q, k, v, tables)
-    batch, seqlen_q, heads, _ = q.shape
-    rows, numbers = (batch, seqlen_q, heads, v.shape[3]), (batch, heads, seqlen_q)
-    for name, x, shape, dtype in (
-        ("dout", dout, rows, q.dtype),
-        ("out", out, rows, q.dtype),
-        ("lse", lse, numbers, torch.float32),
-        ("lse_low", lse_low, numbers if lse_low.numel() else (batch, 0), torch.float32),
-        ("dlse", lse if dlse is None else dlse, numbers, torch.float32),
-    ):
+def check_backward_call(given: Mapping[str, Any]) -> None:
+    """``check_operator_call``; ValueError, TypeError unless the rest is like the results.
+
+    given: the backward operator's parameters by name. What is optional may be None, or, saved by a
+    forward that had none of it, without elements.
+    """
+    q, k, v = (given[name] for name in "qkv")
+    check_operator_call(q, k, v, given["tables"])
+    sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
+    values = {**named_sizes(sizes), "D": q.shape[3], "Dv": v.shape[3]}
+    for argument in TABLE["backward"]:
+        x = given.get(argument.name)
+        if argument.name in ("q", "k", "v") or x is None:
+            continue
         if x.device != q.device:
-            raise _on_another_device(name, x, q)
+            raise _on_another_device(argument.name, x, q)
+        dtype = getattr(torch, argument.dtype) if argument.dtype else q.dtype
         if x.dtype != dtype:
-            raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
+            raise TypeError(f"{argument.name}.dtype={x.dtype} must be {dtype}: convert it")
+        shape = shape_of(argument, values)
+        if argument.optional and not x.numel():
+            shape = (q.shape[0], 0)
         if tuple(x.shape) != shape:
-            raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
+            raise ValueError(f"{argument.name} of shape {tuple(x.shape)} must be of shape {shape}")
 
 
 def check_captured(tables) -> None:

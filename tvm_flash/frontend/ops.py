@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from ..problem.arguments import NUMBERS, TABLE, names, schema
 from ..problem.lengths import bucket_of
+from ..runtime.call import completed
 from ..runtime.kernels import resolve
+from . import placement
 from .autograd import below_autograd, differentiable
 from .checks import check_backward_call, check_operator_call
 from .observers import is_plain_call
-from .placement import has_readable_rows, place_of
-from .results import empty_results, empty_results_on_cpu
+from .placement import place_of
+from .results import allocated, forward_plan, from_layouts, outputs
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
 from .vmap import batched
 
@@ -20,15 +25,10 @@ __all__ = ["attention_operator", "spec_json", "spec_name"]
 _library = torch.library.Library("tvm_flash", "DEF")
 # Tensor[], though AOTInductor hands an empty list over as None: of a Tensor[]? the dispatcher does
 # not look at the tensors, and who watches or maps one of them is not asked.
-for _schema in (
-    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor[] tables, str spec,"
-    " float softmax_scale, bool deterministic=False)"
-    " -> (Tensor out, Tensor lse, Tensor lse_low)",
-    "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out,"
-    " Tensor lse, Tensor lse_low, Tensor[] tables, str spec, float softmax_scale,"
-    " bool deterministic=False) -> (Tensor dq, Tensor dk, Tensor dv)",
-):
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+for _direction in ("forward", "backward"):
+    _library.define(
+        schema(f"attention_{_direction}", TABLE[_direction]), tags=(torch.Tag.pt2_compliant_tag,)
+    )
 _forward_operator = torch.ops.tvm_flash.attention_forward.default
 _backward_operator = torch.ops.tvm_flash.attention_backward.default
 
@@ -67,17 +67,15 @@ def _forward_in_node(*inputs):
 
 
 def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
-    """out and the arrays that ``spec.saved_statistics`` names."""
-    sizes, key_sizes, spec = q.shape, v.shape, spec_of(spec)
-    device, capability = place_of(q)
-    make = empty_results_on_cpu if device == "cpu" else empty_results
-    results = make(q, sizes, key_sizes[3], spec)
-    if 0 in sizes or 0 in key_sizes:
+    """The outputs that the spec has."""
+    spec, bucket, layouts = forward_plan(spec, q.shape, v.shape)
+    results = from_layouts(layouts, q)
+    if bucket is None:
         return _results_without_keys(*results)
-    bucket = bucket_of("forward", sizes[1], key_sizes[1])
+    device, capability = place_of(q)
     kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)
-    if tables or len(results) > 2:
+    if tables or len(results) != 2:
         run(q, k, v, *results, *tables, softmax_scale)
     else:  # a call without a star takes less time
         out, lse = results
@@ -85,76 +83,101 @@ def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic
     return results
 
 
-def _completed(out, lse, lse_low=None):
-    """What the operator returns: an lse_low without elements where there is none."""
-    return out, lse, lse.new_empty(lse.shape[0], 0) if lse_low is None else lse_low
+def _completed(*results):
+    """What the operator returns: an output that a spec has not is one without elements."""
+    count, out = len(_forward_operator._schema.returns), results[0]
+    absent = (out.new_empty(out.shape[0], 0, dtype=torch.float32),) * (count - len(results))
+    return (*results, *absent)
 
 
 def _results_without_keys(out, lse, *lse_low):
     return out.zero_(), lse.fill_(float("-inf")), *(low.zero_() for low in lse_low)
 
 
-def _backward(
-    dout, dlse, q, k, v, out, lse, lse_low, tables, spec: str, softmax_scale: float,
-    deterministic: bool = False,
-):  # fmt: skip
-    check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables)
-    grads = tuple(_writable_like(x) for x in (q, k, v))
+def _backward(*inputs):
+    given = _named(_backward_operator, inputs)
+    check_backward_call(given)
+    q, k = given["q"], given["k"]
+    spec = spec_of(given["spec"])
     if q.numel() == 0 or k.numel() == 0:
-        return tuple(grad.zero_() for grad in grads)
-    device, capability = place_of(q)
-    direction = "backward_deterministic" if _is_ordered(deterministic) else "backward"
+        return tuple(grad.zero_() for grad in outputs("backward", spec, given).values())
     sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
-    bucket = bucket_of(direction, *sizes[3:])
-    spec = spec_of(spec)
-    kernel = resolve(spec, direction, device, capability, bucket)
-    delta, sums = kernel.workspace(*sizes, torch.get_num_threads(), capability)
-    dlse = torch.zeros_like(lse) if dlse is None else dlse.contiguous()
-    statistics = [x.contiguous() for x in (lse, lse_low)[: len(spec.saved_statistics)]]
-    saved = (_rows(q), _rows(k), _rows(v), _rows(out), _rows(dout), *statistics, dlse)
-    workspace = (lse.new_empty(delta), lse.new_zeros(sums))
-    kernel(*saved, *grads, *workspace, *(tables or ()), softmax_scale)
-    return grads
+    device, capability = place_of(q)
+    direction = "backward_deterministic" if _is_ordered(given["deterministic"]) else "backward"
+    kernel = resolve(spec, direction, device, capability, bucket_of(direction, *sizes[3:]))
+    call = _call(kernel, sizes, given)
+    kernel(*call.values(), given["softmax_scale"])
+    return tuple(call[name] for name in names(kernel.arguments, "output"))
 
 
-def _forward_results(q, k, v, tables, spec: str, *_):
+def _call(kernel, sizes, given) -> dict[str, torch.Tensor]:
+    """The tensors of a call of ``kernel``, in order: those ``given``, as it can read them, and
+    memory for the others."""
+    tables = {f"table{n}": table for n, table in enumerate(given["tables"] or ())}
+    readable = {
+        a.name: x.contiguous() if a.dense else _rows(x)
+        for a in kernel.arguments
+        if a.is_tensor and (x := given.get(a.name)) is not None
+    }
+    values = kernel.sizes(sizes, torch.get_num_threads())
+    make = partial(allocated, given=given)
+    return completed(kernel.arguments, values, {**readable, **tables}, make)
+
+
+def _named(operator, inputs) -> dict:
+    """``inputs`` by the names of the operator's parameters.
+
+    The dispatcher leaves out last arguments that have their default values.
+    """
+    parameters = operator._schema.arguments
+    left_out = {p.name: p.default_value for p in parameters[len(inputs) :]}
+    return {p.name: x for p, x in zip(parameters, inputs, strict=False)} | left_out
+
+
+def _forward_results(*inputs):
     """Empty results, of tensors without elements too."""
-    check_operator_call(q, k, v, tables)
-    return _completed(*empty_results(q, q.shape, v.shape[3], spec_of(spec)))
+    given = _named(_forward_operator, inputs)
+    check_operator_call(given["q"], given["k"], given["v"], given["tables"])
+    return _completed(*outputs("forward", spec_of(given["spec"]), given).values())
 
 
-def _backward_results(dout, dlse, q, k, v, out, lse, lse_low, tables, *_):
-    check_backward_call(dout, dlse, q, k, v, out, lse, lse_low, tables)
-    return tuple(_writable_like(x) for x in (q, k, v))
-
-
-def _writable_like(x: torch.Tensor) -> torch.Tensor:
-    """An empty gradient of ``x``, with its strides where kernels can write these."""
-    like = torch.empty_like(x)
-    return like if has_readable_rows(like) else x.new_empty(x.shape)
+def _backward_results(*inputs):
+    given = _named(_backward_operator, inputs)
+    check_backward_call(given)
+    return tuple(outputs("backward", spec_of(given["spec"]), given).values())
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """``x`` itself when kernels can read its rows, else a copy."""
     if x.is_cpu and x.is_contiguous():  # the most frequent case
         return x
-    return x if has_readable_rows(x) else x.contiguous()
+    return x if placement.has_readable_rows(x) else x.contiguous()
 
 
-def _save(ctx, inputs, outputs) -> None:
-    # The dispatcher leaves out a last argument that has its default value.
-    q, k, v, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic = inputs
-    ctx.save_for_backward(q, k, v, *outputs, *(tables or ()))
-    ctx.mark_non_differentiable(outputs[2])
+def _save(ctx, inputs, results) -> None:
+    """All that the backward's table names of this call, and the captured tables."""
+    given = _named(_forward_operator, inputs) | dict(zip(_OUTPUTS, results, strict=True))
+    ctx.count, ctx.plain = len(inputs), {name: given[name] for name in _PLAIN}
+    ctx.save_for_backward(*(given[name] for name in _SAVED), *(given["tables"] or ()))
+    ctx.mark_non_differentiable(*(given[name] for name in _OUTPUTS if f"d{name}" not in _UPSTREAM))
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, dout, dlse, dlse_low):
-    q, k, v, out, lse, lse_low, *tables = ctx.saved_tensors
-    dout = torch.zeros_like(out) if dout is None else dout
-    saved = (q, k, v, out, lse, lse_low, tables, ctx.spec, ctx.softmax_scale, *ctx.deterministic)
-    given = (None,) * (3 + len(ctx.deterministic))
-    return *_backward_operator(dout, dlse, *saved), *given
+def _gradients(ctx, *upstream):
+    saved = ctx.saved_tensors
+    given = dict(zip(_SAVED, saved, strict=False), tables=list(saved[len(_SAVED) :]), **ctx.plain)
+    given |= zip((f"d{name}" for name in _OUTPUTS), upstream, strict=True)
+    if given["dout"] is None:
+        given["dout"] = torch.zeros_like(given["out"])
+    inputs = (given[parameter.name] for parameter in _backward_operator._schema.arguments)
+    return *_backward_operator(*inputs), *(None,) * (ctx.count - 3)
+
+
+# By name: what the forward gives, what its call keeps for the backward's, what comes down to it.
+_OUTPUTS = names(TABLE["forward"], "output")
+_SAVED = tuple(a.name for a in TABLE["backward"] if a.name in ("q", "k", "v", *_OUTPUTS))
+_UPSTREAM = names(TABLE["backward"], "input")
+_PLAIN = ("spec", *(number.name for number in NUMBERS), "deterministic")
 
 
 def _no_second_gradients(ctx, *grads):
@@ -166,7 +189,7 @@ def _forward_flops(q, k, v, *_, **__) -> int:
     return _flops(q, k, q[3] + v[3])
 
 
-def _backward_flops(dout, dlse, q, k, v, *_, **__) -> int:
+def _backward_flops(q, k, v, *_, **__) -> int:
     return _flops(q, k, 3 * q[3] + 2 * v[3])
 
 
@@ -186,22 +209,22 @@ def _with_list(run, place: int):
     return call
 
 
-def _register(operator, tensors: int, kernel, results, save, gradients, flops) -> None:
-    """``operator`` takes that many tensors with a batch first, then tables and plain values."""
+def _register(operator, kernel, results, save, gradients, flops) -> None:
     name = operator._schema.name
     # Not under "CPU" alone: other devices then get an error of ours.
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     recorded = differentiable(operator._opname, below_autograd(operator), save, gradients)
-    _library.impl(name, _with_list(recorded, tensors), "Autograd")
+    tables = [parameter.name for parameter in operator._schema.arguments].index("tables")
+    _library.impl(name, _with_list(recorded, tables), "Autograd")
     torch.library.register_fake(name, results, lib=_library)
-    torch.library.register_vmap(name, batched(operator, tensors), lib=_library)
+    torch.library.register_vmap(name, batched(operator), lib=_library)
     register_flop_formula(operator.overloadpacket)(flops)
 
 
 # Nobody watches, so the dispatcher need not.
 _differentiable_forward = differentiable("attention_forward", _forward_in_node, _save, _gradients)
-_register(_forward_operator, 3, _forward, _forward_results, _save, _gradients, _forward_flops)
+_register(_forward_operator, _forward, _forward_results, _save, _gradients, _forward_flops)
 _register(
-    _backward_operator, 8, _backward, _backward_results, lambda *_: None, _no_second_gradients,
+    _backward_operator, _backward, _backward_results, lambda *_: None, _no_second_gradients,
     _backward_flops,
 )  # fmt: skip

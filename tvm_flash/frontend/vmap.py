@@ -9,19 +9,26 @@ from ..score.program import ScoreProgram, operands
 from .spec_names import spec_of
 
 
-def batched(operator, count: int):
-    """The rule of ``operator``, which takes ``count`` tensors (B, ...), tables, spec, and more."""
+def batched(operator):
+    """The rule of ``operator``, whose tensors have the batch first, but for its tables."""
+    names = [parameter.name for parameter in operator._schema.arguments]
+    places = {name: names.index(name) for name in ("q", "tables", "spec")}
 
     def rule(info, dims, *inputs):
-        n, batch = info.batch_size, _batch(inputs[count - 1], dims[count - 1])
-        mapped = tuple(zip(inputs[count] or (), dims[count] or (), strict=True))
-        tables = _joined_tables(mapped, spec_of(inputs[count + 1]), n, batch)
-        if tables is None:
+        q, tables, spec = (inputs[place] for place in places.values())
+        n, batch = info.batch_size, _batch(q, dims[places["q"]])
+        mapped = tuple(zip(tables or (), dims[places["tables"]] or (), strict=True))
+        joined = _joined_tables(mapped, spec_of(spec), n, batch)
+        if joined is None:
             calls = (map(_entry, inputs, dims, [number] * len(dims)) for number in range(n))
             results = [operator(*call) for call in calls]
             return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
-        tensors = [_joined(x, dim, n) for x, dim in zip(inputs[:count], dims, strict=False)]
-        results = operator(*tensors, tables, *inputs[count + 1 :])
+        call = [
+            _joined(x, dim, n) if isinstance(x, torch.Tensor) else x
+            for x, dim in zip(inputs, dims, strict=True)
+        ]
+        call[places["tables"]] = joined
+        results = operator(*call)
         return tuple(x.unflatten(0, (n, batch)) for x in results), (0,) * len(results)
 
     return rule
@@ -81,10 +88,8 @@ def _batch(x: torch.Tensor, dim: int | None, axis: int = 0) -> int:
     return x.shape[axis if dim is None or axis < dim else axis + 1]
 
 
-def _joined(x: torch.Tensor | None, dim: int | None, n: int, axis: int = 0) -> torch.Tensor | None:
+def _joined(x: torch.Tensor, dim: int | None, n: int, axis: int = 0) -> torch.Tensor:
     """``x`` with its mapped dimension, or ``n`` times itself, in front of ``axis``, as one."""
-    if x is None:
-        return None
     if dim is None:
         x = x.unsqueeze(axis).expand(*x.shape[:axis], n, *x.shape[axis:])
     else:

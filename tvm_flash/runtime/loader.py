@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import tvm_ffi
 from ..artifact.folder import open_to_all
 from ..artifact.library import KernelRecord, Manifest, read, refuse
 from ..machine import amx_refusal, architecture, cpu_features, system
+from ..problem.arguments import Argument, arguments, missing_sizes, shape_of, size_values
 from ..problem.lengths import buckets_of, stand_in
 from ..problem.spec import AttentionSpec
 from .machine_code import Code, CodeError, mapped
@@ -24,11 +26,8 @@ logger = logging.getLogger("tvm_flash")
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A loaded kernel, called with torch tensors, (B, S, H, D) or (.., B, H, Sq), in this order.
+    """A loaded kernel, called with what ``arguments`` names, in that order: torch tensors, numbers.
 
-    forward: q, k, v, out, *spec.forward_statistics, *tables, softmax_scale.
-    backward: q, k, v, out, dout, *spec.saved_statistics, dlse, dq, dk, dv, delta, dq_acc, *tables,
-    softmax_scale.
     device: "cpu" or "cuda", where all of them lie. buckets: the lengths it is meant for, though it
     is right for any; none named: all.
     """
@@ -44,57 +43,20 @@ class Kernel:
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)
 
-    def workspace(
-        self,
-        batch: int,
-        num_heads: int,
-        num_kv_heads: int,
-        seqlen_q: int,
-        seqlen_k: int,
-        threads: int,
-        capability: tuple[int, int] | None = None,
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad), zeros: float32, backward.
+    @cached_property
+    def arguments(self) -> tuple[Argument, ...]:
+        """What it is called with."""
+        return arguments(self.spec, self.direction)
 
-        With C private copies of dQ, C key tiles of a head can run at once: as many as the threads
-        need where batch x heads cannot occupy them. On CUDA, for a device of ``capability``, there
-        is one copy, or, for a kernel that sums dQ in registers, a single element.
-        """
-        if self.device == "cuda":
-            return self._cuda_workspace(batch, num_heads, seqlen_q, capability)
-        query_tiles = -(-seqlen_q // self.meta["block_q"])
-        key_tiles = -(-seqlen_k // self.meta["block_k"])
-        copies = min(key_tiles, max(1, -(-2 * threads // (batch * num_kv_heads))))
-        rows = query_tiles * self.meta["block_q"]
-        heads = (batch, num_heads)
-        return (*heads, seqlen_q), (copies, *heads, rows, self.meta["head_dim_pad"])
+    def sizes(self, sizes: Sequence[int], threads: int) -> dict[str, int]:
+        """``size_values`` of a call with B, H, Hk, Sq, Sk = ``sizes``, on so many CPU threads."""
+        return size_values(self.spec, sizes, self.meta, threads if self.device == "cpu" else 0)
 
-    def _cuda_workspace(
-        self, batch: int, num_heads: int, seqlen_q: int, capability: tuple[int, int] | None
-    ):
-        delta = (batch, num_heads, seqlen_q)
-        widths = [v["meta"].get("head_dim_pad") for v in self.config["variants"]]
-        width = widths[self._variant(capability) if len(set(widths)) > 1 else 0]
-        if width is None:
-            return delta, (1, 1, 1, 1, 1)
-        rows = -(-seqlen_q // self.meta["block_q"]) * self.meta["block_q"]
-        return delta, (1, batch, num_heads, rows, width)
-
-    def _variant(self, capability: tuple[int, int] | None) -> int:
-        """Index of the variant that the library runs on a device (cuda_runtime_hook.cpp)."""
-        if capability is None:
-            raise ValueError(
-                f"{self.spec.name} {self.direction}: workspaces differ by device, give capability"
-            )
-        number = 10 * capability[0] + capability[1]
-        archs = [
-            (int(arch.removeprefix("sm_")), -place)
-            for place, variant in enumerate(self.config["variants"])
-            for arch in variant["archs"]
-        ]
-        same = [a for a in archs if a[0] // 10 == capability[0] and a[0] <= number]
-        below = [a for a in archs if a[0] <= number]
-        return -max(same or below or [(0, 0)])[1]
+    def shapes(self, sizes: Sequence[int], threads: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of all its tensors but captured tables, by name."""
+        values = self.sizes(sizes, threads)
+        own = (a for a in self.arguments if a.is_tensor and not a.name.startswith("table"))
+        return {a.name: shape_of(a, values) for a in own}
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,20 +168,13 @@ def _series(version: str) -> list[str]:
 
 
 def _kernel(path: Path, code: Code, record: KernelRecord, manifest: Manifest) -> Kernel:
-    if absent := [name for name in _needed(record, manifest.device) if name not in record.meta]:
+    if absent := missing_sizes(record.direction, record.meta):
         raise refuse(path, f"its manifest gives no {', '.join(absent)} for {record.symbol}")
     if not code.module.implements_function(record.symbol):
         raise refuse(path, f"it has no kernel {record.symbol!r}, which its manifest lists")
     function = code.module.get_function(record.symbol)
     fields = (record.spec, record.direction, record.config, record.meta)
     return Kernel(*fields, function, manifest.device, record.buckets)
-
-
-def _needed(record: KernelRecord, device: str) -> tuple[str, ...]:
-    """What the workspaces of a kernel are sized by."""
-    if record.direction == "forward":
-        return ()
-    return ("block_q",) if device == "cuda" else ("block_q", "block_k", "head_dim_pad")
 
 
 def _bind_threads(path: Path, code: Code) -> None:

@@ -11,13 +11,13 @@ from typing import Protocol
 import torch
 
 from ..artifact.library import symbol_name
+from ..problem.arguments import WRITTEN, ZEROED, names
+from ..runtime.call import completed
 from ..runtime.loader import Kernel, opened
-from ..verify.plan import BACKWARD_OUTPUTS, FORWARD_OUTPUTS
-from ..verify.problems import Problem
-from ..verify.tables import random_tables
-from ..verify.trial import Candidate, Tensors, judge
+from ..verify.buffers import poison
+from ..verify.trial import Candidate, Tensors, judge, tile_of
 from ..verify.verdict import KernelVerdict
-from .measure import interleaved, verdict_trial
+from .measure import given_tensors, interleaved, verdict_trial
 from .trial import Sizes, Trial
 
 Call = Callable[[], object]
@@ -106,17 +106,10 @@ def judged_and_timed(
 def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     """Whether results hold to the error rule, on the problems of the kernel's tile."""
     (variant,) = kernel.config["variants"]
-    tile = (variant["meta"]["block_q"], variant["meta"]["block_k"])
-
-    def workspace(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        heads = (problem.batch, problem.heads, problem.kv_heads)
-        lengths = (problem.seqlen_q, problem.seqlen_k)
-        return kernel.workspace(*heads, *lengths, 1, device.capability)
+    tile = tile_of(variant["meta"])
 
     def run(tensors: Tensors, scale: float, outputs: Outputs) -> list:
-        for name in outputs:
-            if name != "dq_acc":
-                tensors[name].fill_(torch.nan)  # what is left unwritten shows
+        poison(tensors, outputs)
         placed = {name: device.place(tensor) for name, tensor in tensors.items()}
         device.call(kernel, placed, scale, outputs)
         device.wait()
@@ -126,7 +119,7 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
 
     symbol, archs = symbol_name(kernel.spec, kernel.direction), tuple(variant["archs"])
     known = (symbol, kernel.spec, kernel.direction, archs, tile)
-    candidate = Candidate(*known, workspace, run)
+    candidate = Candidate(*known, kernel.meta, run)
     outcomes = tuple(judge(candidate, problem) for problem in candidate.listed(quick=False))
     return KernelVerdict(symbol, kernel.direction, archs, tile, outcomes)
 
@@ -135,12 +128,12 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data; a backward with the zeroing that it asks of callers."""
     tensors = _inputs(device, kernel, sizes)
     scale = kernel.spec.head_dim**-0.5
-    written = FORWARD_OUTPUTS if kernel.direction == "forward" else BACKWARD_OUTPUTS
-    outputs = tuple(name for name in written if name in tensors)
+    outputs = names(kernel.arguments, *WRITTEN)
+    zeroed = [tensors[name] for name in ZEROED if name in tensors]
 
     def call() -> None:
-        if "dq_acc" in tensors:
-            tensors["dq_acc"].zero_()
+        for tensor in zeroed:
+            tensor.zero_()
         device.call(kernel, tensors, scale, outputs)
 
     return call
@@ -148,34 +141,8 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
 
 def _inputs(device: Device, kernel: Kernel, sizes: Sizes) -> Tensors:
     """Tensors of the timed problem by name, in the kernel's order."""
-    spec, generator = kernel.spec, torch.Generator().manual_seed(0)
-    batch, heads, kv_heads, seqlen_q, seqlen_k = sizes
-
-    def drawn(seqlen: int, count: int, width: int) -> torch.Tensor:
-        values = torch.randn(batch, seqlen, count, width, generator=generator)
-        return values.to(getattr(torch, spec.dtype))
-
-    rows = (batch, heads, seqlen_q)
-    tensors = {
-        "q": drawn(seqlen_q, heads, spec.head_dim),
-        "k": drawn(seqlen_k, kv_heads, spec.head_dim),
-        "v": drawn(seqlen_k, kv_heads, spec.head_dim_v),
-        "out": drawn(seqlen_q, heads, spec.head_dim_v),
-    }
-    if kernel.direction == "forward":
-        tensors |= {name: torch.empty(rows) for name in spec.forward_statistics}
-    else:
-        gradients = {f"d{name}": torch.empty_like(tensors[name]) for name in "qkv"}
-        tensors["dout"] = drawn(seqlen_q, heads, spec.head_dim_v)
-        # Of the size that it has for such data: exp(score - lse) is neither 0 nor infinite.
-        values = {"lse": 8.0, "lse_low": 0.0}
-        tensors |= {name: torch.full(rows, values[name]) for name in spec.saved_statistics}
-        tensors |= {"dlse": torch.zeros(rows), **gradients}
-        delta, sums = kernel.workspace(*sizes, 1, device.capability)
-        tensors |= {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}
-    problem = Problem("timed", seqlen_q, seqlen_k, batch, heads, kv_heads)
-    tables = random_tables(spec, problem, generator)
-    tensors |= {f"table{n}": table for n, table in enumerate(tables)}
+    given = given_tensors(kernel.spec, sizes)
+    tensors = completed(kernel.arguments, kernel.sizes(sizes, 1), given)
     return {name: device.place(tensor) for name, tensor in tensors.items()}
 
 

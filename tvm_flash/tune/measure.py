@@ -7,11 +7,20 @@ import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
+from ..problem.arguments import (
+    TABLE,
+    ZEROED,
+    Argument,
+    arguments,
+    names,
+    shape_of,
+    size_values,
+)
 from ..problem.spec import AttentionSpec
+from ..runtime.call import completed
 from ..runtime.loader import Kernel, opened
 from ..verify.library import verify_library
 from ..verify.problems import Problem
@@ -23,21 +32,12 @@ Call = Callable[[], object]
 # Seconds per call of so many calls.
 Stopwatch = Callable[[int], float]
 
+# lse of the size that it has for such data: exp(score - lse) is neither 0 nor infinite.
+ROW_VALUES = {"lse": 8.0}
+
 _ROUNDS = (5, 60)
 # A candidate that is so much slower in each of so many rounds is no match: more would tell nothing.
 _HOPELESS, _HOPELESS_ROUNDS = 1.5, 3
-
-
-class Tensors(NamedTuple):
-    """Of the timed problem: (B, S, H, D) in the spec's dtype; lse (B, H, Sq) float32."""
-
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    out: torch.Tensor
-    dout: torch.Tensor
-    lse: torch.Tensor
-    tables: tuple[torch.Tensor, ...]
 
 
 def judged_and_timed(
@@ -78,22 +78,17 @@ def interleaved(
 
 def timed_call(kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data, with the zeroing that a backward asks of its caller."""
-    t = _tensors(kernel.spec, sizes)
-    scale = kernel.spec.head_dim**-0.5
-    if kernel.direction == "forward":
-        results = [torch.empty_like(t.lse) for _ in kernel.spec.forward_statistics]
-        return lambda: kernel.function(t.q, t.k, t.v, t.out, *results, *t.tables, scale)
-    delta, sums = kernel.workspace(*sizes, torch.get_num_threads())
-    dq_acc, work = torch.zeros(sums), torch.empty(delta)
-    grads = [torch.empty_like(x) for x in (t.q, t.k, t.v)]
-    low = [torch.zeros_like(t.lse) for _ in kernel.spec.saved_statistics[1:]]
-    saved = (t.q, t.k, t.v, t.out, t.dout, t.lse, *low, torch.zeros_like(t.lse))
+    values = kernel.sizes(sizes, torch.get_num_threads())
+    tensors = completed(kernel.arguments, values, given_tensors(kernel.spec, sizes))
+    call = (*tensors.values(), kernel.spec.head_dim**-0.5)
+    zeroed = [tensors[name] for name in ZEROED if name in tensors]
 
-    def backward() -> None:
-        dq_acc.zero_()
-        kernel.function(*saved, *grads, work, dq_acc, *t.tables, scale)
+    def run() -> None:
+        for tensor in zeroed:
+            tensor.zero_()
+        kernel.function(*call)
 
-    return backward
+    return run
 
 
 def verdict_trial(kernel: KernelVerdict) -> Trial:
@@ -117,26 +112,23 @@ def _kernel(path: Path) -> Kernel:
 
 
 @lru_cache(maxsize=1)
-def _tensors(spec: AttentionSpec, sizes: Sizes) -> Tensors:
-    """The same memory for every candidate: where it lies would be part of the time."""
-    batch, heads, kv_heads, seqlen_q, seqlen_k = sizes
-    generator = torch.Generator().manual_seed(0)
+def given_tensors(spec: AttentionSpec, sizes: Sizes) -> dict[str, torch.Tensor]:
+    """What calls on the timed problem are given, by name, in both directions.
 
-    def tensor(seqlen: int, count: int, width: int) -> torch.Tensor:
-        drawn = torch.randn(batch, seqlen, count, width, generator=generator)
-        return drawn.to(getattr(torch, spec.dtype))
+    The same memory for every candidate: where it lies would be part of the time.
+    """
+    generator, values = torch.Generator().manual_seed(0), size_values(spec, sizes)
 
-    problem = Problem("timed", seqlen_q, seqlen_k, batch, heads, kv_heads)
-    return Tensors(
-        q=tensor(seqlen_q, heads, spec.head_dim),
-        k=tensor(seqlen_k, kv_heads, spec.head_dim),
-        v=tensor(seqlen_k, kv_heads, spec.head_dim_v),
-        out=tensor(seqlen_q, heads, spec.head_dim_v),
-        dout=tensor(seqlen_q, heads, spec.head_dim_v),
-        # Of the size that it has for such data: exp(score - lse) is neither 0 nor infinite.
-        lse=torch.full((batch, heads, seqlen_q), 8.0),
-        tables=tuple(random_tables(spec, problem, generator)),
-    )
+    def drawn(argument: Argument) -> torch.Tensor:
+        shape, dtype = shape_of(argument, values), getattr(torch, argument.dtype)
+        if argument.dense:
+            return torch.full(shape, ROW_VALUES.get(argument.name, 0.0), dtype=dtype)
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    tables = random_tables(spec, Problem.of_sizes("timed", sizes), generator)
+    own = names(TABLE["backward"], "input", "saved")
+    found = {a.name: drawn(a) for a in arguments(spec, "backward") if a.name in own}
+    return found | {f"table{n}": table for n, table in enumerate(tables)}
 
 
 def _both(watches: tuple[Stopwatch, Stopwatch], repeats: int, first: int) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +15,7 @@ from ..codegen.linker import find_compiler, library_flags, write_exports
 from ..codegen.process import run
 from ..codegen.versions import build_versions, source_digest
 from ..problem.spec import AttentionSpec
-from ..runtime.loader import Kernel
+from ..verify.trial import tile_of
 from .trial import SearchTask, Sizes
 
 if TYPE_CHECKING:
@@ -54,15 +53,7 @@ class Built:
     @property
     def tile(self) -> tuple[int, int]:
         """Query rows and keys, which decide what problems it is checked on."""
-        return self.meta["block_q"], self.meta["block_k"]
-
-    def workspace(
-        self, sizes: Sequence[int], threads: int
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """As loader.Kernel.workspace, of a backward; the manifest's numbers are enough for it."""
-        return Kernel(self.spec, "backward", {}, self.meta, _opened_elsewhere).workspace(
-            *sizes, threads
-        )
+        return tile_of(self.meta)
 
 
 def build_kernel(spec: AttentionSpec, direction: str, config: Any, target: CpuTarget) -> Built:
@@ -95,10 +86,6 @@ def entry_name(spec: AttentionSpec, direction: str, config: Any, target: CpuTarg
         "versions": build_versions(),
     }
     return f"{symbol_name(spec, direction)}-{target.name}-{cache.digest(parts)[:32]}"
-
-
-def _opened_elsewhere(*_: Any) -> None:
-    raise TypeError("this kernel is opened on a server")
 
 
 def caller() -> bytes:

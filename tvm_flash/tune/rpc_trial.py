@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import TvmFlashError
+from ..problem.arguments import TABLE, ZEROED, names
 from ..schedules.target import cpu_target
-from ..verify.problems import Problem
 from ..verify.trial import Candidate, Tensors, verification
 from ..verify.verdict import KernelVerdict
 from .hardware import HardwareFailure
@@ -146,12 +146,8 @@ def judged(
 ) -> KernelVerdict:
     """``kernel`` on the problems of its tile, held to the error rule."""
 
-    def workspace(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        heads = (problem.batch, problem.heads, problem.kv_heads)
-        return built.workspace((*heads, problem.seqlen_q, problem.seqlen_k), task.threads)
-
     def call(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list:
-        poisoned = set(outputs) - {"dq_acc"}  # what is left unwritten shows
+        poisoned = set(outputs) - set(ZEROED)  # what is left unwritten shows
         there = {
             name: machine.filled(x.shape, torch.full((1,), torch.nan, dtype=x.dtype))
             if name in poisoned
@@ -159,12 +155,12 @@ def judged(
             for name, x in tensors.items()
         }
         kernel([*there.values(), scale])
-        for name in poisoned - {"delta"}:  # workspace stays there
+        for name in poisoned & set(names(TABLE[task.direction], "output")):
             download(there[name], tensors[name])
         return []
 
     known = (built.symbol, task.spec, task.direction, (), built.tile)
-    candidate = Candidate(*known, workspace, call)
+    candidate = Candidate(*known, built.meta, call, task.threads)
     found = verification(built.symbol, "cpu", [candidate], quick=False, seed=0, progress=None)
     return found.kernels[0]
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..problem.arguments import ZEROED
+
 if TYPE_CHECKING:
     from ..ptx_interpreter import DeviceMemory
 
@@ -39,6 +41,12 @@ class Storage:
         for name in self.views.keys() & set(names):
             mask[byte_offsets(self.views[name], self.address)] = True
         return mask
+
+
+def poison(tensors: Mapping[str, torch.Tensor], written: Collection[str]) -> None:
+    """Fill what a kernel shall write with NaN, but for what must hold zeros: a gap then shows."""
+    for name in set(written) - set(ZEROED):
+        tensors[name].fill_(torch.nan)
 
 
 def storages(tensors: Mapping[str, torch.Tensor]) -> list[Storage]:

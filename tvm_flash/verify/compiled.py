@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from ..artifact.library import DIRECTIONS, symbol_name
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
-from .problems import Problem
-from .trial import Candidate, Progress, Tensors, verification, with_forward
+from .trial import Candidate, Progress, Tensors, tile_of, verification, with_forward
 from .verdict import Verification
 
 if TYPE_CHECKING:
@@ -68,16 +67,9 @@ def _candidate(
 
     ptx = ptx_of(program, ptx_version(archs))
 
-    def workspace(problem: Problem):
-        delta = (problem.batch, problem.heads, problem.seqlen_q)
-        if "head_dim_pad" not in program.meta:
-            return delta, (1, 1, 1, 1, 1)
-        rows = -(-problem.seqlen_q // program.meta["block_q"]) * program.meta["block_q"]
-        return delta, (1, *delta[:2], rows, program.meta["head_dim_pad"])
-
     def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
         return run_program(program, ptx, tensors, scale, outputs=outputs, seed=seed)
 
     names = tuple(arch.name for arch in archs)
-    tile = (program.meta["block_q"], program.meta["block_k"])
-    return Candidate(symbol_name(spec, direction), spec, direction, names, tile, workspace, run)
+    tile = tile_of(program.meta)
+    return Candidate(symbol_name(spec, direction), spec, direction, names, tile, program.meta, run)

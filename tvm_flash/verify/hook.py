@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..artifact.library import read_ptx
+from ..problem.arguments import ZEROED
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..runtime.loader import Kernel, Library
 from .buffers import MappedTensors
@@ -69,7 +70,7 @@ class InterpretedDevice(AbstractContextManager):
         softmax_scale: float,
         *,
         outputs: Collection[str],
-        zeroed: Collection[str] = ("dq_acc",),
+        zeroed: Collection[str] = ZEROED,
     ) -> list[Report]:
         """Call ``kernel`` with CPU tensors (in its order) that pose as CUDA tensors.
 

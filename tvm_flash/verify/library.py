@@ -12,9 +12,9 @@ import torch
 from ..artifact.library import KernelRecord
 from ..runtime import loader
 from ..runtime.loader import Kernel, Library
+from .buffers import poison
 from .hook import InterpretedDevice
-from .problems import Problem
-from .trial import Candidate, Progress, Tensors, verification, with_forward
+from .trial import Candidate, Progress, Tensors, tile_of, verification, with_forward
 from .verdict import Verification
 
 if TYPE_CHECKING:
@@ -77,18 +77,13 @@ def _candidates(library: Library, seed: int) -> list[Candidate]:
 
 
 def _native(kernel: Kernel, symbol: str) -> Candidate:
-    def workspace(problem: Problem):
-        return kernel.workspace(*_sizes(problem), torch.get_num_threads())
-
-    def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
-        for name in outputs:
-            if name != "dq_acc":
-                tensors[name].fill_(torch.nan)  # what is left unwritten shows
+    def run(tensors: Tensors, scale: float, written: tuple[str, ...]) -> list[Report]:
+        poison(tensors, written)
         kernel(*tensors.values(), scale)
         return []
 
     known = (symbol, kernel.spec, kernel.direction, ())
-    return Candidate(*known, _tile(kernel.meta), workspace, run)
+    return Candidate(*known, tile_of(kernel.meta), kernel.meta, run, torch.get_num_threads())
 
 
 def _interpreted(
@@ -99,9 +94,6 @@ def _interpreted(
     device = InterpretedDevice(library, capability, seed=seed)
     own = {f"{x['name']}_kernel" for x in record.launches if set(x["archs"]) & set(archs)}
 
-    def workspace(problem: Problem):
-        return kernel.workspace(*_sizes(problem), torch.get_num_threads(), capability)
-
     def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
         device.launched.clear()
         with device:
@@ -111,13 +103,4 @@ def _interpreted(
         return reports
 
     known = (record.symbol, record.spec, record.direction, archs)
-    return Candidate(*known, _tile(variant["meta"]), workspace, run)
-
-
-def _sizes(problem: Problem) -> tuple[int, int, int, int, int]:
-    heads = (problem.batch, problem.heads, problem.kv_heads)
-    return *heads, problem.seqlen_q, problem.seqlen_k
-
-
-def _tile(meta: dict[str, int]) -> tuple[int, int]:
-    return meta["block_q"], meta.get("block_k", meta["block_q"])
+    return Candidate(*known, tile_of(variant["meta"]), kernel.meta, run)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
+from ..problem.arguments import TABLE, WRITTEN, ZEROED, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch, Sizes
 from .buffers import MappedTensors
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 
 # C types of scalar parameters, as struct packs them.
 _FORMATS = {"float": "f", "int": "i", "int32_t": "i", "int64_t": "q", "double": "d", "uint": "I"}
-
-FORWARD_OUTPUTS = ("out", "lse", "lse_low")
-BACKWARD_OUTPUTS = ("dq", "dk", "dv", "delta", "dq_acc")
-# dQ is summed into it: its caller passes zeros.
-ZEROED = ("dq_acc",)
 
 
 def run_program(
@@ -61,8 +57,8 @@ def run_program(
 
 def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     """Parameters that a program of the usual names writes."""
-    named = BACKWARD_OUTPUTS if "dout" in program.parameters else FORWARD_OUTPUTS
-    return tuple(name for name in program.parameters if name in named)
+    table = TABLE["backward" if "dout" in program.parameters else "forward"]
+    return tuple(name for name in program.parameters if name in names(table, *WRITTEN))
 
 
 def sizes_of(program: CudaProgram, tensors: Mapping[str, torch.Tensor]) -> Sizes:

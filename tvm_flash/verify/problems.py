@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,11 +29,21 @@ class Problem:
     softmax_scale: float | None = None
     integers: int = 3
 
+    @classmethod
+    def of_sizes(cls, name: str, sizes: Sequence[int]) -> Problem:
+        """A problem with B, H, Hk, Sq, Sk = ``sizes``."""
+        batch, heads, kv_heads, seqlen_q, seqlen_k = sizes
+        return cls(name, seqlen_q, seqlen_k, batch, heads, kv_heads)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """B, H, Hk, Sq, Sk."""
+        return self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k
+
     def case(self, spec: AttentionSpec) -> Case:
         """Inputs of this problem for ``spec``, whose variants are left to ``question.ask``."""
-        sizes = (self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k)
         dims = (spec.dtype, spec.head_dim, spec.head_dim_v)
-        return Case(self.name, *dims, *sizes, self.logits_scale, self.view)
+        return Case(self.name, *dims, *self.sizes, self.logits_scale, self.view)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import UnsupportedSpec
+from ..problem.arguments import WRITTEN, arguments, names, size_values
 from ..problem.spec import AttentionSpec
+from ..runtime.call import completed
 from .problems import Problem, problems
 from .question import Question, ask
 from .rule import deviations
@@ -32,10 +34,11 @@ class ForwardFailed(RuntimeError):
 class Candidate:
     """A kernel, and how to run it on host tensors.
 
-    workspace: shapes of delta and dq_acc. run(tensors, softmax_scale, outputs): tensors by name in
-    the kernel's order; it gives reports of interpreted launches, or raises what is wrong. forward:
-    of a backward, the kernel that comes before it. Scores are rounded alike in both, so that the
-    softmax is right where exp(score - lse) with a perfect lse would not be.
+    tile: query rows and keys. meta: what its workspaces are sized by (problem.arguments).
+    run(tensors, softmax_scale, written): tensors by name in the kernel's order; it gives reports of
+    interpreted launches, or raises what is wrong. threads: of a CPU. forward: of a backward, the
+    kernel that comes before it. Scores are rounded alike in both, so that the softmax is right
+    where exp(score - lse) with a perfect lse would not be.
     """
 
     symbol: str
@@ -43,8 +46,9 @@ class Candidate:
     direction: str
     archs: tuple[str, ...]
     tile: tuple[int, int]
-    workspace: Callable[[Problem], tuple[tuple[int, ...], tuple[int, ...]]]
+    meta: Mapping[str, int]
     run: Callable[[Tensors, float, tuple[str, ...]], list[Report]]
+    threads: int = 0
     forward: Candidate | None = None
 
     def listed(self, quick: bool) -> list[Problem]:
@@ -52,6 +56,11 @@ class Candidate:
         found = problems(*self.tile, quick)
         alone = self.direction != "forward" and self.forward is None
         return [problem for problem in found if problem.logits_scale == 1 or not alone]
+
+
+def tile_of(meta: Mapping[str, int]) -> tuple[int, int]:
+    """Query rows and keys of a kernel with these sizes."""
+    return meta["block_q"], meta.get("block_k", meta["block_q"])
 
 
 def with_forward(candidate: Candidate, found: Collection[Candidate]) -> Candidate:
@@ -126,29 +135,23 @@ def _run(
     candidate: Candidate, problem: Problem, question: Question
 ) -> tuple[Tensors, list[Report]]:
     """Results of one call by name, and what its launches did."""
-    inputs = question.inputs
-    first = {"q": inputs.q, "k": inputs.k, "v": inputs.v}
-    tables = {f"table{n}": table for n, table in enumerate(question.tables)}
-    out, lse = question.exact["out"].to(inputs.q.dtype), question.exact["lse"].float()
-    spec = candidate.spec
-    if candidate.direction == "forward":
-        statistics = {name: torch.empty_like(lse) for name in spec.forward_statistics}
-        results = {"out": torch.empty_like(out), **statistics}
-        tensors = {**first, **results, **tables}
-        return results, candidate.run(tensors, question.softmax_scale, tuple(results))
-    saved = {"out": out, "lse": lse, "lse_low": torch.zeros_like(lse)}
-    if candidate.forward is not None:
-        saved |= _saved(candidate.forward, problem, question)
-    statistics = {name: saved[name] for name in spec.saved_statistics}
-    given = {"out": saved["out"], "dout": inputs.dout, **statistics, "dlse": inputs.dlse}
-    results = {f"d{name}": torch.empty_like(tensor) for name, tensor in first.items()}
-    delta, sums = candidate.workspace(problem)
-    work = {"delta": torch.empty(delta), "dq_acc": torch.zeros(sums)}
-    tensors = {**first, **given, **results, **work, **tables}
-    return results, candidate.run(tensors, question.softmax_scale, (*results, *work))
+    inputs, spec = question.inputs, candidate.spec
+    given = {name: getattr(inputs, name) for name in ("q", "k", "v", "dout", "dlse")}
+    given |= {f"table{n}": table for n, table in enumerate(question.tables)}
+    if candidate.direction != "forward":
+        given |= _saved(candidate.forward, problem, question)
+    table = arguments(spec, candidate.direction)
+    values = size_values(spec, problem.sizes, candidate.meta, candidate.threads)
+    tensors = completed(table, values, given)
+    reports = candidate.run(tensors, question.softmax_scale, names(table, *WRITTEN))
+    return {name: tensors[name] for name in names(table, "output")}, reports
 
 
-def _saved(forward: Candidate, problem: Problem, question: Question) -> Tensors:
+def _saved(forward: Candidate | None, problem: Problem, question: Question) -> Tensors:
+    """What the forward gives; without one, what is right."""
+    if forward is None:
+        out, lse = question.exact["out"].to(question.inputs.q.dtype), question.exact["lse"].float()
+        return {"out": out, "lse": lse, "lse_low": torch.zeros_like(lse)}
     try:
         return _run(forward, problem, question)[0]
     except Exception as error:

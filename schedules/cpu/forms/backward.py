@@ -29,11 +29,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     are row by row with pairs of columns, ``*_p`` hold pairs of rows. Float32 words need one of
     them. ``*_c`` is the transpose that head_rows asks for; without it, it is its source.
     """
-    sig = Signature(spec)
+    sig = Signature(spec, "backward")
     scores = Scores(sig, math)
-    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
+    B, Hk, Sq, Sk = sig.batch, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    views = sig.backward_views()
     with_low = "lse_low" in spec.saved_statistics
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
     only_scaled = scores.scale_only
@@ -41,7 +40,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
     D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
     BQp, BSp = BQ // pack, BS // pack
-    copies, rows_pad = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
+    copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     k_tiles = T.truncdiv(Sk + (BK - 1), BK)
 
     delta_rows, dq_rows = delta_pass(), dq_pass()
@@ -58,23 +57,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, do: T.handle, lse: T.handle,
-        lse_low: T.handle, dlse: T.handle, dq: T.handle, dk: T.handle, dv: T.handle,
-        delta: T.handle, dq_acc: T.handle, softmax_scale: T.float32,
+        Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
+        L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
+        dK: sig.own("dk"), dV: sig.own("dv"), delta_r: sig.own("delta"),
+        A: sig.own("dq_acc", copies=copies, rows=rows, head_dim_pad=Dl), softmax_scale: T.float32,
     ):  # fmt: skip
-        Q = T.match_buffer(q, views[0].shape, dtype, strides=views[0].strides)
-        K = T.match_buffer(k, views[1].shape, dtype, strides=views[1].strides)
-        V = T.match_buffer(v, views[2].shape, dtype, strides=views[2].strides)
-        O = T.match_buffer(o, views[3].shape, dtype, strides=views[3].strides)
-        dO = T.match_buffer(do, views[4].shape, dtype, strides=views[4].strides)
-        L = T.match_buffer(lse, sig.rows, "float32")
-        L_low = T.match_buffer(lse_low, sig.rows, "float32")
-        dL = T.match_buffer(dlse, sig.rows, "float32")
-        dQ = T.match_buffer(dq, views[5].shape, dtype, strides=views[5].strides)
-        dK = T.match_buffer(dk, views[6].shape, dtype, strides=views[6].strides)
-        dV = T.match_buffer(dv, views[7].shape, dtype, strides=views[7].strides)
-        delta_r = T.match_buffer(delta, sig.rows, "float32")
-        A = T.match_buffer(dq_acc, (copies, B, H, rows_pad, Dl), "float32")
         delta_rows(O, dO, dL, delta_r, dim_v)
         for t in T.serial(B * Hk * copies):
             with T.sblock("worker"):
@@ -392,4 +379,4 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dV_b[vj, vd])
         dq_rows(A, dQ, sig.rows, dim)
 
-    return sig.finish(attention, f"{spec.name}_bwd", spec.saved_statistics)
+    return sig.finish(attention, f"{spec.name}_bwd")

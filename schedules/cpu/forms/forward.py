@@ -30,12 +30,11 @@ def streaming_forward(
     (None: 1); tiles get small enough to occupy that many, down to a single group. Each product sits
     in its own nested sblock, which is what lets Schedule tile it.
     """
-    sig = Signature(spec)
+    sig = Signature(spec, "forward")
     scores = Scores(sig, functions)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
     operand, pack = tile.operand, tile.operand.pack
     R = tile.group
@@ -46,15 +45,9 @@ def streaming_forward(
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
-        softmax_scale: T.float32,
+        Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), L: sig.own("lse"),
+        L_low: sig.own("lse_low"), softmax_scale: T.float32,
     ):  # fmt: skip
-        Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
-        K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
-        V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
-        O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
-        L = T.match_buffer(lse, sig.rows, "float32")
-        L_low = T.match_buffer(lse_low, sig.rows, "float32")
         results = T.meta_var(whole([O, *[L, L_low][: len(statistics)]]))
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
         share: T.let[T.int64] = T.truncdiv(B * H * q_groups, tasks)
@@ -366,4 +359,4 @@ def streaming_forward(
                                         L[b, h, q0 + vg * R + vi], m[vg, vi], l[vg, vi]
                                     )
 
-    return sig.finish(attention, f"{spec.name}_fwd", statistics)
+    return sig.finish(attention, f"{spec.name}_fwd")

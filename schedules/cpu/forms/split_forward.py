@@ -48,12 +48,11 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
     Head dimensions are the minor axis of both products, keys that of the softmax. ``math`` gives
     the vector forms of exp2 and friends (None: intrinsics).
     """
-    sig = Signature(spec)
+    sig = Signature(spec, "forward")
     scores = Scores(sig, math)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    q_view, k_view, v_view, o_view = sig.query("q"), sig.key("k"), sig.value("v"), sig.output("o")
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
     D, Dv = tile.depth, tile.depth_v
     packed = group * Sq
@@ -63,15 +62,9 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
-        q: T.handle, k: T.handle, v: T.handle, o: T.handle, lse: T.handle, lse_low: T.handle,
-        softmax_scale: T.float32,
+        Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), L: sig.own("lse"),
+        L_low: sig.own("lse_low"), softmax_scale: T.float32,
     ):  # fmt: skip
-        Q = T.match_buffer(q, q_view.shape, dtype, strides=q_view.strides)
-        K = T.match_buffer(k, k_view.shape, dtype, strides=k_view.strides)
-        V = T.match_buffer(v, v_view.shape, dtype, strides=v_view.strides)
-        O = T.match_buffer(o, o_view.shape, dtype, strides=o_view.strides)
-        L = T.match_buffer(lse, sig.rows, "float32")
-        L_low = T.match_buffer(lse_low, sig.rows, "float32")
         chunk_m = T.sblock_alloc_buffer((all_rows, chunks), "float32")
         chunk_l = T.sblock_alloc_buffer((all_rows, chunks), "float32")
         chunk_acc = T.sblock_alloc_buffer((all_rows, chunks, Dv), "float32")
@@ -347,4 +340,4 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                             L[out_b, out_h, out_q], top[0], total[0]
                         )
 
-    return sig.finish(attention, f"{spec.name}_fwd", statistics)
+    return sig.finish(attention, f"{spec.name}_fwd")

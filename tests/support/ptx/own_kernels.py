@@ -10,6 +10,7 @@ import torch
 
 from tvm_flash.cases import Case, Inputs, make_inputs
 from tvm_flash.codegen.cuda import ptx_of
+from tvm_flash.problem.arguments import TABLE, ZEROED, shape_of, size_values
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
@@ -19,7 +20,7 @@ from tvm_flash.schedules.cuda.forward import ForwardConfig
 from tvm_flash.schedules.cuda.program import CudaProgram, Launch, Sizes
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.buffers import MappedTensors
-from tvm_flash.verify.plan import ZEROED, bind, grid_of
+from tvm_flash.verify.plan import bind, grid_of
 from tvm_flash.verify.rule import deviations, results
 
 WRITTEN = {"forward": ("out", "lse"), "delta": ("delta",), "dkdv": ("dk", "dv", "dq_acc"),
@@ -169,9 +170,10 @@ class Problem:
         }  # fmt: skip
         meta = self.own.program.meta
         if "head_dim_pad" in meta:
-            rows = -(-self.case.seqlen_q // meta["block_q"]) * meta["block_q"]
-            shape = (1, self.case.batch, self.case.heads, rows, meta["head_dim_pad"])
-            generator = torch.Generator().manual_seed(rows)
+            c = self.case
+            sizes = (c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k)
+            shape = shape_of(TABLE["backward"][-1], size_values(self.own.spec, sizes, meta))
+            generator = torch.Generator().manual_seed(shape[3])
             tensors["dq_acc"] = torch.randn(shape, generator=generator)
         return {name: tensors[name] for name in self.own.step.arguments[:-1]}
 

@@ -116,10 +116,11 @@ class _Original:
     def _tensors(self) -> list[Tensor]:
         sig, spec = self.sig, self.spec
         statistics = ["row_max", "row_sum"] + ["lse"] * (spec.returns == "out_lse")
+        rows = View(sig.rows, ())
         return [
             *parameter_tensors(sig, spec, ("q", "k", "v", "out")),
             Tensor("sums", View((*sig.rows, spec.head_dim_v), ()), "float32"),
-            *parameter_tensors(sig, spec, statistics),
+            *(Tensor(name, rows, "float32") for name in statistics),
         ]
 
     def _grid(self, sizes: Sizes):

@@ -19,7 +19,7 @@ from ...schedules.cuda.program import CudaProgram, Launch
 from ...schedules.cuda.program import Sizes as Extents
 from ...verify.plan import grid_of, run_program
 from ...verify.problems import Problem
-from ...verify.trial import Candidate, Tensors, judge
+from ...verify.trial import Candidate, Tensors, judge, tile_of
 from ...verify.verdict import Outcome
 from ..trial import Sizes
 from .visited import key_tiles, query_tiles
@@ -144,22 +144,14 @@ def _run(
     spec: AttentionSpec, direction: str, program: CudaProgram, ptx: Sequence[str], length: int
 ) -> tuple[Outcome, list[Report]]:
     """The verdict on one head of ``length`` rows and keys, and what its launches did."""
-    meta, reports = program.meta, []
-
-    def workspace(problem: Problem):
-        delta = (problem.batch, problem.heads, problem.seqlen_q)
-        if "head_dim_pad" not in meta:
-            return delta, (1, 1, 1, 1, 1)
-        rows = -(-problem.seqlen_q // meta["block_q"]) * meta["block_q"]
-        return delta, (1, *delta[:2], rows, meta["head_dim_pad"])
+    reports = []
 
     def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
         reports.extend(run_program(program, ptx, tensors, scale, outputs=outputs))
         return reports
 
-    tile = (meta["block_q"], meta["block_k"])
     symbol = symbol_name(spec, direction)
-    candidate = Candidate(symbol, spec, direction, (), tile, workspace, run)
+    candidate = Candidate(symbol, spec, direction, (), tile_of(program.meta), program.meta, run)
     return judge(candidate, Problem("counted", length, length, heads=1)), reports
 
 

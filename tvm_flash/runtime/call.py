@@ -1,0 +1,53 @@
+"""A kernel's call: what it is given, in order, with memory for what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..problem.arguments import WRITTEN, Argument, shape_of
+
+Make = Callable[[Argument, tuple[int, ...]], Any]
+
+
+def new_tensor(argument: Argument, shape: tuple[int, ...]) -> torch.Tensor:
+    """Contiguous memory on the CPU for ``argument``: zeros where the kernel wants them."""
+    make = torch.zeros if wants_zeros(argument) else torch.empty
+    return make(shape, dtype=getattr(torch, argument.dtype))
+
+
+def wants_zeros(argument: Argument) -> bool:
+    """Whether ``argument`` is zeros where nobody gives it."""
+    return argument.zeroed or argument.role not in WRITTEN
+
+
+def completed(
+    arguments: Sequence[Argument],
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    make: Make = new_tensor,
+) -> dict[str, Any]:
+    """The tensors of a call by name, in order: those ``given``, the others from ``make``.
+
+    values: the call's sizes (``size_values``). ``given`` may hold more than the kernel takes, and
+    None. Raises ValueError for one that only the caller can give.
+    """
+    call = {}
+    for argument in arguments:
+        if not argument.is_tensor:
+            continue
+        tensor = given.get(argument.name)
+        if tensor is None:
+            if not _can_be_made(argument):
+                raise ValueError(f"{argument.name} is missing: this kernel needs it")
+            tensor = make(argument, shape_of(argument, values))
+        call[argument.name] = tensor
+    return call
+
+
+def _can_be_made(argument: Argument) -> bool:
+    return argument.role in ("output", "workspace") or (
+        argument.role == "input" and argument.optional
+    )
