@@ -21,7 +21,7 @@ from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryBlocks, key_grid, round_up
+from .tiling import KeyTile, QueryVisits, int32, key_grid, round_up
 
 
 def key_gradient_launch(
@@ -68,10 +68,10 @@ class _KeyGradients:
                 self.key_group = kernel.scalar(tirx.truncdiv(kernel.warp, self.split))
                 self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
             self._allocate()
-            self.blocks = QueryBlocks(kernel, self.scores, self.tile, self.config.block_q)
-            self.bound = self.scores.at(self.tile.batch, self.blocks.head, kernel.softmax_scale)
+            self.visits = QueryVisits(kernel, self.tile, self.config.block_q)
+            self.bound = self.scores.at(self.tile.batch, self.visits.head, kernel.softmax_scale)
             self._start()
-            with loop(self.blocks.count) as number:
+            with loop(self.visits.count) as number:
                 kernel.forget_lane_offsets()
                 self._query_tile(number)
             self._finish()
@@ -108,8 +108,8 @@ class _KeyGradients:
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             rows = Rows(buffers[name], tile.batch, tile.kv_head)
             self.copies.rows(target, 0, rows, tile.first, tile.keys)
-        with when(self.blocks.count > 0):
-            self._load(0, self.blocks.head, self.blocks.first)
+        with when(self.visits.count > 0):
+            self._load(0, self.visits.head, self.visits.first)
         self.copies.commit()
         self.dk.zero()
         self.dv.zero()
@@ -117,7 +117,7 @@ class _KeyGradients:
     def _query_tile(self, number) -> None:
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
         self.copies.landed()
-        self.blocks.look_ahead()
+        self.visits.look_ahead()
         if self.config.stages == 2:
             self._prefetch(number, 1 - stage)
         self._probabilities(stage)
@@ -133,14 +133,14 @@ class _KeyGradients:
             self._prefetch(number, 0)
         if self.with_dq:
             self._query_gradient()
-        self.blocks.step()
+        self.visits.step()
 
     def _probabilities(self, stage) -> None:
-        blocks, tile = self.blocks, self.tile
+        visits, tile = self.visits, self.tile
         self._transposed_product(self.s, self.k_tile, self.q_tile, stage)
         self.recompute.probabilities(
-            self.bound, blocks.boundary(),
-            lambda m, n, r: blocks.first + self._query_column(n, r % 2),
+            self.bound, visits.boundary(),
+            lambda m, n, r: visits.first + self._query_column(n, r % 2),
             lambda m, n, r: tile.first + self._key_row(m, r // 2),
             *(self._statistic(name, stage) for name in self.spec.saved_statistics),
         )  # fmt: skip
@@ -256,7 +256,7 @@ class _KeyGradients:
                 b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
             ),
         )  # fmt: skip
-        place = (0, self.tile.batch, self.blocks.head, self.blocks.first)
+        place = (0, self.tile.batch, self.visits.head, self.visits.first)
         for m, n, r in dq.elements():
             tile = (first_m + m) * (self.depth // 8) + group * own_tiles + start + n
             target = kernel.buffers["dq_acc"].ptr_to([*place, (tile * 4 + r) * 32 + kernel.lane])
@@ -312,12 +312,12 @@ class _KeyGradients:
         return value
 
     def _prefetch(self, number, stage) -> None:
-        with when(number + 1 < self.blocks.count):
-            self._load(stage, self.blocks.next_head, self.blocks.next_first)
+        with when(number + 1 < self.visits.count):
+            self._load(stage, self.visits.next_head, self.visits.next_first)
         self.copies.commit()
 
     def _load(self, stage, head, first) -> None:
-        kernel, batch, end = self.kernel, self.tile.batch, self.blocks.rows
+        kernel, batch, end = self.kernel, self.tile.batch, int32(self.sig.seqlen_q)
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             rows = Rows(kernel.buffers[name], batch, head)
             self.copies.rows(target, stage, rows, first, end)

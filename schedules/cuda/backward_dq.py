@@ -20,7 +20,7 @@ from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .tensor_core import product_for
-from .tiling import KeyBlocks, QueryTile, query_grid, round_up
+from .tiling import QueryTile, int32, key_visits, query_grid, round_up
 
 
 def ordered_query_gradient_launch(
@@ -70,9 +70,9 @@ class _QueryGradient:
                 Rows(kernel.buffers[name], tile.batch, tile.kv_head) for name in ("k", "v")
             ]
             self._allocate()
-            self.blocks = KeyBlocks(kernel, self.scores, self.tile, self.config.block_k)
+            self.visits = key_visits(kernel, tile, self.config.block_k)
             self._start()
-            with loop(self.blocks.count) as number:
+            with loop(self.visits.count) as number:
                 kernel.forget_lane_offsets()
                 self._key_tile(number)
             self._finish()
@@ -108,16 +108,16 @@ class _QueryGradient:
                 for name in self.statistics:
                     value = self.recompute.converted(name, kernel.buffers[name][at])
                     store(getattr(self, f"row_{name}"), (m, half), value)
-        with when(self.blocks.count > 0):
+        with when(self.visits.count > 0):
             self._load(0)
         self.copies.commit()
 
     def _key_tile(self, number) -> None:
-        first = self.blocks.first(number)
+        first = self.visits.first(number)
         self.copies.landed()
         self._product(self.s, self.q_tile, self.k_tile)
         self.recompute.probabilities(
-            self.bound, self.blocks.boundary(first),
+            self.bound, self.visits.is_boundary(first),
             lambda m, n, r: self._q_index(m, r // 2),
             lambda m, n, r: first + self.s.column(n, r % 2),
             *(self._statistic(name) for name in self.spec.saved_statistics),
@@ -126,7 +126,7 @@ class _QueryGradient:
         self.recompute.dscores(self.dp, self._statistic("delta"))
         self._accumulate()
         barrier()
-        with when(number + 1 < self.blocks.count):
+        with when(number + 1 < self.visits.count):
             self._load(number + 1)
         self.copies.commit()
 
@@ -177,9 +177,9 @@ class _QueryGradient:
         store_rows(kernel, staged, rows, tile.first, tile.rows)
 
     def _load(self, number) -> None:
-        first = self.blocks.first(number)
+        first, end = self.visits.first(number), int32(self.sig.seqlen_k)
         for rows, target in zip(self.key_rows, (self.k_tile, self.v_tile), strict=True):
-            self.copies.rows(target, 0, rows, first, self.blocks.keys)
+            self.copies.rows(target, 0, rows, first, end)
 
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)

@@ -22,7 +22,7 @@ from .program import Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, mask_scores
 from .tensor_core import product_for
-from .tiling import KeyBlocks, QueryTile, query_grid, round_up
+from .tiling import QueryTile, int32, key_visits, query_grid, round_up
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ class _Forward:
             self.k_rows = Rows(buffers["k"], tile.batch, tile.kv_head)
             self.v_rows = Rows(buffers["v"], tile.batch, tile.kv_head)
             self._allocate()
-            self.blocks = KeyBlocks(kernel, self.scores, tile, self.config.block_k)
+            self.visits = key_visits(kernel, tile, self.config.block_k)
             self._start()
-            with loop(self.blocks.count) as number:
+            with loop(self.visits.count) as number:
                 kernel.forget_lane_offsets()
                 self._key_tile(number)
             self._finish()
@@ -152,7 +152,7 @@ class _Forward:
     def _start(self) -> None:
         tile = self.tile
         self.copies.rows(self.q_tile, 0, self.q_rows, tile.first, tile.rows)
-        with when(self.blocks.count > 0):
+        with when(self.visits.count > 0):
             self._load(self.k_tile, 0, self.k_rows, 0)
             if self.config.stages == 2:
                 self._load(self.v_tile, 0, self.v_rows, 0)
@@ -167,7 +167,7 @@ class _Forward:
     def _key_tile(self, number) -> None:
         """One tile of keys: S = Q K^T, mask, softmax, O += P V."""
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
-        first = self.blocks.first(number)
+        first = self.visits.first(number)
         self.copies.landed()
         if self.config.stages == 2:
             self._prefetch(number, 1 - stage, self.k_tile, self.k_rows)
@@ -205,7 +205,7 @@ class _Forward:
     def _softmax(self, first) -> None:
         places = (self._q_index, lambda n, odd: first + self.s.column(n, odd))
         self.softmax.score(self.s, self.bound, *places)
-        mask_scores(self.bound, self.s, self.blocks.boundary(first), *places)
+        mask_scores(self.bound, self.s, self.visits.is_boundary(first), *places)
         self.softmax.update(self.s, self.out)
 
     def _q_index(self, m: int, half: int):
@@ -262,9 +262,8 @@ class _Forward:
                 store(kernel.buffers["lse_low"], index, self.softmax.lse_low(lse, m, half))
 
     def _prefetch(self, number, stage, tile: SharedTile, rows: Rows) -> None:
-        with when(number + 1 < self.blocks.count):
+        with when(number + 1 < self.visits.count):
             self._load(tile, stage, rows, number + 1)
 
     def _load(self, tile: SharedTile, stage, rows: Rows, number) -> None:
-        first, end = self.blocks.first(number), self.blocks.keys
-        self.copies.rows(tile, stage, rows, first, end)
+        self.copies.rows(tile, stage, rows, self.visits.first(number), int32(self.sig.seqlen_k))

@@ -1,4 +1,4 @@
-"""Which rows a block works on, and the key or query tiles that it visits."""
+"""Which rows a block works on, and the key or query tiles that it visits, in registers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from functools import cached_property
 
 from tvm import tirx
 
-from ...definition.scores import Scores
+from ...definition.arithmetic import visibility
+from ...problem.visits import Visits
 from .builder import CudaKernel, assign, name_registers, signature_sizes
-from .program import Grid, Sizes
+from .program import Grid
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -55,30 +56,11 @@ class QueryTile:
         return self._kernel.scalar(tirx.truncdiv(self.head, self._group))
 
 
-class KeyBlocks:
-    """The key tiles that a query tile sees, the last first: there the mask and the end bite.
-
-    count: how many; a tile is a boundary when a mask or the end of the keys may hide part of it.
-    """
-
-    def __init__(self, kernel: CudaKernel, scores: Scores, tile: QueryTile, block_k: int):
-        self.block_k, self.keys = block_k, int32(kernel.sig.seqlen_k)
-        last = tirx.min(tile.first + tile.block_q, tile.rows) - 1
-        low, high, full_low, full_high = scores.key_range(tile.first, last)
-        start = kernel.scalar(tirx.truncdiv(low, block_k))
-        self._stop = kernel.scalar(Sizes.blocks(high, block_k))
-        self._full = kernel.scalar(full_low), kernel.scalar(full_high)
-        self.count = kernel.scalar(tirx.max(self._stop - start, 0))
-        name_registers(self)
-
-    def first(self, number):
-        """First key of the tile visited as number ``number``."""
-        return (self._stop - 1 - number) * self.block_k
-
-    def boundary(self, first):
-        """Whether the tile that begins at key ``first`` pays for masks."""
-        low, high = self._full
-        return tirx.Or(first < low, first + self.block_k > high)
+def key_visits(kernel: CudaKernel, tile: QueryTile, block_k: int) -> Visits:
+    """The key tiles that a query tile sees, the last first: there the mask and the end bite."""
+    seen = visibility(kernel.sig)
+    visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
+    return held(kernel, visits, "start", "full_low", "full_high", "count")
 
 
 class KeyTile:
@@ -100,22 +82,19 @@ class KeyTile:
         name_registers(self)
 
 
-class QueryBlocks:
+class QueryVisits:
     """The query tiles that see a key tile, of every query head of its group, head after head.
 
     count: how many in all; head, first: the tile at hand; ``step`` goes to the next one, whose
     place next_head, next_first tell before.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Scores, tile: KeyTile, block_q: int):
-        self.block_q, self.rows, self._tile = block_q, int32(kernel.sig.seqlen_q), tile
-        last = tirx.min(tile.first + tile.block_k, tile.keys) - 1
-        low, high, full_low, full_high = scores.query_range(tile.first, last)
-        self._start = kernel.scalar(tirx.truncdiv(low, block_q) * block_q)
-        self._stop = kernel.scalar(high)
-        self._full = kernel.scalar(full_low), kernel.scalar(full_high)
-        tiles = tirx.max(Sizes.blocks(self._stop - self._start, block_q), 0)
-        self.count = kernel.scalar(tiles * tile.group)
+    def __init__(self, kernel: CudaKernel, tile: KeyTile, block_q: int):
+        past = tile.first + tile.block_k
+        visits = visibility(kernel.sig).queries(tile.first, past, block_q, pad_is_boundary=True)
+        self._visits = visits = held(kernel, visits, "end", "full_low", "full_high")
+        self._start = kernel.scalar(visits.first(0))
+        self.count = kernel.scalar(visits.count * tile.group)
         self.head = kernel.scalar(tile.kv_head * tile.group)
         self.first = kernel.scalar(self._start)
         self.next_head, self.next_first = kernel.scalar(self.head), kernel.scalar(self.first)
@@ -123,9 +102,10 @@ class QueryBlocks:
 
     def look_ahead(self) -> None:
         """Set next_head, next_first."""
-        same = self.first + self.block_q < self._stop
+        following = self.first + self._visits.block
+        same = following < self._visits.end
         assign(self.next_head, tirx.Select(same, self.head, self.head + 1))
-        assign(self.next_first, tirx.Select(same, self.first + self.block_q, self._start))
+        assign(self.next_first, tirx.Select(same, following, self._start))
 
     def step(self) -> None:
         """Go to the next tile."""
@@ -134,10 +114,14 @@ class QueryBlocks:
 
     def boundary(self):
         """Whether masks or ends may hide part of the tile at hand."""
-        low, high = self._full
-        past_keys = self._tile.first + self._tile.block_k > self._tile.keys
-        inside = tirx.Or(self.first < low, self.first + self.block_q > high)
-        return tirx.Or(inside, past_keys)
+        return self._visits.is_boundary(self.first)
+
+
+def held(kernel: CudaKernel, visits: Visits, *names: str) -> Visits:
+    """``visits`` with the numbers called ``names`` in registers."""
+    visits = visits.held(**{name: kernel.scalar(getattr(visits, name)) for name in names})
+    name_registers(visits)
+    return visits
 
 
 def int32(value):

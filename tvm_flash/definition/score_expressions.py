@@ -75,27 +75,6 @@ def score_grad_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
     return differentiate(score_expr(spec, raw, site), raw)
 
 
-def key_range(spec: AttentionSpec, q_first, q_last, seqlen_q, seqlen_k) -> tuple[Expr, ...]:
-    """(lo, hi, full_lo, full_hi) of the keys that rows q_first..q_last see, see variants.key_range.
-
-    A user's mask_mod may hide any key, so nothing counts as fully visible then.
-    """
-    shifted = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
-    bounds = variants.key_range(
-        spec.window_size, q_first, q_last, shifted, seqlen_k, tirx.min, tirx.max
-    )
-    return _bounds(spec, bounds)
-
-
-def query_range(spec: AttentionSpec, k_first, k_last, seqlen_q, seqlen_k) -> tuple[Expr, ...]:
-    """(lo, hi, full_lo, full_hi) of the rows that see keys k_first..k_last."""
-    shifted = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
-    bounds = variants.query_range(
-        spec.window_size, k_first, k_last, shifted, seqlen_q, tirx.min, tirx.max
-    )
-    return _bounds(spec, bounds)
-
-
 def legalise(expr: Expr, math: Any) -> Expr:
     """``expr`` with intrinsics replaced by the methods of ``math`` that have their name.
 
@@ -114,11 +93,6 @@ def legalise(expr: Expr, math: Any) -> Expr:
 
 
 _REPLACED = ("exp", "exp2", "tanh", "sigmoid")
-
-
-def _bounds(spec: AttentionSpec, bounds: tuple) -> tuple[Expr, ...]:
-    lo, hi, full_lo, full_hi = (tirx.const(x, "int32") if isinstance(x, int) else x for x in bounds)
-    return (lo, hi, lo, lo) if spec.mask_mod else (lo, hi, full_lo, full_hi)
 
 
 @cache

@@ -1,16 +1,15 @@
-"""The score pipeline bound to one signature: scores, weights, masks, gradient, ranges."""
+"""The score pipeline bound to one signature: scores, weights, masks, gradient."""
 
 from __future__ import annotations
 
 from tvm import tirx
 
+from .arithmetic import int32
 from .score_expressions import (
     Site,
     is_scale_only,
-    key_range,
     legalise,
     mask_expr,
-    query_range,
     score_expr,
     score_grad_expr,
 )
@@ -31,7 +30,7 @@ _ZERO = tirx.const(0, "float32")
 
 
 class Scores:
-    """Softmax and ranges of ``sig.spec``; ``at`` gives the scores of a batch entry and head.
+    """Softmax of ``sig.spec``; ``at`` gives the scores of a batch entry and head.
 
     Scores are in natural units: times log2(e), a finite one could overflow. ``math`` replaces
     transcendental intrinsics (see ``score.legalise``); None keeps them.
@@ -70,15 +69,6 @@ class Scores:
         """
         return not self.scale_only
 
-    def full_end(self, full_hi, row_end):
-        """``full_hi`` of ``key_range`` for a tile of rows that ends before ``row_end``.
-
-        0, so that no key counts as fully visible, where rows past the last one must be hidden.
-        """
-        if not self.hides_rows:
-            return full_hi
-        return tirx.Select(row_end > _int32(self.sig.seqlen_q), tirx.const(0, "int32"), full_hi)
-
     def dscore(self, p, dp, delta, gradient=None):
         """Gradient by the raw dot product: P (dP - delta) times ``gradient``, that of the score.
 
@@ -91,14 +81,6 @@ class Scores:
         if self.scale_only:
             return product
         return tirx.Select(p == _ZERO, _ZERO, product)
-
-    def key_range(self, q_first, q_last):
-        """(lo, hi, full_lo, full_hi) of the keys that rows q_first..q_last see (int32)."""
-        return key_range(self.spec, _int32(q_first), _int32(q_last), *self.lengths())
-
-    def query_range(self, k_first, k_last):
-        """(lo, hi, full_lo, full_hi) of the rows that see keys k_first..k_last (int32)."""
-        return query_range(self.spec, _int32(k_first), _int32(k_last), *self.lengths())
 
     def inverse(self, row_sum):
         """1 / l, and 0 for a row without a visible key: its output is zero."""
@@ -127,7 +109,7 @@ class Scores:
 
     def lengths(self):
         """(seqlen_q, seqlen_k), int32."""
-        return _int32(self.sig.seqlen_q), _int32(self.sig.seqlen_k)
+        return int32(self.sig.seqlen_q), int32(self.sig.seqlen_k)
 
     def legal(self, expr):
         """``expr`` with the intrinsics that ``math`` replaces."""
@@ -138,7 +120,7 @@ class BoundScores:
     """Scores of one batch entry and query head: functions of a value and its (q_idx, k_idx)."""
 
     def __init__(self, scores: Scores, b, h, softmax_scale):
-        self._scores, self._b, self._h, self._scale = scores, _int32(b), _int32(h), softmax_scale
+        self._scores, self._b, self._h, self._scale = scores, int32(b), int32(h), softmax_scale
 
     def scaled(self, raw, q_idx, k_idx):
         """Score of the raw dot product ``raw``, before the mask."""
@@ -176,15 +158,10 @@ class BoundScores:
     def _site(self, q_idx, k_idx) -> Site:
         scores = self._scores
         return Site(
-            self._b, self._h, _int32(q_idx), _int32(k_idx), *scores.lengths(),
+            self._b, self._h, int32(q_idx), int32(k_idx), *scores.lengths(),
             self._scale, scores.sig.tables,
         )  # fmt: skip
 
 
 def _log(x):
     return tirx.log2(x) * tirx.const(LN2, "float32")
-
-
-def _int32(x):
-    # Lengths are checked to fit 31 bits: half-width lanes for masks and positions.
-    return x if isinstance(x, int) or x.ty.dtype == "int32" else tirx.Cast("int32", x)

@@ -1,4 +1,4 @@
-"""Causal, window, softcap and ALiBi as ordinary mods, and the key ranges they leave visible."""
+"""Causal, window, softcap and ALiBi as ordinary mods."""
 
 from __future__ import annotations
 
@@ -81,33 +81,3 @@ def or_masks(*mask_mods: Callable) -> Callable:
 def alignment_offset(alignment: str, seqlen_q, seqlen_k):
     """What is added to q_idx to make it a position among the keys."""
     return seqlen_k - seqlen_q if alignment == "bottom_right" else 0
-
-
-def key_range(window_size, q_first, q_last, offset, seqlen_k, minimum=min, maximum=max):
-    """(lo, hi, full_lo, full_hi): every key that a row in [q_first, q_last] sees through
-    ``window`` lies in [lo, hi), and all these rows see all keys in [full_lo, full_hi).
-
-    0 <= lo <= full_lo <= full_hi <= hi <= seqlen_k. ``offset`` aligns the rows. ``minimum`` and
-    ``maximum`` make it work on TIR expressions as on Python numbers.
-    """
-    left, right = window_size
-    first, last = q_first + offset, q_last + offset
-    lo, hi, full_lo, full_hi = 0, seqlen_k, 0, seqlen_k
-    if left != UNBOUNDED:
-        lo = minimum(maximum(first - left, 0), seqlen_k)
-        full_lo = last - left
-    if right != UNBOUNDED:
-        hi = minimum(maximum(last + (right + 1), lo), seqlen_k)
-        full_hi = first + (right + 1)
-    if left != UNBOUNDED:
-        full_lo = minimum(maximum(full_lo, lo), hi)
-    if right != UNBOUNDED or left != UNBOUNDED:
-        full_hi = minimum(maximum(full_hi, full_lo), hi)
-    return lo, hi, full_lo, full_hi
-
-
-def query_range(window_size, k_first, k_last, offset, seqlen_q, minimum=min, maximum=max):
-    """As ``key_range`` with rows and keys exchanged: the rows that see keys [k_first, k_last]."""
-    left, right = window_size
-    # Row q sees key k through (left, right) exactly when key k sees row q through (right, left).
-    return key_range((right, left), k_first, k_last, -offset, seqlen_q, minimum, maximum)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ....definition.arithmetic import visibility
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
@@ -30,7 +31,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     them. ``*_c`` is the transpose that head_rows asks for; without it, it is its source.
     """
     sig = Signature(spec, "backward")
-    scores = Scores(sig, math)
+    scores, seen = Scores(sig, math), visibility(sig)
     B, Hk, Sq, Sk = sig.batch, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     with_low = "lse_low" in spec.saved_statistics
@@ -113,12 +114,13 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         T.reads(whole([*rows_in, K, V]))
                         T.writes(whole([A, dK, dV]))
                         k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
-                        bounds = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
+                        of_keys = T.meta_var(seen.queries(k0, k0 + BK, BQ))
                         span = T.sblock_alloc_buffer((2,), "int32")
-                        span[0] = T.truncdiv(bounds[0], BQ)
-                        span[1] = T.max(T.truncdiv(bounds[1] + (BQ - 1), BQ) - span[0], 0)
+                        span[0] = of_keys.start
+                        span[1] = of_keys.count
                         first: T.let[T.int32] = span[0]
                         q_blocks: T.let[T.int32] = span[1]
+                        tiles = T.meta_var(of_keys.held(start=first, count=q_blocks))
                         for j, d in T.grid(BK, W):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
@@ -169,20 +171,24 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
                                 bound = T.meta_var(scores.at(b, h, softmax_scale))
-                                q0: T.let[T.int64] = T.Cast("int64", (first + vm) * BQ)
-                                seen = T.meta_var(scores.key_range(q0, T.min(q0 + BQ, Sq) - 1))
+                                row0: T.let[T.int32] = tiles.first(vm)
+                                q0: T.let[T.int64] = T.Cast("int64", row0)
+                                of_rows = T.meta_var(
+                                    seen.keys(
+                                        row0, row0 + BQ, BS, within=(k0, k0 + BK),
+                                        pad_is_boundary=scores.hides_rows,
+                                    )
+                                )  # fmt: skip
                                 visible = T.sblock_alloc_buffer((4,), "int32")
-                                visible[0] = T.truncdiv(T.max(seen[0] - k0, 0), BS)
-                                visible[1] = T.max(
-                                    T.truncdiv(T.min(seen[1] - k0, BK) + (BS - 1), BS) - visible[0],
-                                    0,
-                                )
-                                visible[2] = seen[2]
-                                visible[3] = scores.full_end(seen[3], T.Cast("int32", q0) + BQ)
+                                visible[0] = of_rows.start
+                                visible[1] = of_rows.count
+                                visible[2] = of_rows.full_low
+                                visible[3] = of_rows.full_high
                                 lo: T.let[T.int32] = visible[0]
                                 steps: T.let[T.int32] = visible[1]
                                 full_lo: T.let[T.int32] = visible[2]
                                 full_hi: T.let[T.int32] = visible[3]
+                                kept = T.meta_var(of_rows.held(full_low=full_lo, full_high=full_hi))
                                 for i, d in T.grid(BQ, W):
                                     with T.sblock("load_q"):
                                         vi, vd = T.axis.remap("SS", [i, d])
@@ -238,7 +244,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         T.writes(whole([*sums, *work]))
                                         s: T.let[T.int32] = lo + vu
                                         k1: T.let[T.int32] = k0 + s * BS
-                                        edge: T.let[T.bool] = T.Or(k1 < full_lo, k1 + BS > full_hi)
+                                        edge: T.let[T.bool] = kept.is_boundary(k1)
                                         with T.sblock("p_scope"):
                                             T.reads(whole([Q_r, Kt, lse_b, low_b]))
                                             T.writes(whole([S, X, Y, P, P_p]))

@@ -7,6 +7,7 @@ import math
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ....definition.arithmetic import visibility
 from ....definition.scores import FLOOR, SLACK, Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
@@ -31,7 +32,8 @@ def streaming_forward(
     in its own nested sblock, which is what lets Schedule tile it.
     """
     sig = Signature(spec, "forward")
-    scores = Scores(sig, functions)
+    scores, seen = Scores(sig, functions), visibility(sig)
+    hides_rows = scores.hides_rows
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
@@ -75,14 +77,15 @@ def streaming_forward(
                 hk: T.let[T.int64] = T.truncdiv(h, group)
                 q_end: T.let[T.int64] = T.min(q0 + per_tile * R, Sq)
                 groups: T.let[T.int32] = T.Cast("int32", T.truncdiv(q_end - q0 + (R - 1), R))
-                bounds = T.meta_var(scores.key_range(q0, q_end - 1))
-                span = T.sblock_alloc_buffer((2,), "int32")
-                span[0] = T.truncdiv(bounds[0], BK)
-                span[1] = T.max(T.truncdiv(bounds[1] + (BK - 1), BK) - span[0], 0)
-                first: T.let[T.int32] = span[0]
-                k_blocks: T.let[T.int32] = span[1]
                 q_first: T.let[T.int32] = T.Cast("int32", q0)
                 q_last: T.let[T.int32] = T.Cast("int32", q_end)
+                visits = T.meta_var(seen.keys(q_first, q_last, BK))
+                span = T.sblock_alloc_buffer((2,), "int32")
+                span[0] = visits.start
+                span[1] = visits.count
+                first: T.let[T.int32] = span[0]
+                k_blocks: T.let[T.int32] = span[1]
+                tiles = T.meta_var(visits.held(start=first, count=k_blocks))
                 keys: T.let[T.int32] = T.Cast("int32", Sk)
                 Qr = T.sblock_alloc_buffer((R, Dq), operand.dtype)
                 Qt = T.sblock_alloc_buffer((G, Dq, R), operand.dtype)
@@ -156,15 +159,13 @@ def streaming_forward(
                             l[0:G, 0:R],
                             acc[0:G, 0:Dv, 0:R],
                         )
-                        k0: T.let[T.int32] = (first + vn) * BK
-                        rows = T.meta_var(scores.query_range(k0, T.min(k0 + BK, keys) - 1))
-                        seen = T.sblock_alloc_buffer((2,), "int32")
-                        seen[0] = T.truncdiv(T.max(rows[0] - q_first, 0), R)
-                        seen[1] = T.max(
-                            T.truncdiv(T.min(rows[1], q_last) - q_first + (R - 1), R) - seen[0], 0
-                        )
-                        g_first: T.let[T.int32] = seen[0]
-                        seen_groups: T.let[T.int32] = seen[1]
+                        k0: T.let[T.int32] = tiles.first(vn)
+                        of_keys = T.meta_var(seen.queries(k0, k0 + BK, R, within=(q_first, q_last)))
+                        group_span = T.sblock_alloc_buffer((2,), "int32")
+                        group_span[0] = of_keys.start
+                        group_span[1] = of_keys.count
+                        g_first: T.let[T.int32] = group_span[0]
+                        seen_groups: T.let[T.int32] = group_span[1]
                         for j, d in T.grid(BK, D // pack):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
@@ -195,13 +196,14 @@ def streaming_forward(
                                 )
                                 r: T.let[T.int32] = g_first + vg
                                 row0: T.let[T.int32] = q_first + r * R
-                                full = T.meta_var(
-                                    scores.key_range(row0, T.min(row0 + R, q_last) - 1)
+                                of_rows = T.meta_var(
+                                    seen.keys(row0, row0 + R, BK, pad_is_boundary=hides_rows)
                                 )
-                                clear = T.sblock_alloc_buffer((2,), "int32")
-                                clear[0] = full[2]
-                                clear[1] = scores.full_end(full[3], row0 + R) - BK
-                                boundary: T.let[T.bool] = T.Or(k0 < clear[0], k0 > clear[1])
+                                full = T.sblock_alloc_buffer((2,), "int32")
+                                full[0] = of_rows.full_low
+                                full[1] = of_rows.full_high
+                                kept = T.meta_var(of_rows.held(full_low=full[0], full_high=full[1]))
+                                boundary: T.let[T.bool] = kept.is_boundary(k0)
                                 with T.sblock("score_scope"):
                                     T.reads(
                                         Qt[r, 0 : D // pack, 0:R],

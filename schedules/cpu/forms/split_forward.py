@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ....definition.arithmetic import visibility
 from ....definition.scores import FLOOR, Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
@@ -49,7 +50,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
     the vector forms of exp2 and friends (None: intrinsics).
     """
     sig = Signature(spec, "forward")
-    scores = Scores(sig, math)
+    scores, seen = Scores(sig, math), visibility(sig)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
@@ -92,25 +93,26 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                 r0: T.let[T.int64] = place[2]
                 c: T.let[T.int64] = place[3]
                 rows: T.let[T.int32] = T.max(T.Cast("int32", T.min(packed - r0, R)), 1)
-                bounds = T.meta_var(
-                    scores.key_range(T.truncdiv(r0, group), T.truncdiv(r0 + rows - 1, group))
-                )
+                q0 = T.meta_var(T.Cast("int32", T.truncdiv(r0, group)))
+                q_end = T.meta_var(T.Cast("int32", T.truncdiv(r0 + rows - 1, group)) + 1)
+                c0 = T.meta_var(T.Cast("int32", c) * C)
+                visits = T.meta_var(seen.keys(q0, q_end, BK, within=(c0, c0 + C)))
                 visible = T.sblock_alloc_buffer((4,), "int32")
                 with T.sblock("visible"):
                     T.writes(visible[0:4])
                     # Whole blocks from the first visible key on: a narrow window skips the others.
-                    visible[0] = T.max(T.Cast("int32", c) * C, T.truncdiv(bounds[0], BK) * BK)
-                    visible[1] = T.min(T.Cast("int32", c) * C + C, bounds[1])
-                    visible[2] = bounds[2]
-                    visible[3] = bounds[3]
+                    visible[0] = visits.first(0)
+                    visible[1] = visits.end
+                    visible[2] = visits.full_low
+                    visible[3] = visits.full_high
                 first: T.let[T.int32] = visible[0]
                 keys: T.let[T.int32] = T.min(T.max(visible[1] - first, 0), C)
                 blocks: T.let[T.int32] = T.truncdiv(keys + (BK - 1), BK)
                 inner: T.let[T.int32] = T.truncdiv(keys, BK)
                 direct_k: T.let[T.int32] = inner if dim == D else 0
                 direct_v: T.let[T.int32] = inner if dim_v == Dv else 0
-                last: T.let[T.int32] = first + blocks * BK
-                boundary: T.let[T.bool] = T.Or(first < visible[2], last > visible[3])
+                kept = T.meta_var(visits.held(full_low=visible[2], full_high=visible[3]))
+                boundary: T.let[T.bool] = kept.is_boundary(first, blocks * BK)
                 groups: T.let[T.int32] = T.if_then_else(
                     keys > 0, T.truncdiv(rows + (RB - 1), RB), 0
                 )
@@ -291,24 +293,21 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                 out_h: T.let[T.int64] = T.truncmod(T.truncdiv(vt, packed), Hk) * group + T.truncmod(
                     vt, group
                 )
-                seen = T.meta_var(scores.key_range(out_q, out_q))
-                begin: T.let[T.int64] = T.Cast("int64", T.truncdiv(seen[0], C))
-                end: T.let[T.int64] = T.if_then_else(
-                    seen[1] > seen[0],
-                    T.Cast("int64", T.truncdiv(seen[1] + (C - 1), C)),
-                    begin,
-                )
+                row = T.meta_var(T.Cast("int32", out_q))
+                parts = T.meta_var(seen.keys(row, row + 1, C))
+                begin: T.let[T.int64] = T.Cast("int64", parts.start)
+                count: T.let[T.int64] = T.Cast("int64", parts.count)
                 top = T.sblock_alloc_buffer((1,), "float32")
                 total = T.sblock_alloc_buffer((1,), "float32")
                 inverse = T.sblock_alloc_buffer((1,), "float32")
                 out = T.sblock_alloc_buffer((Dv,), "float32")
-                for n in range(end - begin):
+                for n in range(count):
                     with T.sblock("top"):
                         vn = T.axis.reduce(chunks, begin + n)
                         with T.init():
                             top[0] = T.float32(FLOOR)
                         top[0] = T.max(top[0], chunk_m[vt, vn])
-                for n in range(end - begin):
+                for n in range(count):
                     with T.sblock("total"):
                         vn = T.axis.reduce(chunks, begin + n)
                         with T.init():
@@ -316,7 +315,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         total[0] = total[0] + chunk_l[vt, vn] * scores.weight(
                             chunk_m[vt, vn] - top[0]
                         )
-                for n, d in T.grid(end - begin, Dv):
+                for n, d in T.grid(count, Dv):
                     with T.sblock("merge"):
                         vn = T.axis.reduce(chunks, begin + n)
                         vd = T.axis.spatial(Dv, d)

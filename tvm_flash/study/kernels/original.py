@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ...definition.arithmetic import visibility
 from ...definition.scores import FLOOR, Scores
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
@@ -144,7 +145,8 @@ class _Original:
         self.head = kernel.scalar(tirx.truncmod(kernel.block, heads))
         group = tirx.truncdiv(heads, int32(sig.kv_heads))
         self.kv_head = kernel.scalar(tirx.truncdiv(self.head, group))
-        self.start, self.stop, self.full_low, self.full_high = (kernel.scalar(0) for _ in range(4))
+        names = ("start", "count", "full_low", "full_high")
+        self.held = {name: kernel.scalar(0) for name in names}
 
     def _allocate(self) -> None:
         kernel, config, dtype = self.kernel, self.config, self.spec.dtype
@@ -158,7 +160,7 @@ class _Original:
         self.s = accumulator(kernel, config.block_q, self.warp_keys)
         self.out = accumulator(kernel, config.block_q, depth_v)
         self.words = fragment(kernel, self.product, self.s.m_tiles)
-        self.held = kernel.registers((1,), "float32")
+        self.value = kernel.registers((1,), "float32")
 
     def _clear(self) -> None:
         """O = 0, l = 0, m = -inf (line 2); FLOOR stands for -inf, so that no difference is NaN."""
@@ -170,20 +172,19 @@ class _Original:
     def _key_tile(self, first) -> None:
         """K_j and V_j to shared memory, then every query tile that sees them."""
         config, kernel = self.config, self.kernel
-        last = tirx.min(first + config.block_k, self.keys) - 1
-        low, high, full_low, full_high = self.scores.query_range(first, last)
-        assign(self.start, tirx.truncdiv(low, config.block_q) * config.block_q)
-        assign(self.stop, high)
-        assign(self.full_low, full_low)
-        assign(self.full_high, full_high)
-        with when(self.start < self.stop):
+        visits = visibility(self.sig).queries(
+            first, first + config.block_k, config.block_q, pad_is_boundary=True
+        )
+        for name, register in self.held.items():
+            assign(register, getattr(visits, name))
+        self.visits = visits.held(**self.held)
+        with when(self.visits.count > 0):
             for name, tile in (("k", self.k_tile), ("v", self.v_tile)):
                 rows = Rows(kernel.buffers[name], self.batch, self.kv_head)
                 load_rows(kernel, tile, 0, rows, first, self.keys)
-        count = tirx.max(Sizes.blocks(self.stop - self.start, config.block_q), 0)
-        with loop(count) as step:
+        with loop(self.visits.count) as number:
             kernel.forget_lane_offsets()
-            self._query_tile(first, self.start + step * config.block_q)
+            self._query_tile(first, self.visits.first(number))
 
     def _query_tile(self, key_first, q_first) -> None:
         kernel = self.kernel
@@ -201,7 +202,7 @@ class _Original:
 
     def _scores(self, key_first, q_first) -> None:
         """S of this warp's keys, masked."""
-        kernel, config, product, s = self.kernel, self.config, self.product, self.s
+        kernel, product, s = self.kernel, self.product, self.s
         own_key = kernel.warp * self.warp_keys
 
         def q_fragments(step):
@@ -216,18 +217,16 @@ class _Original:
                 b, self.k_tile, 0, own_key + pair * 16, step
             ),
         )  # fmt: skip
-        hides = tirx.Or(q_first < self.full_low, q_first + config.block_q > self.full_high)
-        boundary = tirx.Or(hides, key_first + config.block_k > self.keys)
         bound = self.scores.at(self.batch, self.head, kernel.softmax_scale)
         masked_scores(
-            bound, s, boundary,
+            bound, s, self.visits.is_boundary(q_first),
             lambda m, half: q_first + s.row(m, half),
             lambda n, odd: key_first + own_key + s.column(n, odd),
         )  # fmt: skip
 
     def _probabilities(self) -> None:
         """P = exp(S - the tile's row maximum), which the warps find together; row sums of it."""
-        s, held = self.s, self.held
+        s, held = self.s, self.value
         for m, half in self._row_halves():
             store(held, (0,), T.float32(FLOOR))
             for n, r in self._of_row(half):
@@ -310,7 +309,7 @@ class _Original:
     def _publish(self, target: tirx.Buffer, m: int, half: int) -> None:
         """What the four lanes of a row agree on, for the other warps."""
         with when(self.kernel.lane % 4 == 0):
-            store(target, (self.kernel.warp, self.s.row(m, half)), self.held[0])
+            store(target, (self.kernel.warp, self.s.row(m, half)), self.value[0])
 
     def _over_warps(self, parts: tirx.Buffer, row, combine, *column):
         """What the warps left for ``row``, combined in their order."""

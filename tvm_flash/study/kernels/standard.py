@@ -20,7 +20,7 @@ from ...schedules.cuda.program import CudaProgram, Launch, Sizes
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
 from ...schedules.cuda.softmax import mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for
-from ...schedules.cuda.tiling import KeyBlocks, QueryTile, int32, query_grid, round_up
+from ...schedules.cuda.tiling import QueryTile, int32, key_visits, query_grid, round_up
 from .standard_softmax import softmax_launch, square
 
 
@@ -203,7 +203,7 @@ class _Scores(_Tiles):
         self.staged = shared_tile(kernel, config.block_q, config.block_k, self.spec.dtype)
         self.s = accumulator(kernel, self.warp_rows, config.block_k)
         self.words = fragment(kernel, self.product, self.s.m_tiles)
-        self.blocks = KeyBlocks(kernel, self.scores, tile, config.block_k)
+        self.visits = key_visits(kernel, tile, config.block_k)
         self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
         load_rows(kernel, self.q_tile, 0, self._rows("q", tile.head), tile.first, tile.rows)
 
@@ -220,7 +220,7 @@ class _Scores(_Tiles):
             lambda b, step, pair: self.product.load_b(b, self.k_tile, 0, pair * 16, step),
         )  # fmt: skip
         masked_scores(
-            self.bound, s, self.blocks.boundary(first),
+            self.bound, s, self.visits.is_boundary(first),
             lambda m, half: tile.first + self._row(m, half),
             lambda n, odd: first + s.column(n, odd),
         )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Which tiles of a problem a kernel visits: those that the mask or the ends do not hide whole."""
+"""How many tiles a kernel visits: those that neither the mask nor the ends hide whole."""
 
 from __future__ import annotations
 
 from ...problem.spec import AttentionSpec
-from ...score import variants
+from ...problem.visits import Visibility
 
 
 def key_tiles(
@@ -13,30 +13,13 @@ def key_tiles(
 
     A window and causal masks skip tiles; a mask_mod skips none.
     """
-    offset = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
-    ranges = (
-        variants.key_range(spec.window_size, first, last, offset, seqlen_k)
-        for first, last in _spans(seqlen_q, block_q)
-    )
-    return [_covered(low, high, block_k) for low, high, *_ in ranges]
+    seen = Visibility(spec, seqlen_q, seqlen_k)
+    return [seen.keys(q, q + block_q, block_k).count for q in range(0, seqlen_q, block_q)]
 
 
 def query_tiles(
     spec: AttentionSpec, seqlen_q: int, seqlen_k: int, block_q: int, block_k: int
 ) -> list[int]:
     """Query tiles that each key tile visits, first keys first."""
-    offset = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
-    ranges = (
-        variants.query_range(spec.window_size, first, last, offset, seqlen_q)
-        for first, last in _spans(seqlen_k, block_k)
-    )
-    return [_covered(low, high, block_q) for low, high, *_ in ranges]
-
-
-def _spans(length: int, block: int) -> list[tuple[int, int]]:
-    return [(first, min(first + block, length) - 1) for first in range(0, length, block)]
-
-
-def _covered(low: int, high: int, block: int) -> int:
-    """Tiles of ``block`` from low to before high, counted on the grid that begins at 0."""
-    return max(-(-high // block) - low // block, 0)
+    seen = Visibility(spec, seqlen_q, seqlen_k)
+    return [seen.queries(k, k + block_k, block_q).count for k in range(0, seqlen_k, block_k)]
