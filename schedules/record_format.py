@@ -28,10 +28,10 @@ from .line_fields import (
     is_number_or_null,
     is_text,
 )
+from .record_headers import SPLIT, WHOLE, Headers, is_header, split
 
 logger = logging.getLogger("tvm_flash")
 
-FORMAT = 1
 OUTCOMES = ("ok", "wrong", "spill", "invalid", "crash", "timeout")
 # Why something was measured; tuning_logs/README.md says what each means.
 STAGES = ("start", "recorded", "trial", "confirm", "final")
@@ -44,9 +44,10 @@ def log_name(spec: AttentionSpec) -> str:
 
 
 def read(path: Path, wanted: Callable[[str], Any] = bool) -> Iterator[dict[str, Any]]:
-    """The valid lines of the log ``path``, of those whose text is ``wanted``.
+    """The valid records of the log ``path``, of the lines whose text is ``wanted``.
 
-    Corrupt and foreign lines, and a file that cannot be read, are skipped with one warning.
+    A record is whole, whether its line is or the header of its search stands by itself. Corrupt
+    and foreign lines, and a file that cannot be read, are skipped with one warning.
     """
     skipped = []
     for number, line, problems in checked(path, wanted):
@@ -61,46 +62,56 @@ def read(path: Path, wanted: Callable[[str], Any] = bool) -> Iterator[dict[str, 
 def checked(
     path: Path, wanted: Callable[[str], Any] = bool, *, in_place: bool = True
 ) -> Iterator[tuple[int, Any, list[str]]]:
-    """Number, content and problems (none: valid) of the lines of ``path`` that are ``wanted``.
+    """Number, record and problems (none: valid) of the lines of ``path`` that are ``wanted``.
 
-    in_place: whether a line of another file is a problem.
+    in_place: whether a line of another file is a problem. Headers are not told, but for bad ones.
     """
+    headers, lines = Headers(), []
     for number, text in enumerate(_lines(path), 1):
+        if not is_header(text):
+            lines.append((number, text))
+        elif problems := headers.add(header := _decoded(text)):
+            yield number, header, problems
+    for number, text in lines:
         if text.strip() and wanted(text):
-            line = _decoded(text)
-            yield number, line, line_problems(line, path if in_place else None)
+            record = headers.join(_decoded(text))
+            yield number, record, line_problems(record, path if in_place else None)
 
 
-def append(folder: Path, line: Mapping[str, Any]) -> Path:
-    """Add ``line`` to its log under ``folder`` (tuning_logs/) and return that file.
+def append(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Add ``record``, a whole one, to its log under ``folder`` (tuning_logs/); return that file.
 
-    Raises ValueError for a line that ``read`` would skip, OSError when it cannot be written in
-    full. Several processes may append at once; a line that a crash or a full disk cut off is closed
-    first, so that it costs nothing but itself.
+    The header of its search is written where the file lacks it. Raises ValueError for a record that
+    ``read`` would skip, OSError when it cannot be written in full. Several processes may append at
+    once; a line that a crash or a full disk cut off is closed first, so that it costs nothing but
+    itself.
     """
-    spec = AttentionSpec.from_json(line["spec"])
-    path = folder / line["target"] / log_name(spec)
-    if problems := line_problems(dict(line), path):
+    spec = AttentionSpec.from_json(record["spec"])
+    path = folder / record["target"] / log_name(spec)
+    if problems := line_problems(dict(record), path):
         raise ValueError(f"{path}: {'; '.join(problems)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(line, sort_keys=True) + "\n"
+    header, line = (json.dumps(part, sort_keys=True).encode() + b"\n" for part in split(record))
     with path.open("ab+", buffering=0) as log:
-        if log.seek(0, 2) and (log.seek(-1, 2), log.read(1))[1] != b"\n":
-            text = "\n" + text
-        written = log.write(text.encode())
-    if written < len(text.encode()):  # what room there was is taken, without an error
+        log.seek(0)
+        there = b"\n" + log.read()
+        text = (b"" if there.endswith(b"\n") else b"\n") + header * (b"\n" + header not in there)
+        written = log.write(text + line)
+    if written < len(text + line):  # what room there was is taken, without an error
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return path
 
 
 def line_problems(line: Any, path: Path | None = None) -> list[str]:
-    """What is wrong with ``line``, a decoded line of the log ``path`` (empty: nothing)."""
+    """What is wrong with ``line``, a record decoded from the log ``path`` (empty: nothing)."""
     if isinstance(line, Exception):
         return [f"it is not JSON ({line})"]
     if not isinstance(line, dict):
         return [f"it is a {type(line).__name__}, not an object"]
-    if line.get("format") != FORMAT:
-        return [f"format={line.get('format')!r:.60}, this version reads {FORMAT}"]
+    if line.get("format") == SPLIT:
+        return [f"the header of its search, {line.get('search')!r:.60}, is not in the file"]
+    if line.get("format") != WHOLE:
+        return [f"format={line.get('format')!r:.60}, this version reads {WHOLE} and {SPLIT}"]
     wrong = field_problems(line, _FIELDS, _OPTIONAL)
     wrong = wrong or [p for n in _CONFIGS if n in line for p in config_problems(line[n])]
     return wrong or [*_contradictions(line), *_misplaced(line, path)]
@@ -137,7 +148,7 @@ def warn_once(path: Path, message: str) -> None:
     logger.warning("tuning log %s: %s", path, message)
 
 
-# Every line has all of these; others may follow them.
+# Every record has all of these; others may follow them.
 _FIELDS: Fields = {
     "target": ("the name of a target", is_name),
     "cpu": ("the name of a CPU", is_text),
@@ -159,11 +170,12 @@ _FIELDS: Fields = {
     "machine": ("an object", is_object),
 }
 _CONFIGS = ("config", "incumbent")
-# Absent from lines of earlier releases.
+# Absent from records of earlier releases.
 _OPTIONAL: Fields = {
     "stage": (f"one of {', '.join(STAGES)}", STAGES.__contains__),
     "incumbent": ("a config with its schedule", lambda config: is_text(config["schedule"])),
     "cost_model": ("the name of a cost model", is_text),
+    "sources": ("a digest", is_text),
     "wall": ("a number of seconds", is_number),
     "resources": ("an object", is_object),
     "note": ("text", is_text),

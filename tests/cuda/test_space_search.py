@@ -13,7 +13,7 @@ from tvm_flash.errors import BuildError, UnsupportedSpec
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.select import measured_config
-from tvm_flash.schedules.record_format import line_problems
+from tvm_flash.schedules.record_format import checked
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware
 from tvm_flash.tune.cuda_search import gpu_at_hand, gpu_tasks
 from tvm_flash.tune.trial import Trial
@@ -98,8 +98,9 @@ def test_a_search_leaves_records_that_builds_take(h100, tmp_path):
         (session,) = request.sessions(hardware, lambda state, event: None)
         session.run()
     (path,) = tmp_path.glob("sm_90/*.jsonl")
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
-    assert [problem for line in lines for problem in line_problems(line, path)] == []
+    found = list(checked(path))
+    lines = [line for _, line, _ in found]
+    assert [problem for *_, problems in found for problem in problems] == []
     assert {"ok", "spill"} <= {line["outcome"] for line in lines}
     assert {line["cpu"] for line in lines} == {"NVIDIA H100"}
     config, source = measured_config(SPEC, "forward", ARCHS["sm_90"], folders=[tmp_path])

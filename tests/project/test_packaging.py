@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tvm_flash.schedules.record_format import read
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -39,7 +41,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     tree = folder / "tree"
     tree.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     for source in FOLDERS.values():
         ignore = shutil.ignore_patterns("__pycache__", "*.so", "*.o")
@@ -98,6 +100,17 @@ def test_a_wheel_holds_every_source_file(wheel):
     assert "tvm_flash/tuning_logs/a-target/a_record.jsonl" in names
     assert any(name.startswith("tvm_flash/codegen/runtime/") for name in names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_a_wheel_holds_the_best_lines_of_the_logs(wheel, installed):
+    """Builds choose from it what they choose in a checkout, at a twentieth of the size."""
+    logs = [info for info in zipfile.ZipFile(wheel).infolist() if "tuning_logs" in info.filename]
+    assert sum(info.file_size for info in logs) < 500_000
+    for path in sorted((ROOT / "tuning_logs").rglob("*.jsonl")):
+        shipped = installed / "tvm_flash" / "tuning_logs" / path.parent.name / path.name
+        best = [line for line in read(path) if line.get("best") is True]
+        assert list(read(shipped)) == best, path
+    assert (installed / "tvm_flash/tuning_logs/a-target/a_record.jsonl").read_text() == ""
 
 
 def test_the_installed_package_imports_from_where_it_is(installed, tmp_path):

@@ -37,14 +37,25 @@ def chosen(folder, spec=SPEC, bucket="long", direction="forward", **options) -> 
     return best_config(spec, direction, TARGET, bucket, folders=[folder], **options)
 
 
+COMMITTED = sorted((ROOT / "tuning_logs").rglob("*.jsonl"))
+
+
 def test_every_committed_line_is_valid():
     problems = [
         f"{path.name}:{number}: {problem}"
-        for path in sorted((ROOT / "tuning_logs").rglob("*.jsonl"))
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        for problem in line_problems(json.loads(text), path)
+        for path in COMMITTED
+        for number, _, found in record_format.checked(path)
+        for problem in found
     ]
-    assert problems == []
+    assert COMMITTED and problems == []
+
+
+def test_committed_logs_say_once_what_a_search_was():
+    for path in COMMITTED:
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+        headers = [line["header"] for line in lines if "header" in line]
+        assert len(headers) == len(set(headers)), path
+        assert {line.get("search") for line in lines} == {None, *headers}, path
 
 
 def test_the_readme_lists_every_field():
@@ -67,7 +78,8 @@ def test_a_valid_line():
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"format": 2}, "format=2"),
+        ({"format": 3}, "format=3"),
+        ({"format": 2}, "header of its search, None, is not in the file"),
         ({"target": ""}, "target=''"),
         ({"direction": "sideways"}, "sideways"),
         ({"bucket": "middling"}, "tiny, decode"),
@@ -127,7 +139,7 @@ def test_append_refuses_what_read_would_skip(logs):
 def test_optional_fields():
     optional = {
         "stage": "confirm", "incumbent": config_of(64), "cost_model": "xgb", "wall": 12.5,
-        "resources": {"products": 5}, "note": "why",
+        "resources": {"products": 5}, "note": "why", "sources": "5f2c",
     }  # fmt: skip
     assert optional.keys() == record_format._OPTIONAL.keys()
     assert line_problems(line(**optional, of_a_later_release=True)) == []
@@ -138,7 +150,7 @@ def test_lines_are_listed_with_what_is_wrong(logs):
     with path.open("a") as log:
         log.write("nonsense\n\n" + json.dumps(line(CAUSAL)) + "\n")
     found = list(record_format.checked(path))
-    assert [number for number, _, problems in found if problems] == [2, 4]
+    assert [number for number, _, problems in found if problems] == [3, 5], "1 is the header"
     assert "belongs in" in found[2][2][0]
     assert not list(record_format.checked(path, in_place=False))[2][2]
 
@@ -151,6 +163,46 @@ def test_append_and_read(logs):
         log.write('{"format": 1, "cut o')  # a process that died
     logs(lines[0])
     assert list(read(path)) == [*lines, lines[0]]
+
+
+def test_a_log_holds_one_header_for_each_search(logs):
+    path = logs(line(), line(trial=4), line(seed=1), line(trial=5)) / TARGET / "float32_d64.jsonl"
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [("header" in one, one.get("trial")) for one in lines] == [
+        (True, None), (False, 3), (False, 4), (True, None), (False, 3), (False, 5),
+    ]  # fmt: skip
+    assert all("spec" not in one for one in lines if "header" not in one)
+
+
+def test_lines_of_earlier_releases_stand_among_others(logs):
+    """They hold the fields of their search themselves."""
+    path = logs(line()) / TARGET / "float32_d64.jsonl"
+    with path.open("a") as log:
+        log.write(json.dumps(line(trial=4, day=2, config=config_of(96))) + "\n")
+    logs(line(trial=5))
+    assert [one["trial"] for one in read(path)] == [3, 4, 5]
+    assert chosen(logs.folder).config == config_of(96)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part"),
+    [
+        (lambda text: text.replace('"seed": 0', '"seed": 1'), "not the name of what it holds"),
+        (lambda text: text[:-2], "not JSON"),
+        (lambda text: text.replace('"format": 2', '"format": 9'), "no header"),
+        (lambda text: "", "is not in the file"),
+    ],
+    ids=["changed", "cut off", "foreign", "missing"],
+)
+def test_records_without_their_header_are_skipped(logs, spoil, part):
+    path = logs(line(), line(trial=4), line(seed=1)) / TARGET / "float32_d64.jsonl"
+    header, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([spoil(header), *rest]) + "\n")
+    problems = [problem for *_, found in record_format.checked(path) for problem in found]
+    assert part in problems[0] and all("header of its search" in p for p in problems[-2:])
+    assert [(one["seed"], one["trial"]) for one in read(path)] == [(1, 3)]
+    logs(line(trial=5))
+    assert len(list(read(path))) == 4, "the next record of the search brings its header again"
 
 
 def test_names_of_files():

@@ -251,8 +251,9 @@ def relative_times(lines):
 def test_cpu_predictions_order_the_committed_logs(schedule, least):
     tasks = defaultdict(list)
     for path in sorted((ROOT / "tuning_logs" / "x86-64-v4").glob("*.jsonl")):
-        for line in record_format.read(path, lambda text: "coordinate" in text):
-            if line["outcome"] == "ok" and line["config"]["schedule"] == schedule:
+        for line in record_format.read(path):
+            searched = line["strategy"] == "coordinate"
+            if searched and line["outcome"] == "ok" and line["config"]["schedule"] == schedule:
                 tasks[path.name, line["bucket"], str(line["problem"])].append(line)
     found = []
     for lines in tasks.values():

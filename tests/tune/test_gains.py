@@ -56,7 +56,7 @@ def test_the_latest_search_of_a_kernel_counts(tmp_path):
     search(tmp_path, task_of("float32"), 0, 0.8)
     search(tmp_path, task_of("float32"), 1, 0.5)
     path = next(tmp_path.rglob("*.jsonl"))
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    lines = list(record_format.read(path))
     for line in lines:
         line["date"] = f"2026-01-0{1 + line['seed']}T00:00:00+00:00"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "not a line\n")
@@ -70,7 +70,7 @@ def test_the_order_of_lines_means_nothing(tmp_path):
     task = task_of("float32")
     search(tmp_path, task, 0, 1.2, wins=(2,))
     path = next(tmp_path.rglob("*.jsonl"))
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    lines = list(record_format.read(path))
     default = {**lines[-1], "config": task.space.start.to_json(), "seconds": list(TENTHS)}
     lines.append({**default, "trial": 0})
     for second, line in enumerate(lines):

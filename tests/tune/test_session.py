@@ -142,16 +142,27 @@ def test_a_finished_search_measures_nothing(tmp_path):
 def test_other_lines_are_not_of_this_search(tmp_path):
     session(tmp_path, Made(valley)).run()
     (path,) = tmp_path.rglob("*.jsonl")
-    text = path.read_text()
-    for old, new in (
-        ("a CPU", "another CPU"),
-        ('"tvm": "0"', '"tvm": "1"'),
-        ('"seed": 0', '"seed": 9'),
+    lines = lines_of(tmp_path)
+    for changed, replayed in (
+        ({}, 20),
+        ({"cpu": "another CPU"}, 0),
+        ({"versions": {"tvm": "1"}}, 0),
+        ({"seed": 9}, 0),
+        ({"sources": "others"}, 0),
     ):
-        path.write_text(text.replace(old, new))
+        path.write_text("".join(json.dumps({**line, **changed}) + "\n" for line in lines))
         search = session(tmp_path, Made(valley))
         search.run()
-        assert search.state.replayed == 0, new
+        assert search.state.replayed == replayed, changed
+
+
+def test_a_verdict_ends_with_the_sources_that_it_is_of(tmp_path, monkeypatch):
+    """What was wrong is measured anew when the kernels' code has changed."""
+    session(tmp_path, Made(lambda config: 1e-3 if config == Toy() else Trial("wrong"))).run()
+    monkeypatch.setattr(trial_log, "source_digest", lambda: "mended")
+    search = session(tmp_path, Made(valley), trials=35)
+    search.run()
+    assert search.state.best == Toy(3, 2) and search.state.replayed == 0
 
 
 def test_what_is_recorded_must_be_beaten(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,20 +11,8 @@ from typing import Any
 
 from ..problem.spec import AttentionSpec
 from ..schedules import record_format
+from ..schedules.record_headers import search_of
 from .trial import Trial
-
-# What tells one search from another in a log.
-_SEARCH = (
-    "target",
-    "cpu",
-    "spec",
-    "direction",
-    "bucket",
-    "problem",
-    "strategy",
-    "seed",
-    "versions",
-)
 
 
 @dataclass(frozen=True)
@@ -91,8 +78,7 @@ def _searches(lines: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]
     grouped: dict[str, list[Mapping[str, Any]]] = {}
     for line in lines:
         if "stage" in line:  # older lines do not say what they were measured for
-            identity = json.dumps([line[name] for name in _SEARCH], sort_keys=True)
-            grouped.setdefault(identity, []).append(line)
+            grouped.setdefault(search_of(line), []).append(line)
     return list(grouped.values())
 
 

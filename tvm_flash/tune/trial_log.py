@@ -13,18 +13,14 @@ from typing import Any
 
 from filelock import FileLock
 
+from ..codegen.versions import source_digest
 from ..errors import TvmFlashError
-from ..schedules import record_format
+from ..schedules import record_format, record_headers
 from .trial import SearchTask, Trial
 
 logger = logging.getLogger("tvm_flash")
 
 UNWRITTEN = "unwritten.jsonl"
-
-# Of a line: which search it is of. Where all are equal, it is a step of the same one.
-_IDENTITY = (
-    "target", "cpu", "spec", "direction", "bucket", "problem", "strategy", "seed", "versions",
-)  # fmt: skip
 
 
 class NotRecorded(TvmFlashError):
@@ -63,7 +59,7 @@ class TrialLog:
     ):
         self._folder, self._rescue = folder, rescue
         self._constant = {
-            "format": record_format.FORMAT,
+            "format": record_headers.WHOLE,
             "target": task.target,
             **{name: origin[name] for name in ("cpu", "machine", "versions")},
             "spec": task.spec.to_json(),
@@ -72,6 +68,7 @@ class TrialLog:
             "problem": {**task.sizes._asdict(), "threads": task.threads},
             "strategy": strategy,
             "seed": seed,
+            "sources": source_digest()[:16],
             **({"cost_model": cost_model} if cost_model else {}),
         }
         # As it is read back.
@@ -133,8 +130,9 @@ class TrialLog:
     def _same_search(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():
             return
+        own = record_headers.search_of(self._constant)
         for line in record_format.read(self.path, lambda text: '"stage"' in text):
-            if "stage" in line and all(line[n] == self._constant[n] for n in _IDENTITY):
+            if "stage" in line and record_headers.search_of(line) == own:
                 yield line
 
     def _keep(self, line: dict[str, Any], why: OSError) -> None:
