@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tvm_flash.cli.app import app
 from tvm_flash.errors import TvmFlashError
 from tvm_flash.study import search_document
-from tvm_flash.study.search import Budget, ProtocolError, Run, replay, study
+from tvm_flash.study.search import Budget, Run, replay, study
 from tvm_flash.study.search_curves import (
     Curves,
     curves,
@@ -27,6 +27,7 @@ from tvm_flash.study.search_curves import (
     summaries,
     wins,
 )
+from tvm_flash.tune.strategy import ProposalRefused
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = CliRunner()
@@ -182,16 +183,39 @@ def test_summaries_on_curves_made_by_hand():
 BREACHES = {
     "a point outside": ([(7, 7, 7)], "not in the space"),
     "a point twice": ([(64, 2, 2), (64, 2, 2)], "twice"),
-    "too many": ([(64, 2, 2), (64, 2, 4), (64, 4, 2)], "proposed 3 points, asked for 2"),
+    "nothing at all": (None, "gave None, which is no list of points"),
+    "no points": ([64], "no list of points"),
+    "too many": ([(64, 2, 2), (64, 2, 4), (64, 4, 2)], r"mine.propose\(2\) gave 3 points"),
 }
 
 
 @pytest.mark.parametrize("batch, message", BREACHES.values(), ids=BREACHES)
 def test_a_breach_of_the_protocol_is_named(small, batch, message):
-    with pytest.raises(ProtocolError, match=message):
+    with pytest.raises(ProposalRefused, match=message):
         replay(small, "mine", 0, Budget(10, 2), scripted(batch))
-    with pytest.raises(ProtocolError, match="twice"):
+    with pytest.raises(ProposalRefused, match="twice"):
         replay(small, "mine", 0, Budget(10, 2), scripted([(64, 2, 2)], [(64, 2, 2)]))
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_fault_deep_within_a_strategy_keeps_its_mark(small, tmp_path, monkeypatch, jobs):
+    """Its last frame may be anybody's, json's here, and the process another one."""
+    (tmp_path / "my_deep_fault.py").write_text(
+        "import json\n"
+        "class Deep:\n"
+        "    def __init__(self, task, seed):\n"
+        "        pass\n"
+        "    def observe(self, observations):\n"
+        "        json.loads('{')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    table = Path("small.jsonl") if jobs > 1 else small
+    with pytest.raises(json.JSONDecodeError) as found:
+        list(study(table, ["my_deep_fault:Deep"], [0], Budget(4, 2), jobs))
+    assert found.value.in_strategy == "my_deep_fault:Deep"
+    done = command("--table", "small.jsonl", "--strategies", "my_deep_fault:Deep")
+    assert isinstance(done.exception, ValueError) and done.exit_code == 1
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ from tune_search import Made, Sensitive, Toy, session, toy_task
 from tvm_flash.schedules import record_format
 from tvm_flash.tune import trial_log
 from tvm_flash.tune.hardware import HardwareFailure
-from tvm_flash.tune.session import ProposalRefused
-from tvm_flash.tune.strategy import strategy_class
+from tvm_flash.tune.strategy import ProposalRefused, strategy_class
 from tvm_flash.tune.trial import Trial
 from tvm_flash.tune.trial_log import NotRecorded
 
@@ -192,7 +191,7 @@ def test_a_record_stays_unless_it_is_clearly_slower(tmp_path, ratio, stays):
     assert (search.state.best == Toy(2, 2)) == stays and search.state.number == 0
 
 
-@pytest.mark.parametrize("points", [[(9, 9)], [(5, 5)], [(0, 1)] * 9])
+@pytest.mark.parametrize("points", [[(9, 9)], [(5, 5)], [(0, 1)] * 9, None, [1]])
 def test_a_strategy_that_proposes_what_it_must_not(tmp_path, points):
     class Wild(Sensitive):
         def propose(self, count):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,22 +80,14 @@ def reporting_errors(command: Callable) -> Callable:
         except BrokenPipeError as error:
             raise typer.Exit(NOBODY_READS) from error
         except (TvmFlashError, ValueError, OSError, RecursionError) as error:
-            if _is_in_users_code(error):
-                raise
+            if hasattr(error, "in_strategy"):
+                raise  # a fault of a strategy's code, whose author needs the place
             notes.print(
                 f"[bold red]error:[/] {escape(error_text(error))}", highlight=False, soft_wrap=True
             )
             raise typer.Exit(2) from error
 
     return run
-
-
-def _is_in_users_code(error: Exception) -> bool:
-    """Whether a module of the user's (a strategy) raised it: who writes one needs the place."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    module = str(frame.f_globals.get("__name__")).partition(".")[0]
-    installed = "site-packages" in frame.f_code.co_filename
-    return not installed and module != "tvm_flash" and module not in sys.stdlib_module_names
 
 
 def refuse_unwritable(file: Path | None) -> None:

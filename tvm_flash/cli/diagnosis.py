@@ -25,7 +25,6 @@ PACKAGES = (
     "xgboost",
     "cloudpickle",
     "psutil",
-    "filelock",
 )
 
 

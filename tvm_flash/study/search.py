@@ -10,18 +10,20 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from ..errors import TvmFlashError
 from ..schedules.space import Point
-from ..tune.strategy import Strategy, make_strategy, strategy_class
+from ..tune.strategy import (
+    ProposalRefused,
+    Strategy,
+    inside,
+    make_strategy,
+    proposals,
+    strategy_class,
+)
 from ..tune.trial import Observation, SearchTask
 from .replay_table import ReplayTable, read
 
 Make = Callable[[SearchTask, int], Strategy]
 STARTS = ("random", "default")
-
-
-class ProtocolError(TvmFlashError, ValueError):
-    """A strategy that proposed what it may not; the message names it and says what."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,23 @@ def replay(
 ) -> Run:
     """One search by the strategy ``name`` (or the one that ``make`` gives) on ``table``.
 
-    A strategy may give up before the budget is spent. Raises ProtocolError for one that proposes
+    A strategy may give up before the budget is spent. Raises ProposalRefused for one that proposes
     what is not in the space, too much, or the same twice.
     """
     clock, start = _Clock(), budget.start_of(table, seed)
-    with clock:
+    with clock, inside(name):
         strategy = (make or make_strategy_of(name))(_task(table, start), seed)
         strategy.observe([Observation(start, table.seconds[start])])
     tried: dict[Point, None] = {}
     while len(tried) < budget.trials:
         count = min(budget.batch, budget.trials - len(tried))
         with clock:
-            proposed = [tuple(point) for point in strategy.propose(count)]
+            proposed = proposals(strategy, name, count, table.measured)
         if not proposed:
             break
-        _refuse(name, table, tried, proposed, count)
+        _refuse_twice(name, tried, proposed)
         tried.update(dict.fromkeys(proposed))
-        with clock:
+        with clock, inside(name):
             strategy.observe([Observation(point, table.seconds[point]) for point in proposed])
     return Run(name, seed, start, tuple(tried), clock.seconds)
 
@@ -112,7 +114,7 @@ def study(
     """A run of every strategy with every seed, strategy by strategy.
 
     jobs: processes; for more than one, ``table`` must be the path of its file.
-    Raises ValueError for a strategy that does not exist, ProtocolError for one that breaks the
+    Raises ValueError for a strategy that does not exist, ProposalRefused for one that breaks the
     protocol.
     """
     for name in names:
@@ -146,19 +148,10 @@ def _search(search: tuple[ReplayTable | Path, str, int, Budget]) -> Run:
     return replay(table, name, seed, budget)
 
 
-def _refuse(
-    name: str, table: ReplayTable, tried: dict[Point, None], proposed: list[Point], count: int
-) -> None:
-    if len(proposed) > count:
-        raise ProtocolError(f"strategy {name!r} proposed {len(proposed)} points, asked for {count}")
+def _refuse_twice(name: str, tried: dict[Point, None], proposed: list[Point]) -> None:
     for place, point in enumerate(proposed):
-        if point not in table.measured:
-            raise ProtocolError(
-                f"strategy {name!r} proposed {point}, which is not in the space: take points from "
-                "task.space.points, or test them with `point in task.space`"
-            )
         if point in tried or point in proposed[:place]:
-            raise ProtocolError(f"strategy {name!r} proposed {point} twice")
+            raise ProposalRefused(f"{name} proposed {point} twice")
 
 
 class _Clock:

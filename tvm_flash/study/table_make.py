@@ -7,14 +7,15 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from ..bench import host
+from ..codegen.file_lock import locked
 from ..runtime.loader import opened
 from ..schedules.config_fields import config_problems
 from ..schedules.record_format import SIZES
@@ -84,17 +85,20 @@ def make(task: SearchTask, path: Path, effort: Effort, progress: Progress) -> No
     torch.set_num_threads(task.threads)
     folder = path.with_name(f"{path.name}.work")
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            journal = Journal.opened(folder, _head(task, effort))
-            for _ in range(journal.steps):
-                progress("done before")
-            _build(task, journal, effort, progress)
-            _measure(task, journal, effort, progress)
-            replay_table.write(path, journal.head, journal.lines(task.space.points))
-            shutil.rmtree(folder)
-    except Timeout as error:
-        raise TableError(f"another run is making {path}: wait, or write to another file") from error
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / "lock", wait=False))
+        except BlockingIOError as error:
+            raise TableError(
+                f"another run is making {path}: wait, or write to another file"
+            ) from error
+        journal = Journal.opened(folder, _head(task, effort))
+        for _ in range(journal.steps):
+            progress("done before")
+        _build(task, journal, effort, progress)
+        _measure(task, journal, effort, progress)
+        replay_table.write(path, journal.head, journal.lines(task.space.points))
+        shutil.rmtree(folder)
 
 
 class Journal:

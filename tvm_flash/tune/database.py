@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from ..codegen.file_lock import locked
 from ..errors import TvmFlashError
 from ..schedules.space import Point
 from .metaschedule.knobs import KnobFunction
@@ -37,10 +36,10 @@ class MetaScheduleDatabase:
 
         self.knobs = KnobFunction(task.space, _about(task))
         self._folder, self._target = folder, _target(task.target)
-        self._lock = FileLock(folder / "database.lock")
+        self._lock = folder / "database.lock"
         with _told(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with self._lock:
+            with locked(self._lock):
                 _repair(folder)
                 self._database = JSONDatabase(work_dir=str(folder))
                 self._workload = self._database.commit_workload(self.knobs.mod)
@@ -58,7 +57,7 @@ class MetaScheduleDatabase:
         times = list(trial.seconds) if trial.outcome == "ok" else [FAILED_SECONDS]
         record = TuningRecord(trace, self._workload, times, self._target, [])
         try:
-            with _told(self._folder), self._lock:
+            with _told(self._folder), locked(self._lock):
                 self._database.commit_tuning_record(record)
         except TvmFlashError as error:
             logger.warning("%s", error)

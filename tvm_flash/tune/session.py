@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import TvmFlashError
 from ..schedules.space import Point
 from .hardware import Hardware, HardwareFailure
-from .strategy import Strategy
+from .strategy import Strategy, inside, proposals
 from .trial import Observation, SearchTask, Trial
 from .trial_log import Step, TrialLog
 
@@ -30,10 +29,6 @@ DOING = {
 }
 
 Keeper = Callable[[Point, Trial], object]
-
-
-class ProposalRefused(TvmFlashError):
-    """A strategy proposed what it must not."""
 
 
 @dataclass
@@ -105,6 +100,7 @@ class Session:
         keepers: Sequence[Keeper] = (),
     ):
         self._task, self._strategy, self._hardware, self._log = task, strategy, hardware, log
+        self._name = type(strategy).__name__
         self._seconds, self._recorded = seconds, recorded
         self._tell, self._keepers = tell, keepers
         self.state = State(task, trials, task.space.start)
@@ -128,24 +124,12 @@ class Session:
         self._begin()
         while self.state.done < self.state.total:
             count = min(BATCH, self.state.total - self.state.done)
-            points = self._proposed(count)
+            points = proposals(self._strategy, self._name, count, self._task.space)
             if not points:
                 self.state.exhausted = True
                 break
             self._batch(points)
         return self._end()
-
-    def _proposed(self, count: int) -> list[Point]:
-        """Up to ``count`` points of the strategy, which may be a user's own."""
-        points, space = list(self._strategy.propose(count)), self._task.space
-        wrong = [point for point in points if point not in space]
-        if len(points) > count or wrong:
-            raise ProposalRefused(
-                f"{type(self._strategy).__name__}.propose({count}) gave {len(points)} points, "
-                f"{len(wrong)} of them not in the space {wrong[:1]}: it may give up to {count} of "
-                "task.space.points"
-            )
-        return points
 
     def _begin(self) -> None:
         start = self._task.space.start
@@ -272,7 +256,8 @@ class Session:
 
     def _observe(self, found: Iterable[tuple[Point, Trial]], seconds: list[float | None]) -> None:
         observations = [Observation(p, s) for (p, _), s in zip(found, seconds, strict=True)]
-        self._strategy.observe(observations)
+        with inside(self._name):
+            self._strategy.observe(observations)
 
     def _scaled(self, trial: Trial) -> float | None:
         return trial.ratio * self._told[self.state.best] if trial.outcome == "ok" else None

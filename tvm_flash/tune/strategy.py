@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from ..errors import TvmFlashError
 from ..schedules.space import Point
 from .trial import Observation, SearchTask
 
@@ -26,6 +28,49 @@ class Strategy(Protocol):
 
     def observe(self, observations: Sequence[Observation]) -> None:
         """What became of points, proposed or not, in any order and any batches."""
+
+
+class ProposalRefused(TvmFlashError):
+    """A strategy proposed what it must not; the message names it and says what."""
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """While code of the strategy ``name`` runs: what it raises is marked as ``in_strategy``.
+
+    Such an error is a fault of that code, not of the caller's input: whoever wrote it needs the
+    traceback. The package's own errors say themselves what to do.
+    """
+    try:
+        yield
+    except TvmFlashError:
+        raise
+    except Exception as error:
+        error.in_strategy = name  # type: ignore[attr-defined]
+        raise
+
+
+def proposals(strategy: Strategy, name: str, count: int, known: Container[Point]) -> list[Point]:
+    """What ``strategy``, called ``name``, proposes: up to ``count`` points of ``known``.
+
+    Raises ProposalRefused for anything else.
+    """
+    call = f"{name}.propose({count})"
+    with inside(name):
+        given = strategy.propose(count)
+        points = list(given) if isinstance(given, Iterable) else None
+    if points is None or not all(isinstance(point, Sequence) for point in points):
+        raise ProposalRefused(f"{call} gave {given!r:.60}, which is no list of points")
+    points = [tuple(point) for point in points]
+    if len(points) > count:
+        raise ProposalRefused(f"{call} gave {len(points)} points: it may give up to {count}")
+    for point in points:
+        if point not in known:
+            raise ProposalRefused(
+                f"{call} gave {point}, which is not in the space: take points from "
+                "task.space.points, or test them with `point in task.space`"
+            )
+    return points
 
 
 # Name -> "module:Class", imported when it is asked for: some need TVM. docs/search-strategies.md
@@ -56,7 +101,10 @@ def make_strategy(
     name: str, task: SearchTask, seed: int, cost_model: str | None = None
 ) -> Strategy:
     """The strategy ``name`` ready to propose; ``cost_model`` as in ``strategy_name``."""
-    return strategy_class(strategy_name(name, cost_model))(task, seed)
+    full = strategy_name(name, cost_model)
+    made = strategy_class(full)
+    with inside(full):
+        return made(task, seed)
 
 
 def strategy_name(name: str, cost_model: str | None = None) -> str:

@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from ..codegen.file_lock import locked
 from ..codegen.versions import source_digest
 from ..errors import TvmFlashError
 from ..schedules import record_format, record_headers
@@ -188,9 +188,9 @@ def _set_aside(path: Path, unreadable: int) -> None:
     logger.warning("%d lines that are no records of this version remain in %s", unreadable, kept)
 
 
-def _alone(path: Path) -> FileLock:
+def _alone(path: Path) -> AbstractContextManager[None]:
     """While it is held no other search reads or writes ``path``."""
-    return FileLock(path.with_suffix(".lock"))
+    return locked(path.with_suffix(".lock"))
 
 
 def check_writable(folder: Path, option: str = "--logs") -> None:
