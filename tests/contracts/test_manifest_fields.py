@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from small_artifact import copied, edit
+from small_artifact import SPEC, copied, edit
 
 from tvm_flash.artifact.library import MANIFEST
 from tvm_flash.errors import ArtifactError
+from tvm_flash.problem.arguments import arguments
 from tvm_flash.runtime.loader import load
 
 
@@ -107,8 +108,10 @@ def test_variants_of_a_gpu_kernel_are_checked(kernels, config):
 def test_a_backward_without_its_tile_is_an_artifact_error(kernels):
     (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
     known = {name: value for name, value in record.items() if name != "block_q"}
+    called_with = [argument.to_json() for argument in arguments(SPEC, "backward")]
+    changes = {"direction": "backward", "arguments": called_with}
     with pytest.raises(ArtifactError, match="gives no block_q"):
-        load(edit(kernels, kernels=[{**known, "direction": "backward"}]))
+        load(edit(kernels, kernels=[{**known, **changes}]))
 
 
 def test_numbers_that_json_does_not_have_are_refused(kernels):

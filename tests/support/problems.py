@@ -9,6 +9,7 @@ import torch
 import tvm
 
 from tvm_flash.definition.signature import as_module
+from tvm_flash.problem.arguments import TABLE, named_sizes, shape_of
 from tvm_flash.reference import attention_reference
 
 
@@ -52,26 +53,34 @@ def call_forward(kernel, q, k, v, tables=(), statistics=("lse",)):
     """
     out = q.new_full((*q.shape[:3], v.shape[3]), math.nan)
     rows = (q.shape[0], q.shape[2], q.shape[1])
-    lse, *low = (torch.full(rows, math.nan) for _ in statistics)
-    kernel(q, k, v, out, lse, *low, *tables, q.shape[3] ** -0.5)
-    assert not any(x.isnan().any() for x in low)
-    return out, lse
+    results = {name: torch.full(rows, math.nan) for name in statistics}
+    given = {"q": q, "k": k, "v": v, "out": out, **results}
+    kernel(*in_order("forward", given), *tables, q.shape[3] ** -0.5)
+    assert "lse_low" not in results or not results["lse_low"].isnan().any()
+    return out, results["lse"]
+
+
+def in_order(direction: str, given):
+    """Tensors by name, in the order of a kernel's arguments."""
+    return [given[argument.name] for argument in TABLE[direction] if argument.name in given]
 
 
 def call_backward(kernel, q, k, v, out, dout, lse, dlse, tables=(), workspace=(), low=()):
     """(dq, dk, dv) of a kernel; results start as NaN. low: lse_low, where the spec saves it."""
-    grads = [torch.full_like(x, math.nan) for x in (q, k, v)]
-    saved = (q, k, v, out, dout, lse, *low, dlse)
-    kernel(*saved, *grads, *workspace, *tables, q.shape[3] ** -0.5)
-    return grads
+    given = {"q": q, "k": k, "v": v, "out": out, "dout": dout, "lse": lse, "dlse": dlse}
+    grads = {f"d{name}": torch.full_like(given[name], math.nan) for name in "qkv"}
+    given |= {**grads, **dict(zip(("delta", "dq_acc"), workspace, strict=False))}
+    given |= dict(zip(("lse_low",), low, strict=False))
+    kernel(*in_order("backward", given), *tables, q.shape[3] ** -0.5)
+    return list(grads.values())
 
 
 def backward_workspace(meta, q, k, copies: int = 2):
     """delta and dq_acc for a scheduled backward."""
-    b, sq, h, _ = q.shape
-    rows = -(-sq // meta["block_q"]) * meta["block_q"]
-    delta = torch.full((b, h, sq), math.nan)
-    return delta, torch.zeros(copies, b, h, rows, meta["head_dim_pad"])
+    sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
+    values = {**named_sizes(sizes), **meta, "copies": copies}
+    delta, sums = (shape_of(a, values) for a in TABLE["backward"] if a.role == "workspace")
+    return torch.full(delta, math.nan), torch.zeros(sums)
 
 
 def exact(q, k, v, **variant):

@@ -13,16 +13,13 @@ from typing import Any
 import torch
 
 from ..bench.host import cpu_name
+from ..problem.arguments import arguments
 from .rpc_build import Built, caller
 from .rpc_tracker import Grant
 
 # Of TVM, which this module imports in functions only: a tensor and a module on a server.
 RemoteTensor = Any
 RemoteModule = Any
-
-# Position of dq_acc among a backward's arguments (loader.Kernel): its caller zeroes it.
-_DQ_ACC = 11
-_NOTHING = -1
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ class RemoteMachine:
         module = self._caller()
         file = f"kernels{self._callers}.so"
         self._session.upload(bytearray(built.library.read_bytes()), file)
-        zeroed = _NOTHING if direction == "forward" else _DQ_ACC
+        table = enumerate(arguments(built.spec, direction))
+        zeroed = next((place for place, argument in table if argument.zeroed), -1)
         symbol = f"__tvm_ffi_{built.symbol}"
         module["open_kernel"](self._path(file), symbol, threads, zeroed, int(amx))
         return RemoteKernel(module, self._device)
