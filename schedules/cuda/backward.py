@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ...definition.arithmetic import int32
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -21,7 +22,7 @@ from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryVisits, int32, key_grid, round_up
+from .tiling import KeyTile, QueryVisits, key_grid, round_up
 
 
 def key_gradient_launch(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tvm import tirx
 
+from ...definition.arithmetic import int32
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -20,7 +21,7 @@ from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .tensor_core import product_for
-from .tiling import QueryTile, int32, key_visits, query_grid, round_up
+from .tiling import QueryTile, key_visits, query_grid, round_up
 
 
 def ordered_query_gradient_launch(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from tvm import tirx
 
+from ...definition.arithmetic import int32
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -22,7 +23,7 @@ from .program import Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, mask_scores
 from .tensor_core import product_for
-from .tiling import QueryTile, int32, key_visits, query_grid, round_up
+from .tiling import QueryTile, key_visits, query_grid, round_up
 
 
 @dataclass(frozen=True)

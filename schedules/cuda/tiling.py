@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 from tvm import tirx
 
-from ...definition.arithmetic import visibility
+from ...definition.arithmetic import TIR, int32, visibility
 from ...problem.visits import Visits
+from ...problem.work import Work
 from .builder import CudaKernel, assign, name_registers, signature_sizes
-from .program import Grid
+from .program import Grid, Sizes
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -17,35 +19,42 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def query_work(sizes: Sizes, block_q: int) -> Work:
+    """A block for each query tile of each head, the last rows of a head first."""
+    tiles = sizes.blocks(sizes.seqlen_q, block_q)
+    axes = {"entry": sizes.batch, "head": sizes.heads, "tile": tiles}
+    return Work(axes, last_first=True)
+
+
+def key_work(sizes: Sizes, block_k: int) -> Work:
+    """A block for each key tile of each key/value head.
+
+    Under a causal mask the first keys are seen by most rows: those blocks go out first.
+    """
+    tiles = sizes.blocks(sizes.seqlen_k, block_k)
+    return Work({"entry": sizes.batch, "head": sizes.kv_heads, "tile": tiles})
+
+
 def query_grid(block_q: int) -> Grid:
-    """A block for each query tile of each head: what ``QueryTile`` decodes."""
-    return lambda sizes: (
-        sizes.blocks(sizes.seqlen_q, block_q) * sizes.heads * sizes.batch, 1, 1
-    )  # fmt: skip
+    """The launch of ``query_work``, whose places are ``QueryTile``."""
+    return lambda sizes: (query_work(sizes, block_q).count, 1, 1)
 
 
 def key_grid(block_k: int) -> Grid:
-    """A block for each key tile of each key/value head: what ``KeyTile`` decodes."""
-    return lambda sizes: (
-        sizes.blocks(sizes.seqlen_k, block_k) * sizes.kv_heads * sizes.batch, 1, 1
-    )  # fmt: skip
+    """The launch of ``key_work``, whose places are ``KeyTile``."""
+    return lambda sizes: (key_work(sizes, block_k).count, 1, 1)
 
 
 class QueryTile:
-    """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1.
-
-    Tiles of a head follow each other, the last rows first: under a causal mask they take longest,
-    so the grid ends with short blocks.
-    """
+    """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1."""
 
     def __init__(self, kernel: CudaKernel, block_q: int):
-        sizes, div, mod = signature_sizes(kernel.sig), tirx.truncdiv, tirx.truncmod
-        tiles = kernel.scalar(int32(sizes.blocks(sizes.seqlen_q, block_q)))
-        heads = int32(sizes.heads)
-        self.head = kernel.scalar(mod(div(kernel.block, tiles), heads))
-        self.batch = kernel.scalar(div(kernel.block, tiles * heads))
-        self._kernel, self._group = kernel, div(heads, int32(sizes.kv_heads))
-        self.first = kernel.scalar((tiles - 1 - mod(kernel.block, tiles)) * block_q)
+        sizes = signature_sizes(kernel.sig)
+        place = _place(kernel, query_work(sizes, block_q))
+        self.head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
+        self._kernel = kernel
+        self._group = tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads))
+        self.first = kernel.scalar(place["tile"] * block_q)
         self.rows = int32(sizes.seqlen_q)
         self.block_q = block_q
         name_registers(self)
@@ -64,19 +73,14 @@ def key_visits(kernel: CudaKernel, tile: QueryTile, block_k: int) -> Visits:
 
 
 class KeyTile:
-    """The key tile of this block: batch, kv_head, keys first .. first + block_k - 1.
-
-    Under a causal mask the first keys are seen by most rows: those blocks go out first.
-    """
+    """The key tile of this block: batch, kv_head, keys first .. first + block_k - 1."""
 
     def __init__(self, kernel: CudaKernel, block_k: int):
-        sizes, div, mod = signature_sizes(kernel.sig), tirx.truncdiv, tirx.truncmod
-        tiles = kernel.scalar(int32(sizes.blocks(sizes.seqlen_k, block_k)))
-        kv_heads = int32(sizes.kv_heads)
-        self.kv_head = kernel.scalar(mod(div(kernel.block, tiles), kv_heads))
-        self.batch = kernel.scalar(div(kernel.block, tiles * kv_heads))
-        self.group = kernel.scalar(div(int32(sizes.heads), kv_heads))
-        self.first = kernel.scalar(mod(kernel.block, tiles) * block_k)
+        sizes = signature_sizes(kernel.sig)
+        place = _place(kernel, key_work(sizes, block_k))
+        self.kv_head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
+        self.group = kernel.scalar(tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads)))
+        self.first = kernel.scalar(place["tile"] * block_k)
         self.keys = int32(sizes.seqlen_k)
         self.block_k = block_k
         name_registers(self)
@@ -124,6 +128,8 @@ def held(kernel: CudaKernel, visits: Visits, *names: str) -> Visits:
     return visits
 
 
-def int32(value):
-    """Lengths are checked to fit 31 bits."""
-    return tirx.Cast("int32", value)
+def _place(kernel: CudaKernel, work: Work) -> dict:
+    """What this block takes of ``work``, int32; the number of tiles is kept in a register."""
+    axes = {name: int32(extent) for name, extent in work.axes.items()}
+    axes["tile"] = kernel.scalar(axes["tile"])
+    return replace(work, axes=axes, arithmetic=TIR).place(kernel.block)

@@ -10,19 +10,21 @@ from .signature import Signature
 
 
 def int32(value):
-    """``value`` as int32: lengths are checked to fit 31 bits, masks and positions get half-width
-    lanes."""
-    if isinstance(value, int):
-        return tirx.const(value, "int32")
-    return value if value.ty.dtype == "int32" else tirx.Cast("int32", value)
+    """``value`` as int32, which lengths are checked to fit: positions get half-width lanes."""
+    is_narrow = isinstance(value, int) or value.ty.dtype == "int32"
+    return value if is_narrow else tirx.Cast("int32", value)
+
+
+def _expression(value):
+    return tirx.const(value, "int32") if isinstance(value, int) else value
 
 
 TIR = Arithmetic(
     minimum=tirx.min,
     maximum=tirx.max,
-    quotient=lambda a, b: tirx.truncdiv(int32(a), b),
-    remainder=lambda a, b: tirx.truncmod(int32(a), b),
-    select=lambda condition, a, b: tirx.Select(condition, int32(a), int32(b)),
+    quotient=lambda a, b: tirx.truncdiv(_expression(a), b),
+    remainder=lambda a, b: tirx.truncmod(_expression(a), b),
+    select=lambda condition, a, b: tirx.Select(condition, _expression(a), _expression(b)),
     either=tirx.Or,
 )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import visibility
+from ....definition.arithmetic import TIR, visibility
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
+from ....problem.work import Work
 from .backward_rows import delta_pass, dq_pass
 from .regions import whole
 from .staging import column_word, row_word
@@ -43,6 +44,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     BQp, BSp = BQ // pack, BS // pack
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     k_tiles = T.truncdiv(Sk + (BK - 1), BK)
+    workers = Work({"entry": B, "head": Hk, "part": copies}, arithmetic=TIR)
 
     delta_rows, dq_rows = delta_pass(), dq_pass()
 
@@ -64,18 +66,19 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         A: sig.own("dq_acc", copies=copies, rows=rows, head_dim_pad=Dl), softmax_scale: T.float32,
     ):  # fmt: skip
         delta_rows(O, dO, dL, delta_r, dim_v)
-        for t in T.serial(B * Hk * copies):
+        for t in T.serial(workers.count):
             with T.sblock("worker"):
-                vt = T.axis.spatial(B * Hk * copies, t)
+                vt = T.axis.spatial(workers.count, t)
                 rows_in = T.meta_var([Q, dO, delta_r, L, *[L_low] * with_low])
                 T.reads(whole([*rows_in, K, V]))
                 T.writes(whole([A, dK, dV]))
                 # Through memory: TVM puts a let's value into every use. A quotient is then divided
                 # again in each row, and its simplifier's time explodes with nested bounds.
                 place_of = T.sblock_alloc_buffer((3,), "int64")
-                place_of[0] = T.truncdiv(vt, Hk * copies)
-                place_of[1] = T.truncmod(T.truncdiv(vt, copies), Hk)
-                place_of[2] = T.truncmod(vt, copies)
+                share = T.meta_var(workers.place(vt))
+                place_of[0] = share["entry"]
+                place_of[1] = share["head"]
+                place_of[2] = share["part"]
                 b: T.let[T.int64] = place_of[0]
                 hk: T.let[T.int64] = place_of[1]
                 c: T.let[T.int64] = place_of[2]

@@ -7,10 +7,11 @@ import math
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import visibility
+from ....definition.arithmetic import TIR, visibility
 from ....definition.scores import FLOOR, SLACK, Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
+from ....problem.work import Work
 from .regions import whole
 from .staging import column_word, row_word
 from .tiles import ForwardTile
@@ -55,9 +56,12 @@ def streaming_forward(
         share: T.let[T.int64] = T.truncdiv(B * H * q_groups, tasks)
         per_tile: T.let[T.int64] = T.max(T.min(share, T.int64(G)), T.int64(1))
         q_blocks: T.let[T.int64] = T.truncdiv(q_groups + per_tile - 1, per_tile)
-        for t in T.serial(B * H * q_blocks):
+        # Last rows first: with a causal mask they take longest, and go out first.
+        axes = T.meta_var({"entry": B, "head": H, "tile": q_blocks})
+        work = T.meta_var(Work(axes, last_first=True, arithmetic=TIR))
+        for t in T.serial(work.count):
             with T.sblock("q_tile"):
-                vt = T.axis.spatial(B * H * q_blocks, t)
+                vt = T.axis.spatial(work.count, t)
                 T.reads(
                     Q[0:B, 0:Sq, 0:H, 0:dim],
                     K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
@@ -66,10 +70,10 @@ def streaming_forward(
                 T.writes(results)
                 # Through memory, see the backward.
                 place_of = T.sblock_alloc_buffer((3,), "int64")
-                place_of[0] = T.truncdiv(vt, H * q_blocks)
-                place_of[1] = T.truncmod(T.truncdiv(vt, q_blocks), H)
-                # Last rows first: with a causal mask they take longest, and go out first.
-                place_of[2] = (q_blocks - 1 - T.truncmod(vt, q_blocks)) * per_tile * R
+                place = T.meta_var(work.place(vt))
+                place_of[0] = place["entry"]
+                place_of[1] = place["head"]
+                place_of[2] = place["tile"] * per_tile * R
                 b: T.let[T.int64] = place_of[0]
                 h: T.let[T.int64] = place_of[1]
                 bound = T.meta_var(scores.at(b, h, softmax_scale))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import visibility
+from ....definition.arithmetic import TIR, visibility
 from ....definition.scores import FLOOR, Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
+from ....problem.work import Work
 from .regions import whole
 from .staging import padded
 
@@ -60,6 +61,8 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
     row_tiles = T.truncdiv(packed + (R - 1), R)
     chunks = T.truncdiv(Sk + (C - 1), C)
     all_rows = B * Hk * packed
+    axes = {"entry": B, "part": chunks, "tile": row_tiles, "head": Hk}
+    work = Work(axes, arithmetic=TIR)
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
@@ -69,9 +72,9 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
         chunk_m = T.sblock_alloc_buffer((all_rows, chunks), "float32")
         chunk_l = T.sblock_alloc_buffer((all_rows, chunks), "float32")
         chunk_acc = T.sblock_alloc_buffer((all_rows, chunks, Dv), "float32")
-        for t in T.serial(B * Hk * row_tiles * chunks):
+        for t in T.serial(work.count):
             with T.sblock("chunk"):
-                vt = T.axis.spatial(B * Hk * row_tiles * chunks, t)
+                vt = T.axis.spatial(work.count, t)
                 T.reads(
                     Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0:Hk, 0:dim], V[0:B, 0:Sk, 0:Hk, 0:dim_v]
                 )
@@ -82,12 +85,13 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                 )
                 # Kept in memory: TVM would copy the divisions into every index.
                 place = T.sblock_alloc_buffer((4,), "int64")
+                share = T.meta_var(work.place(vt))
                 with T.sblock("place"):
                     T.writes(place[0:4])
-                    place[0] = T.truncdiv(vt, Hk * row_tiles * chunks)
-                    place[1] = T.truncmod(vt, Hk)
-                    place[2] = T.truncmod(T.truncdiv(vt, Hk), row_tiles) * R
-                    place[3] = T.truncmod(T.truncdiv(vt, Hk * row_tiles), chunks)
+                    place[0] = share["entry"]
+                    place[1] = share["head"]
+                    place[2] = share["tile"] * R
+                    place[3] = share["part"]
                 b: T.let[T.int64] = place[0]
                 hk: T.let[T.int64] = place[1]
                 r0: T.let[T.int64] = place[2]

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.arithmetic import visibility
+from ...definition.arithmetic import TIR, int32, visibility
 from ...definition.scores import FLOOR, Scores
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
+from ...problem.work import Work
 from ...schedules.cuda.arch import CudaArch
 from ...schedules.cuda.builder import (
     WARP,
@@ -33,7 +34,7 @@ from ...schedules.cuda.program import CudaProgram, Launch, Sizes
 from ...schedules.cuda.shared_tile import shared_tile
 from ...schedules.cuda.softmax import quad_reduce
 from ...schedules.cuda.tensor_core import product_for
-from ...schedules.cuda.tiling import int32, round_up
+from ...schedules.cuda.tiling import round_up
 from .standard import half_reasons, masked_scores
 
 
@@ -125,7 +126,7 @@ class _Original:
         ]
 
     def _grid(self, sizes: Sizes):
-        return (sizes.heads * sizes.batch, 1, 1)
+        return (Work({"entry": sizes.batch, "head": sizes.heads}).count, 1, 1)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -141,8 +142,9 @@ class _Original:
         kernel, sig = self.kernel, self.sig
         heads = int32(sig.heads)
         self.rows, self.keys = int32(sig.seqlen_q), int32(sig.seqlen_k)
-        self.batch = kernel.scalar(tirx.truncdiv(kernel.block, heads))
-        self.head = kernel.scalar(tirx.truncmod(kernel.block, heads))
+        work = Work({"entry": int32(sig.batch), "head": heads}, arithmetic=TIR)
+        place = work.place(kernel.block)
+        self.batch, self.head = kernel.scalar(place["entry"]), kernel.scalar(place["head"])
         group = tirx.truncdiv(heads, int32(sig.kv_heads))
         self.kv_head = kernel.scalar(tirx.truncdiv(self.head, group))
         names = ("start", "count", "full_low", "full_high")

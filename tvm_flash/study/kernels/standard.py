@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from tvm import tirx
 
+from ...definition.arithmetic import int32
 from ...definition.scores import BoundScores, Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -20,7 +21,7 @@ from ...schedules.cuda.program import CudaProgram, Launch, Sizes
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
 from ...schedules.cuda.softmax import mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for
-from ...schedules.cuda.tiling import QueryTile, int32, key_visits, query_grid, round_up
+from ...schedules.cuda.tiling import QueryTile, key_visits, query_grid, round_up
 from .standard_softmax import softmax_launch, square
 
 

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ...definition.arithmetic import int32
 from ...definition.scores import FLOOR, Scores
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.builder import WARP, CudaKernel, Tensor, assign, loop, store, when
 from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.program import Launch, Sizes
-from ...schedules.cuda.tiling import QueryTile, int32, query_grid
+from ...schedules.cuda.tiling import QueryTile, query_grid
 
 _WARPS = 4
 # Keys of a row that a warp keeps in registers between its two passes, as PyTorch's softmax does up

@@ -1,0 +1,44 @@
+"""Which share of a problem each worker of a launch takes: a block of a grid, or a parallel task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import mul
+from typing import Any
+
+from .arithmetic import INTS, Arithmetic
+
+
+@dataclass(frozen=True)
+class Work:
+    """A grid: one worker for each place of its axes.
+
+    axes: extents by name, the slowest axis first; names are "entry" (of the batch), "head", "tile"
+    and "part" (of the keys). last_first: the last "tile" is taken first. Under a causal mask the
+    last rows see most keys: the launch then ends with short shares. Extents are ints, or
+    expressions that ``arithmetic`` knows.
+    """
+
+    axes: Mapping[str, Any]
+    last_first: bool = False
+    arithmetic: Arithmetic = INTS
+
+    @property
+    def count(self):
+        """How many workers there are."""
+        return reduce(mul, reversed(self.axes.values()))
+
+    def place(self, worker) -> dict[str, Any]:
+        """What worker number ``worker`` takes: an index by the name of each axis."""
+        a, slowest = self.arithmetic, next(iter(self.axes))
+        places, faster = {}, None
+        for name, extent in reversed(self.axes.items()):
+            index = worker if faster is None else a.quotient(worker, faster)
+            index = index if name == slowest else a.remainder(index, extent)
+            if name == "tile" and self.last_first:
+                index = extent - 1 - index
+            places[name] = index
+            faster = extent if faster is None else faster * extent
+        return places
