@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tvm_flash.bench.document import holds
 from tvm_flash.bench.markdown import complete, short
+from tvm_flash.bench.table import Table, words
 from tvm_flash.schedules.select import SCHEDULES
 from tvm_flash.tune import gains
 
@@ -44,7 +45,7 @@ def renewed() -> dict[Path, str]:
         parts.append((README, MEASURED, "\n\n".join(map(_short, documents))))
         parts.append((PAGE, CELLS, "\n\n".join(map(complete, documents))))
     if found := gains.gains(LOGS):
-        parts.append((TUNING, GAINS, gains.markdown(found)))
+        parts.append((TUNING, GAINS, "\n".join(gains.table(found).markdown())))
     texts: dict[Path, str] = {}
     for path, markers, measured in parts:
         text = texts.get(path) or (path.read_text(encoding="utf-8") if path.is_file() else "")
@@ -55,12 +56,12 @@ def renewed() -> dict[Path, str]:
 
 def spaces() -> str:
     """The knobs of every CPU schedule."""
-    rows = ["| schedule | knob | values | what it is |", "| --- | --- | --- | --- |"]
-    for name, schedule in SCHEDULES.items():
-        for knob in schedule.knobs:
-            values = ", ".join(map(str, knob.values))
-            rows.append(f"| {name} | `{knob.name}` | {values} | {knob.meaning} |")
-    return "\n".join(rows)
+    rows = [
+        (name, f"`{knob.name}`", ", ".join(map(str, knob.values)), knob.meaning)
+        for name, schedule in SCHEDULES.items()
+        for knob in schedule.knobs
+    ]
+    return "\n".join(Table("", words("schedule", "knob", "values", "what it is"), rows).markdown())
 
 
 def measured_documents(folder: Path) -> list[dict]:

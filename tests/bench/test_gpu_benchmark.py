@@ -1,41 +1,52 @@
-"""benchmarks/gpu.py as far as it goes without a GPU: what is timed, counted, written and drawn."""
+"""The suites of GPUs as far as they go without one: what is timed, counted, written and drawn."""
 
 import itertools
 import json
-import runpy
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from typer.testing import CliRunner
 
-import tvm_flash
-from tvm_flash.bench import Patience, Problem, Timing
+from tvm_flash import bench
+from tvm_flash.bench import (
+    correctness,
+    device,
+    gpu_host,
+    rows,
+    run,
+    suite,
+    tables,
+    timing,
+    verdicts,
+)
+from tvm_flash.bench.contenders import CONTENDERS, OURS, names_on
+from tvm_flash.bench.plot import draw
 from tvm_flash.cases import CORRECTNESS, make_inputs
+from tvm_flash.cli.app import app
+from tvm_flash.errors import TvmFlashError
 from tvm_flash.reference import attention_reference
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from gpu import clock, correctness, grid, machine, report, rows  # noqa: E402
-from gpu.contenders import CONTENDERS, Contender  # noqa: E402
-
-SMALL = Problem("float32", 16, 64, causal=True, batch=1, heads=2)
-THREE_ROUNDS = Patience(min_rounds=3, max_rounds=3, seconds=0.0)
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = bench.Problem("float32", 16, 64, causal=True, batch=1, heads=2)
+THREE_ROUNDS = bench.Patience(min_rounds=3, max_rounds=3, seconds=0.0)
 SMI = "NVIDIA H100 80GB HBM3, 570.86.15, 1980 MHz, 1980 MHz, 2619 MHz, 71.2 W, 700.00 W, [N/A]\n"
 
 
-def sdpa(problem, device):
+def sdpa(problem, where):
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
 
 
-def absent(problem, device):
+def absent(problem, where):
     raise ModuleNotFoundError("No module named 'triton'\nand more")
 
 
-def breaks_in_backward(problem, device):
+def breaks_in_backward(problem, where):
     class Broken(torch.autograd.Function):
         @staticmethod
         def forward(ctx, q, k, v):
@@ -49,34 +60,45 @@ def breaks_in_backward(problem, device):
 
 
 FAKES = (
-    Contender("tvm_flash", "bhsd", sdpa),
-    Contender("sdpa_flash", "bhsd", sdpa),
-    Contender("triton", "bhsd", absent),
-    Contender("flex", "bhsd", breaks_in_backward),
+    bench.Contender("tvm_flash", sdpa, "bhsd"),
+    bench.Contender("sdpa_flash", sdpa, "bhsd"),
+    bench.Contender("triton", absent, "bhsd"),
+    bench.Contender("flex", breaks_in_backward, "bhsd"),
 )
 
 
-def measured(contenders=FAKES, problem=SMALL):
-    return list(rows.measure(problem, contenders, clock.host_stopwatch, THREE_ROUNDS, "cpu"))
+@pytest.fixture
+def measured(monkeypatch):
+    """A forward and a backward row of made-up contenders, nobody of whom is required."""
+
+    def rows_of(contenders=FAKES, problem=SMALL):
+        monkeypatch.setattr(rows, "contenders_for", lambda problem, names: contenders)
+        return [rows.timed(problem, d, THREE_ROUNDS, required=()) for d in rows.DIRECTIONS]
+
+    return rows_of
 
 
 def test_the_grid_keeps_tokens_and_hidden_size():
-    problems = grid.problems("bfloat16")
+    cells = [c for c in bench.SUITES["gpu"].cells([1]) if c.kind == "time"]
+    problems = {c.problem for c in cells if c.problem.dtype == "bfloat16"}
     assert len(problems) == 3 * 2 * 6
     assert {p.batch * p.seqlen for p in problems} == {16384}
     assert {p.heads * p.head_dim for p in problems} == {2048}
-    assert len(grid.problems("bfloat16", **grid.QUICK)) == 8
+    quick = [c for c in bench.SUITES["gpu-quick"].cells([1]) if c.kind == "time"]
+    assert len({c.problem for c in quick}) == 8
+    assert {c.device for c in (*cells, *quick)} == {"cuda"}
+    assert {c.names for c in cells} == {names_on("cuda")}
 
 
 def test_flops_are_counted_as_flash_attention_does():
-    row = rows.Row(Problem("bfloat16", 128, 4096, False, 4, 16), "forward", {})
-    row.timings["tvm_flash"] = Timing(1.0, 0.0, 3)
-    assert row.tflops("tvm_flash") == 4 * 4 * 16 * 4096 * 4096 * 128 / 1e12
-    causal = rows.Row(Problem("bfloat16", 128, 4096, True, 4, 16), "backward", row.timings)
-    assert causal.tflops("tvm_flash") == row.tflops("tvm_flash") * 2.5 / 2
+    second = {"tvm_flash": timing.Timing(1.0, 0.0, 3)}
+    row = rows.Row(bench.Problem("bfloat16", 128, 4096, False, 4, 16), "forward", second)
+    assert row.gflops("tvm_flash") == 4 * 4 * 16 * 4096 * 4096 * 128 / 1e9
+    causal = rows.Row(bench.Problem("bfloat16", 128, 4096, True, 4, 16), "backward", second)
+    assert causal.gflops("tvm_flash") == row.gflops("tvm_flash") * 2.5 / 2
 
 
-def test_a_contender_that_fails_is_named_and_the_others_go_on():
+def test_a_contender_that_fails_is_named_and_the_others_go_on(measured):
     forward, backward = measured()
     assert set(forward.timings) == {"tvm_flash", "sdpa_flash", "flex"}
     assert forward.missing == {"triton": "ModuleNotFoundError: No module named 'triton'"}
@@ -85,17 +107,26 @@ def test_a_contender_that_fails_is_named_and_the_others_go_on():
     assert forward.difference == {"tvm_flash": 0.0, "sdpa_flash": 0.0, "flex": 0.0}
 
 
-def test_without_us_there_are_no_ratios():
-    (forward, _) = measured((Contender("tvm_flash", "bshd", absent), *FAKES[1:2]))
+def test_without_us_there_are_no_ratios(measured):
+    forward, _ = measured((bench.Contender("tvm_flash", absent, "bshd"), *FAKES[1:2]))
     assert forward.to_json()["ratio"] == {"sdpa_flash": None}
 
 
-def test_a_wrong_result_shows():
-    def wrong(problem, device):
-        return lambda q, k, v: sdpa(problem, device)(q, k, v) * 1.5
+def test_who_is_required_is_not_missing(monkeypatch):
+    without_us = (bench.Contender("tvm_flash", absent, "bshd"), *FAKES[1:2])
+    monkeypatch.setattr(rows, "contenders_for", lambda problem, names: without_us)
+    with pytest.raises(ModuleNotFoundError, match="triton"):
+        rows.timed(SMALL, "forward", THREE_ROUNDS)
 
-    forward, _ = measured((*FAKES[:2], Contender("triton", "bhsd", wrong)))
+
+def test_a_wrong_result_shows(measured):
+    def wrong(problem, where):
+        return lambda q, k, v: sdpa(problem, where)(q, k, v) * 1.5
+
+    forward, _ = measured((*FAKES[:2], bench.Contender("triton", wrong, "bhsd")))
     assert forward.difference["triton"] > 0.1
+    with pytest.raises(TvmFlashError, match="our result is not sdpa_flash's"):
+        measured((bench.Contender("tvm_flash", wrong, "bhsd"), FAKES[1]))
 
 
 def test_who_fails_while_it_is_timed_leaves_the_round():
@@ -105,44 +136,57 @@ def test_who_fails_while_it_is_timed_leaves_the_round():
         if next(ticks) == 1:
             raise RuntimeError("out of memory")
 
-    calls = {"a": lambda: None, "b": fails_later}
-    timings, failed = clock.interleaved(calls, clock.host_stopwatch, THREE_ROUNDS)
+    calls, failed = {"a": lambda: None, "b": fails_later}, {}
+    warm = dict.fromkeys(calls, 1.0)
+    timings = timing.interleaved(calls, THREE_ROUNDS, warm=warm, failed=failed)
     assert failed == {"b": "RuntimeError: out of memory"}
     assert timings["a"].rounds == 3 and "b" not in timings
+
+
+def test_who_fails_with_nobody_to_note_it_ends_the_timing():
+    def fails(repeats):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        timing.in_turns({"a": fails}, {"a": 1}, lambda samples, turns: True)
+    noted = {}
+    assert timing.in_turns({"a": fails}, {"a": 1}, lambda samples, turns: False, noted) == {}
+    assert noted == {"a": "RuntimeError: out of memory"}
 
 
 def test_contenders_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    clock.interleaved(calls, clock.host_stopwatch, THREE_ROUNDS)
+    timing.interleaved(calls, THREE_ROUNDS, warm=dict.fromkeys(calls, 1.0))
     assert "".join(order) == "abcbcacab"
 
 
 def test_warm_up_ends_when_the_time_is_steady():
-    drifting = itertools.chain([3.0] * clock.WINDOW, [2.0] * clock.WINDOW, itertools.repeat(1.0))
-    assert clock.settle(lambda call: next(drifting), None, seconds=60) == 4 * clock.WINDOW
+    window = timing.WINDOW
+    drifting = itertools.chain([3.0] * window, [2.0] * window, itertools.repeat(1.0))
+    assert timing.settle(lambda call, _: next(drifting), None, seconds=60) == 4 * window
 
 
 def test_every_contender_has_a_name_of_its_own():
-    assert len({c.name for c in CONTENDERS}) == len(CONTENDERS) == 7
+    assert len({c.name for c in CONTENDERS}) == len(CONTENDERS)
+    assert len(names_on("cuda")) == 7 and names_on("cuda")[0] == OURS
 
 
-@pytest.mark.parametrize("name", ["sdpa_flash", "sdpa_cudnn", "flex", "triton", "triton_tma"])
-def test_contenders_of_a_gpu_are_missing_on_a_cpu_or_work(name):
+@pytest.mark.parametrize("name", ["sdpa_flash", "sdpa_cudnn", "triton", "triton_tma"])
+def test_contenders_of_a_gpu_are_missing_on_a_cpu_or_work(name, measured):
     contender = next(c for c in CONTENDERS if c.name == name)
-    if name == "flex":
-        pytest.skip("torch.compile takes long")
-    problem = Problem("bfloat16", 64, 128, causal=True, batch=1, heads=2)
+    problem = bench.Problem("bfloat16", 64, 128, causal=True, batch=1, heads=2)
     forward, backward = measured((contender,), problem)
     assert len(forward.timings) + len(forward.missing) == 1
     assert len(backward.timings) + len(backward.missing) == 1
 
 
 def test_what_nvidia_smi_says():
-    found = machine.parse_clocks(SMI)
+    found = gpu_host.parse_clocks(SMI)
     assert found["driver"] == "570.86.15" and found["sm_clock_max"] == "1980 MHz"
     assert "temperature" not in found
-    assert machine.describe("cpu")["versions"]["torch"]
+    assert gpu_host.installed_versions().keys() <= set(gpu_host.PACKAGES)
+    assert bench.described_host()["torch"]
 
 
 def case(name: str):
@@ -156,10 +200,12 @@ def test_the_reference_passes_the_error_rule(name):
         out, lse = attention_reference(*tensors, **variant, upcast=torch.float64)
         return out.to(dtype), lse.float()
 
-    assert correctness.check(case(name), True, "cpu", exact) == []
+    assert all(held.ok for held in correctness.check(case(name), True, "cpu", exact))
+    found = correctness.case_row(case(name), None, "cpu", exact)
+    assert found["right"] and set(found["errors"]) == {"out", "lse", "dq", "dk", "dv"}
 
 
-def test_wrong_unwritten_and_broken_results_fail():
+def test_wrong_unwritten_and_broken_results_fail(tmp_path):
     def off(*tensors, return_lse, **variant):
         out, lse = attention_reference(*tensors, **variant)
         return out * 1.01, lse
@@ -171,13 +217,23 @@ def test_wrong_unwritten_and_broken_results_fail():
     def broken(*tensors, **options):
         raise RuntimeError("CUDA error: misaligned address")
 
-    failed = correctness.check(case("f32_full"), True, "cpu", off)
-    assert {f.result for f in failed} == {"out", "dq", "dk", "dv"}
-    assert "out" in {f.result for f in correctness.check(case("f32_full"), False, "cpu", unwritten)}
-    (failure,) = correctness.check(case("f32_full"), False, "cpu", broken)
-    assert failure.message == "RuntimeError: CUDA error: misaligned address"
-    lines = list(report.failure_table([*failed, failure]))
-    assert "misaligned" in lines[-1] and ">" in lines[0]
+    failed = {h.result for h in correctness.check(case("f32_full"), True, "cpu", off) if not h.ok}
+    assert failed == {"out", "dq", "dk", "dv"}
+    held = correctness.check(case("f32_full"), False, "cpu", unwritten)
+    assert "out" in {h.result for h in held if not h.ok}
+    with pytest.raises(RuntimeError, match="misaligned"):
+        correctness.check(case("f32_full"), False, "cpu", broken)
+    cell = next(c for c in bench.SUITES["gpu"].cells([1]) if c.case == "f32_full")
+    head = run.cell_head(cell)
+    wrong = [{**head, **correctness.case_row(case("f32_full"), None, "cpu", f)}
+             for f in (off, unwritten)]  # fmt: skip
+    json.dumps(wrong, allow_nan=False)
+    wrong.append({**head, "error": "RuntimeError: CUDA error: misaligned address"})
+    assert [verdicts.state(one) for one in wrong] == ["wrong", "wrong", "failed"]
+    lines = [row[-1] for row in tables.case_table("correctness", wrong).rows]
+    assert "misaligned" in lines[-1] and "exceeds" in lines[0]
+    assert any("error inf exceeds" in line for line in lines)
+    assert "2 wrong" in verdicts.counted(wrong)
 
 
 def test_poison():
@@ -188,16 +244,16 @@ def test_poison():
 @pytest.mark.parametrize("view", ["bhsd", "packed", "every_other"])
 def test_inputs_keep_their_strides_on_the_device(view):
     inputs = make_inputs(case(f"view_{view}"))
-    moved = correctness.on_device(inputs, "meta")
+    moved = device.inputs_on(inputs, "meta")
     assert [x.stride() for x in moved[:4]] == [x.stride() for x in inputs[:4]]
     assert not inputs.q.is_contiguous() and moved.q.device.type == "meta"
-    copied = correctness.on_device(inputs, "cpu")
+    copied = device.inputs_on(inputs, "cpu")
     assert torch.equal(copied.k, inputs.k)
 
 
 def test_captured_tensors_go_to_the_device():
     inputs = make_inputs(case("everything"))
-    moved = correctness.on_device(inputs, "meta").variant
+    moved = device.inputs_on(inputs, "meta").variant
     found = [moved["alibi_slopes"]]
     for name in ("score_mod", "mask_mod"):
         found += [cell.cell_contents for cell in moved[name].__closure__]
@@ -209,42 +265,115 @@ def test_only_what_the_library_serves_is_checked():
     full, causal = case("f32_full"), case("f32_gqa")
     kernels = [SimpleNamespace(spec=full.spec, direction=d) for d in ("forward", "backward")]
     kernels.append(SimpleNamespace(spec=causal.spec, direction="forward"))
-    listed = dict(correctness.served([full, causal, case("softcap")], kernels))
-    assert listed == {full: True, causal: False}
+    library = SimpleNamespace(kernels=kernels)
+    assert set(correctness.directions_of(full, library)) == {"forward", "backward"}
+    assert set(correctness.directions_of(causal, library)) == {"forward"}
+    assert not correctness.directions_of(case("softcap"), library)
+    found = correctness.case_row(case("softcap"), library, "cpu")
+    assert "no kernel" in found["skipped"]
+    forward = correctness.case_row(causal, library, "cpu")
+    assert set(forward["errors"]) == {"out", "lse"} and forward["right"]
 
 
-def test_the_command_writes_a_document_and_a_plot(tmp_path, monkeypatch, capsys):
+def one_of_each(threads):
+    names = ("tvm_flash", "sdpa_flash", "triton", "flex")
+    some = [c for c in bench.SUITES["gpu"].cells([1]) if c.case in ("softcap", "f32_full")]
+    for cell in some:
+        yield replace(cell, threads=threads)
+    for direction in rows.DIRECTIONS:
+        yield bench.Cell("lengths", SMALL, direction, threads, names=names)
+
+
+def test_the_command_writes_a_document_and_a_plot(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    script = runpy.run_path(str(BENCHMARKS / "gpu.py"))
-    shared = script["main"].__globals__
-    monkeypatch.setattr(tvm_flash, "load", lambda path: SimpleNamespace(kernels=[]))
-    monkeypatch.setitem(shared, "CONTENDERS", FAKES)
-    monkeypatch.setattr(grid, "problems", lambda dtype, **sizes: [SMALL])
-    monkeypatch.setattr(clock, "HASTE", THREE_ROUNDS)
-    out = tmp_path / "results.json"
-    arguments = ["--library", "none", "--out", str(out), "--quick", "--device", "cpu"]
-    assert script["main"](arguments) == 0
+    monkeypatch.setattr(rows, "contenders_for", lambda problem, names: FAKES)
+    monkeypatch.setattr(run, "measure_floors", lambda threads, quick: floors())
+    served = [SimpleNamespace(spec=case("f32_full").spec, direction="forward")]
+    library = SimpleNamespace(kernels=served, manifest=SimpleNamespace(sha256="f" * 64), path=None)
+    monkeypatch.setattr("tvm_flash.runtime.loader.load", lambda path: library)
+    sections = bench.SUITES["gpu-quick"].sections
+    sections = (sections[0], bench.Section("lengths", "two cells", one_of_each))
+    small = bench.Suite("gpu-quick", sections[1:], THREE_ROUNDS, device="cpu")
+    small = replace(small, sections=(replace(sections[0], cells=lambda n: ()), *small.sections))
+    monkeypatch.setitem(bench.SUITES, "gpu-quick", small)
+    out, picture = tmp_path / "results.json", tmp_path / "results.svg"
+    arguments = ["bench", "--suite", "gpu", "--quick", "--artifact", "none", "--threads", "1"]
+    arguments += ["--json", str(out), "--plot", str(picture)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, f"{done.output} {done.exception!r}"
     document = json.loads(out.read_text())
-    assert [row["direction"] for row in document["rows"]] == ["forward", "backward"]
-    assert document["rows"][0]["contenders"]["tvm_flash"]["tflops"] > 0
-    assert document["options"]["quick"] == "True"
-    assert document["correctness"]["checked"] == []
-    assert {p.name for p in tmp_path.glob("*.svg")} == {
-        "results_forward.svg",
-        "results_backward.svg",
-    }
-    assert "triton -" in capsys.readouterr().out
+    timed = [cell for cell in document["cells"] if "seconds" in cell]
+    assert [cell["direction"] for cell in timed] == ["forward", "backward"]
+    assert timed[0]["gflops"]["tvm_flash"] > 0 and timed[0]["missing"].keys() == {"triton"}
+    assert {cell["kernels"] for cell in document["cells"]} == {"f" * 12}
+    checked = {c["case"]: c for c in document["cells"] if c["kind"] == "case"}
+    assert checked["f32_full"]["right"] and "skipped" in checked["softcap"]
+    assert picture.read_bytes() and "triton -" in done.output
+
+
+def floors():
+    return bench.Floors(1, "host", {"float32": 100.0}, 10.0, 0.01)
+
+
+def test_a_wrong_case_is_exit_status_1(monkeypatch):
+    monkeypatch.setattr(run, "case_row", lambda *_: {"right": False, "errors": {}})
+    section = bench.Section("correctness", "cases", lambda n: list(one_of_each(n))[:1], True)
+    small = bench.Suite("gpu-quick", (section,), THREE_ROUNDS, device="cpu")
+    monkeypatch.setitem(bench.SUITES, "gpu-quick", small)
+    done = CliRunner().invoke(app, ["bench", "--suite", "gpu-quick"])
+    assert done.exit_code == 1 and "1 wrong" in done.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_suite_says_so():
+    done = CliRunner().invoke(app, ["bench", "--suite", "gpu"])
+    assert done.exit_code == 2 and "no CUDA device" in done.output
+
+
+def gpu_document(problems, **seconds):
+    """A document of forwards on a GPU, ``seconds`` by contender at 1e15 flop/s."""
+    document = bench.Document(bench.SUITES["gpu"], {**bench.described_host(), **GPU})
+    document.runs.append({"started": "now", "load_average": None, "cores": 2})
+    for problem in problems:
+        cell = bench.Cell("lengths", problem, "forward", 1, names=tuple(seconds), device="cuda")
+        timings = {
+            name: timing.Timing(problem.flops("forward") / 1e15 * factor, 0.01, 9)
+            for name, factor in seconds.items()
+            if name == OURS or problem.seqlen < 8192
+        }
+        found = rows.Row(problem, "forward", timings, {}, {"triton": "no"}).to_json()
+        found |= run.verdict(cell, found, THREE_ROUNDS)
+        document.cells[cell.key] = {**run.cell_head(cell), **found, "others": None}
+    return document.to_json()
+
+
+GPU = {"gpu": "Some GPU", "capability": "9.0"}
+PROBLEMS = suite.gpu_problems("bfloat16", (64, 128, 256), (512, 4096, 16384))
 
 
 def test_plot_of_samples(tmp_path):
     pytest.importorskip("matplotlib")
-    found = report.Report(machine.describe("cpu"), {})
-    for problem in grid.problems("bfloat16"):
-        timings = {"tvm_flash": Timing(problem.flops("forward") / 5e14, 0.01, 9)}
-        if problem.seqlen < 8192:
-            timings["flex"] = Timing(problem.flops("forward") / 3e14, 0.01, 9)
-        found.rows.append(rows.Row(problem, "forward", timings, {"triton": "no"}))
-    found.write(tmp_path / "fake.json")
-    (file,) = report.plot(found.to_json(), tmp_path / "fake.svg")
-    text = file.read_text(encoding="utf-8")
-    assert text.count("<!-- D=") == 6
+    draw(gpu_document(PROBLEMS, tvm_flash=2.0, flex=3.0), tmp_path / "fake.svg")
+    text = (tmp_path / "fake.svg").read_text(encoding="utf-8")
+    assert text.count("<!-- D=") == 6 and "Some GPU" in text
+
+
+def test_a_gpu_is_compared_with_the_fastest_of_the_others():
+    data = gpu_document(PROBLEMS[:2], tvm_flash=2.0, flex=3.0, sdpa_cudnn=1.0)
+    (table,) = tables.section_tables(data["cells"], data["sections"])
+    row = dict(zip((c.name for c in table.columns), table.rows[0], strict=True))
+    assert row["on"] == "cuda" and row["other"].startswith("sdpa_cudnn")
+    assert row["ratio"] == "0.50" and "flex 1.50" in row["all ratios"]
+    assert "triton -" in row["all ratios"] and row["problem"].endswith("forward")
+
+
+def test_the_command_needs_neither_tvm_nor_a_compiler():
+    code = (
+        "import sys; sys.modules['tvm'] = None; sys.modules['triton'] = None\n"
+        "from tvm_flash.bench import SUITES, Runner, Document, described_host\n"
+        "from tvm_flash.bench import plot, tables, run, correctness\n"
+        "import tvm_flash.cli.app\n"
+        "assert SUITES['gpu'].cells([1]) and described_host()['tvm_flash']\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -91,7 +91,7 @@ def test_odd_subjects_of_verify(subject, monkeypatch, tmp_path):
 
 
 BENCH = {
-    "format": bench_library.document.FORMAT, "suite": "quick", "sections": {}, "runs": [],
+    "format": bench_library.FORMAT, "suite": "quick", "sections": {}, "runs": [],
     "floors": [], "cells": [],
 }  # fmt: skip
 

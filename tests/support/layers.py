@@ -64,7 +64,7 @@ LAYERS = (
     Layer(
         "measure",
         ("bench",),
-        "times, memory, floors and targets beside SDPA; on GPUs `benchmarks/gpu.py`",
+        "times, memory, floors and targets beside SDPA; on GPUs the error rule too",
     ),
     Layer(
         "search",

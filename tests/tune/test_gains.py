@@ -6,7 +6,7 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format
 from tvm_flash.schedules.select import space_of
 from tvm_flash.schedules.target import cpu_target
-from tvm_flash.tune.gains import gains, markdown
+from tvm_flash.tune.gains import gains, table
 from tvm_flash.tune.sizes import SIZES
 from tvm_flash.tune.trial import SearchTask, Trial
 from tvm_flash.tune.trial_log import Step, TrialLog
@@ -47,9 +47,9 @@ def test_gains_are_those_of_the_last_measurement(tmp_path):
     assert (first.spec.dtype, first.text) == ("float32", "1.250 ± 0.000")
     assert (first.trials, first.failures, first.last_win) == (5, 1, 4)
     assert (second.spec.dtype, second.text, second.last_win) == ("bfloat16", "none", 0)
-    table = markdown([first, second]).splitlines()
-    assert table[2] == "| f32_d64 | forward | long | 100 | 1.250 ± 0.000 | 5 | 1 | trial 4 |"
-    assert table[3].endswith("| none | 5 | 0 | - |")
+    lines = table([first, second]).markdown()
+    assert lines[2] == "| f32_d64 | forward | long | 100 | 1.250 ± 0.000 | 5 | 1 | trial 4 |"
+    assert lines[3].endswith("| none | 5 | 0 | - |")
 
 
 def test_the_latest_search_of_a_kernel_counts(tmp_path):

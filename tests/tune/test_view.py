@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 from tune_search import Toy, toy_task
 
-from tvm_flash.cli import tune_cuda
+from tvm_flash.cli import show_table, tune_cuda
+from tvm_flash.cli.show_table import drawn
 from tvm_flash.cli.tune_tables import Found, found_lines, found_table, gain_text
 from tvm_flash.cli.tune_view import LiveView, PlainView, changes, clock_text, differences
 from tvm_flash.errors import UnsupportedSpec
@@ -81,7 +82,7 @@ def test_time_left_counts_new_trials_alone(monkeypatch):
 
 def table_of(*found):
     console = screen(False)
-    console.print(found_table(found))
+    console.print(drawn(found_table(found), 120))
     return console.file.getvalue()
 
 
@@ -123,7 +124,7 @@ def test_a_ranking_is_labelled_as_such(monkeypatch, tmp_path):
     from tvm_flash.tune.analytical import cuda
 
     console, asked = screen(False), []
-    monkeypatch.setattr(tune_cuda, "console", console)
+    monkeypatch.setattr(show_table, "console", console)
     monkeypatch.setattr(cuda, "rank_cuda", lambda *known: asked.append(known) or DOCUMENT)
     spec = AttentionSpec(dtype="float16", head_dim=64)
     tune_cuda.rank_on_cuda([spec, spec], ["forward"], "cuda:sm_80,sm_90", 5, 3, tmp_path)
@@ -139,7 +140,7 @@ def test_an_architecture_without_a_model(monkeypatch, tmp_path):
     from tvm_flash.tune.analytical import cuda
 
     asked = []
-    monkeypatch.setattr(tune_cuda, "console", screen(False))
+    monkeypatch.setattr(show_table, "console", screen(False))
     monkeypatch.setattr(cuda, "rank_cuda", lambda *known: asked.append(known[2].name) or DOCUMENT)
     specs = [AttentionSpec(dtype="float16", head_dim=64)]
     with pytest.raises(UnsupportedSpec, match="no analytical model of sm_100"):

@@ -1,49 +1,32 @@
-"""Speed and memory of our kernels beside torch's SDPA and naive attention.
+"""Speed and memory of our kernels beside others: torch's SDPA, naive attention, GPU libraries.
 
 ``SUITES`` says what is measured, ``Runner`` measures it into a ``Document``; ``measure`` times one
 ``Problem``.
 """
 
-from .contenders import CONTENDERS, Contender, contenders_for
-from .document import FORMAT, Document, read
-from .floors import Floors, measure_floors
-from .host import Host, describe, sentence
-from .memory import extra_bytes
-from .problems import MEMORY_SEQLENS, Problem, memory_problems
-from .rows import Row, measure, timed
-from .run import Runner, described_host, kernels_digest, pending
-from .suite import SUITES, Cell, Section, Suite, Target
-from .timing import Patience, Timing, interleaved
+from __future__ import annotations
 
-__all__ = [
-    "CONTENDERS",
-    "FORMAT",
-    "MEMORY_SEQLENS",
-    "SUITES",
-    "Cell",
-    "Contender",
-    "Document",
-    "Floors",
-    "Host",
-    "Patience",
-    "Problem",
-    "Row",
-    "Runner",
-    "Section",
-    "Suite",
-    "Target",
-    "Timing",
-    "contenders_for",
-    "describe",
-    "described_host",
-    "extra_bytes",
-    "interleaved",
-    "kernels_digest",
-    "measure",
-    "measure_floors",
-    "memory_problems",
-    "pending",
-    "read",
-    "sentence",
-    "timed",
-]
+import importlib
+
+# Found at first use: most need torch, which `tvm-flash doctor` may be asked about.
+_EXPORTS = {
+    "contenders": ("CONTENDERS", "EVERYBODY", "Contender", "contenders_for"),
+    "document": ("FORMAT", "Document", "read"),
+    "floors": ("Floors", "measure_floors"),
+    "host": ("Host", "describe", "sentence"),
+    "memory": ("extra_bytes",),
+    "problems": ("MEMORY_SEQLENS", "Problem", "memory_problems"),
+    "rows": ("Row", "measure", "timed"),
+    "run": ("Runner", "described_host", "kernels_digest", "pending"),
+    "suite": ("SUITES", "Cell", "Section", "Suite", "Target"),
+    "timing": ("Patience", "Timing", "interleaved"),
+}
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

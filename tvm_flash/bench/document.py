@@ -17,8 +17,8 @@ FORMAT = 2
 _LIMIT = 2**28
 
 # A run continues a file only where all of these are the same.
-MACHINE = ("cpu", "features", "system")
-SOFTWARE = ("python", "torch", "tvm", "tvm_ffi", "tvm_flash")
+MACHINE = ("cpu", "features", "system", "gpu")
+SOFTWARE = ("python", "torch", "tvm", "tvm_ffi", "tvm_flash", "driver", "versions")
 
 
 class Document:
@@ -75,8 +75,8 @@ class Document:
 
     def judged(self, cell: dict) -> dict:
         """``cell`` with its share of the floors, ``floor_seconds``, ``of_floor`` and "bound"."""
-        floor = self.floors.get((cell["threads"], "avx2" if cell["kind"] == "avx2" else "host"))
-        if floor is None or "seconds" not in cell:
+        floor = self.floors.get(floor_key(cell["kind"], cell["threads"], cell.get("device", "cpu")))
+        if floor is None or "tvm_flash" not in cell.get("seconds", ()):
             return cell
         rates = floor["matmul_gflops"]
         # Where a dtype has no products of its own, float32's are the better way: the faster is what
@@ -98,6 +98,13 @@ class Document:
         text = json.dumps(self.to_json(), indent=1, allow_nan=False)
         with replacing(self.path) as draft:
             draft.write_text(text + "\n", encoding="utf-8")
+
+
+def floor_key(kind: str, threads: int, device: str = "cpu") -> tuple[int, str]:
+    """The floors that a cell is compared with: a document's "threads" and "isa"."""
+    if device != "cpu":
+        return threads, device
+    return threads, "avx2" if kind == "avx2" else "host"
 
 
 def read(path: Path) -> dict:
@@ -136,9 +143,9 @@ def differences(data: dict, suite: str, host: dict) -> list[str]:
     """Why a run of ``suite`` on ``host`` does not belong into the document ``data``."""
     theirs = data["host"]
     reasons = [
-        f"it was measured with {name} {theirs.get(name)}, here is {host[name]}"
+        f"it was measured with {name} {theirs.get(name)}, here is {host.get(name)}"
         for name in (*MACHINE, *SOFTWARE)
-        if theirs.get(name) != host[name]
+        if theirs.get(name) != host.get(name)
     ]
     if data["suite"] != suite:
         reasons.insert(0, f"it holds the suite {data['suite']}, not {suite}")

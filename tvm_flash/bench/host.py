@@ -66,8 +66,9 @@ def sentence(host: dict) -> str:
     """One line for the head of a table, from ``Host.to_json()``."""
     features = ", ".join(host["features"]) or "no vector extensions known"
     threads = f", {host['threads']} threads" if "threads" in host else ""
+    gpu = f"{host['gpu']} (compute capability {host['capability']}); " if "gpu" in host else ""
     return (
-        f"{host['cpu']}, {host['cores']} cores{threads} ({features}); "
+        f"{gpu}{host['cpu']}, {host['cores']} cores{threads} ({features}); "
         f"torch {host['torch']}, {host['date']}"
     )
 

@@ -1,4 +1,7 @@
-"""The picture of a run: how many times faster than SDPA, cell by cell, beside the targets."""
+"""The picture of a run: how many times faster than SDPA, cell by cell, beside the targets.
+
+That of a GPU's run has everybody's TFLOP/s instead (``plot_lengths``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
 from .host import sentence
+from .plot_lengths import length_figure
 
 # Okabe and Ito's colours, told apart by everybody.
 _FULL, _CAUSAL, _OTHER, _TARGET, _INK = "#56B4E9", "#0072B2", "#009E73", "#D55E00", "#333333"
@@ -41,6 +45,9 @@ def draw(data: dict, path: Path) -> None:
     timed = [cell for cell in data["cells"] if "ratio" in cell]
     if not timed:
         raise TvmFlashError("nothing to draw: no cell was timed")
+    if not any("sdpa" in cell["ratio"] for cell in timed):
+        length_figure(timed, sentence(data["host"])).savefig(path, dpi=130)
+        return
     main = [cell for cell in timed if cell["section"] == "main"]
     columns = _columns([cell for cell in timed if cell["section"] != "main"])
     rows = max(map(len, columns))

@@ -112,9 +112,12 @@ class Problem:
 
     @classmethod
     def of(cls, case: Case) -> Problem:
-        """The problem of a listed case of self attention."""
-        causal = bool(case.variant.get("causal", False))
-        return cls(case.dtype, case.head_dim, case.seqlen_k, causal, case.batch, case.heads)
+        """The sizes of a listed case; of its variant a causal mask on as many rows as keys."""
+        c, kv_heads = case, None if case.kv_heads == case.heads else case.kv_heads
+        queries = None if c.seqlen_q == c.seqlen_k else c.seqlen_q
+        causal = bool(c.variant.get("causal", False)) and queries is None
+        sizes = (c.batch, c.heads, kv_heads, queries)
+        return cls(c.dtype, c.head_dim, c.seqlen_k, causal, *sizes)
 
     def _q_bytes(self) -> int:
         return self.batch * self.heads * self.queries * self.head_dim * self._item_bytes()

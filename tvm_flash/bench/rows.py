@@ -2,52 +2,68 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from ..errors import TvmFlashError
-from .contenders import EVERYBODY, Prepared, contenders_for
+from .contenders import EVERYBODY, OURS, Prepared, contenders_for
+from .device import release, stopwatch_of, wait
 from .problems import Problem
-from .timing import Patience, Timing, interleaved
+from .timing import Patience, Timing, interleaved, reason, settle
 
 DIRECTIONS = ("forward", "backward")
 
-# Ours from SDPA's result, over the largest value in it. Wide enough for honest rounding of
+# Ours from another's result, over the largest value in that. Wide enough for honest rounding of
 # gradients; a kernel that computes something else is far outside.
 AGREEMENT = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 1e-1}
 
 # A first call that lasted less may have compiled; the second tells how long a call takes.
 LONG_SECONDS = 10.0
 
+Tensors = list[torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Row:
-    """Timings of one problem in one direction; ``max_difference`` is ours from SDPA's result."""
+    """Timings of one problem in one direction.
+
+    difference: largest absolute difference of a contender's results from those of the first that
+    ran, which is ours wherever ours did. missing: why a contender has no timing.
+    """
 
     problem: Problem
     direction: str  # one of DIRECTIONS
     timings: dict[str, Timing]
-    max_difference: float
+    difference: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
     def ratio(self, other: str) -> float | None:
-        """How many times faster than ``other`` we are; None if it was not run."""
-        if other not in self.timings:
+        """How many times faster than ``other`` we are; None if either was not run."""
+        if other not in self.timings or OURS not in self.timings:
             return None
-        return self.timings[other].median / self.timings["tvm_flash"].median
+        return self.timings[other].median / self.timings[OURS].median
+
+    def gflops(self, name: str) -> float:
+        """As FlashAttention counts them."""
+        return self.problem.flops(self.direction) / self.timings[name].median / 1e9
 
     def to_json(self) -> dict:
         """What a cell of the document says of timings."""
-        flops = self.problem.flops(self.direction)
+        others = [name for name in self.difference if name != OURS]
         return {
             "seconds": {name: timing.median for name, timing in self.timings.items()},
             "spread": {name: timing.spread for name, timing in self.timings.items()},
-            "rounds": max(timing.rounds for timing in self.timings.values()),
-            "gflops": {name: flops / t.median / 1e9 for name, t in self.timings.items()},
-            "ratio": {name: self.ratio(name) for name in self.timings if name != "tvm_flash"},
-            "max_difference": self.max_difference,
+            "rounds": max((timing.rounds for timing in self.timings.values()), default=0),
+            "gflops": {name: self.gflops(name) for name in self.timings},
+            "ratio": {name: self.ratio(name) for name in self.timings if name != OURS},
+            "max_difference": self.difference[others[0]] if others else None,
+            # JSON has no infinity: null is a difference without bound.
+            "difference": {n: d if math.isfinite(d) else None for n, d in self.difference.items()},
+            "missing": self.missing,
         }
 
 
@@ -58,49 +74,110 @@ def measure(problem: Problem, patience: Patience) -> Iterator[Row]:
 
 
 def timed(
-    problem: Problem, direction: str, patience: Patience, names: tuple[str, ...] = EVERYBODY
+    problem: Problem,
+    direction: str,
+    patience: Patience,
+    names: Sequence[str] = EVERYBODY,
+    device: str = "cpu",
+    required: Sequence[str] = (OURS, "sdpa"),
 ) -> Row:
     """The contenders ``names`` side by side, on equal inputs.
 
-    Raises TvmFlashError when our result is not SDPA's.
+    One that raises is missing, and the rest go on; of those ``required`` it is raised. Raises
+    TvmFlashError when our result is not that of the first of the others.
     """
-    prepared = {c.name: Prepared(c, problem) for c in contenders_for(problem, names)}
+    missing: dict[str, str] = {}
+    stopwatch = stopwatch_of(device)
     with torch.set_grad_enabled(direction == "backward"):
-        if direction == "backward":
-            for one in prepared.values():
-                one.record()
-        calls = {name: getattr(one, direction) for name, one in prepared.items()}
-        results, warm = {}, {}
-        for name, one in prepared.items():
-            result, warm[name] = warmed_up(calls[name])
-            if name != "naive":
-                results[name] = [one.to_bshd(x) for x in _as_tuple(result)]
-        difference = _difference(problem, results["tvm_flash"], results["sdpa"])
-        del results, result
-        return Row(problem, direction, interleaved(calls, patience, warm=warm), difference)
+        prepared = _prepared(problem, direction, names, device, required, missing)
+        difference, warm = _first_calls(prepared, direction, device, required, missing)
+        calls = {name: getattr(prepared[name], direction) for name in warm}
+        if device == "cuda" and calls:
+            settle(stopwatch, next(iter(calls.values())), patience.seconds)
+        timings = interleaved(calls, patience, warm=warm, stopwatch=stopwatch, failed=missing)
+    for name in required:
+        if name in missing:
+            raise TvmFlashError(f"{name}: {missing[name]}")
+    return Row(problem, direction, timings, difference, missing)
 
 
-def warmed_up(call: Callable[[], object]) -> tuple[object, float]:
+def warmed_up(call: Callable[[], object], device: str = "cpu") -> tuple[object, float]:
     """The result of ``call``, and how many seconds it takes once everything is compiled."""
     for _ in range(2):
         started = time.perf_counter()
         result = call()
+        wait(device)
         seconds = time.perf_counter() - started
         if seconds > LONG_SECONDS:
             break
     return result, seconds
 
 
+def _prepared(
+    problem: Problem,
+    direction: str,
+    names: Sequence[str],
+    device: str,
+    required: Sequence[str],
+    missing: dict[str, str],
+) -> dict[str, Prepared]:
+    """Contenders with their inputs, for a backward with their forward behind them."""
+    prepared = {}
+    for contender in contenders_for(problem, names):
+        try:
+            one = Prepared(contender, problem, device)
+            if direction == "backward":
+                one.record()
+            prepared[contender.name] = one
+        except Exception as error:
+            if contender.name in required:
+                raise
+            missing[contender.name] = reason(error)
+            release(device)
+    return prepared
+
+
+def _first_calls(
+    prepared: Mapping[str, Prepared],
+    direction: str,
+    device: str,
+    required: Sequence[str],
+    missing: dict[str, str],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Untimed calls of everybody, which compile and tune: differences, and seconds of a call."""
+    results: dict[str, Tensors] = {}
+    difference: dict[str, float] = {}
+    warm: dict[str, float] = {}
+    for name, one in prepared.items():
+        try:
+            result, seconds = warmed_up(getattr(one, direction), device)
+            found = [one.to_bshd(x).detach() for x in _as_tuple(result)]
+            first = next(iter(results.values()), found)
+            difference[name] = max(map(_largest_difference, found, first))
+            warm[name] = seconds
+        except Exception as error:
+            if name in required:
+                raise
+            missing[name] = reason(error)
+            continue
+        if list(results) == [OURS]:  # this is the first of the others
+            _check_agreement(one.problem, results[OURS], found, name)
+        if len(results) < 2:
+            results[name] = found
+    return difference, warm
+
+
 def _as_tuple(result) -> tuple[torch.Tensor, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-def _difference(problem: Problem, ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
-    """The largest, after it was found small enough."""
-    pairs = [(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]
-    largest = max((a - b).abs().max().item() for a, b in pairs)
-    for a, b in pairs:
-        relative = ((a - b).abs().max() / b.abs().max()).item()
-        if not relative <= AGREEMENT[problem.dtype]:  # NaN does not
-            raise TvmFlashError(f"our result is not SDPA's: {relative:.1e} off at {problem.name}")
-    return largest
+def _largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a.float() - b.float()).abs().max().item()
+
+
+def _check_agreement(problem: Problem, ours: Tensors, theirs: Tensors, name: str) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        off = _largest_difference(a, b)
+        limit = AGREEMENT[problem.dtype] * b.float().abs().max().item()
+        if not off <= limit:  # NaN does not
+            raise TvmFlashError(f"our result is not {name}'s: {off:.1e} off at {problem.name}")

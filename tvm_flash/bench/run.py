@@ -5,46 +5,56 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..codegen.versions import build_versions, source_digest
 from ..machine import cpu_features
+from ..runtime.loader import Library
 from . import restricted
+from .contenders import OURS
 from .cores import Usage, load_average, pinned
-from .document import Document
+from .correctness import case_row
+from .document import Document, floor_key
 from .floors import measure_floors
+from .gpu_host import clocks, gpu_fields
 from .host import describe, usable_cores
 from .memory import memory_row
 from .rows import timed
 from .suite import Cell
 from .timing import Patience
-from .verdicts import BUSY
+from .verdicts import BUSY, rival
 
 
-def described_host() -> dict:
-    """``describe()`` and the versions that a document must agree in."""
+def described_host(device: str = "cpu") -> dict:
+    """``describe()``, what ``device`` is, and the versions that a document must agree in."""
     host = describe().to_json()
     del host["threads"]  # each cell has its own
-    return {**host, **build_versions()}
+    return {**host, **build_versions(), **(gpu_fields() if device == "cuda" else {})}
 
 
-def kernels_digest() -> str:
-    """Names the state of the sources that kernels are made of."""
-    return source_digest()[:12]
+def kernels_digest(library: Library | None = None) -> str:
+    """Names the state of what is measured: of kernels' sources, or of a built library."""
+    return (source_digest() if library is None else library.manifest.sha256)[:12]
 
 
 def pending(
-    document: Document, cells: Iterable[Cell], rerun: bool = False, stale: bool = False
+    document: Document,
+    cells: Iterable[Cell],
+    rerun: bool = False,
+    stale: bool = False,
+    kernels: str | None = None,
 ) -> list[Cell]:
     """Those of ``cells`` to measure: the missing and the failed; with ``rerun`` all, with ``stale``
-    also those that were measured with other kernels than today's."""
+    also those that were measured with other kernels than ``kernels`` (None: than today's)."""
+    kernels = kernels or kernels_digest()
     return [
         cell
         for cell in cells
         if rerun
         or not document.has(cell.key)
-        or (stale and document.cells[cell.key]["kernels"] != kernels_digest())
+        or (stale and document.cells[cell.key]["kernels"] != kernels)
     ]
 
 
@@ -56,15 +66,18 @@ class Runner:
     patience: Patience
     quick: bool = False
     again: bool = False  # whether floors that the document holds are measured again
+    library: Library | None = None  # loaded: the kernels that are measured; None: built when needed
     _fresh: set = field(default_factory=set)
 
     def run(self, cells: list[Cell]) -> Iterator[dict]:
         """Each cell as the document keeps it. One that fails carries "error", the rest go on."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         load = {"started": now, "load_average": load_average(), "cores": usable_cores()}
+        if self.document.suite.device == "cuda":
+            load["clocks"] = clocks()
         self.document.runs.append(load)
         with tempfile.TemporaryDirectory(prefix="tvm-flash-bench-") as folder:
-            libraries = Libraries(cells, Path(folder))
+            libraries = Libraries(cells, Path(folder), self.library)
             for cell in cells:
                 self._ensure_floors(cell)
                 measured = self._measured(cell, libraries)
@@ -73,16 +86,21 @@ class Runner:
 
     def _ensure_floors(self, cell: Cell) -> None:
         """Measured once a run, unless the document has some from a quiet machine."""
-        key = (cell.threads, restricted.ISA if cell.kind == "avx2" else "host")
+        key = floor_key(cell.kind, cell.threads, cell.device)
         known = key in self._fresh or (self._quiet(key) and not self.again)
-        if known or cell.kind == "memory" or (cell.kind == "avx2" and restricted.refusal()):
+        refused = cell.kind == "avx2" and restricted.refusal()
+        if known or cell.kind in ("memory", "case") or refused:
             return
-        with pinned(cell.threads) as cores:
+        with cores_for(cell) as cores:
             start = Usage.now(cores)
             if cell.kind == "avx2":
                 floors = restricted.restricted_floors(cell.threads, self.quick)
-            else:
+            elif cell.device == "cpu":
                 floors = measure_floors(cell.threads, quick=self.quick).to_json()
+            else:
+                floors = measure_floors(
+                    cell.threads, quick=self.quick, device=cell.device
+                ).to_json()
             floors["others"] = Usage.now(cores).others_since(start, cores)
         self.document.floors[key] = floors
         self._fresh.add(key)
@@ -92,8 +110,8 @@ class Runner:
         return floors is not None and (floors["others"] or 0.0) <= BUSY
 
     def _measured(self, cell: Cell, libraries: Libraries) -> dict:
-        described = cell_head(cell)
-        with pinned(cell.threads) as cores:
+        described = cell_head(cell, kernels_digest(self.library))
+        with cores_for(cell) as cores:
             start = Usage.now(cores)
             try:
                 found = measured_cell(cell, self.patience, libraries)
@@ -103,12 +121,17 @@ class Runner:
         return {**described, **found, "others": others, **verdict(cell, found, self.patience)}
 
 
-class Libraries:
-    """The library of the restricted cells, built when the first of them comes."""
+def cores_for(cell: Cell) -> AbstractContextManager[list[int] | None]:
+    """As many cores as ``cell`` has threads; on another device the host is left as it is."""
+    return pinned(cell.threads) if cell.device == "cpu" else nullcontext()
 
-    def __init__(self, cells: list[Cell], folder: Path):
+
+class Libraries:
+    """``loaded``, and the library of the restricted cells, built when the first of them comes."""
+
+    def __init__(self, cells: list[Cell], folder: Path, loaded: Library | None = None):
         self.problems = [cell.problem for cell in cells if cell.kind == "avx2"]
-        self.folder, self.path = folder, None
+        self.folder, self.path, self.loaded = folder, None, loaded
 
     def restricted(self) -> Path:
         """Its path."""
@@ -118,7 +141,9 @@ class Libraries:
 
 
 def measured_cell(cell: Cell, patience: Patience, libraries: Libraries) -> dict:
-    """Times or bytes of ``cell``, on the present threads and cores."""
+    """Times, bytes or errors of ``cell``, on the present threads and cores."""
+    if cell.kind == "case":
+        return case_row(cell.listed_case(), libraries.loaded, cell.device)
     if cell.kind == "memory":
         return memory_row(cell.problem, cell.threads, cell.names)
     if cell.kind == "avx2":
@@ -126,16 +151,18 @@ def measured_cell(cell: Cell, patience: Patience, libraries: Libraries) -> dict:
             return {"skipped": refusal}
         library = libraries.restricted()
         return restricted.restricted_row(cell.problem, library, cell.threads, patience, cell.names)
-    return timed(cell.problem, cell.direction, patience, cell.names).to_json()
+    return timed(cell.problem, cell.direction, patience, cell.names, cell.device).to_json()
 
 
-def cell_head(cell: Cell) -> dict:
+def cell_head(cell: Cell, kernels: str = "") -> dict:
     """What is known of a cell before it is measured."""
     problem, target = cell.problem, cell.target
     return {
         "key": cell.key,
         "section": cell.section,
         "kind": cell.kind,
+        "device": cell.device,
+        "case": cell.case,
         **problem.to_json(),
         "direction": cell.direction,
         "threads": cell.threads,
@@ -143,7 +170,7 @@ def cell_head(cell: Cell) -> dict:
         "least_bytes": problem.least_bytes(cell.direction),
         "target": target.ratio if target else None,
         "target_needs": target.feature or None if target else None,
-        "kernels": kernels_digest(),
+        "kernels": kernels or kernels_digest(),
     }
 
 
@@ -151,9 +178,10 @@ def verdict(cell: Cell, found: dict, patience: Patience) -> dict:
     """Whether the target was met, whether it counts here, and whether the times are noisy."""
     if "ratio" not in found:
         return {}
-    target = cell.target
+    target, other = cell.target, rival(found)
+    spreads = [found["spread"][name] for name in (OURS, other) if name]
     return {
-        "met": found["ratio"]["sdpa"] >= target.ratio if target else None,
+        "met": found["ratio"][other] >= target.ratio if target else None,
         "counts": bool(target) and (not target.feature or target.feature in cpu_features()),
-        "noisy": max(found["spread"][name] for name in ("tvm_flash", "sdpa")) > patience.steady,
+        "noisy": max(spreads) > patience.steady,
     }

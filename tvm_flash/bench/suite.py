@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..cases import BENCH
+from ..cases import BENCH, CORRECTNESS, Case
 from ..problem.dtype import DTYPES
-from .contenders import EVERYBODY
+from .contenders import EVERYBODY, names_on
 from .problems import Problem, memory_problems
 from .rows import DIRECTIONS
 from .timing import Patience
@@ -26,21 +26,35 @@ class Target:
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. kind: "time"; "avx2", the same under AVX2 alone; "memory"."""
+    """One measurement. kind: "time"; "avx2", the same under AVX2 alone; "memory"; "case".
+
+    case: of kind "case", the name of a case of ``cases.CORRECTNESS`` whose results are checked.
+    """
 
     section: str
     problem: Problem
-    direction: str  # one of DIRECTIONS; of memory "forward_backward"
+    direction: str  # one of DIRECTIONS; of memory and cases "forward_backward"
     threads: int
     target: Target | None = None
     names: tuple[str, ...] = PAIR
     kind: str = "time"
+    device: str = "cpu"
+    case: str = ""
+
+    def listed_case(self) -> Case:
+        """The case that ``case`` names."""
+        return next(case for case in CORRECTNESS if case.name == self.case)
 
     @property
     def key(self) -> str:
         """Readable, and unique in a suite."""
-        threads = f"{self.threads} thread" + "s" * (self.threads > 1)
-        return f"{self.section}: {self.problem.name} {self.direction} {threads}"
+        what = self.case or f"{self.problem.name} {self.direction}"
+        return f"{self.section}: {what} {place(self.threads, self.device)}"
+
+
+def place(threads: int, device: str = "cpu") -> str:
+    """Where a cell runs, in words: the device, or a CPU's threads."""
+    return f"{threads} thread" + "s" * (threads > 1) if device == "cpu" else device
 
 
 @dataclass(frozen=True)
@@ -58,16 +72,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Suite:
-    """Sections, and how patiently their cells are measured."""
+    """Sections, how patiently their cells are measured, and the device of all of them."""
 
     name: str
     sections: tuple[Section, ...]
     patience: Patience
+    device: str = "cpu"
 
     def cells(self, threads: Sequence[int]) -> list[Cell]:
         """All of them, section by section, for each number in ``threads``."""
         return [
-            cell
+            replace(cell, device=self.device)
             for section in self.sections
             for number in ([max(threads)] if section.only_most else sorted(threads))
             for cell in section.cells(number)
@@ -193,6 +208,43 @@ def _few_memory(threads: int) -> Iterator[Cell]:
         yield _memory_cell(problem, threads)
 
 
+# Of problems on GPUs: equal work at every length, as FlashAttention's papers have it.
+TOKENS = 16384  # batch x seqlen
+HIDDEN = 2048  # heads x head_dim
+_GPU_SIZES = {"dims": (64, 128, 256), "seqlens": (512, 1024, 2048, 4096, 8192, 16384)}
+_FEW_GPU_SIZES = {"dims": (64, 128), "seqlens": (512, 2048)}
+
+
+def gpu_problems(dtype: str, dims: Sequence[int], seqlens: Sequence[int]) -> list[Problem]:
+    """Every head_dim and length with a full and a causal mask; TOKENS and HIDDEN are kept."""
+    return [
+        Problem(dtype, dim, seqlen, causal, batch=TOKENS // seqlen, heads=HIDDEN // dim)
+        for dim in dims
+        for causal in MASKS
+        for seqlen in seqlens
+    ]
+
+
+def _gpu(sizes: dict[str, Sequence[int]], *dtypes: str) -> Callable[[int], Iterator[Cell]]:
+    def cells(threads: int) -> Iterator[Cell]:
+        for dtype in dtypes:
+            for problem in gpu_problems(dtype, **sizes):
+                for direction in DIRECTIONS:
+                    yield Cell("lengths", problem, direction, threads, names=names_on("cuda"))
+
+    return cells
+
+
+def _cases(every: int) -> Callable[[int], Iterator[Cell]]:
+    def cells(threads: int) -> Iterator[Cell]:
+        for case in CORRECTNESS[::every]:
+            known = {"kind": "case", "case": case.name, "names": ("tvm_flash",)}
+            problem = Problem.of(case)
+            yield Cell("correctness", problem, "forward_backward", threads, **known)
+
+    return cells
+
+
 _FULL = Patience(3, 30, 2.0, steady=0.05, budget=12.0, shortest=1e-3)
 
 SUITES = {
@@ -230,6 +282,29 @@ SUITES = {
                 Section("memory", "peak bytes above the inputs", _few_memory, only_most=True),
             ),
             Patience(3, 5, 0.2, shortest=1e-3),
+        ),
+        Suite(
+            "gpu",
+            (
+                Section("correctness", "cases by the error rule", _cases(every=1), True),
+                Section(
+                    "lengths",
+                    f"batch x length = {TOKENS}, heads x head dimension = {HIDDEN}",
+                    _gpu(_GPU_SIZES, *DTYPES),
+                    only_most=True,
+                ),
+            ),
+            Patience(10, 50, 1.5),
+            device="cuda",
+        ),
+        Suite(
+            "gpu-quick",
+            (
+                Section("correctness", "every eighth case", _cases(every=8), True),
+                Section("lengths", "a few lengths", _gpu(_FEW_GPU_SIZES, "bfloat16"), True),
+            ),
+            Patience(3, 5, 0.2),
+            device="cuda",
         ),
     )
 }

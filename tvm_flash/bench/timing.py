@@ -1,4 +1,4 @@
-"""Interleaved timing: each round times every contender once, so that drift hits all alike."""
+"""Timing in turns: each round times every call once, so that drift hits all alike."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+Call = Callable[[], object]
 Clock = Callable[[], float]
+# Seconds per call of so many calls in a row: of a call that is given, and of one that it holds.
+Stopwatch = Callable[[Call, int], float]
+Watch = Callable[[int], float]
+Samples = dict[str, list[float]]
+
+# Times have settled when the medians of two windows of samples differ by less than this.
+SETTLED = 0.01
+WINDOW = 10
 
 
 @dataclass(frozen=True)
@@ -56,36 +66,90 @@ def widest(timings) -> float:
     return max(timing.spread for timing in timings)
 
 
+def in_turns(
+    watches: Mapping[str, Watch],
+    repeats: Mapping[str, int],
+    enough: Callable[[Samples, int], bool],
+    failed: dict[str, str] | None = None,
+) -> Samples:
+    """Seconds per call of every watch: each round all of them, in rotating order, once or more.
+
+    enough(samples, rounds) ends it. failed: takes the reasons of those that raise, which leave the
+    later rounds; None: what they raise is raised.
+    """
+    samples: Samples = {name: [] for name in watches}
+    turn = 0
+    while samples and (not turn or not enough(samples, turn)):
+        # Who runs second finds the caches and the clock as the first left them: take turns.
+        start, names = turn % len(samples), list(samples)
+        for name in names[start:] + names[:start]:
+            try:
+                samples[name].append(watches[name](repeats[name]))
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed[name] = reason(error)
+                del samples[name]
+        turn += 1
+    return samples
+
+
 def interleaved(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Call],
     patience: Patience,
     *,
     warm: Mapping[str, float] | None = None,
     clock: Clock = time.perf_counter,
+    stopwatch: Stopwatch | None = None,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Timing of every call in ``calls``, after one untimed warm-up each.
+    """Timing of every call in ``calls``, in turns, after one untimed warm-up each.
 
-    warm: seconds of a call of each that was warmed up already.
+    warm: seconds of a call of each that was warmed up already. clock: of ``patience``, and of the
+    calls unless there is a ``stopwatch``. failed: as for ``in_turns``.
     """
-    warm = warm or {name: _seconds(call, 1, clock) for name, call in calls.items()}
+    watch = stopwatch or partial(host_seconds, clock=clock)
+    warm = warm or {name: watch(call, 1) for name, call in calls.items()}
     repeats = {name: max(1, math.ceil(patience.shortest / warm[name])) for name in calls}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    started, turn = clock(), 0
-    while not turn or not patience.ends(samples, turn, clock() - started):
-        for name in _rotated(list(calls), turn):
-            samples[name].append(_seconds(calls[name], repeats[name], clock))
-        turn += 1
+    started = clock()
+    samples = in_turns(
+        {name: partial(watch, call) for name, call in calls.items()},
+        repeats,
+        lambda taken, rounds: patience.ends(taken, rounds, clock() - started),
+        failed,
+    )
     return {name: Timing.of(values) for name, values in samples.items()}
 
 
-def _rotated(names: list[str], turn: int) -> list[str]:
-    # Who runs second finds the caches and the clock as the first left them: take turns.
-    start = turn % len(names)
-    return names[start:] + names[:start]
+def settle(stopwatch: Stopwatch, call: Call, seconds: float = 3.0) -> int:
+    """Repeat ``call`` until its time no longer drifts, at most for ``seconds``; the samples taken.
+
+    A GPU raises its clocks under load and lowers them when it grows hot.
+    """
+    started, before, count = time.perf_counter(), math.inf, 0
+    while time.perf_counter() - started < seconds:
+        now = statistics.median(stopwatch(call, 1) for _ in range(WINDOW))
+        count += WINDOW
+        if abs(now - before) <= SETTLED * before < math.inf:
+            break
+        before = now
+    return count
 
 
-def _seconds(call: Callable[[], object], repeats: int, clock: Clock) -> float:
+def host_seconds(call: Call, repeats: int = 1, clock: Clock = time.perf_counter) -> float:
+    """Seconds per call of ``repeats`` calls on the host: its ``Stopwatch``."""
     started = clock()
     for _ in range(repeats):
         call()
     return (clock() - started) / repeats
+
+
+def four_digits(seconds: float) -> float:
+    """``seconds`` as logs and tables keep it: more digits are noise, and people read them."""
+    return float(f"{seconds:.4g}")
+
+
+def reason(error: Exception) -> str:
+    """One line that says why a contender is missing."""
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first}"[:300]

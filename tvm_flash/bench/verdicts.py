@@ -5,14 +5,25 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator
 
+STATES = ("met", "missed", "elsewhere", "open", "skipped", "failed", "right", "wrong")
 BUSY = 0.05  # of the cores' time, taken by others
 
 
+def rival(cell: dict) -> str:
+    """Whom we are compared with: torch's SDPA, on GPUs the fastest of the others; "": nobody."""
+    if "sdpa" in cell["ratio"]:
+        return "sdpa"
+    return min(cell["ratio"], key=cell["seconds"].__getitem__, default="")
+
+
 def state(cell: dict) -> str:
-    """One of: failed, skipped, met, missed, elsewhere (a target for another CPU), open (none)."""
+    """One of: failed, skipped, right and wrong (of a case), met, missed, elsewhere (a target for
+    another CPU), open (none)."""
     for word in ("error", "skipped"):
         if word in cell:
             return "failed" if word == "error" else word
+    if "right" in cell:
+        return "right" if cell["right"] else "wrong"
     if cell.get("target") is None:
         return "open"
     if cell["met"]:
@@ -20,24 +31,41 @@ def state(cell: dict) -> str:
     return "missed" if cell["counts"] else "elsewhere"
 
 
+def spread(cell: dict) -> float:
+    """The wider of our spread and the rival's."""
+    return max(cell["spread"][name] for name in ("tvm_flash", rival(cell)) if name)
+
+
 def totals(cells: Iterable[dict]) -> dict[str, int]:
     """How many cells are in each state."""
-    counted = dict.fromkeys(("met", "missed", "elsewhere", "open", "skipped", "failed"), 0)
+    numbers = dict.fromkeys(STATES, 0)
     for cell in cells:
-        counted[state(cell)] += 1
-    return counted
+        numbers[state(cell)] += 1
+    return numbers
+
+
+def counted(cells: Iterable[dict]) -> str:
+    """``totals`` in words."""
+    found = totals(cells)
+    line = f"targets: {found['met']} met, {found['missed']} missed"
+    if found["elsewhere"]:
+        line += f", {found['elsewhere']} set for AMX and not reached without it"
+    line += "".join(f", {found[word]} {word}" for word in ("skipped", "failed") if found[word])
+    if found["right"] or found["wrong"]:
+        line += f"; cases: {found['right']} right, {found['wrong']} wrong"
+    return line
 
 
 def reasons(cells: Iterable[dict]) -> dict[tuple[str, str], int]:
     """How many cells failed, or were skipped, for each reason."""
-    counted: dict[tuple[str, str], int] = {}
+    numbers: dict[tuple[str, str], int] = {}
     for cell in cells:
         word = state(cell)
         if word in ("failed", "skipped"):
             lines = [line for line in cell.get("error", cell.get("skipped")).splitlines() if line]
             reason = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1].strip()}"
-            counted[word, reason] = counted.get((word, reason), 0) + 1
-    return counted
+            numbers[word, reason] = numbers.get((word, reason), 0) + 1
+    return numbers
 
 
 def target_words(cell: dict) -> str:
@@ -62,7 +90,7 @@ def quietness(data: dict) -> Iterator[str]:
     timed = [cell for cell in data["cells"] if "spread" in cell]
     if not timed:
         return
-    spreads = [max(cell["spread"]["tvm_flash"], cell["spread"]["sdpa"]) for cell in timed]
+    spreads = [spread(cell) for cell in timed]
     noisy = sum(cell["noisy"] for cell in timed)
     yield (
         f"spread of a cell: {statistics.median(spreads):.1%} in the median, {max(spreads):.1%} at "
@@ -76,6 +104,15 @@ def quietness(data: dict) -> Iterator[str]:
             f"{word}: other programs took {statistics.median(taken):.1%} of the cores in the "
             f"median, more than {BUSY:.0%} in {busy} of {len(taken)} cells"
         )
+
+
+def summary_lines(data: dict) -> Iterator[str]:
+    """Totals, what failed and why, proportionality of windows, and how quiet the machine was."""
+    yield counted(data["cells"])
+    for (word, reason), number in reasons(data["cells"]).items():
+        yield f"{word}, {number} cells: {reason}"
+    yield from filter(None, (window_line(data["cells"]), kernels_line(data)))
+    yield from quietness(data)
 
 
 def kernels_line(data: dict) -> str:

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ..errors import TvmFlashError, UnsupportedSpec
-from .bench_tables import floor_table, section_tables, summary_lines
-from .console import Output, console, notes, progress, refuse_unwritable
+from .console import console, notes, progress, refuse_unwritable
 from .error_text import one_line
-
-WIDTH = 116  # of the tables: a narrower terminal wraps them, a file keeps them
+from .show_table import show
 
 if TYPE_CHECKING:
     from ..bench import Cell, Document, Suite
+    from ..bench.table import Table
+    from ..runtime.loader import Library
 
 
 class SuiteName(str, Enum):
@@ -26,18 +25,30 @@ class SuiteName(str, Enum):
     cpu = "cpu"
     short = "short"
     quick = "quick"
+    gpu = "gpu"
+    gpu_quick = "gpu-quick"
 
 
 def bench(
     suite: Annotated[
-        SuiteName, typer.Option(help="cpu: everything, an hour or two. short: minutes.")
+        SuiteName,
+        typer.Option(
+            help="cpu: everything, an hour or two. short: minutes. gpu: the error rule and "
+            "times on a CUDA device."
+        ),
     ] = SuiteName.short,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="Keep everything here; a file of such a run is continued."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this file.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The same as --suite quick.")] = False,
+    artifact: Annotated[
+        Path | None,
+        typer.Option(help="A built library to measure: neither TVM nor a compiler is needed then."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The suite quick, or gpu-quick of --suite gpu.")
+    ] = False,
     match: Annotated[str, typer.Option(help="Only cells whose key contains this.")] = "",
     threads: Annotated[
         str, typer.Option(help="Numbers of threads, as in 1,2. Default: 1 and 2.")
@@ -54,19 +65,23 @@ def bench(
 ) -> None:
     """Time attention beside torch's SDPA, with the floors of this machine and the targets.
 
-    Cells that --json FILE holds are kept, so that an interrupted run goes on where it was.
+    Cells that --json FILE holds are kept, so that an interrupted run goes on where it was. Exit
+    status 1: a result breaks the error rule, which the suites of GPUs check first.
     """
     from .. import bench as library
 
-    chosen = library.SUITES["quick" if quick else suite.value]
-    cells = [cell for cell in chosen.cells(_threads(threads)) if match in cell.key]
+    chosen = library.SUITES[_suite_name(suite.value, quick)]
+    _refuse_device(chosen.device)
+    numbers = _threads(threads) if chosen.device == "cpu" else [1]
+    cells = [cell for cell in chosen.cells(numbers) if match in cell.key]
     if not cells:
         raise UnsupportedSpec([f"no cell of the suite {chosen.name} matches {match!r}"])
     _refuse_plot(plot)
     refuse_unwritable(plot)
-    document, pending = _opened(json_file, chosen, cells, rerun, stale)
+    loaded = _loaded(artifact)
+    document, pending = _opened(json_file, chosen, cells, loaded, rerun, stale)
     console.print(library.sentence(document.host), highlight=False, soft_wrap=True)
-    _measure(document, chosen, pending, budget, rerun)
+    _measure(document, chosen, pending, loaded, budget, rerun)
     _print(document, cells)
     if json_file is not None:
         console.print(f"kept in {json_file}", soft_wrap=True)
@@ -75,10 +90,43 @@ def bench(
 
         draw(document.to_json(), plot)
         console.print(f"drawn in {plot}", soft_wrap=True)
+    if _any_wrong(document, cells):
+        raise typer.Exit(1)
+
+
+def _suite_name(name: str, quick: bool) -> str:
+    if not quick:
+        return name
+    return "gpu-quick" if name.startswith("gpu") else "quick"
+
+
+def _refuse_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TvmFlashError("no CUDA device: torch.cuda.is_available() is False")
+
+
+def _loaded(artifact: Path | None) -> Library | None:
+    from ..runtime.loader import load
+
+    return None if artifact is None else load(artifact)
+
+
+def _any_wrong(document: Document, cells: list[Cell]) -> bool:
+    from ..bench.verdicts import state
+
+    found = (document.cells.get(cell.key) for cell in cells)
+    return any(cell is not None and state(cell) == "wrong" for cell in found)
 
 
 def _opened(
-    path: Path | None, suite: Suite, cells: list[Cell], rerun: bool, stale: bool
+    path: Path | None,
+    suite: Suite,
+    cells: list[Cell],
+    loaded: Library | None,
+    rerun: bool,
+    stale: bool,
 ) -> tuple[Document, list[Cell]]:
     """The document, and what is to be measured for it.
 
@@ -86,12 +134,12 @@ def _opened(
     """
     from .. import bench as library
 
-    host = library.described_host()
+    host, kernels = library.described_host(suite.device), library.kernels_digest(loaded)
     try:
         document = library.Document.opened(path, suite, host)
         library.sentence(document.host)
         _shown(document, cells)
-        return document, library.pending(document, cells, rerun, stale)
+        return document, library.pending(document, cells, rerun, stale, kernels)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise TvmFlashError(
             f"{path} is not a whole document of `tvm-flash bench` ({one_line(error)}): "
@@ -100,7 +148,12 @@ def _opened(
 
 
 def _measure(
-    document: Document, suite: Suite, cells: list[Cell], budget: float | None, rerun: bool
+    document: Document,
+    suite: Suite,
+    cells: list[Cell],
+    loaded: Library | None,
+    budget: float | None,
+    rerun: bool,
 ) -> None:
     """Measure ``cells`` into ``document``; an interruption ends it, and keeps what there is."""
     from dataclasses import replace
@@ -108,7 +161,8 @@ def _measure(
     from ..bench import Runner
 
     patience = suite.patience if budget is None else replace(suite.patience, budget=budget)
-    runner = Runner(document, patience, quick=suite.name == "quick", again=rerun)
+    short = suite.name.endswith("quick")
+    runner = Runner(document, patience, quick=short, again=rerun, library=loaded)
     if not cells:
         return
     try:
@@ -121,20 +175,23 @@ def _measure(
 
 def _print(document: Document, cells: list[Cell]) -> None:
     tables, lines = _shown(document, cells)
-    wide = Output(width=max(console.width, WIDTH))
     for table in tables:
-        wide.print(table)
+        show(table)
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _shown(document: Document, cells: list[Cell]) -> tuple[list[Table], list[str]]:
     """Tables and lines that say what ``document`` holds of ``cells``."""
+    from ..bench.tables import floor_table, section_tables
+    from ..bench.verdicts import summary_lines
+
     data = document.to_json()
     keys = {cell.key for cell in cells}
     data["cells"] = [cell for cell in data["cells"] if cell["key"] in keys]
     sections = section_tables(data["cells"], data["sections"])
-    return [floor_table(data["floors"]), *sections], list(summary_lines(data))
+    floors = [floor_table(data["floors"])] if data["floors"] else []
+    return [*floors, *sections], list(summary_lines(data))
 
 
 def _threads(text: str) -> list[int]:

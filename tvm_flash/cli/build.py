@@ -13,6 +13,7 @@ import typer
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from .console import Advance, console, progress
 from .cost_table import cost_tables
+from .show_table import show
 from .spec_options import Specs, SpecsFile
 from .spec_text import specs_of
 
@@ -53,7 +54,8 @@ def build(
         print(json.dumps({**manifest, **report}, indent=2, sort_keys=True))
         return
     if costs:
-        console.print(*cost_tables(costs))
+        for table in cost_tables(costs):
+            show(table)
     size = (path / manifest["library"]).stat().st_size
     console.print(
         f"{len(manifest['kernels'])} kernels for {_target_text(manifest)} in {seconds:.1f} s: "

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE
-from rich.table import Table
+from ..bench.table import Table, numbers, words
 
 if TYPE_CHECKING:
     from ..codegen.report import KernelReport
@@ -21,35 +20,32 @@ def cost_tables(reports: Sequence[KernelReport]) -> list[Table]:
 
 
 def _resources(reports: Iterable[KernelReport]) -> Table:
-    headings = ("arch", "regs", "spill", "stack", "KiB", "blocks", "occ.", "limit", "s")
-    table = _table("registers; spill and stack bytes; shared KiB; blocks per SM", headings)
-    for report in reports:
-        resources = report.resources
-        table.add_row(
+    columns = (
+        *words("kernel"), *numbers("arch", "registers"), *numbers("spill", "stack", unit="B"),
+        *numbers("shared", unit="KiB"), *numbers("blocks", rank=2), *numbers("occupancy"),
+        *numbers("limit", rank=1), *numbers("compiled", unit="s", rank=3),
+    )  # fmt: skip
+    rows = [
+        (
             report.name,
             report.arch,
-            str(resources.registers),
-            str(resources.spill_stores + resources.spill_loads),
-            str(resources.stack),
+            str(report.resources.registers),
+            str(report.resources.spill_stores + report.resources.spill_loads),
+            str(report.resources.stack),
             f"{report.shared_bytes / 1024:.1f}",
             str(report.blocks_per_sm),
             f"{report.occupancy:.0%}",
             report.limit.removesuffix(" memory"),
-            f"{resources.seconds:.1f}",
+            f"{report.resources.seconds:.1f}",
         )
-    return table
+        for report in reports
+    ]
+    return Table("resources, by architecture; blocks per SM, and what limits them", columns, rows)
 
 
 def _instructions(reports: Iterable[KernelReport]) -> Table:
-    table = _table("instructions in the PTX", _KINDS)
-    for name, counts in {report.name: report.instructions for report in reports}.items():
-        table.add_row(name, *(str(counts.get(kind, 0)) for kind in _KINDS))
-    return table
-
-
-def _table(title: str, headings: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("kernel", overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+    rows = [
+        (name, *(str(counts.get(kind, 0)) for kind in _KINDS))
+        for name, counts in {report.name: report.instructions for report in reports}.items()
+    ]
+    return Table("instructions in the PTX", (*words("kernel"), *numbers(*_KINDS)), rows)

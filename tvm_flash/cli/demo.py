@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from ..bench.table import Mark, Table, numbers, words
 from .console import console, notes, progress
-from .tables import timing_table
+from .show_table import show
 
 if TYPE_CHECKING:
     from ..cases import Case
@@ -53,7 +53,7 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="tvm-flash-demo-") as folder:
         _build_and_load(cases, Path(folder, "kernels"))
         held = _check(cases)
-        console.print(_time(TIMED[:1] if quick else TIMED))
+        show(_time(TIMED[:1] if quick else TIMED))
     if not held:
         notes.print("[bold red]a kernel breaks the error rule, see above[/]")
         raise typer.Exit(1)
@@ -86,35 +86,35 @@ def _check(cases: list[Case]) -> bool:
     from ..frontend.functional import attention
     from ..verify.rule import FACTORS, judged
 
-    table = Table(title="largest error against float64 (limit)", title_justify="left")
-    table.add_column("case")
-    table.add_column("kernel")
-    for result in FACTORS:
-        table.add_column(result, justify="right")
-    held = True
+    rows, held = [], True
     with progress("check", len(cases)) as advance:
         for case in cases:
             found = judged(attention, make_inputs(case))
             held &= all(deviation.ok for deviation in found)
-            table.add_row(case.name, case.spec.name, *map(_cell, found))
+            rows.append((case.name, case.spec.name, *map(_cell, found)))
             advance(case.name)
-    console.print(table)
+    columns = (*words("case"), *words("kernel", rank=1), *numbers(*FACTORS))
+    show(Table("largest error against float64, and the part of its limit", columns, rows))
     return held
 
 
-def _cell(deviation: Deviation) -> str:
-    colour = "green" if deviation.ok else "red"
-    return f"[{colour}]{deviation.error:.1e}[/] ({deviation.allowed:.1e})"
+def _cell(deviation: Deviation) -> Mark:
+    tone = "good" if deviation.ok else "bad"
+    return Mark(f"{deviation.error:.0e} {deviation.share:.0%}", tone)
 
 
 def _time(problems: list[tuple[str, bool, int]]) -> Table:
-    from .. import bench
+    import torch
 
-    rows = []
+    from .. import bench
+    from ..bench.tables import timing_table
+
+    cells, threads = [], torch.get_num_threads()
     with progress("time", 2 * len(problems)) as advance:
         for dtype, causal, seqlen in problems:
             problem = bench.Problem(dtype, 64, seqlen, causal)
             for row in bench.measure(problem, bench.Patience(seconds=0.5)):
-                rows.append(row)
+                cell = bench.Cell("time", problem, row.direction, threads)
+                cells.append({"key": cell.key, "threads": cell.threads, **row.to_json()})
                 advance(f"{problem.name} {row.direction}")
-    return timing_table(rows)
+    return timing_table("median times; ratios above 1 mean that we are faster", cells)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from ..bench.table import Mark, Table, numbers, words
 from ..errors import UnsupportedSpec
 from .console import console, progress, refuse_unwritable, reporting_errors
 from .show import require_tvm
+from .show_table import show
 from .study_export import export
 from .study_models import models
 from .study_search import search
@@ -60,8 +61,8 @@ def io(
         for row in library.sweep(lengths, head_dim, sides):
             rows.append(row)
             advance(f"{row.algorithm} S={row.seqlen} tile {row.tile}")
-    console.print(count_table(rows))
-    console.print(fit_table(rows))
+    show(count_table(rows))
+    show(fit_table(rows))
     if json_file is not None:
         text = json.dumps(library.document(rows), indent=1)
         json_file.write_text(text + "\n", encoding="utf-8")
@@ -75,35 +76,33 @@ def count_table(rows: Sequence[Row]) -> Table:
     """One line for each length and tile: KiB of every algorithm, and how they compare."""
     from ..study.theory import EXACT, FLASH2, STANDARD, least_bytes
 
-    table = Table(title="KiB through device memory, one head", title_justify="left")
-    algorithms = ("standard", "FA-1", "FA-2")
-    for heading in ("S", "D", "tile", "M", *algorithms, "least", "std/FA-2", "model"):
-        table.add_column(heading, justify="right")
+    columns = numbers("S", "D", "tile", "M", "standard", "FA-1", "FA-2", "least", "std/FA-2")
+    lines = []
     for place, found in _by_place(rows).items():
         seqlen, head_dim, tile = place
         any_row = next(iter(found.values()))
-        table.add_row(
+        lines.append((
             str(seqlen), str(head_dim), str(tile), f"{any_row.memory * 2 / 1024:g}",
             *(f"{found[name].bytes / 1024:,.0f}" for name in EXACT),
             f"{least_bytes(seqlen, head_dim) / 1024:,.0f}",
             f"{found[STANDARD].bytes / found[FLASH2].bytes:.1f}x",
             _agreement(found.values()),
-        )  # fmt: skip
-    return table
+        ))  # fmt: skip
+    title = "KiB through device memory, one head"
+    return Table(title, (*columns, *words("model")), lines)
 
 
 def fit_table(rows: Sequence[Row]) -> Table:
     """The constants of the fits, and how far the counts lie from them."""
     from ..study.io import fits
 
-    table = Table(title="bytes = sum of constant x term", title_justify="left")
-    for heading in ("algorithm", "terms", "constants", "furthest"):
-        table.add_column(heading)
+    lines = []
     for algorithm, both in fits(rows).items():
         for name, one in both.items():
             constants = " + ".join(f"{c:.2f} {term}" for term, c in one.constants.items())
-            table.add_row(algorithm, name, constants, f"{one.deviation:.1%}")
-    return table
+            lines.append((algorithm, name, constants, f"{one.deviation:.1%}"))
+    columns = (*words("algorithm", "terms", "constants"), *numbers("furthest"))
+    return Table("bytes = sum of constant x term", columns, lines)
 
 
 def _by_place(rows: Iterable[Row]) -> dict[tuple[int, int, int], dict[str, Row]]:
@@ -113,9 +112,9 @@ def _by_place(rows: Iterable[Row]) -> dict[tuple[int, int, int], dict[str, Row]]
     return dict(sorted(places.items()))
 
 
-def _agreement(rows: Iterable[Row]) -> str:
+def _agreement(rows: Iterable[Row]) -> Mark:
     wrong = [row.algorithm for row in rows if row.bytes != row.predicted]
-    return f"[red]not {', '.join(wrong)}[/]" if wrong else "[green]equal[/]"
+    return Mark(f"not {', '.join(wrong)}", "bad") if wrong else Mark("equal", "good")
 
 
 def _numbers(name: str, text: str) -> list[int]:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from ..bench.table import Table, numbers, words
 from ..errors import TvmFlashError
 from .console import console, progress, refuse_unwritable, reporting_errors
 from .show import require_tvm
+from .show_table import show
 from .study_search import DEFAULT_TABLE
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ def models(
         if isinstance(error, TvmFlashError):
             raise
         raise typer.BadParameter(str(error)) from error
-    console.print(score_table(inside, f"{samples} points learned, the others ordered\n{_MEANINGS}"))
+    show(score_table(inside, f"{samples} points learned, the others ordered\n{_MEANINGS}"))
     for train in dict.fromkeys(score.train for score in across):
         own = [score for score in across if score.train == train]
-        console.print(score_table(own, f"all {own[0].samples} points of {train} learned"))
+        show(score_table(own, f"all {own[0].samples} points of {train} learned"))
     if json_file is not None:
         text = json.dumps([_plain(score) for score in (*inside, *across)], indent=1)
         search_document.write(json_file, text + "\n")
@@ -80,15 +81,15 @@ def models(
 
 def score_table(scores: Sequence[Score], title: str) -> Table:
     """One line for each score, in their order: the table that was ordered, and how well."""
-    shown = Table(title=title, title_justify="left")
-    for heading in ("ordered", "model"):
-        shown.add_column(heading, no_wrap=True)
-    for heading in ("rho", "tau", "top 10", "best of 10"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for one in scores:
-        numbers = (f"{one.spearman:.2f}", f"{one.kendall:.2f}", f"{one.recall:.0%}")
-        shown.add_row(one.test, one.model, *numbers, f"{one.regret:.1%}")
-    return shown
+    rows = [
+        (
+            one.test, one.model, f"{one.spearman:.2f}", f"{one.kendall:.2f}",
+            f"{one.recall:.0%}", f"{one.regret:.1%}",
+        )
+        for one in scores
+    ]  # fmt: skip
+    columns = (*words("ordered", "model"), *numbers("rho", "tau", "top 10", "best of 10"))
+    return Table(title, columns, rows)
 
 
 def _plain(score: Score) -> dict[str, object]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from ..bench.table import Table, numbers, words
 from ..errors import TvmFlashError
 from .console import console, notes, progress, refuse_unwritable, reporting_errors
 from .show import require_tvm
+from .show_table import show
 
 if TYPE_CHECKING:
     from ..study.replay_table import ReplayTable
@@ -74,8 +75,8 @@ def search(
     ]
     for one in studies:
         table_, _, spent, found, summed = one
-        console.print(regret_table(table_, spent, summed))
-        console.print(detail_table(found, summed))
+        show(regret_table(table_, spent, summed))
+        show(detail_table(found, summed))
     if json_file is not None:
         documents = [search_document.document(*one) for one in studies]
         search_document.write(json_file, search_document.json_text(documents))
@@ -96,14 +97,12 @@ def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) 
         "regret: percent over the best time of the table;\n"
         "median (quartiles); own s: time of the strategy itself"
     )
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("strategy", no_wrap=True)
-    for heading in ("final regret", "over trials", "over seconds", "own s"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for one in summed:
         regrets = map(_regret, (one.final, one.area, one.area_seconds))
-        shown.add_row(one.strategy, *regrets, f"{one.thinking:.2f}")
-    return shown
+        rows.append((one.strategy, *regrets, f"{one.thinking:.2f}"))
+    headings = ("final regret", "over trials", "over seconds", "own s")
+    return Table(title, (*words("strategy"), *numbers(*headings)), rows)
 
 
 def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Table:
@@ -114,18 +113,16 @@ def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Tabl
     title = f"{seeds} seeds: trials to come within 5% and 1% (seeds that did),\n"
     title += "95% interval of the median final regret,\n"
     title += "seeds better:worse than random (sign test)"
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("strategy", no_wrap=True)
-    for heading in ("to 5%", "to 1%", "final", "vs random"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for one in summed:
         versus = ""
         if "random" in found and one.strategy != "random":
             versus = "{}:{} p={:.1g}".format(*wins(found[one.strategy], found["random"]))
         reached = (_reached(one, limit, seeds) for limit in ("5%", "1%"))
         interval = "{:.1f} to {:.1f}".format(*(100 * value for value in one.confidence))
-        shown.add_row(one.strategy, *reached, interval, versus)
-    return shown
+        rows.append((one.strategy, *reached, interval, versus))
+    columns = (*words("strategy"), *numbers("to 5%", "to 1%", "final", "vs random"))
+    return Table(title, columns, rows)
 
 
 def _plan(path: Path, budget: Budget) -> tuple[ReplayTable, Budget]:

@@ -16,8 +16,9 @@ from rich.markup import escape
 
 from ..errors import TvmFlashError, UnsupportedSpec
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
-from .console import Output, console, notes
+from .console import console, notes
 from .show import require_tvm
+from .show_table import show
 from .spec_options import Specs, SpecsFile
 from .spec_text import specs_of
 from .tune_cuda import gpu_hardware, rank_on_cuda, request_on_gpu
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 DIRECTIONS = ("forward", "backward")
 # 128 and the number of SIGINT, as shells have it.
 _INTERRUPTED = 130
-# Columns of a table that no terminal limits.
-_PIPE_WIDTH = 140
 _PLAIN: dict[str, bool] = {"highlight": False, "soft_wrap": True}
 
 
@@ -135,8 +134,7 @@ def _search(request: Request, hardware: Hardware) -> None:
             f"{waiting} could not be written to {request.logs}: the next run will", **_PLAIN
         )
     if found:
-        wide = console if console.is_terminal else Output(width=_PIPE_WIDTH)
-        wide.print(found_table(found))
+        show(found_table(found))
         for line in found_lines(found):
             console.print(escape(line), **_PLAIN)
     elapsed = clock_text(time.monotonic() - started)
@@ -206,7 +204,7 @@ def _check(folder: Path) -> None:
     if not folder.is_dir():
         raise UnsupportedSpec(f"--check-logs {folder} is no folder")
     table, problems = log_table(folder)
-    console.print(table)
+    show(table)
     for problem in problems:
         console.print(escape(problem), **_PLAIN)
     if problems:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
+from ..bench.table import Table, numbers, words
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
-from .console import console, notes, progress
+from .console import notes, progress
+from .show_table import show
 from .tune_view import changes, failures_text
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def rank_on_cuda(
                         )  # fmt: skip
                     except ValueError as error:
                         raise UnsupportedSpec(f"{name}: {error}") from error
-                console.print(ranking_table(name, document))
+                show(ranking_table(name, document))
                 notes.print(f"written to {ranking_path(logs, arch.name, spec, direction)}")
 
 
@@ -107,21 +107,22 @@ def modelled_archs(target: str) -> tuple[CudaArch, ...]:
 def ranking_table(name: str, document: Mapping[str, Any]) -> Table:
     """The first configs of a ranking and, after them, the default's."""
     default = document["default"]
-    table = Table(title=f"{name}: predicted, not measured; builds do not read it")
-    for heading in ("rank", "us", "registers", "shared KiB", "bound"):
-        table.add_column(heading, justify="right")
-    table.add_column("differs in")
-    table.caption = (
-        f"not ranked: {failures_text(Counter(e['outcome'] for e in document['unranked']))}"
-    )
-    for rank, entry in enumerate(document["ranking"], 1):
-        if rank <= _SHOWN or rank == default["rank"]:
-            table.add_row(
-                str(rank),
-                f"{entry['predicted_seconds'] * 1e6:.4g}",
-                str(entry["registers"]),
-                f"{entry['shared_bytes'] / 1024:g}",
-                entry["bound"],
-                changes(entry["config"], default["config"]),
-            )
-    return table
+    rows = [
+        (
+            str(rank),
+            f"{entry['predicted_seconds'] * 1e6:.4g}",
+            str(entry["registers"]),
+            f"{entry['shared_bytes'] / 1024:g}",
+            entry["bound"],
+            changes(entry["config"], default["config"]),
+        )
+        for rank, entry in enumerate(document["ranking"], 1)
+        if rank <= _SHOWN or rank == default["rank"]
+    ]
+    columns = (
+        *numbers("rank"), *numbers("time", unit="us"), *numbers("registers"),
+        *numbers("shared", unit="KiB"), *words("bound", "differs in"),
+    )  # fmt: skip
+    unranked = failures_text(Counter(entry["outcome"] for entry in document["unranked"]))
+    title = f"{name}: predicted, not measured; builds do not read it\nnot ranked: {unranked}"
+    return Table(title, columns, rows)

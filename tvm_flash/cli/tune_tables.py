@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from ..bench.table import Table, numbers, words
 from .tune_view import differences, failures_text, ratio_text, title
 
 if TYPE_CHECKING:
@@ -27,15 +26,13 @@ class Found:
 
 def found_table(found: Sequence[Found]) -> Table:
     """One line for each search: what was gained over the default, how surely, at what cost."""
-    table = Table(title="time of the best config over the default's", title_justify="left")
-    for heading in ("spec", "direction", "bucket"):
-        table.add_column(heading)
-    for heading in ("default ms", "best / default", "gain", "trials"):
-        table.add_column(heading, justify="right")
-    table.add_column("failures")
-    for one in found:
-        table.add_row(*_cells(one))
-    return table
+    columns = (
+        *words("spec", "direction", "bucket"), *numbers("default", unit="ms", rank=2),
+        *numbers("best / default", "gain"), *numbers("trials", rank=1),
+        *words("failures"),
+    )  # fmt: skip
+    title = "time of the best config over the default's"
+    return Table(title, columns, [_cells(one) for one in found])
 
 
 def found_lines(found: Sequence[Found]) -> list[str]:
@@ -82,19 +79,16 @@ def log_table(folder: Path) -> tuple[Table, list[str]]:
     """Lines, trials and best lines of every log under ``folder``; and all that is wrong in them."""
     from ..schedules.record_format import checked
 
-    table = Table(title=f"logs in {folder}", title_justify="left")
-    table.add_column("file")
-    for heading in ("lines", "ok", "best", "skipped"):
-        table.add_column(heading, justify="right")
-    problems = []
+    rows, problems = [], []
     for path in sorted(folder.rglob("*.jsonl")):
         lines = [line for _, line, wrong in checked(path) if not wrong]
         bad = [f"{path}:{number}: {wrong[0]}" for number, _, wrong in checked(path) if wrong]
         ok, best = (sum(map(test, lines)) for test in (_is_ok, _is_best))
         name = str(path.relative_to(folder))
-        table.add_row(name, *map(str, (len(lines) + len(bad), ok, best, len(bad))))
+        rows.append((name, *map(str, (len(lines) + len(bad), ok, best, len(bad)))))
         problems += bad
-    return table, problems
+    columns = (*words("file"), *numbers("lines", "ok", "best", "skipped"))
+    return Table(f"logs in {folder}", columns, rows), problems
 
 
 def _is_ok(line: dict) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE
-from rich.table import Table
+from ..bench.table import Mark, Table, numbers, words
 
 if TYPE_CHECKING:
     from ..verify.rule import Deviation
@@ -18,25 +17,25 @@ def verdict_table(found: Iterable[Verification], by_problem: bool = False) -> Ta
 
     The error is that of the result which came nearest to its limit.
     """
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    table.add_column("kernel", overflow="fold", min_width=16)
-    table.add_column("for", no_wrap=True)
-    table.add_column("problem" if by_problem else "runs", justify="left" if by_problem else "right")
-    for heading in ("error", "limit", "PTX", "confl.", "bytes", "s"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for verification in found:
-        for kernel in verification.kernels:
-            for mark, *row in _problem_rows(kernel) if by_problem else [_row(kernel)]:
-                table.add_row(mark, kernel.symbol, _archs(kernel.archs), *row)
-    return table
+    columns = (
+        *words("", "kernel", "for"), *(words("problem") if by_problem else numbers("runs")),
+        *numbers("error", "limit"), *numbers("PTX", rank=3), *numbers("conflicts", rank=2),
+        *numbers("bytes", rank=4), *numbers("time", unit="s", rank=1),
+    )  # fmt: skip
+    rows = [
+        (mark, kernel.symbol, _archs(kernel.archs), *row)
+        for verification in found
+        for kernel in verification.kernels
+        for mark, *row in (_problem_rows(kernel) if by_problem else [_row(kernel)])
+    ]
+    return Table("", columns, rows)
 
 
-def _row(kernel: KernelVerdict) -> tuple[str, ...]:
+def _row(kernel: KernelVerdict) -> tuple[str | Mark, ...]:
     return (_mark(kernel.ok), str(len(kernel.outcomes)), *_cells(kernel, kernel.worst))
 
 
-def _problem_rows(kernel: KernelVerdict) -> Iterator[tuple[str, ...]]:
+def _problem_rows(kernel: KernelVerdict) -> Iterator[tuple[str | Mark, ...]]:
     for outcome in kernel.outcomes:
         problem = outcome.problem
         title = f"{problem.name} {problem.seqlen_q}x{problem.seqlen_k}"
@@ -50,8 +49,8 @@ def _cells(found: KernelVerdict | Outcome, worst: Deviation | None) -> tuple[str
     return (*errors, *_count_cells(found.counts), f"{found.seconds:.1f}")
 
 
-def _mark(ok: bool) -> str:
-    return "[green]ok[/]" if ok else "[bold red]wrong[/]"
+def _mark(ok: bool) -> Mark:
+    return Mark("ok", "good") if ok else Mark("wrong", "bad")
 
 
 def _count_cells(counts: Counts) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from .console import console, progress, refuse_unwritable
+from .show_table import show
 from .spec_text import parse_specs
 from .verdict_table import verdict_table
 
@@ -56,7 +57,7 @@ def verify(
     directions = [one.value for one in direction] if direction else None
     settings = {"quick": quick, "seed": seed}
     found = _verify(subject, archs, directions, settings)
-    console.print(verdict_table(found, verbose))
+    show(verdict_table(found, verbose))
     _print_failures(found)
     ok = all(verification.ok for verification in found)
     if json_file is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-Call = Callable[[], object]
+from ..bench.timing import Call, four_digits, host_seconds
+from ..bench.timing import in_turns as timed_in_turns
 
 
 class Pairs(NamedTuple):
@@ -26,24 +27,12 @@ def in_turns(call: Call, reference: Call, pairs: int, clock: str) -> Pairs:
     """``pairs`` samples of both, each of a millisecond or more; who is first takes turns."""
     now = getattr(time, clock)
     began = now()
-    calls = (call, reference)
-    once = min(_seconds(each, 1, now) for each in calls for _ in range(2))
-    repeats = max(1, round(1e-3 / once))
-    samples: list[dict[int, float]] = []
-    for number in range(pairs):
-        order = (0, 1) if number % 2 else (1, 0)
-        samples.append({place: _seconds(calls[place], repeats, now) for place in order})
-    ours, theirs = ([_short(sample[place]) for sample in samples] for place in (0, 1))
-    return Pairs(ours, theirs, _short(now() - began))
-
-
-def _seconds(call: Call, repeats: int, now: Callable[[], float]) -> float:
-    start = now()
-    for _ in range(repeats):
-        call()
-    return (now() - start) / repeats
-
-
-def _short(seconds: float) -> float:
-    """Four digits: more is noise, and the table is kept for ever."""
-    return float(f"{seconds:.4g}")
+    watches = {
+        name: partial(host_seconds, each, clock=now)
+        for name, each in (("reference", reference), ("ours", call))
+    }
+    once = min(watch(1) for watch in watches.values() for _ in range(2))
+    repeats = dict.fromkeys(watches, max(1, round(1e-3 / once)))
+    samples = timed_in_turns(watches, repeats, lambda _, rounds: rounds >= pairs)
+    theirs, ours = (list(map(four_digits, taken)) for taken in samples.values())
+    return Pairs(ours, theirs, four_digits(now() - began))

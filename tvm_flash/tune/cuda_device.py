@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Protocol
 import torch
 
 from ..artifact.library import symbol_name
+from ..bench.device import CudaStopwatch, moved
+from ..bench.timing import Call
 from ..problem.arguments import WRITTEN, ZEROED, names
 from ..runtime.call import completed
 from ..runtime.loader import Kernel, opened
@@ -20,11 +21,7 @@ from ..verify.verdict import KernelVerdict
 from .measure import given_tensors, interleaved, verdict_trial
 from .trial import Sizes, Trial
 
-Call = Callable[[], object]
 Outputs = tuple[str, ...]
-# Cleared before each timed call: larger than any L2, so that inputs come from memory; it takes
-# longer than a launch, so that the device is timed and not Python.
-_FLUSH_BYTES = 2**30
 # How errors begin that torch raises, and our launchers: no numbers came of such a call.
 _CUDA_FAILED = ("CUDA error", "CUDA launch")
 
@@ -52,13 +49,11 @@ class CudaDevice:
 
     def __init__(self) -> None:
         self.capability = torch.cuda.get_device_capability()
-        _, total = torch.cuda.mem_get_info()
-        self._flush = torch.empty(min(_FLUSH_BYTES, total // 16), dtype=torch.int8, device="cuda")
+        self._stopwatch = CudaStopwatch()
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """As ``Device.place``."""
-        base = tensor if tensor._base is None else tensor._base
-        return base.cuda().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        return moved(tensor, "cuda")
 
     def call(self, kernel: Kernel, tensors: Tensors, scale: float, outputs: Outputs) -> None:
         """As ``Device.call``."""
@@ -70,14 +65,7 @@ class CudaDevice:
 
     def seconds(self, call: Call, repeats: int) -> float:
         """Between two events of each call, cold caches; the mean of ``repeats``."""
-        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-        for start, end in pairs:
-            self._flush.zero_()
-            start.record()
-            call()
-            end.record()
-        torch.cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in pairs) / repeats / 1e3
+        return self._stopwatch(call, repeats)
 
 
 def judged_and_timed_on_gpu(path: Path, incumbent: Path, sizes: Sizes, seconds: float) -> Trial:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bench.table import Table, numbers, words
 from ..problem.spec import AttentionSpec
 from ..schedules import record_format
 from ..schedules.record_headers import search_of
@@ -58,20 +59,21 @@ def gains(folder: Path) -> list[Gain]:
     return sorted(found, key=lambda g: (g.target, g.direction, _name(g.spec), order[g.bucket]))
 
 
-def markdown(found: Iterable[Gain]) -> str:
-    """The same as a table."""
+def table(found: Iterable[Gain]) -> Table:
+    """A line for each gain."""
+    columns = (
+        *words("kernel", "direction", "bucket"), *numbers("default", unit="ms"),
+        *numbers("times faster", "trials", "failed", "last win"),
+    )  # fmt: skip
     rows = [
-        "| kernel | direction | bucket | default, ms | times faster | trials | failed | last win |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for gain in found:
-        cells = (
+        (
             gain.spec.name.removeprefix("attn_"), gain.direction, gain.bucket,
-            f"{gain.default_seconds * 1e3:.4g}", gain.text, gain.trials, gain.failures,
+            f"{gain.default_seconds * 1e3:.4g}", gain.text, str(gain.trials), str(gain.failures),
             f"trial {gain.last_win}" if gain.last_win else "-",
-        )  # fmt: skip
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(rows)
+        )
+        for gain in found
+    ]  # fmt: skip
+    return Table("", columns, rows)
 
 
 def _searches(lines: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 
+from ..bench.timing import Call, Watch, four_digits, host_seconds, in_turns
 from ..problem.arguments import (
     TABLE,
     ZEROED,
@@ -27,10 +27,6 @@ from ..verify.problems import Problem
 from ..verify.tables import random_tables
 from ..verify.verdict import KernelVerdict
 from .trial import Sizes, Trial
-
-Call = Callable[[], object]
-# Seconds per call of so many calls.
-Stopwatch = Callable[[int], float]
 
 # lse of the size that it has for such data: exp(score - lse) is neither 0 nor infinite.
 ROW_VALUES = {"lse": 8.0}
@@ -53,26 +49,28 @@ def judged_and_timed(
     if verdict.outcome != "ok":
         return verdict
     ours, theirs = (timed_call(_kernel(library), sizes) for library in (path, incumbent))
-    times = interleaved(partial(_seconds, ours), partial(_seconds, theirs), seconds)
+    times = interleaved(partial(host_seconds, ours), partial(host_seconds, theirs), seconds)
     return Trial("ok", verdict.error, verdict.allowed, *times)
 
 
 def interleaved(
-    candidate: Stopwatch, incumbent: Stopwatch, seconds: float, sample: float = 1e-3
+    candidate: Watch, incumbent: Watch, seconds: float, sample: float = 1e-3
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds per call of both, in turns, for about ``seconds``, after a warm-up.
 
     sample: the least seconds of one; in a millisecond the clock and the loop cost nothing.
     """
-    watches = (candidate, incumbent)
-    once = [_warmed(watch) for watch in watches]
+    watches = {"ours": candidate, "theirs": incumbent}
+    once = [_warmed(watch) for watch in watches.values()]
     low, high = _ROUNDS
     repeats = max(1, round(max(sample, seconds / (2 * high)) / max(once)))
     rounds = min(high, max(low, round(seconds / (sum(once) * repeats))))
-    samples: list[tuple[float, ...]] = []
-    while len(samples) < rounds and not _is_hopeless(samples):
-        samples.append(_both(watches, repeats, len(samples) % 2))
-    ours, theirs = zip(*samples, strict=True)
+    samples = in_turns(
+        watches,
+        dict.fromkeys(watches, repeats),
+        lambda taken, done: done >= rounds or _is_hopeless(*taken.values()),
+    )
+    ours, theirs = (tuple(map(four_digits, taken)) for taken in samples.values())
     return ours, theirs
 
 
@@ -131,28 +129,14 @@ def given_tensors(spec: AttentionSpec, sizes: Sizes) -> dict[str, torch.Tensor]:
     return found | {f"table{n}": table for n, table in enumerate(tables)}
 
 
-def _both(watches: tuple[Stopwatch, Stopwatch], repeats: int, first: int) -> tuple[float, ...]:
-    """Seconds per call of each. Who runs second finds the first one's caches: so in turns."""
-    taken = {n: watches[n](repeats) for n in (first, 1 - first)}
-    # Four digits: more is noise, and people read the log.
-    return float(f"{taken[0]:.4g}"), float(f"{taken[1]:.4g}")
+def _is_hopeless(ours: list[float], theirs: list[float]) -> bool:
+    slow = [a > _HOPELESS * b for a, b in zip(ours, theirs, strict=True)]
+    return len(slow) >= _HOPELESS_ROUNDS and all(slow)
 
 
-def _is_hopeless(samples: list[tuple[float, ...]]) -> bool:
-    slow = [ours > _HOPELESS * theirs for ours, theirs in samples]
-    return len(samples) >= _HOPELESS_ROUNDS and all(slow)
-
-
-def _warmed(watch: Stopwatch) -> float:
+def _warmed(watch: Watch) -> float:
     """Least seconds of some calls: the first ones touch new pages, and raise the clock."""
     taken, started = [], time.perf_counter()
     while len(taken) < 2 or (time.perf_counter() - started < 0.02 and len(taken) < 100):
         taken.append(watch(1))
     return min(taken)
-
-
-def _seconds(call: Call, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats

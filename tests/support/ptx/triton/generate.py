@@ -22,10 +22,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[2] / "benchmarks" / "gpu"))
+sys.path.insert(0, str(HERE.parents[3]))
 
 import kernels  # noqa: E402
-import triton_kernels as attention  # noqa: E402
+
+from tvm_flash.bench import triton_kernels as attention  # noqa: E402
 
 SHORT = {"fp16": "f16", "bf16": "bf16", "fp32": "tf32"}
 

@@ -1,9 +1,7 @@
-"""What a GPU measurement ran on: device, driver, software, clocks."""
+"""What a measurement on a GPU ran on: device, driver, libraries, clocks."""
 
 from __future__ import annotations
 
-import datetime
-import platform
 import subprocess
 from importlib import metadata
 
@@ -20,30 +18,22 @@ FIELDS = {
     "power.limit": "power_limit",
     "temperature.gpu": "temperature",
 }
-PACKAGES = ("torch", "triton", "apache-tvm-ffi", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+PACKAGES = ("triton", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 
 
-def describe(device: str) -> dict:
-    """The machine; keys are absent where the system does not tell."""
-    found = {
-        "device": device,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
+def gpu_fields() -> dict:
+    """torch's first CUDA device, and the libraries that contenders are made of."""
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
+        "l2_bytes": getattr(properties, "L2_cache_size", None),
+        "driver": clocks().get("driver"),
         "cuda": torch.version.cuda,
         "versions": installed_versions(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "before": clocks(),
     }
-    if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        found |= {
-            "gpu": properties.name,
-            "capability": f"{properties.major}.{properties.minor}",
-            "multiprocessors": properties.multi_processor_count,
-            "memory_gib": round(properties.total_memory / 2**30, 1),
-            "l2_bytes": getattr(properties, "L2_cache_size", None),
-        }
-    return found
 
 
 def installed_versions() -> dict[str, str]:

@@ -1,0 +1,92 @@
+"""Where contenders run: what waits for a device, reads its time, and copies inputs to it."""
+
+from __future__ import annotations
+
+import gc
+import types
+from functools import lru_cache
+
+import torch
+
+from ..cases import Inputs
+from .timing import Call, Stopwatch, host_seconds
+
+# Larger than any L2 cache.
+FLUSH_BYTES = 2**30
+
+
+class CudaStopwatch:
+    """Seconds per call between two CUDA events of each call, its inputs not in the L2 cache.
+
+    Before each call a buffer is cleared. That evicts every cache, and takes a third of a
+    millisecond or more, in which the host enqueues the call: what is timed is the device, not
+    Python.
+    """
+
+    def __init__(self, flush_bytes: int = FLUSH_BYTES):
+        _, total = torch.cuda.mem_get_info()
+        self._flush = torch.empty(min(flush_bytes, total // 16), dtype=torch.int8, device="cuda")
+
+    def __call__(self, call: Call, repeats: int = 1) -> float:
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+        for start, end in pairs:
+            self._flush.zero_()
+            start.record()
+            call()
+            end.record()
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in pairs) / repeats / 1e3
+
+
+def stopwatch_of(device: str) -> Stopwatch:
+    """What reads the time of calls on ``device``, "cpu" or "cuda"."""
+    return _cuda_stopwatch() if device == "cuda" else host_seconds
+
+
+@lru_cache(maxsize=1)
+def _cuda_stopwatch() -> CudaStopwatch:
+    return CudaStopwatch()
+
+
+def wait(device: str) -> None:
+    """Return when all that was started has ended; raises what went wrong in it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def release(device: str) -> None:
+    """Give memory that nobody holds back to the device."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def moved(x: torch.Tensor, device: str) -> torch.Tensor:
+    """``x`` on ``device`` with the strides that it has."""
+    # A copy of a view would be dense: copy what it looks into.
+    if x._base is None:
+        return x.to(device)
+    return x._base.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+def inputs_on(inputs: Inputs, device: str) -> Inputs:
+    """``inputs`` on ``device`` with the strides they have, captured tensors too."""
+    variant = {
+        name: _moved_function(value, device)
+        if isinstance(value, types.FunctionType)
+        else value.to(device)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in inputs.variant.items()
+    }
+    return Inputs(*(moved(x, device) for x in inputs[:-1]), variant)
+
+
+def _moved_function(function: types.FunctionType, device: str) -> types.FunctionType:
+    """``function`` with the tensors of its closure on ``device``."""
+    contents = [cell.cell_contents for cell in function.__closure__ or ()]
+    there = [x.to(device) if isinstance(x, torch.Tensor) else x for x in contents]
+    cells = tuple(map(types.CellType, there)) if function.__closure__ else None
+    return types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
