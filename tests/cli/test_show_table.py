@@ -44,13 +44,16 @@ def assert_whole(table, width):
     cells += [cell_text(cell) for row in kept.rows for cell in row]
     assert letters == sorted("".join("".join(cells).split()))
     assert "…" not in text
+    for n, column in enumerate(kept.columns):
+        figures = [] if column.text else [cell_text(row[n]) for row in kept.rows]
+        assert all(figure in text for figure in figures), f"{column.name} is not folded"
     assert len(left_out) + len(kept.columns) == len(table.columns)
     ranks = {c.name: c.rank for c in table.columns}
     assert all(ranks[name] for name in left_out)
 
 
 def report():
-    counts = dict.fromkeys(("mma", "ldmatrix", "cp.async", "all"), 123456)
+    counts = dict.fromkeys(("mma", "ldmatrix", "cp.async", "integer", "all"), 123456)
     resources = SimpleNamespace(
         registers=255, spill_stores=1234, spill_loads=1234, stack=1024, seconds=123.4
     )
@@ -110,6 +113,13 @@ def test_a_pipe_gets_the_whole_table(monkeypatch, terminal):
     text = console.file.getvalue()
     assert ("12345" in text) != terminal and ("no room here for: first" in text) == terminal
     assert "a table" in text and ("a long name of a kernel" in text) != terminal
+
+
+def test_columns_that_say_nothing_are_left_out():
+    rows = [("a", "1", "-", ""), ("b", "-", "-", "")]
+    table = Table("", SMALL.columns, rows).without_empty()
+    assert [column.name for column in table.columns] == ["name", "time"]
+    assert table.rows == [["a", "1"], ["b", "-"]]
 
 
 def test_markdown_is_the_same_table():

@@ -47,6 +47,14 @@ class Table:
         rows = [[_text(cell).replace("|", "\\|") for cell in row] for row in self.rows]
         return [_line([c.heading for c in self.columns]), _line(rule), *map(_line, rows)]
 
+    def without_empty(self) -> Table:
+        """The table of the columns that say something in a row."""
+        said = [
+            any(_text(row[n]) not in ("", "-") for row in self.rows)
+            for n in range(len(self.columns))
+        ]
+        return self.only([n for n, says in enumerate(said) if says])
+
     def only(self, places: Sequence[int]) -> Table:
         """The table of the columns at ``places``."""
         columns = tuple(self.columns[place] for place in places)

@@ -54,14 +54,14 @@ def timing_table(title: str, cells: Sequence[dict]) -> Table:
     for cell in cells:
         others = (all_ratios(cell),) if several else ()
         rows.append((problem_words(cell), on(cell), *_figures(cell), *others))
-    return Table(title, tuple(columns), rows)
+    return Table(title, tuple(columns), rows).without_empty()
 
 
 def memory_table(title: str, cells: Sequence[dict]) -> Table:
     """Peaks and scratch of every cell."""
     names = (OURS, "sdpa", "naive")
     columns = (
-        *words("problem", "on"), *numbers(*names), *numbers("our outputs", rank=1),
+        *words("problem", "on"), *numbers(*names[:2]), *numbers(names[2], rank=1), *numbers("our outputs", rank=2),
         *numbers("our scratch, all threads"),
     )  # fmt: skip
     rows = []

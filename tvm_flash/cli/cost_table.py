@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..bench.table import Table, numbers, words
+from ..bench.table import Column, Table, numbers, words
 
 if TYPE_CHECKING:
     from ..codegen.report import KernelReport
 
 # Kinds of PTX instructions that tell a kernel's balance.
-_KINDS = ("mma", "ldmatrix", "cp.async", "ex2", "fma", "mul", "add", "integer", "branch", "all")
+_KINDS = ("mma", "ldmatrix", "cp.async", "ex2", "fma", "all")
+# Those that a narrow terminal leaves out, the last first.
+_MORE_KINDS = ("mul", "add", "integer", "branch")
 
 
 def cost_tables(reports: Sequence[KernelReport]) -> list[Table]:
@@ -21,9 +23,9 @@ def cost_tables(reports: Sequence[KernelReport]) -> list[Table]:
 
 def _resources(reports: Iterable[KernelReport]) -> Table:
     columns = (
-        *words("kernel"), *numbers("arch", "registers"), *numbers("spill", "stack", unit="B"),
+        *words("kernel", "arch"), *numbers("registers"), *numbers("spill", "stack", unit="B"),
         *numbers("shared", unit="KiB"), *numbers("blocks", rank=2), *numbers("occupancy"),
-        *numbers("limit", rank=1), *numbers("compiled", unit="s", rank=3),
+        *words("limit", rank=1), *numbers("compiled", unit="s", rank=3),
     )  # fmt: skip
     rows = [
         (
@@ -45,7 +47,8 @@ def _resources(reports: Iterable[KernelReport]) -> Table:
 
 def _instructions(reports: Iterable[KernelReport]) -> Table:
     rows = [
-        (name, *(str(counts.get(kind, 0)) for kind in _KINDS))
+        (name, *(str(counts.get(kind, 0)) for kind in (*_KINDS, *_MORE_KINDS)))
         for name, counts in {report.name: report.instructions for report in reports}.items()
     ]
-    return Table("instructions in the PTX", (*words("kernel"), *numbers(*_KINDS)), rows)
+    more = [Column(kind, rank=rank) for rank, kind in enumerate(_MORE_KINDS, 1)]
+    return Table("instructions in the PTX", (*words("kernel"), *numbers(*_KINDS), *more), rows)
