@@ -112,7 +112,7 @@ def test_rates_multiply_to_the_data_sheets_peak(gpu):
 
 
 def test_an_architecture_without_numbers_is_refused():
-    with pytest.raises(ValueError, match=r"sm_100.*known are sm_75, sm_80"):
+    with pytest.raises(UnsupportedSpec, match=r"sm_100.*known are sm_75, sm_80"):
         gpu_of(ARCHS["sm_100"])
 
 
@@ -230,7 +230,7 @@ def test_every_gpu_space_has_predictions(arch, direction, dtype):
 def test_targets_without_a_model_are_refused():
     space = cuda_space(BF16, "forward", ARCHS["sm_100"])
     task = SearchTask(space, BF16, "forward", "sm_100", SIZES)
-    with pytest.raises(ValueError, match="sm_100"):
+    with pytest.raises(UnsupportedSpec, match="sm_100"):
         predictor(task)(space.point(space.start))
     with pytest.raises(UnsupportedSpec, match="quantum"):
         predictor(replace(task, target="quantum"))

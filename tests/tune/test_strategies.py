@@ -3,15 +3,28 @@
 import math
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
 import pytest
 from search_toys import SMALL, SPACE, run, seconds, task
 
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.schedules.cuda.arch import ARCHS
+from tvm_flash.schedules.cuda.space import cuda_space
+from tvm_flash.schedules.select import space_of
+from tvm_flash.schedules.target import cpu_target
+from tvm_flash.tune.sizes import sizes_of
 from tvm_flash.tune.strategies import analytical
-from tvm_flash.tune.strategy import STRATEGIES, make_strategy, strategy_class, strategy_name
-from tvm_flash.tune.trial import Observation
+from tvm_flash.tune.strategy import (
+    STRATEGIES,
+    default_strategy,
+    make_strategy,
+    strategy_class,
+    strategy_name,
+)
+from tvm_flash.tune.trial import Observation, SearchTask
 
 NAMES = list(STRATEGIES)
 START = SPACE.point(SPACE.start)
@@ -118,6 +131,30 @@ def test_measurements_correct_the_analytical_order():
 def test_the_first_points_of_the_corrected_order_are_mostly_those_of_the_prediction():
     alone = set(run("analytical", budget=24)[0])
     assert len(alone & {*run("analytical-measured", seed=1, budget=3)[0]}) >= 2
+
+
+def test_the_default_is_what_the_study_found_best_where_a_model_serves():
+    spec = AttentionSpec("bfloat16", 64)
+    space = space_of(spec, "forward", cpu_target("x86-64-v3"), "long")
+    known = SearchTask(space, spec, "forward", "x86-64-v3", sizes_of("forward", "long"))
+    assert default_strategy(known) == "analytical-measured"
+    gpus = {name: cuda_space(spec, "forward", ARCHS[name]) for name in ("sm_90", "sm_100")}
+    gpu = {name: replace(known, space=space, target=name) for name, space in gpus.items()}
+    assert default_strategy(gpu["sm_90"]) == "analytical-measured"
+    assert default_strategy(gpu["sm_100"]) == "xgb", "no numbers are published"
+    assert default_strategy(task()) == "xgb", "a schedule of no model"
+
+
+@pytest.mark.parametrize("name", ["ranked-xgb", "analytical-measured"])
+def test_of_a_large_space_a_sample_is_scored(name, monkeypatch):
+    monkeypatch.setattr(strategy_class(name), "most", 40)
+    strategy = make_strategy(name, task(), 0)
+    found = []
+    while points := strategy.propose(8):
+        found += points
+        strategy.observe([Observation(point, seconds(point)) for point in points])
+    assert len(found) == len(set(found)) and len(strategy._points) == 40
+    assert set(strategy._points) <= set(found), "all that are scored are proposed"
 
 
 def test_a_cost_model_makes_another_name():

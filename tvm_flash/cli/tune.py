@@ -47,7 +47,7 @@ def tune(
         str | None,
         typer.Option(
             help="Name in docs/search-strategies.md, or your own as module:Class; "
-            "default: evolutionary with --cost-model xgb."
+            "default: analytical-measured, or xgb where no analytical model serves."
         ),
     ] = None,
     cost_model: Annotated[
@@ -88,8 +88,8 @@ def tune(
     problems = specs_of([*(specs or []), *map(str, specs_file or [])])
     wanted = _words("directions", directions, DIRECTIONS)
     folder = logs or _own_logs()
-    if strategy is None:
-        strategy, cost_model = "evolutionary", cost_model or "xgb"
+    if cost_model is not None:
+        strategy = strategy or "evolutionary"
     if target.partition(":")[0] == "cuda":
         if rpc is not None:
             raise UnsupportedSpec("--rpc is for CPU targets: run on the machine with the GPU")
@@ -119,6 +119,8 @@ def _search(request: Request, hardware: Hardware) -> None:
     """Run the sessions, then say what was found; also what an interrupted one had found."""
     found: list[Found] = []
     started = time.monotonic()
+    if request.strategy is None:
+        notes.print(f"strategy: {', '.join(request.strategies)}", **_PLAIN)
     view = (LiveView if notes.is_terminal else PlainView)(notes, len(request.tasks))
     stopped: BaseException | None = None
     try:

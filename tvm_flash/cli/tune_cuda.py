@@ -92,11 +92,8 @@ def modelled_archs(target: str) -> tuple[CudaArch, ...]:
 
     archs = cuda_archs(target)
     if target.partition(":")[2]:
-        try:
-            for arch in archs:
-                gpu_of(arch)
-        except ValueError as error:
-            raise UnsupportedSpec(str(error)) from error
+        for arch in archs:
+            gpu_of(arch)
         return archs
     known = tuple(arch for arch in archs if arch.name in GPUS)
     if left := [arch.name for arch in archs if arch not in known]:

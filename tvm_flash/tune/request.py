@@ -12,7 +12,7 @@ from ..schedules.target import CpuTarget
 from .hardware import Hardware
 from .plan import recorded
 from .session import Event, Keeper, Session, State
-from .strategy import make_strategy, strategy_class, strategy_name
+from .strategy import default_strategy, make_strategy, strategy_class, strategy_name
 from .trial import SearchTask
 from .trial_log import UNWRITTEN, TrialLog, check_writable, restore
 
@@ -23,13 +23,14 @@ Tell = Callable[[State, Event | None], object]
 class Request:
     """Tasks for one target and how each is searched.
 
-    strategy, cost_model: as ``make_strategy`` takes them. seconds: of timing a trial. logs: folder
-    of the records. work_dir: of MetaSchedule's databases and of records that do not fit.
+    strategy, cost_model: as ``make_strategy`` takes them; strategy None: ``default_strategy`` of
+    each task. seconds: of timing a trial. logs: folder of the records. work_dir: of MetaSchedule's
+    databases and of records that do not fit.
     """
 
     tasks: tuple[SearchTask, ...]
     target: CpuTarget | CudaArch
-    strategy: str
+    strategy: str | None
     cost_model: str | None
     seed: int
     trials: int
@@ -42,12 +43,18 @@ class Request:
 
         Raises ValueError for a strategy that there is not, NotRecorded for folders.
         """
-        strategy_class(strategy_name(self.strategy, self.cost_model))
+        for name in self.strategies:
+            strategy_class(name)
         check_writable(self.logs)
         if self.work_dir is None:
             return 0
         check_writable(self.work_dir, "--work-dir")
         return restore(self.work_dir, self.logs)
+
+    @property
+    def strategies(self) -> list[str]:
+        """The names of the strategies, each once."""
+        return list(dict.fromkeys(map(self._strategy_of, self.tasks)))
 
     def waiting(self) -> Path | None:
         """The file of records that the logs did not take; None: there are none."""
@@ -64,14 +71,14 @@ class Request:
             self.logs,
             task,
             hardware.origin(task),
-            strategy_name(self.strategy, self.cost_model),
+            self._strategy_of(task),
             self.seed,
             cost_model=self.cost_model,
             rescue=self.work_dir,
         )
         return Session(
             task,
-            make_strategy(self.strategy, task, self.seed, self.cost_model),
+            make_strategy(self._strategy_of(task), task, self.seed),
             hardware,
             log,
             trials=self.trials,
@@ -80,6 +87,11 @@ class Request:
             tell=tell,
             keepers=self._keepers(task),
         )
+
+    def _strategy_of(self, task: SearchTask) -> str:
+        if self.strategy is None:
+            return default_strategy(task)
+        return strategy_name(self.strategy, self.cost_model)
 
     def _keepers(self, task: SearchTask) -> tuple[Keeper, ...]:
         """Who else is given the trials: MetaSchedule's own database, in the task's folder."""

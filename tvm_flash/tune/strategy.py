@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import TvmFlashError
+from ..errors import TvmFlashError, UnsupportedSpec
 from ..schedules.space import Point
 from .trial import Observation, SearchTask
 
@@ -95,6 +95,17 @@ _WITH_COST_MODEL = {
     "xgb": {"xgb": "xgb"},
     "mlp": {"mlp": "mlp"},
 }
+
+
+def default_strategy(task: SearchTask) -> str:
+    """What docs/search-study.md found best; where no analytical model serves, the best without."""
+    from .analytical import predictor
+
+    try:
+        predictor(task)
+    except UnsupportedSpec:
+        return "xgb"
+    return "analytical-measured"
 
 
 def make_strategy(

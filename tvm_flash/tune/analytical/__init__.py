@@ -13,19 +13,22 @@ __all__ = ["predictor"]
 def predictor(task: SearchTask) -> Callable[[Point], float]:
     """Predicted seconds of a point of ``task.space``; nothing is compiled or run.
 
-    Raises UnsupportedSpec for an unknown target, ValueError for one that no model knows.
+    Raises UnsupportedSpec for a target or schedule that no model knows.
     """
     from ...schedules.cuda.arch import ARCHS
 
     if task.target in ARCHS:
         from .estimated import cuda_seconds
+        from .gpu import gpu_of
 
         arch = ARCHS[task.target]
+        gpu_of(arch)
         return lambda point: cuda_seconds(task.spec, task.space.config(point), arch, task.sizes)
     from ...schedules.target import cpu_target
-    from .cpu import cpu_seconds
+    from .cpu import cpu_seconds, refuse_unknown
 
     target = cpu_target(task.target)
+    refuse_unknown(task.space.start, target)
     return lambda point: cpu_seconds(
         task.spec, task.space.config(point), target, task.sizes, task.threads
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...errors import UnsupportedSpec
 from ...schedules.target import CpuTarget
 
 
@@ -60,8 +61,10 @@ AMX_PRODUCT, AMX_LOAD, AMX_STORE = 16, 8, 16
 
 
 def core_of(target: CpuTarget) -> Core:
-    """The core that stands for ``target``. Raises ValueError for a target without numbers."""
+    """The core that stands for ``target``. Raises UnsupportedSpec for one without numbers."""
     name = target.name.partition("+")[0]
     if name not in _CORES:
-        raise ValueError(f"no analytical model of {target.name}; known are {', '.join(_CORES)}")
+        raise UnsupportedSpec(
+            f"no analytical model of {target.name}; known are {', '.join(_CORES)}"
+        )
     return _CORES[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
+from ...errors import UnsupportedSpec
 from ...problem.spec import AttentionSpec
 from ...schedules.cpu.backward import BackwardConfig
 from ...schedules.cpu.forward import ForwardConfig
@@ -34,6 +35,13 @@ def cpu_seconds(
     core = core_of(target)
     tasks = _TASKS[type(config)](core, spec, config, sizes, threads)
     return makespan([_TASK + task for task in tasks], threads) / core.hertz
+
+
+def refuse_unknown(config: object, target: CpuTarget) -> None:
+    """Raise UnsupportedSpec where ``cpu_seconds`` has no model of the schedule or the target."""
+    core_of(target)
+    if type(config) not in _TASKS:
+        raise UnsupportedSpec(f"no analytical model of a schedule with {type(config).__name__}")
 
 
 def makespan(tasks: Sequence[float], workers: int) -> float:

@@ -77,7 +77,7 @@ def rank_cuda(
     More than that are drawn at random by ``seed``. Each is compiled, its PTX interpreted and held
     to the error rule, and its time predicted from what it executes. Nothing is timed: the document
     says so, and builds do not read it. logs: tuning_logs/, where it is written (None: nowhere).
-    Raises UnsupportedSpec, BuildError without nvcc, ValueError for an architecture without a model.
+    Raises UnsupportedSpec, also for an architecture without a model, and BuildError without nvcc.
     """
     from ...schedules.cuda.space import cuda_space
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...errors import UnsupportedSpec
 from ...schedules.cuda.arch import CudaArch
 
 
@@ -82,9 +83,9 @@ GPUS = {
 
 
 def gpu_of(arch: CudaArch) -> Gpu:
-    """The GPU that stands for ``arch``. Raises ValueError where no numbers are known."""
+    """The GPU that stands for ``arch``. Raises UnsupportedSpec without its numbers."""
     if arch.name not in GPUS:
-        raise ValueError(
+        raise UnsupportedSpec(
             f"no analytical model of {arch.name}: what its mma.sync reaches is not published; "
             f"known are {', '.join(GPUS)}"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ...problem.spec import AttentionSpec
 from ...problem.visits import Visibility
 
@@ -13,8 +15,7 @@ def key_tiles(
 
     A window and causal masks skip tiles; a mask_mod skips none.
     """
-    seen = Visibility(spec, seqlen_q, seqlen_k)
-    return [seen.keys(q, q + block_q, block_k).count for q in range(0, seqlen_q, block_q)]
+    return list(_key_tiles(spec, seqlen_q, seqlen_k, block_q, block_k))
 
 
 def query_tiles(
@@ -23,3 +24,11 @@ def query_tiles(
     """Query tiles that each key tile visits, first keys first."""
     seen = Visibility(spec, seqlen_q, seqlen_k)
     return [seen.queries(k, k + block_k, block_q).count for k in range(0, seqlen_k, block_k)]
+
+
+@lru_cache(maxsize=1024)  # other knobs than the blocks' leave it the same
+def _key_tiles(
+    spec: AttentionSpec, seqlen_q: int, seqlen_k: int, block_q: int, block_k: int
+) -> tuple[int, ...]:
+    seen = Visibility(spec, seqlen_q, seqlen_k)
+    return tuple(seen.keys(q, q + block_q, block_k).count for q in range(0, seqlen_q, block_q))

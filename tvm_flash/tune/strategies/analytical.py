@@ -61,7 +61,7 @@ class AnalyticalMeasured(Ranked):
 
     @cached_property
     def _prior(self) -> np.ndarray:
-        return np.array([math.log(self._predicted(point)) for point in self._space.points])
+        return np.array([math.log(self._predicted(point)) for point in self._points])
 
     def _scores(self) -> np.ndarray:
         if sum(seen.seconds is not None for seen in self._seen) < LEAST:

@@ -21,17 +21,19 @@ EXPLORATION = 1 / 8
 class Ranked:
     """A model scores every point that is left, the best are measured next.
 
-    Our spaces have up to some hundred thousand points: once they are listed, scoring all takes a
-    fraction of a second, and no search over the model can miss its optimum. Base class;
-    ``model_name`` says which model.
+    Scoring thousands of points takes a fraction of a second, and no search over the model can miss
+    its optimum. Of a space with more than ``most`` points, so many drawn at random are scored: the
+    best of them is among the best few in ten thousand of all. Base class; ``model_name`` says which
+    model.
     """
 
     model_name = ""
     # So many are measured at random before the model is asked.
     first = 16
+    most = 10_000
 
     def __init__(self, task: SearchTask, seed: int):
-        self._space, self._random = task.space, random.Random(seed)
+        self._space, self._seed, self._random = task.space, seed, random.Random(seed)
         self._remaining = Remaining.shuffled(task.space, seed)
         self._model = cost_model(self.model_name, seed)
         self._seen: list[Observation] = []
@@ -47,14 +49,22 @@ class Ranked:
         self._seen += observations
 
     @cached_property
+    def _points(self) -> Sequence[Point]:
+        """Those that are scored."""
+        points = self._space.points
+        if len(points) <= self.most:
+            return points
+        return random.Random(self._seed).sample(points, self.most)
+
+    @cached_property
     def _features(self) -> np.ndarray:
-        return knob_features(self._space, self._space.points)
+        return knob_features(self._space, self._points)
 
     def _best(self, count: int) -> list[Point]:
         taken: list[Point] = []
         if count:
             for n in np.argsort(-self._scores(), kind="stable"):
-                point = self._space.points[n]
+                point = self._points[n]
                 if self._remaining.claim(point):
                     taken.append(point)
                     if len(taken) == count:
@@ -62,7 +72,7 @@ class Ranked:
         return taken
 
     def _scores(self) -> np.ndarray:
-        """Of all points of the space, higher is faster."""
+        """Of ``_points``, higher is faster."""
         points = [seen.point for seen in self._seen]
         seconds = [seen.seconds for seen in self._seen]
         self._model.fit(knob_features(self._space, points), seconds)
