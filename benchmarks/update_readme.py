@@ -58,7 +58,7 @@ def spaces() -> str:
     """The knobs of every CPU schedule."""
     rows = [
         (name, f"`{knob.name}`", ", ".join(map(str, knob.values)), knob.meaning)
-        for name, schedule in SCHEDULES.items()
+        for name, schedule in SCHEDULES.rows.items()
         for knob in schedule.knobs
     ]
     return "\n".join(Table("", words("schedule", "knob", "values", "what it is"), rows).markdown())

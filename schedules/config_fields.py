@@ -1,15 +1,15 @@
-"""Fields of configs: what each may hold, wherever a config comes from."""
+"""Configs, the numbers of schedules: what a field may hold, wherever a config comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ..json_fields import shown
 from .line_fields import is_value
 
-C = TypeVar("C")
+C = TypeVar("C", bound="Config")
 
 _EDGE, _WIDTH = range(1, 4097), range(1, 513)
 _FEW = range(1, 33)
@@ -35,6 +35,24 @@ LIMITS: Mapping[str, range | tuple] = {
     "unit": ("fma", "dot", "amx"),
     "q_in_registers": (False, True),
 }
+
+
+class Config:
+    """Base of the dataclasses that hold a schedule's numbers.
+
+    schedule: its name, which records and manifests keep beside the numbers.
+    """
+
+    schedule: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers and the name of their schedule, as plain data."""
+        return {"schedule": self.schedule, **asdict(self)}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls: type[C], config: Mapping[str, Any]) -> C:
+        """The config of what ``to_json`` wrote, or of some fields; raises as ``config_from``."""
+        return config_from(cls, config)
 
 
 def config_problems(config: Mapping[str, Any]) -> list[str]:

@@ -1,50 +1,53 @@
-"""The one door to schedules: a config for (spec, direction, target, bucket), and what it makes."""
+"""The schedules for CPUs: a config for (spec, direction, target, bucket), and what it makes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 
-from ..artifact.library import DIRECTIONS, symbol_name
+from ..artifact.library import symbol_name
 from ..definition.signature import as_module
 from ..errors import UnsupportedSpec
 from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
-from .config_fields import checked, config_from
+from .config_fields import Config
 from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
-from .cpu.defaults import default_config
+from .cpu.defaults import backward_defaults, forward_defaults, split_defaults
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
-from .records import best_config
-from .space import Knob, Space
+from .space import Space
+from .table import BACKWARD, FORWARD, Schedule, ScheduleTable
 from .target import CpuTarget
 
-Config = ForwardConfig | SplitForwardConfig | BackwardConfig
+
+def _misfits(config: Any, spec: AttentionSpec, target: CpuTarget) -> list[str]:
+    return config.reasons(spec)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """One way to run a direction: the class of its numbers, what they are given to, and which of
-    them tuning varies."""
-
-    direction: str
-    config: type
-    function: Callable[[AttentionSpec, Any], tvm.tirx.PrimFunc]
-    knobs: tuple[Knob, ...]
+def _registers(config: Any, spec: AttentionSpec, target: CpuTarget) -> list[str]:
+    """Micro-kernels that would fill more registers than the target has are refused unbuilt."""
+    needed, there = config.registers, target.registers
+    if needed <= there:
+        return []
+    return [f"its micro-kernel needs {needed} vector registers, {target.name} has {there}"]
 
 
-# By the name that a config carries to records and manifests. The first of a direction is the one
-# that a config without a name is for.
-SCHEDULES = {
-    "cpu.forward": Schedule("forward", ForwardConfig, schedule_forward, FORWARD_KNOBS),
-    "cpu.split_forward": Schedule(
-        "forward", SplitForwardConfig, schedule_split_forward, SPLIT_KNOBS
-    ),
-    "cpu.backward": Schedule("backward", BackwardConfig, schedule_backward, BACKWARD_KNOBS),
-}
+SCHEDULES = ScheduleTable(
+    [
+        Schedule(FORWARD, ForwardConfig, schedule_forward, FORWARD_KNOBS, forward_defaults),
+        Schedule(FORWARD, SplitForwardConfig, schedule_split_forward, SPLIT_KNOBS, split_defaults),
+        Schedule(
+            BACKWARD, BackwardConfig, schedule_backward, BACKWARD_KNOBS, backward_defaults,
+            padding=lambda config, spec: config.tile(spec).depth_lanes,
+        ),
+    ],
+    reasons=_misfits,
+    residence=_registers,
+)  # fmt: skip
+as_config = SCHEDULES.as_config
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def scheduled_module(
     config = as_config(config, direction)
     if reasons := config.reasons(spec):
         raise UnsupportedSpec([f"{spec.name}: {reason}" for reason in reasons])
-    func = SCHEDULES[config.to_json()["schedule"]].function(spec, config)
+    func = SCHEDULES.of(config).function(spec, config)
     tile = config.tile(spec)
     meta = {"block_q": tile.block_q, "block_k": tile.block_k}
     if direction == "backward":
@@ -105,16 +108,8 @@ def choose(
     spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str = DEFAULT_BUCKET
 ) -> Chosen:
     """The config for one length bucket: measured (schedules/records.py), else the default."""
-    if direction not in DIRECTIONS:
-        raise ValueError(f"{direction=} must be one of {sorted(DIRECTIONS)}")
-    default = default_config(spec, direction, target, bucket)
-
-    def reasons(config: Mapping[str, Any], exact: bool) -> list[str]:
-        return _misfits(config, spec, direction, None if exact else default)
-
-    found = best_config(spec, direction, target.name, bucket, reasons)
-    config = default if found.config is None else as_config(found.config, direction)
-    return Chosen(config, found.source, (bucket,))
+    best = SCHEDULES.candidates(spec, direction, target, bucket)[0]
+    return Chosen(best.config, best.source, (bucket,))
 
 
 def choose_all(
@@ -134,50 +129,5 @@ def choose_all(
 def space_of(
     spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str = DEFAULT_BUCKET
 ) -> Space:
-    """What tuning searches for one length bucket: the schedule of its default config, around it.
-
-    Micro-kernels that would fill more registers than the target has are refused unbuilt.
-    """
-    start = default_config(spec, direction, target, bucket)
-
-    def refuse(config: Config) -> list[str]:
-        found = config.reasons(spec)
-        if config.registers > target.registers:
-            found.append(
-                f"its micro-kernel needs {config.registers} vector registers, "
-                f"{target.name} has {target.registers}"
-            )
-        return found
-
-    return Space.around(start, SCHEDULES[start.to_json()["schedule"]].knobs, refuse)
-
-
-def as_config(config: Mapping[str, Any] | Config, direction: str) -> Config:
-    """The config object for ``config``: itself, or one from a mapping of its fields.
-
-    Raises ValueError for a schedule or a knob that does not exist or is out of its limits.
-    """
-    if not isinstance(config, Mapping):
-        return checked(config)
-    direction = "forward" if direction == "forward" else "backward"
-    serving = {name: s for name, s in SCHEDULES.items() if s.direction == direction}
-    name = config.get("schedule", next(iter(serving)))
-    if name not in tuple(serving):
-        raise ValueError(f"schedule={name!r} must be one of {', '.join(serving)}")
-    return config_from(serving[name].config, config)
-
-
-def _misfits(
-    config: Mapping[str, Any], spec: AttentionSpec, direction: str, default: Config | None
-) -> list[str]:
-    """Why a record cannot serve ``spec``; ValueError where it is none of this release.
-
-    With ``default``: of another problem; then it may not pad the head dimension further.
-    """
-    known = as_config(config, direction)
-    reasons = known.reasons(spec)
-    if default is None or reasons:
-        return reasons
-    wide, least = (getattr(c.tile(spec), "depth_lanes", 0) for c in (known, default))
-    padded = f"it pads head_dim={spec.head_dim} to {wide} columns, not {least}"
-    return [padded] if wide > least else []
+    """What tuning searches for one length bucket: the schedule of its default config, around it."""
+    return SCHEDULES.space(spec, direction, target, bucket)

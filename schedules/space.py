@@ -41,7 +41,7 @@ def register_reasons(filled: int) -> list[str]:
 class Space:
     """The configs that differ from ``start`` in ``knobs`` alone.
 
-    name: the schedule's, as in ``config.to_json()``. start: the config of a build without records;
+    name: the schedule's. start: the config of a build without records;
     its values count among those of the knobs. refuse(config) gives the reasons why a config cannot
     serve the problem (none: it can), without compiling anything.
     """
@@ -59,7 +59,7 @@ class Space:
             replace(knob, values=tuple(sorted({*knob.values, value})))
             for knob, value in zip(knobs, own, strict=True)
         )
-        return Space(start.to_json()["schedule"], widened, start, refuse)
+        return Space(start.schedule, widened, start, refuse)
 
     def restricted(self, values: Mapping[str, Sequence[Value]]) -> Space:
         """The same with only ``values`` (by knob) for some knobs; [one value] fixes a knob."""

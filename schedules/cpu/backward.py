@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
 from ...definition.score_expressions import is_scale_only
 from ...problem.spec import AttentionSpec
+from ..config_fields import Config
 from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .backward_pairs import WORDS, register_pairs, with_pairs
@@ -23,7 +24,7 @@ LINE = 16
 
 
 @dataclass(frozen=True)
-class BackwardConfig:
+class BackwardConfig(Config):
     """Numbers of the backward schedule; they change speed, never results beyond rounding.
 
     block_q: rows of a query block. block_k: keys that a worker stages at once; step_k: how many of
@@ -33,6 +34,7 @@ class BackwardConfig:
     product's reduction in one iteration. exp2_degree, unit: as in the forward.
     """
 
+    schedule = "cpu.backward"
     block_q: int = 64
     block_k: int = 256
     step_k: int = 64
@@ -106,9 +108,6 @@ class BackwardConfig:
         )  # fmt: skip
         filled = max(vector_registers(rows, lanes, self.vector) for rows, lanes in shapes)
         return 0 if self.unit == "amx" else filled
-
-    def to_json(self) -> dict:
-        return {"schedule": "cpu.backward", **asdict(self)}
 
 
 # What tuning varies.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...problem.lengths import DEFAULT_BUCKET
 from ...problem.spec import AttentionSpec
 from ..target import CpuTarget
 from .backward import BackwardConfig
@@ -27,23 +26,35 @@ _MOST_ROWS = 1024
 _TINY = 16
 
 
-def default_config(
-    spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str = DEFAULT_BUCKET
-) -> ForwardConfig | SplitForwardConfig | BackwardConfig:
-    """The config without a tuning record, for one length bucket (tvm_flash.problem.lengths)."""
-    if direction != "forward":
-        config = backward_config(spec, target)
-        if bucket == "tiny" and config.unit == "fma":
-            small = dict.fromkeys(("block_q", "block_k", "step_k"), _TINY)
-            return replace(config, **small, lanes=min(config.lanes, _TINY))
-        return config
+def forward_defaults(
+    spec: AttentionSpec, target: CpuTarget, bucket: str
+) -> tuple[ForwardConfig, ...]:
+    """The forward config without a tuning record; none for decoding, which splits the keys."""
     if bucket == "decode":
-        return default_split_config(spec, target)
+        return ()
     config = forward_config(spec, target)
     if bucket == "tiny" and config.unit != "amx":
         lanes = min(LANES[target.vector, target.registers], _TINY)
-        return replace(config, block_q=_TINY, block_k=_TINY, group=_TINY, lanes=lanes)
-    return config
+        return (replace(config, block_q=_TINY, block_k=_TINY, group=_TINY, lanes=lanes),)
+    return (config,)
+
+
+def split_defaults(
+    spec: AttentionSpec, target: CpuTarget, bucket: str
+) -> tuple[SplitForwardConfig, ...]:
+    """The split config without a tuning record, for decoding alone."""
+    return (default_split_config(spec, target),) if bucket == "decode" else ()
+
+
+def backward_defaults(
+    spec: AttentionSpec, target: CpuTarget, bucket: str
+) -> tuple[BackwardConfig, ...]:
+    """The backward config without a tuning record."""
+    config = backward_config(spec, target)
+    if bucket == "tiny" and config.unit == "fma":
+        small = dict.fromkeys(("block_q", "block_k", "step_k"), _TINY)
+        return (replace(config, **small, lanes=min(config.lanes, _TINY)),)
+    return (config,)
 
 
 def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:

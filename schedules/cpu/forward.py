@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
 from ...definition.score_expressions import is_scale_only
 from ...problem.spec import AttentionSpec
+from ..config_fields import Config
 from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .forms.forward import streaming_forward
@@ -20,7 +21,7 @@ from .vector_math import VectorMath, degree_reasons
 
 
 @dataclass(frozen=True)
-class ForwardConfig:
+class ForwardConfig(Config):
     """Numbers of the forward schedule; they change speed, never results beyond rounding.
 
     block_q: most query rows that share a staged key tile; tasks_per_thread: tiles have fewer rows
@@ -33,6 +34,7 @@ class ForwardConfig:
     32 x 32 blocks of tiles. unroll: steps of a product's reduction in one iteration (not amx).
     """
 
+    schedule = "cpu.forward"
     block_q: int = 512
     block_k: int = 64
     group: int = 64
@@ -108,9 +110,6 @@ class ForwardConfig:
         """Vector registers that the larger micro-kernel fills (AMX has tiles of its own: 0)."""
         rows = max(self.rows_s, self.rows_o)
         return 0 if self.unit == "amx" else vector_registers(rows, self.lanes, self.vector)
-
-    def to_json(self) -> dict:
-        return {"schedule": "cpu.forward", **asdict(self)}
 
 
 # What tuning varies.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
 from ...problem.spec import AttentionSpec
+from ..config_fields import Config
 from ..space import Knob, register_reasons, vector_registers
 from ..target import CpuTarget
 from .forms.split_forward import SplitTile, split_forward
@@ -21,7 +22,7 @@ PREFETCH_BYTES = 8192
 
 
 @dataclass(frozen=True)
-class SplitForwardConfig:
+class SplitForwardConfig(Config):
     """Numbers of the split forward; they change speed, never results beyond rounding.
 
     rows: packed query rows (heads of a group times positions) of a task. row_block: rows that share
@@ -31,6 +32,7 @@ class SplitForwardConfig:
     K and V are asked for (0: left to the hardware). exp2_degree: of the softmax's exponential.
     """
 
+    schedule = "cpu.split_forward"
     rows: int = 16
     row_block: int = 4
     chunk: int = 256
@@ -76,9 +78,6 @@ class SplitForwardConfig:
         """Vector registers that the larger micro-kernel fills."""
         scores = vector_registers(self.row_block, self.step * self.vector, self.vector)
         return max(scores, vector_registers(self.row_block, self.columns, self.vector))
-
-    def to_json(self) -> dict:
-        return {"schedule": "cpu.split_forward", **asdict(self)}
 
 
 # What tuning varies.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...problem.spec import AttentionSpec
-from ..config_fields import config_from
+from ..config_fields import Config
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .tensor_core import product_for
@@ -14,7 +13,7 @@ from .tiling import round_up
 
 
 @dataclass(frozen=True)
-class BackwardConfig:
+class BackwardConfig(Config):
     """Numbers of the backward schedule; they change speed, never results beyond rounding.
 
     block_q, block_k: rows of a query and a key tile. num_warps: they split the keys evenly.
@@ -26,6 +25,7 @@ class BackwardConfig:
     the columns of dQ. min_blocks: blocks an SM shall hold.
     """
 
+    schedule = "cuda.backward"
     block_q: int = 64
     block_k: int = 64
     num_warps: int = 4
@@ -91,13 +91,6 @@ class BackwardConfig:
     def dq_groups(self) -> int:
         """Warps that share a group of 16 rows of dQ."""
         return max(self.num_warps // max(self.block_q // 16, 1), 1)
-
-    def to_json(self) -> dict:
-        return {"schedule": "cuda.backward", **asdict(self)}
-
-    @staticmethod
-    def from_json(fields: Mapping) -> BackwardConfig:
-        return config_from(BackwardConfig, fields)
 
 
 # What tuning varies.

@@ -17,7 +17,7 @@ FORWARD = {
     128: (Forward(128, 32, stages=2), Forward(128, 32), Forward(64, 64), Forward(64, 32)),
     256: (Forward(64, 32), Forward(64, 16), Forward(32, 16, num_warps=2)),
 }
-FORWARD_FLOAT32 = {
+FORWARD_TF32 = {
     64: (Forward(64, 32),),
     128: (Forward(64, 32), Forward(64, 16)),
     256: (Forward(64, 16), Forward(32, 16, num_warps=2)),
@@ -43,7 +43,7 @@ BACKWARD = {
         Backward(64, 16, num_warps=4, column_groups=4),
     ),
 }
-BACKWARD_FLOAT32 = {
+BACKWARD_TF32 = {
     64: (Backward(32, 64),),
     128: (Backward(32, 32, column_groups=2), Backward(32, 16, num_warps=2, column_groups=2)),
     256: (Backward(32, 16, num_warps=2, column_groups=2, dq_parts=2),),
@@ -54,29 +54,32 @@ ORDERED = {
     128: (Forward(64, 32), Forward(64, 16)),
     256: (Forward(64, 16), Forward(32, 16, num_warps=2)),
 }
-ORDERED_FLOAT32 = {
+ORDERED_TF32 = {
     128: (Forward(64, 16), Forward(32, 16, num_warps=2)),
     256: (Forward(32, 16, num_warps=2), Forward(16, 16, num_warps=1)),
 }
 
 
-def forward_configs(spec: AttentionSpec, arch: CudaArch) -> list[Forward]:
-    """Configs that serve ``spec`` on ``arch``, the best first. Raises UnsupportedSpec."""
-    table = FORWARD_FLOAT32 if spec.dtype == "float32" else FORWARD
+def forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:
+    """Configs that serve ``spec`` on ``arch``, the best first. Raises UnsupportedSpec.
+
+    A kernel serves all lengths: ``bucket`` changes nothing.
+    """
+    table = FORWARD_TF32 if spec.element.operand == "tf32" else FORWARD
     configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
     # Two blocks on an SM hide each other's barriers: what leaves room for one alone comes later.
     return sorted(configs, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)
 
 
-def backward_configs(spec: AttentionSpec, arch: CudaArch) -> list[Backward]:
+def backward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Backward]:
     """The same for the backward kernel of key tiles."""
-    table = BACKWARD_FLOAT32 if spec.dtype == "float32" else BACKWARD
+    table = BACKWARD_TF32 if spec.element.operand == "tf32" else BACKWARD
     return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
 
 
-def ordered_configs(spec: AttentionSpec, arch: CudaArch) -> list[Forward]:
+def ordered_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:
     """The same for the ordered dQ."""
-    table = ORDERED_FLOAT32 if spec.dtype == "float32" else ORDERED
+    table = ORDERED_TF32 if spec.element.operand == "tf32" else ORDERED
     return _fitting(spec, arch, table, lambda config: ordered_reasons(spec, config, arch))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm import tirx
 
@@ -11,7 +10,7 @@ from ...definition.arithmetic import int32
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
-from ..config_fields import config_from
+from ..config_fields import Config
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
@@ -27,7 +26,7 @@ from .tiling import QueryTile, key_visits, query_grid, round_up
 
 
 @dataclass(frozen=True)
-class ForwardConfig:
+class ForwardConfig(Config):
     """Numbers of the forward schedule; they change speed, never results beyond rounding.
 
     block_q, block_k: rows of a query and a key tile. num_warps: they split the query rows evenly.
@@ -36,6 +35,7 @@ class ForwardConfig:
     min_blocks: blocks an SM shall hold, a register limit for the compiler (0: none).
     """
 
+    schedule = "cuda.forward"
     block_q: int = 128
     block_k: int = 64
     num_warps: int = 4
@@ -74,13 +74,6 @@ class ForwardConfig:
         sums = m_tiles * (self.block_k + depth_v) // 2
         held = m_tiles * depth // product.step if self.q_in_registers else 0
         return sums + (held + m_tiles) * product.words_a + product.words_b
-
-    def to_json(self) -> dict:
-        return {"schedule": "cuda.forward", **asdict(self)}
-
-    @staticmethod
-    def from_json(fields: Mapping) -> ForwardConfig:
-        return config_from(ForwardConfig, fields)
 
 
 # What tuning varies.

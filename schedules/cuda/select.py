@@ -5,29 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...artifact.library import DIRECTIONS, symbol_name
+from ...artifact.library import symbol_name
 from ...errors import UnsupportedSpec
 from ...problem.arguments import arguments
 from ...problem.lengths import DEFAULT_BUCKET
 from ...problem.spec import AttentionSpec
-from ..records import best_config
+from ..config_fields import Config
+from ..table import Candidate
 from .arch import CudaArch
-from .backward import key_gradient_launch
-from .backward_config import BackwardConfig
-from .backward_dq import ordered_query_gradient_launch
-from .defaults import backward_configs, forward_configs, ordered_configs
-from .forward import ForwardConfig, forward_launch
-from .program import CudaProgram, Launch
-from .row_kernels import delta_launch, query_gradient_launch
+from .kernels import ORDERED_DQ, SCHEDULES
+from .program import CudaProgram
 
-Config = ForwardConfig | BackwardConfig
+as_config = SCHEDULES.as_config
 
 # float32 is multiplied in three parts, whose fragments do not all fit beyond this head_dim.
 _FLOAT32_FITS = 128
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Architectures that one program serves: the configs of its kernels, which they share.
+
+    sources: by architecture, where the first config comes from.
+    """
+
+    configs: tuple[Config, ...]
+    archs: list[CudaArch] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def cuda_programs(
@@ -44,21 +52,15 @@ def cuda_programs(
     where the best spilled; the last where there are not so many. Raises UnsupportedSpec with every
     reason.
     """
-    if direction not in DIRECTIONS:
-        raise ValueError(f"{direction=} must be one of {sorted(DIRECTIONS)}")
-    groups: dict[str, tuple[list[CudaArch], tuple, dict[str, str]]] = {}
+    groups: dict[str, _Group] = {}
     for arch in archs:
         configs, source = _configs(spec, direction, arch, config, choice)
         key = json.dumps([*(c.to_json() for c in configs), arch.asynchronous_copy])
-        served, _, sources = groups.setdefault(key, ([], configs, {}))
-        served.append(arch)
-        sources[arch.name] = source
+        group = groups.setdefault(key, _Group(configs))
+        group.archs.append(arch)
+        group.sources[arch.name] = source
     return [
-        (
-            tuple(served),
-            replace(_program(spec, direction, configs, served[0], key), sources=sources),
-        )
-        for key, (served, configs, sources) in groups.items()
+        (tuple(group.archs), _program(spec, direction, group, key)) for key, group in groups.items()
     ]
 
 
@@ -73,89 +75,49 @@ def measured_config(
 
     A kernel is for all lengths, so it is built with the numbers for ``bucket``.
     """
-
-    def reasons(config: Mapping[str, Any], exact: bool) -> list[str]:
-        return as_config(config, direction).reasons(spec, arch)
-
-    found = best_config(spec, direction, arch.name, bucket, reasons, folders)
-    config = None if found.config is None else as_config(found.config, direction)
-    return config, found.source
+    best = SCHEDULES.measured(spec, direction, arch, bucket, folders)
+    return best.config, best.source
 
 
-def as_config(config: Mapping[str, Any], direction: str) -> Config:
-    """The config with these fields.
-
-    Raises ValueError for another schedule, and for a knob that does not exist or is out of its
-    limits.
-    """
-    kind: type[Config] = ForwardConfig if direction == "forward" else BackwardConfig
-    own = kind().to_json()["schedule"]
-    if (named := config.get("schedule", own)) != own:
-        raise ValueError(f"schedule={named!r} must be {own!r}")
-    return kind.from_json(config)
-
-
-def _configs(spec, direction: str, arch: CudaArch, config, choice: int) -> tuple[tuple, str]:
-    """The configs of a program's kernels and where the first comes from."""
-
-    def pick(configs):
-        return configs[min(choice, len(configs) - 1)]
-
-    forward = direction == "forward"
-    if config is not None:
-        chosen, source = as_config(config, direction), "given"
-        if unfit := chosen.reasons(spec, arch):
-            raise UnsupportedSpec([f"{arch.name}: {reason}" for reason in unfit])
-    else:
-        defaults = (forward_configs if forward else backward_configs)(spec, arch)
-        candidates = [(default, "default") for default in defaults]
-        measured, place = measured_config(spec, direction, arch)
-        if measured is not None:
-            others = [entry for entry in candidates if entry[0] != measured]
-            candidates = [(measured, place), *others]
-        chosen, source = pick(candidates)
-    if direction == "backward_deterministic":
-        return (chosen, pick(ordered_configs(spec, arch))), source
-    return (chosen,), source
+def _configs(
+    spec: AttentionSpec,
+    direction: str,
+    arch: CudaArch,
+    given: Mapping[str, Any] | None,
+    choice: int,
+) -> tuple[tuple[Config, ...], str]:
+    """The configs of the program's kernels, and where the first comes from."""
+    candidates = _candidates(spec, direction, arch, given)
+    best = candidates[min(choice, len(candidates) - 1)]
+    if direction not in ORDERED_DQ.directions:
+        return (best.config,), best.source
+    ordered = ORDERED_DQ.defaults(spec, arch, DEFAULT_BUCKET)
+    return (best.config, ordered[min(choice, len(ordered) - 1)]), best.source
 
 
-def _program(
-    spec: AttentionSpec, direction: str, configs: tuple, arch: CudaArch, key: str
-) -> CudaProgram:
+def _candidates(
+    spec: AttentionSpec, direction: str, arch: CudaArch, given: Mapping[str, Any] | None
+) -> list[Candidate]:
+    """Of the first config: the given one alone, else the measured one and the defaults."""
+    if given is None:
+        return SCHEDULES.candidates(spec, direction, arch)
+    config = as_config(given, direction)
+    if reasons := config.reasons(spec, arch):
+        raise UnsupportedSpec([f"{arch.name}: {reason}" for reason in reasons])
+    return [Candidate(config, "given")]
+
+
+def _program(spec: AttentionSpec, direction: str, group: _Group, key: str) -> CudaProgram:
+    configs, arch = group.configs, group.archs[0]
     public = symbol_name(spec, direction)
     # Variants of one function stand side by side in a library.
     symbol = f"{public}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    if direction == "forward":
-        (config,) = configs
-        launches = [forward_launch(spec, config, arch, symbol)]
-        meta = {"block_q": config.block_q, "block_k": config.block_k}
-    else:
-        launches, meta = _backward(spec, configs, arch, symbol)
-    if spec.dtype == "float32" and max(spec.head_dim, spec.head_dim_v) > _FLOAT32_FITS:
+    launches, meta = SCHEDULES.of(configs[0]).function(spec, configs, arch, symbol)
+    if spec.element.operand == "tf32" and max(spec.head_dim, spec.head_dim_v) > _FLOAT32_FITS:
         launches = [replace(launch, may_spill=True) for launch in launches]
     parameters = tuple(argument.name for argument in arguments(spec, direction))
     shown = {
         **configs[0].to_json(),
         **({"ordered_dq": configs[1].to_json()} if configs[1:] else {}),
     }
-    return CudaProgram(public, parameters, tuple(launches), shown, meta)
-
-
-def _backward(
-    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
-) -> tuple[list[Launch], dict[str, int]]:
-    """delta of the rows; dK and dV by key tile; dQ out of their sums, or by itself in order."""
-    config, *ordered = configs
-    launches = [
-        delta_launch(spec, f"{symbol}_delta"),
-        key_gradient_launch(spec, config, arch, f"{symbol}_dkdv", with_dq=not ordered),
-    ]
-    meta = {"block_q": config.block_q, "block_k": config.block_k}
-    if ordered:
-        name = f"{symbol}_dq"
-        launches.append(ordered_query_gradient_launch(spec, ordered[0], arch, name))
-    else:
-        depth = config.depth(spec.head_dim)
-        launches.append(query_gradient_launch(spec, f"{symbol}_dq", config.block_q, depth))
-        meta["head_dim_pad"] = depth
-    return launches, meta
+    return CudaProgram(public, parameters, tuple(launches), shown, meta, group.sources)

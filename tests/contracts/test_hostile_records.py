@@ -15,13 +15,14 @@ from tvm_flash.schedules import record_format, records, select
 from tvm_flash.schedules.config_fields import LIMITS, config_problems
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.forward import FORWARD_KNOBS as CUDA_KNOBS
-from tvm_flash.schedules.cuda.select import ForwardConfig, cuda_programs, measured_config
+from tvm_flash.schedules.cuda.forward import ForwardConfig
+from tvm_flash.schedules.cuda.select import cuda_programs, measured_config
 from tvm_flash.schedules.target import host_target
 
 HALF = AttentionSpec(dtype="float16", head_dim=64)
 SM_90 = ARCHS["sm_90"]
 HOSTILE = [-64, 0, 10**9, 10**400, 32.5, float("nan"), float("inf"), True, "64", None, [64], {}]
-CPU = {name: schedule.config for name, schedule in select.SCHEDULES.items()}
+CPU = {name: schedule.config for name, schedule in select.SCHEDULES.rows.items()}
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def hostile_knobs(config):
 
 @pytest.mark.parametrize("name", CPU)
 def test_a_hostile_cpu_record_is_skipped_with_one_warning(logs, caplog, name):
-    direction = select.SCHEDULES[name].direction
+    direction = select.SCHEDULES.rows[name].directions[0]
     for day, (knob, value) in enumerate(hostile_knobs(CPU[name]), 1):
         config = {**CPU[name]().to_json(), knob: value}
         logs(line(direction=direction, day=day, config=config))
@@ -141,7 +142,7 @@ def test_a_config_by_hand_that_does_not_fit_is_unsupported():
         select.scheduled_module(SPEC, "forward", host_target(), {"rows_s": 64, "block_k": 64})
     with pytest.raises(UnsupportedSpec, match=r"sm_90: .* bytes of shared memory"):
         cuda_programs(HALF, "forward", (SM_90,), {"block_k": 2048})
-    with pytest.raises(ValueError, match=r"schedule=.cpu\.forward. must be .cuda\.forward."):
+    with pytest.raises(ValueError, match=r"schedule=.cpu\.forward. must be one of cuda\.forward"):
         cuda_programs(HALF, "forward", (SM_90,), {"schedule": "cpu.forward"})
 
 
@@ -157,6 +158,6 @@ def test_every_knob_has_a_limit_that_holds_what_is_tried():
         assert {field.name for field in fields(kind)} <= LIMITS.keys()
         assert config_problems(kind().to_json()) == []
     knobs = [*CUDA_KNOBS, *CUDA_BACKWARD_KNOBS]
-    knobs += [knob for schedule in select.SCHEDULES.values() for knob in schedule.knobs]
+    knobs += [knob for schedule in select.SCHEDULES.rows.values() for knob in schedule.knobs]
     for knob in knobs:
         assert [p for value in knob.values for p in config_problems({knob.name: value})] == []

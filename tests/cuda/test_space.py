@@ -12,7 +12,8 @@ from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.defaults import BACKWARD, FORWARD
-from tvm_flash.schedules.cuda.space import MOST_REGISTERS, cuda_space, residence_reasons
+from tvm_flash.schedules.cuda.residence import MOST_REGISTERS, residence_reasons
+from tvm_flash.schedules.cuda.space import cuda_space
 
 BF16 = AttentionSpec(dtype="bfloat16", head_dim=128)
 DIRECTIONS = ("forward", "backward")

@@ -68,7 +68,7 @@ def test_an_exported_table_is_the_table(tables, tmp_path):
 
 def test_schedules_share_the_columns_that_they_share(tables):
     samples = of_table(tables[0])[:3]
-    config = SCHEDULES["cpu.backward"].config().to_json()
+    config = SCHEDULES.rows["cpu.backward"].config().to_json()
     samples.append(replace(samples[0], direction="backward", config=config))
     values, names = export.knob_columns(samples)
     assert values.shape == (4, len(names)) == (4, len(set(names)))

@@ -1,25 +1,25 @@
 """A small space with every kind of knob, and seconds of its points that are known."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.schedules.config_fields import Config
 from tvm_flash.schedules.space import Knob, Space
 from tvm_flash.tune.strategy import make_strategy
 from tvm_flash.tune.trial import Observation, SearchTask, Sizes, Trial
 
 
 @dataclass(frozen=True)
-class ToyConfig:
+class ToyConfig(Config):
+    schedule = "toy"
+
     block_q: int = 4
     block_k: int = 8
     stages: int = 1
     lanes: int = 16
     order: str = "qk"
     swizzle: bool = False
-
-    def to_json(self):
-        return {"schedule": "toy", **asdict(self)}
 
 
 KNOBS = (

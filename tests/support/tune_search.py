@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.schedules.config_fields import Config
 from tvm_flash.schedules.space import Knob, Space
 from tvm_flash.tune.session import Session
 from tvm_flash.tune.sizes import sizes_of
@@ -18,14 +19,12 @@ NOISE = (0.98, 1.0, 1.01, 1.02, 0.99)
 
 
 @dataclass(frozen=True)
-class Toy:
+class Toy(Config):
     """Numbers of no schedule at all."""
 
+    schedule = "toy"
     x: int = 0
     y: int = 0
-
-    def to_json(self):
-        return {"schedule": "toy", **asdict(self)}
 
 
 KNOBS = (Knob("x", tuple(range(6)), "left or right"), Knob("y", tuple(range(6)), "up or down"))

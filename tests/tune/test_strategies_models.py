@@ -89,11 +89,11 @@ def test_a_model_that_there_is_not():
 
 
 def test_features_of_the_stores_of_a_cpu_kernel():
-    from tvm_flash.schedules.select import default_config
+    from tvm_flash.schedules.select import SCHEDULES
     from tvm_flash.schedules.target import cpu_target
 
     spec, target = AttentionSpec(dtype="float32", head_dim=64), cpu_target("x86-64-v3")
-    start = default_config(spec, "forward", target)
+    start = SCHEDULES.defaults(spec, "forward", target)[0]
     config = start.to_json()
     rows = per_store_features(spec, "forward", target, config)
     assert rows.shape[1] == 164 and rows.dtype == np.float64 and np.isfinite(rows).all()

@@ -61,8 +61,8 @@ def memory_table(title: str, cells: Sequence[dict]) -> Table:
     """Peaks and scratch of every cell."""
     names = (OURS, "sdpa", "naive")
     columns = (
-        *words("problem", "on"), *numbers(*names[:2]), *numbers(names[2], rank=1), *numbers("our outputs", rank=2),
-        *numbers("our scratch, all threads"),
+        *words("problem", "on"), *numbers(*names[:2]), *numbers(names[2], rank=1),
+        *numbers("our outputs", rank=2), *numbers("our scratch, all threads"),
     )  # fmt: skip
     rows = []
     for cell in cells:

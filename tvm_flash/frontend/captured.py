@@ -69,13 +69,14 @@ def captured_on(
     return Captured(score, mask, (*score_tables, *mask_tables))
 
 
-_NOTHING = Captured()
+# Of a call without functions.
+NOTHING = Captured()
 
 
 def already_captured(score_mod, mask_mod) -> Captured | None:
     """The arguments of a call as a ``Captured``, or None where a function is yet to be traced."""
     if score_mod is None and mask_mod is None:
-        return _NOTHING
+        return NOTHING
     if not isinstance(score_mod, Captured) and not isinstance(mask_mod, Captured):
         return None
     if score_mod is not None and mask_mod is not None:

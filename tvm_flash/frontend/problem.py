@@ -11,7 +11,7 @@ from torch._C import _is_tracing
 
 from ..problem.spec import AttentionSpec
 from ..score.program import ScoreProgram
-from .captured import already_captured, capture, captured_on
+from .captured import NOTHING, already_captured, capture, captured_on
 from .checks import NAMES, check_captured, check_sizes
 from .observers import untraced_shapes
 from .spec_names import spec_json, spec_name
@@ -47,20 +47,21 @@ class PosedProblem(NamedTuple):
 
 def problem_of(q, k, v, features: Features, score_mod, mask_mod) -> tuple[PosedProblem, tuple]:
     """The problem, after a look at the sizes, and the captured tensors."""
-    mods = already_captured(score_mod, mask_mod)
-    if mods is None:
-        mods = captured_on(q.device, score_mod, mask_mod)
-    if mods.tables:
-        check_captured(mods.tables)
-    shapes = (q.shape, k.shape, v.shape)
-    if _is_tracing():
-        shapes = untraced_shapes(q, k, v)
-    known = (q.dtype, *shapes, features, mods.score_mod, mods.mask_mod)
+    if score_mod is None and mask_mod is None:  # most calls, which are spared two calls here
+        mods = NOTHING
+    else:
+        mods = already_captured(score_mod, mask_mod) or captured_on(q.device, score_mod, mask_mod)
+        if mods.tables:
+            check_captured(mods.tables)
+    q_shape, k_shape, v_shape = untraced_shapes(q, k, v) if _is_tracing() else (
+        q.shape, k.shape, v.shape,
+    )  # fmt: skip
+    score_mod, mask_mod = mods.score_mod, mods.mask_mod
     try:
-        return _known_problem(*known), mods.tables
+        problem = _known_problem(q.dtype, q_shape, k_shape, v_shape, features, score_mod, mask_mod)
     except TypeError:  # symbolic sizes have no hash
-        pass
-    return _problem(*known), mods.tables
+        problem = _problem(q.dtype, q_shape, k_shape, v_shape, features, score_mod, mask_mod)
+    return problem, mods.tables
 
 
 def problem_while_compiling(

@@ -267,7 +267,7 @@ class Session:
             return None
         start = self._task.space.start
         fields = {name: value for name, value in config.items() if name != "schedule"}
-        if config["schedule"] == start.to_json()["schedule"]:
+        if config["schedule"] == start.schedule:
             return type(start)(**fields)
         # Of another schedule than the default's: CPUs have several for a direction.
         from ..schedules.select import as_config

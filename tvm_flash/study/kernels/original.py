@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -14,6 +14,7 @@ from ...definition.scores import FLOOR, Scores
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from ...problem.work import Work
+from ...schedules.config_fields import Config
 from ...schedules.cuda.arch import CudaArch
 from ...schedules.cuda.builder import (
     WARP,
@@ -39,13 +40,14 @@ from .standard import half_reasons, masked_scores
 
 
 @dataclass(frozen=True)
-class OriginalConfig:
+class OriginalConfig(Config):
     """Numbers of the original schedule; they change speed, never results beyond rounding.
 
     block_k: keys held while all queries pass by (the paper's B_c). block_q: queries of a step
     (B_r; 16 as in the paper's CUDA). num_warps: they split the keys of a tile evenly.
     """
 
+    schedule = "cuda.original"
     block_q: int = 16
     block_k: int = 128
     num_warps: int = 4
@@ -72,9 +74,6 @@ class OriginalConfig:
         tiles = 2 * (self.block_q * depth + self.block_k * (depth + depth_v))
         statistic = 4 * self.num_warps * self.block_q
         return tiles + statistic * depth_v + round_up(statistic, 128) + statistic
-
-    def to_json(self) -> dict:
-        return {"schedule": "cuda.original", **asdict(self)}
 
 
 DEFAULT = OriginalConfig()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tvm import tirx
 
@@ -11,6 +11,7 @@ from ...definition.arithmetic import int32
 from ...definition.scores import BoundScores, Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
+from ...schedules.config_fields import Config
 from ...schedules.cuda.arch import CudaArch, limit_reasons
 from ...schedules.cuda.builder import CudaKernel, Tensor, barrier, loop
 from ...schedules.cuda.copies import Rows, commit, load_rows, store_rows, wait
@@ -26,12 +27,13 @@ from .standard_softmax import softmax_launch, square
 
 
 @dataclass(frozen=True)
-class StandardConfig:
+class StandardConfig(Config):
     """Numbers of standard attention; they change speed, never results beyond rounding.
 
     block_q, block_k: rows and keys of a tile of S and P. num_warps: they split the rows evenly.
     """
 
+    schedule = "cuda.standard"
     block_q: int = 128
     block_k: int = 64
     num_warps: int = 4
@@ -54,9 +56,6 @@ class StandardConfig:
         tile, both = self.block_q * self.block_k, self.block_q + self.block_k
         scores = tile + both * depth
         return 2 * max(scores, tile + self.block_k * depth_v, self.block_q * depth_v)
-
-    def to_json(self) -> dict:
-        return {"schedule": "cuda.standard", **asdict(self)}
 
 
 DEFAULT = StandardConfig()

@@ -6,7 +6,7 @@ from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import CudaArch
 from ...schedules.cuda.backward_config import BackwardConfig
 from ...schedules.cuda.forward import ForwardConfig
-from ...schedules.cuda.space import MOST_REGISTERS, REGISTER_UNIT, REGISTERS_PER_SM
+from ...schedules.cuda.residence import MOST_REGISTERS, REGISTER_UNIT, REGISTERS_PER_SM
 from ...schedules.cuda.tiling import round_up
 from ..trial import Sizes
 from .gpu import gpu_of

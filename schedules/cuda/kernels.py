@@ -1,0 +1,61 @@
+"""The table of CUDA schedules: the kernels that run each direction, in the order of launch."""
+
+from __future__ import annotations
+
+from ...problem.spec import AttentionSpec
+from ..table import BACKWARD, FORWARD, Schedule, ScheduleTable
+from .arch import CudaArch
+from .backward import key_gradient_launch
+from .backward_config import BACKWARD_KNOBS, BackwardConfig
+from .backward_dq import ordered_query_gradient_launch
+from .defaults import backward_configs, forward_configs, ordered_configs
+from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
+from .program import Launch
+from .residence import residence_reasons
+from .row_kernels import delta_launch, query_gradient_launch
+
+
+def forward_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """The forward is one kernel."""
+    (config,) = configs
+    return [forward_launch(spec, config, arch, symbol)], _blocks(config)
+
+
+def backward_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """delta of the rows; dK and dV by key tile; dQ out of their sums, or by itself in order."""
+    config, *ordered = configs
+    launches = [
+        delta_launch(spec, f"{symbol}_delta"),
+        key_gradient_launch(spec, config, arch, f"{symbol}_dkdv", with_dq=not ordered),
+    ]
+    meta = _blocks(config)
+    if ordered:
+        name = f"{symbol}_dq"
+        launches.append(ORDERED_DQ.function(spec, ordered[0], arch, name))
+    else:
+        depth = config.depth(spec.head_dim)
+        launches.append(query_gradient_launch(spec, f"{symbol}_dq", config.block_q, depth))
+        meta["head_dim_pad"] = depth
+    return launches, meta
+
+
+def _blocks(config: ForwardConfig | BackwardConfig) -> dict[str, int]:
+    return {"block_q": config.block_q, "block_k": config.block_k}
+
+
+SCHEDULES = ScheduleTable(
+    [
+        Schedule(FORWARD, ForwardConfig, forward_launches, FORWARD_KNOBS, forward_configs),
+        Schedule(BACKWARD, BackwardConfig, backward_launches, BACKWARD_KNOBS, backward_configs),
+    ],
+    reasons=lambda config, spec, arch: config.reasons(spec, arch),
+    residence=residence_reasons,
+)
+# The second tiled kernel of the ordered backward, which is not searched: dQ alone.
+ORDERED_DQ = Schedule(
+    ("backward_deterministic",), ForwardConfig, ordered_query_gradient_launch, (), ordered_configs
+)
