@@ -10,7 +10,7 @@ from tvm_flash.errors import BuildError
 from tvm_flash.problem.arguments import WRITTEN, names
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
-from tvm_flash.runtime.call import completed
+from tvm_flash.runtime.call import completed, new_tensors
 from tvm_flash.runtime.loader import load, registered
 from tvm_flash.verify.rule import allowed_error, largest_error
 
@@ -83,7 +83,7 @@ def test_forward_and_both_backwards(kernels, problem, bounds, capability):
 def call_backward(device, kernel, forward, dout, dq_acc=lambda shape: shape):
     """dq, dk, dv of a backward kernel; dq_acc: what its shape is changed to."""
     values = kernel.sizes((1, 4, 2, 70, 100), threads=1)
-    tensors = completed(kernel.arguments, values, {**forward, "dout": dout})
+    tensors = completed(kernel.arguments, {**forward, "dout": dout}, new_tensors(values))
     if "dq_acc" in tensors:
         tensors["dq_acc"] = torch.zeros(dq_acc(tensors["dq_acc"].shape))
     device.call(kernel, tensors, SCALE, outputs=names(kernel.arguments, *WRITTEN))

@@ -9,7 +9,7 @@ from interpreted import interpreted
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
-from tvm_flash.runtime.call import completed
+from tvm_flash.runtime.call import completed, new_tensors
 from tvm_flash.schedules.cuda.program import Sizes
 from tvm_flash.verify.plan import bind, grid_of, parsed
 from tvm_flash.verify.rule import largest_error
@@ -87,7 +87,7 @@ def run(spec, seqlen=256):
     backward = interpreted(spec, "backward")
     given = {"q": q, "k": k, "v": v, "out": out, "dout": torch.randn_like(out), "lse": lse}
     values = backward.sizes((1, 1, 1, seqlen, seqlen), threads=1)
-    backward(*completed(backward.arguments, values, given).values(), scale)
+    backward(*completed(backward.arguments, given, new_tensors(values)).values(), scale)
     return [*forward.reports, *backward.reports]
 
 

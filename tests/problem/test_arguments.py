@@ -22,7 +22,7 @@ from tvm_flash.problem.arguments import (
     size_values,
 )
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.runtime.call import completed
+from tvm_flash.runtime.call import completed, new_tensors
 
 SPEC = AttentionSpec("bfloat16", 64, head_dim_v=48)
 BIASED, _ = AttentionSpec.capture("float32", 16, score_mod=lambda s, b, h, i, j: s + 1, alibi=True)
@@ -80,10 +80,10 @@ def test_a_row_of_the_table_says_all_that_a_row_may():
 
 def test_what_only_the_caller_has_is_not_made():
     given = {name: torch.zeros(1) for name in ("q", "k", "v", "out", "dout")}
-    values = size_values(SPEC, SIZES, META)
+    make, table = new_tensors(size_values(SPEC, SIZES, META)), arguments(SPEC, "backward")
     with pytest.raises(ValueError, match="lse is missing"):
-        completed(arguments(SPEC, "backward"), values, given)
-    call = completed(arguments(SPEC, "backward"), values, {**given, "lse": torch.zeros(1)})
+        completed(table, given, make)
+    call = completed(table, {**given, "lse": torch.zeros(1)}, make)
     assert list(call) == called(SPEC, "backward")[:-1]
     assert not call["dlse"].any() and not call["dq_acc"].any()
     assert call["dk"].dtype == torch.bfloat16 and call["delta"].dtype == torch.float32

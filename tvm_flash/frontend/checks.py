@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -85,24 +86,47 @@ def check_backward_call(given: Mapping[str, Any]) -> None:
     given: the backward operator's parameters by name. What is optional may be None, or, saved by a
     forward that had none of it, without elements.
     """
-    q, k, v = (given[name] for name in "qkv")
+    q, k, v = given["q"], given["k"], given["v"]
     check_operator_call(q, k, v, given["tables"])
-    sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
-    values = {**named_sizes(sizes), "D": q.shape[3], "Dv": v.shape[3]}
-    for argument in TABLE["backward"]:
-        x = given.get(argument.name)
-        if argument.name in ("q", "k", "v") or x is None:
+    sizes = (q.shape, v.shape, q.dtype)
+    try:
+        expected = _expected(*sizes)
+    except TypeError:  # symbolic sizes have no hash
+        expected = _expected.__wrapped__(*sizes)
+    device = q.device
+    for name, shape, dtype, empty in expected:
+        x = given[name]
+        if x is None:
             continue
-        if x.device != q.device:
-            raise _on_another_device(argument.name, x, q)
-        dtype = getattr(torch, argument.dtype) if argument.dtype else q.dtype
-        if x.dtype != dtype:
-            raise TypeError(f"{argument.name}.dtype={x.dtype} must be {dtype}: convert it")
-        shape = shape_of(argument, values)
-        if argument.optional and not x.numel():
-            shape = (q.shape[0], 0)
-        if tuple(x.shape) != shape:
-            raise ValueError(f"{argument.name} of shape {tuple(x.shape)} must be of shape {shape}")
+        if x.device != device:
+            raise _on_another_device(name, x, q)
+        if x.dtype is not dtype:
+            raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
+        shape = empty if empty and not x.numel() else shape
+        if x.shape != shape:
+            raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
+
+
+@lru_cache(maxsize=1024)
+def _expected(query, value, dtype) -> list[tuple]:
+    """Name, shape and dtype of what the backward is given beside q, k and v.
+
+    Last, its shape where it is without elements, which only the optional may be.
+    """
+    batch, seqlen_q, heads, head_dim = query
+    _, seqlen_k, kv_heads, head_dim_v = value
+    values = named_sizes((batch, heads, kv_heads, seqlen_q, seqlen_k))
+    values |= {"D": head_dim, "Dv": head_dim_v}
+    return [
+        (
+            a.name,
+            shape_of(a, values),
+            getattr(torch, a.dtype) if a.dtype else dtype,
+            (batch, 0) if a.optional else None,
+        )
+        for a in TABLE["backward"]
+        if a.role in ("input", "saved") and a.name not in ("q", "k", "v")
+    ]
 
 
 def check_captured(tables) -> None:

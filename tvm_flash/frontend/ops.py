@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -16,7 +16,7 @@ from .autograd import below_autograd, differentiable
 from .checks import check_backward_call, check_operator_call
 from .observers import is_plain_call
 from .placement import place_of
-from .results import allocated, forward_plan, from_layouts, outputs
+from .results import allocated, call_layouts, forward_plan, from_layouts, outputs
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
 from .vmap import batched
 
@@ -85,9 +85,8 @@ def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic
 
 def _completed(*results):
     """What the operator returns: an output that a spec has not is one without elements."""
-    count, out = len(_forward_operator._schema.returns), results[0]
-    absent = (out.new_empty(out.shape[0], 0, dtype=torch.float32),) * (count - len(results))
-    return (*results, *absent)
+    absent, out = len(_OUTPUTS) - len(results), results[0]
+    return (*results, *(out.new_empty(out.shape[0], 0, dtype=torch.float32) for _ in range(absent)))
 
 
 def _results_without_keys(out, lse, *lse_low):
@@ -113,15 +112,15 @@ def _backward(*inputs):
 def _call(kernel, sizes, given) -> dict[str, torch.Tensor]:
     """The tensors of a call of ``kernel``, in order: those ``given``, as it can read them, and
     memory for the others."""
-    tables = {f"table{n}": table for n, table in enumerate(given["tables"] or ())}
     readable = {
         a.name: x.contiguous() if a.dense else _rows(x)
         for a in kernel.arguments
-        if a.is_tensor and (x := given.get(a.name)) is not None
+        if (x := given.get(a.name)) is not None and a.is_tensor
     }
-    values = kernel.sizes(sizes, torch.get_num_threads())
-    make = partial(allocated, given=given)
-    return completed(kernel.arguments, values, {**readable, **tables}, make)
+    for number, table in enumerate(given["tables"] or ()):
+        readable[f"table{number}"] = table
+    layouts = call_layouts(kernel, sizes, torch.get_num_threads())
+    return completed(kernel.arguments, readable, lambda a: allocated(a, layouts[a.name], given))
 
 
 def _named(operator, inputs) -> dict:
@@ -129,9 +128,13 @@ def _named(operator, inputs) -> dict:
 
     The dispatcher leaves out last arguments that have their default values.
     """
-    parameters = operator._schema.arguments
-    left_out = {p.name: p.default_value for p in parameters[len(inputs) :]}
-    return {p.name: x for p, x in zip(parameters, inputs, strict=False)} | left_out
+    return {**_parameters(operator), **dict(zip(_parameters(operator), inputs, strict=False))}
+
+
+@cache
+def _parameters(operator) -> dict:
+    """The default values of the operator's parameters by name, in order."""
+    return {p.name: p.default_value for p in operator._schema.arguments}
 
 
 def _forward_results(*inputs):
@@ -159,7 +162,7 @@ def _save(ctx, inputs, results) -> None:
     given = _named(_forward_operator, inputs) | dict(zip(_OUTPUTS, results, strict=True))
     ctx.count, ctx.plain = len(inputs), {name: given[name] for name in _PLAIN}
     ctx.save_for_backward(*(given[name] for name in _SAVED), *(given["tables"] or ()))
-    ctx.mark_non_differentiable(*(given[name] for name in _OUTPUTS if f"d{name}" not in _UPSTREAM))
+    ctx.mark_non_differentiable(*(given[name] for name in _CONSTANTS))
     ctx.set_materialize_grads(False)
 
 
@@ -169,14 +172,14 @@ def _gradients(ctx, *upstream):
     given |= zip((f"d{name}" for name in _OUTPUTS), upstream, strict=True)
     if given["dout"] is None:
         given["dout"] = torch.zeros_like(given["out"])
-    inputs = (given[parameter.name] for parameter in _backward_operator._schema.arguments)
+    inputs = (given[name] for name in _parameters(_backward_operator))
     return *_backward_operator(*inputs), *(None,) * (ctx.count - 3)
 
 
-# By name: what the forward gives, what its call keeps for the backward's, what comes down to it.
+# By name: what the forward gives, what the backward takes of its call, what has no gradient.
 _OUTPUTS = names(TABLE["forward"], "output")
 _SAVED = tuple(a.name for a in TABLE["backward"] if a.name in ("q", "k", "v", *_OUTPUTS))
-_UPSTREAM = names(TABLE["backward"], "input")
+_CONSTANTS = [x for x in _OUTPUTS if f"d{x}" not in names(TABLE["backward"], "input")]
 _PLAIN = ("spec", *(number.name for number in NUMBERS), "deterministic")
 
 
@@ -214,7 +217,7 @@ def _register(operator, kernel, results, save, gradients, flops) -> None:
     # Not under "CPU" alone: other devices then get an error of ours.
     _library.impl(name, kernel, "CompositeExplicitAutograd")
     recorded = differentiable(operator._opname, below_autograd(operator), save, gradients)
-    tables = [parameter.name for parameter in operator._schema.arguments].index("tables")
+    tables = list(_parameters(operator)).index("tables")
     _library.impl(name, _with_list(recorded, tables), "Autograd")
     torch.library.register_fake(name, results, lib=_library)
     torch.library.register_vmap(name, batched(operator), lib=_library)

@@ -30,43 +30,48 @@ def forward_plan(text: str, query, value) -> tuple[AttentionSpec, str | None, tu
     strides and dtype of each output. Shapes repeat: one look-up takes the place of arithmetic.
     """
     spec = spec_of(text)
-    values = size_values(spec, _sizes(query, value))
-    layouts = tuple(
-        (shape, _dense_strides(shape), getattr(torch, argument.dtype))
-        for argument in arguments(spec, "forward")
-        if argument.role == "output"
-        for shape in [shape_of(argument, values)]
-    )
+    found = [a for a in arguments(spec, "forward") if a.role == "output"]
+    layouts = tuple(_layouts(found, size_values(spec, _sizes(query, value))).values())
     is_empty = 0 in query or 0 in value
     return spec, None if is_empty else bucket_of("forward", query[1], value[1]), layouts
 
 
+@lru_cache(maxsize=1024)
+def call_layouts(kernel, sizes, threads: int) -> dict[str, tuple]:
+    """Size, strides and dtype, by name, of what a call of ``kernel`` may need memory for."""
+    found = [a for a in kernel.arguments if a.is_tensor and not a.name.startswith("table")]
+    return _layouts(found, kernel.sizes(sizes, threads))
+
+
 def from_layouts(layouts, q) -> list[torch.Tensor]:
-    """The outputs of ``forward_plan`` beside q; in memory, past the dispatcher."""
+    """Empty tensors of these layouts beside q; in memory, past the dispatcher."""
     if q.is_cpu:
         return [_empty_strided_cpu(*layout) for layout in layouts]
-    return [
-        torch.empty_strided(*layout[:2], dtype=layout[2], device=q.device) for layout in layouts
-    ]
+    return [q.new_empty_strided(size, strides, dtype=dtype) for size, strides, dtype in layouts]
 
 
-def outputs(direction: str, spec: AttentionSpec, given) -> dict[str, torch.Tensor]:
-    """Empty outputs of an operator beside its tensors, by name; of symbolic sizes too.
+def allocated(argument: Argument, layout: tuple, given) -> torch.Tensor:
+    """Memory for ``argument`` where q lies, in the strides of what it is like.
 
     given: the operator's parameters by name.
     """
-    q, v = given["q"], given["v"]
-    values = size_values(spec, _sizes(q.shape, v.shape))
-    found = [a for a in arguments(spec, direction) if a.role == "output"]
-    return {a.name: allocated(a, shape_of(a, values), given) for a in found}
+    like = given[argument.like] if argument.like else None
+    if like is not None and not (like.is_cpu and like.is_contiguous()):
+        return _writable_like(like)
+    (tensor,) = from_layouts((layout,), given["q"])
+    return tensor.zero_() if wants_zeros(argument) else tensor
 
 
-def allocated(argument: Argument, shape, given) -> torch.Tensor:
-    """Memory for ``argument`` where q lies, in the strides of what it is like."""
-    if argument.like:
-        return _writable_like(given[argument.like])
-    make = given["q"].new_zeros if wants_zeros(argument) else given["q"].new_empty
-    return make(shape, dtype=getattr(torch, argument.dtype))
+def outputs(direction: str, spec: AttentionSpec, given) -> dict[str, torch.Tensor]:
+    """Empty outputs of an operator by name, without a kernel; of symbolic sizes too."""
+    q, values = given["q"], size_values(spec, _sizes(given["q"].shape, given["v"].shape))
+    return {
+        a.name: _writable_like(given[a.like])
+        if a.like
+        else q.new_empty(shape_of(a, values), dtype=getattr(torch, a.dtype))
+        for a in arguments(spec, direction)
+        if a.role == "output"
+    }
 
 
 def _writable_like(x: torch.Tensor) -> torch.Tensor:
@@ -85,3 +90,11 @@ def _dense_strides(shape) -> tuple[int, ...]:
     for extent in reversed(shape[1:]):
         strides.insert(0, strides[0] * extent)
     return tuple(strides)
+
+
+def _layouts(found, values) -> dict[str, tuple]:
+    shapes = {a.name: shape_of(a, values) for a in found}
+    return {
+        a.name: (shapes[a.name], _dense_strides(shapes[a.name]), getattr(torch, a.dtype))
+        for a in found
+    }

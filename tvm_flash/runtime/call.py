@@ -9,13 +9,17 @@ import torch
 
 from ..problem.arguments import WRITTEN, Argument, shape_of
 
-Make = Callable[[Argument, tuple[int, ...]], Any]
+Make = Callable[[Argument], Any]
 
 
-def new_tensor(argument: Argument, shape: tuple[int, ...]) -> torch.Tensor:
-    """Contiguous memory on the CPU for ``argument``: zeros where the kernel wants them."""
-    make = torch.zeros if wants_zeros(argument) else torch.empty
-    return make(shape, dtype=getattr(torch, argument.dtype))
+def new_tensors(values: Mapping[str, Any]) -> Make:
+    """Makes contiguous memory on the CPU for an argument of a call of these ``size_values``."""
+
+    def make(argument: Argument) -> torch.Tensor:
+        fill = torch.zeros if wants_zeros(argument) else torch.empty
+        return fill(shape_of(argument, values), dtype=getattr(torch, argument.dtype))
+
+    return make
 
 
 def wants_zeros(argument: Argument) -> bool:
@@ -24,25 +28,22 @@ def wants_zeros(argument: Argument) -> bool:
 
 
 def completed(
-    arguments: Sequence[Argument],
-    values: Mapping[str, Any],
-    given: Mapping[str, Any],
-    make: Make = new_tensor,
+    arguments: Sequence[Argument], given: Mapping[str, Any], make: Make
 ) -> dict[str, Any]:
     """The tensors of a call by name, in order: those ``given``, the others from ``make``.
 
-    values: the call's sizes (``size_values``). ``given`` may hold more than the kernel takes, and
-    None. Raises ValueError for one that only the caller can give.
+    ``given`` may hold more than the kernel takes, and None. Raises ValueError for one that only the
+    caller can give.
     """
     call = {}
     for argument in arguments:
-        if not argument.is_tensor:
+        if argument.role == "number":
             continue
         tensor = given.get(argument.name)
         if tensor is None:
             if not _can_be_made(argument):
                 raise ValueError(f"{argument.name} is missing: this kernel needs it")
-            tensor = make(argument, shape_of(argument, values))
+            tensor = make(argument)
         call[argument.name] = tensor
     return call
 

@@ -13,7 +13,7 @@ from ..artifact.library import symbol_name
 from ..bench.device import CudaStopwatch, moved
 from ..bench.timing import Call
 from ..problem.arguments import WRITTEN, ZEROED, names
-from ..runtime.call import completed
+from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
 from ..verify.buffers import poison
 from ..verify.trial import Candidate, Tensors, judge, tile_of
@@ -130,7 +130,7 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
 def _inputs(device: Device, kernel: Kernel, sizes: Sizes) -> Tensors:
     """Tensors of the timed problem by name, in the kernel's order."""
     given = given_tensors(kernel.spec, sizes)
-    tensors = completed(kernel.arguments, kernel.sizes(sizes, 1), given)
+    tensors = completed(kernel.arguments, given, new_tensors(kernel.sizes(sizes, 1)))
     return {name: device.place(tensor) for name, tensor in tensors.items()}
 
 

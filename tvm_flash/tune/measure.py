@@ -20,7 +20,7 @@ from ..problem.arguments import (
     size_values,
 )
 from ..problem.spec import AttentionSpec
-from ..runtime.call import completed
+from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
 from ..verify.library import verify_library
 from ..verify.problems import Problem
@@ -77,7 +77,8 @@ def interleaved(
 def timed_call(kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data, with the zeroing that a backward asks of its caller."""
     values = kernel.sizes(sizes, torch.get_num_threads())
-    tensors = completed(kernel.arguments, values, given_tensors(kernel.spec, sizes))
+    given = given_tensors(kernel.spec, sizes)
+    tensors = completed(kernel.arguments, given, new_tensors(values))
     call = (*tensors.values(), kernel.spec.head_dim**-0.5)
     zeroed = [tensors[name] for name in ZEROED if name in tensors]
 

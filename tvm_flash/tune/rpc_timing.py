@@ -35,16 +35,17 @@ class TimedProblem:
         self._kept = {f"table{n}": machine.upload(table) for n, table in enumerate(tables)}
         for argument in self._table:
             if argument.role in ("input", "saved", "output") and argument.name not in self._kept:
-                self._kept[argument.name] = self._filled(argument, shape_of(argument, values))
+                self._kept[argument.name] = self._filled(argument, values)
 
     def arguments(self, built: Built) -> list[Any]:
         """What ``built`` is called with, in its order."""
         task = self._task
         values = size_values(task.spec, task.sizes, built.meta, task.threads)
-        call = completed(self._table, values, self._kept, self._filled)
+        call = completed(self._table, self._kept, lambda a: self._filled(a, values))
         return [*call.values(), task.spec.head_dim**-0.5]
 
-    def _filled(self, argument: Argument, shape: tuple[int, ...]) -> Any:
+    def _filled(self, argument: Argument, values: dict[str, Any]) -> Any:
+        shape = shape_of(argument, values)
         if argument.dense:
             value = torch.tensor([ROW_VALUES.get(argument.name, 0.0)])
             return self._machine.filled(shape, value)

@@ -12,7 +12,7 @@ import torch
 from ..errors import UnsupportedSpec
 from ..problem.arguments import WRITTEN, arguments, names, size_values
 from ..problem.spec import AttentionSpec
-from ..runtime.call import completed
+from ..runtime.call import completed, new_tensors
 from .problems import Problem, problems
 from .question import Question, ask
 from .rule import deviations
@@ -142,7 +142,7 @@ def _run(
         given |= _saved(candidate.forward, problem, question)
     table = arguments(spec, candidate.direction)
     values = size_values(spec, problem.sizes, candidate.meta, candidate.threads)
-    tensors = completed(table, values, given)
+    tensors = completed(table, given, new_tensors(values))
     reports = candidate.run(tensors, question.softmax_scale, names(table, *WRITTEN))
     return {name: tensors[name] for name in names(table, "output")}, reports
 
