@@ -159,21 +159,25 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 def _save(ctx, inputs, results) -> None:
     """All that the backward's table names of this call, and the captured tables."""
-    given = _named(_forward_operator, inputs) | dict(zip(_OUTPUTS, results, strict=True))
-    ctx.count, ctx.plain = len(inputs), {name: given[name] for name in _PLAIN}
-    ctx.save_for_backward(*(given[name] for name in _SAVED), *(given["tables"] or ()))
-    ctx.mark_non_differentiable(*(given[name] for name in _CONSTANTS))
+    known = (*inputs, *_DEFAULTS[len(inputs) :], *results)
+    ctx.count, ctx.plain = len(inputs), _plain_of(known)
+    ctx.save_for_backward(*_saved_of(known), *(known[_TABLES] or ()))
+    ctx.mark_non_differentiable(*_constants_of(results))
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, *upstream):
-    saved = ctx.saved_tensors
-    given = dict(zip(_SAVED, saved, strict=False), tables=list(saved[len(_SAVED) :]), **ctx.plain)
-    given |= zip((f"d{name}" for name in _OUTPUTS), upstream, strict=True)
-    if given["dout"] is None:
-        given["dout"] = torch.zeros_like(given["out"])
-    inputs = (given[name] for name in _parameters(_backward_operator))
+def _gradients(ctx, dout, *upstream):
+    saved, tables = ctx.saved_tensors[: len(_SAVED)], list(ctx.saved_tensors[len(_SAVED) :])
+    if dout is None:
+        dout = torch.zeros_like(saved[_SAVED.index("out")])
+    inputs = _backward_inputs((*saved, *ctx.plain, tables, dout, *upstream))
     return *_backward_operator(*inputs), *(None,) * (ctx.count - 3)
+
+
+def _picker(wanted, known):
+    """A function that picks, of values whose names are ``known``, those named ``wanted``."""
+    places = [list(known).index(name) for name in wanted]
+    return lambda values: [values[place] for place in places]
 
 
 # By name: what the forward gives, what the backward takes of its call, what has no gradient.
@@ -181,6 +185,14 @@ _OUTPUTS = names(TABLE["forward"], "output")
 _SAVED = tuple(a.name for a in TABLE["backward"] if a.name in ("q", "k", "v", *_OUTPUTS))
 _CONSTANTS = [x for x in _OUTPUTS if f"d{x}" not in names(TABLE["backward"], "input")]
 _PLAIN = ("spec", *(number.name for number in NUMBERS), "deterministic")
+_DEFAULTS = tuple(_parameters(_forward_operator).values())
+_TABLES = list(_parameters(_forward_operator)).index("tables")
+_KNOWN = (*_parameters(_forward_operator), *_OUTPUTS)
+_saved_of, _plain_of = _picker(_SAVED, _KNOWN), _picker(_PLAIN, _KNOWN)
+_constants_of = _picker(_CONSTANTS, _OUTPUTS)
+_backward_inputs = _picker(
+    _parameters(_backward_operator), (*_SAVED, *_PLAIN, "tables", *(f"d{x}" for x in _OUTPUTS))
+)
 
 
 def _no_second_gradients(ctx, *grads):
