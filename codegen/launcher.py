@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from ..errors import BuildError
 from .cuda import KernelSource
 
-# Where TVM's launchers begin and end in its text; what stands before is in runtime/cuda_host.h.
-_LAUNCHER = re.compile(r'#ifdef __cplusplus\nextern "C"\n#endif\nTVM_DLL ')
+# TVM's text is a preamble, whose part runtime/cuda_host.h plays here, then two exported functions:
+# the launcher and a main that calls it. This stands before each of them.
+_EXPORTED = '#ifdef __cplusplus\nextern "C"\n#endif\nTVM_DLL '
+_MAIN = "__tvm_ffi_main("
 _MAX_ARGUMENTS = 64
 
-# TVM launches one block where a grid has none: it would read the tensors, which are empty.
+# TVM's launcher makes one block of a grid that has none, "if (n == 0) n = 1;": it would read the
+# tensors, which are empty. Here it returns.
 _EMPTY_GRID = re.compile(r"if \((\w+) == 0\) \1 = 1;")
+_RETURNING = r"if (\1 == 0) return 0;"
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ def function_text(symbol: str, parameters: Sequence[str], variants: Sequence[Var
 def _launcher(step: Step) -> str:
     """TVM's launcher made static, under a name of its own, and the kernel it launches."""
     source, name = step.source, step.source.name
-    begins = _LAUNCHER.search(source.host)
-    ends = source.host.find("__tvm_ffi_main(")
-    if not begins or ends < 0:
+    _, *functions = source.host.partition(_MAIN)[0].split(_EXPORTED)
+    if len(functions) < 2 or _MAIN not in source.host:
         raise BuildError(f"{name}: TVM's launcher looks new; is apache-tvm the pinned one?")
-    text = _LAUNCHER.sub("static ", source.host[begins.start() : ends])
-    text = _EMPTY_GRID.sub(r"if (\1 == 0) return 0;", text)
-    text = text[: text.rindex("static ")].replace(f"__tvm_ffi_{name}(", f"launch_{name}(")
+    *launchers, _main_type = functions  # the text of the last ends where its name begins
+    text = "".join(f"static {launcher}" for launcher in launchers)
+    text = text.replace(f"__tvm_ffi_{name}(", f"launch_{name}(")
+    text = _EMPTY_GRID.sub(_RETURNING, text)
     types = ", ".join(declaration.rpartition(" ")[0] for declaration in source.parameters)
     kernel = (
         f'static tvm_flash::TypedKernel<{types}> {name}_kernel{{"{name}_kernel", {step.image}}};'

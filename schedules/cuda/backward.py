@@ -85,8 +85,10 @@ class _KeyGradients:
         self.v_tile = shared_tile(kernel, config.block_k, self.depth_v, dtype)
         self.q_tile = shared_tile(kernel, rows, self.depth, dtype, stages)
         self.do_tile = shared_tile(kernel, rows, self.depth_v, dtype, stages)
-        for name in self.statistics:
-            setattr(self, f"{name}_tile", kernel.shared((stages, round_up(rows, 32)), "float32"))
+        shape = (stages, round_up(rows, 32))
+        self.statistic_tiles = {
+            name: kernel.shared(shape, "float32", f"{name}_tile") for name in self.statistics
+        }
         if self.with_dq or self.split > 1:
             self.ds_tile = shared_tile(kernel, config.block_k, rows, dtype)
         if self.split > 1:
@@ -297,7 +299,7 @@ class _KeyGradients:
 
     def _statistic(self, name: str, stage) -> Callable:
         """The statistic of the query that element (m, n, r) belongs to, loaded column by column."""
-        source = getattr(self, f"{name}_tile")
+        source = self.statistic_tiles[name]
         pair = self._low_pair if name == "lse_low" else self._pair
         loaded = []
 
@@ -323,5 +325,5 @@ class _KeyGradients:
             rows = Rows(kernel.buffers[name], batch, head)
             self.copies.rows(target, stage, rows, first, end)
         for name in self.statistics:
-            target, source = getattr(self, f"{name}_tile"), kernel.buffers[name]
+            target, source = self.statistic_tiles[name], kernel.buffers[name]
             self.copies.values(target, stage, source, (batch, head), first, end)

@@ -100,15 +100,14 @@ class _QueryGradient:
             self.copies.rows(target, 0, rows, tile.first, tile.rows)
         self.dq.zero()
         shape = (self.s.m_tiles, 2)
-        for name in self.statistics:
-            setattr(self, f"row_{name}", kernel.registers(shape, "float32"))
+        self.row_statistics = {name: kernel.registers(shape, "float32") for name in self.statistics}
         for m in range(self.s.m_tiles):
             for half in range(2):
                 row = tirx.min(self._q_index(m, half), tile.rows - 1)
                 at = (tile.batch, tile.head, row)
-                for name in self.statistics:
+                for name, held in self.row_statistics.items():
                     value = self.recompute.converted(name, kernel.buffers[name][at])
-                    store(getattr(self, f"row_{name}"), (m, half), value)
+                    store(held, (m, half), value)
         with when(self.visits.count > 0):
             self._load(0)
         self.copies.commit()
@@ -132,7 +131,7 @@ class _QueryGradient:
         self.copies.commit()
 
     def _statistic(self, name: str) -> Callable:
-        return lambda m, n, r: getattr(self, f"row_{name}")[m, r // 2]
+        return lambda m, n, r: self.row_statistics[name][m, r // 2]
 
     def _product(self, acc: Accumulator, rows: SharedTile, keys: SharedTile) -> None:
         """acc = rows keys^T over the head dimension."""

@@ -96,9 +96,13 @@ class CudaKernel:
             self.num_warps * WARP, self._pool.max_offset,
         )  # fmt: skip
 
-    def shared(self, shape: Sequence[int], dtype: str) -> tirx.Buffer:
-        """A tile in shared memory, aligned to the 128 bytes that all banks serve at once."""
-        return self._pool.alloc(tuple(shape), dtype, align=128)
+    def shared(self, shape: Sequence[int], dtype: str, name: str = "") -> tirx.Buffer:
+        """A tile in shared memory, aligned to the 128 bytes that all banks serve at once.
+
+        name: in the generated code, for a tile that is no attribute (``name_registers``).
+        """
+        buffer = self._pool.alloc(tuple(shape), dtype, align=128)
+        return IRBuilder.name(name, buffer) if name else buffer
 
     def registers(self, shape: Sequence[int], dtype: str) -> tirx.Buffer:
         """An array of registers of this thread, to be indexed by constants."""
@@ -167,16 +171,23 @@ def _opaque(value):
 
 
 def name_registers(owner) -> None:
-    """Give the registers and tiles that ``owner`` keeps the names of its attributes.
+    """Name each register and tile that ``owner`` keeps in an attribute after the attribute.
 
-    An attribute may be a scalar, a buffer, or an object with one (``buffer`` or ``registers``).
+    The generated code then reads as the code that wrote it: what is ``self.k_tile`` here is
+    ``k_tile`` there. Names change nothing that is computed; what has one already keeps it.
     """
     for name, value in vars(owner).items():
-        held = value
-        for part in ("registers", "buffer", "source"):
-            held = getattr(held, part, held)
-        if isinstance(held, tirx.Var) and held.name in _UNNAMED:
-            IRBuilder.name(name.strip("_"), held)
+        buffer = _buffer_of(value)
+        if buffer is not None and buffer.name in _UNNAMED:
+            IRBuilder.name(name.strip("_"), buffer)
+
+
+def _buffer_of(value) -> tirx.Buffer | None:
+    """The buffer behind an attribute, or None: of a tile, of an accumulator, of a scalar."""
+    value = getattr(value, "registers", value)  # Accumulator.registers
+    value = getattr(value, "buffer", value)  # SharedTile.buffer
+    value = getattr(value, "source", value)  # the element that CudaKernel.scalar gives
+    return value if isinstance(value, tirx.Var) else None
 
 
 def store(buffer: tirx.Buffer, index: Sequence, value) -> None:

@@ -93,26 +93,31 @@ def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -
 
 
 class Copies:
-    """Tiles on their way into shared memory: by cp.async, or where there is none by registers."""
+    """Tiles on their way into shared memory: by cp.async, or where there is none by registers.
+
+    The order of calls, by all threads of a block: ``rows`` and ``values`` ask for tiles, ``commit``
+    ends a group of them, other work goes on, ``landed`` waits for every group. After it all threads
+    may read the tiles; what they read before it may be overwritten by the next ``rows``.
+    """
 
     def __init__(self, kernel: CudaKernel, asynchronous: bool):
         self.kernel, self.asynchronous = kernel, asynchronous
 
     def rows(self, tile: SharedTile, stage, source: Rows, first, end) -> None:
-        """``load_rows``."""
+        """Ask for rows first .. of ``source``; zeros from row ``end`` on (``load_rows``)."""
         load_rows(self.kernel, tile, stage, source, first, end, self.asynchronous)
 
     def values(self, target: tirx.Buffer, stage, source: tirx.Buffer, head, first, end) -> None:
-        """``load_values``."""
+        """Ask for float32 statistics of rows first ..; zeros from ``end`` on (``load_values``)."""
         load_values(self.kernel, target, stage, source, head, first, end, self.asynchronous)
 
     def commit(self) -> None:
-        """What was asked for since the last one is one group."""
+        """End the group of what was asked for since the last ``commit``."""
         if self.asynchronous:
             commit()
 
     def landed(self) -> None:
-        """All has landed, and all warps are done with what comes next overwrites."""
+        """Wait until all groups of all threads have landed; all threads of the block meet."""
         if self.asynchronous:
             wait()
         barrier()

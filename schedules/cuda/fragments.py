@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from .builder import CudaKernel, store
-from .tensor_core import MmaF16, MmaTf32
-
-Product = MmaF16 | MmaTf32
+from .product import Product
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tvm.script import tirx as T
 
 from ...problem.dtype import DTYPES
 from .builder import assign, emit, store
+from .product import Product
 from .shared_tile import SharedTile
 
 _LOAD = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
@@ -202,7 +203,7 @@ def _tf32(value):
     return T.cuda.func_call("tvm_flash_tf32", value, source_code=source, return_type="uint32")
 
 
-def product_for(dtype: str, turing: bool = False) -> MmaF16 | MmaTf32:
+def product_for(dtype: str, turing: bool = False) -> Product:
     """How operands of ``dtype`` are multiplied."""
     if DTYPES[dtype].operand == "tf32":
         return MmaTf32()
