@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_flash.cases import CASES
+from tvm_flash.problem.dtype import DTYPES
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.score.program import TableType
 
@@ -137,6 +138,26 @@ def test_json_that_is_not_a_spec(change):
     data = {**AttentionSpec(dtype="float32", head_dim=64).to_json(), **change}
     with pytest.raises((ValueError, TypeError)):
         AttentionSpec.from_json(data)
+
+
+def test_json_of_another_layout_is_refused():
+    """The one layout stands in the JSON of a spec, and nowhere else."""
+    data = AttentionSpec(dtype="float32", head_dim=64).to_json()
+    assert data["layout"] == "strided"
+    with pytest.raises(ValueError, match="strided"):
+        AttentionSpec.from_json({**data, "layout": "tiled"})
+
+
+def test_fields_are_given_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        AttentionSpec("float32", 64)
+
+
+def test_rows_of_dtypes_say_what_torch_says():
+    for name, row in DTYPES.items():
+        spec = AttentionSpec(dtype=row.torch, head_dim=64)
+        assert spec.element is row and spec.dtype == name and row.short in spec.name
+        assert row.bytes == row.torch.itemsize and row.torch.is_floating_point
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

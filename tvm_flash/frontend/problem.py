@@ -68,17 +68,19 @@ def problem_while_compiling(
     q, k, v, features: Features, score_mod, mask_mod
 ) -> tuple[PosedProblem, tuple]:
     """As ``problem_of``, in code that torch.compile can read."""
-    # A number that is computed from a length becomes a constant.
-    features = features._replace(softcap=float(f"{features.softcap}"))
+    causal, window_size, softcap, *others = features
+    # A number that is computed from a length becomes a constant. The compiler hands a plain tuple
+    # on as one, and would lose the fields of a NamedTuple.
+    constants = (causal, window_size, float(f"{softcap}"), *others)
     check_sizes(q.shape, k.shape, v.shape)
     head_dims = (operator.index(q.shape[3]), operator.index(v.shape[3]))
-    of_tensors, scale = (features, q.dtype, *head_dims), head_dims[0] ** -0.5
+    known, scale = (constants, q.dtype, *head_dims), head_dims[0] ** -0.5
     mods = already_captured(score_mod, mask_mod)
     if mods is None:
-        text, tables = _captured_json(q.device, score_mod, mask_mod, *of_tensors)
+        text, tables = _captured_json(q.device, score_mod, mask_mod, *known)
         return PosedProblem(text, scale), tables
     check_captured(mods.tables)
-    return PosedProblem(_json(*of_tensors, mods.score_mod, mods.mask_mod), scale), mods.tables
+    return PosedProblem(_json(*known, mods.score_mod, mods.mask_mod), scale), mods.tables
 
 
 def _problem(dtype, q, k, v, features: Features, score_mod, mask_mod) -> PosedProblem:
@@ -117,13 +119,16 @@ def _spec(
     )
 
 
-def _json(features, dtype, head_dim, head_dim_v, score_mod, mask_mod) -> str:
+def _json(constants: tuple, dtype, head_dim, head_dim_v, score_mod, mask_mod) -> str:
+    """The spec as JSON; constants: the fields of Features."""
+    features = Features(*constants)
     return spec_json(_spec(features, dtype, head_dim, head_dim_v, score_mod, mask_mod))
 
 
-def _captured_json(device, score_mod, mask_mod, features, dtype, head_dim, head_dim_v):
+def _captured_json(device, score_mod, mask_mod, constants: tuple, dtype, head_dim, head_dim_v):
+    """As ``_json``, of functions that are traced first, and the tensors they captured."""
     mods = captured_on(device, score_mod, mask_mod)
-    text = _json(features, dtype, head_dim, head_dim_v, mods.score_mod, mods.mask_mod)
+    text = _json(constants, dtype, head_dim, head_dim_v, mods.score_mod, mods.mask_mod)
     return text, mods.tables
 
 

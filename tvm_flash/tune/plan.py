@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,18 +65,11 @@ def tasks(
 def recorded_config(folder: Path, target: CpuTarget | CudaArch, task: SearchTask) -> Any:
     """The config that a build takes from the logs in ``folder`` for ``task``, or None."""
     if isinstance(target, CudaArch):
-        from ..schedules.cuda.select import measured_config
+        from ..schedules.cuda.kernels import SCHEDULES
+    else:
+        from ..schedules.select import SCHEDULES
 
-        return measured_config(task.spec, task.direction, target, task.bucket, [folder])[0]
-    from ..schedules.records import best_config
-    from ..schedules.select import as_config
-
-    def reasons(config: Mapping[str, Any], exact: bool) -> Sequence[str]:
-        return as_config(config, task.direction).reasons(task.spec)
-
-    known = (task.spec, task.direction, target.name, task.bucket)
-    config = best_config(*known, reasons, [folder]).config
-    return None if config is None else as_config(config, task.direction)
+    return SCHEDULES.measured(task.spec, task.direction, target, task.bucket, [folder]).config
 
 
 def recorded(folder: Path, target: CpuTarget | CudaArch, task: SearchTask) -> Callable[[], Any]:
