@@ -45,8 +45,11 @@ class PosedProblem(NamedTuple):
     default_scale: float
 
 
-def problem_of(q, k, v, features: Features, score_mod, mask_mod) -> tuple[PosedProblem, tuple]:
-    """The problem, after a look at the sizes, and the captured tensors."""
+def problem_of(q, k, v, features: tuple, score_mod, mask_mod) -> tuple[PosedProblem, tuple]:
+    """The problem, after a look at the sizes, and the captured tensors.
+
+    features: the fields of ``Features``, which is made where the problem is a new one.
+    """
     if score_mod is None and mask_mod is None:  # most calls, which are spared two calls here
         mods = NOTHING
     else:
@@ -65,7 +68,7 @@ def problem_of(q, k, v, features: Features, score_mod, mask_mod) -> tuple[PosedP
 
 
 def problem_while_compiling(
-    q, k, v, features: Features, score_mod, mask_mod
+    q, k, v, features: tuple, score_mod, mask_mod
 ) -> tuple[PosedProblem, tuple]:
     """As ``problem_of``, in code that torch.compile can read."""
     causal, window_size, softcap, *others = features
@@ -83,11 +86,11 @@ def problem_while_compiling(
     return PosedProblem(_json(*known, mods.score_mod, mods.mask_mod), scale), mods.tables
 
 
-def _problem(dtype, q, k, v, features: Features, score_mod, mask_mod) -> PosedProblem:
+def _problem(dtype, q, k, v, features: tuple, score_mod, mask_mod) -> PosedProblem:
     """The problem of the shapes q, k and v."""
     check_sizes(q, k, v)
     head_dim, head_dim_v = operator.index(q[3]), operator.index(v[3])
-    spec = _spec(features, dtype, head_dim, head_dim_v, score_mod, mask_mod)
+    spec = _spec(Features(*features), dtype, head_dim, head_dim_v, score_mod, mask_mod)
     return PosedProblem(spec_name(spec), head_dim**-0.5)
 
 
