@@ -167,6 +167,38 @@ def test_warm_up_ends_when_the_time_is_steady():
     assert timing.settle(lambda call, _: next(drifting), None, seconds=60) == 4 * window
 
 
+def test_calls_are_timed_between_events_after_the_caches_were_cleared(monkeypatch):
+    """torch.cuda replaced by what writes down what it is asked for."""
+    asked = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            asked.append("record")
+
+        def elapsed_time(self, end):
+            return 2.0
+
+    buffer = SimpleNamespace(zero_=lambda: asked.append("clear"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 2**36))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: asked.append("wait"))
+    monkeypatch.setattr(torch, "empty", lambda size, **_: asked.append(size) or buffer)
+    stopwatch = device.CudaStopwatch()
+    assert asked == [2**30], "a sixteenth of the memory is more"
+    assert stopwatch(lambda: asked.append("call"), 2) == pytest.approx(2e-3)
+    assert asked[1:] == ["clear", "record", "call", "record"] * 2 + ["wait"]
+
+
+def test_on_a_gpu_the_host_is_left_as_it_is():
+    cell = bench.SUITES["gpu"].cells([1])[0]
+    with run.cores_for(cell) as cores:
+        assert cores is None
+    assert cell.device == "cuda" and cell.key.endswith(" cuda")
+
+
 def test_every_contender_has_a_name_of_its_own():
     assert len({c.name for c in CONTENDERS}) == len(CONTENDERS)
     assert len(names_on("cuda")) == 7 and names_on("cuda")[0] == OURS
