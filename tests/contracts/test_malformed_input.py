@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tvm_flash import bench as bench_library
 from tvm_flash.cli.app import app
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.tune.database import MetaScheduleDatabase
+from tvm_flash.tune.metaschedule.database import MetaScheduleDatabase
 
 SPEC = AttentionSpec(dtype="float32", head_dim=16).to_json()
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -17,9 +17,10 @@ from tvm_flash.errors import TvmFlashError
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format
 from tvm_flash.schedules.select import SCHEDULES
-from tvm_flash.study import export, models, stores
-from tvm_flash.study.samples import of_logs, of_table, splits
-from tvm_flash.study.stores import WIDTH, pooled, store_features
+from tvm_flash.study.models import export, stores
+from tvm_flash.study.models import scores as models
+from tvm_flash.study.models.samples import of_logs, of_table, splits
+from tvm_flash.study.models.stores import WIDTH, pooled, store_features
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = CliRunner()

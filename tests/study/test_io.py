@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tvm_flash.cli.app import app
-from tvm_flash.study import io
-from tvm_flash.study.theory import EXACT, FLASH2, ORIGINAL, STANDARD, fit, least_bytes
+from tvm_flash.study.io import counts as io
+from tvm_flash.study.io.theory import EXACT, FLASH2, ORIGINAL, STANDARD, fit, least_bytes
 from tvm_flash.verify import rule
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -10,10 +10,11 @@ from replay_tables import made_up, write_table
 from typer.testing import CliRunner
 
 from tvm_flash.cli.app import app
-from tvm_flash.study import replay_table, table_make
-from tvm_flash.study.table_format import TableError
-from tvm_flash.study.table_make import Effort, make
-from tvm_flash.study.table_timing import Pairs, in_turns
+from tvm_flash.study.replay import make as table_make
+from tvm_flash.study.replay import table as replay_table
+from tvm_flash.study.replay.format import TableError
+from tvm_flash.study.replay.make import Effort, make
+from tvm_flash.study.replay.timing import Pairs, in_turns
 
 RUN = CliRunner()
 SMALL = {"block_q": (64, 128), "rows_s": (2, 4)}

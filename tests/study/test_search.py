@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from tvm_flash.cli.app import app
 from tvm_flash.errors import TvmFlashError
-from tvm_flash.study import search_document
-from tvm_flash.study.search import Budget, Run, replay, study
-from tvm_flash.study.search_curves import (
+from tvm_flash.study.search import document as search_document
+from tvm_flash.study.search.curves import (
     Curves,
     curves,
     expected_random,
@@ -27,6 +26,7 @@ from tvm_flash.study.search_curves import (
     summaries,
     wins,
 )
+from tvm_flash.study.search.run import Budget, Run, replay, study
 from tvm_flash.tune.strategy import ProposalRefused
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tvm_flash.study import replay_table, search_document
-from tvm_flash.study.search import Budget, Run
-from tvm_flash.study.search_curves import curves, summaries
+from tvm_flash.study.replay import table as replay_table
+from tvm_flash.study.search import document as search_document
+from tvm_flash.study.search.curves import curves, summaries
+from tvm_flash.study.search.run import Budget, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "search-study.json"

@@ -7,8 +7,8 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.record_format import SIZES
 from tvm_flash.schedules.select import space_of
 from tvm_flash.schedules.target import cpu_target
-from tvm_flash.study import replay_table
-from tvm_flash.study.table_make import restricted
+from tvm_flash.study.replay import table as replay_table
+from tvm_flash.study.replay.make import restricted
 
 KNOBS = {
     "block_q": (64, 128, 256, 512),

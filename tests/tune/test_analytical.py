@@ -23,7 +23,7 @@ from tvm_flash.schedules.records import best_config
 from tvm_flash.schedules.select import as_config, space_of
 from tvm_flash.schedules.target import TARGETS, cpu_target
 from tvm_flash.score import variants
-from tvm_flash.study import replay_table
+from tvm_flash.study.replay import table as replay_table
 from tvm_flash.tune.analytical import predictor
 from tvm_flash.tune.analytical.core import core_of
 from tvm_flash.tune.analytical.cpu import cpu_seconds, makespan

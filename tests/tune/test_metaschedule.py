@@ -19,8 +19,8 @@ from tvm_flash.errors import TvmFlashError
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.space import Knob, Space
 from tvm_flash.tune.cost_models import cost_model
-from tvm_flash.tune.database import RECORDS, WORKLOADS, MetaScheduleDatabase
 from tvm_flash.tune.metaschedule.context import tune_context
+from tvm_flash.tune.metaschedule.database import RECORDS, WORKLOADS, MetaScheduleDatabase
 from tvm_flash.tune.metaschedule.knobs import KnobFunction
 from tvm_flash.tune.metaschedule.models import Learner, metaschedule_cost_model
 from tvm_flash.tune.metaschedule.rules import categorical_mutator, only_valid
@@ -234,7 +234,7 @@ def test_processes_record_into_one_database(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path; from search_toys import SPACE, task, trial\n"
-        "from tvm_flash.tune.database import MetaScheduleDatabase\n"
+        "from tvm_flash.tune.metaschedule.database import MetaScheduleDatabase\n"
         "database = MetaScheduleDatabase(Path(sys.argv[2]), task())\n"
         "for point in SPACE.points[int(sys.argv[3])::9][:40]:\n"
         "    database.record(point, trial(point))\n"

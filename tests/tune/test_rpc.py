@@ -19,12 +19,12 @@ from tvm_flash.codegen.linker import find_compiler
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.target import cpu_target, host_target
-from tvm_flash.tune.rpc import RpcHardware, check_features
-from tvm_flash.tune.rpc_build import RemoteTask, build_kernel, entry_name
-from tvm_flash.tune.rpc_servers import Servers, Stopped
-from tvm_flash.tune.rpc_session import RemoteCpu
-from tvm_flash.tune.rpc_tracker import Tracker
-from tvm_flash.tune.rpc_trial import Attempt, Lost
+from tvm_flash.tune.rpc.build import RemoteTask, build_kernel, entry_name
+from tvm_flash.tune.rpc.hardware import RpcHardware, check_features
+from tvm_flash.tune.rpc.servers import Servers, Stopped
+from tvm_flash.tune.rpc.session import RemoteCpu
+from tvm_flash.tune.rpc.tracker import Tracker
+from tvm_flash.tune.rpc.trial import Attempt, Lost
 from tvm_flash.tune.trial import SearchTask, Sizes, Trial
 
 pytest.importorskip("tornado")

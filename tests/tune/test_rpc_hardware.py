@@ -3,11 +3,11 @@
 import pytest
 
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.tune import rpc
 from tvm_flash.tune.hardware import HardwareFailure
-from tvm_flash.tune.rpc_servers import Describe, Stopped
-from tvm_flash.tune.rpc_session import RemoteCpu
-from tvm_flash.tune.rpc_trial import Lost
+from tvm_flash.tune.rpc import hardware as rpc
+from tvm_flash.tune.rpc.servers import Describe, Stopped
+from tvm_flash.tune.rpc.session import RemoteCpu
+from tvm_flash.tune.rpc.trial import Lost
 from tvm_flash.tune.trial import SearchTask, Sizes, Trial
 from tvm_flash.tune.workers import Failure
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tvm_flash.tune.hardware import HardwareFailure
-from tvm_flash.tune.rpc_tracker import Grant, Tracker
+from tvm_flash.tune.rpc.tracker import Grant, Tracker
 
 MAGIC = struct.pack("<i", 0x2F271)
 REQUEST, SUMMARY = 4, 6

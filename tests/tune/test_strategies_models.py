@@ -11,7 +11,7 @@ from search_toys import KNOBS, SPACE, seconds
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.space import Knob, Space
 from tvm_flash.tune.cost_models import COST_MODELS, cost_model
-from tvm_flash.tune.cost_models_base import throughput
+from tvm_flash.tune.cost_models.base import throughput
 from tvm_flash.tune.features import feature_names, knob_features, per_store_features
 
 LEARNING = sorted({*COST_MODELS} - {"random"})

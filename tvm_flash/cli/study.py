@@ -20,7 +20,7 @@ from .study_search import search
 from .study_table import table
 
 if TYPE_CHECKING:
-    from ..study.io import Row
+    from ..study.io.counts import Row
 
 _HELP = "Bytes moved, counted beside theory; search strategies and cost models on measured tables."
 study = typer.Typer(help=_HELP, no_args_is_help=True)
@@ -50,8 +50,8 @@ def io(
 ) -> None:
     """Bytes through device memory: standard attention, FlashAttention-1, FlashAttention-2."""
     require_tvm()
-    from ..study import io as library
-    from ..study import io_plot
+    from ..study.io import counts as library
+    from ..study.io import plot as io_plot
 
     refuse_unwritable(json_file)
     refuse_unwritable(plot)
@@ -74,7 +74,7 @@ def io(
 
 def count_table(rows: Sequence[Row]) -> Table:
     """One line for each length and tile: KiB of every algorithm, and how they compare."""
-    from ..study.theory import EXACT, FLASH2, STANDARD, least_bytes
+    from ..study.io.theory import EXACT, FLASH2, STANDARD, least_bytes
 
     columns = numbers("S", "D", "tile", "M", "standard", "FA-1", "FA-2", "least", "std/FA-2")
     lines = []
@@ -94,7 +94,7 @@ def count_table(rows: Sequence[Row]) -> Table:
 
 def fit_table(rows: Sequence[Row]) -> Table:
     """The constants of the fits, and how far the counts lie from them."""
-    from ..study.io import fits
+    from ..study.io.counts import fits
 
     lines = []
     for algorithm, both in fits(rows).items():

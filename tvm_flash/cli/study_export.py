@@ -13,7 +13,7 @@ from .console import console, notes, progress, refuse_unwritable, reporting_erro
 from .show import require_tvm
 
 if TYPE_CHECKING:
-    from ..study.samples import Sample
+    from ..study.models.samples import Sample
 
 
 @reporting_errors
@@ -33,8 +33,8 @@ def export(
 ) -> None:
     """Features, labels, groups and splits of measured configs, for cost models."""
     require_tvm()
-    from ..study.export import FORMATS, data_set, refuse, write
-    from ..study.stores import store_features
+    from ..study.models.export import FORMATS, data_set, refuse, write
+    from ..study.models.stores import store_features
 
     if form not in FORMATS:
         raise typer.BadParameter(f"--format {form!r} must be one of {', '.join(FORMATS)}")
@@ -59,8 +59,8 @@ def export(
 
 
 def _samples(tables: list[str], logs: Path | None) -> list[Sample]:
-    from ..study import replay_table
-    from ..study.samples import of_logs, of_table
+    from ..study.models.samples import of_logs, of_table
+    from ..study.replay import table as replay_table
 
     if not tables and logs is None:
         raise typer.BadParameter("give --table or --logs, or both")

@@ -20,7 +20,7 @@ from .show_table import show
 from .study_search import DEFAULT_TABLE
 
 if TYPE_CHECKING:
-    from ..study.models import Features, Score
+    from ..study.models.scores import Features, Score
 
 _MEANINGS = (
     "rho, tau: rank correlations; top 10: the 10 fastest among\n"
@@ -48,8 +48,9 @@ def models(
 ) -> None:
     """Rank correlation, recall of the fastest and transfer to other shapes of cost models."""
     require_tvm()
-    from ..study import replay_table, search_document
-    from ..study.models import MODELS, transfer, within
+    from ..study.models.scores import MODELS, transfer, within
+    from ..study.replay import table as replay_table
+    from ..study.search import document as search_document
 
     refuse_unwritable(json_file)
     chosen = names.split(",") if names else list(MODELS)
@@ -99,8 +100,8 @@ def _plain(score: Score) -> dict[str, object]:
 
 def _stores(jobs: int) -> Features:
     """Features of stores, pooled to one row for each point."""
-    from ..study.samples import of_table
-    from ..study.stores import pooled, store_features
+    from ..study.models.samples import of_table
+    from ..study.models.stores import pooled, store_features
 
     kept: dict[int, object] = {}
 

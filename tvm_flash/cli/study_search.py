@@ -15,9 +15,9 @@ from .show import require_tvm
 from .show_table import show
 
 if TYPE_CHECKING:
-    from ..study.replay_table import ReplayTable
-    from ..study.search import Budget, Run
-    from ..study.search_curves import Curves, Summary
+    from ..study.replay.table import ReplayTable
+    from ..study.search.curves import Curves, Summary
+    from ..study.search.run import Budget, Run
 
 DEFAULT_TABLE = "forward_d64_s512"
 
@@ -47,8 +47,10 @@ def search(
 ) -> None:
     """Best-so-far curves, regret and area of search strategies, on measured tables: no hardware."""
     require_tvm()
-    from ..study import replay_table, search_document, search_plot
-    from ..study.search import Budget
+    from ..study.replay import table as replay_table
+    from ..study.search import document as search_document
+    from ..study.search import plot as search_plot
+    from ..study.search.run import Budget
     from ..tune.strategy import strategy_class
 
     names = [name for name in dict.fromkeys(strategies.split(",")) if name]
@@ -107,7 +109,7 @@ def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) 
 
 def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Table:
     """Trials until within limits, confidence, wins against random search."""
-    from ..study.search_curves import wins
+    from ..study.search.curves import wins
 
     seeds = len(next(iter(found.values())).best)
     title = f"{seeds} seeds: trials to come within 5% and 1% (seeds that did),\n"
@@ -127,7 +129,7 @@ def detail_table(found: Mapping[str, Curves], summed: Sequence[Summary]) -> Tabl
 
 def _plan(path: Path, budget: Budget) -> tuple[ReplayTable, Budget]:
     """The table, and how much of the budget it can use."""
-    from ..study import replay_table
+    from ..study.replay import table as replay_table
 
     table = replay_table.read(path)
     known = budget.within(table)
@@ -139,8 +141,8 @@ def _plan(path: Path, budget: Budget) -> tuple[ReplayTable, Budget]:
 def _study(
     path: Path, table: ReplayTable, budget: Budget, names: Sequence[str], seeds: int, jobs: int
 ) -> tuple[ReplayTable, list[Run], Budget, dict[str, Curves], list[Summary]]:
-    from ..study.search import study
-    from ..study.search_curves import curves, summaries
+    from ..study.search.curves import curves, summaries
+    from ..study.search.run import study
 
     runs = []
     with progress(table.name, len(names) * seeds) as advance:

@@ -39,8 +39,8 @@ def table(
     """
     require_tvm()
     refuse_unwritable(output)
-    from ..study import replay_table
-    from ..study.table_make import Effort, make
+    from ..study.replay import table as replay_table
+    from ..study.replay.make import Effort, make
 
     try:
         values = dict(map(knob_values, knob))
@@ -73,7 +73,7 @@ def _task(spec_text: str, direction: str, sizes, threads: int, values) -> Search
     from ..problem.lengths import bucket_of
     from ..schedules.select import space_of
     from ..schedules.target import host_target
-    from ..study.table_make import restricted
+    from ..study.replay.make import restricted
     from ..tune.trial import SearchTask, Sizes
 
     spec, target, sizes = parse_spec(spec_text), host_target(), Sizes(*sizes)

@@ -177,7 +177,7 @@ def _hardware(rpc: str | None, key: str, target: str, jobs: int | None, timeout:
         from ..tune.local import LocalHardware
 
         return LocalHardware(jobs or usable_cores(), timeout)
-    from ..tune.rpc import RpcHardware
+    from ..tune.rpc.hardware import RpcHardware
 
     host, _, port = rpc.rpartition(":")
     if not host or not port.isdecimal() or not key:

@@ -108,6 +108,6 @@ def folder_name(task: SearchTask) -> str:
 
 def _database() -> Any:
     # Not at the top: it imports tvm.
-    from .database import MetaScheduleDatabase
+    from .metaschedule.database import MetaScheduleDatabase
 
     return MetaScheduleDatabase

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .hardware import HardwareFailure
-from .rpc_session import RemoteCpu, RemoteMachine
-from .rpc_tracker import Tracker
+from ..hardware import HardwareFailure
+from .session import RemoteCpu, RemoteMachine
+from .tracker import Tracker
 
 # Servers that may turn out not to answer before all is given up.
 _CONNECTIONS = 4

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .cost_models_base import CostModel, Regression, standardisation
-from .cost_models_gp import GaussianProcess
-from .cost_models_mlp import Mlp
+from .base import CostModel, Regression, standardisation
+from .gp import GaussianProcess
+from .mlp import Mlp
 
 _XGB_ROUNDS = 60
 # One thread: sums in another order would be other scores, and other proposals.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cost_models_base import Regression, one_thread, standardisation
+from .base import Regression, one_thread, standardisation
 
 # Prior variances of the two parts, of labels whose variance is 1.
 _LINE, _NEAR = 0.3, 1.0

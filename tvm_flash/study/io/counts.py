@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from ..codegen.cuda import ptx_of
-from ..errors import TvmFlashError, UnsupportedSpec
-from ..problem.spec import AttentionSpec
-from ..reference import attention_reference
-from ..schedules.cuda.arch import ARCHS
-from ..schedules.cuda.forward import ForwardConfig, forward_launch
-from ..schedules.cuda.program import CudaProgram
-from ..verify.plan import run_program
-from ..verify.rule import deviations
-from .kernels.original import OriginalConfig, original_program
-from .kernels.standard import StandardConfig, standard_program
+from ...codegen.cuda import ptx_of
+from ...errors import TvmFlashError, UnsupportedSpec
+from ...problem.spec import AttentionSpec
+from ...reference import attention_reference
+from ...schedules.cuda.arch import ARCHS
+from ...schedules.cuda.forward import ForwardConfig, forward_launch
+from ...schedules.cuda.program import CudaProgram
+from ...verify.plan import run_program
+from ...verify.rule import deviations
+from ..kernels.original import OriginalConfig, original_program
+from ..kernels.standard import StandardConfig, standard_program
 from .theory import (
     EXACT,
     FLASH2,

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_ffi import libinfo
 
-from ..artifact.library import symbol_name, verify
-from ..codegen import cache
-from ..codegen.linker import find_compiler, library_flags, write_exports
-from ..codegen.process import run
-from ..codegen.versions import build_versions, source_digest
-from ..problem.spec import AttentionSpec
-from ..verify.trial import tile_of
-from .trial import SearchTask, Sizes
+from ...artifact.library import symbol_name, verify
+from ...codegen import cache
+from ...codegen.linker import find_compiler, library_flags, write_exports
+from ...codegen.process import run
+from ...codegen.versions import build_versions, source_digest
+from ...problem.spec import AttentionSpec
+from ...verify.trial import tile_of
+from ..trial import SearchTask, Sizes
 
 if TYPE_CHECKING:
-    from ..schedules.target import CpuTarget
+    from ...schedules.target import CpuTarget
 
-CALLER = Path(__file__).with_name("rpc_caller.c")
+CALLER = Path(__file__).with_name("caller.c")
 _CALLER_FUNCTIONS = ("open_kernel", "call", "copy_cpuinfo", "fill")
 
 
@@ -64,8 +64,8 @@ def build_kernel(spec: AttentionSpec, direction: str, config: Any, target: CpuTa
 
     def make(path: Path) -> None:
         # Not at the top: importing tvm takes seconds, and a kernel from the cache needs none of it.
-        from ..codegen.build import build_jobs, scheduling
-        from ..schedules.select import Chosen
+        from ...codegen.build import build_jobs, scheduling
+        from ...schedules.select import Chosen
 
         build_jobs([scheduling(spec, direction, target, Chosen(config, "given", ()))], target, path)
 
@@ -89,7 +89,7 @@ def entry_name(spec: AttentionSpec, direction: str, config: Any, target: CpuTarg
 
 
 def caller() -> bytes:
-    """The library of rpc_caller.c, compiled once."""
+    """The library of caller.c, compiled once."""
     parts = {"source": CALLER.read_text(encoding="utf-8"), **build_versions()}
     parts["compiler"] = " ".join(find_compiler())
     return cache.content(cache.digest(parts), _compile_caller, "rpc")

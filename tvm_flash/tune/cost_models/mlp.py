@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cost_models_base import Regression, one_thread, standardisation
+from .base import Regression, one_thread, standardisation
 
 
 class Mlp(Regression):

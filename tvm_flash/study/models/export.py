@@ -14,11 +14,11 @@ import numpy as np
 
 import tvm_flash
 
-from ..artifact.folder import replacing
-from ..errors import TvmFlashError
-from ..schedules.record_format import SIZES
-from ..schedules.space import Knob, Space
-from ..tune.features import feature_names, knob_features
+from ...artifact.folder import replacing
+from ...errors import TvmFlashError
+from ...schedules.record_format import SIZES
+from ...schedules.space import Knob, Space
+from ...tune.features import feature_names, knob_features
 from .samples import Sample, splits
 
 FORMAT = 1

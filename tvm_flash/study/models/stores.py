@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..errors import TvmFlashError
-from ..problem.spec import AttentionSpec
-from ..schedules.target import cpu_target
-from ..tune.workers import Failure, Workers
+from ...errors import TvmFlashError
+from ...problem.spec import AttentionSpec
+from ...schedules.target import cpu_target
+from ...tune.workers import Failure, Workers
 from .samples import Sample
 
 # Scheduling one takes about a second.
@@ -57,8 +57,8 @@ def _key(sample: Sample) -> _Key:
 
 def _kept(spec: str, direction: str, target: str, config: str) -> np.ndarray:
     """From the disk cache, else computed; runs in a worker process."""
-    from ..codegen import cache
-    from ..codegen.versions import build_versions, source_digest
+    from ...codegen import cache
+    from ...codegen.versions import build_versions, source_digest
 
     parts = {"spec": spec, "direction": direction, "target": target, "config": config}
     name = cache.digest({**parts, "sources": source_digest(), "versions": build_versions()})
@@ -71,7 +71,7 @@ def _kept(spec: str, direction: str, target: str, config: str) -> np.ndarray:
 
 
 def _computed(spec: str, direction: str, target: str, config: str) -> bytes:
-    from ..tune.features import per_store_features
+    from ...tune.features import per_store_features
 
     known = AttentionSpec.from_json(json.loads(spec)), direction, cpu_target(target)
     try:

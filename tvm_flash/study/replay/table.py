@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..artifact.folder import replacing
-from ..problem.spec import AttentionSpec
-from ..schedules.space import Knob, Point, Space
-from ..tune.trial import SearchTask, Sizes
-from .table_format import TableError, head_problems, line_problems, table_problems
+from ...artifact.folder import replacing
+from ...problem.spec import AttentionSpec
+from ...schedules.space import Knob, Point, Space
+from ...tune.trial import SearchTask, Sizes
+from .format import TableError, head_problems, line_problems, table_problems
 
 # The tables that come with the package.
 TABLES = Path(__file__).with_name("tables")
@@ -121,7 +121,7 @@ class ReplayTable:
 
     def _start_config(self) -> Any:
         # Not at the top: it imports tvm.
-        from ..schedules.select import as_config
+        from ...schedules.select import as_config
 
         try:
             return as_config(self.head["start"], self.head["direction"])

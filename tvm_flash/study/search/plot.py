@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TvmFlashError
-from .replay_table import ReplayTable
-from .search_curves import Curves, Summary, over_seconds
+from ...errors import TvmFlashError
+from ..replay.table import ReplayTable
+from .curves import Curves, Summary, over_seconds
 
 # Okabe and Ito's colours, told apart by everybody. One colour for each family, its second member
 # dashed and hollow; grey for what does not learn; other strategies take what is left.

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from ..bench import host
-from ..codegen.file_lock import locked
-from ..runtime.loader import opened
-from ..schedules.config_fields import config_problems
-from ..schedules.record_format import SIZES
-from ..schedules.space import Point, Space, Value
-from ..tune.measure import timed_call
-from ..tune.trial import SearchTask
-from . import replay_table
-from .table_build import build_all
-from .table_format import FORMAT, KIND, TableError
-from .table_timing import clock_name, in_turns
+from ...bench import host
+from ...codegen.file_lock import locked
+from ...runtime.loader import opened
+from ...schedules.config_fields import config_problems
+from ...schedules.record_format import SIZES
+from ...schedules.space import Point, Space, Value
+from ...tune.measure import timed_call
+from ...tune.trial import SearchTask
+from . import table as replay_table
+from .build import build_all
+from .format import FORMAT, KIND, TableError
+from .timing import clock_name, in_turns
 
 # Told of each step that is done: a point built, or measured in one pass.
 Progress = Callable[[str], None]
@@ -213,7 +213,7 @@ def _measure(task: SearchTask, journal: Journal, effort: Effort, progress: Progr
 
 
 def _head(task: SearchTask, effort: Effort) -> dict[str, Any]:
-    from ..codegen.versions import build_versions
+    from ...codegen.versions import build_versions
 
     now = datetime.datetime.now(datetime.timezone.utc)
     return {

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from ..schedules.space import Point
-from ..tune.strategy import (
+from ...schedules.space import Point
+from ...tune.strategy import (
     ProposalRefused,
     Strategy,
     inside,
@@ -19,8 +19,8 @@ from ..tune.strategy import (
     proposals,
     strategy_class,
 )
-from ..tune.trial import Observation, SearchTask
-from .replay_table import ReplayTable, read
+from ...tune.trial import Observation, SearchTask
+from ..replay.table import ReplayTable, read
 
 Make = Callable[[SearchTask, int], Strategy]
 STARTS = ("random", "default")

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..tune.cost_models import COST_MODELS, cost_model
+from ...tune.cost_models import COST_MODELS, cost_model
+from ..replay.table import ReplayTable
 from .export import knob_columns
-from .replay_table import ReplayTable
 from .samples import of_table
 
 # A prediction that needs no measurement.
@@ -118,7 +118,7 @@ def _scores(
 ) -> np.ndarray:
     """Of every row; ``table``: whose points the rows are."""
     if name == ANALYTICAL:
-        from ..tune.strategies.analytical import predictor_of
+        from ...tune.strategies.analytical import predictor_of
 
         predicted = predictor_of(table.task)
         return np.array([-predicted(point) for point in table.measured])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import TvmFlashError
-from .io import Row, fits
+from ...errors import TvmFlashError
+from .counts import Row, fits
 from .theory import EXACT, FLASH2, ORIGINAL, STANDARD, Fit, least_bytes, memory_elements
 
 # Okabe and Ito's colours, told apart by everybody, and a marker each.

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..codegen.file_lock import locked
-from ..errors import TvmFlashError
-from ..schedules.space import Point
-from .metaschedule.knobs import KnobFunction
-from .trial import SearchTask, Trial
+from ...codegen.file_lock import locked
+from ...errors import TvmFlashError
+from ...schedules.space import Point
+from ..trial import SearchTask, Trial
+from .knobs import KnobFunction
 
 logger = logging.getLogger("tvm_flash")
 
@@ -77,7 +77,7 @@ def _about(task: SearchTask) -> dict[str, Any]:
 def _target(name: str) -> Any:
     import tvm
 
-    from ..schedules.target import cpu_target
+    from ...schedules.target import cpu_target
 
     if name.startswith("sm_"):
         return tvm.target.Target({"kind": "cuda", "arch": name})

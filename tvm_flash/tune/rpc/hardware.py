@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from ..bench.host import usable_cores
-from ..codegen.versions import build_versions
-from ..schedules.target import CpuTarget, cpu_target
-from . import rpc_trial
-from .hardware import HardwareFailure
-from .rpc_build import RemoteTask
-from .rpc_servers import Describe, Servers, Stopped
-from .rpc_session import RemoteCpu
-from .rpc_tracker import Tracker
-from .rpc_trial import LONGER, Attempt, Lost
-from .trial import SearchTask, Trial
-from .workers import Failure, Workers
+from ...bench.host import usable_cores
+from ...codegen.versions import build_versions
+from ...schedules.target import CpuTarget, cpu_target
+from ..hardware import HardwareFailure
+from ..trial import SearchTask, Trial
+from ..workers import Failure, Workers
+from . import trial as remote_trial
+from .build import RemoteTask
+from .servers import Describe, Servers, Stopped
+from .session import RemoteCpu
+from .tracker import Tracker
+from .trial import LONGER, Attempt, Lost
 
 # Of compiling and linking one candidate, or two for the first.
 _COMPILE_SECONDS = 120.0
@@ -57,8 +57,8 @@ class RpcHardware:
         servers, cores = tracker.servers(key), usable_cores()
         # At least one: the last server may have gone since the check.
         self.jobs = jobs or max(1, servers, min(2 * servers, cores))
-        prepare = partial(rpc_trial.prepare, max(1, cores // self.jobs))
-        self._workers = Workers(rpc_trial.run, self.jobs, prepare)
+        prepare = partial(remote_trial.prepare, max(1, cores // self.jobs))
+        self._workers = Workers(remote_trial.run, self.jobs, prepare)
         try:
             self._cpu = self._described()
             check_features(self._target, self._cpu)

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from ..problem.arguments import Argument, arguments, shape_of, size_values
-from ..runtime.call import completed
-from ..verify.problems import Problem
-from ..verify.tables import random_tables
-from .measure import ROW_VALUES
-from .rpc_build import Built, RemoteTask
-from .rpc_session import RemoteMachine
+from ...problem.arguments import Argument, arguments, shape_of, size_values
+from ...runtime.call import completed
+from ...verify.problems import Problem
+from ...verify.tables import random_tables
+from ..measure import ROW_VALUES
+from .build import Built, RemoteTask
+from .session import RemoteMachine
 
 # Elements of the random data that fills a tensor over and over; odd, so that rows differ.
 _PATTERN = 65521

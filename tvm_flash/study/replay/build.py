@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from ..errors import TvmFlashError
-from ..problem.spec import AttentionSpec
-from ..schedules.space import Point
-from ..tune.trial import SearchTask
-from ..tune.workers import Failure, Workers
+from ...errors import TvmFlashError
+from ...problem.spec import AttentionSpec
+from ...schedules.space import Point
+from ...tune.trial import SearchTask
+from ...tune.workers import Failure, Workers
 
 Built = dict[str, Any]
 
@@ -47,8 +47,8 @@ def build(spec: AttentionSpec, direction: str, config: Any) -> Built:
     Seconds are the processor's, of this process and the linker's: they do not grow when the machine
     has other work.
     """
-    from ..codegen import jit
-    from ..verify.library import verify_library
+    from ...codegen import jit
+    from ...verify.library import verify_library
 
     started = _processor_seconds()
     try:
@@ -73,8 +73,8 @@ def _prepare(cache: str, threads: int) -> None:
     os.environ["TVM_FLASH_CACHE_DIR"] = cache
     torch.set_num_threads(threads)
     # Imported once, so that no point pays for it.
-    from ..codegen import build  # noqa: F401
-    from ..verify import library  # noqa: F401
+    from ...codegen import build  # noqa: F401
+    from ...verify import library  # noqa: F401
 
 
 def _processor_seconds() -> float:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..artifact.library import DIRECTIONS
-from ..errors import TvmFlashError
-from ..json_fields import Fields, field_problems, is_object
-from ..problem.spec import AttentionSpec
-from ..schedules.line_fields import (
+from ...artifact.library import DIRECTIONS
+from ...errors import TvmFlashError
+from ...json_fields import Fields, field_problems, is_object
+from ...problem.spec import AttentionSpec
+from ...schedules.line_fields import (
     SIZES,
     are_sizes,
     are_times,
@@ -19,7 +19,7 @@ from ..schedules.line_fields import (
     is_text,
     is_value,
 )
-from ..schedules.record_format import OUTCOMES
+from ...schedules.record_format import OUTCOMES
 
 FORMAT = 1
 KIND = "replay table"

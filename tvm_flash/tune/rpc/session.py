@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ..bench.host import cpu_name
-from ..problem.arguments import arguments
-from .rpc_build import Built, caller
-from .rpc_tracker import Grant
+from ...bench.host import cpu_name
+from ...problem.arguments import arguments
+from .build import Built, caller
+from .tracker import Grant
 
 # Of TVM, which this module imports in functions only: a tensor and a module on a server.
 RemoteTensor = Any
@@ -88,7 +88,7 @@ class RemoteMachine:
         return tvm.runtime.empty(tuple(shape), str(dtype).removeprefix("torch."), self._device)
 
     def _caller(self) -> RemoteModule:
-        """Another copy of rpc_caller.c's library: each knows one kernel."""
+        """Another copy of caller.c's library: each knows one kernel."""
         self._callers += 1
         file = f"caller{self._callers}.so"
         self._session.upload(bytearray(_caller_library()), file)

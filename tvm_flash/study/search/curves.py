@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..schedules.space import Point
-from .replay_table import ReplayTable
-from .search import Run
+from ...schedules.space import Point
+from ..replay.table import ReplayTable
+from .run import Run
 
 # Confidence of intervals, and the resamples they are read from.
 CONFIDENCE, _RESAMPLES = 0.95, 2000

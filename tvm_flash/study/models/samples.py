@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..problem.spec import AttentionSpec
-from ..schedules import record_format
-from .replay_table import ReplayTable
+from ...problem.spec import AttentionSpec
+from ...schedules import record_format
+from ..replay.table import ReplayTable
 
 # Of the specs, not of the samples: a model is of use where it has not been.
 _SHARE = 0.15

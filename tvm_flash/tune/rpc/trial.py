@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from ..errors import TvmFlashError
-from ..problem.arguments import TABLE, ZEROED, names
-from ..schedules.target import cpu_target
-from ..verify.trial import Candidate, Tensors, verification
-from ..verify.verdict import KernelVerdict
-from .hardware import HardwareFailure
-from .instructions import counts
-from .measure import interleaved, verdict_trial
-from .rpc_build import Built, RemoteTask, build_kernel
-from .rpc_servers import Describe, Servers, Session, Stopped, short
-from .rpc_session import RemoteKernel, RemoteMachine, download
-from .rpc_timing import TimedProblem
-from .trial import Trial
+from ...errors import TvmFlashError
+from ...problem.arguments import TABLE, ZEROED, names
+from ...schedules.target import cpu_target
+from ...verify.trial import Candidate, Tensors, verification
+from ...verify.verdict import KernelVerdict
+from ..hardware import HardwareFailure
+from ..instructions import counts
+from ..measure import interleaved, verdict_trial
+from ..trial import Trial
+from .build import Built, RemoteTask, build_kernel
+from .servers import Describe, Servers, Session, Stopped, short
+from .session import RemoteKernel, RemoteMachine, download
+from .timing import TimedProblem
 
 # Measuring may take so many times as long as was asked for: each sample warms up.
 LONGER = 4
@@ -106,7 +106,7 @@ def prepare(threads: int) -> None:
     """Imports that no item's time limit should pay for; torch gets ``threads`` of this machine."""
     from tvm import rpc  # noqa: F401
 
-    from ..codegen import build  # noqa: F401
+    from ...codegen import build  # noqa: F401
 
     torch.set_num_threads(threads)
 

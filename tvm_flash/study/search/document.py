@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TvmFlashError
-from .replay_table import ReplayTable
-from .search import Budget, Run
-from .search_curves import Curves, Summary, expected_random, starts_of
+from ...errors import TvmFlashError
+from ..replay.table import ReplayTable
+from .curves import Curves, Summary, expected_random, starts_of
+from .run import Budget, Run
 
 FORMAT = 1
 

@@ -1,0 +1,1 @@
+"""Bytes through device memory: counted by the interpreter, and from theory."""

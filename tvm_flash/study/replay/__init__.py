@@ -1,0 +1,1 @@
+"""Replay tables: every point of a space measured once, read, written and made."""

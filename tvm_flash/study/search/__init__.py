@@ -1,0 +1,1 @@
+"""Strategies compared on replay tables: runs, their curves, documents and plots."""
