@@ -7,14 +7,13 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.arithmetic import int32
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
 from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, when
-from .copies import Copies, Rows, store_rows
+from .copies import Copies, store_rows
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
 from .parameters import parameter_tensors
@@ -76,6 +75,8 @@ class _KeyGradients:
                 kernel.forget_lane_offsets()
                 self._query_tile(number)
             self._finish()
+        # delta is of a launch of its own, dQ too where it is not added here.
+        self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
         return kernel.launch()
 
     def _allocate(self) -> None:
@@ -107,10 +108,9 @@ class _KeyGradients:
         name_registers(self)
 
     def _start(self) -> None:
-        tile, buffers = self.tile, self.kernel.buffers
+        tile = self.tile
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
-            rows = Rows(buffers[name], tile.batch, tile.kv_head)
-            self.copies.rows(target, 0, rows, tile.first, tile.keys)
+            self.copies.rows(target, 0, tile.key_rows(name), tile.first, tile.keys)
         with when(self.visits.count > 0):
             self._load(0, self.visits.head, self.visits.first)
         self.copies.commit()
@@ -276,8 +276,7 @@ class _KeyGradients:
         self._stage(dv_tile, self.dv, T.float32(1))
         barrier()
         for name, staged in (("dk", dk_tile), ("dv", dv_tile)):
-            rows = Rows(kernel.buffers[name], tile.batch, tile.kv_head)
-            store_rows(kernel, staged, rows, tile.first, tile.keys)
+            store_rows(kernel, staged, tile.key_rows(name), tile.first, tile.keys)
 
     def _stage(self, staged: SharedTile, acc: Accumulator, factor) -> None:
         for m in range(acc.m_tiles):
@@ -320,10 +319,9 @@ class _KeyGradients:
         self.copies.commit()
 
     def _load(self, stage, head, first) -> None:
-        kernel, batch, end = self.kernel, self.tile.batch, int32(self.sig.seqlen_q)
+        kernel, tile = self.kernel, self.tile
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
-            rows = Rows(kernel.buffers[name], batch, head)
-            self.copies.rows(target, stage, rows, first, end)
+            self.copies.rows(target, stage, tile.query_rows(name, head), first, tile.rows)
         for name in self.statistics:
             target, source = self.statistic_tiles[name], kernel.buffers[name]
-            self.copies.values(target, stage, source, (batch, head), first, end)
+            self.copies.values(target, stage, source, tile.statistics(head), first, tile.rows)

@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 from tvm import tirx
 
-from ...definition.arithmetic import int32
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, barrier, loop, name_registers, store, when
-from .copies import Copies, Rows, store_rows
+from .copies import Copies, store_rows
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
@@ -67,9 +66,7 @@ class _QueryGradient:
         with self.kernel as kernel:
             self.tile = tile = QueryTile(kernel, self.config.block_q)
             self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
-            self.key_rows = [
-                Rows(kernel.buffers[name], tile.batch, tile.kv_head) for name in ("k", "v")
-            ]
+            self.key_rows = [tile.key_rows(name) for name in ("k", "v")]
             self._allocate()
             self.visits = key_visits(kernel, tile, self.config.block_k)
             self._start()
@@ -77,6 +74,8 @@ class _QueryGradient:
                 kernel.forget_lane_offsets()
                 self._key_tile(number)
             self._finish()
+        # delta, dK and dV are of other launches.
+        self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
         return kernel.launch()
 
     def _allocate(self) -> None:
@@ -96,15 +95,14 @@ class _QueryGradient:
     def _start(self) -> None:
         kernel, tile = self.kernel, self.tile
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
-            rows = Rows(kernel.buffers[name], tile.batch, tile.head)
-            self.copies.rows(target, 0, rows, tile.first, tile.rows)
+            self.copies.rows(target, 0, tile.query_rows(name), tile.first, tile.rows)
         self.dq.zero()
         shape = (self.s.m_tiles, 2)
         self.row_statistics = {name: kernel.registers(shape, "float32") for name in self.statistics}
         for m in range(self.s.m_tiles):
             for half in range(2):
                 row = tirx.min(self._q_index(m, half), tile.rows - 1)
-                at = (tile.batch, tile.head, row)
+                at = tile.statistic(row)
                 for name, held in self.row_statistics.items():
                     value = self.recompute.converted(name, kernel.buffers[name][at])
                     store(held, (m, half), value)
@@ -173,11 +171,10 @@ class _QueryGradient:
                     row, column = self._row(m, half), self.dq.column(n, 0)
                     self.product.store_pair(staged, row, column, *pair)
         barrier()
-        rows = Rows(kernel.buffers["dq"], tile.batch, tile.head)
-        store_rows(kernel, staged, rows, tile.first, tile.rows)
+        store_rows(kernel, staged, tile.query_rows("dq"), tile.first, tile.rows)
 
     def _load(self, number) -> None:
-        first, end = self.visits.first(number), int32(self.sig.seqlen_k)
+        first, end = self.visits.first(number), self.tile.keys
         for rows, target in zip(self.key_rows, (self.k_tile, self.v_tile), strict=True):
             self.copies.rows(target, 0, rows, first, end)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import gcd
@@ -19,20 +19,15 @@ _VECTOR = {16: "v4.b32", 8: "v2.b32", 4: "b32", 2: "b16"}
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one head: ``buffer`` (B, S, H, columns) at [batch, :, head]."""
+    """Rows of ``columns`` elements in ``buffer``, where index(row, column) places an element."""
 
     buffer: tirx.Buffer
-    batch: object
-    head: object
-
-    @property
-    def columns(self) -> int:
-        """Elements of a row."""
-        return int(self.buffer.shape[3])
+    columns: int
+    index: Callable[..., tuple]
 
     def pointer(self, row, column):
         """Address of one element."""
-        return self.buffer.ptr_to([self.batch, row, self.head, column])
+        return self.buffer.ptr_to(list(self.index(row, column)))
 
 
 def vector_bytes(columns: int, element_bytes: int) -> int:
@@ -63,16 +58,16 @@ def load_rows(
 
 
 def load_values(
-    kernel: CudaKernel, target: tirx.Buffer, stage, source: tirx.Buffer, head: tuple, first, end,
-    asynchronous: bool = True,
+    kernel: CudaKernel, target: tirx.Buffer, stage, source: tirx.Buffer, index: Callable,
+    first, end, asynchronous: bool = True,
 ) -> None:  # fmt: skip
-    """float32 statistics of rows first .. of a (batch, head) into target[stage]; zeros from end."""
+    """float32 statistics of rows first .., at index(row), into target[stage]; zeros from end."""
     count = int(target.shape[1])
     for start in range(0, count, kernel.threads):
-        index = kernel.thread + start
-        with when(index < count) if start + kernel.threads > count else nullcontext():
-            place, inside = target.ptr_to([stage, index]), first + index < end
-            origin = source.ptr_to([*head, first + index])
+        row = kernel.thread + start
+        with when(row < count) if start + kernel.threads > count else nullcontext():
+            place, inside = target.ptr_to([stage, row]), first + row < end
+            origin = source.ptr_to(list(index(first + row)))
             if asynchronous:
                 _copy_async(place, origin, 4, inside)
             else:
@@ -107,9 +102,9 @@ class Copies:
         """Ask for rows first .. of ``source``; zeros from row ``end`` on (``load_rows``)."""
         load_rows(self.kernel, tile, stage, source, first, end, self.asynchronous)
 
-    def values(self, target: tirx.Buffer, stage, source: tirx.Buffer, head, first, end) -> None:
+    def values(self, target: tirx.Buffer, stage, source: tirx.Buffer, index, first, end) -> None:
         """Ask for float32 statistics of rows first ..; zeros from ``end`` on (``load_values``)."""
-        load_values(self.kernel, target, stage, source, head, first, end, self.asynchronous)
+        load_values(self.kernel, target, stage, source, index, first, end, self.asynchronous)
 
     def commit(self) -> None:
         """End the group of what was asked for since the last ``commit``."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from ...definition.arithmetic import int32
+from ...definition.derive.bound import BoundRecurrence
+from ...definition.kinds import recurrence_of
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -101,6 +102,7 @@ class _Forward:
         self.spec, self.config = spec, config
         self.sig = Signature(spec)
         self.scores = Scores(self.sig, CudaMath())
+        self.row = BoundRecurrence(recurrence_of("softmax"), CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
@@ -115,11 +117,11 @@ class _Forward:
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self.tile = QueryTile(kernel, self.config.block_q)
-            buffers, tile = kernel.buffers, self.tile
+            tile = self.tile
             self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
-            self.q_rows = Rows(buffers["q"], tile.batch, tile.head)
-            self.k_rows = Rows(buffers["k"], tile.batch, tile.kv_head)
-            self.v_rows = Rows(buffers["v"], tile.batch, tile.kv_head)
+            self.q_rows = tile.query_rows("q")
+            self.k_rows = tile.key_rows("k")
+            self.v_rows = tile.key_rows("v")
             self._allocate()
             self.visits = key_visits(kernel, tile, self.config.block_k)
             self._start()
@@ -127,6 +129,7 @@ class _Forward:
                 kernel.forget_lane_offsets()
                 self._key_tile(number)
             self._finish()
+        self.row.check(self.spec.forward_statistics, "scores", "pv", *self.scores.used)
         return kernel.launch()
 
     def _allocate(self) -> None:
@@ -140,7 +143,7 @@ class _Forward:
         held = self.steps if config.q_in_registers else 1
         self.q_fragment = fragment(kernel, self.product, self.s.m_tiles, held)
         self.p_fragment = fragment(kernel, self.product, self.s.m_tiles)
-        self.softmax = OnlineSoftmax(kernel, self.scores, self.s.m_tiles)
+        self.softmax = OnlineSoftmax(kernel, self.scores, self.row, self.s.m_tiles)
         name_registers(self)
 
     def _start(self) -> None:
@@ -237,8 +240,8 @@ class _Forward:
                 if self.spec.forward_statistics:
                     self._store_lse(m, half)
         barrier()
-        out_rows = Rows(kernel.buffers["out"], self.tile.batch, self.tile.head)
-        store_rows(kernel, out_tile, out_rows, self.tile.first, self.tile.rows)
+        tile = self.tile
+        store_rows(kernel, out_tile, tile.query_rows("out"), tile.first, tile.rows)
 
     def _stage_row(self, out_tile: SharedTile, m: int, half: int, inverse) -> None:
         for n in range(self.out.n_tiles):
@@ -249,7 +252,7 @@ class _Forward:
     def _store_lse(self, m: int, half: int) -> None:
         kernel, row = self.kernel, self._q_index(m, half)
         with when(tirx.And(kernel.lane % 4 == 0, row < self.tile.rows)):
-            index = (self.tile.batch, self.tile.head, row)
+            index = self.tile.statistic(row)
             lse = kernel.scalar(self.softmax.lse(m, half), "float32")
             store(kernel.buffers["lse"], index, lse)
             if "lse_low" in kernel.buffers:
@@ -260,4 +263,4 @@ class _Forward:
             self._load(tile, stage, rows, number + 1)
 
     def _load(self, tile: SharedTile, stage, rows: Rows, number) -> None:
-        self.copies.rows(tile, stage, rows, self.visits.first(number), int32(self.sig.seqlen_k))
+        self.copies.rows(tile, stage, rows, self.visits.first(number), self.tile.keys)

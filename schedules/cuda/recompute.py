@@ -7,9 +7,12 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ...definition.derive.bound import BoundGradient
+from ...definition.kinds import gradient_of
 from ...definition.scores import LOG2E, BoundScores, Scores
 from .builder import CudaKernel, name_registers, store, when
 from .fragments import Accumulator
+from .math import CudaMath
 
 
 class Recompute:
@@ -21,8 +24,11 @@ class Recompute:
 
     def __init__(self, kernel: CudaKernel, scores: Scores, s: Accumulator):
         self.kernel, self.scores, self.s = kernel, scores, s
+        self.gradient = BoundGradient(gradient_of("softmax"), CudaMath())
         factor = kernel.softmax_scale * T.float32(LOG2E)
         self.factor = kernel.scalar(factor, "float32") if scores.scale_only else None
+        if scores.scale_only:
+            scores.used.add("score_mod")  # all of it is the factor
         shape = [] if scores.scale_only else [(s.m_tiles, s.n_tiles, 4)]
         self._gradient = kernel.registers(shape[0], "float32") if shape else None
         name_registers(self)
@@ -35,7 +41,7 @@ class Recompute:
     def converted(self, name: str, statistic):
         """A saved statistic as ``probabilities`` takes it, each row's made once."""
         if name == "lse":
-            lse = self.scores.saved_lse(statistic)
+            lse = self.gradient.row(statistic)
             return lse if self.factor is None else lse * T.float32(LOG2E)
         return statistic * T.float32(LOG2E) if name == "lse_low" else statistic
 
@@ -51,13 +57,14 @@ class Recompute:
         for m, n, r in s.elements():
             raw = s.registers[m, n, r]
             if self.factor is not None:
-                exponent = raw * self.factor - lse(m, n, r)
+                exponent = self.gradient.exponent(raw * self.factor, lse(m, n, r))
             else:
                 site = (q_index(m, n, r), k_index(m, n, r))
-                exponent = (bound.scaled(raw, *site) - lse(m, n, r)) * T.float32(LOG2E)
+                score = bound.scaled(raw, *site)
+                exponent = self.gradient.exponent(score, lse(m, n, r)) * T.float32(LOG2E)
                 store(self._gradient, (m, n, r), bound.gradient(raw, *site))
             if lse_low is not None:
-                exponent = exponent - lse_low(m, n, r)
+                exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
             store(s.registers, (m, n, r), tirx.exp2(exponent))
         rows = tirx.Cast("int32", self.scores.sig.seqlen_q)
         with when(boundary):
@@ -66,6 +73,13 @@ class Recompute:
                 seen = tirx.And(query < rows, bound.visible(query, key))
                 value = tirx.Select(seen, s.registers[m, n, r], T.float32(0))
                 store(s.registers, (m, n, r), value)
+
+    def check(self, *products: str) -> None:
+        """Raise AssertionError unless the kernel used every block of the backward's definition.
+
+        products: those it computes, and what other launches of its program stand for.
+        """
+        self.gradient.check(*products, *self.scores.used)
 
     def dscores(self, dp: Accumulator, delta: Callable, first: int = 0) -> None:
         """dP becomes dS (but for final_factor), given P in ``s``; delta is a function of (m, n, r).
@@ -76,5 +90,5 @@ class Recompute:
             whole = (m, first + n, r)
             p = self.s.registers[whole]
             gradient = None if self._gradient is None else self._gradient[whole]
-            value = self.scores.dscore(p, dp.registers[m, n, r], delta(*whole), gradient)
-            store(dp.registers, (m, n, r), value)
+            by_score = self.gradient.derivative(p, dp.registers[m, n, r], delta(*whole))
+            store(dp.registers, (m, n, r), self.scores.dscore(p, by_score, gradient))

@@ -9,7 +9,7 @@ from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .builder import WARP, CudaKernel, barrier, store, when
-from .copies import Rows, store_rows
+from .copies import store_rows
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
@@ -35,7 +35,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
         with when(row < tile.rows):
             for start in range(0, spec.head_dim_v, WARP):
                 column = kernel.lane + start
-                at = (tile.batch, row, tile.head, column)
+                at = tile.query_rows("out").index(row, column)
                 product = _float(buffers["out"][at]) * _float(buffers["dout"][at])
                 if start + WARP <= spec.head_dim_v:
                     store(total, (0,), total[0] + product)
@@ -46,7 +46,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
             other = T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), total[0], distance, 32, 32)
             store(total, (0,), total[0] + other)
         with when(tirx.And(kernel.lane == 0, row < tile.rows)):
-            at = (tile.batch, tile.head, row)
+            at = tile.statistic(row)
             store(buffers["delta"], at, total[0] - buffers["dlse"][at])
     return kernel.launch()
 
@@ -78,8 +78,7 @@ def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth:
                     low, high = (sums[2 * half + odd] * factor for odd in range(2))
                     product.store_pair(staged, row, column, low, high)
         barrier()
-        rows = Rows(kernel.buffers["dq"], tile.batch, tile.head)
-        store_rows(kernel, staged, rows, tile.first, tile.rows)
+        store_rows(kernel, staged, tile.query_rows("dq"), tile.first, tile.rows)
     return kernel.launch()
 
 

@@ -7,7 +7,8 @@ from functools import reduce
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.scores import FLOOR, LN2, LOG2E, SLACK, BoundScores, Scores
+from ...definition.derive.bound import BoundRecurrence
+from ...definition.scores import LN2, LOG2E, SLACK, BoundScores, Scores
 from .builder import CudaKernel, assign, name_registers, store, when
 from .fragments import Accumulator
 
@@ -54,12 +55,12 @@ class OnlineSoftmax:
 
     Where the score is the dot product times a factor, maxima stay in units of the dot product and
     the factor (times log2 e) is folded into the exponent's multiply-add, as in FlashAttention-2;
-    otherwise scores are computed first. FLOOR and not -inf starts a maximum, so a row without a
-    visible key gets 0 = exp2(-inf), never NaN.
+    otherwise scores are computed first. What states are, and how they are repaired, is that of
+    ``row``.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Scores, m_tiles: int):
-        self.kernel, self.scores, self.m_tiles = kernel, scores, m_tiles
+    def __init__(self, kernel: CudaKernel, scores: Scores, row: BoundRecurrence, m_tiles: int):
+        self.kernel, self.scores, self.row, self.m_tiles = kernel, scores, row, m_tiles
         self.maximum = kernel.registers((m_tiles, 2), "float32")
         self.total = kernel.registers((m_tiles, 2), "float32")
         self._alpha = kernel.registers((m_tiles, 2), "float32")
@@ -70,10 +71,12 @@ class OnlineSoftmax:
             else None
         )
         self._is_far = kernel.scalar(0) if scores.scale_only else None
+        if scores.scale_only:
+            scores.used.add("score_mod")  # all of it is the factor
         name_registers(self)
         for m, half in self._rows():
-            store(self.maximum, (m, half), T.float32(FLOOR))
-            store(self.total, (m, half), T.float32(0))
+            store(self.maximum, (m, half), self.row.start("m"))
+            store(self.total, (m, half), self.row.start("l", m=self.maximum[m, half]))
 
     def _rows(self):
         return [(m, half) for m in range(self.m_tiles) for half in range(2)]
@@ -105,7 +108,8 @@ class OnlineSoftmax:
             for n in range(s.n_tiles):
                 for r in (2 * half, 2 * half + 1):
                     store(s.registers, (m, n, r), self._probability(s.registers[m, n, r], shift))
-                    store(self.total, index, self.total[index] + s.registers[m, n, r])
+                    total = self.row.join("l", self.total[index], s.registers[m, n, r])
+                    store(self.total, index, total)
 
     def _come_near(self, s: Accumulator) -> None:
         """Scores near enough to zero to be multiplied.
@@ -117,7 +121,7 @@ class OnlineSoftmax:
         far = reduce(tirx.Or, (tirx.abs(value) > T.float32(_FOLDED) for value in folded))
         assign(self._is_far, tirx.Cast("int32", any_lane(far)))
         with when(self._is_far != 0):
-            s.map(lambda value, m, n, r: value - self.maximum[m, r // 2])
+            s.map(lambda value, m, n, r: self.row.exponent(value, self.maximum[m, r // 2]))
 
     def _shift(self, index: tuple):
         """What exponents of the row's scores are reduced by."""
@@ -137,11 +141,11 @@ class OnlineSoftmax:
         store(held, (0,), old)
         for n in range(s.n_tiles):
             low, high = s.registers[m, n, 2 * half], s.registers[m, n, 2 * half + 1]
-            store(held, (0,), tirx.max(held[0], tirx.max(low, high)))
-        quad_reduce(held, (0,), tirx.max)
-        growth = held[0] - old
+            store(held, (0,), self._largest(held[0], self._largest(low, high)))
+        quad_reduce(held, (0,), self._largest)
+        growth = self.row.growth(old, held[0])
         if self.factor is None:
-            grown, alpha = growth > T.float32(SLACK), self.scores.weight(-growth)
+            grown, alpha = growth > T.float32(SLACK), self.row.exp(-growth)
         else:
             growth = growth * self.factor
             grown, alpha = growth > T.float32(SLACK * LOG2E), tirx.exp2(-growth)
@@ -150,34 +154,37 @@ class OnlineSoftmax:
 
     def _probability(self, score, shift):
         if self.factor is None:
-            return self.scores.weight(score - shift)
-        return tirx.exp2(score * self.factor - shift)
+            return self.row.weight(score, shift)
+        return tirx.exp2(self.row.exponent(score * self.factor, shift))
+
+    def _largest(self, a, b):
+        return self.row.join("m", a, b)
 
     def finish(self) -> None:
         """Sums over the lanes of a row; then ``inverse`` and ``lse`` are the row's."""
         for m, half in self._rows():
-            quad_reduce(self.total, (m, half), lambda a, b: a + b)
+            quad_reduce(self.total, (m, half), lambda a, b: self.row.join("l", a, b))
 
     def inverse(self, m: int, half: int):
         """1 / sum, and 0 for a row without a visible key."""
-        return self.scores.inverse(self.total[m, half])
+        return self.row.inverse(self.total[m, half])
 
     def lse(self, m: int, half: int):
         """log sum exp, -inf for a row without a visible key."""
         maximum, total = self.maximum[m, half], self.total[m, half]
         if self.factor is None:
-            return self.scores.lse(maximum, total)
+            return self.row.lse(maximum, total)
         # The sum has the shift as it was rounded in it, or none far from zero (``_come_near``).
         shift = self.kernel.scalar(maximum * self.factor, "float32")
         near = (shift + tirx.log2(total)) * T.float32(LN2)
         far = tirx.abs(shift) > T.float32(_FOLDED)
         size = tirx.abs(self.kernel.softmax_scale)
-        exact = self.scores.lse(maximum * size, total)
+        exact = self.row.lse(maximum * size, total)
         return tirx.Select(tirx.Or(far, total == T.float32(0)), exact, near)
 
     def lse_low(self, lse, m: int, half: int):
         """What ``lse``, a register, lost of the logarithm of the sum."""
-        return self.scores.lse_low(lse, self.maximum[m, half], self.total[m, half])
+        return self.row.lse_low(lse, self.maximum[m, half], self.total[m, half])
 
 
 def _positive_factor(softmax_scale):

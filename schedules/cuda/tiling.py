@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from tvm import tirx
 
-from ...definition.arithmetic import TIR, int32, visibility
+from ...definition.arithmetic import TIR, int32, sequences, visibility
 from ...problem.visits import Visits
 from ...problem.work import Work
 from .builder import CudaKernel, assign, name_registers, signature_sizes
+from .copies import Rows
 from .program import Grid, Sizes
 
 
@@ -55,7 +57,8 @@ class QueryTile:
         self._kernel = kernel
         self._group = tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads))
         self.first = kernel.scalar(place["tile"] * block_q)
-        self.rows = int32(sizes.seqlen_q)
+        self._sequences = sequences(kernel.sig)
+        self.rows, self.keys = self._sequences.lengths(self.batch)
         self.block_q = block_q
         name_registers(self)
 
@@ -64,10 +67,22 @@ class QueryTile:
         """Key/value head of this block's head."""
         return self._kernel.scalar(tirx.truncdiv(self.head, self._group))
 
+    def query_rows(self, name: str) -> Rows:
+        """Rows of this head in the tensor ``name`` of queries: q, out or a gradient."""
+        return _rows(self._kernel, name, partial(self._sequences.query, self.batch, self.head))
+
+    def key_rows(self, name: str) -> Rows:
+        """Rows of the key/value head in the tensor ``name`` of keys."""
+        return _rows(self._kernel, name, partial(self._sequences.key, self.batch, self.kv_head))
+
+    def statistic(self, row) -> tuple:
+        """Index of a statistic of ``row`` of this head."""
+        return self._sequences.statistic(self.batch, self.head, row)
+
 
 def key_visits(kernel: CudaKernel, tile: QueryTile, block_k: int) -> Visits:
     """The key tiles that a query tile sees, the last first: there the mask and the end bite."""
-    seen = visibility(kernel.sig)
+    seen = visibility(kernel.sig, tile.batch)
     visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
     return held(kernel, visits, "start", "full_low", "full_high", "count")
 
@@ -81,9 +96,22 @@ class KeyTile:
         self.kv_head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
         self.group = kernel.scalar(tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads)))
         self.first = kernel.scalar(place["tile"] * block_k)
-        self.keys = int32(sizes.seqlen_k)
+        self._kernel, self._sequences = kernel, sequences(kernel.sig)
+        self.rows, self.keys = self._sequences.lengths(self.batch)
         self.block_k = block_k
         name_registers(self)
+
+    def query_rows(self, name: str, head) -> Rows:
+        """Rows of a query head in the tensor ``name``: q or dout."""
+        return _rows(self._kernel, name, partial(self._sequences.query, self.batch, head))
+
+    def key_rows(self, name: str) -> Rows:
+        """Rows of this head in the tensor ``name`` of keys: k, v or a gradient."""
+        return _rows(self._kernel, name, partial(self._sequences.key, self.batch, self.kv_head))
+
+    def statistics(self, head) -> Callable:
+        """Index of a statistic of a query head, by row."""
+        return partial(self._sequences.statistic, self.batch, head)
 
 
 class QueryVisits:
@@ -95,7 +123,8 @@ class QueryVisits:
 
     def __init__(self, kernel: CudaKernel, tile: KeyTile, block_q: int):
         past = tile.first + tile.block_k
-        visits = visibility(kernel.sig).queries(tile.first, past, block_q, pad_is_boundary=True)
+        seen = visibility(kernel.sig, tile.batch)
+        visits = seen.queries(tile.first, past, block_q, pad_is_boundary=True)
         self._visits = visits = held(kernel, visits, "end", "full_low", "full_high")
         self._start = kernel.scalar(visits.first(0))
         self.count = kernel.scalar(visits.count * tile.group)
@@ -126,6 +155,11 @@ def held(kernel: CudaKernel, visits: Visits, *names: str) -> Visits:
     visits = visits.held(**{name: kernel.scalar(getattr(visits, name)) for name in names})
     name_registers(visits)
     return visits
+
+
+def _rows(kernel: CudaKernel, name: str, index: Callable) -> Rows:
+    buffer = kernel.buffers[name]
+    return Rows(buffer, int(buffer.shape[-1]), index)
 
 
 def _place(kernel: CudaKernel, work: Work) -> dict:

@@ -134,3 +134,10 @@ def test_bench_writes_what_it_measured(tmp_path):
     document = json.loads(file.read_text())
     assert {cell["kind"] for cell in document["cells"]} == {"time", "memory"}
     assert document["host"]["date"]
+
+
+def test_show_the_recurrence():
+    text = call("show", SPEC, "--stage", "recurrence").output
+    assert "l = l * exp(m - m_new) + p" in text
+    assert "l = sum over parts of l_part * exp(m_part - m)" in text
+    assert "dx = p * (dp - delta)" in text

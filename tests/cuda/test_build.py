@@ -138,7 +138,7 @@ def test_kernel_of_a_cuda_library(library):
 
 def test_workspaces_of_variants_that_pad_differently(tmp_path):
     """Callers make the widest; the variant of each device takes what it needs of it."""
-    spec = AttentionSpec("float16", 40)
+    spec = AttentionSpec(dtype="float16", head_dim=40)
     configs = {"sm_80": BackwardConfig(64, 64), "sm_86": BackwardConfig(64, 64, 8, 2)}
 
     def programs(archs, choice):

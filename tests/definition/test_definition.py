@@ -13,7 +13,8 @@ from problems import (
     max_error,
 )
 
-from tvm_flash.definition.plain import plain_backward, plain_forward
+from tvm_flash.definition.plain import plain_forward
+from tvm_flash.definition.plain_backward import plain_backward
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cpu.forms.backward import streaming_backward
 from tvm_flash.schedules.cpu.forms.forward import streaming_forward

@@ -184,7 +184,9 @@ def test_equal_functions_share_one_kernel_and_changed_closures_do_not():
     specs = []
     for shift in (1.0, 1.0, 2.0):
         spec, _ = tvm_flash.AttentionSpec.capture(
-            "float32", 32, score_mod=lambda s, b, h, q, k, shift=shift: s + shift * (q - k)
+            dtype="float32",
+            head_dim=32,
+            score_mod=lambda s, b, h, q, k, shift=shift: s + shift * (q - k),
         )
         specs.append(spec)
     assert specs[0] == specs[1]

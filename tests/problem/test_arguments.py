@@ -24,8 +24,10 @@ from tvm_flash.problem.arguments import (
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime.call import completed, new_tensors
 
-SPEC = AttentionSpec("bfloat16", 64, head_dim_v=48)
-BIASED, _ = AttentionSpec.capture("float32", 16, score_mod=lambda s, b, h, i, j: s + 1, alibi=True)
+SPEC = AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=48)
+BIASED, _ = AttentionSpec.capture(
+    dtype="float32", head_dim=16, score_mod=lambda s, b, h, i, j: s + 1, alibi=True
+)
 SIZES = (2, 4, 1, 70, 100)  # B, H, Hk, Sq, Sk
 META = {"block_q": 32, "block_k": 64, "head_dim_pad": 80}
 HEADER = Path(__file__).resolve().parents[2] / "examples" / "cpp" / "tvm_flash.h"

@@ -34,7 +34,9 @@ class Problem(NamedTuple):
 
 
 def spec_of(left, right, alignment):
-    return AttentionSpec("float32", 64, window_size=(left, right), alignment=alignment)
+    return AttentionSpec(
+        dtype="float32", head_dim=64, window_size=(left, right), alignment=alignment
+    )
 
 
 problems = st.builds(
@@ -108,7 +110,7 @@ def test_a_mask_mod_makes_every_tile_a_boundary(problem, block):
 
     window, alignment = problem.spec.window_size, problem.spec.alignment
     spec, _ = AttentionSpec.capture(
-        "float32", 64, window_size=window, alignment=alignment, mask_mod=mask_mod
+        dtype="float32", head_dim=64, window_size=window, alignment=alignment, mask_mod=mask_mod
     )
     lengths = problem[1:]
     plain, masked = (Visibility(s, *lengths).keys(0, block, block) for s in (problem.spec, spec))

@@ -134,7 +134,7 @@ def test_the_first_points_of_the_corrected_order_are_mostly_those_of_the_predict
 
 
 def test_the_default_is_what_the_study_found_best_where_a_model_serves():
-    spec = AttentionSpec("bfloat16", 64)
+    spec = AttentionSpec(dtype="bfloat16", head_dim=64)
     space = space_of(spec, "forward", cpu_target("x86-64-v3"), "long")
     known = SearchTask(space, spec, "forward", "x86-64-v3", sizes_of("forward", "long"))
     assert default_strategy(known) == "analytical-measured"

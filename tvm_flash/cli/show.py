@@ -17,6 +17,7 @@ class Stage(str, Enum):
     """What can be looked at, in the order it comes into being."""
 
     definition = "definition"
+    recurrence = "recurrence"
     scheduled = "scheduled"
     llvm = "llvm"
     asm = "asm"
@@ -33,7 +34,8 @@ class Direction(str, Enum):
 
 
 LEXERS = {
-    Stage.definition: "python", Stage.scheduled: "python", Stage.llvm: "llvm", Stage.cuda: "cuda",
+    Stage.definition: "python", Stage.recurrence: "text", Stage.scheduled: "python",
+    Stage.llvm: "llvm", Stage.cuda: "cuda",
 }  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def show(
         str, typer.Option(help="Target name: llvm is this machine; cuda:sm_90 and others.")
     ] = "",
 ) -> None:
-    """Print the TensorIR definition, the scheduled function, LLVM IR or assembly of SPEC.
+    """Print the TensorIR definition, the recurrence, the scheduled function, LLVM IR or assembly.
 
     For a GPU (--target cuda:sm_80): the scheduled kernels, their CUDA C++ or PTX.
     """
@@ -62,6 +64,8 @@ def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
     require_tvm()
     if stage is Stage.definition:
         return _definition(spec, direction)
+    if stage is Stage.recurrence:
+        return _recurrence(spec)
     if target.startswith("cuda"):
         return _cuda_text(spec, stage, direction, target)
     if stage in (Stage.cuda, Stage.ptx):
@@ -111,5 +115,15 @@ def _definition(spec: AttentionSpec, direction: str) -> str:
     if direction == "forward":
         from ..definition.plain import plain_forward as plain
     else:
-        from ..definition.plain import plain_backward as plain
+        from ..definition.plain_backward import plain_backward as plain
     return plain(spec).script()
+
+
+def _recurrence(spec: AttentionSpec) -> str:
+    """What is derived of the spec's own definition, as one would write it on paper."""
+    from ..definition.derive import derive, derive_gradient
+    from ..definition.derive.paper import describe
+    from ..definition.plain import plain_forward
+
+    recurrence = derive(plain_forward(spec, statistics=spec.saved_statistics))
+    return describe(recurrence, derive_gradient(recurrence))

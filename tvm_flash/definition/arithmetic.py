@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 
 from ..problem.arithmetic import Arithmetic
+from ..problem.sequences import DenseSequences
 from ..problem.visits import Visibility
 from .signature import Signature
 
@@ -29,6 +30,11 @@ TIR = Arithmetic(
 )
 
 
-def visibility(sig: Signature) -> Visibility:
-    """``Visibility`` of the lengths of ``sig``; positions are int32."""
-    return Visibility(sig.spec, int32(sig.seqlen_q), int32(sig.seqlen_k), TIR)
+def sequences(sig: Signature) -> DenseSequences:
+    """The sequences of a call of ``sig``; lengths are int32."""
+    return DenseSequences(int32(sig.seqlen_q), int32(sig.seqlen_k))
+
+
+def visibility(sig: Signature, entry=0) -> Visibility:
+    """``Visibility`` in ``entry`` of the batch; positions are int32."""
+    return Visibility(sig.spec, *sequences(sig).lengths(entry), TIR)

@@ -6,22 +6,31 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..problem.spec import AttentionSpec
-from .scores import FLOOR, Scores
+from .scores import Scores
 from .signature import Signature
+from .softmax import Softmax
 
 
-def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
-    """Standard attention: S = Q K^T, P = softmax(score_mod(S)), O = P V, every array materialised.
+def plain_forward(
+    spec: AttentionSpec,
+    kind: type[Softmax] = Softmax,
+    statistics: tuple[str, ...] | None = None,
+) -> tirx.PrimFunc:
+    """Attention: S = Q K^T, P = softmax(mask(score_mod(S))), O = P V, every array materialised.
 
-    Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), out
-    (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; ``spec.forward_statistics``, (B, H, Sq)
-    float32; the captured tables; softmax_scale. It compiles as it stands and is the oracle of the
-    schedules.
+    The definition that kernels are derived from, and the oracle that they are held to; it compiles
+    as it stands. Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv),
+    out (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; ``statistics`` (None:
+    ``spec.forward_statistics``), (B, H, Sq) float32; the captured tables; the inputs of ``kind``;
+    softmax_scale.
     """
     sig = Signature(spec, "forward")
-    scores = Scores(sig)
+    scores, rows = Scores(sig), kind(sig)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
-    statistics = spec.forward_statistics
+    if statistics is None:
+        statistics = spec.forward_statistics
+    statistics = statistics if rows.has_sum else ()
+    none = T.meta_var(None)
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -31,9 +40,10 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
     ):  # fmt: skip
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        Y = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        m = T.sblock_alloc_buffer((B, H, Sq), "float32")
-        l = T.sblock_alloc_buffer((B, H, Sq), "float32")
+        m = T.sblock_alloc_buffer((B, H, Sq), "float32") if rows.has_sum else none
+        l = T.sblock_alloc_buffer((B, H, Sq), "float32") if rows.has_sum else none
         acc = T.sblock_alloc_buffer((B, H, Sq, dim_v), "float32")
         for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
             with T.sblock("scores"):
@@ -47,23 +57,32 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
             with T.sblock("score_mod"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 bound = T.meta_var(scores.at(vb, vh, softmax_scale))
-                X[vb, vh, vi, vj] = bound.masked(bound.scaled(S[vb, vh, vi, vj], vi, vj), vi, vj)
+                X[vb, vh, vi, vj] = bound.scaled(S[vb, vh, vi, vj], vi, vj)
         for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("row_max"):
-                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
-                with T.init():
-                    m[vb, vh, vi] = T.float32(FLOOR)
-                m[vb, vh, vi] = T.max(m[vb, vh, vi], X[vb, vh, vi, vj])
+            with T.sblock("mask"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                Y[vb, vh, vi, vj] = bound.masked(X[vb, vh, vi, vj], vi, vj)
+        if rows.has_sum:
+            for b, h, i, j in T.grid(B, H, Sq, Sk):
+                with T.sblock("row_max"):
+                    vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
+                    with T.init():
+                        m[vb, vh, vi] = rows.first_max((vb, vh, vi))
+                    m[vb, vh, vi] = T.max(m[vb, vh, vi], Y[vb, vh, vi, vj])
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("exp"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                P[vb, vh, vi, vj] = scores.weight(X[vb, vh, vi, vj] - m[vb, vh, vi])
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("row_sum"):
-                vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
-                with T.init():
-                    l[vb, vh, vi] = T.float32(0)
-                l[vb, vh, vi] += P[vb, vh, vi, vj]
+                P[vb, vh, vi, vj] = rows.weight(
+                    Y[vb, vh, vi, vj], m[vb, vh, vi] if rows.has_sum else None
+                )
+        if rows.has_sum:
+            for b, h, i, j in T.grid(B, H, Sq, Sk):
+                with T.sblock("row_sum"):
+                    vb, vh, vi, vj = T.axis.remap("SSSR", [b, h, i, j])
+                    with T.init():
+                        l[vb, vh, vi] = rows.first_sum((vb, vh, vi), m[vb, vh, vi])
+                    l[vb, vh, vi] += P[vb, vh, vi, vj]
         for b, h, i, d, j in T.grid(B, H, Sq, dim_v, Sk):
             with T.sblock("pv"):
                 vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
@@ -76,124 +95,20 @@ def plain_forward(spec: AttentionSpec) -> tirx.PrimFunc:
             with T.sblock("out"):
                 vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
                 O[vb, vi, vh, vd] = T.Cast(
-                    dtype, acc[vb, vh, vi, vd] * scores.inverse(l[vb, vh, vi])
+                    dtype,
+                    rows.out(acc[vb, vh, vi, vd], l[vb, vh, vi] if rows.has_sum else None),
                 )
         if "lse" in statistics:
             for b, h, i in T.grid(B, H, Sq):
                 with T.sblock("lse"):
                     vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                    L[vb, vh, vi] = scores.lse(m[vb, vh, vi], l[vb, vh, vi])
+                    L[vb, vh, vi] = rows.lse(m[vb, vh, vi], l[vb, vh, vi])
         if "lse_low" in statistics:
             for b, h, i in T.grid(B, H, Sq):
                 with T.sblock("lse_low"):
                     vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                    L_low[vb, vh, vi] = scores.lse_low(L[vb, vh, vi], m[vb, vh, vi], l[vb, vh, vi])
+                    L_low[vb, vh, vi] = rows.lse_low(L[vb, vh, vi], m[vb, vh, vi], l[vb, vh, vi])
 
-    return sig.finish(attention, f"{spec.name}_fwd")
-
-
-def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
-    """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q.
-
-    Arguments: q, k, v, out, dout (layouts of the forward), ``spec.saved_statistics`` and dlse
-    (B, H, Sq) float32, dq, dk, dv (results), the captured tables, softmax_scale. P is recomputed
-    from the saved statistics, every array is stored.
-    The oracle of the backward schedules; it compiles as it stands.
-    """
-    sig = Signature(spec, "backward")
-    scores = Scores(sig)
-    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
-    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    with_low = "lse_low" in spec.saved_statistics
-
-    @T.prim_func(s_tir=True, check_well_formed=False)
-    def attention(
-        Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
-        L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
-        dK: sig.own("dk"), dV: sig.own("dv"), softmax_scale: T.float32,
-    ):  # fmt: skip
-        delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
-        S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        dP = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        dS = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        dQ_sum = T.sblock_alloc_buffer((B, H, Sq, dim), "float32")
-        dK_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim), "float32")
-        dV_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim_v), "float32")
-        for b, h, i, d in T.grid(B, H, Sq, dim_v):
-            with T.sblock("delta"):
-                vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
-                with T.init():
-                    delta[vb, vh, vi] = -dL[vb, vh, vi]
-                delta[vb, vh, vi] += T.Cast("float32", O[vb, vi, vh, vd]) * T.Cast(
-                    "float32", dO[vb, vi, vh, vd]
-                )
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
-            with T.sblock("scores"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    S[vb, vh, vi, vj] = T.float32(0)
-                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast(
-                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
-                )
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("p"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
-                P[vb, vh, vi, vj] = scores.probability(
-                    bound.masked(bound.scaled(S[vb, vh, vi, vj], vi, vj), vi, vj),
-                    scores.saved_lse(L[vb, vh, vi]), *[L_low[vb, vh, vi]] * with_low,
-                )  # fmt: skip
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
-            with T.sblock("dp"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    dP[vb, vh, vi, vj] = T.float32(0)
-                dP[vb, vh, vi, vj] += T.Cast("float32", dO[vb, vi, vh, vd]) * T.Cast(
-                    "float32", V[vb, vj, T.truncdiv(vh, group), vd]
-                )
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("ds"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                dS[vb, vh, vi, vj] = scores.dscore(
-                    P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi],
-                    scores.at(vb, vh, softmax_scale).gradient(S[vb, vh, vi, vj], vi, vj),
-                )  # fmt: skip
-        for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):
-            with T.sblock("dq"):
-                vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
-                with T.init():
-                    dQ_sum[vb, vh, vi, vd] = T.float32(0)
-                dQ_sum[vb, vh, vi, vd] += dS[vb, vh, vi, vj] * T.Cast(
-                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
-                )
-        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim, group, Sq):
-            with T.sblock("dk"):
-                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
-                with T.init():
-                    dK_sum[vb, vh, vj, vd] = T.float32(0)
-                dK_sum[vb, vh, vj, vd] += dS[vb, vh * group + vg, vi, vj] * T.Cast(
-                    "float32", Q[vb, vi, vh * group + vg, vd]
-                )
-        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim_v, group, Sq):
-            with T.sblock("dv"):
-                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
-                with T.init():
-                    dV_sum[vb, vh, vj, vd] = T.float32(0)
-                dV_sum[vb, vh, vj, vd] += P[vb, vh * group + vg, vi, vj] * T.Cast(
-                    "float32", dO[vb, vi, vh * group + vg, vd]
-                )
-        for b, i, h, d in T.grid(B, Sq, H, dim):
-            with T.sblock("store_dq"):
-                vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
-                dQ[vb, vi, vh, vd] = T.Cast(dtype, dQ_sum[vb, vh, vi, vd])
-        for b, j, h, d in T.grid(B, Sk, Hk, dim):
-            with T.sblock("store_dk"):
-                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
-                dK[vb, vj, vh, vd] = T.Cast(dtype, dK_sum[vb, vh, vj, vd])
-        for b, j, h, d in T.grid(B, Sk, Hk, dim_v):
-            with T.sblock("store_dv"):
-                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
-                dV[vb, vj, vh, vd] = T.Cast(dtype, dV_sum[vb, vh, vj, vd])
-
-    return sig.finish(attention, f"{spec.name}_bwd")
+    finished = sig.finish(attention, f"{spec.name}_fwd", statistics)
+    params = [*finished.params[:-1], *rows.inputs, finished.params[-1]]
+    return tirx.PrimFunc(params, finished.body, finished.ret_type, finished.attrs)

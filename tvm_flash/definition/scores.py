@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from .arithmetic import int32
+from .arithmetic import int32, sequences
 from .score_expressions import (
     Site,
     is_scale_only,
@@ -39,18 +39,8 @@ class Scores:
     def __init__(self, sig: Signature, math=None):
         self.sig, self.math = sig, math
         self.spec = sig.spec
-
-    def weight(self, x):
-        """e**x, for the difference x of a score and its row's maximum or lse."""
-        return tirx.exp(x) if self.math is None else self.math.weight(x)
-
-    def probability(self, score, lse, lse_low=0.0):
-        """e**(score - lse - lse_low): what the softmax gave, from the saved statistics of a row.
-
-        lse is ``saved_lse``'s; where lse_low is not saved it is the number 0.
-        """
-        difference = score - lse
-        return self.weight(difference if isinstance(lse_low, float) else difference - lse_low)
+        # Blocks of the definition that were asked for.
+        self.used: set[str] = set()
 
     @property
     def scale_only(self) -> bool:
@@ -69,47 +59,17 @@ class Scores:
         """
         return not self.scale_only
 
-    def dscore(self, p, dp, delta, gradient=None):
-        """Gradient by the raw dot product: P (dP - delta) times ``gradient``, that of the score.
+    def dscore(self, p, derivative, gradient=None):
+        """Gradient by the raw dot product: that by the score times ``gradient``, the score's own.
 
-        Without ``gradient`` that is multiplied later. A pair of probability 0 contributes nothing,
-        even where its score's derivative is not finite.
+        derivative: that of the recurrence (``BoundGradient.derivative``), for the weight ``p``.
+        Without ``gradient`` that is multiplied later. A pair of weight 0 contributes nothing, even
+        where its score's derivative is not finite.
         """
-        product = p * (dp - delta)
-        if gradient is not None:
-            product = product * gradient
+        product = derivative if gradient is None else derivative * gradient
         if self.scale_only:
             return product
         return tirx.Select(p == _ZERO, _ZERO, product)
-
-    def inverse(self, row_sum):
-        """1 / l, and 0 for a row without a visible key: its output is zero."""
-        return tirx.Select(row_sum == _ZERO, _ZERO, tirx.const(1, "float32") / row_sum)
-
-    def lse(self, row_max, row_sum):
-        """log sum exp of a row; -inf for an empty one.
-
-        row_sum: of the weights of its scores less ``row_max``.
-        """
-        lse = row_max + _log(row_sum)
-        return tirx.Select(row_sum == _ZERO, tirx.const(float("-inf"), "float32"), lse)
-
-    def lse_low(self, lse, row_max, row_sum):
-        """What a float32 ``lse`` lost of row_max + log(row_sum).
-
-        Beside a maximum of 1e9 that is all of the logarithm. ``lse`` is read from memory or a
-        register, or it would be folded away.
-        """
-        return tirx.Select(row_sum == _ZERO, _ZERO, _log(row_sum) - (lse - row_max))
-
-    def saved_lse(self, lse):
-        """A saved lse; +inf for an empty row, so that its probabilities are 0, not NaN."""
-        inf = tirx.const(float("inf"), "float32")
-        return tirx.Select(lse == -inf, inf, lse)
-
-    def lengths(self):
-        """(seqlen_q, seqlen_k), int32."""
-        return int32(self.sig.seqlen_q), int32(self.sig.seqlen_k)
 
     def legal(self, expr):
         """``expr`` with the intrinsics that ``math`` replaces."""
@@ -125,6 +85,7 @@ class BoundScores:
     def scaled(self, raw, q_idx, k_idx):
         """Score of the raw dot product ``raw``, before the mask."""
         scores = self._scores
+        scores.used.add("score_mod")
         if scores.scale_only:
             return raw * self._scale
         return scores.legal(score_expr(scores.spec, raw, self._site(q_idx, k_idx)))
@@ -149,6 +110,7 @@ class BoundScores:
     def visible(self, q_idx, k_idx):
         """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one."""
         scores, site = self._scores, self._site(q_idx, k_idx)
+        scores.used.add("mask")
         inside = site.k_idx < site.seqlen_k
         if scores.hides_rows:
             inside = tirx.And(site.q_idx < site.seqlen_q, inside)
@@ -158,10 +120,6 @@ class BoundScores:
     def _site(self, q_idx, k_idx) -> Site:
         scores = self._scores
         return Site(
-            self._b, self._h, int32(q_idx), int32(k_idx), *scores.lengths(),
+            self._b, self._h, int32(q_idx), int32(k_idx), *sequences(scores.sig).lengths(self._b),
             self._scale, scores.sig.tables,
         )  # fmt: skip
-
-
-def _log(x):
-    return tirx.log2(x) * tirx.const(LN2, "float32")

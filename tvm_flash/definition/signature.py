@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -82,14 +83,20 @@ class Signature:
         view = self.view(name, **sizes)
         return T.Buffer(view.shape, self.dtype(name), strides=view.strides or None)
 
-    def finish(self, func: tirx.PrimFunc, symbol: str) -> tirx.PrimFunc:
+    def finish(
+        self, func: tirx.PrimFunc, symbol: str, statistics: Sequence[str] | None = None
+    ) -> tirx.PrimFunc:
         """``func`` with a parameter for each table before its last one (``softmax_scale``), and
         without those of its arguments that the direction's call has not.
+
+        statistics: those of a definition that saves others than the spec's call ("lse", "lse_low").
 
         The script parser has no variable argument lists, so a body has all parameters that any spec
         has, reads the tables as free buffers, and they are bound here.
         """
         call = {a.name for a in arguments(self.spec, self.direction)} if self.direction else None
+        if statistics is not None:
+            call = (call - {"lse", "lse_low"}) | {*statistics}
         own = [p for p in func.params[:-1] if call is None or _NAMES.get(p.name, p.name) in call]
         params = [*own, *self.tables, func.params[-1]]
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tvm import tirx
 from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, visibility
+from ....definition.derive.bound import BoundGradient
+from ....definition.kinds import gradient_of
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
@@ -33,27 +37,27 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     """
     sig = Signature(spec, "backward")
     scores, seen = Scores(sig, math), visibility(sig)
+    gradient = BoundGradient(gradient_of("softmax"), math)
     B, Hk, Sq, Sk = sig.batch, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    with_low = "lse_low" in spec.saved_statistics
+    with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
-    only_scaled = scores.scale_only
-    word, pairs = operand.dtype, tile.operand.pack > 1
     BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
     D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
-    BQp, BSp = BQ // pack, BS // pack
+    word, pairs, BQp, BSp = operand.dtype, pack > 1, BQ // pack, BS // pack
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     k_tiles = T.truncdiv(Sk + (BK - 1), BK)
     workers = Work({"entry": B, "head": Hk, "part": copies}, arithmetic=TIR)
-
     delta_rows, dq_rows = delta_pass(), dq_pass()
+    keys_seen = partial(seen.keys, pad_is_boundary=scores.hides_rows)
 
     def place(row, column):
         return (column, row) if turned else (row, column)
 
     def linear_p(bound, raw, lse, edge, *site):
-        # The difference before the mask: LLVM then fuses the scale's product with it.
-        return scores.weight(bound.masked(bound.scaled(raw, *site) - lse, *site, edge))
+        # The exponent before the mask: LLVM then fuses the scale's product with its difference.
+        exponent = gradient.exponent(bound.scaled(raw, *site), lse)
+        return gradient.exp(bound.masked(exponent, *site, edge))
 
     def if_row(i, value, otherwise):
         return T.if_then_else(i < Sq, value, T.float32(otherwise))
@@ -123,7 +127,6 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         span[1] = of_keys.count
                         first: T.let[T.int32] = span[0]
                         q_blocks: T.let[T.int32] = span[1]
-                        tiles = T.meta_var(of_keys.held(start=first, count=q_blocks))
                         for j, d in T.grid(BK, W):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
@@ -174,14 +177,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
                                 bound = T.meta_var(scores.at(b, h, softmax_scale))
-                                row0: T.let[T.int32] = tiles.first(vm)
+                                row0: T.let[T.int32] = of_keys.held(start=first).first(vm)
                                 q0: T.let[T.int64] = T.Cast("int64", row0)
                                 of_rows = T.meta_var(
-                                    seen.keys(
-                                        row0, row0 + BQ, BS, within=(k0, k0 + BK),
-                                        pad_is_boundary=scores.hides_rows,
-                                    )
-                                )  # fmt: skip
+                                    keys_seen(row0, row0 + BQ, BS, within=(k0, k0 + BK))
+                                )
                                 visible = T.sblock_alloc_buffer((4,), "int32")
                                 visible[0] = of_rows.start
                                 visible[1] = of_rows.count
@@ -233,7 +233,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 for i in range(BQ):
                                     with T.sblock("load_lse"):
                                         vi = T.axis.spatial(BQ, i)
-                                        value = T.meta_var(scores.saved_lse(L[b, h, q0 + vi]))
+                                        value = T.meta_var(gradient.row(L[b, h, q0 + vi]))
                                         lse_b[vi] = if_row(q0 + vi, value, "inf")
                                 if with_low:
                                     for i in range(BQ):
@@ -283,10 +283,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
-                                                        P[vi, vj] = scores.probability(
-                                                            Y[vi, vj],
-                                                            lse_b[vi],
-                                                            *[low_b[vi]] * with_low,
+                                                        low = T.meta_var([low_b[vi]] * with_low)
+                                                        P[vi, vj] = gradient.weight(
+                                                            Y[vi, vj], lse_b[vi], *low
                                                         )
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
@@ -310,11 +309,12 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                 with T.sblock("ds"):
                                                     vi, vj = T.axis.remap("SS", [i, j])
                                                     dS[vi, vj] = scores.dscore(
-                                                        P[vi, vj], dP[vi, vj], delta_b[vi],
-                                                        bound.gradient(
-                                                            S[vi, vj], q0 + vi, k1 + vj
+                                                        P[vi, vj],
+                                                        gradient.derivative(
+                                                            P[vi, vj], dP[vi, vj], delta_b[vi]
                                                         ),
-                                                    )  # fmt: skip
+                                                        bound.gradient(S[vi, vj], q0 + vi, k1 + vj),
+                                                    )
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
                                                     with T.sblock("pair_ds"):
@@ -334,13 +334,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             for x, y, i in T.grid(*place(BS, Dvl), BQp):
                                                 with T.sblock("dv"):
                                                     vx, vy, vi = T.axis.remap("SSR", [x, y, i])
-                                                    at = T.meta_var(place(vx, vy))
-                                                    dV_c[place(s * BS + at[0], at[1])] = dV_c[
-                                                        place(s * BS + at[0], at[1])
-                                                    ] + operand.dot(
-                                                        *place(
-                                                            P_p[vi, at[0]], dO_c[place(vi, at[1])]
-                                                        )
+                                                    key = T.meta_var(place(vx, vy)[0])
+                                                    col = T.meta_var(place(vx, vy)[1])
+                                                    to = T.meta_var(place(s * BS + key, col))
+                                                    dV_c[to] = dV_c[to] + operand.dot(
+                                                        *place(P_p[vi, key], dO_c[place(vi, col)])
                                                     )
                                         with T.sblock("dq_scope"):
                                             T.reads(whole([dS_r, K_p]))
@@ -348,9 +346,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             for i, d, j in T.grid(BQ, Dl, BSp):
                                                 with T.sblock("dq"):
                                                     vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                                    A[c, b, h, q0 + vi, vd] = A[
-                                                        c, b, h, q0 + vi, vd
-                                                    ] + operand.dot(
+                                                    to = T.meta_var((c, b, h, q0 + vi, vd))
+                                                    A[to] = A[to] + operand.dot(
                                                         dS_r[vi, vj], K_p[s * BSp + vj, vd]
                                                     )
                                         with T.sblock("dk_scope"):
@@ -359,13 +356,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             for x, y, i in T.grid(*place(BS, Dl), BQp):
                                                 with T.sblock("dk"):
                                                     vx, vy, vi = T.axis.remap("SSR", [x, y, i])
-                                                    at = T.meta_var(place(vx, vy))
-                                                    dK_c[place(s * BS + at[0], at[1])] = dK_c[
-                                                        place(s * BS + at[0], at[1])
-                                                    ] + operand.dot(
-                                                        *place(
-                                                            dS_p[vi, at[0]], Q_c[place(vi, at[1])]
-                                                        )
+                                                    key = T.meta_var(place(vx, vy)[0])
+                                                    col = T.meta_var(place(vx, vy)[1])
+                                                    to = T.meta_var(place(s * BS + key, col))
+                                                    dK_c[to] = dK_c[to] + operand.dot(
+                                                        *place(dS_p[vi, key], Q_c[place(vi, col)])
                                                     )
                         if turned:
                             for j, d in T.grid(BK, Dl):
@@ -388,4 +383,5 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dV_b[vj, vd])
         dq_rows(A, dQ, sig.rows, dim)
 
+    gradient.check("delta", "scores", "dp", "dq", "dk", "dv", *scores.used)
     return sig.finish(attention, f"{spec.name}_bwd")

@@ -8,7 +8,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, visibility
-from ....definition.scores import FLOOR, SLACK, Scores
+from ....definition.derive.bound import BoundRecurrence
+from ....definition.kinds import recurrence_of
+from ....definition.scores import SLACK, Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from ....problem.work import Work
@@ -35,6 +37,7 @@ def streaming_forward(
     sig = Signature(spec, "forward")
     scores, seen = Scores(sig, functions), visibility(sig)
     hides_rows = scores.hides_rows
+    softmax = BoundRecurrence(recurrence_of("softmax"), functions)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
@@ -136,15 +139,15 @@ def streaming_forward(
                         for i in range(R):
                             with T.sblock("init_m"):
                                 vi = T.axis.spatial(R, i)
-                                m[vg, vi] = T.float32(FLOOR)
+                                m[vg, vi] = softmax.start("m")
                         for i in range(R):
                             with T.sblock("init_l"):
                                 vi = T.axis.spatial(R, i)
-                                l[vg, vi] = T.float32(0)
+                                l[vg, vi] = softmax.start("l", m=m[vg, vi])
                         for d, i in T.grid(Dv, R):
                             with T.sblock("init_acc"):
                                 vd, vi = T.axis.remap("SS", [d, i])
-                                acc[vg, vd, vi] = T.float32(0)
+                                acc[vg, vd, vi] = softmax.start("acc")
                 for n in range(k_blocks):
                     with T.sblock("k_block"):
                         vn = T.axis.opaque(k_blocks, n)
@@ -239,7 +242,7 @@ def streaming_forward(
                                             vj, vi = T.axis.remap("RS", [j, i])
                                             with T.init():
                                                 m_new[vi] = m[r, vi]
-                                            m_new[vi] = T.max(m_new[vi], Y[vj, vi])
+                                            m_new[vi] = softmax.join("m", m_new[vi], Y[vj, vi])
                                 with T.sblock("growth_scope"):
                                     T.reads(m[r, 0:R], m_new[0:R])
                                     T.writes(growth_lanes[0:W], growth[0:1])
@@ -250,7 +253,9 @@ def streaming_forward(
                                                 growth_lanes[vi] = T.float32(0)
                                             growth_lanes[vi] = T.max(
                                                 growth_lanes[vi],
-                                                m_new[vj * W + vi] - m[r, vj * W + vi],
+                                                softmax.growth(
+                                                    m[r, vj * W + vi], m_new[vj * W + vi]
+                                                ),
                                             )
                                     for i in range(W):
                                         with T.sblock("growth"):
@@ -266,7 +271,7 @@ def streaming_forward(
                                             vi = T.axis.spatial(R, i)
                                             alpha[vi] = T.if_then_else(
                                                 growth[0] > T.float32(SLACK),
-                                                scores.weight(m[r, vi] - m_new[vi]),
+                                                softmax.factor(m[r, vi], m_new[vi]),
                                                 T.float32(1),
                                             )
                                     for i in range(R):
@@ -285,7 +290,7 @@ def streaming_forward(
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("exp"):
                                             vj, vi = T.axis.remap("SS", [j, i])
-                                            E[vj, vi] = scores.weight(Y[vj, vi] - m_kept[vi])
+                                            E[vj, vi] = softmax.weight(Y[vj, vi], m_kept[vi])
                                     if pack > 1:
                                         for j, i in T.grid(BK // pack, R):
                                             with T.sblock("store_p"):
@@ -298,11 +303,13 @@ def streaming_forward(
                                             vj, vi = T.axis.remap("RS", [j, i])
                                             with T.init():
                                                 l_block[vi] = T.float32(0)
-                                            l_block[vi] = l_block[vi] + E[vj, vi]
+                                            l_block[vi] = softmax.join("l", l_block[vi], E[vj, vi])
                                 for i in range(R):
                                     with T.sblock("add_l"):
                                         vi = T.axis.spatial(R, i)
-                                        l_new[vi] = l[r, vi] * alpha[vi] + l_block[vi]
+                                        l_new[vi] = softmax.join(
+                                            "l", l[r, vi] * alpha[vi], l_block[vi]
+                                        )
                                 for i in range(R):
                                     with T.sblock("keep_l"):
                                         vi = T.axis.spatial(R, i)
@@ -336,7 +343,7 @@ def streaming_forward(
                         for i in range(R):
                             with T.sblock("inverse"):
                                 vi = T.axis.spatial(R, i)
-                                l_inv[vi] = scores.inverse(l[vg, vi])
+                                l_inv[vi] = softmax.inverse(l[vg, vi])
                         for d, i in T.grid(Dv, R):
                             with T.sblock("normalise"):
                                 vd, vi = T.axis.remap("SS", [d, i])
@@ -355,14 +362,15 @@ def streaming_forward(
                                 with T.sblock("lse"):
                                     T.where(q0 + vg * R + i < Sq)
                                     vi = T.axis.spatial(R, i)
-                                    L[b, h, q0 + vg * R + vi] = scores.lse(m[vg, vi], l[vg, vi])
+                                    L[b, h, q0 + vg * R + vi] = softmax.lse(m[vg, vi], l[vg, vi])
                         if "lse_low" in statistics:
                             for i in range(R):
                                 with T.sblock("lse_low"):
                                     T.where(q0 + vg * R + i < Sq)
                                     vi = T.axis.spatial(R, i)
-                                    L_low[b, h, q0 + vg * R + vi] = scores.lse_low(
+                                    L_low[b, h, q0 + vg * R + vi] = softmax.lse_low(
                                         L[b, h, q0 + vg * R + vi], m[vg, vi], l[vg, vi]
                                     )
 
+    softmax.check(statistics, "scores", "pv", *scores.used)
     return sig.finish(attention, f"{spec.name}_fwd")

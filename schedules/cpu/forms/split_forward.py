@@ -8,7 +8,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, visibility
-from ....definition.scores import FLOOR, Scores
+from ....definition.derive.bound import BoundRecurrence
+from ....definition.kinds import recurrence_of
+from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from ....problem.work import Work
@@ -52,6 +54,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
     """
     sig = Signature(spec, "forward")
     scores, seen = Scores(sig, math), visibility(sig)
+    softmax = BoundRecurrence(recurrence_of("softmax"), math)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     statistics = spec.forward_statistics
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
@@ -205,40 +208,40 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         vn = T.axis.reduce(C // W, n)
                         vw = T.axis.spatial(W, w)
                         with T.init():
-                            lane_m[vi, vw] = T.float32(FLOOR)
-                        lane_m[vi, vw] = T.max(lane_m[vi, vw], Y[vi, vn * W + vw])
+                            lane_m[vi, vw] = softmax.nothing("m")
+                        lane_m[vi, vw] = softmax.join("m", lane_m[vi, vw], Y[vi, vn * W + vw])
                 for i, w in T.grid(groups * RB, W):
                     with T.sblock("row_max"):
                         vi = T.axis.spatial(R, i)
                         vw = T.axis.reduce(W, w)
                         with T.init():
-                            m[vi] = T.float32(FLOOR)
-                        m[vi] = T.max(m[vi], lane_m[vi, vw])
+                            m[vi] = softmax.nothing("m")
+                        m[vi] = softmax.join("m", m[vi], lane_m[vi, vw])
                 for i, j in T.grid(groups * RB, blocks * BK):
                     with T.sblock("exp"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        P[vi, vj] = scores.weight(Y[vi, vj] - m[vi])
+                        P[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
                 for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
                     with T.sblock("lane_sum"):
                         vi = T.axis.spatial(R, i)
                         vn = T.axis.reduce(C // W, n)
                         vw = T.axis.spatial(W, w)
                         with T.init():
-                            lane_l[vi, vw] = T.float32(0)
-                        lane_l[vi, vw] = lane_l[vi, vw] + P[vi, vn * W + vw]
+                            lane_l[vi, vw] = softmax.nothing("l")
+                        lane_l[vi, vw] = softmax.join("l", lane_l[vi, vw], P[vi, vn * W + vw])
                 for i, w in T.grid(groups * RB, W):
                     with T.sblock("row_sum"):
                         vi = T.axis.spatial(R, i)
                         vw = T.axis.reduce(W, w)
                         with T.init():
-                            l[vi] = T.float32(0)
-                        l[vi] = l[vi] + lane_l[vi, vw]
+                            l[vi] = softmax.nothing("l")
+                        l[vi] = softmax.join("l", l[vi], lane_l[vi, vw])
                 for i, d in T.grid(groups * RB, Dv):
                     with T.sblock("init_acc"):
                         vi = T.axis.spatial(R, i)
                         vd = T.axis.spatial(Dv, d)
-                        acc[vi, vd] = T.float32(0)
+                        acc[vi, vd] = softmax.nothing("acc")
                 for n in range(direct_v):
                     with T.sblock("direct_pv"):
                         vn = T.axis.opaque(T.truncdiv(C, BK), n)
@@ -309,38 +312,43 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                     with T.sblock("top"):
                         vn = T.axis.reduce(chunks, begin + n)
                         with T.init():
-                            top[0] = T.float32(FLOOR)
-                        top[0] = T.max(top[0], chunk_m[vt, vn])
+                            top[0] = softmax.start("m")
+                        top[0] = softmax.join("m", top[0], chunk_m[vt, vn])
                 for n in range(count):
                     with T.sblock("total"):
                         vn = T.axis.reduce(chunks, begin + n)
                         with T.init():
-                            total[0] = T.float32(0)
-                        total[0] = total[0] + chunk_l[vt, vn] * scores.weight(
-                            chunk_m[vt, vn] - top[0]
+                            total[0] = softmax.start("l", m=top[0])
+                        total[0] = softmax.join(
+                            "l",
+                            total[0],
+                            chunk_l[vt, vn] * softmax.factor(chunk_m[vt, vn], top[0]),
                         )
                 for n, d in T.grid(count, Dv):
                     with T.sblock("merge"):
                         vn = T.axis.reduce(chunks, begin + n)
                         vd = T.axis.spatial(Dv, d)
                         with T.init():
-                            out[vd] = T.float32(0)
-                        out[vd] = out[vd] + chunk_acc[vt, vn, vd] * scores.weight(
-                            chunk_m[vt, vn] - top[0]
+                            out[vd] = softmax.start("acc")
+                        out[vd] = softmax.join(
+                            "acc",
+                            out[vd],
+                            chunk_acc[vt, vn, vd] * softmax.factor(chunk_m[vt, vn], top[0]),
                         )
                 with T.sblock("inverse"):
-                    inverse[0] = scores.inverse(total[0])
+                    inverse[0] = softmax.inverse(total[0])
                 for d in range(dim_v):
                     with T.sblock("out"):
                         vd = T.axis.spatial(dim_v, d)
                         O[out_b, out_q, out_h, vd] = T.Cast(dtype, out[vd] * inverse[0])
                 if "lse" in statistics:
                     with T.sblock("lse"):
-                        L[out_b, out_h, out_q] = scores.lse(top[0], total[0])
+                        L[out_b, out_h, out_q] = softmax.lse(top[0], total[0])
                 if "lse_low" in statistics:
                     with T.sblock("lse_low"):
-                        L_low[out_b, out_h, out_q] = scores.lse_low(
+                        L_low[out_b, out_h, out_q] = softmax.lse_low(
                             L[out_b, out_h, out_q], top[0], total[0]
                         )
 
+    softmax.check(statistics, "scores", "pv", *scores.used)
     return sig.finish(attention, f"{spec.name}_fwd")

@@ -10,7 +10,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.arithmetic import TIR, int32, visibility
-from ...definition.scores import FLOOR, Scores
+from ...definition.derive.bound import BoundRecurrence
+from ...definition.kinds import recurrence_of
+from ...definition.scores import Scores
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from ...problem.work import Work
@@ -102,6 +104,7 @@ class _Original:
     def __init__(self, spec: AttentionSpec, config: OriginalConfig, symbol: str):
         self.spec, self.config, self.sig = spec, config, Signature(spec)
         self.scores, self.product = Scores(self.sig, CudaMath()), product_for(spec.dtype)
+        self.softmax = BoundRecurrence(recurrence_of("softmax"), CudaMath())
         self.warp_keys = config.block_k // config.num_warps
         # Shared memory allows few blocks an SM: one block, so that ptxas need not save registers.
         self.kernel = CudaKernel(
@@ -164,9 +167,9 @@ class _Original:
         self.value = kernel.registers((1,), "float32")
 
     def _clear(self) -> None:
-        """O = 0, l = 0, m = -inf (line 2); FLOOR stands for -inf, so that no difference is NaN."""
+        """O = 0, l = 0, m = -inf (line 2), which is the lowest number, or a difference were NaN."""
         with self._own_rows(self.rows) as row:
-            self._store_statistics(row, T.float32(FLOOR), T.float32(0))
+            self._store_statistics(row, self.softmax.start("m"), self.softmax.start("l"))
             for _, at in self._own_columns(row):
                 store(self.kernel.buffers["sums"], at, T.float32(0))
 
@@ -181,16 +184,14 @@ class _Original:
         self.visits = visits.held(**self.held)
         with when(self.visits.count > 0):
             for name, tile in (("k", self.k_tile), ("v", self.v_tile)):
-                rows = Rows(kernel.buffers[name], self.batch, self.kv_head)
-                load_rows(kernel, tile, 0, rows, first, self.keys)
+                load_rows(kernel, tile, 0, self._rows(name, self.kv_head), first, self.keys)
         with loop(self.visits.count) as number:
             kernel.forget_lane_offsets()
             self._query_tile(first, self.visits.first(number))
 
     def _query_tile(self, key_first, q_first) -> None:
         kernel = self.kernel
-        rows = Rows(kernel.buffers["q"], self.batch, self.head)
-        load_rows(kernel, self.q_tile, 0, rows, q_first, self.rows)
+        load_rows(kernel, self.q_tile, 0, self._rows("q", self.head), q_first, self.rows)
         commit()
         wait()
         barrier()
@@ -229,7 +230,7 @@ class _Original:
         """P = exp(S - the tile's row maximum), which the warps find together; row sums of it."""
         s, held = self.s, self.value
         for m, half in self._row_halves():
-            store(held, (0,), T.float32(FLOOR))
+            store(held, (0,), self.softmax.nothing("m"))
             for n, r in self._of_row(half):
                 store(held, (0,), tirx.max(held[0], s.registers[m, n, r]))
             quad_reduce(held, (0,), tirx.max)
@@ -241,7 +242,7 @@ class _Original:
             )
             store(held, (0,), T.float32(0))
             for n, r in self._of_row(half):
-                store(s.registers, (m, n, r), self.scores.weight(s.registers[m, n, r] - peak))
+                store(s.registers, (m, n, r), self.softmax.weight(s.registers[m, n, r], peak))
                 store(held, (0,), held[0] + s.registers[m, n, r])
             quad_reduce(held, (0,), lambda a, b: a + b)
             self._publish(self.totals, m, half)
@@ -269,7 +270,7 @@ class _Original:
 
     def _combine(self, row, q_row) -> None:
         """A row of O, l and m read, this tile's share added, written back (lines 11 to 13)."""
-        kernel, weight_of = self.kernel, self.scores.weight
+        kernel, softmax = self.kernel, self.softmax
         sums, place = kernel.buffers["sums"], (self.batch, self.head, q_row)
 
         def number(value):
@@ -279,9 +280,10 @@ class _Original:
         peak = number(self._over_warps(self.maxima, row, tirx.max))
         total = number(self._over_warps(self.totals, row, lambda a, b: a + b))
         maximum = number(tirx.max(before, peak))
-        old, new = number(weight_of(before - maximum) * count), number(weight_of(peak - maximum))
+        old = number(softmax.factor(before, maximum) * count)
+        new = number(softmax.factor(peak, maximum))
         weight = number(old + new * total)
-        inverse = number(self.scores.inverse(weight))
+        inverse = number(self.softmax.inverse(weight))
         warp_barrier()  # all lanes have read what one of them now writes
         self._store_statistics(q_row, maximum, weight)
         for column, at in self._own_columns(q_row):
@@ -299,7 +301,12 @@ class _Original:
             if "lse" in buffers:
                 with when(self.kernel.lane == 0):
                     maximum, weight = buffers["row_max"][place], buffers["row_sum"][place]
-                    store(buffers["lse"], place, self.scores.lse(maximum, weight))
+                    store(buffers["lse"], place, self.softmax.lse(maximum, weight))
+
+    def _rows(self, name: str, head) -> Rows:
+        buffer = self.kernel.buffers[name]
+        columns = int(buffer.shape[-1])
+        return Rows(buffer, columns, lambda row, column: (self.batch, row, head, column))
 
     def _row_halves(self):
         return [(m, half) for m in range(self.s.m_tiles) for half in range(2)]

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tvm import tirx
-
-from ...definition.arithmetic import int32
 from ...definition.scores import BoundScores, Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -104,21 +101,6 @@ def masked_scores(
     mask_scores(bound, s, boundary, q_index, k_index)
 
 
-@dataclass(frozen=True)
-class _ScoreRows:
-    """Columns first .. of the rows of one head of S or P; stands where ``copies`` takes Rows."""
-
-    buffer: tirx.Buffer
-    batch: object
-    head: object
-    first: object
-    columns: int
-
-    def pointer(self, row, column):
-        """Address of one element."""
-        return self.buffer.ptr_to([self.batch, self.head, row, self.first + column])
-
-
 def _tensors(sig: Signature, spec: AttentionSpec, names: Sequence[str]) -> list[Tensor]:
     own = [name for name in names if name not in ("s", "p")]
     known = {tensor.name: tensor for tensor in parameter_tensors(sig, spec, own)}
@@ -141,7 +123,7 @@ class _Tiles:
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self.tile = QueryTile(kernel, self.config.block_q)
-            self.keys = int32(self.sig.seqlen_k)
+            self.keys = self.tile.keys
             self._start()
             with loop(Sizes.blocks(self.keys, self.config.block_k)) as number:
                 kernel.forget_lane_offsets()
@@ -149,14 +131,13 @@ class _Tiles:
             self._finish()
         return kernel.launch()
 
-    def _rows(self, name: str, head) -> Rows:
-        return Rows(self.kernel.buffers[name], self.tile.batch, head)
-
-    def _squares(self, name: str, first) -> _ScoreRows:
+    def _squares(self, name: str, first) -> Rows:
+        """Columns first .. of the rows of this head of S or P."""
         tile = self.tile
-        return _ScoreRows(
-            self.kernel.buffers[name], tile.batch, tile.head, first, self.config.block_k
-        )
+        return Rows(
+            self.kernel.buffers[name], self.config.block_k,
+            lambda row, column: (*tile.statistic(row), first + column),
+        )  # fmt: skip
 
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + m * 16 + half * 8 + self.kernel.lane // 4
@@ -205,11 +186,11 @@ class _Scores(_Tiles):
         self.words = fragment(kernel, self.product, self.s.m_tiles)
         self.visits = key_visits(kernel, tile, config.block_k)
         self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
-        load_rows(kernel, self.q_tile, 0, self._rows("q", tile.head), tile.first, tile.rows)
+        load_rows(kernel, self.q_tile, 0, tile.query_rows("q"), tile.first, tile.rows)
 
     def _key_tile(self, first) -> None:
         kernel, tile, s = self.kernel, self.tile, self.s
-        load_rows(kernel, self.k_tile, 0, self._rows("k", tile.kv_head), first, self.keys)
+        load_rows(kernel, self.k_tile, 0, tile.key_rows("k"), first, self.keys)
         commit()
         wait()
         barrier()
@@ -250,7 +231,7 @@ class _Output(_Tiles):
     def _key_tile(self, first) -> None:
         kernel, tile, product = self.kernel, self.tile, self.product
         load_rows(kernel, self.p_tile, 0, self._squares("p", first), tile.first, tile.rows)
-        load_rows(kernel, self.v_tile, 0, self._rows("v", tile.kv_head), first, self.keys)
+        load_rows(kernel, self.v_tile, 0, tile.key_rows("v"), first, self.keys)
         commit()
         wait()
         barrier()
@@ -269,4 +250,4 @@ class _Output(_Tiles):
             staged = shared_tile(kernel, self.config.block_q, self.v_tile.columns, self.spec.dtype)
         self._stage(self.out, staged)
         barrier()
-        store_rows(kernel, staged, self._rows("out", tile.head), tile.first, tile.rows)
+        store_rows(kernel, staged, tile.query_rows("out"), tile.first, tile.rows)

@@ -9,7 +9,8 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.arithmetic import int32
-from ...definition.scores import FLOOR, Scores
+from ...definition.derive.bound import BoundRecurrence
+from ...definition.kinds import recurrence_of
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.builder import WARP, CudaKernel, Tensor, assign, loop, store, when
@@ -38,7 +39,7 @@ class _Softmax:
 
     def __init__(self, spec: AttentionSpec, symbol: str):
         self.spec, sig = spec, Signature(spec)
-        self.scores = Scores(sig, CudaMath())
+        self.row = BoundRecurrence(recurrence_of("softmax"), CudaMath())
         both = square(sig)
         tensors = [Tensor(name, both, spec.dtype) for name in ("s", "p")]
         if spec.returns == "out_lse":
@@ -49,11 +50,11 @@ class _Softmax:
         with self.kernel as kernel:
             tile = QueryTile(kernel, _WARPS)
             row = kernel.scalar(tile.first + kernel.warp)
-            self.place = (tile.batch, tile.head, row)
+            self.place = tile.statistic(row)
             self.keys = kernel.scalar(int32(kernel.buffers["s"].shape[3]))
             self.held = kernel.registers((HELD_KEYS // WARP,), "float32")
-            self.peak = kernel.scalar(T.float32(FLOOR), "float32")
-            self.total = kernel.scalar(T.float32(0), "float32")
+            self.peak = kernel.scalar(self.row.start("m"), "float32")
+            self.total = kernel.scalar(self.row.start("l", m=self.peak), "float32")
             with when(row < tile.rows):
                 self._read()
                 self._combine()
@@ -73,7 +74,7 @@ class _Softmax:
     def _write(self) -> None:
         """P and lse."""
         kernel = self.kernel
-        inverse = kernel.scalar(self.scores.inverse(self.total), "float32")
+        inverse = kernel.scalar(self.row.inverse(self.total), "float32")
         for n in range(HELD_KEYS // WARP):
             column = kernel.lane + n * WARP
             with when(column < self.keys):
@@ -82,7 +83,7 @@ class _Softmax:
             self._store(column, self._score(column), inverse)
         if "lse" in kernel.buffers:
             with when(kernel.lane == 0):
-                lse = self.scores.lse(self.peak, self.total)
+                lse = self.row.lse(self.peak, self.total)
                 store(kernel.buffers["lse"], self.place, lse)
 
     @contextmanager
@@ -98,7 +99,7 @@ class _Softmax:
         return tirx.Cast("float32", self.kernel.buffers["s"][(*self.place, column)])
 
     def _store(self, column, score, inverse) -> None:
-        p = self.scores.weight(score - self.peak) * inverse
+        p = self.row.weight(score, self.peak) * inverse
         store(self.kernel.buffers["p"], (*self.place, column), tirx.Cast(self.spec.dtype, p))
 
     def _absorb(self, score) -> None:
@@ -116,8 +117,9 @@ class _Softmax:
             self._merge(*other)
 
     def _merge(self, peak, total) -> None:
-        """Scores whose sum of exp(score - peak) is ``total`` join; FLOOR keeps -inf from NaN."""
-        weight = self.scores.weight
-        new = self.kernel.scalar(tirx.max(self.peak, peak), "float32")
-        assign(self.total, self.total * weight(self.peak - new) + total * weight(peak - new))
+        """Scores whose maximum is ``peak`` and whose sum of weights is ``total`` join."""
+        row = self.row
+        new = self.kernel.scalar(row.join("m", self.peak, peak), "float32")
+        mine, theirs = row.factor(self.peak, new), row.factor(peak, new)
+        assign(self.total, row.join("l", self.total * mine, total * theirs))
         assign(self.peak, new)

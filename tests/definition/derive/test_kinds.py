@@ -1,0 +1,93 @@
+"""Each plain definition and its derived gradient, compiled, against float64 autograd."""
+
+import pytest
+import torch
+from problems import Sizes, compile_function, inputs, max_error
+
+from tvm_flash.definition.kinds import KINDS, gradient_of, recurrence_of
+from tvm_flash.definition.plain import plain_forward
+from tvm_flash.definition.plain_backward import plain_backward
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.schedules.target import host_target
+
+SIZES = [
+    Sizes(b=1, sq=13, sk=21, h=4, hk=2),
+    Sizes(b=1, sq=9, sk=4, h=2, hk=1),
+]  # rows without keys
+
+
+def rises(score, b, h, q_idx, k_idx):
+    return score + 0.05 * (q_idx - k_idx)
+
+
+VARIANTS = {"causal": {"causal": True}, "score_mod": {"score_mod": rises, "window_size": (6, 3)}}
+
+
+def exact(kind, q, k, v, sink, variant):
+    """(out, lse) in float64; lse is None where the kind has none."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    rows, keys = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])
+    x = q @ k.mT * q.shape[-1] ** -0.5
+    if "score_mod" in variant:
+        x = rises(x, 0, 0, rows, keys)
+    shifted = rows + len(keys) - len(rows)
+    left, right = variant.get("window_size", (10**6, 0))
+    x = x.masked_fill((keys > shifted + right) | (keys < shifted - left), -torch.inf)
+    if kind == "sigmoid":
+        return (x.sigmoid() @ v).transpose(1, 2), None
+    extra = {"softmax": None, "softmax1": torch.zeros(q.shape[1]), "sink": sink}[kind]
+    if extra is None:
+        seen = (x > -torch.inf).any(-1, keepdim=True)
+        p = torch.where(seen, torch.where(seen, x, 0.0).softmax(-1), 0.0)
+        lse = x.logsumexp(-1)
+    else:
+        joined = torch.cat([x, extra.double()[None, :, None, None].expand(*x.shape[:3], 1)], -1)
+        p, lse = joined.softmax(-1)[..., :-1], joined.logsumexp(-1)
+    return (p @ v).transpose(1, 2), lse
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_definitions(kind, variant):
+    options = VARIANTS[variant]
+    spec, tables = AttentionSpec.capture(dtype="float32", head_dim=8, **options)
+    target = host_target().tvm_target()
+    forward = compile_function(plain_forward(spec, KINDS[kind]), target)
+    backward = compile_function(plain_backward(spec, kind), target)
+    for sizes in SIZES:
+        q, k, v, dout = inputs(spec, sizes)
+        sink = torch.linspace(-1, 3, sizes.h)
+        leaves = [x.double().requires_grad_() for x in (q, k, v)]
+        out, lse = exact(kind, *leaves, sink, options)
+        statistics = (
+            [] if lse is None else [torch.full(lse.shape, torch.nan) for _ in spec.saved_statistics]
+        )
+        got = torch.full_like(q, torch.nan)
+        inputs_of_kind = [sink] if kind == "sink" else []
+        scale = q.shape[-1] ** -0.5
+        forward(q, k, v, got, *statistics, *tables, *inputs_of_kind, scale)
+        assert max_error(got, out) < 3e-6
+        if lse is not None:
+            assert max_error(statistics[0], lse) < 3e-6
+        dlse = torch.zeros(sizes.b, sizes.h, sizes.sq)
+        total = (out * dout.double()).sum()
+        if lse is not None:
+            dlse = torch.randn(dlse.shape, generator=torch.Generator().manual_seed(3))
+            total = total + torch.where(lse.isinf(), 0.0, lse * dlse).sum()
+        want = torch.autograd.grad(total, leaves)
+        grads = [torch.full_like(x, torch.nan) for x in (q, k, v)]
+        backward(q, k, v, got, dout, *statistics, dlse, *grads, *tables, scale)
+        for name, a, b in zip(("dq", "dk", "dv"), grads, want, strict=True):
+            assert max_error(a, b) < 1e-5, name
+
+
+def test_sigmoid_has_no_delta():
+    assert not gradient_of("sigmoid").reads_delta
+    assert all(gradient_of(kind).reads_delta for kind in KINDS if kind != "sigmoid")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_derived_is_made_once(kind):
+    assert recurrence_of(kind) is recurrence_of(kind)
+    assert gradient_of(kind) is gradient_of(kind)

@@ -1,0 +1,160 @@
+"""Derived formulas in one kernel's arithmetic, and a check that it used all of the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tvm import tirx
+
+from ..derivative import is_call
+from .formula import Expr, call_name, is_named, number, rewrite
+from .gradient import Gradient
+from .recurrence import Recurrence
+
+_LN2 = 0.6931471805599453
+_COMBINE = {"sum": lambda a, b: a + b, "max": tirx.max, "min": tirx.min}
+# Blocks of a backward definition that a kernel's formulas or products stand for.
+BACKWARD_BLOCKS = ("delta", "scores", "score_mod", "mask", "p", "dp", "ds", "dq", "dk", "dv")
+
+
+class _Bound:
+    """Formulas filled in with a kernel's values; ``math`` gives its exp, None keeps the intrinsic.
+
+    used: the blocks of the definition whose formulas were asked for.
+    """
+
+    def __init__(self, math: Any = None):
+        self.used: set[str] = set()
+        # GPUs have a base-2 logarithm alone.
+        self._functions = {"log": lambda x: tirx.log2(x) * number(_LN2)}
+        if math is not None:
+            self._functions |= {"exp": math.weight, "sigmoid": math.sigmoid}
+
+    def exp(self, y: Expr) -> Expr:
+        """e**y, of an exponent that a kernel has masked itself."""
+        return self._functions.get("exp", tirx.exp)(y)
+
+    def _filled(self, block: str, formula: Expr, values: dict[str, Expr]) -> Expr:
+        self.used.add(block)
+
+        def replace(node: Expr) -> Expr | None:
+            if is_named(node):
+                return values[node.name]
+            if not is_call(node) or call_name(node) not in self._functions:
+                return None
+            return self._functions[call_name(node)](rewrite(node.args[0], replace))
+
+        return rewrite(formula, replace)
+
+    def _check(self, expected: Iterable[str], used: Iterable[str]) -> None:
+        if missing := set(expected) - self.used - set(used):
+            raise AssertionError(f"a kernel without {', '.join(sorted(missing))} of its definition")
+
+
+class BoundRecurrence(_Bound):
+    """A recurrence for one kernel; m is the maximum of a row, l its sum."""
+
+    def __init__(self, recurrence: Recurrence, math: Any = None):
+        super().__init__(math)
+        self.recurrence = recurrence
+
+    @property
+    def has_sum(self) -> bool:
+        """Whether a row has states besides its output: a maximum and a sum."""
+        return bool(self.recurrence.rows)
+
+    @property
+    def starts_with_nothing(self) -> bool:
+        """Whether no state has a share before the first key."""
+        return all(state.starts_with_nothing for state in self.recurrence.states)
+
+    def start(self, name: str, **values: Expr) -> Expr:
+        """State ``name`` before the first key, of numbers of the row and states before it."""
+        state = self.recurrence[name]
+        return self._filled(state.block, state.start, values)
+
+    def nothing(self, name: str) -> Expr:
+        """State ``name`` of no keys: what a part that is merged later starts with."""
+        return number(self.recurrence[name].nothing)
+
+    def join(self, name: str, a: Expr, b: Expr) -> Expr:
+        """Two values of state ``name`` made with the same maximum."""
+        state = self.recurrence[name]
+        self.used.add(state.block)
+        return _COMBINE[state.op](a, b)
+
+    def weight(self, x: Expr, m: Expr | None = None) -> Expr:
+        """The weight of a masked score ``x``, for the row's maximum ``m``."""
+        return self._filled("exp", self.recurrence.weight, {"x": x, "m": m})
+
+    def exponent(self, x: Expr, m: Expr) -> Expr:
+        """y of the weight e**y; it scales as ``x`` and ``m`` do."""
+        return self._filled("exp", self.recurrence.exponent, {"x": x, "m": m})
+
+    def factor(self, old: Expr, new: Expr) -> Expr:
+        """What sums are multiplied by when the maximum moves, or joins that of other parts."""
+        return self._filled("exp", self.recurrence.factor, {"m_old": old, "m_new": new})
+
+    def growth(self, old: Expr, new: Expr) -> Expr:
+        """How far the maximum has moved: the factor is e**-growth."""
+        return self._filled("exp", self.recurrence.growth, {"m_old": old, "m_new": new})
+
+    def inverse(self, l: Expr) -> Expr:
+        """What the output is multiplied by at the end; 0 for a row without a visible key."""
+        return self._filled("out", self.recurrence.inverse, {"l": l})
+
+    def lse(self, m: Expr, l: Expr) -> Expr:
+        """log of the sum of e**score of a row, -inf for an empty one."""
+        return self._filled("lse", self.recurrence.statistics["lse"], {"m": m, "l": l})
+
+    def lse_low(self, lse: Expr, m: Expr, l: Expr) -> Expr:
+        """What ``lse`` lost; it is read from memory or a register, or it would be folded away."""
+        values = {"lse": lse, "m": m, "l": l}
+        return self._filled("lse_low", self.recurrence.statistics["lse_low"], values)
+
+    def check(self, statistics: Iterable[str], *used: str) -> None:
+        """Raise AssertionError unless each block of the definition was used.
+
+        statistics: those that the kernel writes. used: its products, and what its scores used.
+        """
+        unwritten = set(self.recurrence.statistics) - set(statistics)
+        self._check(set(self.recurrence.blocks) - unwritten, used)
+
+
+class BoundGradient(_Bound):
+    """A gradient for one kernel."""
+
+    def __init__(self, gradient: Gradient, math: Any = None):
+        super().__init__(math)
+        self.gradient = gradient
+
+    @property
+    def has_sum(self) -> bool:
+        """Whether the weight takes a statistic of the row."""
+        return self.gradient.row is not None
+
+    def row(self, lse: Expr) -> Expr:
+        """What ``weight`` takes of a saved ``lse``."""
+        return self._filled("p", self.gradient.row, {"lse": lse})
+
+    def weight(self, x: Expr, row: Expr | None = None, low: Expr | None = None) -> Expr:
+        """The normalised weight of a masked score; low: lse_low, where that is saved."""
+        formula = self.gradient.weight if low is None else self.gradient.weight_low
+        return self._filled("p", formula, {"x": x, "row": row, "lse_low": low})
+
+    def exponent(self, x: Expr, row: Expr) -> Expr:
+        """y of the weight e**y, without lse_low; it scales as ``x`` and ``row`` do."""
+        return self._filled("p", self.gradient.exponent, {"x": x, "row": row})
+
+    def lowered(self, exponent: Expr, low: Expr) -> Expr:
+        """``exponent`` with lse_low, in its unit."""
+        return self._filled("p", self.gradient.lowered, {"y": exponent, "lse_low": low})
+
+    def derivative(self, p: Expr, dp: Expr, delta: Expr) -> Expr:
+        """The gradient by the masked score, of the normalised weight ``p``."""
+        return self._filled("ds", self.gradient.derivative, {"p": p, "dp": dp, "delta": delta})
+
+    def check(self, *used: str) -> None:
+        """Raise AssertionError unless each block of the backward's definition was used."""
+        self._check(BACKWARD_BLOCKS, used)

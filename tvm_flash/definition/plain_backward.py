@@ -1,0 +1,135 @@
+"""The gradients of attention in TensorIR, every array in a named block."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ..problem.spec import AttentionSpec
+from .derive.bound import BoundGradient
+from .kinds import gradient_of
+from .scores import Scores
+from .signature import Signature
+
+
+def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
+    """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q.
+
+    P and the derivative through it are those derived of the forward's definition (``kind``: a key
+    of ``KINDS``). Arguments: q, k, v, out, dout (layouts of the forward), what the forward saved
+    (``spec.saved_statistics``) and dlse, (B, H, Sq) float32, dq, dk, dv (results), the captured
+    tables, softmax_scale. The oracle of the backward schedules; it compiles as it stands.
+    """
+    sig = Signature(spec, "backward")
+    scores, gradient = Scores(sig), BoundGradient(gradient_of(kind))
+    has_sum = gradient.has_sum
+    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
+    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    saved = spec.saved_statistics if has_sum else ()
+    with_low = "lse_low" in saved
+
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def attention(
+        Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
+        L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
+        dK: sig.own("dk"), dV: sig.own("dv"), softmax_scale: T.float32,
+    ):  # fmt: skip
+        delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
+        S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        Y = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        dP = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        dS = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+        dQ_sum = T.sblock_alloc_buffer((B, H, Sq, dim), "float32")
+        dK_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim), "float32")
+        dV_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim_v), "float32")
+        for b, h, i, d in T.grid(B, H, Sq, dim_v):
+            with T.sblock("delta"):
+                vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
+                with T.init():
+                    delta[vb, vh, vi] = -dL[vb, vh, vi]
+                delta[vb, vh, vi] += T.Cast("float32", O[vb, vi, vh, vd]) * T.Cast(
+                    "float32", dO[vb, vi, vh, vd]
+                )
+        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
+            with T.sblock("scores"):
+                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
+                with T.init():
+                    S[vb, vh, vi, vj] = T.float32(0)
+                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast(
+                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("score_mod"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                X[vb, vh, vi, vj] = bound.scaled(S[vb, vh, vi, vj], vi, vj)
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("mask"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                Y[vb, vh, vi, vj] = bound.masked(X[vb, vh, vi, vj], vi, vj)
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("p"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                P[vb, vh, vi, vj] = gradient.weight(
+                    Y[vb, vh, vi, vj],
+                    *[gradient.row(L[vb, vh, vi])] * has_sum,
+                    *[L_low[vb, vh, vi]] * with_low,
+                )
+        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
+            with T.sblock("dp"):
+                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
+                with T.init():
+                    dP[vb, vh, vi, vj] = T.float32(0)
+                dP[vb, vh, vi, vj] += T.Cast("float32", dO[vb, vi, vh, vd]) * T.Cast(
+                    "float32", V[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, h, i, j in T.grid(B, H, Sq, Sk):
+            with T.sblock("ds"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                dS[vb, vh, vi, vj] = scores.dscore(
+                    P[vb, vh, vi, vj],
+                    gradient.derivative(P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi]),
+                    bound.gradient(S[vb, vh, vi, vj], vi, vj),
+                )
+        for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):
+            with T.sblock("dq"):
+                vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
+                with T.init():
+                    dQ_sum[vb, vh, vi, vd] = T.float32(0)
+                dQ_sum[vb, vh, vi, vd] += dS[vb, vh, vi, vj] * T.Cast(
+                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
+                )
+        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim, group, Sq):
+            with T.sblock("dk"):
+                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
+                with T.init():
+                    dK_sum[vb, vh, vj, vd] = T.float32(0)
+                dK_sum[vb, vh, vj, vd] += dS[vb, vh * group + vg, vi, vj] * T.Cast(
+                    "float32", Q[vb, vi, vh * group + vg, vd]
+                )
+        for b, h, j, d, g, i in T.grid(B, Hk, Sk, dim_v, group, Sq):
+            with T.sblock("dv"):
+                vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
+                with T.init():
+                    dV_sum[vb, vh, vj, vd] = T.float32(0)
+                dV_sum[vb, vh, vj, vd] += P[vb, vh * group + vg, vi, vj] * T.Cast(
+                    "float32", dO[vb, vi, vh * group + vg, vd]
+                )
+        for b, i, h, d in T.grid(B, Sq, H, dim):
+            with T.sblock("store_dq"):
+                vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
+                dQ[vb, vi, vh, vd] = T.Cast(dtype, dQ_sum[vb, vh, vi, vd])
+        for b, j, h, d in T.grid(B, Sk, Hk, dim):
+            with T.sblock("store_dk"):
+                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
+                dK[vb, vj, vh, vd] = T.Cast(dtype, dK_sum[vb, vh, vj, vd])
+        for b, j, h, d in T.grid(B, Sk, Hk, dim_v):
+            with T.sblock("store_dv"):
+                vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
+                dV[vb, vj, vh, vd] = T.Cast(dtype, dV_sum[vb, vh, vj, vd])
+
+    return sig.finish(attention, f"{spec.name}_bwd", saved)
