@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
+from ...definition.kinds import recurrence_of
 from ...definition.score_expressions import is_scale_only
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
@@ -125,23 +126,24 @@ FORWARD_KNOBS = (
     Knob("exp2_degree", (3, 4, 5), "degree of the exponential's polynomial"),
 )
 
-# Blocks that only walk over a row of lanes.
-_ELEMENTWISE = (
-    "init_m", "init_l", "alpha", "choose_m", "keep_m", "add_l", "keep_l", "inverse", "normalise",
-)  # fmt: skip
+# Blocks of maxima and sums that only walk over a row of lanes.
+_OF_ROWS = ("init_m", "init_l", "alpha", "choose_m", "keep_m", "add_l", "keep_l", "inverse")
 
 
-def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFunc:
-    """The streaming definition of ``spec`` under ``config``, ready to compile."""
-    tile = config.tile(spec)
+def schedule_forward(
+    spec: AttentionSpec, config: ForwardConfig, kind: str = "softmax"
+) -> tirx.PrimFunc:
+    """The streaming form of ``spec`` under ``config``, ready to compile; kind: of ``KINDS``."""
+    tile, has_sum = config.tile(spec), bool(recurrence_of(kind).rows)
     functions = VectorMath(config.exp2_degree)
-    sch = s_tir.Schedule(streaming_forward(spec, tile, functions, usable_threads()))
+    sch = s_tir.Schedule(streaming_forward(spec, tile, functions, usable_threads(), kind))
     sch.parallel(sch.get_loops(sch.get_sblock("q_tile"))[0])
-    _scores(sch, config, tile, inline=is_scale_only(spec))
-    _growth(sch, config)
-    _softmax(sch, config)
+    _scores(sch, config, tile, inline=is_scale_only(spec), has_sum=has_sum)
+    if has_sum:
+        _growth(sch, config)
+    _softmax(sch, config, has_sum)
     _output(sch, config, tile)
-    for block in _ELEMENTWISE:
+    for block in (*_OF_ROWS, "normalise") if has_sum else ("normalise",):
         vectorize(sch, block, config.vector)
     transpose(sch, "transpose_q", config.vector, config.operand.dtype)
     transpose(sch, "transpose_o", config.vector, "float32")
@@ -154,7 +156,7 @@ def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFun
     return with_bf16_dot(func) if config.unit == "dot" else func
 
 
-def _scores(sch, config: ForwardConfig, tile: ForwardTile, inline: bool) -> None:
+def _scores(sch, config: ForwardConfig, tile: ForwardTile, inline: bool, has_sum: bool) -> None:
     """S in micro-tiles; score_mod and the row maximum take each band of rows while it is hot."""
     row, lane, depth = sch.get_loops(sch.get_sblock("scores"))[-3:]
     bands, row = sch.split(row, [None, config.rows_s])
@@ -162,10 +164,11 @@ def _scores(sch, config: ForwardConfig, tile: ForwardTile, inline: bool) -> None
     sch.reorder(bands, groups, row, lane, depth)
     if inline:  # one product is sooner made again than stored
         sch.compute_inline(sch.get_sblock("score_mod"))
-    for block in ("mask", "row_max") if inline else ("score_mod", "mask", "row_max"):
+    for block in (*["score_mod"] * (not inline), "mask", *["row_max"] * has_sum):
         fuse_under(sch, block, bands)
         vectorize(sch, block, config.vector)
-    sch.decompose_reduction(sch.get_sblock("row_max"), bands)
+    if has_sum:
+        sch.decompose_reduction(sch.get_sblock("row_max"), bands)
     words = tile.depth // tile.operand.pack
     sch.tensorize(row, _product(config, config.rows_s, words, fresh=True))
 
@@ -182,7 +185,7 @@ def _growth(sch, config: ForwardConfig) -> None:
     sch.decompose_reduction(sch.get_sblock("growth"), lane)
 
 
-def _softmax(sch, config: ForwardConfig) -> None:
+def _softmax(sch, config: ForwardConfig, has_sum: bool) -> None:
     """exp, its row sum and the store of P, row by row."""
     row = sch.get_loops(sch.get_sblock("exp"))[-2]
     rows, row = sch.split(row, [None, config.operand.pack])
@@ -191,9 +194,10 @@ def _softmax(sch, config: ForwardConfig) -> None:
     if config.operand.pack > 1:
         fuse_under(sch, "store_p", rows)
         vectorize(sch, "store_p", config.vector)
-    fuse_under(sch, "row_sum", rows)
-    vectorize(sch, "row_sum", config.vector)
-    sch.decompose_reduction(sch.get_sblock("row_sum"), rows)
+    if has_sum:
+        fuse_under(sch, "row_sum", rows)
+        vectorize(sch, "row_sum", config.vector)
+        sch.decompose_reduction(sch.get_sblock("row_sum"), rows)
 
 
 def _output(sch, config: ForwardConfig, tile: ForwardTile) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
+from ...definition.kinds import recurrence_of
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob, register_reasons, vector_registers
@@ -113,16 +114,18 @@ def _prefetch(spec: AttentionSpec) -> int:
     return min(max(PREFETCH_BYTES // row, 8), 64)
 
 
-def schedule_split_forward(spec: AttentionSpec, config: SplitForwardConfig) -> tirx.PrimFunc:
-    """The split definition of ``spec`` under ``config``, ready to compile."""
-    tile = config.tile(spec)
-    sch = s_tir.Schedule(split_forward(spec, tile, VectorMath(config.exp2_degree)))
+def schedule_split_forward(
+    spec: AttentionSpec, config: SplitForwardConfig, kind: str = "softmax"
+) -> tirx.PrimFunc:
+    """The split definition of ``spec`` under ``config``, ready to compile; kind: of ``KINDS``."""
+    tile, has_sum = config.tile(spec), bool(recurrence_of(kind).rows)
+    sch = s_tir.Schedule(split_forward(spec, tile, VectorMath(config.exp2_degree), kind))
     for block in ("chunk", "combine"):
         sch.parallel(sch.get_loops(sch.get_sblock(block))[0])
     _products(sch, config, spec, tile)
-    _softmax(sch, config)
+    _softmax(sch, config, has_sum)
     _staging(sch, config, spec, tile)
-    _combination(sch, config)
+    _combination(sch, config, has_sum)
     return sch.mod["main"]
 
 
@@ -146,12 +149,12 @@ def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitT
         sch.tensorize(row, register_pv(shape(config.columns, staged)))
 
 
-def _softmax(sch, config: SplitForwardConfig) -> None:
+def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
     """Keys in lanes; row maxima and sums are kept per lane until the end."""
     for block in ("score_mod", "mask", "exp"):
         _, lane = sch.split(sch.get_loops(sch.get_sblock(block))[-1], [None, config.vector])
         sch.vectorize(lane)
-    for block in ("lane_max", "lane_sum"):
+    for block in ("lane_max", "lane_sum") if has_sum else ():
         sch.vectorize(sch.get_loops(sch.get_sblock(block))[-1])
 
 
@@ -166,10 +169,10 @@ def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTi
         vectorize(sch, block, config.vector)
 
 
-def _combination(sch, config: SplitForwardConfig) -> None:
+def _combination(sch, config: SplitForwardConfig, has_sum: bool) -> None:
     """Partial results of the chunks of one row."""
     vectorize(sch, "merge", config.vector)
-    for block in ("top", "total", "merge"):
+    for block in ("top", "total", "merge") if has_sum else ("merge",):
         chunk = sch.get_loops(sch.get_sblock(block))[0]
         # A row without a visible key has no chunk: its statistics are set all the same.
         sch.decompose_reduction(sch.get_sblock(block), chunk)

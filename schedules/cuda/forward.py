@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from ...definition.derive.bound import BoundRecurrence
-from ...definition.kinds import recurrence_of
+from ...definition.kinds import recurrence_of, row_numbers
 from ...definition.scores import Scores
-from ...definition.signature import Signature
+from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
-from .builder import CudaKernel, barrier, loop, name_registers, store, when
+from .builder import CudaKernel, Tensor, barrier, loop, name_registers, store, when
 from .copies import Copies, Rows, store_rows
 from .fragments import accumulator, fragment, gemm, reloading
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
 from .shared_tile import SharedTile, shared_tile
-from .softmax import OnlineSoftmax, mask_scores
+from .softmax import OnlineSoftmax, WeightsAlone, mask_scores
 from .tensor_core import product_for
 from .tiling import QueryTile, key_visits, query_grid, round_up
 
@@ -89,26 +89,34 @@ FORWARD_KNOBS = (
 
 
 def forward_launch(
-    spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str
+    spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str, kind: str = "softmax"
 ) -> Launch:
-    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, softmax_scale."""
-    return _Forward(spec, config, arch, symbol).launch()
+    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, softmax_scale.
+
+    kind: a key of ``KINDS``, whose inputs (H,) float32 come after the statistics.
+    """
+    return _Forward(spec, config, arch, symbol, kind).launch()
 
 
 class _Forward:
     """One kernel being written; the methods follow the order of its body."""
 
-    def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
+    def __init__(
+        self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str, kind: str
+    ):
         self.spec, self.config = spec, config
         self.sig = Signature(spec)
         self.scores = Scores(self.sig, CudaMath())
-        self.row = BoundRecurrence(recurrence_of("softmax"), CudaMath())
+        self.row = BoundRecurrence(recurrence_of(kind), CudaMath())
+        self.statistics = spec.forward_statistics if self.row.has_sum else ()
+        self.inputs, _ = row_numbers(kind, self.sig)
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
-        names = ("q", "k", "v", "out", *spec.forward_statistics)
+        tensors = parameter_tensors(self.sig, spec, ("q", "k", "v", "out", *self.statistics))
+        tensors += [Tensor(x.name, View(tuple(x.shape), ()), "float32") for x in self.inputs]
         self.kernel = CudaKernel(
-            symbol, self.sig, parameter_tensors(self.sig, spec, names),
+            symbol, self.sig, tensors,
             query_grid(config.block_q), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
@@ -129,7 +137,7 @@ class _Forward:
                 kernel.forget_lane_offsets()
                 self._key_tile(number)
             self._finish()
-        self.row.check(self.spec.forward_statistics, "scores", "pv", *self.scores.used)
+        self.row.check(self.statistics, "scores", "pv", *self.scores.used)
         return kernel.launch()
 
     def _allocate(self) -> None:
@@ -143,8 +151,14 @@ class _Forward:
         held = self.steps if config.q_in_registers else 1
         self.q_fragment = fragment(kernel, self.product, self.s.m_tiles, held)
         self.p_fragment = fragment(kernel, self.product, self.s.m_tiles)
-        self.softmax = OnlineSoftmax(kernel, self.scores, self.row, self.s.m_tiles)
+        self.softmax = self._row_states()
         name_registers(self)
+
+    def _row_states(self) -> OnlineSoftmax | WeightsAlone:
+        if not self.row.has_sum:
+            return WeightsAlone(self.row)
+        numbers = {x.name: self.kernel.buffers[x.name][self.tile.head,] for x in self.inputs}
+        return OnlineSoftmax(self.kernel, self.scores, self.row, self.s.m_tiles, numbers)
 
     def _start(self) -> None:
         tile = self.tile
@@ -237,7 +251,7 @@ class _Forward:
             for half in range(2):
                 inverse = kernel.scalar(softmax.inverse(m, half), "float32")
                 self._stage_row(out_tile, m, half, inverse)
-                if self.spec.forward_statistics:
+                if self.statistics:
                     self._store_lse(m, half)
         barrier()
         tile = self.tile
@@ -245,7 +259,9 @@ class _Forward:
 
     def _stage_row(self, out_tile: SharedTile, m: int, half: int, inverse) -> None:
         for n in range(self.out.n_tiles):
-            low, high = (self.out.registers[m, n, 2 * half + odd] * inverse for odd in range(2))
+            low, high = (
+                self.row.out(self.out.registers[m, n, 2 * half + odd], inverse) for odd in range(2)
+            )
             row, column = self._row(m, half), self.out.column(n, 0)
             self.product.store_pair(out_tile, row, column, low, high)
 

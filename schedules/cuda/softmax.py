@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.derive.bound import BoundRecurrence
-from ...definition.scores import LN2, LOG2E, SLACK, BoundScores, Scores
+from ...definition.scores import LOG2E, SLACK, BoundScores, Scores
 from .builder import CudaKernel, assign, name_registers, store, when
 from .fragments import Accumulator
 
@@ -59,31 +59,41 @@ class OnlineSoftmax:
     ``row``.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Scores, row: BoundRecurrence, m_tiles: int):
+    def __init__(
+        self, kernel: CudaKernel, scores: Scores, row: BoundRecurrence, m_tiles: int, numbers: dict
+    ):
+        """numbers: what ``row`` reads of a row besides its scores, by name."""
         self.kernel, self.scores, self.row, self.m_tiles = kernel, scores, row, m_tiles
+        # States with a share before the first key start in natural units.
+        folds = scores.scale_only and row.starts_with_nothing
         self.maximum = kernel.registers((m_tiles, 2), "float32")
         self.total = kernel.registers((m_tiles, 2), "float32")
         self._alpha = kernel.registers((m_tiles, 2), "float32")
         self._held = kernel.registers((1,), "float32")
         self.factor = (
-            kernel.scalar(_positive_factor(kernel.softmax_scale), "float32")
-            if scores.scale_only
-            else None
+            kernel.scalar(_positive_factor(kernel.softmax_scale), "float32") if folds else None
         )
-        self._is_far = kernel.scalar(0) if scores.scale_only else None
-        if scores.scale_only:
+        self._is_far = kernel.scalar(0) if folds else None
+        if folds:
             scores.used.add("score_mod")  # all of it is the factor
         name_registers(self)
         for m, half in self._rows():
-            store(self.maximum, (m, half), self.row.start("m"))
-            store(self.total, (m, half), self.row.start("l", m=self.maximum[m, half]))
+            store(self.maximum, (m, half), self.row.start("m", **numbers))
+            store(self.total, (m, half), self._first_sum(self.maximum[m, half], numbers))
+
+    def _first_sum(self, maximum, numbers: dict):
+        """The sum before the first key, once among the four lanes that share a row."""
+        first = self.row.start("l", m=maximum, **numbers)
+        if self.row.starts_with_nothing:
+            return first
+        return tirx.Select(self.kernel.lane % 4 == 0, first, self.row.nothing("l"))
 
     def _rows(self):
         return [(m, half) for m in range(self.m_tiles) for half in range(2)]
 
     def score(self, s: Accumulator, bound: BoundScores, q_index, k_index) -> None:
         """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
-        if self.scores.scale_only:
+        if self.factor is not None:
             # The fold needs a positive factor: |scale|, and the sign goes into the dot products.
             with when(self.kernel.softmax_scale < T.float32(0)):
                 s.map(lambda value, m, n, r: -value)
@@ -176,7 +186,7 @@ class OnlineSoftmax:
             return self.row.lse(maximum, total)
         # The sum has the shift as it was rounded in it, or none far from zero (``_come_near``).
         shift = self.kernel.scalar(maximum * self.factor, "float32")
-        near = (shift + tirx.log2(total)) * T.float32(LN2)
+        near = self.row.lse_of_binary(shift, total)
         far = tirx.abs(shift) > T.float32(_FOLDED)
         size = tirx.abs(self.kernel.softmax_scale)
         exact = self.row.lse(maximum * size, total)
@@ -185,6 +195,28 @@ class OnlineSoftmax:
     def lse_low(self, lse, m: int, half: int):
         """What ``lse``, a register, lost of the logarithm of the sum."""
         return self.row.lse_low(lse, self.maximum[m, half], self.total[m, half])
+
+
+class WeightsAlone:
+    """What stands in for OnlineSoftmax where a row has no states: each key has its own weight."""
+
+    def __init__(self, row: BoundRecurrence):
+        self.row = row
+
+    def score(self, s: Accumulator, bound: BoundScores, q_index, k_index) -> None:
+        """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
+        scale_scores(bound, s, q_index, k_index)
+
+    def update(self, s: Accumulator, out: Accumulator) -> None:
+        """Scores to weights in place; no key changes what was summed before."""
+        s.map(lambda value, m, n, r: self.row.weight(value))
+
+    def finish(self) -> None:
+        """Nothing is kept of a row."""
+
+    def inverse(self, m: int, half: int):
+        """What the output is multiplied by."""
+        return T.float32(1)
 
 
 def _positive_factor(softmax_scale):

@@ -40,7 +40,8 @@ LAYERS = (
     Layer(
         "what",
         ("definition",),
-        "TensorIR: scores, softmax, output and gradients, one named block an array",
+        "TensorIR: scores, softmax, output and gradients, one named block an array; `derive/`: the "
+        "recurrence over keys that is read of those blocks, with proofs",
     ),
     Layer(
         "how",

@@ -30,7 +30,6 @@ def plain_forward(
     if statistics is None:
         statistics = spec.forward_statistics
     statistics = statistics if rows.has_sum else ()
-    none = T.meta_var(None)
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -42,8 +41,9 @@ def plain_forward(
         X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         Y = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         P = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
-        m = T.sblock_alloc_buffer((B, H, Sq), "float32") if rows.has_sum else none
-        l = T.sblock_alloc_buffer((B, H, Sq), "float32") if rows.has_sum else none
+        if rows.has_sum:
+            m = T.sblock_alloc_buffer((B, H, Sq), "float32")
+            l = T.sblock_alloc_buffer((B, H, Sq), "float32")
         acc = T.sblock_alloc_buffer((B, H, Sq, dim_v), "float32")
         for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
             with T.sblock("scores"):
@@ -109,6 +109,4 @@ def plain_forward(
                     vb, vh, vi = T.axis.remap("SSS", [b, h, i])
                     L_low[vb, vh, vi] = rows.lse_low(L[vb, vh, vi], m[vb, vh, vi], l[vb, vh, vi])
 
-    finished = sig.finish(attention, f"{spec.name}_fwd", statistics)
-    params = [*finished.params[:-1], *rows.inputs, finished.params[-1]]
-    return tirx.PrimFunc(params, finished.body, finished.ret_type, finished.attrs)
+    return sig.finish(attention, f"{spec.name}_fwd", statistics, rows.inputs)

@@ -18,10 +18,6 @@ from .signature import Signature
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
 
-# Where a row maximum starts: the lowest float32, so that no finite score is taken for a hidden key.
-# Finite, so that a row without a visible key gives exp(-inf - FLOOR) = 0 and not exp(-inf + inf).
-FLOOR = -3.4028234663852886e38
-
 # How far a row's maximum may rise before the sums made with the old one are rescaled. The largest
 # unnormalised probability is e**SLACK = 2**8: far below float16's 2^16, no precision is lost.
 SLACK = 8 * LN2
@@ -30,7 +26,7 @@ _ZERO = tirx.const(0, "float32")
 
 
 class Scores:
-    """Softmax of ``sig.spec``; ``at`` gives the scores of a batch entry and head.
+    """Scores of ``sig.spec``; ``at`` gives those of a batch entry and head.
 
     Scores are in natural units: times log2(e), a finite one could overflow. ``math`` replaces
     transcendental intrinsics (see ``score.legalise``); None keeps them.

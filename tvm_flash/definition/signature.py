@@ -84,10 +84,14 @@ class Signature:
         return T.Buffer(view.shape, self.dtype(name), strides=view.strides or None)
 
     def finish(
-        self, func: tirx.PrimFunc, symbol: str, statistics: Sequence[str] | None = None
+        self,
+        func: tirx.PrimFunc,
+        symbol: str,
+        statistics: Sequence[str] | None = None,
+        inputs: Sequence[tirx.Buffer] = (),
     ) -> tirx.PrimFunc:
-        """``func`` with a parameter for each table before its last one (``softmax_scale``), and
-        without those of its arguments that the direction's call has not.
+        """``func`` with a parameter for each table and each of ``inputs`` before its last one
+        (``softmax_scale``), and without those of its arguments that the direction's call has not.
 
         statistics: those of a definition that saves others than the spec's call ("lse", "lse_low").
 
@@ -98,7 +102,7 @@ class Signature:
         if statistics is not None:
             call = (call - {"lse", "lse_low"}) | {*statistics}
         own = [p for p in func.params[:-1] if call is None or _NAMES.get(p.name, p.name) in call]
-        params = [*own, *self.tables, func.params[-1]]
+        params = [*own, *self.tables, *inputs, func.params[-1]]
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})
 

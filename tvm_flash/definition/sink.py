@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from .scores import FLOOR
+from .derive.formula import LOWEST
 from .signature import Signature, declare
 from .softmax import Softmax
 
@@ -21,7 +21,7 @@ class Sink(Softmax):
 
     def first_max(self, row):
         """m before the first key: the sink's logit."""
-        return tirx.max(self.sink[row[1]], tirx.const(FLOOR, "float32"))
+        return tirx.max(self.sink[row[1]], tirx.const(LOWEST, "float32"))
 
     def first_sum(self, row, m):
         """l before the first key: the sink's weight."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tvm import tirx
 
-from .scores import FLOOR
+from .derive.formula import LOWEST
 from .signature import Signature
 
 _ZERO = tirx.const(0, "float32")
@@ -23,7 +23,8 @@ class Softmax:
     has_sum = True
 
     def __init__(self, sig: Signature):
-        # Parameters besides those of every kind, before softmax_scale.
+        # Parameters besides those of every kind, before softmax_scale: (H,) float32, each a number
+        # of the row.
         self.inputs: Sequence[tirx.Buffer] = ()
 
     def first_max(self, row):
@@ -31,7 +32,7 @@ class Softmax:
 
         Finite, so that a row without a visible key gets exp(-inf - m) = 0 and not exp(-inf + inf).
         """
-        return tirx.const(FLOOR, "float32")
+        return tirx.const(LOWEST, "float32")
 
     def first_sum(self, row, m):
         """l before the first key, for the row's maximum ``m``."""

@@ -9,18 +9,18 @@ from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, visibility
 from ....definition.derive.bound import BoundRecurrence
-from ....definition.kinds import recurrence_of
+from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import SLACK, Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from ....problem.work import Work
-from .regions import whole
+from .regions import along, whole
 from .staging import column_word, row_word
 from .tiles import ForwardTile
 
 
 def streaming_forward(
-    spec: AttentionSpec, tile: ForwardTile, functions=None, threads=None
+    spec: AttentionSpec, tile: ForwardTile, functions=None, threads=None, kind: str = "softmax"
 ) -> tirx.PrimFunc:
     """The same function with an online softmax over key blocks (FlashAttention, algorithm 1).
 
@@ -32,14 +32,15 @@ def streaming_forward(
 
     functions: the vector forms of exp2 and friends (None: intrinsics). threads: an int64 expression
     (None: 1); tiles get small enough to occupy that many, down to a single group. Each product sits
-    in its own nested sblock, which is what lets Schedule tile it.
+    in its own nested sblock, which is what lets Schedule tile it. kind: a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
     scores, seen = Scores(sig, functions), visibility(sig)
     hides_rows = scores.hides_rows
-    softmax = BoundRecurrence(recurrence_of("softmax"), functions)
+    softmax = BoundRecurrence(recurrence_of(kind), functions)
+    inputs, numbers = row_numbers(kind, sig)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
-    statistics = spec.forward_statistics
+    statistics = spec.forward_statistics if softmax.has_sum else ()
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
     operand, pack = tile.operand, tile.operand.pack
@@ -65,11 +66,7 @@ def streaming_forward(
         for t in T.serial(work.count):
             with T.sblock("q_tile"):
                 vt = T.axis.spatial(work.count, t)
-                T.reads(
-                    Q[0:B, 0:Sq, 0:H, 0:dim],
-                    K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
-                    V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
-                )
+                T.reads(whole([Q, K, V, *inputs]))
                 T.writes(results)
                 # Through memory, see the backward.
                 place_of = T.sblock_alloc_buffer((3,), "int64")
@@ -102,28 +99,32 @@ def streaming_forward(
                 Y = T.sblock_alloc_buffer((BK, R), "float32")
                 E = T.sblock_alloc_buffer((BK, R), "float32")
                 P = E if pack == 1 else T.sblock_alloc_buffer((BK // pack, R), operand.dtype)
-                m = T.sblock_alloc_buffer((G, R), "float32")
-                m_new = T.sblock_alloc_buffer((R,), "float32")
-                m_kept = T.sblock_alloc_buffer((R,), "float32")
-                growth_lanes = T.sblock_alloc_buffer((W,), "float32")
-                growth = T.sblock_alloc_buffer((1,), "float32")
-                l = T.sblock_alloc_buffer((G, R), "float32")
-                l_block = T.sblock_alloc_buffer((R,), "float32")
-                l_new = T.sblock_alloc_buffer((R,), "float32")
-                alpha = T.sblock_alloc_buffer((R,), "float32")
-                l_inv = T.sblock_alloc_buffer((R,), "float32")
+                if softmax.has_sum:
+                    m = T.sblock_alloc_buffer((G, R), "float32")
+                    m_new = T.sblock_alloc_buffer((R,), "float32")
+                    m_kept = T.sblock_alloc_buffer((R,), "float32")
+                    growth_lanes = T.sblock_alloc_buffer((W,), "float32")
+                    growth = T.sblock_alloc_buffer((1,), "float32")
+                    l = T.sblock_alloc_buffer((G, R), "float32")
+                    l_block = T.sblock_alloc_buffer((R,), "float32")
+                    l_new = T.sblock_alloc_buffer((R,), "float32")
+                    alpha = T.sblock_alloc_buffer((R,), "float32")
+                    l_inv = T.sblock_alloc_buffer((R,), "float32")
+                    row_states = T.meta_var([m, l])
+                    block_states = T.meta_var([m_new, m_kept, l_block, l_inv])
+                else:
+                    row_states, block_states = T.meta_var([]), T.meta_var([])
                 acc = T.sblock_alloc_buffer((G, Dv, R), "float32")
                 out_t = T.sblock_alloc_buffer((Do, R), "float32")
                 out_r = T.sblock_alloc_buffer((R, Do), "float32")
                 for g in range(groups):
                     with T.sblock("start"):
                         vg = T.axis.opaque(groups, g)
-                        T.reads(Q[0:B, 0:Sq, 0:H, 0:dim])
+                        T.reads(whole([Q, *inputs]))
                         T.writes(
                             Qr[0:R, 0:Dq],
                             Qt[vg, 0:Dq, 0:R],
-                            m[vg, 0:R],
-                            l[vg, 0:R],
+                            *along(row_states, vg),
                             acc[vg, 0:Dv, 0:R],
                         )
                         for i, d in T.grid(R, Dq):
@@ -136,14 +137,15 @@ def streaming_forward(
                             with T.sblock("transpose_q"):
                                 vd, vi = T.axis.remap("SS", [d, i])
                                 Qt[vg, vd, vi] = Qr[vi, vd]
-                        for i in range(R):
-                            with T.sblock("init_m"):
-                                vi = T.axis.spatial(R, i)
-                                m[vg, vi] = softmax.start("m")
-                        for i in range(R):
-                            with T.sblock("init_l"):
-                                vi = T.axis.spatial(R, i)
-                                l[vg, vi] = softmax.start("l", m=m[vg, vi])
+                        if softmax.has_sum:
+                            for i in range(R):
+                                with T.sblock("init_m"):
+                                    vi = T.axis.spatial(R, i)
+                                    m[vg, vi] = softmax.start("m", **numbers(h))
+                            for i in range(R):
+                                with T.sblock("init_l"):
+                                    vi = T.axis.spatial(R, i)
+                                    l[vg, vi] = softmax.start("l", m=m[vg, vi], **numbers(h))
                         for d, i in T.grid(Dv, R):
                             with T.sblock("init_acc"):
                                 vd, vi = T.axis.remap("SS", [d, i])
@@ -155,15 +157,13 @@ def streaming_forward(
                             K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
                             V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
                             Qt[0:G, 0:Dq, 0:R],
-                            m[0:G, 0:R],
-                            l[0:G, 0:R],
+                            *along(row_states),
                             acc[0:G, 0:Dv, 0:R],
                         )
                         T.writes(
                             Kb[0:BK, 0 : D // pack],
                             Vb[0 : BK // pack, 0:Dv],
-                            m[0:G, 0:R],
-                            l[0:G, 0:R],
+                            *along(row_states),
                             acc[0:G, 0:Dv, 0:R],
                         )
                         k0: T.let[T.int32] = tiles.first(vn)
@@ -192,13 +192,11 @@ def streaming_forward(
                                     Qt[0:G, 0:Dq, 0:R],
                                     Kb[0:BK, 0 : D // pack],
                                     Vb[0 : BK // pack, 0:Dv],
-                                    m[0:G, 0:R],
-                                    l[0:G, 0:R],
+                                    *along(row_states),
                                     acc[0:G, 0:Dv, 0:R],
                                 )
                                 T.writes(
-                                    m[0:G, 0:R],
-                                    l[0:G, 0:R],
+                                    *along(row_states),
                                     acc[0:G, 0:Dv, 0:R],
                                 )
                                 r: T.let[T.int32] = g_first + vg
@@ -215,9 +213,9 @@ def streaming_forward(
                                     T.reads(
                                         Qt[r, 0 : D // pack, 0:R],
                                         Kb[0:BK, 0 : D // pack],
-                                        m[r, 0:R],
+                                        *along(row_states[:1], r),
                                     )
-                                    T.writes(S[0:BK, 0:R], Y[0:BK, 0:R], m_new[0:R])
+                                    T.writes(S[0:BK, 0:R], Y[0:BK, 0:R], *along(block_states[:1]))
                                     X = T.sblock_alloc_buffer((BK, R), "float32")
                                     for j, i, d in T.grid(BK, R, D // pack):
                                         with T.sblock("scores"):
@@ -237,60 +235,70 @@ def streaming_forward(
                                             Y[vj, vi] = bound.masked(
                                                 X[vj, vi], row0 + vi, k0 + vj, boundary
                                             )
-                                    for j, i in T.grid(BK, R):
-                                        with T.sblock("row_max"):
-                                            vj, vi = T.axis.remap("RS", [j, i])
-                                            with T.init():
-                                                m_new[vi] = m[r, vi]
-                                            m_new[vi] = softmax.join("m", m_new[vi], Y[vj, vi])
-                                with T.sblock("growth_scope"):
-                                    T.reads(m[r, 0:R], m_new[0:R])
-                                    T.writes(growth_lanes[0:W], growth[0:1])
-                                    for j, i in T.grid(R // W, W):
-                                        with T.sblock("growth_lanes"):
-                                            vj, vi = T.axis.remap("RS", [j, i])
-                                            with T.init():
-                                                growth_lanes[vi] = T.float32(0)
-                                            growth_lanes[vi] = T.max(
-                                                growth_lanes[vi],
-                                                softmax.growth(
-                                                    m[r, vj * W + vi], m_new[vj * W + vi]
-                                                ),
-                                            )
-                                    for i in range(W):
-                                        with T.sblock("growth"):
-                                            vi = T.axis.reduce(W, i)
-                                            with T.init():
-                                                growth[0] = T.float32(0)
-                                            growth[0] = T.max(growth[0], growth_lanes[vi])
-                                with T.sblock("rescale_scope"):
-                                    T.reads(m[r, 0:R], m_new[0:R], growth[0])
-                                    T.writes(alpha[0:R], m_kept[0:R], m[r, 0:R])
-                                    for i in range(R):
-                                        with T.sblock("alpha"):
-                                            vi = T.axis.spatial(R, i)
-                                            alpha[vi] = T.if_then_else(
-                                                growth[0] > T.float32(SLACK),
-                                                softmax.factor(m[r, vi], m_new[vi]),
-                                                T.float32(1),
-                                            )
-                                    for i in range(R):
-                                        with T.sblock("choose_m"):
-                                            vi = T.axis.spatial(R, i)
-                                            m_kept[vi] = T.if_then_else(
-                                                growth[0] > T.float32(SLACK), m_new[vi], m[r, vi]
-                                            )
-                                    for i in range(R):
-                                        with T.sblock("keep_m"):
-                                            vi = T.axis.spatial(R, i)
-                                            m[r, vi] = m_kept[vi]
+                                    if softmax.has_sum:
+                                        for j, i in T.grid(BK, R):
+                                            with T.sblock("row_max"):
+                                                vj, vi = T.axis.remap("RS", [j, i])
+                                                with T.init():
+                                                    m_new[vi] = m[r, vi]
+                                                m_new[vi] = softmax.join("m", m_new[vi], Y[vj, vi])
+                                if softmax.has_sum:
+                                    with T.sblock("growth_scope"):
+                                        T.reads(m[r, 0:R], m_new[0:R])
+                                        T.writes(growth_lanes[0:W], growth[0:1])
+                                        for j, i in T.grid(R // W, W):
+                                            with T.sblock("growth_lanes"):
+                                                vj, vi = T.axis.remap("RS", [j, i])
+                                                with T.init():
+                                                    growth_lanes[vi] = T.float32(0)
+                                                growth_lanes[vi] = T.max(
+                                                    growth_lanes[vi],
+                                                    softmax.growth(
+                                                        m[r, vj * W + vi], m_new[vj * W + vi]
+                                                    ),
+                                                )
+                                        for i in range(W):
+                                            with T.sblock("growth"):
+                                                vi = T.axis.reduce(W, i)
+                                                with T.init():
+                                                    growth[0] = T.float32(0)
+                                                growth[0] = T.max(growth[0], growth_lanes[vi])
+                                    with T.sblock("rescale_scope"):
+                                        T.reads(m[r, 0:R], m_new[0:R], growth[0])
+                                        T.writes(alpha[0:R], m_kept[0:R], m[r, 0:R])
+                                        for i in range(R):
+                                            with T.sblock("alpha"):
+                                                vi = T.axis.spatial(R, i)
+                                                alpha[vi] = T.if_then_else(
+                                                    growth[0] > T.float32(SLACK),
+                                                    softmax.factor(m[r, vi], m_new[vi]),
+                                                    T.float32(1),
+                                                )
+                                        for i in range(R):
+                                            with T.sblock("choose_m"):
+                                                vi = T.axis.spatial(R, i)
+                                                m_kept[vi] = T.if_then_else(
+                                                    growth[0] > T.float32(SLACK),
+                                                    m_new[vi],
+                                                    m[r, vi],
+                                                )
+                                        for i in range(R):
+                                            with T.sblock("keep_m"):
+                                                vi = T.axis.spatial(R, i)
+                                                m[r, vi] = m_kept[vi]
                                 with T.sblock("exp_scope"):
-                                    T.reads(Y[0:BK, 0:R], m_kept[0:R])
-                                    T.writes(E[0:BK, 0:R], P[0 : BK // pack, 0:R], l_block[0:R])
+                                    T.reads(Y[0:BK, 0:R], *along(block_states[1:2]))
+                                    T.writes(
+                                        E[0:BK, 0:R],
+                                        P[0 : BK // pack, 0:R],
+                                        *along(block_states[2:3]),
+                                    )
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("exp"):
                                             vj, vi = T.axis.remap("SS", [j, i])
-                                            E[vj, vi] = softmax.weight(Y[vj, vi], m_kept[vi])
+                                            E[vj, vi] = softmax.weight(
+                                                Y[vj, vi], *[x[vi] for x in block_states[1:2]]
+                                            )
                                     if pack > 1:
                                         for j, i in T.grid(BK // pack, R):
                                             with T.sblock("store_p"):
@@ -298,30 +306,34 @@ def streaming_forward(
                                                 P[vj, vi] = operand.encode(
                                                     *[E[vj * pack + e, vi] for e in range(pack)]
                                                 )
-                                    for j, i in T.grid(BK, R):
-                                        with T.sblock("row_sum"):
-                                            vj, vi = T.axis.remap("RS", [j, i])
-                                            with T.init():
-                                                l_block[vi] = T.float32(0)
-                                            l_block[vi] = softmax.join("l", l_block[vi], E[vj, vi])
-                                for i in range(R):
-                                    with T.sblock("add_l"):
-                                        vi = T.axis.spatial(R, i)
-                                        l_new[vi] = softmax.join(
-                                            "l", l[r, vi] * alpha[vi], l_block[vi]
-                                        )
-                                for i in range(R):
-                                    with T.sblock("keep_l"):
-                                        vi = T.axis.spatial(R, i)
-                                        l[r, vi] = l_new[vi]
-                                with T.sblock("acc_scope"):
-                                    T.where(growth[0] > T.float32(SLACK))
-                                    T.reads(growth[0], acc[r, 0:Dv, 0:R], alpha[0:R])
-                                    T.writes(acc[r, 0:Dv, 0:R])
-                                    for d, i in T.grid(Dv, R):
-                                        with T.sblock("rescale"):
-                                            vd, vi = T.axis.remap("SS", [d, i])
-                                            acc[r, vd, vi] = acc[r, vd, vi] * alpha[vi]
+                                    if softmax.has_sum:
+                                        for j, i in T.grid(BK, R):
+                                            with T.sblock("row_sum"):
+                                                vj, vi = T.axis.remap("RS", [j, i])
+                                                with T.init():
+                                                    l_block[vi] = T.float32(0)
+                                                l_block[vi] = softmax.join(
+                                                    "l", l_block[vi], E[vj, vi]
+                                                )
+                                if softmax.has_sum:
+                                    for i in range(R):
+                                        with T.sblock("add_l"):
+                                            vi = T.axis.spatial(R, i)
+                                            l_new[vi] = softmax.join(
+                                                "l", l[r, vi] * alpha[vi], l_block[vi]
+                                            )
+                                    for i in range(R):
+                                        with T.sblock("keep_l"):
+                                            vi = T.axis.spatial(R, i)
+                                            l[r, vi] = l_new[vi]
+                                    with T.sblock("acc_scope"):
+                                        T.where(growth[0] > T.float32(SLACK))
+                                        T.reads(growth[0], acc[r, 0:Dv, 0:R], alpha[0:R])
+                                        T.writes(acc[r, 0:Dv, 0:R])
+                                        for d, i in T.grid(Dv, R):
+                                            with T.sblock("rescale"):
+                                                vd, vi = T.axis.remap("SS", [d, i])
+                                                acc[r, vd, vi] = acc[r, vd, vi] * alpha[vi]
                                 with T.sblock("pv_scope"):
                                     T.reads(
                                         P[0 : BK // pack, 0:R],
@@ -338,16 +350,19 @@ def streaming_forward(
                 for g in range(groups):
                     with T.sblock("finish"):
                         vg = T.axis.opaque(groups, g)
-                        T.reads(m[vg, 0:R], l[vg, 0:R], acc[vg, 0:Dv, 0:R])
+                        T.reads(*along(row_states, vg), acc[vg, 0:Dv, 0:R])
                         T.writes(results)
-                        for i in range(R):
-                            with T.sblock("inverse"):
-                                vi = T.axis.spatial(R, i)
-                                l_inv[vi] = softmax.inverse(l[vg, vi])
+                        if softmax.has_sum:
+                            for i in range(R):
+                                with T.sblock("inverse"):
+                                    vi = T.axis.spatial(R, i)
+                                    l_inv[vi] = softmax.inverse(l[vg, vi])
                         for d, i in T.grid(Dv, R):
                             with T.sblock("normalise"):
                                 vd, vi = T.axis.remap("SS", [d, i])
-                                out_t[vd, vi] = acc[vg, vd, vi] * l_inv[vi]
+                                out_t[vd, vi] = softmax.out(
+                                    acc[vg, vd, vi], *[x[vi] for x in block_states[3:]]
+                                )
                         for i, d in T.grid(R, Do):
                             with T.sblock("transpose_o"):
                                 vi, vd = T.axis.remap("SS", [i, d])
@@ -373,4 +388,4 @@ def streaming_forward(
                                     )
 
     softmax.check(statistics, "scores", "pv", *scores.used)
-    return sig.finish(attention, f"{spec.name}_fwd")
+    return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)

@@ -9,7 +9,7 @@ from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, visibility
 from ....definition.derive.bound import BoundRecurrence
-from ....definition.kinds import recurrence_of
+from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
@@ -42,7 +42,9 @@ class SplitTile:
         return self.rows
 
 
-def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimFunc:
+def split_forward(
+    spec: AttentionSpec, tile: SplitTile, math=None, kind: str = "softmax"
+) -> tirx.PrimFunc:
     """Flash-decoding (Dao et al., 2023): a task per chunk of keys, then one combination per row.
 
     The query rows that share a key/value head (its heads times Sq positions) are packed into one
@@ -50,13 +52,14 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
     plain one; the partial (m, l, acc) of chunks are combined in order, so that the bits do not
     depend on the number of threads. They take B * H * Sq * ceil(Sk / chunk) * (depth_v + 2) floats.
     Head dimensions are the minor axis of both products, keys that of the softmax. ``math`` gives
-    the vector forms of exp2 and friends (None: intrinsics).
+    the vector forms of exp2 and friends (None: intrinsics); kind is a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
     scores, seen = Scores(sig, math), visibility(sig)
-    softmax = BoundRecurrence(recurrence_of("softmax"), math)
+    softmax = BoundRecurrence(recurrence_of(kind), math)
+    inputs, numbers = row_numbers(kind, sig)
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
-    statistics = spec.forward_statistics
+    statistics = spec.forward_statistics if softmax.has_sum else ()
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
     D, Dv = tile.depth, tile.depth_v
@@ -202,41 +205,43 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         vj = T.axis.spatial(C, j)
                         bound = T.meta_var(scores.at(b, head[vi], softmax_scale))
                         Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
-                for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
-                    with T.sblock("lane_max"):
-                        vi = T.axis.spatial(R, i)
-                        vn = T.axis.reduce(C // W, n)
-                        vw = T.axis.spatial(W, w)
-                        with T.init():
-                            lane_m[vi, vw] = softmax.nothing("m")
-                        lane_m[vi, vw] = softmax.join("m", lane_m[vi, vw], Y[vi, vn * W + vw])
-                for i, w in T.grid(groups * RB, W):
-                    with T.sblock("row_max"):
-                        vi = T.axis.spatial(R, i)
-                        vw = T.axis.reduce(W, w)
-                        with T.init():
-                            m[vi] = softmax.nothing("m")
-                        m[vi] = softmax.join("m", m[vi], lane_m[vi, vw])
+                if softmax.has_sum:
+                    for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
+                        with T.sblock("lane_max"):
+                            vi = T.axis.spatial(R, i)
+                            vn = T.axis.reduce(C // W, n)
+                            vw = T.axis.spatial(W, w)
+                            with T.init():
+                                lane_m[vi, vw] = softmax.nothing("m")
+                            lane_m[vi, vw] = softmax.join("m", lane_m[vi, vw], Y[vi, vn * W + vw])
+                    for i, w in T.grid(groups * RB, W):
+                        with T.sblock("row_max"):
+                            vi = T.axis.spatial(R, i)
+                            vw = T.axis.reduce(W, w)
+                            with T.init():
+                                m[vi] = softmax.nothing("m")
+                            m[vi] = softmax.join("m", m[vi], lane_m[vi, vw])
                 for i, j in T.grid(groups * RB, blocks * BK):
                     with T.sblock("exp"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
                         P[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
-                for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
-                    with T.sblock("lane_sum"):
-                        vi = T.axis.spatial(R, i)
-                        vn = T.axis.reduce(C // W, n)
-                        vw = T.axis.spatial(W, w)
-                        with T.init():
-                            lane_l[vi, vw] = softmax.nothing("l")
-                        lane_l[vi, vw] = softmax.join("l", lane_l[vi, vw], P[vi, vn * W + vw])
-                for i, w in T.grid(groups * RB, W):
-                    with T.sblock("row_sum"):
-                        vi = T.axis.spatial(R, i)
-                        vw = T.axis.reduce(W, w)
-                        with T.init():
-                            l[vi] = softmax.nothing("l")
-                        l[vi] = softmax.join("l", l[vi], lane_l[vi, vw])
+                if softmax.has_sum:
+                    for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
+                        with T.sblock("lane_sum"):
+                            vi = T.axis.spatial(R, i)
+                            vn = T.axis.reduce(C // W, n)
+                            vw = T.axis.spatial(W, w)
+                            with T.init():
+                                lane_l[vi, vw] = softmax.nothing("l")
+                            lane_l[vi, vw] = softmax.join("l", lane_l[vi, vw], P[vi, vn * W + vw])
+                    for i, w in T.grid(groups * RB, W):
+                        with T.sblock("row_sum"):
+                            vi = T.axis.spatial(R, i)
+                            vw = T.axis.reduce(W, w)
+                            with T.init():
+                                l[vi] = softmax.nothing("l")
+                            l[vi] = softmax.join("l", l[vi], lane_l[vi, vw])
                 for i, d in T.grid(groups * RB, Dv):
                     with T.sblock("init_acc"):
                         vi = T.axis.spatial(R, i)
@@ -277,14 +282,15 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                                 acc[vi, vd] = acc[vi, vd] + P[vi, vn * BK + vj] * Vb[vj, vd]
                 first_row: T.let[T.int64] = (b * Hk + hk) * packed + r0
                 stored: T.let[T.int32] = T.if_then_else(keys > 0, rows, 0)
-                for i in range(stored):
-                    with T.sblock("store_m"):
-                        vi = T.axis.spatial(R, i)
-                        chunk_m[first_row + vi, c] = m[vi]
-                for i in range(stored):
-                    with T.sblock("store_l"):
-                        vi = T.axis.spatial(R, i)
-                        chunk_l[first_row + vi, c] = l[vi]
+                if softmax.has_sum:
+                    for i in range(stored):
+                        with T.sblock("store_m"):
+                            vi = T.axis.spatial(R, i)
+                            chunk_m[first_row + vi, c] = m[vi]
+                    for i in range(stored):
+                        with T.sblock("store_l"):
+                            vi = T.axis.spatial(R, i)
+                            chunk_l[first_row + vi, c] = l[vi]
                 for i, d in T.grid(stored, Dv):
                     with T.sblock("store_acc"):
                         vi = T.axis.spatial(R, i)
@@ -293,7 +299,10 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
         for t in T.serial(all_rows):
             with T.sblock("combine"):
                 vt = T.axis.spatial(all_rows, t)
-                T.reads(chunk_m[vt, 0:chunks], chunk_l[vt, 0:chunks], chunk_acc[vt, 0:chunks, 0:Dv])
+                T.reads(
+                    chunk_m[vt, 0:chunks], chunk_l[vt, 0:chunks], chunk_acc[vt, 0:chunks, 0:Dv],
+                    *whole(inputs),
+                )  # fmt: skip
                 T.writes(whole([O, *[L, L_low][: len(statistics)]]))
                 out_b: T.let[T.int64] = T.truncdiv(vt, packed * Hk)
                 out_q: T.let[T.int64] = T.truncdiv(T.truncmod(vt, packed), group)
@@ -308,22 +317,23 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                 total = T.sblock_alloc_buffer((1,), "float32")
                 inverse = T.sblock_alloc_buffer((1,), "float32")
                 out = T.sblock_alloc_buffer((Dv,), "float32")
-                for n in range(count):
-                    with T.sblock("top"):
-                        vn = T.axis.reduce(chunks, begin + n)
-                        with T.init():
-                            top[0] = softmax.start("m")
-                        top[0] = softmax.join("m", top[0], chunk_m[vt, vn])
-                for n in range(count):
-                    with T.sblock("total"):
-                        vn = T.axis.reduce(chunks, begin + n)
-                        with T.init():
-                            total[0] = softmax.start("l", m=top[0])
-                        total[0] = softmax.join(
-                            "l",
-                            total[0],
-                            chunk_l[vt, vn] * softmax.factor(chunk_m[vt, vn], top[0]),
-                        )
+                if softmax.has_sum:
+                    for n in range(count):
+                        with T.sblock("top"):
+                            vn = T.axis.reduce(chunks, begin + n)
+                            with T.init():
+                                top[0] = softmax.start("m", **numbers(out_h))
+                            top[0] = softmax.join("m", top[0], chunk_m[vt, vn])
+                    for n in range(count):
+                        with T.sblock("total"):
+                            vn = T.axis.reduce(chunks, begin + n)
+                            with T.init():
+                                total[0] = softmax.start("l", m=top[0], **numbers(out_h))
+                            total[0] = softmax.join(
+                                "l",
+                                total[0],
+                                softmax.repaired(chunk_l[vt, vn], chunk_m[vt, vn], top[0]),
+                            )
                 for n, d in T.grid(count, Dv):
                     with T.sblock("merge"):
                         vn = T.axis.reduce(chunks, begin + n)
@@ -333,14 +343,15 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         out[vd] = softmax.join(
                             "acc",
                             out[vd],
-                            chunk_acc[vt, vn, vd] * softmax.factor(chunk_m[vt, vn], top[0]),
+                            softmax.repaired(chunk_acc[vt, vn, vd], chunk_m[vt, vn], top[0]),
                         )
-                with T.sblock("inverse"):
-                    inverse[0] = softmax.inverse(total[0])
+                if softmax.has_sum:
+                    with T.sblock("inverse"):
+                        inverse[0] = softmax.inverse(total[0])
                 for d in range(dim_v):
                     with T.sblock("out"):
                         vd = T.axis.spatial(dim_v, d)
-                        O[out_b, out_q, out_h, vd] = T.Cast(dtype, out[vd] * inverse[0])
+                        O[out_b, out_q, out_h, vd] = T.Cast(dtype, softmax.out(out[vd], inverse[0]))
                 if "lse" in statistics:
                     with T.sblock("lse"):
                         L[out_b, out_h, out_q] = softmax.lse(top[0], total[0])
@@ -351,4 +362,4 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimF
                         )
 
     softmax.check(statistics, "scores", "pv", *scores.used)
-    return sig.finish(attention, f"{spec.name}_fwd")
+    return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)

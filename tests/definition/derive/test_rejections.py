@@ -7,8 +7,8 @@ from tvm import tirx
 from tvm_flash.definition.derive import Rejected, derive, derive_gradient
 from tvm_flash.definition.derive.algebra import Algebra
 from tvm_flash.definition.derive.blocks import Block
-from tvm_flash.definition.derive.formula import evaluate, fill, named, number
-from tvm_flash.definition.derive.states import LOWEST, check_hidden, state_of
+from tvm_flash.definition.derive.formula import LOWEST, evaluate, fill, named, number
+from tvm_flash.definition.derive.states import check_hidden, state_of
 from tvm_flash.definition.plain import plain_forward
 from tvm_flash.definition.sink import Sink
 from tvm_flash.definition.softmax import Softmax

@@ -8,12 +8,15 @@ from typing import Any
 from tvm import tirx
 
 from ..derivative import is_call
-from .formula import Expr, call_name, is_named, number, rewrite
+from .algebra import Algebra
+from .blocks import Rejected
+from .formula import Expr, call_name, fill, is_named, named, number, rewrite, with_keys, write
 from .gradient import Gradient
 from .recurrence import Recurrence
 
 _LN2 = 0.6931471805599453
 _COMBINE = {"sum": lambda a, b: a + b, "max": tirx.max, "min": tirx.min}
+_NATURAL = {"m": named("m") * number(_LN2)}
 # Blocks of a backward definition that a kernel's formulas or products stand for.
 BACKWARD_BLOCKS = ("delta", "scores", "score_mod", "mask", "p", "dp", "ds", "dq", "dk", "dv")
 
@@ -96,6 +99,10 @@ class BoundRecurrence(_Bound):
         """What sums are multiplied by when the maximum moves, or joins that of other parts."""
         return self._filled("exp", self.recurrence.factor, {"m_old": old, "m_new": new})
 
+    def repaired(self, value: Expr, old: Expr, new: Expr) -> Expr:
+        """A sum of the keys before the maximum moved from ``old`` to ``new``, or of a part."""
+        return value if self.recurrence.factor is None else value * self.factor(old, new)
+
     def growth(self, old: Expr, new: Expr) -> Expr:
         """How far the maximum has moved: the factor is e**-growth."""
         return self._filled("exp", self.recurrence.growth, {"m_old": old, "m_new": new})
@@ -104,9 +111,22 @@ class BoundRecurrence(_Bound):
         """What the output is multiplied by at the end; 0 for a row without a visible key."""
         return self._filled("out", self.recurrence.inverse, {"l": l})
 
+    def out(self, acc: Expr, inverse: Expr | None = None) -> Expr:
+        """An element of the output, from the product and ``inverse`` of its row, if it has one."""
+        self.used.add("out")
+        return acc if self.recurrence.inverse is None else acc * inverse
+
     def lse(self, m: Expr, l: Expr) -> Expr:
         """log of the sum of e**score of a row, -inf for an empty one."""
         return self._filled("lse", self.recurrence.statistics["lse"], {"m": m, "l": l})
+
+    def lse_of_binary(self, m: Expr, l: Expr) -> Expr:
+        """``lse`` of a row that sees a key, from a maximum in units of log 2."""
+        written = (named("m") + tirx.log2(named("l"))) * number(_LN2)
+        in_natural = with_keys(fill(self.recurrence.statistics["lse"], _NATURAL))
+        if not Algebra().equal(written, in_natural):
+            raise Rejected("lse", f"{write(in_natural)} is not {write(written)}")
+        return self._filled("lse", written, {"m": m, "l": l})
 
     def lse_low(self, lse: Expr, m: Expr, l: Expr) -> Expr:
         """What ``lse`` lost; it is read from memory or a register, or it would be folded away."""

@@ -14,6 +14,8 @@ from ..derivative import is_call
 
 Expr = tvm.ir.Expr
 
+LOWEST = -3.4028234663852886e38  # of float32
+
 _OPERATORS = {
     tirx.Add: "+", tirx.Sub: "-", tirx.Mul: "*", tirx.Div: "/", tirx.EQ: "==", tirx.NE: "!=",
     tirx.LT: "<", tirx.LE: "<=", tirx.GT: ">", tirx.GE: ">=", tirx.And: "and", tirx.Or: "or",
@@ -94,6 +96,19 @@ def fill(e: Expr, values: dict[str, Expr]) -> Expr:
     return rewrite(e, lambda node: values.get(node.name) if is_named(node) else None)
 
 
+def with_keys(e: Expr) -> Expr:
+    """``e`` in a row that sees a key: where a sum of weights is compared with 0, it is not 0."""
+
+    def replace(node):
+        if not is_choice(node):
+            return None
+        condition, _, otherwise = children(node)
+        compared = isinstance(condition, tirx.EQ) and constant(condition.b) == 0
+        return with_keys(otherwise) if compared else None
+
+    return rewrite(e, replace)
+
+
 def nodes(e: Expr) -> Iterator[Expr]:
     """``e`` and everything in it."""
     yield e
@@ -155,8 +170,7 @@ def _bracketed(e: Expr, least: int) -> str:
     return text if tight >= least else f"({text})"
 
 
-_LOWEST = -3.4028234663852886e38
-_NAMED_NUMBERS = {_LOWEST: "lowest", float("-inf"): "-inf", float("inf"): "inf"}
+_NAMED_NUMBERS = {LOWEST: "lowest", float("-inf"): "-inf", float("inf"): "inf"}
 
 
 def _sigmoid(x):

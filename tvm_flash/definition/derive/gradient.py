@@ -12,17 +12,16 @@ from .algebra import Algebra
 from .blocks import Rejected
 from .formula import (
     Expr,
-    children,
     constant,
     evaluate,
     fill,
-    is_choice,
     is_named,
     named,
     names,
     nodes,
     number,
     rewrite,
+    with_keys,
     write,
 )
 from .recurrence import Recurrence
@@ -95,11 +94,11 @@ def _maximum_for(recurrence: Recurrence, algebra: Algebra, lse: Expr) -> str:
 
     A maximum of which any value serves may have the value for which nothing is left to divide by.
     """
-    normalised = recurrence.weight * _with_keys(recurrence.inverse)
+    normalised = recurrence.weight * with_keys(recurrence.inverse)
     for state in recurrence.rows:
         if state.op == "sum" or state.name in recurrence.exact:
             continue
-        at_lse = fill(recurrence.weight, {state.name: _with_keys(lse)})
+        at_lse = fill(recurrence.weight, {state.name: with_keys(lse)})
         if algebra.equal(at_lse, normalised):
             return state.name
     why = "".join(f"; {name} must be exact: {reason}" for name, reason in recurrence.exact.items())
@@ -120,7 +119,7 @@ def _check_derivative(recurrence: Recurrence, algebra: Algebra, slope: Expr, lse
     if not algebra.equal(slope, named("p")):
         raise Rejected("exp", f"a normalised weight whose derivative is {write(slope)}, not p")
     total = named(sums[0].name)  # one variable for all its occurrences, as a derivative needs
-    inverse, log = (fill(_with_keys(e), {total.name: total}) for e in (recurrence.inverse, lse))
+    inverse, log = (fill(with_keys(e), {total.name: total}) for e in (recurrence.inverse, lse))
     if not algebra.equal(differentiate(inverse, total), number(-1.0) * inverse * inverse):
         raise Rejected("out", f"the derivative of f = {write(inverse)} by {total.name} is not -f f")
     if not algebra.equal(differentiate(log, total), inverse):
@@ -137,9 +136,9 @@ def _lowered(recurrence, algebra: Algebra, weight: Expr, lse: Expr) -> Expr | No
     low = recurrence.statistics.get("lse_low")
     if low is None:
         return None
-    both = named("lse") + _with_keys(low)
-    if not algebra.equal(both, _with_keys(lse)):
-        raise Rejected("lse_low", f"lse + {write(_with_keys(low))} is not {write(_with_keys(lse))}")
+    both = named("lse") + with_keys(low)
+    if not algebra.equal(both, with_keys(lse)):
+        raise Rejected("lse_low", f"lse + {write(with_keys(low))} is not {write(with_keys(lse))}")
     if recurrence.exponent is None or not algebra.equal(
         fill(weight, {"row": named("row") + named("lse_low")}),
         tirx.exp(weight.args[0] - named("lse_low")),
@@ -168,16 +167,3 @@ def _guarded(recurrence: Recurrence, weight: Expr, lse: Expr) -> Expr:
 
 def _hidden_weight(recurrence: Recurrence, weight: Expr, row: float) -> float:
     return float(evaluate(weight, {"x": recurrence.hidden, "row": row}))
-
-
-def _with_keys(e: Expr) -> Expr:
-    """``e`` in a row that sees a key: where a sum of weights is compared with 0, it is not 0."""
-
-    def replace(node):
-        if not is_choice(node):
-            return None
-        condition, _, otherwise = children(node)
-        compared = isinstance(condition, tirx.EQ) and constant(condition.b) == 0
-        return _with_keys(otherwise) if compared else None
-
-    return rewrite(e, replace)

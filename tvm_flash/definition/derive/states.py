@@ -15,6 +15,7 @@ import numpy as np
 from .algebra import Algebra
 from .blocks import Block, Rejected
 from .formula import (
+    LOWEST,
     Expr,
     call_name,
     children,
@@ -31,7 +32,6 @@ from .formula import (
     write,
 )
 
-LOWEST = -3.4028234663852886e38  # float32
 KEY = frozenset(("x", "p", "v"))  # what differs from key to key
 ROW_NUMBERS = (0.25, -1.5, 3.0)  # what a proof in float32 takes for an input of the row
 _IDENTITY = {"sum": 0.0, "max": LOWEST, "min": -LOWEST}
