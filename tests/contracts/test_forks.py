@@ -118,7 +118,7 @@ def test_a_fork_waits_for_a_thread_that_imports_the_compiler():
 
 IMPORTING = """
 import importlib.abc, os, signal, sys, threading, time
-from tvm_flash import kernels
+from tvm_flash.runtime import kernels
 
 inside = threading.Event()
 

@@ -102,8 +102,7 @@ def check_backward_call(given: Mapping[str, Any]) -> None:
             raise _on_another_device(name, x, q)
         if x.dtype is not dtype:
             raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
-        shape = empty if empty and not x.numel() else shape
-        if x.shape != shape:
+        if x.shape != shape and x.shape != empty:
             raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
 
 
