@@ -299,7 +299,7 @@ def test_command_line(toys_for_schedules, tmp_path):
     done = CliRunner().invoke(app, command, terminal_width=200)
     assert done.exit_code == 0, done.output
     assert "3 kernels for cuda sm_80 sm_90" in done.output
-    assert "regs" in done.output and "ldmatrix" in done.output
+    assert "registers" in done.output and "ldmatrix" in done.output
     directions = ["forward", "backward", "backward_deterministic"]
     assert toys_for_schedules == [(d, ["sm_80", "sm_90"]) for d in directions]
     document = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)

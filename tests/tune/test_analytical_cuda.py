@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tvm_flash.codegen.toolkit import find_toolkit
-from tvm_flash.errors import BuildError
+from tvm_flash.errors import BuildError, UnsupportedSpec
 
 try:
     find_toolkit()
@@ -153,5 +153,5 @@ def test_what_cannot_be_lowered_is_invalid(monkeypatch):
 def test_what_is_not_modelled_is_refused():
     with pytest.raises(ValueError, match="rank that one"):
         rank_cuda(SPEC, "backward_deterministic", "sm_80", 3)
-    with pytest.raises(ValueError, match="sm_100"):
+    with pytest.raises(UnsupportedSpec, match="sm_100"):
         rank_cuda(SPEC, "forward", "sm_100", 3)
