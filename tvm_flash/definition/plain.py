@@ -6,6 +6,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..problem.spec import AttentionSpec
+from .plain_scores import score_blocks
 from .scores import Scores
 from .signature import Signature
 from .softmax import Softmax
@@ -26,11 +27,12 @@ def plain_forward(
     """
     sig = Signature(spec, "forward")
     scores, rows = Scores(sig), kind(sig)
+    masked_scores = score_blocks(scores)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     if statistics is None:
         statistics = spec.forward_statistics
     statistics = statistics if rows.has_sum else ()
-    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    dtype, dim_v, group = spec.dtype, spec.head_dim_v, sig.group
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
@@ -45,24 +47,7 @@ def plain_forward(
             m = T.sblock_alloc_buffer((B, H, Sq), "float32")
             l = T.sblock_alloc_buffer((B, H, Sq), "float32")
         acc = T.sblock_alloc_buffer((B, H, Sq, dim_v), "float32")
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
-            with T.sblock("scores"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    S[vb, vh, vi, vj] = T.float32(0)
-                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast(
-                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
-                )
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("score_mod"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
-                X[vb, vh, vi, vj] = bound.scaled(S[vb, vh, vi, vj], vi, vj)
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("mask"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
-                Y[vb, vh, vi, vj] = bound.masked(X[vb, vh, vi, vj], vi, vj)
+        masked_scores(Q, K, S, X, Y, softmax_scale)
         if rows.has_sum:
             for b, h, i, j in T.grid(B, H, Sq, Sk):
                 with T.sblock("row_max"):

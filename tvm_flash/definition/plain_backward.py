@@ -8,6 +8,7 @@ from tvm.script import tirx as T
 from ..problem.spec import AttentionSpec
 from .derive.bound import BoundGradient
 from .kinds import gradient_of
+from .plain_scores import dot_products, score_blocks
 from .scores import Scores
 from .signature import Signature
 
@@ -22,6 +23,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
     """
     sig = Signature(spec, "backward")
     scores, gradient = Scores(sig), BoundGradient(gradient_of(kind))
+    masked_scores, upstream_products = score_blocks(scores), dot_products("dp", sig.group)
     has_sum = gradient.has_sum
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
@@ -52,24 +54,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
                 delta[vb, vh, vi] += T.Cast("float32", O[vb, vi, vh, vd]) * T.Cast(
                     "float32", dO[vb, vi, vh, vd]
                 )
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim):
-            with T.sblock("scores"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    S[vb, vh, vi, vj] = T.float32(0)
-                S[vb, vh, vi, vj] += T.Cast("float32", Q[vb, vi, vh, vd]) * T.Cast(
-                    "float32", K[vb, vj, T.truncdiv(vh, group), vd]
-                )
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("score_mod"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
-                X[vb, vh, vi, vj] = bound.scaled(S[vb, vh, vi, vj], vi, vj)
-        for b, h, i, j in T.grid(B, H, Sq, Sk):
-            with T.sblock("mask"):
-                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
-                Y[vb, vh, vi, vj] = bound.masked(X[vb, vh, vi, vj], vi, vj)
+        masked_scores(Q, K, S, X, Y, softmax_scale)
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("p"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
@@ -78,14 +63,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
                     *[gradient.row(L[vb, vh, vi])] * has_sum,
                     *[L_low[vb, vh, vi]] * with_low,
                 )
-        for b, h, i, j, d in T.grid(B, H, Sq, Sk, dim_v):
-            with T.sblock("dp"):
-                vb, vh, vi, vj, vd = T.axis.remap("SSSSR", [b, h, i, j, d])
-                with T.init():
-                    dP[vb, vh, vi, vj] = T.float32(0)
-                dP[vb, vh, vi, vj] += T.Cast("float32", dO[vb, vi, vh, vd]) * T.Cast(
-                    "float32", V[vb, vj, T.truncdiv(vh, group), vd]
-                )
+        upstream_products(dO, V, dP)
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("ds"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])

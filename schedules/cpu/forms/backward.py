@@ -14,6 +14,7 @@ from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from ....problem.work import Work
+from .backward_keys import key_gradient
 from .backward_rows import delta_pass, dq_pass
 from .regions import whole
 from .staging import column_word, row_word
@@ -53,6 +54,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
 
     def place(row, column):
         return (column, row) if turned else (row, column)
+
+    add_dk, add_dv = (key_gradient(name, operand.dot, place) for name in ("dk", "dv"))
 
     def linear_p(bound, raw, lse, edge, *site):
         # The exponent before the mask: LLVM then fuses the scale's product with its difference.
@@ -328,18 +331,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                         dS_r[vi, vj] = operand.encode(
                                                             dS[vi, vj * 2], dS[vi, vj * 2 + 1]
                                                         )
-                                        with T.sblock("dv_scope"):
-                                            T.reads(whole([dO_c, P_p, dV_c]))
-                                            T.writes(whole([dV_c]))
-                                            for x, y, i in T.grid(*place(BS, Dvl), BQp):
-                                                with T.sblock("dv"):
-                                                    vx, vy, vi = T.axis.remap("SSR", [x, y, i])
-                                                    key = T.meta_var(place(vx, vy)[0])
-                                                    col = T.meta_var(place(vx, vy)[1])
-                                                    to = T.meta_var(place(s * BS + key, col))
-                                                    dV_c[to] = dV_c[to] + operand.dot(
-                                                        *place(P_p[vi, key], dO_c[place(vi, col)])
-                                                    )
+                                        add_dv(P_p, dO_c, dV_c, s)
                                         with T.sblock("dq_scope"):
                                             T.reads(whole([dS_r, K_p]))
                                             T.writes(A[c, b, h, q0 : q0 + BQ, 0:Dl])
@@ -350,18 +342,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     A[to] = A[to] + operand.dot(
                                                         dS_r[vi, vj], K_p[s * BSp + vj, vd]
                                                     )
-                                        with T.sblock("dk_scope"):
-                                            T.reads(whole([Q_c, dS_p, dK_c]))
-                                            T.writes(whole([dK_c]))
-                                            for x, y, i in T.grid(*place(BS, Dl), BQp):
-                                                with T.sblock("dk"):
-                                                    vx, vy, vi = T.axis.remap("SSR", [x, y, i])
-                                                    key = T.meta_var(place(vx, vy)[0])
-                                                    col = T.meta_var(place(vx, vy)[1])
-                                                    to = T.meta_var(place(s * BS + key, col))
-                                                    dK_c[to] = dK_c[to] + operand.dot(
-                                                        *place(dS_p[vi, key], Q_c[place(vi, col)])
-                                                    )
+                                        add_dk(dS_p, Q_c, dK_c, s)
                         if turned:
                             for j, d in T.grid(BK, Dl):
                                 with T.sblock("turn_dk"):

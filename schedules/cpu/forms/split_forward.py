@@ -15,6 +15,7 @@ from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from ....problem.work import Work
 from .regions import whole
+from .row_states import row_states
 from .staging import padded
 
 
@@ -69,6 +70,7 @@ def split_forward(
     all_rows = B * Hk * packed
     axes = {"entry": B, "part": chunks, "tile": row_tiles, "head": Hk}
     work = Work(axes, arithmetic=TIR)
+    reduce_max, reduce_sum = row_states(softmax, "m", "max"), row_states(softmax, "l", "sum")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
@@ -206,42 +208,14 @@ def split_forward(
                         bound = T.meta_var(scores.at(b, head[vi], softmax_scale))
                         Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
                 if softmax.has_sum:
-                    for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
-                        with T.sblock("lane_max"):
-                            vi = T.axis.spatial(R, i)
-                            vn = T.axis.reduce(C // W, n)
-                            vw = T.axis.spatial(W, w)
-                            with T.init():
-                                lane_m[vi, vw] = softmax.nothing("m")
-                            lane_m[vi, vw] = softmax.join("m", lane_m[vi, vw], Y[vi, vn * W + vw])
-                    for i, w in T.grid(groups * RB, W):
-                        with T.sblock("row_max"):
-                            vi = T.axis.spatial(R, i)
-                            vw = T.axis.reduce(W, w)
-                            with T.init():
-                                m[vi] = softmax.nothing("m")
-                            m[vi] = softmax.join("m", m[vi], lane_m[vi, vw])
+                    reduce_max(Y, lane_m, m, groups * RB, blocks * (BK // W))
                 for i, j in T.grid(groups * RB, blocks * BK):
                     with T.sblock("exp"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
                         P[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
                 if softmax.has_sum:
-                    for i, n, w in T.grid(groups * RB, blocks * (BK // W), W):
-                        with T.sblock("lane_sum"):
-                            vi = T.axis.spatial(R, i)
-                            vn = T.axis.reduce(C // W, n)
-                            vw = T.axis.spatial(W, w)
-                            with T.init():
-                                lane_l[vi, vw] = softmax.nothing("l")
-                            lane_l[vi, vw] = softmax.join("l", lane_l[vi, vw], P[vi, vn * W + vw])
-                    for i, w in T.grid(groups * RB, W):
-                        with T.sblock("row_sum"):
-                            vi = T.axis.spatial(R, i)
-                            vw = T.axis.reduce(W, w)
-                            with T.init():
-                                l[vi] = softmax.nothing("l")
-                            l[vi] = softmax.join("l", l[vi], lane_l[vi, vw])
+                    reduce_sum(P, lane_l, l, groups * RB, blocks * (BK // W))
                 for i, d in T.grid(groups * RB, Dv):
                     with T.sblock("init_acc"):
                         vi = T.axis.spatial(R, i)
