@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ...artifact.library import symbol_name
@@ -48,9 +47,9 @@ def cuda_programs(
     """Programs of ``spec``, each with the architectures that it serves.
 
     config: the fields of a config, for all architectures; None takes what was measured for each
-    (``measured_config``), else the default. choice: not the best of these but one further down,
-    where the best spilled; the last where there are not so many. Raises UnsupportedSpec with every
-    reason.
+    (``ScheduleTable.measured``), else the default. choice: not the best of these but one further
+    down, where the best spilled; the last where there are not so many. Raises UnsupportedSpec with
+    every reason.
     """
     groups: dict[str, _Group] = {}
     for arch in archs:
@@ -62,21 +61,6 @@ def cuda_programs(
     return [
         (tuple(group.archs), _program(spec, direction, group, key)) for key, group in groups.items()
     ]
-
-
-def measured_config(
-    spec: AttentionSpec,
-    direction: str,
-    arch: CudaArch,
-    bucket: str = DEFAULT_BUCKET,
-    folders: Sequence[Path] | None = None,
-) -> tuple[Config | None, str]:
-    """(config, source) of the record of ``arch`` that serves, see records.best_config; else None.
-
-    A kernel is for all lengths, so it is built with the numbers for ``bucket``.
-    """
-    best = SCHEDULES.measured(spec, direction, arch, bucket, folders)
-    return best.config, best.source
 
 
 def _configs(
@@ -98,7 +82,7 @@ def _configs(
 def _candidates(
     spec: AttentionSpec, direction: str, arch: CudaArch, given: Mapping[str, Any] | None
 ) -> list[Candidate]:
-    """Of the first config: the given one alone, else the measured one and the defaults."""
+    """The first config's candidates: the given one alone, else the measured and the defaults."""
     if given is None:
         return SCHEDULES.candidates(spec, direction, arch)
     config = as_config(given, direction)

@@ -16,7 +16,9 @@ from tvm_flash.schedules.config_fields import LIMITS, config_problems
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.forward import FORWARD_KNOBS as CUDA_KNOBS
 from tvm_flash.schedules.cuda.forward import ForwardConfig
-from tvm_flash.schedules.cuda.select import cuda_programs, measured_config
+from tvm_flash.schedules.cuda.kernels import SCHEDULES
+from tvm_flash.schedules.cuda.select import cuda_programs
+from tvm_flash.schedules.table import Candidate
 from tvm_flash.schedules.target import host_target
 
 HALF = AttentionSpec(dtype="float16", head_dim=64)
@@ -69,7 +71,7 @@ def test_a_hostile_cuda_record_is_skipped_with_one_warning(logs, caplog):
     for day, (knob, value) in enumerate(hostile_knobs(ForwardConfig), 1):
         config = {**ForwardConfig().to_json(), knob: value}
         logs({**line(HALF, day=day, config=config), "target": "sm_90"})
-    assert measured_config(HALF, "forward", SM_90) == (None, "default")
+    assert SCHEDULES.measured(HALF, "forward", SM_90) == Candidate(None, "default")
     (warning,) = warnings(caplog)
     assert f"{day} lines are skipped (line 1: block_q=-1 must be" in warning
 

@@ -16,7 +16,9 @@ from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.backward_config import BackwardConfig
 from tvm_flash.schedules.cuda.defaults import forward_configs
 from tvm_flash.schedules.cuda.forward import ForwardConfig
-from tvm_flash.schedules.cuda.select import cuda_programs, measured_config
+from tvm_flash.schedules.cuda.kernels import SCHEDULES
+from tvm_flash.schedules.cuda.select import cuda_programs
+from tvm_flash.schedules.table import Candidate
 
 SPEC = AttentionSpec(dtype="float16", head_dim=64)
 SM_80, SM_90 = ARCHS["sm_80"], ARCHS["sm_90"]
@@ -52,7 +54,7 @@ def sources(direction="forward", spec=SPEC, archs=(SM_80, SM_90), **options):
 
 
 def test_without_records_the_defaults():
-    assert measured_config(SPEC, "forward", SM_80) == (None, "default")
+    assert SCHEDULES.measured(SPEC, "forward", SM_80) == Candidate(None, "default")
     assert sources() == {"sm_80": "default", "sm_90": "default"}
     assert sources(config=MEASURED.to_json()) == {"sm_80": "given", "sm_90": "given"}
 
@@ -70,9 +72,8 @@ def test_a_record_serves_its_architecture_alone(logs):
 def test_the_nearest_record_serves(logs):
     logs(MEASURED, bucket="medium")
     assert sources(archs=(SM_90,))["sm_90"].startswith("nearest: tuning_logs/sm_90/float16_d64")
-    assert (
-        measured_config(replace(SPEC, head_dim=72, head_dim_v=72), "forward", SM_90)[0] == MEASURED
-    )
+    wide = replace(SPEC, head_dim=72, head_dim_v=72)
+    assert SCHEDULES.measured(wide, "forward", SM_90).config == MEASURED
 
 
 def test_what_spills_gives_way_to_the_defaults(logs):

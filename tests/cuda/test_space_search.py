@@ -12,7 +12,7 @@ from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError, UnsupportedSpec
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
-from tvm_flash.schedules.cuda.select import measured_config
+from tvm_flash.schedules.cuda.kernels import SCHEDULES
 from tvm_flash.schedules.record_format import checked
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware
 from tvm_flash.tune.cuda_search import gpu_at_hand, gpu_tasks
@@ -103,7 +103,7 @@ def test_a_search_leaves_records_that_builds_take(h100, tmp_path):
     assert [problem for *_, problems in found for problem in problems] == []
     assert {"ok", "spill"} <= {line["outcome"] for line in lines}
     assert {line["cpu"] for line in lines} == {"NVIDIA H100"}
-    config, source = measured_config(SPEC, "forward", ARCHS["sm_90"], folders=[tmp_path])
+    best = SCHEDULES.measured(SPEC, "forward", ARCHS["sm_90"], folders=[tmp_path])
     tried = [line["config"]["block_k"] for line in lines if line["outcome"] == "ok"]
-    assert config.block_k == min(tried) < 64
-    assert source == "tuning_logs/sm_90/float16_d64.jsonl:exact"
+    assert best.config.block_k == min(tried) < 64
+    assert best.source == "tuning_logs/sm_90/float16_d64.jsonl:exact"
