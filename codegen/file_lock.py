@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Of locks that are held or waited for. A forked child has copies: with them it would hold what its
-# parent holds, also when that is gone, and then wait for itself.
+# Descriptors of locks that are held or waited for. A forked child has copies: with them it would
+# hold what its parent holds, also when that is gone, and then wait for itself.
 _descriptors: set[int] = set()
 
 # Filesystems without locks. What is locked here is put in place in one step besides.

@@ -7,7 +7,7 @@ from tvm import s_tir, tirx
 
 _COUNT = "tvm_flash_iterations"
 
-# Of a function that is no attention: more than any threshold.
+# The count of a function that is no attention: more than any threshold.
 _UNKNOWN = 2**62
 
 # Products of 16-bit numbers take so many times as long where the CPU has none of its own for them.

@@ -26,7 +26,7 @@ class Knob:
 
 
 def vector_registers(rows: int, lanes: int, vector: int) -> int:
-    """Of a micro-kernel: its sums, a row of one operand, and a broadcast of the other."""
+    """Registers of a micro-kernel: sums, a row of one operand, a broadcast of the other."""
     return (rows + 1) * (lanes // vector) + 1
 
 

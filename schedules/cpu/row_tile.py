@@ -41,7 +41,7 @@ class RowTile:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the block of K or V; an argument keeps its axis of heads."""
+        """Shape of the block of K or V; an argument keeps its axis of heads."""
         return (self.keys, self.columns) if self.staged else (self.keys, 1, self.columns)
 
     def strides(self, row, head) -> list:

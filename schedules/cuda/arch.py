@@ -93,7 +93,7 @@ def limit_reasons(spec: AttentionSpec, arch: CudaArch, shared_bytes: int, widest
 
 
 def serving_arch(capability: tuple[int, int], built: Iterable[CudaArch]) -> CudaArch | None:
-    """Of ``built``, the one whose code a device of ``capability`` runs, or None.
+    """The architecture of ``built`` whose code a device of ``capability`` runs, or None.
 
     Machine code runs on its own major version, on the same or a higher minor one.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..problem.arguments import TABLE, named_sizes, shape_of
+from ..problem.arguments import TABLE, call_sizes, named_sizes, shape_of
 from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
 from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
@@ -112,16 +112,13 @@ def _expected(query, value, dtype) -> list[tuple]:
 
     Last, its shape where it is without elements, which only the optional may be.
     """
-    batch, seqlen_q, heads, head_dim = query
-    _, seqlen_k, kv_heads, head_dim_v = value
-    values = named_sizes((batch, heads, kv_heads, seqlen_q, seqlen_k))
-    values |= {"D": head_dim, "Dv": head_dim_v}
+    values = named_sizes(call_sizes(query, value)) | {"D": query[3], "Dv": value[3]}
     return [
         (
             a.name,
             shape_of(a, values),
             getattr(torch, a.dtype) if a.dtype else dtype,
-            (batch, 0) if a.optional else None,
+            (query[0], 0) if a.optional else None,
         )
         for a in TABLE["backward"]
         if a.role in ("input", "saved") and a.name not in ("q", "k", "v")

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..problem.arguments import NUMBERS, TABLE, names, schema
+from ..problem.arguments import NUMBERS, TABLE, call_sizes, names, schema
 from ..problem.lengths import bucket_of
 from ..runtime.call import completed
 from ..runtime.kernels import resolve
@@ -100,7 +100,7 @@ def _backward(*inputs):
     spec = spec_of(given["spec"])
     if q.numel() == 0 or k.numel() == 0:
         return tuple(grad.zero_() for grad in outputs("backward", spec, given).values())
-    sizes = (q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
+    sizes = call_sizes(q.shape, given["v"].shape)
     device, capability = place_of(q)
     direction = "backward_deterministic" if _is_ordered(given["deterministic"]) else "backward"
     kernel = resolve(spec, direction, device, capability, bucket_of(direction, *sizes[3:]))

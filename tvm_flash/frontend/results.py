@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from ..problem.arguments import Argument, arguments, shape_of, size_values
+from ..problem.arguments import Argument, arguments, call_sizes, shape_of, size_values
 from ..problem.lengths import bucket_of
 from ..problem.spec import AttentionSpec
 from ..runtime.call import wants_zeros
@@ -31,7 +31,7 @@ def forward_plan(text: str, query, value) -> tuple[AttentionSpec, str | None, tu
     """
     spec = spec_of(text)
     found = [a for a in arguments(spec, "forward") if a.role == "output"]
-    layouts = tuple(_layouts(found, size_values(spec, _sizes(query, value))).values())
+    layouts = tuple(_layouts(found, size_values(spec, call_sizes(query, value))).values())
     is_empty = 0 in query or 0 in value
     return spec, None if is_empty else bucket_of("forward", query[1], value[1]), layouts
 
@@ -64,7 +64,7 @@ def allocated(argument: Argument, layout: tuple, given) -> torch.Tensor:
 
 def outputs(direction: str, spec: AttentionSpec, given) -> dict[str, torch.Tensor]:
     """Empty outputs of an operator by name, without a kernel; of symbolic sizes too."""
-    q, values = given["q"], size_values(spec, _sizes(given["q"].shape, given["v"].shape))
+    q, values = given["q"], size_values(spec, call_sizes(given["q"].shape, given["v"].shape))
     return {
         a.name: _writable_like(given[a.like])
         if a.like
@@ -78,11 +78,6 @@ def _writable_like(x: torch.Tensor) -> torch.Tensor:
     """An empty gradient of ``x``, with its strides where kernels can write these."""
     like = torch.empty_like(x)
     return like if placement.has_readable_rows(like) else x.new_empty(x.shape)
-
-
-def _sizes(query, value) -> tuple:
-    """B, H, Hk, Sq, Sk of q (B, Sq, H, D) and v (B, Sk, Hk, Dv)."""
-    return query[0], query[2], value[2], query[1], value[1]
 
 
 def _dense_strides(shape) -> tuple[int, ...]:

@@ -147,6 +147,11 @@ def names(found: Sequence[Argument], *roles: str) -> tuple[str, ...]:
     return tuple(a.name for a in found if a.role in roles)
 
 
+def call_sizes(query: Sequence[Any], value: Sequence[Any]) -> tuple:
+    """B, H, Hk, Sq, Sk of the shapes q (B, Sq, H, D) and v (B, Sk, Hk, Dv)."""
+    return query[0], query[2], value[2], query[1], value[1]
+
+
 def named_sizes(sizes: Sequence[Any]) -> dict[str, Any]:
     """B, H, Hk, Sq, Sk by their names."""
     return dict(zip(("B", "H", "Hk", "Sq", "Sk"), sizes, strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
-from ..problem.arguments import TABLE, WRITTEN, ZEROED, names
+from ..problem.arguments import TABLE, WRITTEN, ZEROED, call_sizes, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch, Sizes
 from .buffers import MappedTensors
@@ -64,7 +64,7 @@ def program_outputs(program: CudaProgram) -> tuple[str, ...]:
 def sizes_of(program: CudaProgram, tensors: Mapping[str, torch.Tensor]) -> Sizes:
     """Batch, heads and lengths, from q (B, Sq, H, D) and k (B, Sk, Hk, D)."""
     q, k = (tensors[name] for name in program.parameters[:2])
-    return Sizes(q.shape[0], q.shape[2], k.shape[2], q.shape[1], k.shape[1])
+    return Sizes(*call_sizes(q.shape, k.shape))
 
 
 def grid_of(step: Launch, sizes: Sizes) -> tuple[int, int, int]:

@@ -8,15 +8,15 @@ from typing import Any
 from tvm import tirx
 
 from ..derivative import is_call
+from ..scores import LN2
 from .algebra import Algebra
 from .blocks import Rejected
 from .formula import Expr, call_name, fill, is_named, named, number, rewrite, with_keys, write
 from .gradient import Gradient
 from .recurrence import Recurrence
 
-_LN2 = 0.6931471805599453
 _COMBINE = {"sum": lambda a, b: a + b, "max": tirx.max, "min": tirx.min}
-_NATURAL = {"m": named("m") * number(_LN2)}
+_NATURAL = {"m": named("m") * number(LN2)}
 # Blocks of a backward definition that a kernel's formulas or products stand for.
 BACKWARD_BLOCKS = ("delta", "scores", "score_mod", "mask", "p", "dp", "ds", "dq", "dk", "dv")
 
@@ -30,7 +30,7 @@ class _Bound:
     def __init__(self, math: Any = None):
         self.used: set[str] = set()
         # GPUs have a base-2 logarithm alone.
-        self._functions = {"log": lambda x: tirx.log2(x) * number(_LN2)}
+        self._functions = {"log": lambda x: tirx.log2(x) * number(LN2)}
         if math is not None:
             self._functions |= {"exp": math.weight, "sigmoid": math.sigmoid}
 
@@ -122,7 +122,7 @@ class BoundRecurrence(_Bound):
 
     def lse_of_binary(self, m: Expr, l: Expr) -> Expr:
         """``lse`` of a row that sees a key, from a maximum in units of log 2."""
-        written = (named("m") + tirx.log2(named("l"))) * number(_LN2)
+        written = (named("m") + tirx.log2(named("l"))) * number(LN2)
         in_natural = with_keys(fill(self.recurrence.statistics["lse"], _NATURAL))
         if not Algebra().equal(written, in_natural):
             raise Rejected("lse", f"{write(in_natural)} is not {write(written)}")
