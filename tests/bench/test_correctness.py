@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from error_rule import off, unwritten
 
 from tvm_flash import bench
 from tvm_flash.bench import correctness, device, run, tables, verdicts
@@ -29,14 +30,6 @@ def test_the_reference_passes_the_error_rule(name):
 
 
 def test_wrong_unwritten_and_broken_results_fail(tmp_path):
-    def off(*tensors, return_lse, **variant):
-        out, lse = attention_reference(*tensors, **variant)
-        return out * 1.01, lse
-
-    def unwritten(*tensors, return_lse, **variant):
-        out, lse = attention_reference(*tensors, **variant)
-        return out + torch.full_like(out, float("nan")), lse
-
     def broken(*tensors, **options):
         raise RuntimeError("CUDA error: misaligned address")
 

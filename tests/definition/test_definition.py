@@ -10,7 +10,6 @@ from problems import (
     compile_function,
     exact,
     inputs,
-    max_error,
 )
 
 from tvm_flash.definition.plain import plain_forward
@@ -20,6 +19,7 @@ from tvm_flash.schedules.cpu.forms.backward import streaming_backward
 from tvm_flash.schedules.cpu.forms.forward import streaming_forward
 from tvm_flash.schedules.cpu.forms.tiles import BackwardTile, Bf16PairOperand, ForwardTile
 from tvm_flash.schedules.target import host_target
+from tvm_flash.verify.rule import largest_error
 
 
 def rises_with_distance(score, b, h, q_idx, k_idx):
@@ -53,8 +53,8 @@ def test_forward_forms_agree(variant, target):
         _, (out, lse) = exact(q, k, v, **VARIANTS[variant])
         for kernel in (plain, streaming):
             got_out, got_lse = call_forward(kernel, q, k, v, tables, spec.forward_statistics)
-            assert max_error(got_out, out) < 3e-6
-            assert max_error(got_lse, lse) < 3e-6
+            assert largest_error(got_out, out) < 3e-6
+            assert largest_error(got_lse, lse) < 3e-6
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -77,7 +77,7 @@ def test_backward_forms_agree(variant, target):
         for kernel, extra in ((plain, ()), (streaming, workspace)):
             got = call_backward(kernel, *saved, tables, extra, low)
             for name, a, b in zip(("dq", "dk", "dv"), got, want, strict=True):
-                assert max_error(a, b) < 1e-5, name
+                assert largest_error(a, b) < 1e-5, name
 
 
 def test_pair_operand_is_bf16(target):
@@ -88,8 +88,8 @@ def test_pair_operand_is_bf16(target):
     q, k, v, _ = inputs(spec, Sizes())
     _, (out, lse) = exact(q, k, v, causal=True)
     got_out, got_lse = call_forward(kernel, q, k, v)
-    assert max_error(got_lse, lse) < 3e-6
-    assert max_error(got_out, out) < 2**-7 * out.abs().max().item()
+    assert largest_error(got_lse, lse) < 3e-6
+    assert largest_error(got_out, out) < 2**-7 * out.abs().max().item()
 
 
 @pytest.mark.parametrize("head_rows", [False, True])
@@ -106,4 +106,4 @@ def test_pair_operand_of_the_backward_is_bf16(target, head_rows):
         workspace = backward_workspace({"block_q": 32, "head_dim_pad": 32}, q, k)
         got = call_backward(kernel, *saved, torch.zeros_like(saved[5]), (), workspace)
         for name, a, b in zip(("dq", "dk", "dv"), got, want, strict=True):
-            assert max_error(a, b) < 2**-6 * b.abs().max().item(), name
+            assert largest_error(a, b) < 2**-6 * b.abs().max().item(), name

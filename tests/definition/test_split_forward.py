@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import tvm
-from problems import Sizes, call_forward, compile_function, exact, inputs, max_error
+from problems import Sizes, call_forward, compile_function, exact, inputs
 
 from tvm_flash.artifact.library import symbol_name
 from tvm_flash.cases import CORRECTNESS, make_inputs
@@ -22,7 +22,7 @@ from tvm_flash.schedules.cpu.split_forward import (
     schedule_split_forward,
 )
 from tvm_flash.schedules.target import TARGETS, cpu_target, host_target
-from tvm_flash.verify.rule import deviations
+from tvm_flash.verify.rule import deviations, largest_error
 
 RUNNABLE = [t.name for t in TARGETS if t.features <= cpu_features()]
 TOLERANCE = {"float32": 3e-6, "bfloat16": 2**-7, "float16": 2**-10}
@@ -92,8 +92,8 @@ def check(kernel, spec, sizes, **variant):
     _, (out, lse) = exact(q, k, v, **variant)
     got, got_lse = call_forward(kernel, q, k, v)
     bound = TOLERANCE[spec.dtype] * max(1.0, out.abs().max().item())
-    assert max_error(got, out) < bound, sizes
-    assert max_error(got_lse, lse) < 3e-6, sizes
+    assert largest_error(got, out) < bound, sizes
+    assert largest_error(got_lse, lse) < 3e-6, sizes
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_strided_views(causal_kernel, view):
     case = replace(CASES["f32_gqa"], head_dim=16, seqlen_q=3, view=view)
     given = make_inputs(case)
     _, (out, _) = exact(*given[:3], causal=True)
-    assert max_error(call_forward(causal_kernel, *given[:3])[0], out) < 3e-6
+    assert largest_error(call_forward(causal_kernel, *given[:3])[0], out) < 3e-6
 
 
 def test_nothing_past_the_last_key_is_used(causal_kernel):
@@ -135,7 +135,7 @@ def test_nothing_past_the_last_key_is_used(causal_kernel):
     k[:, 37:], v[:, 37:] = math.nan, math.nan
     _, (out, lse) = exact(q, k[:, :37], v[:, :37], causal=True)
     got, got_lse = call_forward(causal_kernel, q, k[:, :37], v[:, :37])
-    assert max_error(got, out) < 3e-6 and max_error(got_lse, lse) < 3e-6
+    assert largest_error(got, out) < 3e-6 and largest_error(got_lse, lse) < 3e-6
 
 
 def test_large_logits(causal_kernel):
@@ -143,7 +143,7 @@ def test_large_logits(causal_kernel):
     q = q * 24
     _, (out, lse) = exact(q, k, v, causal=True)
     got, got_lse = call_forward(causal_kernel, q, k, v)
-    assert max_error(got, out) < 3e-5 and max_error(got_lse, lse) < 3e-5
+    assert largest_error(got, out) < 3e-5 and largest_error(got_lse, lse) < 3e-5
 
 
 def test_config_changes_no_result():
@@ -158,7 +158,7 @@ def test_without_lse():
     q, k, v, _ = inputs(spec, Sizes(sq=2))
     out = torch.full_like(q, math.nan)
     kernel(q, k, v, out, 0.25)
-    assert max_error(out, exact(q, k, v)[1][0]) < 3e-6
+    assert largest_error(out, exact(q, k, v)[1][0]) < 3e-6
 
 
 def test_unsupported_config_lists_every_reason():

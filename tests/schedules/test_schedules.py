@@ -17,7 +17,6 @@ from problems import (
     compile_function,
     exact,
     inputs,
-    max_error,
 )
 from soft_bf16 import SOFT_DOT, SOFT_PAIRS
 
@@ -32,6 +31,7 @@ from tvm_flash.schedules.cpu.defaults import backward_config, forward_config
 from tvm_flash.schedules.cpu.forward import ForwardConfig, schedule_forward
 from tvm_flash.schedules.select import scheduled_module
 from tvm_flash.schedules.target import TARGETS, cpu_target, host_target
+from tvm_flash.verify.rule import largest_error
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 RUNNABLE = [t.name for t in TARGETS if t.features <= cpu_features()]
@@ -62,8 +62,8 @@ def test_forward_on_every_runnable_target(name, dtype):
         q, k, v, _ = inputs(spec, sizes)
         _, (out, lse) = exact(q, k, v, causal=True)
         got, got_lse = call_forward(kernel, q, k, v)
-        assert max_error(got, out) < TOLERANCE[dtype] * max(1.0, out.abs().max().item())
-        assert max_error(got_lse, lse) < 2e-4
+        assert largest_error(got, out) < TOLERANCE[dtype] * max(1.0, out.abs().max().item())
+        assert largest_error(got_lse, lse) < 2e-4
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -83,7 +83,7 @@ def test_backward_on_every_runnable_target(name, dtype):
         extra = backward_workspace(scheduled.meta, q, k)
         got = call_backward(kernel, *saved, torch.zeros_like(saved[5]), (), extra)
         for a, b in zip(got, want, strict=True):
-            assert max_error(a, b) < 4 * TOLERANCE[dtype] * max(1.0, b.abs().max().item())
+            assert largest_error(a, b) < 4 * TOLERANCE[dtype] * max(1.0, b.abs().max().item())
 
 
 def test_scheduled_equals_definition():
@@ -97,7 +97,7 @@ def test_scheduled_equals_definition():
     for got, want in zip(
         call_forward(schedule, q, k, v), call_forward(definition, q, k, v), strict=True
     ):
-        assert max_error(got, want) < 3e-6
+        assert largest_error(got, want) < 3e-6
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_forward_config_changes_no_result(change):
     kernel = compiled(scheduled_module(spec, "forward", target, config), target)
     q, k, v, _ = inputs(spec, Sizes(sq=140, sk=200))
     _, (out, _) = exact(q, k, v, causal=True)
-    assert max_error(call_forward(kernel, q, k, v)[0], out) < 3e-6
+    assert largest_error(call_forward(kernel, q, k, v)[0], out) < 3e-6
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_backward_config_changes_no_result(change):
     saved = (q, k, v, out.detach().float(), dout, lse.detach().float())
     extra = backward_workspace(scheduled.meta, q, k, copies=3)
     got = call_backward(kernel, *saved, torch.zeros_like(saved[5]), (), extra)
-    assert all(max_error(a, b) < 1e-5 for a, b in zip(got, want, strict=True))
+    assert all(largest_error(a, b) < 1e-5 for a, b in zip(got, want, strict=True))
 
 
 def test_backward_is_bit_equal_from_run_to_run():
@@ -246,8 +246,8 @@ def test_amx_forward_on_software_tiles(software_tiles):
         q, k, v, _ = inputs(spec, sizes)
         _, (out, lse) = exact(q, k, v, causal=True)
         got, got_lse = call_forward(kernel, q, k, v)
-        assert max_error(got, out) < 2**-7 * out.abs().max().item()
-        assert max_error(got_lse, lse) < 2e-4
+        assert largest_error(got, out) < 2**-7 * out.abs().max().item()
+        assert largest_error(got_lse, lse) < 2e-4
 
 
 AMX_BACKWARD = BackwardConfig(
@@ -293,7 +293,7 @@ def check_bf16_backward(config, target):
         extra = backward_workspace(meta, q, k)
         got = call_backward(kernel, *saved, torch.zeros_like(saved[5]), (), extra)
         for name, a, b, c in zip(("dq", "dk", "dv"), got, want, plain, strict=True):
-            assert max_error(a, b) < 3 * max_error(c, b) + 1e-4, name
+            assert largest_error(a, b) < 3 * largest_error(c, b) + 1e-4, name
 
 
 @pytest.mark.parametrize(
@@ -325,4 +325,4 @@ def test_a_spec_that_returns_out_has_no_lse_argument():
     _, (want, _) = exact(q, k, v, causal=True)
     out = torch.full_like(want, torch.nan, dtype=torch.float32)
     kernel(q, k, v, out, q.shape[3] ** -0.5)
-    assert max_error(out, want) < 3e-6
+    assert largest_error(out, want) < 3e-6

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from tvm_flash.bench.table import Table, words
+
 
 class Layer(NamedTuple):
     """A step: modules or folders of tvm_flash that may import each other and those above."""
@@ -91,11 +93,11 @@ TOP = ("schedules", "codegen", "tuning_logs")
 
 def as_table(root) -> str:
     """The layers as a Markdown table; ``root`` is the repository, for what is a folder in it."""
-    rows = ["| step | where | what comes out |", "|---|---|---|"]
-    for layer in LAYERS:
-        places = ", ".join(f"`{_place(name, root)}`" for name in layer.names)
-        rows.append(f"| {layer.step} | {places} | {layer.result} |")
-    return "\n".join(rows)
+    rows = [
+        (layer.step, ", ".join(f"`{_place(name, root)}`" for name in layer.names), layer.result)
+        for layer in LAYERS
+    ]
+    return "\n".join(Table("", words("step", "where", "what comes out"), rows).markdown())
 
 
 def _place(name: str, root) -> str:

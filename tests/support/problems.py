@@ -87,9 +87,3 @@ def exact(q, k, v, **variant):
     """Leaves in float64 with out and lse computed from them."""
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
     return leaves, attention_reference(*leaves, **variant)
-
-
-def max_error(got, want) -> float:
-    """Largest absolute difference; equal infinities count as equal."""
-    got, want = got.double(), want.double()
-    return torch.where(got == want, 0.0, (got - want).abs()).max().item()

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from attention_kinds import exact, rises
-from problems import Sizes, compile_function, inputs, max_error
+from problems import Sizes, compile_function, inputs
 
 from tvm_flash.definition.kinds import KINDS, gradient_of, recurrence_of
 from tvm_flash.definition.plain import plain_forward
 from tvm_flash.definition.plain_backward import plain_backward
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.target import host_target
+from tvm_flash.verify.rule import largest_error
 
 SIZES = [
     Sizes(b=1, sq=13, sk=21, h=4, hk=2),
@@ -40,9 +41,9 @@ def test_plain_definitions(kind, variant):
         inputs_of_kind = [sink] if kind == "sink" else []
         scale = q.shape[-1] ** -0.5
         forward(q, k, v, got, *statistics, *tables, *inputs_of_kind, scale)
-        assert max_error(got, out) < 3e-6
+        assert largest_error(got, out) < 3e-6
         if lse is not None:
-            assert max_error(statistics[0], lse) < 3e-6
+            assert largest_error(statistics[0], lse) < 3e-6
         dlse = torch.zeros(sizes.b, sizes.h, sizes.sq)
         total = (out * dout.double()).sum()
         if lse is not None:
@@ -52,7 +53,7 @@ def test_plain_definitions(kind, variant):
         grads = [torch.full_like(x, torch.nan) for x in (q, k, v)]
         backward(q, k, v, got, dout, *statistics, dlse, *grads, *tables, scale)
         for name, a, b in zip(("dq", "dk", "dv"), grads, want, strict=True):
-            assert max_error(a, b) < 1e-5, name
+            assert largest_error(a, b) < 1e-5, name
 
 
 def test_sigmoid_has_no_delta():
