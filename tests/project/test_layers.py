@@ -76,6 +76,18 @@ def test_the_documented_table_is_this_order(update_golden):
     assert text == expected or update_golden
 
 
+@pytest.mark.parametrize("name", SOURCES, ids=".".join)
+def test_imports_lead_somewhere(name):
+    """Those inside functions too, which nothing runs when a module is imported."""
+    modules = {known[: -(known[-1] == "__init__") or None] for known in SOURCES}
+    wrong = [
+        f"{SOURCES[name].name}:{line} imports {'.'.join(target)}"
+        for line, target, _ in imports_of(name, SOURCES[name])
+        if target[0] == "tvm_flash" and not {target, target[:-1]} & modules
+    ]
+    assert not wrong
+
+
 def test_no_modules_import_each_other_in_a_circle():
     """At module level; a lazy import may close a circle."""
     graph = {name: set() for name in SOURCES}

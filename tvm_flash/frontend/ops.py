@@ -167,7 +167,8 @@ def _save(ctx, inputs, results) -> None:
 
 
 def _gradients(ctx, dout, *upstream):
-    saved, tables = ctx.saved_tensors[: len(_SAVED)], list(ctx.saved_tensors[len(_SAVED) :])
+    tensors = ctx.saved_tensors  # once: checkpointing unpacks them a single time
+    saved, tables = tensors[: len(_SAVED)], list(tensors[len(_SAVED) :])
     if dout is None:
         dout = torch.zeros_like(saved[_SAVED.index("out")])
     inputs = _backward_inputs((*saved, *ctx.plain, tables, dout, *upstream))

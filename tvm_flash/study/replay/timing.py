@@ -6,8 +6,8 @@ import time
 from functools import partial
 from typing import NamedTuple
 
-from ..bench.timing import Call, four_digits, host_seconds
-from ..bench.timing import in_turns as timed_in_turns
+from ...bench.timing import Call, four_digits, host_seconds
+from ...bench.timing import in_turns as timed_in_turns
 
 
 class Pairs(NamedTuple):
