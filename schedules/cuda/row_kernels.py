@@ -5,6 +5,8 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ...definition.derive.bound import BoundGradient
+from ...definition.kinds import gradient_of
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -21,9 +23,8 @@ _WARPS = 4
 
 
 def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
-    """delta = rowsum(dO o O) - dlse, (B, H, Sq) float32: a warp per row."""
-    sig = Signature(spec)
-
+    """delta of the rows, (B, H, Sq) float32: a warp per row."""
+    sig, gradient = Signature(spec), BoundGradient(gradient_of("softmax"))
     names = ("out", "dout", "dlse", "delta")
     with CudaKernel(
         symbol, sig, parameter_tensors(sig, spec, names), query_grid(_WARPS), _WARPS
@@ -36,7 +37,9 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
             for start in range(0, spec.head_dim_v, WARP):
                 column = kernel.lane + start
                 at = tile.query_rows("out").index(row, column)
-                product = _float(buffers["out"][at]) * _float(buffers["dout"][at])
+                product = gradient.delta_term(
+                    *(tirx.Cast("float32", buffers[name][at]) for name in ("out", "dout"))
+                )
                 if start + WARP <= spec.head_dim_v:
                     store(total, (0,), total[0] + product)
                 else:
@@ -47,7 +50,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
             store(total, (0,), total[0] + other)
         with when(tirx.And(kernel.lane == 0, row < tile.rows)):
             at = tile.statistic(row)
-            store(buffers["delta"], at, total[0] - buffers["dlse"][at])
+            store(buffers["delta"], at, total[0] + gradient.delta_start(buffers["dlse"][at]))
     return kernel.launch()
 
 
@@ -80,7 +83,3 @@ def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth:
         barrier()
         store_rows(kernel, staged, tile.query_rows("dq"), tile.first, tile.rows)
     return kernel.launch()
-
-
-def _float(value):
-    return tirx.Cast("float32", value)

@@ -50,9 +50,9 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
             with T.sblock("delta"):
                 vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
                 with T.init():
-                    delta[vb, vh, vi] = -dL[vb, vh, vi]
-                delta[vb, vh, vi] += T.Cast("float32", O[vb, vi, vh, vd]) * T.Cast(
-                    "float32", dO[vb, vi, vh, vd]
+                    delta[vb, vh, vi] = gradient.delta_start(dL[vb, vh, vi])
+                delta[vb, vh, vi] += gradient.delta_term(
+                    T.Cast("float32", O[vb, vi, vh, vd]), T.Cast("float32", dO[vb, vi, vh, vd])
                 )
         masked_scores(Q, K, S, X, Y, softmax_scale)
         for b, h, i, j in T.grid(B, H, Sq, Sk):

@@ -49,7 +49,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     k_tiles = T.truncdiv(Sk + (BK - 1), BK)
     workers = Work({"entry": B, "head": Hk, "part": copies}, arithmetic=TIR)
-    delta_rows, dq_rows = delta_pass(), dq_pass()
+    delta_rows, dq_rows = delta_pass(gradient), dq_pass()
     keys_seen = partial(seen.keys, pad_is_boundary=scores.hides_rows)
 
     def place(row, column):
@@ -364,5 +364,5 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dV_b[vj, vd])
         dq_rows(A, dQ, sig.rows, dim)
 
-    gradient.check("delta", "scores", "dp", "dq", "dk", "dv", *scores.used)
+    gradient.check("scores", "dp", "dq", "dk", "dv", *scores.used)
     return sig.finish(attention, f"{spec.name}_bwd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm.script import tirx as T
 
+from ....definition.derive.bound import BoundGradient
 from .regions import whole
 
 # Columns in which the row sum of dO o O is added up first: lanes of the widest vector.
@@ -13,8 +14,8 @@ PARTS = 16
 # An inline function numbers the blocks of its second use: each definition makes its own.
 
 
-def delta_pass():
-    """delta (B, H, Sq) = rowsum(dO o O) - dlse, for O and dO (B, Sq, H, dim_v)."""
+def delta_pass(gradient: BoundGradient):
+    """delta (B, H, Sq) of the rows, a sum over columns of O and dO (B, Sq, H, dim_v)."""
 
     @T.inline
     def delta_rows(O, dO, dL, delta, dim_v):
@@ -31,15 +32,17 @@ def delta_pass():
                             part[vl] = T.float32(0)
                         part[vl] = part[vl] + T.if_then_else(
                             vn * PARTS + vl < dim_v,
-                            T.Cast("float32", O[vb, vi, vh, vn * PARTS + vl])
-                            * T.Cast("float32", dO[vb, vi, vh, vn * PARTS + vl]),
+                            gradient.delta_term(
+                                T.Cast("float32", O[vb, vi, vh, vn * PARTS + vl]),
+                                T.Cast("float32", dO[vb, vi, vh, vn * PARTS + vl]),
+                            ),
                             T.float32(0),
                         )
                 for l in range(PARTS):
                     with T.sblock("delta"):
                         vl = T.axis.reduce(PARTS, l)
                         with T.init():
-                            delta[vb, vh, vi] = -dL[vb, vh, vi]
+                            delta[vb, vh, vi] = gradient.delta_start(dL[vb, vh, vi])
                         delta[vb, vh, vi] = delta[vb, vh, vi] + part[vl]
 
     return delta_rows

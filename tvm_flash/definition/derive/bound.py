@@ -171,6 +171,14 @@ class BoundGradient(_Bound):
         """``exponent`` with lse_low, in its unit."""
         return self._filled("p", self.gradient.lowered, {"y": exponent, "lse_low": low})
 
+    def delta_start(self, dlse: Expr) -> Expr:
+        """What delta is before the first column."""
+        return self._filled("delta", self.gradient.delta_start, {"dlse": dlse})
+
+    def delta_term(self, out: Expr, dout: Expr) -> Expr:
+        """What a column adds to delta."""
+        return self._filled("delta", self.gradient.delta_term, {"out": out, "dout": dout})
+
     def derivative(self, p: Expr, dp: Expr, delta: Expr) -> Expr:
         """The gradient by the masked score, of the normalised weight ``p``."""
         return self._filled("ds", self.gradient.derivative, {"p": p, "dp": dp, "delta": delta})

@@ -35,14 +35,16 @@ class Gradient:
     weight: of ``x`` and ``row``; without a sum over keys, of ``x`` alone. lowered: what becomes of
     the weight's exponent ``y`` by ``lse_low``, where that is saved. row: what is kept of the saved
     ``lse``, so that a row without a visible key has weights 0. derivative: by the score, of ``p``
-    the normalised weight, ``dp`` = dO V^T and, where ``reads_delta``, ``delta`` = rowsum(dO o O) -
-    dlse.
+    the normalised weight, ``dp`` = dO V^T and, where ``reads_delta``, ``delta``: a sum over columns
+    of ``delta_term``, of ``out`` and ``dout``, that starts with ``delta_start``, of ``dlse``.
     """
 
     weight: Expr
     lowered: Expr | None
     row: Expr | None
     derivative: Expr
+    delta_term: Expr = named("out") * named("dout")
+    delta_start: Expr = -named("dlse")
 
     @property
     def exponent(self) -> Expr:
@@ -108,8 +110,8 @@ def _maximum_for(recurrence: Recurrence, algebra: Algebra, lse: Expr) -> str:
 def _check_derivative(recurrence: Recurrence, algebra: Algebra, slope: Expr, lse: Expr) -> None:
     """dx = p (dp - sum of p dp - ...): of p = w f(l), lse = g(l) with dw/dx = w, f' = -f^2, g' = f.
 
-    The sum of p dp over keys is that of dO o O over columns, since out is the sum of p v. The
-    maximum is held fixed: no result depends on it.
+    What is subtracted is delta: the sum of p dp over keys, which is that of dO o O over columns
+    since out is the sum of p v, less dlse. The maximum is held fixed: no result depends on it.
     """
     sums = [state for state in recurrence.rows if state.op == "sum"]
     if len(sums) != 1 or not algebra.equal(sums[0].term, named("p")):

@@ -76,5 +76,6 @@ def _proven(recurrence: Recurrence) -> list[str]:
 def _backward(gradient: Gradient) -> list[str]:
     weight = gradient.weight if gradient.lowered is None else gradient.weight_low
     row = [] if gradient.row is None else [f"row = {write(gradient.row)}"]
-    delta = ["delta = rowsum(do * out) - dlse"] if gradient.reads_delta else []
+    total = f"delta = rowsum({write(gradient.delta_term)}) + {write(gradient.delta_start)}"
+    delta = [total] if gradient.reads_delta else []
     return [*row, f"p = {write(weight)}", *delta, f"dx = {write(gradient.derivative)}"]
