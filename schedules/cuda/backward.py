@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -259,10 +260,11 @@ class _KeyGradients:
                 b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
             ),
         )  # fmt: skip
-        place = (0, self.tile.batch, self.visits.head, self.visits.first)
+        place = partial(self.tile.gradient_sum, self.visits.head, self.visits.first)
         for m, n, r in dq.elements():
             tile = (first_m + m) * (self.depth // 8) + group * own_tiles + start + n
-            target = kernel.buffers["dq_acc"].ptr_to([*place, (tile * 4 + r) * 32 + kernel.lane])
+            at = place((tile * 4 + r) * 32 + kernel.lane)
+            target = kernel.buffers["dq_acc"].ptr_to(list(at))
             emit(T.ptx["red.global.add.f32"](target, dq.registers[m, n, r]))
 
     def _finish(self) -> None:

@@ -67,12 +67,12 @@ def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth:
         tile = QueryTile(kernel, block_q)
         staged = shared_tile(kernel, block_q, depth, spec.dtype)
         factor = kernel.softmax_scale if scores.scale_only else T.float32(1)
-        place = (0, tile.batch, tile.head, tile.first)
+        dq_acc = kernel.buffers["dq_acc"]
         for start in range(0, block_q // 16 * (depth // 8), _WARPS):
             number = kernel.warp + start
             with when(number < block_q // 16 * (depth // 8)):
                 sums = [
-                    kernel.buffers["dq_acc"][(*place, (number * 4 + r) * WARP + kernel.lane)]
+                    dq_acc[tile.gradient_sum(tile.first, (number * 4 + r) * WARP + kernel.lane)]
                     for r in range(4)
                 ]
                 for half in range(2):

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 from tvm import tirx
 
-from ...definition.arithmetic import TIR, int32, sequences, visibility
+from ...definition.arithmetic import TIR, int32, lengths_of, sequences_of, visibility
 from ...problem.visits import Visits
 from ...problem.work import Work
 from .builder import CudaKernel, assign, name_registers, signature_sizes
@@ -57,8 +57,8 @@ class QueryTile:
         self._kernel = kernel
         self._group = tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads))
         self.first = kernel.scalar(place["tile"] * block_q)
-        self._sequences = sequences(kernel.sig)
-        self.rows, self.keys = self._sequences.lengths(self.batch)
+        self._sequences = sequences_of(kernel.sig)
+        self.rows, self.keys = lengths_of(kernel.sig, self.batch)
         self.block_q = block_q
         name_registers(self)
 
@@ -79,6 +79,10 @@ class QueryTile:
         """Index of a statistic of ``row`` of this head."""
         return self._sequences.statistic(self.batch, self.head, row)
 
+    def gradient_sum(self, row, column) -> tuple:
+        """Index of an element of this head's sums of dQ, in the one copy that GPUs have."""
+        return (0, *self._sequences.gradient_sum(self.batch, self.head, row, column))
+
 
 def key_visits(kernel: CudaKernel, tile: QueryTile, block_k: int) -> Visits:
     """The key tiles that a query tile sees, the last first: there the mask and the end bite."""
@@ -96,8 +100,8 @@ class KeyTile:
         self.kv_head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
         self.group = kernel.scalar(tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads)))
         self.first = kernel.scalar(place["tile"] * block_k)
-        self._kernel, self._sequences = kernel, sequences(kernel.sig)
-        self.rows, self.keys = self._sequences.lengths(self.batch)
+        self._kernel, self._sequences = kernel, sequences_of(kernel.sig)
+        self.rows, self.keys = lengths_of(kernel.sig, self.batch)
         self.block_k = block_k
         name_registers(self)
 
@@ -112,6 +116,10 @@ class KeyTile:
     def statistics(self, head) -> Callable:
         """Index of a statistic of a query head, by row."""
         return partial(self._sequences.statistic, self.batch, head)
+
+    def gradient_sum(self, head, row, column) -> tuple:
+        """Index of an element of a query head's sums of dQ, in the one copy that GPUs have."""
+        return (0, *self._sequences.gradient_sum(self.batch, head, row, column))
 
 
 class QueryVisits:

@@ -30,11 +30,16 @@ TIR = Arithmetic(
 )
 
 
-def sequences(sig: Signature) -> DenseSequences:
-    """The sequences of a call of ``sig``; lengths are int32."""
-    return DenseSequences(int32(sig.seqlen_q), int32(sig.seqlen_k))
+def sequences_of(sig: Signature) -> DenseSequences:
+    """The sequences of a call of ``sig``; lengths are as wide as the signature's sizes."""
+    return DenseSequences(sig.seqlen_q, sig.seqlen_k)
 
 
-def visibility(sig: Signature, entry=0) -> Visibility:
+def lengths_of(sig: Signature, entry) -> tuple:
+    """(seqlen_q, seqlen_k) of ``entry`` of the batch, int32."""
+    return tuple(map(int32, sequences_of(sig).lengths(entry)))
+
+
+def visibility(sig: Signature, entry) -> Visibility:
     """``Visibility`` in ``entry`` of the batch; positions are int32."""
-    return Visibility(sig.spec, *sequences(sig).lengths(entry), TIR)
+    return Visibility(sig.spec, *lengths_of(sig, entry), TIR)

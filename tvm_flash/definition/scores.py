@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from .arithmetic import int32, sequences
+from .arithmetic import int32, lengths_of
 from .score_expressions import (
     Site,
     is_scale_only,
@@ -116,6 +116,6 @@ class BoundScores:
     def _site(self, q_idx, k_idx) -> Site:
         scores = self._scores
         return Site(
-            self._b, self._h, int32(q_idx), int32(k_idx), *sequences(scores.sig).lengths(self._b),
+            self._b, self._h, int32(q_idx), int32(k_idx), *lengths_of(scores.sig, self._b),
             self._scale, scores.sig.tables,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from functools import partial
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import TIR, visibility
+from ....definition.arithmetic import TIR, int32, sequences_of, visibility
 from ....definition.derive.bound import BoundGradient
 from ....definition.kinds import gradient_of
 from ....definition.scores import Scores
@@ -17,7 +17,7 @@ from ....problem.work import Work
 from .backward_keys import key_gradient
 from .backward_rows import delta_pass, dq_pass
 from .regions import whole
-from .staging import column_word, row_word
+from .staging import Rows, column_word, row_number, row_word
 from .tiles import BackwardTile
 
 
@@ -37,9 +37,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     them. ``*_c`` is the transpose that head_rows asks for; without it, it is its source.
     """
     sig = Signature(spec, "backward")
-    scores, seen = Scores(sig, math), visibility(sig)
+    scores, sequences = Scores(sig, math), sequences_of(sig)
     gradient = BoundGradient(gradient_of("softmax"), math)
-    B, Hk, Sq, Sk = sig.batch, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
+    B, Hk = sig.batch, sig.kv_heads
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
@@ -47,10 +47,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
     word, pairs, BQp, BSp = operand.dtype, pack > 1, BQ // pack, BS // pack
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
-    k_tiles = T.truncdiv(Sk + (BK - 1), BK)
     workers = Work({"entry": B, "head": Hk, "part": copies}, arithmetic=TIR)
-    delta_rows, dq_rows = delta_pass(gradient), dq_pass()
-    keys_seen = partial(seen.keys, pad_is_boundary=scores.hides_rows)
+    delta_rows, dq_rows = delta_pass(sig, gradient), dq_pass(sig)
 
     def place(row, column):
         return (column, row) if turned else (row, column)
@@ -62,9 +60,6 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         exponent = gradient.exponent(bound.scaled(raw, *site), lse)
         return gradient.exp(bound.masked(exponent, *site, edge))
 
-    def if_row(i, value, otherwise):
-        return T.if_then_else(i < Sq, value, T.float32(otherwise))
-
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
@@ -72,7 +67,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         dK: sig.own("dk"), dV: sig.own("dv"), delta_r: sig.own("delta"),
         A: sig.own("dq_acc", copies=copies, rows=rows, head_dim_pad=Dl), softmax_scale: T.float32,
     ):  # fmt: skip
-        delta_rows(O, dO, dL, delta_r, dim_v)
+        delta_rows(O, dO, dL, delta_r)
         for t in T.serial(workers.count):
             with T.sblock("worker"):
                 vt = T.axis.spatial(workers.count, t)
@@ -90,7 +85,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 hk: T.let[T.int64] = place_of[1]
                 c: T.let[T.int64] = place_of[2]
                 head = T.sblock_alloc_buffer((1,), "int64")
-                keys: T.let[T.int32] = T.Cast("int32", Sk)
+                lengths, seen = T.meta_var(sequences.lengths(b)), T.meta_var(visibility(sig, b))
+                k_tiles = T.meta_var(T.truncdiv(lengths[1] + (BK - 1), BK))
+                keys: T.let[T.int32] = int32(lengths[1])
+                k_rows = T.meta_var(Rows(K, partial(sequences.key, b, hk), keys, dim))
+                v_rows = T.meta_var(Rows(V, partial(sequences.key, b, hk), keys, dim_v))
                 K_r = T.sblock_alloc_buffer((BK, W), word)
                 K_p = T.sblock_alloc_buffer((BK // pack, Dl), word) if pairs else T.meta_var(K_r)
                 V_r = T.sblock_alloc_buffer((BK, Wv), word)
@@ -133,16 +132,12 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         for j, d in T.grid(BK, W):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                K_r[vj, vd] = column_word(
-                                    operand, K, (b, k0 + vj, hk, vd * pack), keys, dim
-                                )
+                                K_r[vj, vd] = column_word(operand, k_rows, k0 + vj, vd * pack)
                         if pairs:
                             for j, d in T.grid(BK // pack, Dl):
                                 with T.sblock("pair_k"):
                                     vj, vd = T.axis.remap("SS", [j, d])
-                                    K_p[vj, vd] = row_word(
-                                        operand, K, (b, k0 + vj * pack, hk, vd), keys, dim
-                                    )
+                                    K_p[vj, vd] = row_word(operand, k_rows, k0 + vj * pack, vd)
                         for u, d, j in T.grid(BK // BS, W, BS):
                             with T.sblock("turn_k"):
                                 vu, vd, vj = T.axis.remap("SSS", [u, d, j])
@@ -150,9 +145,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         for j, d in T.grid(BK, Wv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                V_r[vj, vd] = column_word(
-                                    operand, V, (b, k0 + vj, hk, vd * pack), keys, dim_v
-                                )
+                                V_r[vj, vd] = column_word(operand, v_rows, k0 + vj, vd * pack)
                         for u, d, j in T.grid(BK // BS, Wv, BS):
                             with T.sblock("turn_v"):
                                 vu, vd, vj = T.axis.remap("SSS", [u, d, j])
@@ -180,11 +173,20 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
                                 bound = T.meta_var(scores.at(b, h, softmax_scale))
+                                row_at = T.meta_var(partial(sequences.query, b, h))
+                                q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
+                                do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
+                                sum_at = T.meta_var(partial(sequences.gradient_sum, b, h))
+                                number_at = T.meta_var(partial(sequences.statistic, b, h))
+                                number = T.meta_var(partial(row_number, number_at, lengths[0]))
                                 row0: T.let[T.int32] = of_keys.held(start=first).first(vm)
                                 q0: T.let[T.int64] = T.Cast("int64", row0)
                                 of_rows = T.meta_var(
-                                    keys_seen(row0, row0 + BQ, BS, within=(k0, k0 + BK))
-                                )
+                                    seen.keys(
+                                        row0, row0 + BQ, BS, within=(k0, k0 + BK),
+                                        pad_is_boundary=scores.hides_rows,
+                                    )
+                                )  # fmt: skip
                                 visible = T.sblock_alloc_buffer((4,), "int32")
                                 visible[0] = of_rows.start
                                 visible[1] = of_rows.count
@@ -199,26 +201,26 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                     with T.sblock("load_q"):
                                         vi, vd = T.axis.remap("SS", [i, d])
                                         Q_r[vi, vd] = column_word(
-                                            operand, Q, (b, q0 + vi, h, vd * pack), Sq, dim
+                                            operand, q_rows, q0 + vi, vd * pack
                                         )
                                 for i, d in T.grid(BQ, Wv):
                                     with T.sblock("load_do"):
                                         vi, vd = T.axis.remap("SS", [i, d])
                                         dO_r[vi, vd] = column_word(
-                                            operand, dO, (b, q0 + vi, h, vd * pack), Sq, dim_v
+                                            operand, do_rows, q0 + vi, vd * pack
                                         )
                                 if pairs:
                                     for i, d in T.grid(BQp, Dl):
                                         with T.sblock("pair_q"):
                                             vi, vd = T.axis.remap("SS", [i, d])
                                             Q_p[vi, vd] = row_word(
-                                                operand, Q, (b, q0 + vi * pack, h, vd), Sq, dim
+                                                operand, q_rows, q0 + vi * pack, vd
                                             )
                                     for i, d in T.grid(BQp, Dvl):
                                         with T.sblock("pair_do"):
                                             vi, vd = T.axis.remap("SS", [i, d])
                                             dO_p[vi, vd] = row_word(
-                                                operand, dO, (b, q0 + vi * pack, h, vd), Sq, dim_v
+                                                operand, do_rows, q0 + vi * pack, vd
                                             )
                                 if turned:
                                     for d, i in T.grid(Dl, BQp):
@@ -232,17 +234,16 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 for i in range(BQ):
                                     with T.sblock("load_delta"):
                                         vi = T.axis.spatial(BQ, i)
-                                        delta_b[vi] = if_row(q0 + vi, delta_r[b, h, q0 + vi], 0)
+                                        delta_b[vi] = number(delta_r, q0 + vi, 0)
                                 for i in range(BQ):
                                     with T.sblock("load_lse"):
                                         vi = T.axis.spatial(BQ, i)
-                                        value = T.meta_var(gradient.row(L[b, h, q0 + vi]))
-                                        lse_b[vi] = if_row(q0 + vi, value, "inf")
+                                        lse_b[vi] = number(L, q0 + vi, "inf", gradient.row)
                                 if with_low:
                                     for i in range(BQ):
                                         with T.sblock("load_low"):
                                             vi = T.axis.spatial(BQ, i)
-                                            low_b[vi] = if_row(q0 + vi, L_low[b, h, q0 + vi], 0)
+                                            low_b[vi] = number(L_low, q0 + vi, 0)
                                 for u in T.serial(steps):
                                     with T.sblock("step"):
                                         vu = T.axis.opaque(steps, u)
@@ -334,11 +335,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         add_dv(P_p, dO_c, dV_c, s)
                                         with T.sblock("dq_scope"):
                                             T.reads(whole([dS_r, K_p]))
-                                            T.writes(A[c, b, h, q0 : q0 + BQ, 0:Dl])
+                                            block_sum = T.meta_var(
+                                                sum_at(slice(q0, q0 + BQ), slice(0, Dl))
+                                            )
+                                            T.writes(A[(c, *block_sum)])
                                             for i, d, j in T.grid(BQ, Dl, BSp):
                                                 with T.sblock("dq"):
                                                     vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                                    to = T.meta_var((c, b, h, q0 + vi, vd))
+                                                    to = T.meta_var((c, *sum_at(q0 + vi, vd)))
                                                     A[to] = A[to] + operand.dot(
                                                         dS_r[vi, vj], K_p[s * BSp + vj, vd]
                                                     )
@@ -356,13 +360,13 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                             with T.sblock("store_dk"):
                                 T.where(k0 + j < keys)
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                dK[b, k0 + vj, hk, vd] = T.Cast(dtype, dK_b[vj, vd])
+                                dK[sequences.key(b, hk, k0 + vj, vd)] = T.Cast(dtype, dK_b[vj, vd])
                         for j, d in T.grid(BK, dim_v):
                             with T.sblock("store_dv"):
                                 T.where(k0 + j < keys)
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                dV[b, k0 + vj, hk, vd] = T.Cast(dtype, dV_b[vj, vd])
-        dq_rows(A, dQ, sig.rows, dim)
+                                dV[sequences.key(b, hk, k0 + vj, vd)] = T.Cast(dtype, dV_b[vj, vd])
+        dq_rows(A, dQ)
 
     gradient.check("scores", "dp", "dq", "dk", "dv", *scores.used)
     return sig.finish(attention, f"{spec.name}_bwd")

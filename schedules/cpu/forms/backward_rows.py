@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from tvm.script import tirx as T
 
+from ....definition.arithmetic import sequences_of
 from ....definition.derive.bound import BoundGradient
+from ....definition.signature import Signature
 from .regions import whole
 
 # Columns in which the row sum of dO o O is added up first: lanes of the widest vector.
@@ -14,27 +16,31 @@ PARTS = 16
 # An inline function numbers the blocks of its second use: each definition makes its own.
 
 
-def delta_pass(gradient: BoundGradient):
-    """delta (B, H, Sq) of the rows, a sum over columns of O and dO (B, Sq, H, dim_v)."""
+def delta_pass(sig: Signature, gradient: BoundGradient):
+    """delta of every row, a sum over columns."""
+    sequences, dim_v = sequences_of(sig), sig.spec.head_dim_v
 
     @T.inline
-    def delta_rows(O, dO, dL, delta, dim_v):
-        for b, h, i in T.grid(*dL.shape):
+    def delta_rows(O, dO, dL, delta):
+        for b, h, i in T.grid(sig.batch, sig.heads, sequences.longest[0]):
             with T.sblock("delta_row"):
+                T.where(sequences.has_query(b, i))
                 vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                T.reads(O[vb, vi, vh, 0:dim_v], dO[vb, vi, vh, 0:dim_v], dL[vb, vh, vi])
-                T.writes(delta[vb, vh, vi])
+                row = T.meta_var(sequences.query(vb, vh, vi, slice(0, dim_v)))
+                at = T.meta_var(sequences.statistic(vb, vh, vi))
+                T.reads(O[row], dO[row], dL[at])
+                T.writes(delta[at])
                 part = T.sblock_alloc_buffer((PARTS,), "float32")
                 for n, l in T.grid(-(-dim_v // PARTS), PARTS):
                     with T.sblock("delta_part"):
                         vn, vl = T.axis.remap("RS", [n, l])
+                        one = T.meta_var(sequences.query(vb, vh, vi, vn * PARTS + vl))
                         with T.init():
                             part[vl] = T.float32(0)
                         part[vl] = part[vl] + T.if_then_else(
                             vn * PARTS + vl < dim_v,
                             gradient.delta_term(
-                                T.Cast("float32", O[vb, vi, vh, vn * PARTS + vl]),
-                                T.Cast("float32", dO[vb, vi, vh, vn * PARTS + vl]),
+                                T.Cast("float32", O[one]), T.Cast("float32", dO[one])
                             ),
                             T.float32(0),
                         )
@@ -42,32 +48,35 @@ def delta_pass(gradient: BoundGradient):
                     with T.sblock("delta"):
                         vl = T.axis.reduce(PARTS, l)
                         with T.init():
-                            delta[vb, vh, vi] = gradient.delta_start(dL[vb, vh, vi])
-                        delta[vb, vh, vi] = delta[vb, vh, vi] + part[vl]
+                            delta[at] = gradient.delta_start(dL[at])
+                        delta[at] = delta[at] + part[vl]
 
     return delta_rows
 
 
-def dq_pass():
-    """dQ (B, Sq, H, dim) = the copies of A (C, B, H, Sq_pad, D_pad) added in order; rows: dQ's."""
+def dq_pass(sig: Signature):
+    """dQ of every row = the copies of its sums in A (C, ..., D_pad), added in order."""
+    sequences, dim = sequences_of(sig), sig.spec.head_dim
 
     @T.inline
-    def dq_rows(A, dQ, rows, dim):
-        for b, h, i in T.grid(*rows):
+    def dq_rows(A, dQ):
+        for b, h, i in T.grid(sig.batch, sig.heads, sequences.longest[0]):
             with T.sblock("dq_row"):
+                T.where(sequences.has_query(b, i))
                 vb, vh, vi = T.axis.remap("SSS", [b, h, i])
                 T.reads(whole([A]))
-                T.writes(dQ[vb, vi, vh, 0:dim])
-                row = T.sblock_alloc_buffer((A.shape[4],), "float32")
-                for c, d in T.grid(A.shape[0], A.shape[4]):
+                T.writes(dQ[sequences.query(vb, vh, vi, slice(0, dim))])
+                row = T.sblock_alloc_buffer((A.shape[-1],), "float32")
+                for c, d in T.grid(A.shape[0], A.shape[-1]):
                     with T.sblock("sum_copies"):
                         vc, vd = T.axis.remap("RS", [c, d])
+                        one = T.meta_var(sequences.gradient_sum(vb, vh, vi, vd))
                         with T.init():
                             row[vd] = T.float32(0)
-                        row[vd] = row[vd] + A[vc, vb, vh, vi, vd]
+                        row[vd] = row[vd] + A[(vc, *one)]
                 for d in range(dim):
                     with T.sblock("store_dq"):
                         vd = T.axis.spatial(dim, d)
-                        dQ[vb, vi, vh, vd] = T.Cast(dQ.dtype, row[vd])
+                        dQ[sequences.query(vb, vh, vi, vd)] = T.Cast(dQ.dtype, row[vd])
 
     return dq_rows

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import TIR, visibility
+from ....definition.arithmetic import TIR, int32, sequences_of, visibility
 from ....definition.derive.bound import BoundRecurrence
 from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import SLACK, Scores
@@ -15,7 +16,7 @@ from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from ....problem.work import Work
 from .regions import along, whole
-from .staging import column_word, row_word
+from .staging import Rows, column_word, row_word
 from .tiles import ForwardTile
 
 
@@ -35,11 +36,11 @@ def streaming_forward(
     in its own nested sblock, which is what lets Schedule tile it. kind: a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
-    scores, seen = Scores(sig, functions), visibility(sig)
+    scores, sequences = Scores(sig, functions), sequences_of(sig)
     hides_rows = scores.hides_rows
     softmax = BoundRecurrence(recurrence_of(kind), functions)
     inputs, numbers = row_numbers(kind, sig)
-    B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
+    B, H = sig.batch, sig.heads
     statistics = spec.forward_statistics if softmax.has_sum else ()
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
@@ -47,7 +48,7 @@ def streaming_forward(
     R = tile.group
     G, W = BQ // R, math.gcd(R, 16)
     Dq, Do = (-(-size // tile.square) * tile.square for size in (D // pack, Dv))
-    q_groups = T.truncdiv(Sq + (R - 1), R)
+    q_groups = T.truncdiv(sequences.longest[0] + (R - 1), R)
     threads = T.int64(1) if threads is None else threads
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -79,7 +80,8 @@ def streaming_forward(
                 bound = T.meta_var(scores.at(b, h, softmax_scale))
                 q0: T.let[T.int64] = place_of[2]
                 hk: T.let[T.int64] = T.truncdiv(h, group)
-                q_end: T.let[T.int64] = T.min(q0 + per_tile * R, Sq)
+                lengths, seen = T.meta_var(sequences.lengths(b)), T.meta_var(visibility(sig, b))
+                q_end: T.let[T.int64] = T.min(q0 + per_tile * R, lengths[0])
                 groups: T.let[T.int32] = T.Cast("int32", T.truncdiv(q_end - q0 + (R - 1), R))
                 q_first: T.let[T.int32] = T.Cast("int32", q0)
                 q_last: T.let[T.int32] = T.Cast("int32", q_end)
@@ -90,7 +92,10 @@ def streaming_forward(
                 first: T.let[T.int32] = span[0]
                 k_blocks: T.let[T.int32] = span[1]
                 tiles = T.meta_var(visits.held(start=first, count=k_blocks))
-                keys: T.let[T.int32] = T.Cast("int32", Sk)
+                keys: T.let[T.int32] = int32(lengths[1])
+                q_rows = T.meta_var(Rows(Q, partial(sequences.query, b, h), lengths[0], dim))
+                k_rows = T.meta_var(Rows(K, partial(sequences.key, b, hk), keys, dim))
+                v_rows = T.meta_var(Rows(V, partial(sequences.key, b, hk), keys, dim_v))
                 Qr = T.sblock_alloc_buffer((R, Dq), operand.dtype)
                 Qt = T.sblock_alloc_buffer((G, Dq, R), operand.dtype)
                 Kb = T.sblock_alloc_buffer((BK, D // pack), operand.dtype)
@@ -131,7 +136,7 @@ def streaming_forward(
                             with T.sblock("load_q"):
                                 vi, vd = T.axis.remap("SS", [i, d])
                                 Qr[vi, vd] = column_word(
-                                    operand, Q, (b, q0 + vg * R + vi, h, vd * pack), Sq, dim
+                                    operand, q_rows, q0 + vg * R + vi, vd * pack
                                 )
                         for d, i in T.grid(Dq, R):
                             with T.sblock("transpose_q"):
@@ -154,8 +159,7 @@ def streaming_forward(
                     with T.sblock("k_block"):
                         vn = T.axis.opaque(k_blocks, n)
                         T.reads(
-                            K[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim],
-                            V[0:B, 0:Sk, 0 : sig.kv_heads, 0:dim_v],
+                            *whole([K, V]),
                             Qt[0:G, 0:Dq, 0:R],
                             *along(row_states),
                             acc[0:G, 0:Dv, 0:R],
@@ -176,15 +180,11 @@ def streaming_forward(
                         for j, d in T.grid(BK, D // pack):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Kb[vj, vd] = column_word(
-                                    operand, K, (b, k0 + vj, hk, vd * pack), keys, dim
-                                )
+                                Kb[vj, vd] = column_word(operand, k_rows, k0 + vj, vd * pack)
                         for j, d in T.grid(BK // pack, Dv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
-                                Vb[vj, vd] = row_word(
-                                    operand, V, (b, k0 + vj * pack, hk, vd), keys, dim_v
-                                )
+                                Vb[vj, vd] = row_word(operand, v_rows, k0 + vj * pack, vd)
                         for g in range(seen_groups):
                             with T.sblock("group"):
                                 vg = T.axis.opaque(seen_groups, g)
@@ -369,23 +369,24 @@ def streaming_forward(
                                 out_r[vi, vd] = out_t[vd, vi]
                         for i, d in T.grid(R, dim_v):
                             with T.sblock("out"):
-                                T.where(q0 + vg * R + i < Sq)
+                                T.where(q0 + vg * R + i < lengths[0])
                                 vi, vd = T.axis.remap("SS", [i, d])
-                                O[b, q0 + vg * R + vi, h, vd] = T.Cast(dtype, out_r[vi, vd])
+                                at = T.meta_var(sequences.query(b, h, q0 + vg * R + vi, vd))
+                                O[at] = T.Cast(dtype, out_r[vi, vd])
                         if "lse" in statistics:
                             for i in range(R):
                                 with T.sblock("lse"):
-                                    T.where(q0 + vg * R + i < Sq)
+                                    T.where(q0 + vg * R + i < lengths[0])
                                     vi = T.axis.spatial(R, i)
-                                    L[b, h, q0 + vg * R + vi] = softmax.lse(m[vg, vi], l[vg, vi])
+                                    at = T.meta_var(sequences.statistic(b, h, q0 + vg * R + vi))
+                                    L[at] = softmax.lse(m[vg, vi], l[vg, vi])
                         if "lse_low" in statistics:
                             for i in range(R):
                                 with T.sblock("lse_low"):
-                                    T.where(q0 + vg * R + i < Sq)
+                                    T.where(q0 + vg * R + i < lengths[0])
                                     vi = T.axis.spatial(R, i)
-                                    L_low[b, h, q0 + vg * R + vi] = softmax.lse_low(
-                                        L[b, h, q0 + vg * R + vi], m[vg, vi], l[vg, vi]
-                                    )
+                                    at = T.meta_var(sequences.statistic(b, h, q0 + vg * R + vi))
+                                    L_low[at] = softmax.lse_low(L[at], m[vg, vi], l[vg, vi])
 
     softmax.check(statistics, "scores", "pv", *scores.used)
     return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)

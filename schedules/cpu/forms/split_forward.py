@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import TIR, visibility
+from ....definition.arithmetic import TIR, sequences_of, visibility
 from ....definition.derive.bound import BoundRecurrence
 from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
@@ -56,17 +57,17 @@ def split_forward(
     the vector forms of exp2 and friends (None: intrinsics); kind is a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
-    scores, seen = Scores(sig, math), visibility(sig)
+    scores, sequences = Scores(sig, math), sequences_of(sig)
     softmax = BoundRecurrence(recurrence_of(kind), math)
     inputs, numbers = row_numbers(kind, sig)
-    B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
+    (B, Hk), (most_rows, most_keys) = (sig.batch, sig.kv_heads), sequences.longest
     statistics = spec.forward_statistics if softmax.has_sum else ()
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
     D, Dv = tile.depth, tile.depth_v
-    packed = group * Sq
+    packed = group * most_rows
     row_tiles = T.truncdiv(packed + (R - 1), R)
-    chunks = T.truncdiv(Sk + (C - 1), C)
+    chunks = T.truncdiv(most_keys + (C - 1), C)
     all_rows = B * Hk * packed
     axes = {"entry": B, "part": chunks, "tile": row_tiles, "head": Hk}
     work = Work(axes, arithmetic=TIR)
@@ -83,9 +84,7 @@ def split_forward(
         for t in T.serial(work.count):
             with T.sblock("chunk"):
                 vt = T.axis.spatial(work.count, t)
-                T.reads(
-                    Q[0:B, 0:Sq, 0:H, 0:dim], K[0:B, 0:Sk, 0:Hk, 0:dim], V[0:B, 0:Sk, 0:Hk, 0:dim_v]
-                )
+                T.reads(whole([Q, K, V]))
                 T.writes(
                     chunk_m[0:all_rows, 0:chunks],
                     chunk_l[0:all_rows, 0:chunks],
@@ -104,7 +103,9 @@ def split_forward(
                 hk: T.let[T.int64] = place[1]
                 r0: T.let[T.int64] = place[2]
                 c: T.let[T.int64] = place[3]
-                rows: T.let[T.int32] = T.max(T.Cast("int32", T.min(packed - r0, R)), 1)
+                lengths, seen = T.meta_var(sequences.lengths(b)), T.meta_var(visibility(sig, b))
+                left = T.meta_var(group * lengths[0] - r0)
+                rows: T.let[T.int32] = T.max(T.Cast("int32", T.min(left, R)), 1)
                 q0 = T.meta_var(T.Cast("int32", T.truncdiv(r0, group)))
                 q_end = T.meta_var(T.Cast("int32", T.truncdiv(r0 + rows - 1, group)) + 1)
                 c0 = T.meta_var(T.Cast("int32", c) * C)
@@ -125,9 +126,12 @@ def split_forward(
                 direct_v: T.let[T.int32] = inner if dim_v == Dv else 0
                 kept = T.meta_var(visits.held(full_low=visible[2], full_high=visible[3]))
                 boundary: T.let[T.bool] = kept.is_boundary(first, blocks * BK)
-                groups: T.let[T.int32] = T.if_then_else(
-                    keys > 0, T.truncdiv(rows + (RB - 1), RB), 0
-                )
+                any_row = T.meta_var(sequences.has_query(b, T.truncdiv(r0, group)))
+                some = T.meta_var(tirx.all(keys > 0, any_row))
+                groups: T.let[T.int32] = T.if_then_else(some, T.truncdiv(rows + (RB - 1), RB), 0)
+                key_at = T.meta_var(partial(sequences.key, b, hk))
+                k_region = T.meta_var(K[key_at(slice(0, lengths[1]), slice(0, dim))])
+                v_region = T.meta_var(V[key_at(slice(0, lengths[1]), slice(0, dim_v))])
                 head = T.sblock_alloc_buffer((R,), "int32")
                 position = T.sblock_alloc_buffer((R,), "int32")
                 Qt = T.sblock_alloc_buffer((R, D), "float32")
@@ -157,11 +161,12 @@ def split_forward(
                     with T.sblock("load_q"):
                         vi = T.axis.spatial(R, i)
                         vd = T.axis.spatial(D, d)
-                        Qt[vi, vd] = padded(Q, (b, position[vi], head[vi], vd), True, dim)
+                        row_at = T.meta_var(sequences.query(b, head[vi], position[vi], vd))
+                        Qt[vi, vd] = padded(Q, row_at, True, dim)
                 for n in range(direct_k):
                     with T.sblock("direct_scores"):
                         vn = T.axis.spatial(T.truncdiv(C, BK), n)
-                        T.reads(Qt[0:R, 0:D], K[b, 0:Sk, hk, 0:dim])
+                        T.reads(Qt[0:R, 0:D], k_region)
                         T.writes(S[0:R, 0:C])
                         for g, i, j, d in T.grid(groups, RB, BK, D):
                             with T.sblock("scores"):
@@ -171,19 +176,19 @@ def split_forward(
                                 with T.init():
                                     S[vi, vn * BK + vj] = T.float32(0)
                                 S[vi, vn * BK + vj] = S[vi, vn * BK + vj] + Qt[vi, vd] * T.Cast(
-                                    "float32", K[b, first + vn * BK + vj, hk, vd]
+                                    "float32", K[key_at(first + vn * BK + vj, vd)]
                                 )
                 for n in range(blocks - direct_k):
                     with T.sblock("staged_scores"):
                         vn = T.axis.spatial(T.truncdiv(C, BK), direct_k + n)
-                        T.reads(Qt[0:R, 0:D], K[b, 0:Sk, hk, 0:dim])
+                        T.reads(Qt[0:R, 0:D], k_region)
                         T.writes(S[0:R, 0:C], Kb[0:BK, 0:D])
                         for j, d in T.grid(BK, D):
                             with T.sblock("load_k"):
                                 vj, vd = T.axis.remap("SS", [j, d])
                                 Kb[vj, vd] = padded(
                                     K,
-                                    (b, first + vn * BK + vj, hk, vd),
+                                    key_at(first + vn * BK + vj, vd),
                                     vn * BK + vj < keys,
                                     dim,
                                 )
@@ -224,7 +229,7 @@ def split_forward(
                 for n in range(direct_v):
                     with T.sblock("direct_pv"):
                         vn = T.axis.opaque(T.truncdiv(C, BK), n)
-                        T.reads(P[0:R, 0:C], V[b, 0:Sk, hk, 0:dim_v], acc[0:R, 0:Dv])
+                        T.reads(P[0:R, 0:C], v_region, acc[0:R, 0:Dv])
                         T.writes(acc[0:R, 0:Dv])
                         for g, i, d, j in T.grid(groups, RB, Dv, BK):
                             with T.sblock("pv"):
@@ -232,19 +237,19 @@ def split_forward(
                                 vd = T.axis.spatial(Dv, d)
                                 vj = T.axis.reduce(BK, j)
                                 acc[vi, vd] = acc[vi, vd] + P[vi, vn * BK + vj] * T.Cast(
-                                    "float32", V[b, first + vn * BK + vj, hk, vd]
+                                    "float32", V[key_at(first + vn * BK + vj, vd)]
                                 )
                 for n in range(blocks - direct_v):
                     with T.sblock("staged_pv"):
                         vn = T.axis.opaque(T.truncdiv(C, BK), direct_v + n)
-                        T.reads(P[0:R, 0:C], V[b, 0:Sk, hk, 0:dim_v], acc[0:R, 0:Dv])
+                        T.reads(P[0:R, 0:C], v_region, acc[0:R, 0:Dv])
                         T.writes(acc[0:R, 0:Dv], Vb[0:BK, 0:Dv])
                         for j, d in T.grid(BK, Dv):
                             with T.sblock("load_v"):
                                 vj, vd = T.axis.remap("SS", [j, d])
                                 Vb[vj, vd] = padded(
                                     V,
-                                    (b, first + vn * BK + vj, hk, vd),
+                                    key_at(first + vn * BK + vj, vd),
                                     vn * BK + vj < keys,
                                     dim_v,
                                 )
@@ -255,7 +260,7 @@ def split_forward(
                                 vj = T.axis.reduce(BK, j)
                                 acc[vi, vd] = acc[vi, vd] + P[vi, vn * BK + vj] * Vb[vj, vd]
                 first_row: T.let[T.int64] = (b * Hk + hk) * packed + r0
-                stored: T.let[T.int32] = T.if_then_else(keys > 0, rows, 0)
+                stored: T.let[T.int32] = T.if_then_else(some, rows, 0)
                 if softmax.has_sum:
                     for i in range(stored):
                         with T.sblock("store_m"):
@@ -284,7 +289,8 @@ def split_forward(
                     vt, group
                 )
                 row = T.meta_var(T.Cast("int32", out_q))
-                parts = T.meta_var(seen.keys(row, row + 1, C))
+                parts = T.meta_var(visibility(sig, out_b).keys(row, row + 1, C))
+                at = T.meta_var(sequences.statistic(out_b, out_h, out_q))
                 begin: T.let[T.int64] = T.Cast("int64", parts.start)
                 count: T.let[T.int64] = T.Cast("int64", parts.count)
                 top = T.sblock_alloc_buffer((1,), "float32")
@@ -324,16 +330,18 @@ def split_forward(
                         inverse[0] = softmax.inverse(total[0])
                 for d in range(dim_v):
                     with T.sblock("out"):
+                        T.where(sequences.has_query(out_b, out_q))
                         vd = T.axis.spatial(dim_v, d)
-                        O[out_b, out_q, out_h, vd] = T.Cast(dtype, softmax.out(out[vd], inverse[0]))
+                        out_at = T.meta_var(sequences.query(out_b, out_h, out_q, vd))
+                        O[out_at] = T.Cast(dtype, softmax.out(out[vd], inverse[0]))
                 if "lse" in statistics:
                     with T.sblock("lse"):
-                        L[out_b, out_h, out_q] = softmax.lse(top[0], total[0])
+                        T.where(sequences.has_query(out_b, out_q))
+                        L[at] = softmax.lse(top[0], total[0])
                 if "lse_low" in statistics:
                     with T.sblock("lse_low"):
-                        L_low[out_b, out_h, out_q] = softmax.lse_low(
-                            L[out_b, out_h, out_q], top[0], total[0]
-                        )
+                        T.where(sequences.has_query(out_b, out_q))
+                        L_low[at] = softmax.lse_low(L[at], top[0], total[0])
 
     softmax.check(statistics, "scores", "pv", *scores.used)
     return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from tvm import tirx
+
+
+class Rows(NamedTuple):
+    """The rows of one head in ``buffer``: ``count`` of them, of ``columns`` elements.
+
+    index(row, column): where an element lies; its last number is the column.
+    """
+
+    buffer: tirx.Buffer
+    index: Callable[..., tuple]
+    count: tirx.PrimExpr
+    columns: int
 
 
 def padded(buffer, index, inside, columns: int):
@@ -11,15 +26,27 @@ def padded(buffer, index, inside, columns: int):
     return tirx.if_then_else(tirx.And(inside, index[-1] < columns), value, tirx.const(0, "float32"))
 
 
-def column_word(operand, buffer, index, rows, columns: int):
-    """The word of neighbouring columns of a row, from the element ``index`` (b, row, h, column)."""
-    b, row, h, column = index
-    places = [(b, row, h, column + e) for e in range(operand.pack)]
-    return operand.stage(*[padded(buffer, place, row < rows, columns) for place in places])
+def column_word(operand, rows: Rows, row, column):
+    """The word of neighbouring columns of a row, from the element at (row, column) on."""
+    return _word(operand, rows, [(row, column + e) for e in range(operand.pack)])
 
 
-def row_word(operand, buffer, index, rows, columns: int):
-    """The word of neighbouring rows of a column, from the element ``index`` (b, row, h, column)."""
-    b, row, h, column = index
-    places = [(b, row + e, h, column) for e in range(operand.pack)]
-    return operand.stage(*[padded(buffer, place, place[1] < rows, columns) for place in places])
+def row_word(operand, rows: Rows, row, column):
+    """The word of neighbouring rows of a column, from the element at (row, column) on."""
+    return _word(operand, rows, [(row + e, column) for e in range(operand.pack)])
+
+
+def row_number(index, count, buffer, row, otherwise, converted=lambda value: value):
+    """The number of a row in ``buffer``, ``converted``; ``otherwise`` past the last of ``count``.
+
+    index(row): where it lies.
+    """
+    value = converted(buffer[index(row)])
+    return tirx.if_then_else(row < count, value, tirx.const(float(otherwise), "float32"))
+
+
+def _word(operand, rows: Rows, places):
+    buffer, index, count, columns = rows
+    return operand.stage(
+        *[padded(buffer, index(row, column), row < count, columns) for row, column in places]
+    )

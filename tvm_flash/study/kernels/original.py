@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.arithmetic import TIR, int32, visibility
+from ...definition.arithmetic import TIR, int32, lengths_of, sequences_of, visibility
 from ...definition.derive.bound import BoundRecurrence
 from ...definition.kinds import recurrence_of
 from ...definition.scores import Scores
@@ -143,10 +144,13 @@ class _Original:
     def _place(self) -> None:
         kernel, sig = self.kernel, self.sig
         heads = int32(sig.heads)
-        self.rows, self.keys = int32(sig.seqlen_q), int32(sig.seqlen_k)
         work = Work({"entry": int32(sig.batch), "head": heads}, arithmetic=TIR)
         place = work.place(kernel.block)
         self.batch, self.head = kernel.scalar(place["entry"]), kernel.scalar(place["head"])
+        self.rows, self.keys = lengths_of(sig, self.batch)
+        self.sequences = sequences_of(sig)
+        self.query = partial(self.sequences.query, self.batch, self.head)
+        self.statistic = partial(self.sequences.statistic, self.batch, self.head)
         group = tirx.truncdiv(heads, int32(sig.kv_heads))
         self.kv_head = kernel.scalar(tirx.truncdiv(self.head, group))
         names = ("start", "count", "full_low", "full_high")
@@ -176,22 +180,23 @@ class _Original:
     def _key_tile(self, first) -> None:
         """K_j and V_j to shared memory, then every query tile that sees them."""
         config, kernel = self.config, self.kernel
-        visits = visibility(self.sig).queries(
+        visits = visibility(self.sig, self.batch).queries(
             first, first + config.block_k, config.block_q, pad_is_boundary=True
         )
         for name, register in self.held.items():
             assign(register, getattr(visits, name))
         self.visits = visits.held(**self.held)
         with when(self.visits.count > 0):
+            place = partial(self.sequences.key, self.batch, self.kv_head)
             for name, tile in (("k", self.k_tile), ("v", self.v_tile)):
-                load_rows(kernel, tile, 0, self._rows(name, self.kv_head), first, self.keys)
+                load_rows(kernel, tile, 0, self._rows(name, place), first, self.keys)
         with loop(self.visits.count) as number:
             kernel.forget_lane_offsets()
             self._query_tile(first, self.visits.first(number))
 
     def _query_tile(self, key_first, q_first) -> None:
         kernel = self.kernel
-        load_rows(kernel, self.q_tile, 0, self._rows("q", self.head), q_first, self.rows)
+        load_rows(kernel, self.q_tile, 0, self._rows("q", self.query), q_first, self.rows)
         commit()
         wait()
         barrier()
@@ -271,7 +276,7 @@ class _Original:
     def _combine(self, row, q_row) -> None:
         """A row of O, l and m read, this tile's share added, written back (lines 11 to 13)."""
         kernel, softmax = self.kernel, self.softmax
-        sums, place = kernel.buffers["sums"], (self.batch, self.head, q_row)
+        sums, place = kernel.buffers["sums"], self.statistic(q_row)
 
         def number(value):
             return kernel.scalar(value, "float32")
@@ -296,17 +301,16 @@ class _Original:
         with self._own_rows(self.rows) as row:
             for column, at in self._own_columns(row):
                 value = tirx.Cast(self.spec.dtype, buffers["sums"][at])
-                store(buffers["out"], (self.batch, row, self.head, column), value)
-            place = (self.batch, self.head, row)
+                store(buffers["out"], self.query(row, column), value)
+            place = self.statistic(row)
             if "lse" in buffers:
                 with when(self.kernel.lane == 0):
                     maximum, weight = buffers["row_max"][place], buffers["row_sum"][place]
                     store(buffers["lse"], place, self.softmax.lse(maximum, weight))
 
-    def _rows(self, name: str, head) -> Rows:
+    def _rows(self, name: str, place) -> Rows:
         buffer = self.kernel.buffers[name]
-        columns = int(buffer.shape[-1])
-        return Rows(buffer, columns, lambda row, column: (self.batch, row, head, column))
+        return Rows(buffer, int(buffer.shape[-1]), place)
 
     def _row_halves(self):
         return [(m, half) for m in range(self.s.m_tiles) for half in range(2)]
@@ -329,7 +333,7 @@ class _Original:
     def _store_statistics(self, row, maximum, weight) -> None:
         with when(self.kernel.lane == 0):
             for name, value in (("row_max", maximum), ("row_sum", weight)):
-                store(self.kernel.buffers[name], (self.batch, self.head, row), value)
+                store(self.kernel.buffers[name], self.statistic(row), value)
 
     @contextmanager
     def _own_rows(self, count) -> Iterator:
@@ -344,7 +348,7 @@ class _Original:
         """(column, index into sums) of this lane."""
         for start in range(0, self.spec.head_dim_v, WARP):
             column = self.kernel.lane + start
-            at = (self.batch, self.head, row, column)
+            at = (*self.statistic(row), column)
             if start + WARP <= self.spec.head_dim_v:
                 yield column, at
             else:
