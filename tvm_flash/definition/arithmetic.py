@@ -31,7 +31,7 @@ TIR = Arithmetic(
 
 
 def sequences_of(sig: Signature) -> DenseSequences:
-    """The sequences of a call of ``sig``; lengths are as wide as the signature's sizes."""
+    """The sequences of a call of ``sig``; lengths are int64, as its sizes are."""
     return DenseSequences(sig.seqlen_q, sig.seqlen_k)
 
 
