@@ -20,6 +20,7 @@ def test_every_place_is_taken_once_the_last_axis_fastest(sizes, names):
     assert [tuple(place[name] for name in names) for place in places] == list(
         product(*map(range, sizes))
     )
+    assert work.places() == places
 
 
 def test_the_longest_share_of_a_head_goes_first():

@@ -30,6 +30,10 @@ class Work:
         """How many workers there are."""
         return reduce(mul, reversed(self.axes.values()))
 
+    def places(self) -> list[dict[str, int]]:
+        """What every worker takes, in their order, where the extents are ints."""
+        return [self.place(worker) for worker in range(self.count)]
+
     def place(self, worker) -> dict[str, Any]:
         """What worker number ``worker`` takes: an index by the name of each axis."""
         a, slowest = self.arithmetic, next(iter(self.axes))

@@ -13,11 +13,11 @@ from ....definition.kinds import gradient_of
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from ....problem.work import Work
 from .backward_keys import key_gradient
 from .backward_rows import delta_pass, dq_pass
 from .regions import whole
 from .staging import Rows, column_word, row_number, row_word
+from .tasks import dealt_work
 from .tiles import BackwardTile
 
 
@@ -39,7 +39,6 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     sig = Signature(spec, "backward")
     scores, sequences = Scores(sig, math), sequences_of(sig)
     gradient = BoundGradient(gradient_of("softmax"), math)
-    B, Hk = sig.batch, sig.kv_heads
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
@@ -47,7 +46,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
     word, pairs, BQp, BSp = operand.dtype, pack > 1, BQ // pack, BS // pack
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
-    workers = Work({"entry": B, "head": Hk, "part": copies}, arithmetic=TIR)
+    workers = dealt_work(sig.batch, sig.kv_heads, copies, TIR)
     delta_rows, dq_rows = delta_pass(sig, gradient), dq_pass(sig)
 
     def place(row, column):

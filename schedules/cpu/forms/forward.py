@@ -14,9 +14,9 @@ from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import SLACK, Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from ....problem.work import Work
 from .regions import along, whole
 from .staging import Rows, column_word, row_word
+from .tasks import groups_of_tile, tile_work
 from .tiles import ForwardTile
 
 
@@ -59,11 +59,9 @@ def streaming_forward(
         results = T.meta_var(whole([O, *[L, L_low][: len(statistics)]]))
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
         share: T.let[T.int64] = T.truncdiv(B * H * q_groups, tasks)
-        per_tile: T.let[T.int64] = T.max(T.min(share, T.int64(G)), T.int64(1))
+        per_tile: T.let[T.int64] = groups_of_tile(share, G, TIR)
         q_blocks: T.let[T.int64] = T.truncdiv(q_groups + per_tile - 1, per_tile)
-        # Last rows first: with a causal mask they take longest, and go out first.
-        axes = T.meta_var({"entry": B, "head": H, "tile": q_blocks})
-        work = T.meta_var(Work(axes, last_first=True, arithmetic=TIR))
+        work = T.meta_var(tile_work(B, H, q_blocks, TIR))
         for t in T.serial(work.count):
             with T.sblock("q_tile"):
                 vt = T.axis.spatial(work.count, t)

@@ -14,10 +14,10 @@ from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from ....problem.work import Work
 from .regions import whole
 from .row_states import row_states
 from .staging import padded
+from .tasks import chunk_work
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def split_forward(
     row_tiles = T.truncdiv(packed + (R - 1), R)
     chunks = T.truncdiv(most_keys + (C - 1), C)
     all_rows = B * Hk * packed
-    axes = {"entry": B, "part": chunks, "tile": row_tiles, "head": Hk}
-    work = Work(axes, arithmetic=TIR)
+    work = chunk_work(B, chunks, row_tiles, Hk, TIR)
     reduce_max, reduce_sum = row_states(softmax, "m", "max"), row_states(softmax, "l", "sum")
 
     @T.prim_func(s_tir=True, check_well_formed=False)

@@ -17,12 +17,13 @@ from ...problem.spec import AttentionSpec
 from ...ptx_interpreter import Report
 from ...schedules.cuda.program import CudaProgram, Launch
 from ...schedules.cuda.program import Sizes as Extents
+from ...schedules.cuda.tiling import key_work, query_work
 from ...verify.plan import grid_of, run_program
 from ...verify.problems import Problem
 from ...verify.trial import Candidate, Tensors, judge, tile_of
 from ...verify.verdict import Outcome
 from ..trial import Sizes
-from .visited import key_tiles, query_tiles
+from .visited import key_loads, query_loads
 from .work import Amounts, KernelWork, solved
 
 WARP = 32
@@ -159,16 +160,13 @@ def block_tiles(
     spec: AttentionSpec, program: CudaProgram, launch: Launch, sizes: Sizes
 ) -> list[int]:
     """Tiles that each block of ``launch`` visits, in the order of launch."""
-    lengths, meta = (sizes.seqlen_q, sizes.seqlen_k), program.meta
+    extents, blocks = Extents(*sizes), (program.meta["block_q"], program.meta["block_k"])
     if launch.name.endswith("_dkdv"):
-        of_keys = query_tiles(spec, *lengths, meta["block_q"], meta["block_k"])
-        group = sizes.num_heads // sizes.num_kv_heads
-        return [n * group for n in of_keys] * (sizes.batch * sizes.num_kv_heads)
+        return key_loads(spec, key_work(extents, blocks[1]), sizes, *blocks)
     if launch.name.endswith(("_delta", "_dq")):
-        x, y, z = grid_of(launch, Extents(*sizes))
+        x, y, z = grid_of(launch, extents)
         return [0] * (x * y * z)
-    of_rows = key_tiles(spec, *lengths, meta["block_q"], meta["block_k"])
-    return of_rows[::-1] * (sizes.batch * sizes.num_heads)
+    return query_loads(spec, query_work(extents, blocks[0]), sizes, *blocks)
 
 
 def overlap_of(config: Mapping[str, object], name: str) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ...problem.arguments import size_values
 from ...problem.spec import AttentionSpec
 from ...schedules.cpu.backward import BackwardConfig
+from ...schedules.cpu.forms.tasks import dealt_work
 from ...schedules.cpu.forms.tiles import BackwardTile
 from ..trial import Sizes
 from .core import Core
@@ -19,10 +21,10 @@ _DSCORE = 4
 def backward_tasks(
     core: Core, spec: AttentionSpec, config: BackwardConfig, sizes: Sizes, threads: int
 ) -> list[float]:
-    """Clocks of each worker; a head's key tiles are dealt out to its workers in turn."""
-    heads, group = sizes.batch * sizes.num_kv_heads, sizes.num_heads // sizes.num_kv_heads
+    """Clocks of each task, in the order in which they start."""
+    group = sizes.num_heads // sizes.num_kv_heads
     blocks = query_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, config.block_q, config.block_k)
-    copies = min(max(1, -(-2 * threads // heads)), len(blocks))
+    copies = size_values(spec, sizes, {"block_k": config.block_k}, threads)["copies"]
     steps = _steps(spec, config, sizes, len(blocks))
     tile, vector = config.tile(spec), config.vector
     width, sums = tile.words + tile.words_v, tile.depth_lanes + tile.lanes_v
@@ -31,10 +33,12 @@ def backward_tasks(
     rate = arrival_rate(core, spec, sizes.seqlen_q, sizes.num_heads)
     of_rows = config.block_q * (staged + width * spec.element.bytes / rate)
     of_step = _step(core, spec, config, tile)
-    workers = [0.0] * copies
-    for n, (visited, pairs) in enumerate(zip(blocks, steps, strict=True)):
-        workers[n % copies] += of_keys + group * (visited * of_rows + pairs * of_step)
-    return workers * heads
+    clocks = [
+        of_keys + group * (visited * of_rows + pairs * of_step)
+        for visited, pairs in zip(blocks, steps, strict=True)
+    ]
+    work = dealt_work(sizes.batch, sizes.num_kv_heads, copies)
+    return [sum(clocks[place["part"] :: copies]) for place in work.places()]
 
 
 def _steps(

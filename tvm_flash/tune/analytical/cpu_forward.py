@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...problem.spec import AttentionSpec
+from ...schedules.cpu.forms.tasks import groups_of_tile, tile_work
 from ...schedules.cpu.forward import ForwardConfig
 from ..trial import Sizes
 from .core import Core
@@ -24,22 +25,22 @@ TRANSPOSED = 6
 def forward_tasks(
     core: Core, spec: AttentionSpec, config: ForwardConfig, sizes: Sizes, threads: int
 ) -> list[float]:
-    """Clocks of each task, in the order in which they start (last rows of a head first)."""
+    """Clocks of each task, in the order in which they start."""
     tile, rows = config.tile(spec), config.rows
     groups = -(-sizes.seqlen_q // rows)
-    heads = sizes.batch * sizes.num_heads
-    share = heads * groups // (threads * config.tasks_per_thread)
-    per_tile = max(min(share, config.block_q // rows), 1)
+    share = sizes.batch * sizes.num_heads * groups // (threads * config.tasks_per_thread)
+    per_tile = groups_of_tile(share, config.block_q // rows)
     of_groups = key_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, rows, config.block_k)
     of_tiles = key_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, rows * per_tile, config.block_k)
     pair = _pair(core, spec, config, per_tile)
     stage = _stage(core, spec, config, sizes)
     start = rows / config.vector * (tile.depth + 2 * tile.depth_v) * TRANSPOSED
-    head = []
+    clocks = []
     for first, blocks in zip(range(0, groups, per_tile), of_tiles, strict=True):
         own = of_groups[first : first + per_tile]
-        head.append(blocks * stage + sum(own) * pair + len(own) * start)
-    return head[::-1] * heads
+        clocks.append(blocks * stage + sum(own) * pair + len(own) * start)
+    work = tile_work(sizes.batch, sizes.num_heads, len(clocks))
+    return [clocks[place["tile"]] for place in work.places()]
 
 
 def _pair(core: Core, spec: AttentionSpec, config: ForwardConfig, per_tile: int) -> float:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from ...problem.spec import AttentionSpec
+from ...problem.visits import Visibility
+from ...schedules.cpu.forms.tasks import chunk_work
 from ...schedules.cpu.split_forward import SplitForwardConfig
 from ..trial import Sizes
 from .core import Core
@@ -20,18 +24,26 @@ _COMBINED = 60
 def split_tasks(
     core: Core, spec: AttentionSpec, config: SplitForwardConfig, sizes: Sizes, threads: int
 ) -> list[float]:
-    """Clocks of each chunk; the combination of chunks is spread over them.
+    """Clocks of each task, in the order in which they start: a chunk, and its share of combining.
 
     Each of ``threads`` cores is given memory's whole rate for one: what they share is not modelled.
     """
-    packed = sizes.num_heads // sizes.num_kv_heads * sizes.seqlen_q
-    tiles = [min(config.rows, packed - first) for first in range(0, packed, config.rows)]
-    chunks = [
-        min(config.chunk, sizes.seqlen_k - first)
-        for first in range(0, sizes.seqlen_k, config.chunk)
-    ]
-    tasks = [_chunk(core, spec, config, rows, keys) for keys in chunks for rows in tiles]
-    return tasks * (sizes.batch * sizes.num_kv_heads)
+    group = sizes.num_heads // sizes.num_kv_heads
+    packed, rows, chunk = group * sizes.seqlen_q, config.rows, config.chunk
+    seen = Visibility(spec, sizes.seqlen_q, sizes.seqlen_k)
+
+    @cache
+    def clocks(tile: int, part: int) -> float:
+        first, end = tile * rows, min((tile + 1) * rows, packed)
+        within = (part * chunk, (part + 1) * chunk)
+        last = (end - 1) // group
+        visits = seen.keys(first // group, last + 1, config.block_k, within=within)
+        keys = visits.end - visits.first(0)
+        return _chunk(core, spec, config, end - first, keys) if keys > 0 else 0.0
+
+    tiles, chunks = -(-packed // rows), -(-sizes.seqlen_k // chunk)
+    work = chunk_work(sizes.batch, chunks, tiles, sizes.num_kv_heads)
+    return [clocks(place["tile"], place["part"]) for place in work.places()]
 
 
 def _chunk(

@@ -6,12 +6,13 @@ from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import CudaArch
 from ...schedules.cuda.backward_config import BackwardConfig
 from ...schedules.cuda.forward import ForwardConfig
+from ...schedules.cuda.program import Sizes as Extents
 from ...schedules.cuda.residence import MOST_REGISTERS, REGISTER_UNIT, REGISTERS_PER_SM
-from ...schedules.cuda.tiling import round_up
+from ...schedules.cuda.tiling import key_work, query_work, round_up
 from ..trial import Sizes
 from .gpu import gpu_of
 from .model import predict, total_seconds
-from .visited import key_tiles, query_tiles
+from .visited import key_loads, query_loads
 from .work import Amounts, KernelWork
 
 Config = ForwardConfig | BackwardConfig
@@ -41,15 +42,13 @@ def cuda_seconds(spec: AttentionSpec, config: Config, arch: CudaArch, sizes: Siz
 
 def estimated_work(spec: AttentionSpec, config: Config, sizes: Sizes, registers: int) -> KernelWork:
     """The kernel that makes products; others of a backward are the same for all its configs."""
-    lengths = (sizes.seqlen_q, sizes.seqlen_k, config.block_q, config.block_k)
+    extents, blocks = Extents(*sizes), (config.block_q, config.block_k)
     if isinstance(config, ForwardConfig):
-        tiles = key_tiles(spec, *lengths)[::-1] * (sizes.batch * sizes.num_heads)
+        tiles = query_loads(spec, query_work(extents, config.block_q), sizes, *blocks)
         base, tile = _forward(spec, config)
         overlap = 0.5
     else:
-        group = sizes.num_heads // sizes.num_kv_heads
-        of_keys = [n * group for n in query_tiles(spec, *lengths)]
-        tiles = of_keys * (sizes.batch * sizes.num_kv_heads)
+        tiles = key_loads(spec, key_work(extents, config.block_k), sizes, *blocks)
         base, tile = _backward(spec, config)
         overlap = 0.2
     overlap = 1.0 if config.stages == 2 else overlap

@@ -6,6 +6,25 @@ from functools import lru_cache
 
 from ...problem.spec import AttentionSpec
 from ...problem.visits import Visibility
+from ...problem.work import Work
+from ..trial import Sizes
+
+
+def query_loads(
+    spec: AttentionSpec, work: Work, sizes: Sizes, block_q: int, block_k: int
+) -> list[int]:
+    """Key tiles that each worker of ``work``, over query tiles, visits: in their order."""
+    visited = key_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, block_q, block_k)
+    return [visited[place["tile"]] for place in work.places()]
+
+
+def key_loads(
+    spec: AttentionSpec, work: Work, sizes: Sizes, block_q: int, block_k: int
+) -> list[int]:
+    """Query tiles, in its group of heads, that each worker of ``work``, over key tiles, visits."""
+    visited = query_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, block_q, block_k)
+    group = sizes.num_heads // sizes.num_kv_heads
+    return [group * visited[place["tile"]] for place in work.places()]
 
 
 def key_tiles(

@@ -1,0 +1,35 @@
+"""What each task of a CPU form takes, in order: of expressions in kernels, of ints in models."""
+
+from __future__ import annotations
+
+from ....problem.arithmetic import INTS, Arithmetic
+from ....problem.work import Work
+
+
+def groups_of_tile(share, most: int, arithmetic: Arithmetic = INTS):
+    """Groups of rows of the forward's tiles: up to ``most`` share staged keys, and no more than
+    ``share``, those that each of the wanted tasks would have of all."""
+    return arithmetic.maximum(arithmetic.minimum(share, most), 1)
+
+
+def tile_work(batch, heads, tiles, arithmetic: Arithmetic = INTS) -> Work:
+    """The forward: a task for each tile of query rows.
+
+    Last rows first: with a causal mask they take longest.
+    """
+    axes = {"entry": batch, "head": heads, "tile": tiles}
+    return Work(axes, last_first=True, arithmetic=arithmetic)
+
+
+def chunk_work(batch, chunks, tiles, kv_heads, arithmetic: Arithmetic = INTS) -> Work:
+    """The split forward: a task for each chunk of keys and tile of packed rows.
+
+    Heads of a chunk go side by side, as their keys lie.
+    """
+    axes = {"entry": batch, "part": chunks, "tile": tiles, "head": kv_heads}
+    return Work(axes, arithmetic=arithmetic)
+
+
+def dealt_work(batch, kv_heads, copies, arithmetic: Arithmetic = INTS) -> Work:
+    """The backward: ``copies`` tasks a head, to which its key tiles are dealt out in turn."""
+    return Work({"entry": batch, "head": kv_heads, "part": copies}, arithmetic=arithmetic)
