@@ -122,11 +122,6 @@ class AttentionSpec:
         """Those that the forward writes: none where the spec returns "out"."""
         return self.saved_statistics if self.returns == "out_lse" else ()
 
-    @property
-    def is_masked(self) -> bool:
-        """Whether any key can be invisible to a row."""
-        return self.window_size != (-1, -1) or self.mask_mod is not None
-
     @cached_property
     def name(self) -> str:
         """A deterministic C identifier: names symbols, files and cache entries."""

@@ -20,7 +20,6 @@ VIEW_OF = {
     "b64": "u64", "u64": "u64", "s64": "s64", "f64": "f64", "pred": "pred", "f32x2": "u64",
 }  # fmt: skip
 WIDTH_OF_VIEW = {name: width for width, views in VIEWS.items() for name, _ in views}
-SPECIAL_64 = {"%clock64", "%globaltimer", "%gridid"}
 
 
 def register_width(kind):

@@ -6,7 +6,6 @@ from .decode import VIEW_OF
 from .opcodes import opcode
 
 WIDER = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
-FULL = np.uint64(0xFFFFFFFF)
 SIMPLE = {"add": np.add, "sub": np.subtract}
 
 

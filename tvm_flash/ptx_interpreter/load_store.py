@@ -15,7 +15,6 @@ ELEMENT = {
     "u32": "u4", "s32": "i4", "b32": "u4", "f32": "u4", "u64": "u8", "s64": "i8", "b64": "u8",
     "f64": "u8", "bf16": "u2", "f16x2": "u4", "bf16x2": "u4",
 }  # fmt: skip
-ZERO64 = np.uint64(0)
 
 
 def space_of(ins):

@@ -10,7 +10,6 @@ FIRST_ADDRESS = 0x1000_0000_0000
 GUARD = 0x10000
 # A gather moves opaque items; complex128 is numpy's only plain dtype of 16 bytes.
 RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64, 16: np.complex128}
-INITIALISED = np.uint8(1)
 ALL_BYTES = {n: np.frombuffer(b"\1" * n, RAW[n])[0] for n in (1, 2, 4, 8)}
 
 

@@ -103,10 +103,6 @@ def _unordered(test):
     return lambda x, y: ~test(x, y)
 
 
-def _ordered_equal(x, y):
-    return x == y
-
-
 COMPARE = {
     "eq": np.equal, "ne": lambda x, y: (x < y) | (x > y), "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal, "lo": np.less, "ls": np.less_equal,

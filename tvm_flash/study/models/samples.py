@@ -15,7 +15,6 @@ from ..replay.table import ReplayTable
 
 # Of the specs, not of the samples: a model is of use where it has not been.
 _SHARE = 0.15
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
