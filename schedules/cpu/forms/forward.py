@@ -11,9 +11,11 @@ from tvm.script import tirx as T
 from ....definition.arithmetic import TIR, int32, sequences_of, visibility
 from ....definition.derive.bound import BoundRecurrence
 from ....definition.kinds import recurrence_of, row_numbers
-from ....definition.scores import SLACK, Scores
+from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
+from .forward_results import stored_results
+from .online_softmax import raised_maxima, rescaled_sums
 from .regions import along, whole
 from .staging import Rows, column_word, row_word
 from .tasks import groups_of_tile, tile_work
@@ -39,10 +41,12 @@ def streaming_forward(
     scores, sequences = Scores(sig, functions), sequences_of(sig)
     hides_rows = scores.hides_rows
     softmax = BoundRecurrence(recurrence_of(kind), functions)
+    raise_maxima, rescale_sums = raised_maxima(softmax), rescaled_sums(softmax)
+    store_results = stored_results(softmax)
     inputs, numbers = row_numbers(kind, sig)
     B, H = sig.batch, sig.heads
     statistics = spec.forward_statistics if softmax.has_sum else ()
-    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
     operand, pack = tile.operand, tile.operand.pack
     R = tile.group
@@ -241,49 +245,7 @@ def streaming_forward(
                                                     m_new[vi] = m[r, vi]
                                                 m_new[vi] = softmax.join("m", m_new[vi], Y[vj, vi])
                                 if softmax.has_sum:
-                                    with T.sblock("growth_scope"):
-                                        T.reads(m[r, 0:R], m_new[0:R])
-                                        T.writes(growth_lanes[0:W], growth[0:1])
-                                        for j, i in T.grid(R // W, W):
-                                            with T.sblock("growth_lanes"):
-                                                vj, vi = T.axis.remap("RS", [j, i])
-                                                with T.init():
-                                                    growth_lanes[vi] = T.float32(0)
-                                                growth_lanes[vi] = T.max(
-                                                    growth_lanes[vi],
-                                                    softmax.growth(
-                                                        m[r, vj * W + vi], m_new[vj * W + vi]
-                                                    ),
-                                                )
-                                        for i in range(W):
-                                            with T.sblock("growth"):
-                                                vi = T.axis.reduce(W, i)
-                                                with T.init():
-                                                    growth[0] = T.float32(0)
-                                                growth[0] = T.max(growth[0], growth_lanes[vi])
-                                    with T.sblock("rescale_scope"):
-                                        T.reads(m[r, 0:R], m_new[0:R], growth[0])
-                                        T.writes(alpha[0:R], m_kept[0:R], m[r, 0:R])
-                                        for i in range(R):
-                                            with T.sblock("alpha"):
-                                                vi = T.axis.spatial(R, i)
-                                                alpha[vi] = T.if_then_else(
-                                                    growth[0] > T.float32(SLACK),
-                                                    softmax.factor(m[r, vi], m_new[vi]),
-                                                    T.float32(1),
-                                                )
-                                        for i in range(R):
-                                            with T.sblock("choose_m"):
-                                                vi = T.axis.spatial(R, i)
-                                                m_kept[vi] = T.if_then_else(
-                                                    growth[0] > T.float32(SLACK),
-                                                    m_new[vi],
-                                                    m[r, vi],
-                                                )
-                                        for i in range(R):
-                                            with T.sblock("keep_m"):
-                                                vi = T.axis.spatial(R, i)
-                                                m[r, vi] = m_kept[vi]
+                                    raise_maxima(m, m_new, m_kept, alpha, growth_lanes, growth, r)
                                 with T.sblock("exp_scope"):
                                     T.reads(Y[0:BK, 0:R], *along(block_states[1:2]))
                                     T.writes(
@@ -314,24 +276,7 @@ def streaming_forward(
                                                     "l", l_block[vi], E[vj, vi]
                                                 )
                                 if softmax.has_sum:
-                                    for i in range(R):
-                                        with T.sblock("add_l"):
-                                            vi = T.axis.spatial(R, i)
-                                            l_new[vi] = softmax.join(
-                                                "l", l[r, vi] * alpha[vi], l_block[vi]
-                                            )
-                                    for i in range(R):
-                                        with T.sblock("keep_l"):
-                                            vi = T.axis.spatial(R, i)
-                                            l[r, vi] = l_new[vi]
-                                    with T.sblock("acc_scope"):
-                                        T.where(growth[0] > T.float32(SLACK))
-                                        T.reads(growth[0], acc[r, 0:Dv, 0:R], alpha[0:R])
-                                        T.writes(acc[r, 0:Dv, 0:R])
-                                        for d, i in T.grid(Dv, R):
-                                            with T.sblock("rescale"):
-                                                vd, vi = T.axis.remap("SS", [d, i])
-                                                acc[r, vd, vi] = acc[r, vd, vi] * alpha[vi]
+                                    rescale_sums(l, l_block, l_new, alpha, acc, growth, r)
                                 with T.sblock("pv_scope"):
                                     T.reads(
                                         P[0 : BK // pack, 0:R],
@@ -350,41 +295,12 @@ def streaming_forward(
                         vg = T.axis.opaque(groups, g)
                         T.reads(*along(row_states, vg), acc[vg, 0:Dv, 0:R])
                         T.writes(results)
-                        if softmax.has_sum:
-                            for i in range(R):
-                                with T.sblock("inverse"):
-                                    vi = T.axis.spatial(R, i)
-                                    l_inv[vi] = softmax.inverse(l[vg, vi])
-                        for d, i in T.grid(Dv, R):
-                            with T.sblock("normalise"):
-                                vd, vi = T.axis.remap("SS", [d, i])
-                                out_t[vd, vi] = softmax.out(
-                                    acc[vg, vd, vi], *[x[vi] for x in block_states[3:]]
-                                )
-                        for i, d in T.grid(R, Do):
-                            with T.sblock("transpose_o"):
-                                vi, vd = T.axis.remap("SS", [i, d])
-                                out_r[vi, vd] = out_t[vd, vi]
-                        for i, d in T.grid(R, dim_v):
-                            with T.sblock("out"):
-                                T.where(q0 + vg * R + i < lengths[0])
-                                vi, vd = T.axis.remap("SS", [i, d])
-                                at = T.meta_var(sequences.query(b, h, q0 + vg * R + vi, vd))
-                                O[at] = T.Cast(dtype, out_r[vi, vd])
-                        if "lse" in statistics:
-                            for i in range(R):
-                                with T.sblock("lse"):
-                                    T.where(q0 + vg * R + i < lengths[0])
-                                    vi = T.axis.spatial(R, i)
-                                    at = T.meta_var(sequences.statistic(b, h, q0 + vg * R + vi))
-                                    L[at] = softmax.lse(m[vg, vi], l[vg, vi])
-                        if "lse_low" in statistics:
-                            for i in range(R):
-                                with T.sblock("lse_low"):
-                                    T.where(q0 + vg * R + i < lengths[0])
-                                    vi = T.axis.spatial(R, i)
-                                    at = T.meta_var(sequences.statistic(b, h, q0 + vg * R + vi))
-                                    L_low[at] = softmax.lse_low(L[at], m[vg, vi], l[vg, vi])
+                        store_results(
+                            Rows(O, partial(sequences.query, b, h), lengths[0], dim_v),
+                            dict(zip(statistics, [L, L_low], strict=False)),
+                            partial(sequences.statistic, b, h),
+                            q0 + vg * R, vg, [acc, *row_states], [out_t, out_r, *block_states[3:]],
+                        )  # fmt: skip
 
     softmax.check(statistics, "scores", "pv", *scores.used)
     return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)
