@@ -13,10 +13,11 @@ from ....definition.kinds import gradient_of
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from .backward_keys import key_gradient
+from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass
+from .backward_staging import staged_keys, staged_queries
 from .regions import whole
-from .staging import Rows, column_word, row_number, row_word
+from .staging import Rows, row_number
 from .tasks import dealt_work
 from .tiles import BackwardTile
 
@@ -39,7 +40,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     sig = Signature(spec, "backward")
     scores, sequences = Scores(sig, math), sequences_of(sig)
     gradient = BoundGradient(gradient_of("softmax"), math)
-    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
     BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
@@ -53,6 +54,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         return (column, row) if turned else (row, column)
 
     add_dk, add_dv = (key_gradient(name, operand.dot, place) for name in ("dk", "dv"))
+    (zero_dk, turn_dk, store_dk), (zero_dv, turn_dv, store_dv) = map(tile_gradient, ("dk", "dv"))
+    (load_k, pair_k, turn_k), (load_v, _, turn_v) = (staged_keys(x, operand) for x in ("k", "v"))
+    (load_q, pair_q, turn_q), (load_do, pair_do, turn_do) = (
+        staged_queries(name, operand) for name in ("q", "do")
+    )
 
     def linear_p(bound, raw, lse, edge, *site):
         # The exponent before the mask: LLVM then fuses the scale's product with its difference.
@@ -128,35 +134,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         span[1] = of_keys.count
                         first: T.let[T.int32] = span[0]
                         q_blocks: T.let[T.int32] = span[1]
-                        for j, d in T.grid(BK, W):
-                            with T.sblock("load_k"):
-                                vj, vd = T.axis.remap("SS", [j, d])
-                                K_r[vj, vd] = column_word(operand, k_rows, k0 + vj, vd * pack)
+                        load_k(k_rows, k0, K_r)
                         if pairs:
-                            for j, d in T.grid(BK // pack, Dl):
-                                with T.sblock("pair_k"):
-                                    vj, vd = T.axis.remap("SS", [j, d])
-                                    K_p[vj, vd] = row_word(operand, k_rows, k0 + vj * pack, vd)
-                        for u, d, j in T.grid(BK // BS, W, BS):
-                            with T.sblock("turn_k"):
-                                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
-                                Kt[vu, vd, vj] = K_r[vu * BS + vj, vd]
-                        for j, d in T.grid(BK, Wv):
-                            with T.sblock("load_v"):
-                                vj, vd = T.axis.remap("SS", [j, d])
-                                V_r[vj, vd] = column_word(operand, v_rows, k0 + vj, vd * pack)
-                        for u, d, j in T.grid(BK // BS, Wv, BS):
-                            with T.sblock("turn_v"):
-                                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
-                                Vt[vu, vd, vj] = V_r[vu * BS + vj, vd]
-                        for j, d in T.grid(*place(BK, Dl)):
-                            with T.sblock("init_dk"):
-                                vj, vd = T.axis.remap("SS", [j, d])
-                                dK_c[vj, vd] = T.float32(0)
-                        for j, d in T.grid(*place(BK, Dvl)):
-                            with T.sblock("init_dv"):
-                                vj, vd = T.axis.remap("SS", [j, d])
-                                dV_c[vj, vd] = T.float32(0)
+                            pair_k(k_rows, k0, K_p)
+                        turn_k(K_r, Kt)
+                        load_v(v_rows, k0, V_r)
+                        turn_v(V_r, Vt)
+                        zero_dk(dK_c)
+                        zero_dv(dV_c)
                         for g, m in T.grid(group, q_blocks):
                             with T.sblock("q_block"):
                                 vg = T.axis.opaque(group, g)
@@ -196,40 +181,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 full_lo: T.let[T.int32] = visible[2]
                                 full_hi: T.let[T.int32] = visible[3]
                                 kept = T.meta_var(of_rows.held(full_low=full_lo, full_high=full_hi))
-                                for i, d in T.grid(BQ, W):
-                                    with T.sblock("load_q"):
-                                        vi, vd = T.axis.remap("SS", [i, d])
-                                        Q_r[vi, vd] = column_word(
-                                            operand, q_rows, q0 + vi, vd * pack
-                                        )
-                                for i, d in T.grid(BQ, Wv):
-                                    with T.sblock("load_do"):
-                                        vi, vd = T.axis.remap("SS", [i, d])
-                                        dO_r[vi, vd] = column_word(
-                                            operand, do_rows, q0 + vi, vd * pack
-                                        )
+                                load_q(q_rows, q0, Q_r)
+                                load_do(do_rows, q0, dO_r)
                                 if pairs:
-                                    for i, d in T.grid(BQp, Dl):
-                                        with T.sblock("pair_q"):
-                                            vi, vd = T.axis.remap("SS", [i, d])
-                                            Q_p[vi, vd] = row_word(
-                                                operand, q_rows, q0 + vi * pack, vd
-                                            )
-                                    for i, d in T.grid(BQp, Dvl):
-                                        with T.sblock("pair_do"):
-                                            vi, vd = T.axis.remap("SS", [i, d])
-                                            dO_p[vi, vd] = row_word(
-                                                operand, do_rows, q0 + vi * pack, vd
-                                            )
+                                    pair_q(q_rows, q0, Q_p)
+                                    pair_do(do_rows, q0, dO_p)
                                 if turned:
-                                    for d, i in T.grid(Dl, BQp):
-                                        with T.sblock("turn_q"):
-                                            vd, vi = T.axis.remap("SS", [d, i])
-                                            Q_c[vd, vi] = Q_p[vi, vd]
-                                    for d, i in T.grid(Dvl, BQp):
-                                        with T.sblock("turn_do"):
-                                            vd, vi = T.axis.remap("SS", [d, i])
-                                            dO_c[vd, vi] = dO_p[vi, vd]
+                                    turn_q(Q_p, Q_c)
+                                    turn_do(dO_p, dO_c)
                                 for i in range(BQ):
                                     with T.sblock("load_delta"):
                                         vi = T.axis.spatial(BQ, i)
@@ -347,24 +306,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     )
                                         add_dk(dS_p, Q_c, dK_c, s)
                         if turned:
-                            for j, d in T.grid(BK, Dl):
-                                with T.sblock("turn_dk"):
-                                    vj, vd = T.axis.remap("SS", [j, d])
-                                    dK_b[vj, vd] = dK_c[vd, vj]
-                            for j, d in T.grid(BK, Dvl):
-                                with T.sblock("turn_dv"):
-                                    vj, vd = T.axis.remap("SS", [j, d])
-                                    dV_b[vj, vd] = dV_c[vd, vj]
-                        for j, d in T.grid(BK, dim):
-                            with T.sblock("store_dk"):
-                                T.where(k0 + j < keys)
-                                vj, vd = T.axis.remap("SS", [j, d])
-                                dK[sequences.key(b, hk, k0 + vj, vd)] = T.Cast(dtype, dK_b[vj, vd])
-                        for j, d in T.grid(BK, dim_v):
-                            with T.sblock("store_dv"):
-                                T.where(k0 + j < keys)
-                                vj, vd = T.axis.remap("SS", [j, d])
-                                dV[sequences.key(b, hk, k0 + vj, vd)] = T.Cast(dtype, dV_b[vj, vd])
+                            turn_dk(dK_c, dK_b)
+                            turn_dv(dV_c, dV_b)
+                        store_dk(dK_b, k_rows._replace(buffer=dK), k0)
+                        store_dv(dV_b, v_rows._replace(buffer=dV), k0)
         dq_rows(A, dQ)
 
     gradient.check("scores", "dp", "dq", "dk", "dv", *scores.used)

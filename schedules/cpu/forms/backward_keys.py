@@ -1,10 +1,12 @@
-"""The backward's sums over query rows: dV = P^T dO and dK = dS^T Q of one step of keys."""
+"""The gradients of a tile of keys: dV = P^T dO and dK = dS^T Q, summed over query rows."""
 
 from __future__ import annotations
 
 from tvm.script import tirx as T
 
 from .regions import whole
+
+# An inline function numbers the blocks of its second use: each gradient makes its own.
 
 
 def key_gradient(name: str, dot, place):
@@ -14,7 +16,6 @@ def key_gradient(name: str, dot, place):
     columns) have the axes that ``place(row, column)`` gives; dot multiplies two words.
     """
 
-    # An inline function numbers the blocks of its second use: each gradient makes its own.
     @T.inline
     def add(weights, rows, total, s):
         with T.sblock(f"{name}_scope"):
@@ -31,3 +32,35 @@ def key_gradient(name: str, dot, place):
                     total[to] = total[to] + dot(*place(weights[vi, key], rows[place(vi, col)]))
 
     return add
+
+
+def tile_gradient(name: str):
+    """(zero, turn, store) of the sums of a tile of keys: blocks "init_`name`" and so on.
+
+    turn: from sums that are transposed. store: to the rows of the gradient from ``first`` on.
+    """
+
+    @T.inline
+    def zero(total):
+        for j, d in T.grid(*total.shape):
+            with T.sblock(f"init_{name}"):
+                vj, vd = T.axis.remap("SS", [j, d])
+                total[vj, vd] = T.float32(0)
+
+    @T.inline
+    def turn(total, to):
+        for j, d in T.grid(*to.shape):
+            with T.sblock(f"turn_{name}"):
+                vj, vd = T.axis.remap("SS", [j, d])
+                to[vj, vd] = total[vd, vj]
+
+    @T.inline
+    def store(total, rows, first):
+        for j, d in T.grid(total.shape[0], rows.columns):
+            with T.sblock(f"store_{name}"):
+                T.where(first + j < rows.count)
+                vj, vd = T.axis.remap("SS", [j, d])
+                to = T.meta_var(rows.buffer)
+                to[rows.index(first + vj, vd)] = T.Cast(to.dtype, total[vj, vd])
+
+    return zero, turn, store
