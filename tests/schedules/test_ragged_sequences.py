@@ -17,7 +17,13 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.cpu.backward import schedule_backward
 from tvm_flash.schedules.cpu.defaults import backward_config, forward_config
-from tvm_flash.schedules.cpu.forms import backward, backward_rows, forward, split_forward
+from tvm_flash.schedules.cpu.forms import (
+    backward,
+    backward_rows,
+    forward,
+    split_combine,
+    split_forward,
+)
 from tvm_flash.schedules.cpu.forward import schedule_forward
 from tvm_flash.schedules.cpu.split_forward import default_split_config, schedule_split_forward
 from tvm_flash.schedules.target import host_target
@@ -71,7 +77,8 @@ def problem(monkeypatch):
         kind = PackedSequences if sig.tables else DenseSequences  # what is derived has no tables
         return kind(sig.seqlen_q, sig.seqlen_k, *sig.tables)
 
-    for module in (arithmetic, forward, backward, backward_rows, split_forward):
+    forms = (forward, backward, backward_rows, split_forward, split_combine)
+    for module in (arithmetic, *forms):
         monkeypatch.setattr(module, "sequences_of", packed)
     return AttentionSpec.capture(dtype="float32", head_dim=DIM, causal=True, score_mod=unchanged)
 

@@ -16,6 +16,7 @@ from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .regions import whole
 from .row_states import row_states
+from .split_combine import combined_chunks
 from .staging import padded
 from .tasks import chunk_work
 
@@ -62,7 +63,7 @@ def split_forward(
     inputs, numbers = row_numbers(kind, sig)
     (B, Hk), (most_rows, most_keys) = (sig.batch, sig.kv_heads), sequences.longest
     statistics = spec.forward_statistics if softmax.has_sum else ()
-    dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
+    dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
     D, Dv = tile.depth, tile.depth_v
     packed = group * most_rows
@@ -70,6 +71,7 @@ def split_forward(
     chunks = T.truncdiv(most_keys + (C - 1), C)
     all_rows = B * Hk * packed
     work = chunk_work(B, chunks, row_tiles, Hk, TIR)
+    combine = combined_chunks(sig, softmax, numbers, C)
     reduce_max, reduce_sum = row_states(softmax, "m", "max"), row_states(softmax, "l", "sum")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -274,73 +276,8 @@ def split_forward(
                         vi = T.axis.spatial(R, i)
                         vd = T.axis.spatial(Dv, d)
                         chunk_acc[first_row + vi, c, vd] = acc[vi, vd]
-        for t in T.serial(all_rows):
-            with T.sblock("combine"):
-                vt = T.axis.spatial(all_rows, t)
-                T.reads(
-                    chunk_m[vt, 0:chunks], chunk_l[vt, 0:chunks], chunk_acc[vt, 0:chunks, 0:Dv],
-                    *whole(inputs),
-                )  # fmt: skip
-                T.writes(whole([O, *[L, L_low][: len(statistics)]]))
-                out_b: T.let[T.int64] = T.truncdiv(vt, packed * Hk)
-                out_q: T.let[T.int64] = T.truncdiv(T.truncmod(vt, packed), group)
-                out_h: T.let[T.int64] = T.truncmod(T.truncdiv(vt, packed), Hk) * group + T.truncmod(
-                    vt, group
-                )
-                row = T.meta_var(T.Cast("int32", out_q))
-                parts = T.meta_var(visibility(sig, out_b).keys(row, row + 1, C))
-                at = T.meta_var(sequences.statistic(out_b, out_h, out_q))
-                begin: T.let[T.int64] = T.Cast("int64", parts.start)
-                count: T.let[T.int64] = T.Cast("int64", parts.count)
-                top = T.sblock_alloc_buffer((1,), "float32")
-                total = T.sblock_alloc_buffer((1,), "float32")
-                inverse = T.sblock_alloc_buffer((1,), "float32")
-                out = T.sblock_alloc_buffer((Dv,), "float32")
-                if softmax.has_sum:
-                    for n in range(count):
-                        with T.sblock("top"):
-                            vn = T.axis.reduce(chunks, begin + n)
-                            with T.init():
-                                top[0] = softmax.start("m", **numbers(out_h))
-                            top[0] = softmax.join("m", top[0], chunk_m[vt, vn])
-                    for n in range(count):
-                        with T.sblock("total"):
-                            vn = T.axis.reduce(chunks, begin + n)
-                            with T.init():
-                                total[0] = softmax.start("l", m=top[0], **numbers(out_h))
-                            total[0] = softmax.join(
-                                "l",
-                                total[0],
-                                softmax.repaired(chunk_l[vt, vn], chunk_m[vt, vn], top[0]),
-                            )
-                for n, d in T.grid(count, Dv):
-                    with T.sblock("merge"):
-                        vn = T.axis.reduce(chunks, begin + n)
-                        vd = T.axis.spatial(Dv, d)
-                        with T.init():
-                            out[vd] = softmax.start("acc")
-                        out[vd] = softmax.join(
-                            "acc",
-                            out[vd],
-                            softmax.repaired(chunk_acc[vt, vn, vd], chunk_m[vt, vn], top[0]),
-                        )
-                if softmax.has_sum:
-                    with T.sblock("inverse"):
-                        inverse[0] = softmax.inverse(total[0])
-                for d in range(dim_v):
-                    with T.sblock("out"):
-                        T.where(sequences.has_query(out_b, out_q))
-                        vd = T.axis.spatial(dim_v, d)
-                        out_at = T.meta_var(sequences.query(out_b, out_h, out_q, vd))
-                        O[out_at] = T.Cast(dtype, softmax.out(out[vd], inverse[0]))
-                if "lse" in statistics:
-                    with T.sblock("lse"):
-                        T.where(sequences.has_query(out_b, out_q))
-                        L[at] = softmax.lse(top[0], total[0])
-                if "lse_low" in statistics:
-                    with T.sblock("lse_low"):
-                        T.where(sequences.has_query(out_b, out_q))
-                        L_low[at] = softmax.lse_low(L[at], top[0], total[0])
+        results = T.meta_var(dict(zip(statistics, [L, L_low], strict=False)))
+        combine(chunk_m, chunk_l, chunk_acc, inputs, O, results)
 
     softmax.check(statistics, "scores", "pv", *scores.used)
     return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)
