@@ -152,7 +152,7 @@ def test_every_knob_has_a_limit_that_holds_what_is_tried():
     """Of tuning's own values, and of the defaults."""
     from tvm_flash.schedules.cuda.backward_config import BACKWARD_KNOBS as CUDA_BACKWARD_KNOBS
     from tvm_flash.schedules.cuda.backward_config import BackwardConfig
-    from tvm_flash.study.kernels.original import OriginalConfig
+    from tvm_flash.study.kernels.original_config import OriginalConfig
     from tvm_flash.study.kernels.standard import StandardConfig
 
     kinds = [*CPU.values(), ForwardConfig, BackwardConfig, OriginalConfig, StandardConfig]

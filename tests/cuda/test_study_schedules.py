@@ -8,8 +8,9 @@ from tvm_flash.codegen.cuda import ptx_of
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.cuda.arch import ARCHS
-from tvm_flash.study.kernels.original import DEFAULT as ORIGINAL
-from tvm_flash.study.kernels.original import OriginalConfig, original_program
+from tvm_flash.study.kernels.original import original_program
+from tvm_flash.study.kernels.original_config import DEFAULT as ORIGINAL
+from tvm_flash.study.kernels.original_config import OriginalConfig
 from tvm_flash.study.kernels.standard import DEFAULT as STANDARD
 from tvm_flash.study.kernels.standard import StandardConfig, standard_program
 from tvm_flash.verify.plan import run_program

@@ -19,7 +19,8 @@ from ...schedules.cuda.forward import ForwardConfig, forward_launch
 from ...schedules.cuda.program import CudaProgram
 from ...verify.plan import run_program
 from ...verify.rule import deviations
-from ..kernels.original import OriginalConfig, original_program
+from ..kernels.original import original_program
+from ..kernels.original_config import OriginalConfig
 from ..kernels.standard import StandardConfig, standard_program
 from .theory import (
     EXACT,
