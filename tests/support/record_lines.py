@@ -2,6 +2,7 @@
 
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format
+from tvm_flash.schedules.records import Choice, best_config
 from tvm_flash.schedules.target import host_target
 
 SPEC = AttentionSpec(dtype="float32", head_dim=64)
@@ -39,3 +40,8 @@ def line(spec=SPEC, bucket="long", direction="forward", best=True, day=1, **chan
 
 def config_of(block_k, **numbers):
     return {"schedule": "cpu.forward", "block_k": block_k, **numbers}
+
+
+def chosen(folder, spec=SPEC, bucket="long", direction="forward", **options) -> Choice:
+    """What a build for ``TARGET`` takes of the logs in ``folder``."""
+    return best_config(spec, direction, TARGET, bucket, folders=[folder], **options)

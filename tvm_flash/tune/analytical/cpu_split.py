@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 from ...problem.spec import AttentionSpec
-from ...problem.visits import Visibility
 from ...schedules.cpu.forms.tasks import chunk_work
 from ...schedules.cpu.split_forward import SplitForwardConfig
 from ..trial import Sizes
 from .core import Core
 from .cpu_forward import SOFTMAX
 from .products import CALL
+from .visited import visibility
 
 _FLOAT = 4
 # A sum over lanes: of a vector of sums, each lane takes a shuffle and an addition.
@@ -30,13 +30,12 @@ def split_tasks(
     """
     group = sizes.num_heads // sizes.num_kv_heads
     packed, rows, chunk = group * sizes.seqlen_q, config.rows, config.chunk
-    seen = Visibility(spec, sizes.seqlen_q, sizes.seqlen_k)
+    seen = visibility(spec, sizes.seqlen_q, sizes.seqlen_k)
 
     @cache
     def clocks(tile: int, part: int) -> float:
         first, end = tile * rows, min((tile + 1) * rows, packed)
-        within = (part * chunk, (part + 1) * chunk)
-        last = (end - 1) // group
+        last, within = (end - 1) // group, (part * chunk, (part + 1) * chunk)
         visits = seen.keys(first // group, last + 1, config.block_k, within=within)
         keys = visits.end - visits.first(0)
         return _chunk(core, spec, config, end - first, keys) if keys > 0 else 0.0

@@ -10,6 +10,11 @@ from ...problem.work import Work
 from ..trial import Sizes
 
 
+def visibility(spec: AttentionSpec, seqlen_q: int, seqlen_k: int) -> Visibility:
+    """What rows and keys see of each other in a problem of these lengths."""
+    return Visibility(spec, seqlen_q, seqlen_k)
+
+
 def query_loads(
     spec: AttentionSpec, work: Work, sizes: Sizes, block_q: int, block_k: int
 ) -> list[int]:
@@ -41,7 +46,7 @@ def query_tiles(
     spec: AttentionSpec, seqlen_q: int, seqlen_k: int, block_q: int, block_k: int
 ) -> list[int]:
     """Query tiles that each key tile visits, first keys first."""
-    seen = Visibility(spec, seqlen_q, seqlen_k)
+    seen = visibility(spec, seqlen_q, seqlen_k)
     return [seen.queries(k, k + block_k, block_q).count for k in range(0, seqlen_k, block_k)]
 
 
@@ -49,5 +54,5 @@ def query_tiles(
 def _key_tiles(
     spec: AttentionSpec, seqlen_q: int, seqlen_k: int, block_q: int, block_k: int
 ) -> tuple[int, ...]:
-    seen = Visibility(spec, seqlen_q, seqlen_k)
+    seen = visibility(spec, seqlen_q, seqlen_k)
     return tuple(seen.keys(q, q + block_q, block_k).count for q in range(0, seqlen_q, block_q))
