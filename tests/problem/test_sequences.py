@@ -14,6 +14,7 @@ def test_dense_rows_are_found_in_tensors_of_the_public_layout():
         of_head = queries[entry, :, 2]
         assert queries[SEQUENCES.query(entry, 2, 4, 6)] == of_head[4, 6]
         assert keys[SEQUENCES.key(entry, 0, 6, 1)] == keys[entry, :, 0][6, 1]
+        assert keys[SEQUENCES.key_of_run(entry, 0, 4, 2, 1)] == keys[entry, :, 0][6, 1]
         assert statistic[SEQUENCES.statistic(entry, 2, 4)] == statistic[entry, 2][4]
 
 

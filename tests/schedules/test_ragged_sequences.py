@@ -1,14 +1,14 @@
-"""CPU forms take rows from Sequences alone: a kind with ragged entries runs without a change."""
+"""CPU forms take rows from Sequences alone: packed and paged kinds run in them without a change."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 import tvm
 from problems import backward_workspace, call_backward, compile_function, in_order
-from tvm import tirx
+from ragged_sequences import PAGE, PackedSequences, PagedSequences
 
 from tvm_flash.codegen.cpu import PASS_OPTIONS
 from tvm_flash.definition import arithmetic
@@ -33,63 +33,40 @@ ROWS, KEYS = [5, 0, 33, 17], [40, 7, 0, 66]
 HEADS, KV_HEADS, DIM = 4, 2, 16
 
 
-@dataclass(frozen=True)
-class PackedSequences(DenseSequences):
-    """Entries of different lengths, one behind the other from the first row of entry 0 on.
+@pytest.fixture
+def captured(monkeypatch):
+    """A function of a kind and two tables indexed by entry (and head): a spec whose kernels are
+    made for that kind. Its score_mod captures the tables, and changes nothing."""
 
-    starts_q, starts_k: (B + 1,) where entries begin. seqlen_q, seqlen_k: of the longest ones.
-    """
+    def capture(kind, unchanged):
+        def sequences(sig):
+            made = kind if sig.tables else DenseSequences  # what is derived has no tables
+            return made(sig.seqlen_q, sig.seqlen_k, *sig.tables)
 
-    starts_q: tirx.Buffer
-    starts_k: tirx.Buffer
+        forms = (forward, backward, backward_rows, split_forward, split_combine)
+        for module in (arithmetic, *forms):
+            monkeypatch.setattr(module, "sequences_of", sequences)
+        fields = {"dtype": "float32", "head_dim": DIM, "causal": True}
+        return AttentionSpec.capture(score_mod=unchanged, **fields)
 
-    def lengths(self, entry):
-        counts = (starts[entry + 1] - starts[entry] for starts in (self.starts_q, self.starts_k))
-        return tuple(tirx.Cast("int64", count) for count in counts)
-
-    def has_query(self, entry, row):
-        return row < self.lengths(entry)[0]
-
-    def query(self, entry, head, row, column):
-        return 0, after(self.starts_q[entry], row), head, column
-
-    def key(self, entry, head, row, column):
-        return 0, after(self.starts_k[entry], row), head, column
-
-
-def after(start, row):
-    return slice(start + row.start, start + row.stop) if isinstance(row, slice) else start + row
-
-
-def starts_of(lengths):
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return capture
 
 
 @pytest.fixture
-def problem(monkeypatch):
-    """(spec, tables) whose kernels are made for packed sequences: tables say where they start."""
-    starts_q, starts_k = starts_of(ROWS), starts_of(KEYS)
+def packed(captured):
+    """(spec, tables) for packed sequences."""
+    starts_q, starts_k = (
+        torch.tensor([0, *lengths]).cumsum(0).to(torch.int32) for lengths in (ROWS, KEYS)
+    )
 
     def unchanged(score, b, h, q_idx, k_idx):
         return score + 0 * (starts_q[b] + starts_k[b])
 
-    def packed(sig):
-        kind = PackedSequences if sig.tables else DenseSequences  # what is derived has no tables
-        return kind(sig.seqlen_q, sig.seqlen_k, *sig.tables)
-
-    forms = (forward, backward, backward_rows, split_forward, split_combine)
-    for module in (arithmetic, *forms):
-        monkeypatch.setattr(module, "sequences_of", packed)
-    return AttentionSpec.capture(dtype="float32", head_dim=DIM, causal=True, score_mod=unchanged)
-
-
-def kernel(func):
-    with tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
-        return compile_function(func, host_target().tvm_target())
+    return captured(PackedSequences, unchanged)
 
 
 def inputs():
-    """q, k, v, dout (B, longest, H, D), of whose memory packed rows are the first."""
+    """q, k, v, dout (B, longest, H, D): the rows of entries are some of these."""
     random = partial(torch.randn, generator=torch.Generator().manual_seed(0))
     rows, keys = (len(ROWS), max(ROWS)), (len(KEYS), max(KEYS))
     return (
@@ -99,16 +76,25 @@ def inputs():
 
 
 def entries(x, lengths):
-    """The rows of each entry (1, length, H, D)."""
-    packed = x.flatten(0, 1)[: sum(lengths)]
-    return [entry.unsqueeze(0) for entry in packed.split(lengths)]
+    """The rows of each packed entry (1, length, H, D)."""
+    rows = x.flatten(0, 1)[: sum(lengths)]
+    return [entry.unsqueeze(0) for entry in rows.split(lengths)]
 
 
-def of_entries(q, k, v):
-    """Leaves and (out, lse) of each entry, float64."""
-    for parts in zip(*map(entries, (q, k, v), (ROWS, KEYS, KEYS)), strict=True):
-        leaves = [part.double().requires_grad_() for part in parts]
-        yield leaves, attention_reference(*leaves, causal=True)
+def exact(*parts):
+    """Leaves and (out, lse) of one entry, float64."""
+    leaves = [part.double().requires_grad_() for part in parts]
+    return leaves, attention_reference(*leaves, causal=True)
+
+
+def of_packed(q, k, v):
+    parts = map(entries, (q, k, v), (ROWS, KEYS, KEYS))
+    return [exact(*part) for part in zip(*parts, strict=True)]
+
+
+def kernel(func):
+    with tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
+        return compile_function(func, host_target().tvm_target())
 
 
 def small_forward(spec):
@@ -122,47 +108,67 @@ def small_split(spec):
     return schedule_split_forward(spec, replace(config, **sizes))
 
 
-@pytest.mark.parametrize("schedule", [small_forward, small_split])
-def test_forward(problem, schedule):
-    spec, tables = problem
-    q, k, v, _ = inputs()
+def call(function, tables, q, k, v):
+    """out, lse of a forward; what it leaves unwritten is NaN."""
     lse, low = (torch.full((len(ROWS), HEADS, max(ROWS)), math.nan) for _ in range(2))
-    given = {
-        "q": q,
-        "k": k,
-        "v": v,
-        "out": torch.full_like(q, math.nan),
-        "lse": lse,
-        "lse_low": low,
-    }
-    kernel(schedule(spec))(*in_order("forward", given), *tables, DIM**-0.5)
-    out = given["out"]
-    for n, (_, (want, want_lse)) in enumerate(of_entries(q, k, v)):
+    out = torch.full_like(q, math.nan)
+    given = {"q": q, "k": k, "v": v, "out": out, "lse": lse, "lse_low": low}
+    function(*in_order("forward", given), *tables, DIM**-0.5)
+    return out, lse
+
+
+@pytest.mark.parametrize("schedule", [small_forward, small_split])
+def test_packed_forward(packed, schedule):
+    spec, tables = packed
+    q, k, v, _ = inputs()
+    out, lse = call(kernel(schedule(spec)), tables, q, k, v)
+    for n, (_, (want, want_lse)) in enumerate(of_packed(q, k, v)):
         assert largest_error(entries(out, ROWS)[n], want) < 3e-6
         assert largest_error(lse[n : n + 1, :, : ROWS[n]], want_lse) < 3e-6
         assert lse[n, :, ROWS[n] :].isnan().all(), "a row that is not there"
     assert out.flatten(0, 1)[sum(ROWS) :].isnan().all()
 
 
-def test_backward(problem):
-    spec, tables = problem
+def test_packed_backward(packed):
+    spec, tables = packed
     config = replace(backward_config(spec, host_target()), block_q=16, block_k=64)
     q, k, v, dout = inputs()
     out, lse = torch.zeros_like(q), torch.zeros(len(ROWS), HEADS, max(ROWS))
     dlse = torch.randn(lse.shape, generator=torch.Generator().manual_seed(1))
     want = []
-    for n, (leaves, (exact, exact_lse)) in enumerate(of_entries(q, k, v)):
-        entries(out, ROWS)[n].copy_(exact.detach())
-        lse[n, :, : ROWS[n]] = exact_lse[0].detach()
-        finite = torch.where(exact_lse.isinf(), 0.0, exact_lse)
+    for n, (leaves, (saved, saved_lse)) in enumerate(of_packed(q, k, v)):
+        entries(out, ROWS)[n].copy_(saved.detach())
+        lse[n, :, : ROWS[n]] = saved_lse[0].detach()
+        finite = torch.where(saved_lse.isinf(), 0.0, saved_lse)
         given = (entries(dout, ROWS)[n].double(), dlse[n : n + 1, :, : ROWS[n]].double())
-        want.append(torch.autograd.grad((exact, finite), leaves, given))
+        want.append(torch.autograd.grad((saved, finite), leaves, given))
     meta = {"block_q": 16, "head_dim_pad": config.tile(spec).depth_lanes}
     got = call_backward(
         kernel(schedule_backward(spec, config)), q, k, v, out, dout, lse, dlse, tables,
         backward_workspace(meta, q, k), [torch.zeros_like(lse)],
     )  # fmt: skip
-    for x, lengths, exact in zip(got, (ROWS, KEYS, KEYS), zip(*want, strict=True), strict=True):
-        for entry, gradient in zip(entries(x, lengths), exact, strict=True):
+    for x, lengths, gradients in zip(got, (ROWS, KEYS, KEYS), zip(*want, strict=True), strict=True):
+        for entry, gradient in zip(entries(x, lengths), gradients, strict=True):
             assert largest_error(entry, gradient) < 1e-5
         assert x.flatten(0, 1)[sum(lengths) :].isnan().all()
+
+
+@pytest.mark.parametrize("schedule", [small_forward, small_split])
+def test_paged_forward(captured, schedule):
+    most = max(KEYS) // PAGE
+    counts = torch.tensor([min(keys, most * PAGE) for keys in KEYS], dtype=torch.int32)
+    order = torch.randperm(len(KEYS) * most, generator=torch.Generator().manual_seed(3))
+    pages = order.to(torch.int32).view(len(KEYS), most)
+
+    def unchanged(score, b, h, q_idx, k_idx):
+        return score + 0 * (counts[b] + pages[b, h])
+
+    spec, tables = captured(PagedSequences, unchanged)
+    q, k, v, _ = inputs()
+    out, lse = call(kernel(schedule(spec)), tables, q, k, v)
+    for n, count in enumerate(counts.tolist()):
+        lie = (pages[n, :, None] * PAGE + torch.arange(PAGE)).flatten()[:count]
+        own = (x.flatten(0, 1)[lie].unsqueeze(0) for x in (k, v))
+        _, (want, want_lse) = exact(q[n : n + 1], *own)
+        assert largest_error(out[n : n + 1], want) < 3e-6
+        assert largest_error(lse[n : n + 1], want_lse) < 3e-6

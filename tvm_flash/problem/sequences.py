@@ -18,6 +18,11 @@ class DenseSequences:
     seqlen_k: Any
 
     @property
+    def run(self) -> int | None:
+        """Keys that lie at one stride, from each multiple of it on; None: all of an entry."""
+        return None
+
+    @property
     def longest(self) -> tuple:
         """(seqlen_q, seqlen_k) that no entry exceeds: what tasks are counted by."""
         return self.seqlen_q, self.seqlen_k
@@ -37,6 +42,10 @@ class DenseSequences:
     def key(self, entry, head, row, column) -> tuple:
         """Index of an element in k, v and their gradients."""
         return entry, row, head, column
+
+    def key_of_run(self, entry, head, first, row, column) -> tuple:
+        """The same of the key ``row`` steps after ``first``, in whose run it must lie."""
+        return entry, first + row, head, column
 
     def statistic(self, entry, head, row) -> tuple:
         """Index of a row's statistic (B, H, Sq): lse, lse_low, dlse, delta."""

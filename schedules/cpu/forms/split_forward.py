@@ -28,7 +28,8 @@ class SplitTile:
     rows: packed query rows of a task, in groups of ``row_block`` that share a loaded key.
     chunk: keys of a task, in blocks of block_k. lanes: keys whose maxima and sums are kept apart
     until the end of a chunk. depth, depth_v: head dims rounded up to whole vectors; where that adds
-    columns, K or V is staged with zeros, else its whole blocks are read in place.
+    columns, K or V is staged with zeros, else its whole blocks are read in place, where the keys of
+    one lie at one stride.
     """
 
     rows: int
@@ -66,6 +67,7 @@ def split_forward(
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
     D, Dv = tile.depth, tile.depth_v
+    in_place = sequences.run is None or sequences.run % BK == 0
     packed = group * most_rows
     row_tiles = T.truncdiv(packed + (R - 1), R)
     chunks = T.truncdiv(most_keys + (C - 1), C)
@@ -123,14 +125,15 @@ def split_forward(
                 keys: T.let[T.int32] = T.min(T.max(visible[1] - first, 0), C)
                 blocks: T.let[T.int32] = T.truncdiv(keys + (BK - 1), BK)
                 inner: T.let[T.int32] = T.truncdiv(keys, BK)
-                direct_k: T.let[T.int32] = inner if dim == D else 0
-                direct_v: T.let[T.int32] = inner if dim_v == Dv else 0
+                direct_k: T.let[T.int32] = inner if dim == D and in_place else 0
+                direct_v: T.let[T.int32] = inner if dim_v == Dv and in_place else 0
                 kept = T.meta_var(visits.held(full_low=visible[2], full_high=visible[3]))
                 boundary: T.let[T.bool] = kept.is_boundary(first, blocks * BK)
                 any_row = T.meta_var(sequences.has_query(b, T.truncdiv(r0, group)))
                 some = T.meta_var(tirx.all(keys > 0, any_row))
                 groups: T.let[T.int32] = T.if_then_else(some, T.truncdiv(rows + (RB - 1), RB), 0)
                 key_at = T.meta_var(partial(sequences.key, b, hk))
+                run_at = T.meta_var(partial(sequences.key_of_run, b, hk))
                 k_region = T.meta_var(K[key_at(slice(0, lengths[1]), slice(0, dim))])
                 v_region = T.meta_var(V[key_at(slice(0, lengths[1]), slice(0, dim_v))])
                 head = T.sblock_alloc_buffer((R,), "int32")
@@ -177,7 +180,7 @@ def split_forward(
                                 with T.init():
                                     S[vi, vn * BK + vj] = T.float32(0)
                                 S[vi, vn * BK + vj] = S[vi, vn * BK + vj] + Qt[vi, vd] * T.Cast(
-                                    "float32", K[key_at(first + vn * BK + vj, vd)]
+                                    "float32", K[run_at(first + vn * BK, vj, vd)]
                                 )
                 for n in range(blocks - direct_k):
                     with T.sblock("staged_scores"):
@@ -238,7 +241,7 @@ def split_forward(
                                 vd = T.axis.spatial(Dv, d)
                                 vj = T.axis.reduce(BK, j)
                                 acc[vi, vd] = acc[vi, vd] + P[vi, vn * BK + vj] * T.Cast(
-                                    "float32", V[key_at(first + vn * BK + vj, vd)]
+                                    "float32", V[run_at(first + vn * BK, vj, vd)]
                                 )
                 for n in range(blocks - direct_v):
                     with T.sblock("staged_pv"):
