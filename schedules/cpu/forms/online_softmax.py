@@ -11,7 +11,7 @@ from ....definition.scores import SLACK
 
 
 def raised_maxima(softmax: BoundRecurrence):
-    """Blocks that raise group r's maxima m (G, R) to m_new (R,) where one of them rose by SLACK.
+    """Blocks that raise group r's maxima m (G, R) to m_new (R,), if any rose by over SLACK.
 
     m_kept (R,) is what they are then, alpha (R,) what sums made before are multiplied by; growth
     (1,) is how far maxima rose, found in lanes (W,) first.

@@ -129,6 +129,7 @@ def split_forward(
                 direct_v: T.let[T.int32] = inner if dim_v == Dv and in_place else 0
                 kept = T.meta_var(visits.held(full_low=visible[2], full_high=visible[3]))
                 boundary: T.let[T.bool] = kept.is_boundary(first, blocks * BK)
+                # Neither where no key is seen nor where the entry ends before this tile.
                 any_row = T.meta_var(sequences.has_query(b, T.truncdiv(r0, group)))
                 some = T.meta_var(tirx.all(keys > 0, any_row))
                 groups: T.let[T.int32] = T.if_then_else(some, T.truncdiv(rows + (RB - 1), RB), 0)
