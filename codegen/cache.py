@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..artifact.folder import owner_problem, read_file, trust_problems
 from ..artifact.library import LIBRARY_LIMIT, refuse, verify
-from ..errors import ArtifactError, BuildError
+from ..errors import ArtifactError, BuildError, remedy_for
 from .file_lock import locked
 from .staging import is_replaceable, sweep
 
@@ -60,7 +60,8 @@ def trusted_cache_dir(inside: str = "") -> Path:
     except FileNotFoundError:
         return folder  # made when something is kept, for this user alone
     except OSError as error:
-        raise _refusal(f"cannot use the cache directory {folder} ({error.strerror})") from error
+        problem = f"cannot use the cache directory {folder} ({error.strerror})"
+        raise _refusal(problem, error) from error
     if problems:
         raise _refusal(f"the cache directory {folder} is not safe: {problems[0]}")
     return folder
@@ -165,11 +166,12 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _refusal(f"cannot write the cache directory {folder} ({error})") from error
+        raise _refusal(f"cannot write the cache directory {folder} ({error})", error) from error
 
 
-def _refusal(problem: str) -> BuildError:
-    return BuildError(f"{problem}; set TVM_FLASH_CACHE_DIR to a directory of yours")
+def _refusal(problem: str, error: Exception | None = None) -> BuildError:
+    remedy = "set TVM_FLASH_CACHE_DIR to a directory of yours"
+    return BuildError(f"{problem}; {remedy_for(error, remedy) if error else remedy}")
 
 
 def make_private(folder: Path) -> None:
@@ -192,7 +194,7 @@ def _kept(path: Path, read: Callable[[bytes], T], *, warn: bool = False) -> tupl
         return None
     except Exception as error:  # foreign bytes may fail ``read`` in any way
         if warn:
-            logger.warning("%s in the cache is corrupt (%r): making it again", path, error)
+            logger.warning("%s in the cache cannot be used (%r): making it again", path, error)
         return None
 
 
@@ -213,7 +215,7 @@ def _give_up(path: Path, why: ArtifactError) -> None:
     if not os.path.lexists(path):
         return
     reason = str(why).rpartition("; ")[0] or why
-    text = "the cached kernel %s is corrupt or foreign (%s): building it again"
+    text = "the cached kernel %s cannot be used (%s): building it again"
     logger.warning(text, path, reason)
     if is_replaceable(path):
         return

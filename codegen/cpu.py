@@ -11,7 +11,7 @@ from tvm.target.codegen import llvm_version_major
 from ..errors import BuildError
 from .cpu_pipeline import PIPELINE
 from .iteration_counts import with_iteration_counts
-from .room import compiling, file_size_limit, writing, written_bytes
+from .room import compiling, failure, file_size_limit, writing, written_bytes
 from .shape_checks import with_shape_checks
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _object_code(module: tvm.runtime.Module, names: str) -> bytes:
     try:
         return written_bytes(lambda path: module.write_to_file(path, "o"))
     except Exception as error:
-        raise BuildError(f"{names}: its object cannot be written: {error}") from error
+        raise failure(f"{names}: its object cannot be written: {error}", error) from error
 
 
 def text(mod: tvm.IRModule, target: CpuTarget, stage: str) -> str:

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import BuildError
+from ..errors import BuildError, remedy_for
 
 _SHOWN_LINES = 20
 
@@ -20,8 +20,9 @@ def run(command: Sequence[str], *, what: str, choose: str, folder: Path | None =
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     except OSError as error:
+        remedy = remedy_for(error, f"set {choose}")
         raise BuildError(
-            f"cannot run {command[0]!r} for {what} ({error.strerror}); set {choose}"
+            f"cannot run {command[0]!r} for {what} ({error.strerror}); {remedy}"
         ) from error
     output = done.stdout + done.stderr
     if done.returncode:

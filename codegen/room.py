@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import BuildError
+from ..errors import BuildError, remedy_for
 
 # Where a file in memory has a path that LLVM can open.
 _OPEN_FILES = "/proc/self/fd"
@@ -75,7 +75,12 @@ def writing(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError) as error:
-        raise BuildError(f"{what} failed: {str(error) or 'out of memory'}") from error
+        raise failure(f"{what} failed: {str(error) or 'out of memory'}", error) from error
+
+
+def failure(what: str, error: BaseException) -> BuildError:
+    """``what`` as a BuildError, with what to do where that is known of ``error``."""
+    return BuildError("; ".join(filter(None, (what, remedy_for(error)))))
 
 
 @contextmanager
@@ -92,7 +97,9 @@ def written_bytes(write: Callable[[str], object]) -> bytes:
     """
     try:
         descriptor = os.memfd_create("tvm_flash")
-    except (AttributeError, OSError):
+    except (AttributeError, OSError) as error:
+        if remedy_for(error):  # a file on disk would need a descriptor too
+            raise
         descriptor = None
     if descriptor is None or not os.path.isdir(_OPEN_FILES):
         with tempfile.TemporaryDirectory() as folder:

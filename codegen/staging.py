@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 
 from ..artifact.library import MANIFEST, PTX
-from ..errors import BuildError
+from ..errors import BuildError, remedy_for
 from .file_lock import locked
 
 LIBRARY = "kernels.so"
@@ -111,7 +111,8 @@ def counting(total: int, progress: Progress | None) -> Callable[[str], None]:
 
 
 def _unwritable(path: Path, error: OSError) -> BuildError:
-    return BuildError(f"path={str(path)!r} cannot be written ({error}); choose another path")
+    remedy = remedy_for(error, "choose another path")
+    return BuildError(f"path={str(path)!r} cannot be written ({error}); {remedy}")
 
 
 def _refuse_to_replace(path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..errors import BuildError
+from ..errors import BuildError, remedy_for
 
 # 13.0 is the release that the kernels were proven with; older ptxas spill where it does not.
 LEAST_VERSION = (12, 8)
@@ -100,5 +100,6 @@ def _output(*command: str | Path) -> str:
     try:
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     except OSError as error:
-        raise BuildError(f"cannot run {command[0]} ({error.strerror}); set CUDA_HOME") from error
+        remedy = remedy_for(error, "set CUDA_HOME")
+        raise BuildError(f"cannot run {command[0]} ({error.strerror}); {remedy}") from error
     return done.stdout + done.stderr

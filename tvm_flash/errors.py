@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
+
+# Both keep any file from being opened, whatever its permissions and the room on its disk.
+_NO_DESCRIPTORS = {
+    errno.ENFILE: "too many open files on this machine: raise sysctl fs.file-max",
+    errno.EMFILE: "too many open files: raise ulimit -n",
+}
 
 
 class TvmFlashError(Exception):
@@ -23,3 +31,15 @@ class ArtifactError(TvmFlashError):
 
 class BuildError(TvmFlashError):
     """Compiling or linking a kernel failed."""
+
+
+def remedy_for(error: BaseException, otherwise: str = "") -> str:
+    """What to do about a failed system call: ``otherwise``, unless file descriptors ran out.
+
+    error: an OSError, or one of a library that passes on the system's words without the number.
+    """
+    number = getattr(error, "errno", None)
+    for lacking, remedy in _NO_DESCRIPTORS.items():
+        if number == lacking or (number is None and os.strerror(lacking) in str(error)):
+            return remedy
+    return otherwise

@@ -136,8 +136,9 @@ def test_bench_writes_what_it_measured(tmp_path):
     assert document["host"]["date"]
 
 
-def test_show_the_recurrence():
-    text = call("show", SPEC, "--stage", "recurrence").output
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_show_the_recurrence(dtype):
+    text = call("show", f"{dtype},d=16,causal", "--stage", "recurrence").output
     assert "l = l * exp(m - m_new) + p" in text
     assert "l = sum over parts of l_part * exp(m_part - m)" in text
     assert "dx = p * (dp - delta)" in text

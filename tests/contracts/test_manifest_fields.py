@@ -95,6 +95,12 @@ def test_a_record_field_of_a_wrong_type_is_an_artifact_error(kernels, changes):
         load(edit(kernels, kernels=[{**record, **changes}]))
 
 
+def test_a_symbol_of_two_records_is_an_artifact_error(kernels):
+    (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
+    with pytest.raises(ArtifactError, match=r"symbol='attn_f32_d16_fwd\w*' stands in 2 kernels"):
+        load(edit(kernels, kernels=[record, {**record, "buckets": ["long"]}]))
+
+
 @pytest.mark.parametrize(
     "config", [{}, {"variants": []}, {"variants": 3}, {"variants": [{"archs": [], "meta": {}}]}]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ pytest.importorskip("tvm")
 
 from tvm_flash.codegen.process import run
 from tvm_flash.codegen.room import compiling, require_memory, scratch_folder, written_bytes
-from tvm_flash.errors import BuildError
+from tvm_flash.errors import BuildError, remedy_for
 
 # First calls that fail for a limit, and one more when it is gone.
 LIMITED = """
@@ -45,6 +46,47 @@ print("served")
 """
 
 
+# Every place that opens a file fails in its turn: so many descriptors are left to it.
+WITHOUT_DESCRIPTORS = """
+import os, resource, sys, torch
+from tvm_flash import ArtifactError, AttentionSpec, BuildError, attention, build, load
+from tvm_flash.runtime.loader import registered
+
+q = torch.randn(1, 16, 2, 16)
+attention(q, q, q)
+folder = os.environ["TVM_FLASH_CACHE_DIR"]
+new = {"path": f"{folder}/new", "directions": ["forward"], "buckets": ["tiny"]}
+kept = build([AttentionSpec(dtype="float32", head_dim=16)], **new)
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+def refused(left, call, *arguments, **named):
+    registered.clear()
+    held = []
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+    for descriptor in held[:left]:
+        os.close(descriptor)
+    try:
+        call(*arguments, **named)
+        print("served", left)
+    except (ArtifactError, BuildError) as error:
+        print(str(error).rpartition("; ")[2])
+    for descriptor in held[left:]:
+        os.close(descriptor)
+
+for left in (0, 1):
+    refused(left, load, kept)
+for left in (0, 1):
+    refused(left, attention, q, q, q)
+for left in (0, 1, 2, 3):
+    refused(left, build, [AttentionSpec(dtype="float32", head_dim=16)], **new)
+refused(100, attention, q, q, q)
+"""
+
+
 def process(code, tmp_path):
     """What a process printed that ran ``code`` with an empty cache, and survived."""
     environment = {**os.environ, "TVM_FLASH_CACHE_DIR": str(tmp_path / "cache")}
@@ -62,6 +104,23 @@ def test_a_process_outlives_too_little_room(tmp_path):
     assert "8192 bytes" in no_file
     assert "MiB of memory" in no_memory
     assert served == "served"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux opens")
+def test_a_process_without_descriptors_is_told_of_them(tmp_path):
+    """Loading, the cache, building and linking: never a remedy about disks or permissions."""
+    *refused, served = process(WITHOUT_DESCRIPTORS, tmp_path).splitlines()
+    assert refused == ["too many open files: raise ulimit -n"] * 8
+    assert served == "served 100"
+
+
+def test_a_remedy_follows_from_the_number_of_the_error():
+    assert remedy_for(OSError(errno.EMFILE, "x"), "y") == "too many open files: raise ulimit -n"
+    assert "fs.file-max" in remedy_for(OSError(errno.ENFILE, "x"), "y")
+    assert "ulimit -n" in remedy_for(RuntimeError("a.so: Too many open files"), "y")
+    assert remedy_for(OSError(errno.ENOSPC, "x"), "y") == "y"
+    named = FileNotFoundError(errno.ENOENT, "No such file", "/Too many open files")
+    assert remedy_for(named, "y") == "y"
 
 
 def test_an_interrupted_import_of_tvm_is_completed(tmp_path):

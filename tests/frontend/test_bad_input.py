@@ -51,7 +51,8 @@ THREE_HEADS = tensor(2, 8, 3, 32)
         (Q, tensor(3, 8, 2, 32), tensor(3, 8, 2, 32), ValueError, ["batch", "2", "3"]),
         (*same(7), ValueError, ["7", "8", "512"]),
         (*same(513), ValueError, ["513", "512"]),
-        (Q.to_sparse(), K, K, TypeError, ["layout", "sparse"]),
+        (Q.to_sparse(), K, K, TypeError, ["q of layout torch.sparse_coo", ".to_dense()"]),
+        (Q, K, K.to_sparse(), TypeError, ["v of layout torch.sparse_coo", ".to_dense()"]),
     ],
 )  # fmt: skip
 def test_tensors(q, k, v, error, parts):
@@ -195,3 +196,52 @@ def test_packed_shapes():
         tvm_flash.flash_attn_qkvpacked_func(Q)
     with pytest.raises(ValueError, match=r"\(2, 8, 2, 32\)"):
         tvm_flash.flash_attn_kvpacked_func(Q, K)
+
+
+DOORS = {
+    "attention": lambda x: attention(Q, x, K),
+    "heads first": lambda x: attention(x, K, K, layout="bhsd"),
+    "flash": lambda x: flash_attn_func(Q, K, x),
+    "kvpacked": lambda x: tvm_flash.flash_attn_kvpacked_func(Q, x),
+    "sdpa": lambda x: tvm_flash.scaled_dot_product_attention(*HEADS_FIRST[:2], x),
+    "attn_mask": lambda x: tvm_flash.scaled_dot_product_attention(
+        *HEADS_FIRST, attn_mask=x, enable_gqa=True
+    ),
+    "alibi_slopes": lambda x: attention(Q, K, K, alibi_slopes=x),
+}
+NAMED = {
+    "attention": "k", "heads first": "q", "flash": "v", "kvpacked": "kv", "sdpa": "value",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.parametrize("door", DOORS)
+def test_nested_tensors_are_named_with_what_to_pass_instead(door, layout):
+    nested = torch.nested.nested_tensor([Q[0], Q[1, :3]], layout=layout)
+    message = rf"^{NAMED.get(door, door)} is a nested tensor, .*pad it .*mask_mod"
+    with pytest.raises(TypeError, match=message):
+        DOORS[door](nested)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_sparse_tensors_are_named_with_what_to_pass_instead(door):
+    message = rf"^{NAMED.get(door, door)} of layout torch\.sparse_coo .*\.to_dense\(\)"
+    with pytest.raises(TypeError, match=message):
+        DOORS[door](Q.to_sparse())
+
+
+def test_sparse_tensors_of_an_operator():
+    with pytest.raises(TypeError, match=r"k of layout torch\.sparse_coo"):
+        torch.ops.tvm_flash.attention_forward(Q, K.to_sparse(), K, [], "{}", 1.0)
+
+
+def test_captured_tensors_are_dense():
+    table = torch.ones(4, 4).to_sparse()
+    with pytest.raises(
+        TypeError, match=r"captured tensor \(.*py:\d+\) of layout torch\.sparse_coo"
+    ):
+        attention(Q, K, K, score_mod=lambda s, b, h, q, k: s + table[h, h])
+    captured = tvm_flash.capture(lambda s, b, h, q, k: s + Q[0, q, h, 0])
+    with pytest.raises(TypeError, match=r"captured tensor 0 of layout torch\.sparse_coo"):
+        captured.with_tables(Q[0, :, :, 0].to_sparse())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, remedy_for
 from .folder import Folder
 from .manifest import DIRECTIONS, FORMAT, KernelRecord, Manifest, symbol_name
 
@@ -56,10 +56,13 @@ class Artifact:
 
 
 def refuse(
-    path: Path, reason: str, remedy: str = "build it again with tvm_flash.build"
+    path: Path,
+    reason: str,
+    remedy: str = "build it again with tvm_flash.build",
+    error: Exception | None = None,
 ) -> ArtifactError:
-    """The error for ``path``: what is wrong with it and what to do."""
-    return ArtifactError(f"{path}: {reason}; {remedy}")
+    """The error for ``path``: what is wrong with it and what to do; ``error``: what failed."""
+    return ArtifactError(f"{path}: {reason}; {remedy_for(error, remedy) if error else remedy}")
 
 
 def sha256_of(path: Path) -> str:
@@ -137,7 +140,8 @@ def _opened(place: Path) -> Folder:
         reason = f"an artifact is a directory with a {MANIFEST}"
         raise refuse(place, reason, "load that") from None
     except OSError as error:
-        raise refuse(place / MANIFEST, f"cannot be read ({error.strerror})") from error
+        reason = f"cannot be read ({error.strerror})"
+        raise refuse(place / MANIFEST, reason, error=error) from error
 
 
 def _read(folder: Folder, with_ptx: bool) -> Artifact:
@@ -160,7 +164,7 @@ def _bytes(folder: Folder, name: str, limit: int, sha256: str = "", what: str = 
     try:
         data = folder.read(name, limit)
     except OSError as error:
-        refusal = refuse(path, f"{what}cannot be read ({error.strerror})")
+        refusal = refuse(path, f"{what}cannot be read ({error.strerror})", error=error)
         gone = error.errno in (errno.ENOENT, errno.ESTALE)
         raise (_Vanished(*refusal.args) if gone else refusal) from error
     if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -133,6 +134,7 @@ class Manifest:
             raise ValueError(f"format={shown(found)}{why}: this version reads format {FORMAT}")
         data = _checked(data, _MANIFEST, _MANIFEST_OPTIONAL)
         kernels = tuple(map(KernelRecord.from_json, data["kernels"]))
+        _check_symbols(kernels)
         if data["target"].get("name") == "cuda":
             for record in kernels:
                 _check_variants(record)
@@ -146,6 +148,13 @@ class Manifest:
 
 def _arguments(spec: AttentionSpec, direction: str) -> list[dict[str, Any]]:
     return [argument.to_json() for argument in arguments(spec, direction)]
+
+
+def _check_symbols(records: Sequence[KernelRecord]) -> None:
+    """A function computes one problem: of two records that name it, one would be wrong."""
+    (symbol, times), *_ = Counter(record.symbol for record in records).most_common(1)
+    if times > 1:
+        raise ValueError(f"symbol={symbol!r} stands in {times} kernels, must be of one")
 
 
 def _check_variants(record: KernelRecord) -> None:

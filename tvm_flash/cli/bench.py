@@ -33,13 +33,13 @@ def bench(
     suite: Annotated[
         SuiteName,
         typer.Option(
-            help="cpu: everything, an hour or two. short: minutes. gpu: the error rule and "
-            "times on a CUDA device."
+            help="cpu: everything, an hour or two. short: minutes. quick: a few cells. gpu: the "
+            "error rule and times on a CUDA device. gpu-quick: a part of that."
         ),
     ] = SuiteName.short,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", help="Keep everything here; a file of such a run is continued."),
+        typer.Option("--json", help="Keep all cells here; a file of the same suite is continued."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this file.")] = None,
     artifact: Annotated[
@@ -54,16 +54,17 @@ def bench(
         str, typer.Option(help="Numbers of threads, as in 1,2. Default: 1 and 2.")
     ] = "",
     rerun: Annotated[
-        bool, typer.Option("--rerun", help="Measure again what the file has.")
+        bool, typer.Option("--rerun", help="Measure again the cells that the file has.")
     ] = False,
     stale: Annotated[
-        bool, typer.Option("--stale", help="Measure again what other kernels gave.")
+        bool,
+        typer.Option("--stale", help="Measure again the cells of kernels that have changed since."),
     ] = False,
     budget: Annotated[
-        float | None, typer.Option(help="Seconds for a noisy cell; 3 rounds are always made.")
+        float | None, typer.Option(help="Seconds to go on with a noisy cell. Default: 12 in the suite cpu.")
     ] = None,
 ) -> None:
-    """Time attention beside torch's SDPA, with the floors of this machine and the targets.
+    """Time attention beside torch's SDPA, with this machine's floors and our targets.
 
     Cells that --json FILE holds are kept, so that an interrupted run goes on where it was. Exit
     status 1: a result breaks the error rule, which the suites of GPUs check first.

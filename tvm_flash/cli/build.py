@@ -29,13 +29,17 @@ def build(
     ),
     forward_only: Annotated[bool, typer.Option("--forward-only", help="No backward.")] = False,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="CUDA: the backward of equal bits too.")
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="GPUs: also the backward whose gradients have the same bits every run.",
+        ),
     ] = False,
     buckets: Annotated[
         str,
         typer.Option(
-            help="CPUs: lengths to make kernels for, those with equal numbers sharing one; "
-            "a loaded library serves other lengths with its nearest kernel."
+            help="CPUs: length buckets to make kernels for; those with equal configs share one, "
+            "and the nearest kernel serves other lengths."
         ),
     ] = ",".join(FORWARD_BUCKETS),
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,

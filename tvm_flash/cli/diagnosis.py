@@ -142,7 +142,7 @@ def _exact_pins() -> Iterable[tuple[str, str]]:
         return
     for line in lines:
         package, pinned, pin = line.split(";")[0].strip().partition("==")
-        if pinned:
+        if pinned and package in PACKAGES:
             yield package, pin
 
 

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
+from ..bench.table import Mark, Table, words
 from . import diagnosis
 from .console import console, progress
+from .show_table import show
 
 PURPOSES = {
     "run": "load artifacts and run their kernels",
     "compile": "compile kernels (build, first use, show)",
     "gpu": "compile and run kernels on a GPU of this machine",
+}
+# Fields of ``bench.Host`` that are shown, and how they are called.
+MACHINE = {
+    "cpu": "CPU",
+    "cores": "cores usable",
+    "threads": "threads of torch",
+    "features": "CPU features",
+    "memory_gib": "memory, GiB",
+    "system": "system",
 }
 
 
@@ -60,32 +71,49 @@ def _host() -> dict | None:
 
 
 def _print(facts: dict) -> None:
-    console.print(_pairs("versions", {k: v or "missing" for k, v in facts["versions"].items()}))
-    if facts["host"]:
-        host = {k: ", ".join(v) if isinstance(v, list) else v for k, v in facts["host"].items()}
-        console.print(_pairs("machine", host))
-    console.print(_pairs("C compilers", facts["compilers"] or {"none": "found"}))
-    console.print(_findings_table(facts["findings"]))
-    for purpose, verdict in facts["verdicts"].items():
-        colour = "green" if verdict == "yes" else "red"
-        console.print(f"[{colour}]{escape(verdict)}[/]: {PURPOSES[purpose]}", highlight=False)
-
-
-def _pairs(title: str, pairs: dict) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for name, value in pairs.items():
-        table.add_row(escape(str(name)), escape(str(value)))
-    return table
-
-
-def _findings_table(findings: list[dict]) -> Table:
-    table = Table(title="what was tried", title_justify="left", box=None, padding=(0, 2))
-    for heading in ("", "needed to", "", "result"):
-        table.add_column(heading, overflow="fold")
-    for finding in findings:
-        mark = "[green]ok[/]" if finding["ok"] else "[red]fails[/]"
-        text = escape(finding["detail"])
+    for table in (*_inventory(facts), checks_table(facts["findings"]), verdict_table(facts)):
+        show(table)
+    for finding in facts["findings"]:
         if not finding["ok"]:
-            text += f"\n[bold]→ {escape(finding['remedy'])}[/]"
-        table.add_row(finding["name"], finding["needed_for"], mark, text)
-    return table
+            text = f"[bold]{escape(finding['name'])}:[/] {escape(finding['remedy'])}"
+            console.print(text, highlight=False, soft_wrap=True)
+
+
+def _inventory(facts: dict) -> Iterator[Table]:
+    """What is installed and what the machine is."""
+    versions = facts["versions"].items()
+    rows = [(name, found or Mark("missing", "doubtful")) for name, found in versions]
+    yield Table("versions", tuple(words("package", "version")), rows)
+    if facts["host"]:
+        host = {**facts["host"], "features": ", ".join(facts["host"]["features"])}
+        rows = [(name, str(host[key])) for key, name in MACHINE.items() if key in host]
+        yield Table("machine", tuple(words("what", "value")), rows)
+    compilers = facts["compilers"] or {"none found": ""}
+    columns = tuple(words("C compiler", "what it says of itself"))
+    yield Table("C compilers", columns, list(compilers.items()))
+
+
+def checks_table(findings: Sequence[dict]) -> Table:
+    """A line for each ``diagnosis.Finding``."""
+    rows = [
+        (
+            finding["name"],
+            finding["needed_for"],
+            Mark("ok", "good") if finding["ok"] else Mark("fails", "bad"),
+            finding["detail"],
+        )
+        for finding in findings
+    ]
+    return Table("checks", tuple(words("check", "needed to", "result", "found")), rows)
+
+
+def verdict_table(facts: dict) -> Table:
+    """What this machine can do; the checks that stand in the way."""
+    rows = []
+    for purpose, verdict in facts["verdicts"].items():
+        answer, _, missing = verdict.partition(": ")
+        mark = Mark(answer, "good" if answer == "yes" else "bad")
+        rows.append((purpose, PURPOSES[purpose], mark, missing or "-"))
+    return Table(
+        "what works here", tuple(words("to", "means", "works", "fails")), rows
+    ).without_empty()

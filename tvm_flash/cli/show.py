@@ -41,10 +41,23 @@ LEXERS = {
 
 def show(
     spec: Annotated[str, typer.Argument(help=GRAMMAR.replace("[", r"\[").replace("\n", "\n\n"))],
-    stage: Annotated[Stage, typer.Option(help="Which stage.")] = Stage.definition,
-    direction: Annotated[Direction, typer.Option(help="Which kernel.")] = Direction.forward,
+    stage: Annotated[
+        Stage,
+        typer.Option(
+            metavar="STAGE",
+            help="definition, recurrence, scheduled; llvm or asm of a CPU; cuda or ptx of a GPU.",
+        ),
+    ] = Stage.definition,
+    direction: Annotated[
+        Direction,
+        typer.Option(metavar="DIRECTION", help="forward, backward or backward_deterministic."),
+    ] = Direction.forward,
     target: Annotated[
-        str, typer.Option(help="Target name: llvm is this machine; cuda:sm_90 and others.")
+        str,
+        typer.Option(
+            help="llvm (this machine), a CPU level such as x86-64-v3, or cuda:sm_90. Default: "
+            "llvm; for the stages cuda and ptx cuda:sm_80."
+        ),
     ] = "",
 ) -> None:
     """Print the TensorIR definition, the recurrence, the scheduled function, LLVM IR or assembly.

@@ -9,9 +9,12 @@ import typer
 
 Specs = Annotated[
     list[str] | None,
-    typer.Argument(help="bf16,d=64,causal or a case name or a file of them"),
+    typer.Argument(
+        help="Specs such as bf16,d=64,causal (`tvm-flash show --help` lists the words), names of "
+        "cases (attn_...), or files of them."
+    ),
 ]
 SpecsFile = Annotated[
     list[Path] | None,
-    typer.Option("--specs", help="JSON or text file with one spec per entry or line."),
+    typer.Option("--specs", help="File of specs: one a line, or a JSON list."),
 ]

@@ -42,7 +42,9 @@ def tune(
         str, typer.Option(help="llvm (this machine), a CPU level behind --rpc, cuda or cuda:sm_90.")
     ] = "llvm",
     trials: Annotated[int, typer.Option(min=1, help="Configs to try for each kernel.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Another one is another search.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the random choices; another one is another search.")
+    ] = 0,
     strategy: Annotated[
         str | None,
         typer.Option(
@@ -51,33 +53,43 @@ def tune(
         ),
     ] = None,
     cost_model: Annotated[
-        str | None, typer.Option(help="Of a strategy that takes one: xgb, mlp or random.")
+        str | None,
+        typer.Option(help="Cost model of evolutionary or ranked: xgb, mlp or random."),
     ] = None,
     rpc: Annotated[str | None, typer.Option(help="HOST:PORT of a TVM RPC tracker.")] = None,
     rpc_key: Annotated[str, typer.Option(help="The devices' key at the tracker.")] = "",
     work_dir: Annotated[
         Path | None,
-        typer.Option(help="For MetaSchedule's database files, and records that do not fit."),
+        typer.Option(
+            help="Folder for MetaSchedule's database files, and for records while --logs is full."
+        ),
     ] = None,
     logs: Annotated[
         Path | None, typer.Option(help="Folder of the records; default: where builds look.")
     ] = None,
-    directions: Annotated[str, typer.Option(help="Which kernels.")] = "forward,backward",
-    buckets: Annotated[str, typer.Option(help="Which lengths.")] = ",".join(FORWARD_BUCKETS),
+    directions: Annotated[str, typer.Option(help="Directions to tune.")] = "forward,backward",
+    buckets: Annotated[str, typer.Option(help="Length buckets to tune for (CPUs).")] = ",".join(
+        FORWARD_BUCKETS
+    ),
     seqlen: Annotated[
-        int | None, typer.Option(help="Timed length, of one bucket; its usual one unless given.")
+        int | None,
+        typer.Option(help="Sequence length to time, of the one bucket in --buckets."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of a timed kernel.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of timing one trial.")] = 1.0,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to compile, or to run.")] = 120.0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a timed kernel.")] = 1,
+    seconds: Annotated[
+        float, typer.Option(min=0.01, help="Seconds of timing for each trial.")
+    ] = 1.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that a compilation may take, and a check.")
+    ] = 120.0,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Compilers at once; default: one per core.")
     ] = None,
     check_logs: Annotated[
-        Path | None, typer.Option(help="Only say what is valid in the logs of this folder.")
+        Path | None, typer.Option(help="Only say which lines of this folder's logs are valid.")
     ] = None,
 ) -> None:
-    """Search the fastest numbers for SPECS; what is found goes to the logs that builds read.
+    """Search the fastest configs of the kernels for SPECS, and log them where builds look.
 
     Stop it with Ctrl-C; the same command goes on where it was.
     """

@@ -37,10 +37,16 @@ def verify(
         str, typer.Option(help="CUDA architectures, as in sm_80,sm_90. Default: all.")
     ] = "",
     direction: Annotated[
-        list[Direction] | None, typer.Option(help="Which kernels; may be repeated. Default: all.")
+        list[Direction] | None,
+        typer.Option(
+            metavar="DIRECTION",
+            help="forward, backward or backward_deterministic; may be repeated. Default: all.",
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One problem for each kernel.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the inputs and the order of threads.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the inputs and of the order in which threads run.")
+    ] = 0,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="One line for each problem.")
     ] = False,
@@ -48,7 +54,9 @@ def verify(
         Path | None, typer.Option("--json", help="Write everything found to this file.")
     ] = None,
 ) -> None:
-    """Run kernels on an interpreted GPU, every access checked, and judge their results.
+    """Run GPU kernels in the PTX interpreter, all accesses checked, and compare with float64.
+
+    Kernels of a CPU library run as they are.
 
     Exit status 1: a kernel is wrong. 2: nothing could be verified, such as a changed file.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..score.layouts import check_dense
 from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod, trace_score_mod, with_tables
 
@@ -29,6 +30,8 @@ class Captured:
         that a program reads as the same type (any floating point, any integer up to 32 bits) is
         read as it is stored; any other is converted, once.
         """
+        for number, table in enumerate(tables):
+            check_dense(f"captured tensor {number}", table)
         ranks, new_ranks = [t.dim() for t in self.tables], [t.dim() for t in tables]
         if ranks != new_ranks:
             raise ValueError(f"tables of ranks {new_ranks} must have the captured ranks {ranks}")

@@ -12,6 +12,7 @@ from ..problem.arguments import TABLE, call_sizes, named_sizes, shape_of
 from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
 from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
+from ..score.layouts import check_dense
 
 NAMES = {row.torch: name for name, row in DTYPES.items()}
 DEVICES = ("cpu", "cuda", "meta")
@@ -72,6 +73,7 @@ def check_operator_call(q, k, v, tables) -> None:
     check_tensors(q, k, v)
     check_sizes(q.shape, k.shape, v.shape)
     for table in tables or ():
+        check_dense("mask or captured tensor", table)
         if table.device != q.device:
             name = f"mask or captured tensor of shape {tuple(table.shape)}"
             raise _on_another_device(name, table, q)
@@ -138,6 +140,7 @@ def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     batch, heads = q.shape[0], q.shape[2]
     if not isinstance(slopes, torch.Tensor):
         raise TypeError(f"alibi_slopes must be a tensor, not {type(slopes).__name__}")
+    check_dense("alibi_slopes", slopes)
     if slopes.dtype != torch.float32:
         raise TypeError(f"{slopes.dtype=} of alibi_slopes must be torch.float32: call .float()")
     if slopes.device != q.device:
@@ -156,6 +159,7 @@ def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """``mask``, bool or floating point, as a view of ``shape`` (..., H, Sq, Sk)."""
     if not isinstance(mask, torch.Tensor):
         raise TypeError(f"attn_mask must be a tensor, not {type(mask).__name__}")
+    check_dense("attn_mask", mask)
     if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
         raise TypeError(f"{mask.dtype=} of attn_mask must be torch.bool or floating point")
     check_no_gradient("attn_mask", mask)
@@ -168,10 +172,11 @@ def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def check_ranks(**tensors: torch.Tensor) -> None:
-    """TypeError or ValueError unless all are tensors of rank 2 (one head) or more."""
+    """TypeError or ValueError unless all are dense tensors of rank 2 (one head) or more."""
     for name, x in tensors.items():
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+        check_dense(name, x)
         if x.ndim < 2:
             raise ValueError(f"{name} of rank {x.ndim} must have 2 or more dimensions: (..., S, D)")
 
@@ -189,6 +194,7 @@ def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool
         and k.is_cpu
         and v.is_cpu
         and q.layout is k.layout is v.layout is torch.strided
+        and not (q.is_nested or k.is_nested or v.is_nested)
     )
 
 
@@ -214,8 +220,7 @@ def _check_alike(name: str, x: torch.Tensor, q: torch.Tensor) -> None:
 def _check_tensor(name: str, x: torch.Tensor) -> None:
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-    if x.layout is not torch.strided:
-        raise TypeError(f"{name}.layout={x.layout} must be torch.strided: pass a dense tensor")
+    check_dense(name, x)
     if x.ndim != 4:
         raise ValueError(
             f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have 4: batch, "

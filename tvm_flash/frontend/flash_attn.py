@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..score.layouts import check_dense
 from .functional import Window, attention
 from .values import NO_WINDOW, check_no_dropout
 
@@ -79,6 +80,8 @@ def flash_attn_kvpacked_func(
 
 
 def _unpacked(name: str, packed: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+    if isinstance(packed, torch.Tensor):
+        check_dense(name, packed)
     if not isinstance(packed, torch.Tensor) or packed.dim() != 5 or packed.shape[2] != count:
         shape = tuple(getattr(packed, "shape", ()))
         raise ValueError(f"{name} of shape {shape} must be (B, S, {count}, H, D)")

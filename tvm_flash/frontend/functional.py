@@ -151,8 +151,12 @@ def _rows_first(layout: str, *tensors: torch.Tensor):
     """``tensors`` as (B, S, H, D)."""
     if layout not in LAYOUTS:
         raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
-    # A tensor of another rank is left for the checks to name.
-    return [x.transpose(1, 2) if getattr(x, "ndim", 0) == 4 else x for x in tensors]
+    # What is no dense tensor of four dimensions is left for the checks to name.
+    dense = torch.strided
+    return [
+        x.transpose(1, 2) if getattr(x, "layout", None) is dense and x.ndim == 4 else x
+        for x in tensors
+    ]
 
 
 def _four_dimensional(x: torch.Tensor) -> torch.Tensor:

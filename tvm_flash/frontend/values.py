@@ -64,8 +64,8 @@ def as_window(window_size) -> tuple[int, int]:
     sides = window_size
     if not isinstance(sides, (tuple, list)):
         _check_constant("window_size", sides)
-        sides = sides.tolist() if hasattr(sides, "tolist") else sides
     try:
+        sides = sides.tolist() if hasattr(sides, "tolist") else sides
         if len(sides) == 2:
             return _bound(sides[0]), _bound(sides[1])
     except (TypeError, KeyError, RuntimeError):  # no length, no order, no integers

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..artifact.library import refuse
-from ..errors import BuildError, UnsupportedSpec
+from ..errors import BuildError, UnsupportedSpec, remedy_for
 from ..import_lock import importing
 from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
@@ -67,7 +69,7 @@ def resolve(
 
 def _compiled_for_cpu(spec: AttentionSpec, direction: str, bucket: str) -> Kernel:
     key = (spec.name, direction, "cpu", bucket)
-    with _compiling:
+    with _compiling_alone():
         if key not in registered:
             use = partial(_only_kernel, spec, direction, bucket)
             register([_compiler().artifact_for(spec, direction, bucket=bucket, use=use)])
@@ -80,12 +82,23 @@ def _compiled_for_gpu(
     place = (spec, direction, capability)
     if place in _of_capability:
         return _of_capability[place]
-    with _compiling:
+    with _compiling_alone():
         if place not in _of_capability:
             use = partial(_only_kernel, spec, direction, "")
             jit = _cuda_compiler()
             _of_capability[place] = jit.cuda_artifact_for(spec, direction, capability, use=use)
         return _of_capability[place]
+
+
+@contextmanager
+def _compiling_alone() -> Iterator[None]:
+    """One thread at a time; BuildError where files of the compiler itself cannot be opened."""
+    with _compiling:
+        try:
+            yield
+        except OSError as error:
+            remedy = remedy_for(error, "make that file readable")
+            raise BuildError(f"compiling a kernel failed ({error}); {remedy}") from error
 
 
 def _only_kernel(spec: AttentionSpec, direction: str, bucket: str, path: Path) -> Kernel:

@@ -132,7 +132,8 @@ def opened(path: str | Path) -> Library:
     try:
         code = mapped(artifact.code, manifest.sha256, artifact.library.parent.name)
     except CodeError as error:
-        raise refuse(artifact.library, f"the dynamic linker refuses it ({error})") from error
+        reason = f"the dynamic linker refuses it ({error})"
+        raise refuse(artifact.library, reason, error=error) from error
     kernels = [_kernel(artifact.library, code, record, manifest) for record in manifest.kernels]
     if manifest.device == "cpu":
         _bind_threads(artifact.library, code)

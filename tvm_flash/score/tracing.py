@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UnsupportedSpec
 from .gradients import missing_gradient, wants_gradient
+from .layouts import check_dense
 from .program import (
     DTYPES,
     MAX_FLOAT32,
@@ -316,6 +317,7 @@ def _literal_rank(value, rank: int) -> int:
 
 
 def _as_table(tensor: torch.Tensor) -> torch.Tensor:
+    check_dense(f"captured tensor ({user_line()})", tensor)
     shape = tuple(tensor.shape)
     if wants_gradient(tensor):
         raise UnsupportedSpec(missing_gradient(f"captured tensor ({user_line()})", tensor))

@@ -139,7 +139,7 @@ class _Reader:
 
     def _formula(self, name: str, value) -> Expr:
         def replace(node):
-            if isinstance(node, tirx.Cast) and str(node.ty.dtype).startswith("float"):
+            if isinstance(node, tirx.Cast) and "float" in str(node.ty.dtype):  # bfloat16 too
                 return self._formula(name, node.value)
             return self._scalar(name, node) if isinstance(node, TensorLoad) else None
 

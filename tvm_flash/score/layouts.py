@@ -1,0 +1,16 @@
+"""Layouts that no kernel reads, nested and sparse tensors, refused with what to pass instead."""
+
+from __future__ import annotations
+
+import torch
+
+
+def check_dense(name: str, x: torch.Tensor) -> None:
+    """TypeError for a tensor that is not rows of elements at fixed strides."""
+    if x.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor, must be dense: pad it (torch.nested.to_padded_tensor) and "
+            "hide padded keys by attention's mask_mod=lambda b, h, q_idx, k_idx: k_idx < lengths[b]"
+        )
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name} of layout {x.layout} must be torch.strided: pass its .to_dense()")
