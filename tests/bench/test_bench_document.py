@@ -332,15 +332,34 @@ def test_markdown_says_what_is_left_of_a_missed_target():
     assert row.endswith("| 0.90 | 1.30 | 75% | 1.20 |")
 
 
-def test_the_short_form_marks_what_is_below_its_target():
+def test_the_short_form_is_four_rows_whatever_came_out():
     data = bench_documents.whole_document()
     text = short(data, "docs/a.png", "docs/a.md")
-    assert "°" not in text.partition("target:")[2] and "(docs/a.png)" in text
-    wide = [c for c in data["cells"] if c["section"] == "main" and c["threads"] == 2]
-    wide[0].update(ratio={"sdpa": 0.77}, met=False)
-    assert "0.77° (" in short(data)
+    rows = [line.partition(" |")[0] for line in text.splitlines() if "D=" in line]
+    assert rows == [
+        f"| {direction}, {dtype}, D=128"
+        for direction in ("forward", "backward")
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert "(docs/a.png)" in text and "(docs/a.md)" in text and "\n- " not in text
+
+
+@pytest.mark.parametrize("form", [short, complete])
+def test_ratios_below_their_target_are_marked(form):
+    data = bench_documents.whole_document()
+    assert "°" not in form(data).partition("target that was set:")[2]
+    cell = next(
+        cell for cell in data["cells"] if "main: float32 D=128 S=512" in cell["key"]
+        and cell["threads"] == 2
+    )  # fmt: skip
+    cell.update(ratio={"sdpa": 0.77}, met=False)
+    assert "0.77° (" in form(data)
+
+
+def test_the_complete_form_sums_up_each_section():
+    data = bench_documents.whole_document()
     for name in list(data["sections"])[1:-1]:
-        assert f"- {name} (" in short(data)
+        assert f"- {name} (" in complete(data)
 
 
 def update_readme():
@@ -375,7 +394,7 @@ def test_documents_are_written_from_results(tmp_path, monkeypatch):
     module.main()
     text = module.README.read_text()
     assert text.startswith("x\n") and text.endswith("y\n") and "old" not in text
-    assert "float32, D=64" in text and "[b.md](b.md)" in text
+    assert "float32, D=128" in text and "[b.md](b.md)" in text
     assert "### avx2" in module.PAGE.read_text()
     monkeypatch.setattr(sys, "argv", ["update_readme.py", "--check"])
     module.main()

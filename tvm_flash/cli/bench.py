@@ -61,7 +61,8 @@ def bench(
         typer.Option("--stale", help="Measure again the cells of kernels that have changed since."),
     ] = False,
     budget: Annotated[
-        float | None, typer.Option(help="Seconds to go on with a noisy cell. Default: 12 in the suite cpu.")
+        float | None,
+        typer.Option(help="Seconds to go on with a noisy cell. Default: 12 in the suite cpu."),
     ] = None,
 ) -> None:
     """Time attention beside torch's SDPA, with this machine's floors and our targets.

@@ -38,8 +38,10 @@ def build(
     buckets: Annotated[
         str,
         typer.Option(
-            help="CPUs: length buckets to make kernels for; those with equal configs share one, "
-            "and the nearest kernel serves other lengths."
+            help=f"CPUs: length buckets to make kernels for, of {', '.join(FORWARD_BUCKETS)}. "
+            "Those with equal configs share one, and the nearest kernel serves other lengths. "
+            "Default: all.",
+            show_default=False,
         ),
     ] = ",".join(FORWARD_BUCKETS),
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,

@@ -68,9 +68,14 @@ def tune(
         Path | None, typer.Option(help="Folder of the records; default: where builds look.")
     ] = None,
     directions: Annotated[str, typer.Option(help="Directions to tune.")] = "forward,backward",
-    buckets: Annotated[str, typer.Option(help="Length buckets to tune for (CPUs).")] = ",".join(
-        FORWARD_BUCKETS
-    ),
+    buckets: Annotated[
+        str,
+        typer.Option(
+            help=f"CPUs: length buckets to tune for, of {', '.join(FORWARD_BUCKETS)}. Default: "
+            "all.",
+            show_default=False,
+        ),
+    ] = ",".join(FORWARD_BUCKETS),
     seqlen: Annotated[
         int | None,
         typer.Option(help="Sequence length to time, of the one bucket in --buckets."),
