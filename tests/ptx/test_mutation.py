@@ -3,7 +3,7 @@
 A kernel under mutation is a row of SUBJECTS. survivors.json explains the mutants that nothing can
 notice; CI tries a fixed sample of the others. Everything, for a new kernel or a new interpreter:
 
-    PYTHONPATH=tests python -m ptx.test_mutation [subject ...]
+    PYTHONPATH=tests/support python tests/ptx/test_mutation.py [subject ...]
 
 Our own kernels are compiled when they are tested: their entries hold the digest of the instructions
 they are about. Other instructions, of another compiler or schedule, are held to the same list by
