@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import Enum
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from ..errors import ArtifactError
 from .console import console, progress, refuse_unwritable
 from .show_table import show
 from .spec_text import parse_specs
@@ -84,6 +86,10 @@ def _verify(
     settings: dict[str, Any],
 ) -> list[Verification]:
     path = Path(subject)
+    if os.sep in subject and not path.exists():
+        raise ArtifactError(
+            f"{subject} does not exist: build it with tvm-flash build, or give a spec"
+        )
     if path.is_dir() or path.name == "manifest.json":
         from ..verify.library import verify_library
 
