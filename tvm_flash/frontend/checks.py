@@ -66,9 +66,9 @@ def check_heads(heads: int, kv_heads: int) -> None:
 
 
 def check_operator_call(q, k, v, tables) -> None:
-    """What an operator's tensors must be to each other; raises as check_tensors and check_sizes.
+    """Raise as check_tensors and check_sizes unless an operator's tensors fit each other.
 
-    For who calls operators without ``attention``; a spec is compared with them by its kernel.
+    For callers of operators that skip ``attention``; the kernel compares the tensors with its spec.
     """
     check_tensors(q, k, v)
     check_sizes(q.shape, k.shape, v.shape)

@@ -1,4 +1,4 @@
-"""The general door to attention, and torch's scaled_dot_product_attention through it."""
+"""``attention``, which takes every option, and torch's scaled_dot_product_attention by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether anything of torch's watches, records or transforms what its operators are given."""
+"""Whether torch traces, records or transforms calls of operators, so that one has to be made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
 
 
 def is_plain_call(q, k, v, tables) -> bool:
-    """Whether the dispatcher, slower than a small kernel, would only run one on these tensors.
+    """Whether a call on these tensors may skip torch's dispatcher, slower than a small kernel.
 
     False for a tensor that is not simply memory of q's device, and where somebody must see an
     operator. Who may, and where it is asked for:

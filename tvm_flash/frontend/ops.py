@@ -67,7 +67,7 @@ def _forward_in_node(*inputs):
 
 
 def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
-    """The outputs that the spec has."""
+    """out, lse and, where the spec has it, lse_low, written by the kernel for these sizes."""
     spec, bucket, layouts = forward_plan(spec, q.shape, v.shape)
     results = from_layouts(layouts, q)
     if bucket is None:
@@ -84,7 +84,7 @@ def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic
 
 
 def _completed(*results):
-    """What the operator returns: an output that a spec has not is one without elements."""
+    """All outputs of the operator: one that the spec lacks is a tensor without elements."""
     absent, out = len(_OUTPUTS) - len(results), results[0]
     return (*results, *(out.new_empty(out.shape[0], 0, dtype=torch.float32) for _ in range(absent)))
 
@@ -201,7 +201,7 @@ def _no_second_gradients(ctx, *grads):
 
 
 def _forward_flops(q, k, v, *_, **__) -> int:
-    """Of both products, whatever a mask leaves out: as torch counts its own attention."""
+    """FLOP of both products, masked pairs included: as torch counts its own attention."""
     return _flops(q, k, q[3] + v[3])
 
 

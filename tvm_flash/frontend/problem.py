@@ -46,7 +46,7 @@ class PosedProblem(NamedTuple):
 
 
 def problem_of(q, k, v, features: tuple, score_mod, mask_mod) -> tuple[PosedProblem, tuple]:
-    """The problem, after a look at the sizes, and the captured tensors.
+    """The problem of a call, once its sizes are checked, and the captured tensors.
 
     features: the fields of ``Features``, which is made where the problem is a new one.
     """

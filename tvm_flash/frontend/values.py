@@ -1,4 +1,4 @@
-"""Arguments as callers of the peers pass them: as plain values, in autocast's dtype."""
+"""Arguments in every form that torch and FlashAttention accept, as plain values; autocast."""
 
 from __future__ import annotations
 

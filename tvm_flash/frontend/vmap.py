@@ -10,7 +10,7 @@ from .spec_names import spec_of
 
 
 def batched(operator):
-    """The rule of ``operator``, whose tensors have the batch first, but for its tables."""
+    """The vmap rule of ``operator``, whose tensors, but for its tables, have the batch first."""
     names = [parameter.name for parameter in operator._schema.arguments]
     places = {name: names.index(name) for name in ("q", "tables", "spec")}
 

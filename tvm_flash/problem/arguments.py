@@ -23,7 +23,7 @@ WRITTEN = ("output", "workspace", "updated")
 
 @dataclass(frozen=True)
 class Up:
-    """The size ``size`` rounded up to a multiple of the size ``block``; more is as good."""
+    """The size ``size`` rounded up to a multiple of the size ``block``; larger is allowed."""
 
     size: str
     block: str
@@ -56,7 +56,7 @@ class Argument:
         return self.role != "number"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a manifest: what is not the rule is named."""
+        """Plain data for a manifest; ``dense`` and ``zeroed`` are in it where they are true."""
         fields = {"name": self.name, "dtype": self.dtype, "role": self.role}
         shape = {"shape": [str(size) for size in self.shape]} if self.is_tensor else {}
         flags = {name: True for name in ("dense", "zeroed") if getattr(self, name)}

@@ -9,7 +9,7 @@ from operator import floordiv, mod, or_
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What tiles and workers are numbered with, beside +, -, * and comparisons.
+    """The operations that number tiles and workers, beside +, -, * and comparisons.
 
     quotient(a, b), remainder(a, b): for a >= 0, b > 0; a negative ``a`` may give any quotient <= 0.
     select(condition, a, b): ``a`` where it holds, else ``b``. either(a, b): the logical or.

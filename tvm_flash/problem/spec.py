@@ -97,7 +97,7 @@ class AttentionSpec:
 
     @property
     def element(self) -> DType:
-        """The row of its dtype: bytes of an element, names, precision."""
+        """The ``DType`` of q, k, v and out: bytes of an element, names, precision."""
         return DTYPES[self.dtype]
 
     @property
@@ -119,7 +119,7 @@ class AttentionSpec:
 
     @property
     def forward_statistics(self) -> tuple[str, ...]:
-        """Those that the forward writes: none where the spec returns "out"."""
+        """Names of the statistics that the forward writes: none where the spec returns "out"."""
         return self.saved_statistics if self.returns == "out_lse" else ()
 
     @cached_property

@@ -45,7 +45,7 @@ class Kernel:
 
     @cached_property
     def arguments(self) -> tuple[Argument, ...]:
-        """What it is called with."""
+        """Its arguments in order, each with name, shape, dtype and role."""
         return arguments(self.spec, self.direction)
 
     def sizes(self, sizes: Sequence[int], threads: int) -> dict[str, int]:

@@ -26,7 +26,7 @@ _number = count(1)
 
 
 class CodeError(Exception):
-    """The dynamic linker does not take it; the message is its own."""
+    """A library that the dynamic linker refuses; the message is the linker's."""
 
 
 @dataclass(frozen=True, eq=False)
