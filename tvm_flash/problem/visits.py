@@ -40,7 +40,7 @@ class Visits:
         return self.is_boundary(self.first(number))
 
     def is_boundary(self, first, size=None):
-        """Whether a mask or an end may hide part of ``size`` positions (a tile) from ``first`` on."""
+        """Whether a mask or an end may hide some of ``size`` positions from ``first`` on."""
         end = first + (self.block if size is None else size)
         return self.arithmetic.either(first < self.full_low, end > self.full_high)
 
