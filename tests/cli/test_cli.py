@@ -78,6 +78,12 @@ def test_build_for_lengths_that_do_not_exist():
     assert "tiny, decode" in call("build", SPEC, "--buckets", "tiny,vast", status=2).stderr
 
 
+def test_verify_of_a_folder_that_is_not_there():
+    assert "no/such/folder does not exist" in call("verify", "no/such/folder", status=2).stderr
+    text = call("verify", "fp32,d=16,score_mod=no/file.py:f", status=2).stderr
+    assert "does not exist: build" not in text and "no/file.py" in text
+
+
 def test_build_without_specs_says_so():
     assert "no specs" in call("build", status=2).stderr
 

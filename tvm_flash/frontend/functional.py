@@ -151,12 +151,12 @@ def _rows_first(layout: str, *tensors: torch.Tensor):
     """``tensors`` as (B, S, H, D)."""
     if layout not in LAYOUTS:
         raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
-    # What is no dense tensor of four dimensions is left for the checks to name.
-    dense = torch.strided
-    return [
-        x.transpose(1, 2) if getattr(x, "layout", None) is dense and x.ndim == 4 else x
-        for x in tensors
-    ]
+    return [x.transpose(1, 2) if _has_rows(x) else x for x in tensors]
+
+
+def _has_rows(x) -> bool:
+    """Whether ``x`` is a dense tensor of four dimensions; the checks name anything else."""
+    return getattr(x, "layout", None) is torch.strided and x.ndim == 4
 
 
 def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
