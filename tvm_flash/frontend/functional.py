@@ -9,7 +9,13 @@ from torch._C import _is_any_autocast_enabled
 
 from .broadcasting import broadcast_leads, share_heads
 from .captured import Captured, capture
-from .checks import check_alibi, check_attn_mask, check_ranks, check_tensors
+from .checks import (
+    check_alibi,
+    check_all_dense,
+    check_attn_mask,
+    check_ranks,
+    check_tensors,
+)
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .values import NO_WINDOW, as_flag, as_number, as_scale, as_window, autocast, check_no_dropout
@@ -130,17 +136,21 @@ def scaled_dot_product_attention(
     is_causal = as_flag("is_causal", is_causal)
     if _is_any_autocast_enabled():
         attn_mask = autocast(attn_mask)
-    q, k, v = broadcast_leads(query, key, value)
-    lead = q.shape[:-3]
-    q, k, v = share_heads(*map(_four_dimensional, (q, k, v)), as_flag("enable_gqa", enable_gqa))
-    mods = None
-    if attn_mask is not None:
-        mods = _as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
-    out = attention(
-        q, k, v, softmax_scale=None if scale is None else as_scale("scale", scale),
-        causal=is_causal, score_mod=mods, layout="bhsd",
-        alignment="top_left" if is_causal else "bottom_right",
-    )  # fmt: skip
+    try:
+        q, k, v = broadcast_leads(query, key, value)
+        lead = q.shape[:-3]
+        q, k, v = share_heads(*map(_four_dimensional, (q, k, v)), as_flag("enable_gqa", enable_gqa))
+        mods = None
+        if attn_mask is not None:
+            mods = _as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
+        out = attention(
+            q, k, v, softmax_scale=None if scale is None else as_scale("scale", scale),
+            causal=is_causal, score_mod=mods, layout="bhsd",
+            alignment="top_left" if is_causal else "bottom_right",
+        )  # fmt: skip
+    except (TypeError, ValueError, RuntimeError):
+        check_all_dense(query=query, key=key, value=value)
+        raise
     if len(lead) == 1:
         return out
     is_one_head = query.ndim == key.ndim == value.ndim == 2

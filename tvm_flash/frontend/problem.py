@@ -12,7 +12,7 @@ from torch._C import _is_tracing
 from ..problem.spec import AttentionSpec
 from ..score.program import ScoreProgram
 from .captured import NOTHING, already_captured, capture, captured_on
-from .checks import NAMES, check_captured, check_sizes
+from .checks import NAMES, check_all_dense, check_captured, check_sizes
 from .observers import untraced_shapes
 from .spec_names import spec_json, spec_name
 
@@ -56,9 +56,13 @@ def problem_of(q, k, v, features: tuple, score_mod, mask_mod) -> tuple[PosedProb
         mods = already_captured(score_mod, mask_mod) or captured_on(q.device, score_mod, mask_mod)
         if mods.tables:
             check_captured(mods.tables)
-    q_shape, k_shape, v_shape = untraced_shapes(q, k, v) if _is_tracing() else (
-        q.shape, k.shape, v.shape,
-    )  # fmt: skip
+    try:
+        q_shape, k_shape, v_shape = untraced_shapes(q, k, v) if _is_tracing() else (
+            q.shape, k.shape, v.shape,
+        )  # fmt: skip
+    except RuntimeError:  # nested tensors have none
+        check_all_dense(q=q, k=k, v=v)
+        raise
     score_mod, mask_mod = mods.score_mod, mods.mask_mod
     try:
         problem = _known_problem(q.dtype, q_shape, k_shape, v_shape, features, score_mod, mask_mod)
