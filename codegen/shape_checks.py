@@ -1,4 +1,6 @@
-"""Launchers refuse shapes that do not fit one another, whoever calls them, before anything runs.
+"""Launchers refuse shapes that do not fit one another, and numbers beyond their limits.
+
+Whoever calls them, before anything runs.
 
 TVM's own checks compare extents of the same name, and what is constant. These are the others.
 """
@@ -11,7 +13,7 @@ from tvm import tirx
 from tvm.ir.expr import StringImm
 
 from ..definition.signature import argument_of
-from ..problem.arguments import Up
+from ..problem.arguments import NUMBERS, Up
 from ..problem.lengths import MAX_SEQLEN
 from ..schedules.cuda.program import Grid, Sizes
 
@@ -35,6 +37,7 @@ def with_shape_checks(
         if isinstance(extent, tirx.Var)
     }
     checks = [*_heads(sizes), *_lengths(sizes), *_workspaces(func, sizes, meta), *_tables(sizes)]
+    checks += _numbers(func)
     checks += _grid(sizes, grid) if grid else ()
     name = func.attrs["global_symbol"]
     asserts = [_assert(condition, f"{name}: {message}") for condition, message in checks]
@@ -86,6 +89,16 @@ def _tables(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
         for extent in extents[1:]:
             filled = tirx.And(filled, extent > 0)
         yield filled, f"{table} must have elements: a clamped index would read outside it"
+
+
+def _numbers(func: tirx.PrimFunc) -> Iterator[Check]:
+    limits = {a.name: a.limits for a in NUMBERS if a.limits}
+    for param in func.params:
+        if param.name in limits:
+            least, most = limits[param.name]
+            bounds = [tirx.const(bound, param.ty.dtype) for bound in (least, most)]
+            inside = tirx.And(param >= bounds[0], param <= bounds[1])
+            yield inside, f"{param.name} must lie in {least:.7g}..{most:.7g}"
 
 
 def _grid(sizes: Mapping[str, tirx.Var], grid: Grid) -> Iterator[Check]:

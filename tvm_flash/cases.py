@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .problem.dtype import DTYPES
+from .problem.numbers import NO_WINDOW, kinds_of, numbers_by_name
 from .problem.spec import AttentionSpec
 
 VIEWS = ("bshd", "bhsd", "packed", "every_other")
@@ -18,6 +19,8 @@ VIEWS = ("bshd", "bhsd", "packed", "every_other")
 @dataclass(frozen=True)
 class Case:
     """One problem: what ``spec`` holds, run-time sizes, and what the inputs are like.
+
+    variant: other keywords of ``attention``, the numbers of its call among them.
 
     view: memory of q, k, v: "bshd" contiguous; "bhsd" stored heads first and transposed; "packed"
     slices of wider rows, as from one projection; "every_other" position of a twice as long tensor.
@@ -45,15 +48,27 @@ class Case:
     def spec(self) -> AttentionSpec:
         """The compile-time part."""
         mods = self.functions(torch.Generator().manual_seed(0))
+        kinds = kinds_of(self.variant.get("causal", False), *self._window_and_cap)
+        known = {"alignment": self.variant["alignment"]} if "alignment" in self.variant else {}
         spec, _ = AttentionSpec.capture(
             dtype=self.dtype,
             head_dim=self.head_dim,
             head_dim_v=self.head_dim_v,
             alibi=self.alibi,
+            **kinds,
+            **known,
             **mods,
-            **self.variant,
         )
         return spec
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers of its call by name, of kernels' arguments."""
+        return numbers_by_name(self.head_dim**-0.5, *self._window_and_cap)
+
+    @property
+    def _window_and_cap(self) -> tuple:
+        return self.variant.get("window_size", NO_WINDOW), self.variant.get("softcap", 0.0)
 
     def functions(self, generator: torch.Generator) -> dict[str, Callable | None]:
         """score_mod and mask_mod, with captured tables from ``generator``."""

@@ -42,7 +42,9 @@ typedef int (*tvm_flash_function)(void *self, const TVMFFIAny *args, int32_t num
 /* Arguments of {spec}_fwd. q, k, v and out are (B, S, H, D), lse is (B, H, Sq) float32 and absent
  * where the spec returns "out" alone. A spec with a score_mod has lse_low after lse, of the same
  * shape: what lse lost in rounding; all that follows is one further. Captured tensors stand before
- * the scale: ALiBi slopes, then those of score_mod and mask_mod. */
+ * the scale: ALiBi slopes, then those of score_mod and mask_mod. After the scale stand the other
+ * numbers that the spec has, in this order: window_left and window_right (integers, 0 to 2^30) and
+ * softcap (positive). */
 enum tvm_flash_forward {
   TVM_FLASH_Q,
   TVM_FLASH_K,
@@ -96,6 +98,14 @@ static inline TVMFFIAny tvm_flash_scalar(double number) {
   memset(&value, 0, sizeof value);
   value.type_index = kTVMFFIFloat;
   value.v_float64 = number;
+  return value;
+}
+
+static inline TVMFFIAny tvm_flash_integer(int64_t number) {
+  TVMFFIAny value;
+  memset(&value, 0, sizeof value);
+  value.type_index = kTVMFFIInt;
+  value.v_int64 = number;
   return value;
 }
 

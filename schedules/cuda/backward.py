@@ -21,6 +21,7 @@ from .parameters import parameter_tensors
 from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
+from .softmax import block_scores
 from .tensor_core import product_for
 from .tiling import KeyTile, QueryVisits, key_grid, round_up
 
@@ -70,7 +71,7 @@ class _KeyGradients:
                 self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
             self._allocate()
             self.visits = QueryVisits(kernel, self.tile, self.config.block_q)
-            self.bound = self.scores.at(self.tile.batch, self.visits.head, kernel.softmax_scale)
+            self.bound = block_scores(kernel, self.scores, self.tile.batch, self.visits.head)
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_lane_offsets()

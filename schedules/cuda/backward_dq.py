@@ -19,6 +19,7 @@ from .parameters import parameter_tensors
 from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
+from .softmax import block_scores
 from .tensor_core import product_for
 from .tiling import QueryTile, key_visits, query_grid, round_up
 
@@ -65,7 +66,7 @@ class _QueryGradient:
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self.tile = tile = QueryTile(kernel, self.config.block_q)
-            self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
+            self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
             self.key_rows = [tile.key_rows(name) for name in ("k", "v")]
             self._allocate()
             self.visits = key_visits(kernel, tile, self.config.block_k)

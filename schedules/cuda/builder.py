@@ -65,7 +65,8 @@ class CudaKernel:
         if self.tables:
             for table in self.sig.tables:
                 build.arg(table.name, table)
-        self.softmax_scale = build.arg("softmax_scale", tirx.Var("softmax_scale", "float32"))
+        for name, number in self.sig.numbers.items():
+            build.arg(name, number)
         build.device_entry()
         if self.min_blocks:
             self._enter_attribute("tirx.launch_bounds_min_blocks_per_sm", self.min_blocks)
@@ -92,7 +93,7 @@ class CudaKernel:
         names = [tensor.name for tensor in self.tensors]
         names += [table.name for table in self.sig.tables] if self.tables else []
         return Launch(
-            self._builder.get(), (*names, "softmax_scale"), self.grid,
+            self._builder.get(), (*names, *self.sig.numbers), self.grid,
             self.num_warps * WARP, self._pool.max_offset,
         )  # fmt: skip
 
@@ -135,9 +136,14 @@ class CudaKernel:
         yield
         self._pool.offset = max(end, self._pool.offset)
 
-    def scalar(self, value, dtype: str = "int32"):
-        """A register that holds ``value``: its expression is not repeated at every use."""
+    def scalar(self, value, dtype: str = "int32", name: str = ""):
+        """A register that holds ``value``: its expression is not repeated at every use.
+
+        name: as of ``shared``.
+        """
         held = self.registers((1,), dtype)
+        if name:
+            IRBuilder.name(name, held)
         store(held, (0,), value)
         return held[0]
 
@@ -145,6 +151,11 @@ class CudaKernel:
         """An attribute of the rest of the kernel."""
         self._attributes.append(build.attr({key: value}))
         self._attributes[-1].__enter__()
+
+    @property
+    def softmax_scale(self):
+        """The number of the call that every kernel has."""
+        return self.sig.numbers["softmax_scale"]
 
     @property
     def threads(self) -> int:

@@ -21,7 +21,7 @@ from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
 from .shared_tile import SharedTile, shared_tile
-from .softmax import OnlineSoftmax, WeightsAlone, mask_scores
+from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
 from .tensor_core import product_for
 from .tiling import QueryTile, key_visits, query_grid, round_up
 
@@ -91,7 +91,7 @@ FORWARD_KNOBS = (
 def forward_launch(
     spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str, kind: str = "softmax"
 ) -> Launch:
-    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, softmax_scale.
+    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, the call's numbers.
 
     kind: a key of ``KINDS``, whose inputs (H,) float32 come after the statistics.
     """
@@ -126,7 +126,7 @@ class _Forward:
         with self.kernel as kernel:
             self.tile = QueryTile(kernel, self.config.block_q)
             tile = self.tile
-            self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
+            self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
             self.q_rows = tile.query_rows("q")
             self.k_rows = tile.key_rows("k")
             self.v_rows = tile.key_rows("v")

@@ -55,7 +55,7 @@ class Launch:
 class CudaProgram:
     """A public function: what is called, and the kernels it launches one after the other.
 
-    parameters: names of the public arguments in order (tensors, then softmax_scale).
+    parameters: names of the public arguments in order (tensors, then numbers).
     config: the schedule's numbers; meta: what a caller must know to size workspaces. sources: by
     architecture, where the numbers come from (records.Choice), or "given".
     """

@@ -39,6 +39,13 @@ def any_lane(condition):
     return T.cuda.func_call("tvm_flash_any", condition, source_code=source, return_type="bool")
 
 
+def block_scores(kernel: CudaKernel, scores: Scores, batch, head) -> BoundScores:
+    """The scores of a block's batch entry and head, with 1 / softcap in a register."""
+    inverse = scores.inverse_cap if scores.spec.softcap else None
+    held = None if inverse is None else kernel.scalar(inverse, "float32", "inverse_cap")
+    return scores.at(batch, head, held)
+
+
 def scale_scores(bound: BoundScores, s: Accumulator, q_index, k_index) -> None:
     """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
     s.map(lambda value, m, n, r: bound.scaled(value, q_index(m, r // 2), k_index(n, r % 2)))

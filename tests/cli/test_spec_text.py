@@ -13,13 +13,14 @@ from tvm_flash.problem.spec import AttentionSpec
 
 def test_every_word():
     assert parse_spec(
-        "bf16, d=64, dv=80, window=128:0, softcap=30, alibi, top_left, no_lse"
+        "bf16, d=64, dv=80, window, softcap, alibi, top_left, no_lse"
     ) == AttentionSpec(
         dtype="bfloat16",
         head_dim=64,
         head_dim_v=80,
-        window_size=(128, 0),
-        softcap=30.0,
+        window_left=True,
+        window_right=True,
+        softcap=True,
         alibi=True,
         alignment="top_left",
         returns="out",
@@ -29,14 +30,17 @@ def test_every_word():
 @given(
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
     head_dim=st.integers(8, 512),
-    left=st.integers(-1, 4096),
-    right=st.integers(-1, 4096),
+    window=st.sampled_from(["", ",window", ",window=left", ",window=right"]),
     causal=st.booleans(),
 )
-def test_text_and_fields_agree(dtype, head_dim, left, right, causal):
-    text = f"{dtype},d={head_dim},window={left}:{right}" + ",causal" * causal
+def test_text_and_fields_agree(dtype, head_dim, window, causal):
+    text = f"{dtype},d={head_dim}{window}" + ",causal" * causal
     expected = AttentionSpec(
-        dtype=dtype, head_dim=head_dim, window_size=(left, right), causal=causal
+        dtype=dtype,
+        head_dim=head_dim,
+        window_left=window in (",window", ",window=left"),
+        window_right=window in (",window", ",window=right"),
+        causal=causal,
     )
     assert parse_spec(text) == expected
 
@@ -70,7 +74,9 @@ def test_functions_of_a_file(tmp_path):
         ("bf16,d=64,hexagonal", "'hexagonal'"),
         ("bf16,d=sixty", "'d=sixty'"),
         ("bf16,d=64,d=32", "twice"),
-        ("bf16,d=64,window=5", "left:right"),
+        ("bf16,d=64,window=128:0", "run time: write window, window=left or window=right"),
+        ("bf16,d=64,window,window=left", "window twice"),
+        ("bf16,d=64,softcap=30", "run time: write softcap"),
         ("bf16,d=4000", "4000"),
         ("missing.json", "not a file"),
         ("fp32,d=64,mask_mod=missing.py:near", "missing.py:near"),

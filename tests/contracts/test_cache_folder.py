@@ -124,7 +124,7 @@ def test_no_home_is_a_build_error(monkeypatch, chosen):
             os.environ.pop(name, None)
         as_nobody()
         with pytest.raises(BuildError, match="TVM_FLASH_CACHE_DIR"):
-            kernels.resolve(replace(SPEC, softcap=3.0), "forward")
+            kernels.resolve(replace(SPEC, softcap=True), "forward")
 
     assert in_child(child)
 
@@ -159,7 +159,7 @@ def test_one_that_is_read_only_serves_a_kernel_without_its_plan(folder):
             # Not run: torch's OpenMP has no threads in a child.
             assert resolved().spec == SPEC
             with pytest.raises(BuildError, match="TVM_FLASH_CACHE_DIR"):
-                kernels.resolve(replace(SPEC, softcap=3.0), "forward")
+                kernels.resolve(replace(SPEC, softcap=True), "forward")
 
         assert in_child(child)
 

@@ -38,6 +38,20 @@ def test_it_compiles(name):
             assert torch.equal(*(torch.autograd.grad(x.sin().sum(), q)[0] for x in (got, want)))
 
 
+@pytest.mark.parametrize("name", [name for name in CALLS if "window" in name])
+def test_a_window_of_any_length_is_compiled_once(name):
+    torch._dynamo.reset()
+    compiled = torch.compile(CALLS[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    stance = "default"
+    for length in (20, 24, 33, 70):
+        q = torch.randn(1, length, 2, 16, requires_grad=True)
+        with torch.compiler.set_stance(stance):
+            got = compiled(q, q.shape[1])
+        stance, want = "fail_on_recompile", CALLS[name](q, length)
+        assert torch.equal(got, want)
+        assert torch.equal(*(torch.autograd.grad(x.sin().sum(), q)[0] for x in (got, want)))
+
+
 @pytest.mark.parametrize("window", [torch.tensor([2, 0]), (torch.tensor(2), 0)], ids=str)
 def test_a_tensor_there_is_named(window):
     torch._dynamo.reset()

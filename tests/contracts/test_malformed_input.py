@@ -26,7 +26,7 @@ CONTENTS = {
     "cut off": b'{"version": 1', "not UTF-8": b"\xff\xfe\x00", "zeros": bytes(64),
 }  # fmt: skip
 FIELDS = {
-    "version": 2, "dtype": ["float32"], "head_dim": math.nan, "window_size": 5, "softcap": 10**400,
+    "version": 99, "dtype": ["float32"], "head_dim": math.nan, "window_size": 5, "softcap": 10**400,
     "causal": 1, "score_mod": {"instructions": None}, "mask_mod": [None], "unknown": 1,
 }  # fmt: skip
 

@@ -76,7 +76,7 @@ def assert_scaled(tensors, scale):
 
 def test_program_runs_from_its_ptx(tensors):
     toy = program("toy", "a", 64)
-    assert len(run_program(toy, cuda.ptx_of(toy), tensors, 0.5)) == 2
+    assert len(run_program(toy, cuda.ptx_of(toy), {**tensors, PARAMETERS[-1]: 0.5})) == 2
     assert_scaled(tensors, 0.5)
 
 
@@ -87,7 +87,7 @@ def test_program_runs_from_its_ptx(tensors):
 )
 def test_library_runs_the_variant_of_the_device(library, tensors, capability, variant):
     with InterpretedDevice(library, capability) as device:
-        device.call(library.kernels[0], tensors, 0.25, outputs=("out", "lse"))
+        device.call(library.kernels[0], {**tensors, PARAMETERS[-1]: 0.25}, outputs=("out", "lse"))
     assert [name.rsplit("_", 3)[1] for name in device.launched] == [variant, variant]
     assert_scaled(tensors, 0.25)
 
@@ -97,7 +97,7 @@ def test_device_that_is_too_old(library, tensors):
         InterpretedDevice(library, (7, 5)) as device,
         pytest.raises(RuntimeError, match=r"7\.5: build for target cuda:sm_75.*sm_80, sm_90"),
     ):
-        device.call(library.kernels[0], tensors, 1.0, outputs=())
+        device.call(library.kernels[0], {**tensors, PARAMETERS[-1]: 1.0}, outputs=())
 
 
 def test_wrong_arguments(library, tensors):
@@ -108,7 +108,7 @@ def test_wrong_arguments(library, tensors):
         kernel(as_cuda(tensors["q"]), 1.0)
     tensors["lse"] = tensors["lse"].half()
     with InterpretedDevice(library, (8, 0)) as device, pytest.raises(Exception, match="float32"):
-        device.call(kernel, tensors, 1.0, outputs=("out", "lse"))
+        device.call(kernel, {**tensors, PARAMETERS[-1]: 1.0}, outputs=("out", "lse"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -69,8 +69,9 @@ def test_forward_and_both_backwards(kernels, problem, bounds, capability):
     library, by_direction = kernels
     (q, k, v), dout, want_out, want_lse, want_grads = problem
     forward = {"q": q, "k": k, "v": v, "out": torch.empty_like(q), "lse": torch.empty(1, 4, 70)}
+    forward |= {"softmax_scale": SCALE}
     with InterpretedDevice(library, capability) as device:
-        device.call(by_direction["forward"], forward, SCALE, outputs=("out", "lse"))
+        device.call(by_direction["forward"], forward, outputs=("out", "lse"))
         assert largest_error(forward["out"], want_out) <= bounds[0]
         torch.testing.assert_close(forward["lse"].double(), want_lse, atol=1e-5, rtol=1e-5)
         for direction in DIRECTIONS[1:]:
@@ -86,7 +87,7 @@ def call_backward(device, kernel, forward, dout, dq_acc=lambda shape: shape):
     tensors = completed(kernel.arguments, {**forward, "dout": dout}, new_tensors(values))
     if "dq_acc" in tensors:
         tensors["dq_acc"] = torch.zeros(dq_acc(tensors["dq_acc"].shape))
-    device.call(kernel, tensors, SCALE, outputs=names(kernel.arguments, *WRITTEN))
+    device.call(kernel, tensors, outputs=names(kernel.arguments, *WRITTEN))
     return [tensors[name] for name in ("dq", "dk", "dv")]
 
 
@@ -98,11 +99,12 @@ def test_shapes_that_do_not_fit_launch_nothing(kernels):
         for heads in (0, 3, 8):
             k = torch.zeros(1, 100, heads, 64).bfloat16()
             tensors = {"q": q, "k": k, "v": k, "out": torch.empty_like(q), "lse": lse}
+            tensors |= {"softmax_scale": SCALE}
             with pytest.raises(ValueError, match="multiple of num_kv_heads"):
-                device.call(by_direction["forward"], tensors, SCALE, outputs=("out", "lse"))
+                device.call(by_direction["forward"], tensors, outputs=("out", "lse"))
         assert not device.launched
         k = torch.zeros(1, 100, 2, 64).bfloat16()
-        forward = {"q": q, "k": k, "v": k, "out": q, "lse": lse}
+        forward = {"q": q, "k": k, "v": k, "out": q, "lse": lse, "softmax_scale": SCALE}
         with pytest.raises(ValueError, match="dq_acc must have as many rows"):
             call_backward(device, by_direction["backward"], forward, q, **short)
 
@@ -111,6 +113,7 @@ def test_an_empty_grid_launches_nothing(kernels):
     library, by_direction = kernels
     q, lse = torch.zeros(0, 70, 4, 64).bfloat16(), torch.zeros(0, 4, 70)
     tensors = {"q": q, "k": q, "v": q, "out": torch.empty_like(q), "lse": lse}
+    tensors |= {"softmax_scale": SCALE}
     with InterpretedDevice(library, (8, 0)) as device:
-        device.call(by_direction["forward"], tensors, SCALE, outputs=())
+        device.call(by_direction["forward"], tensors, outputs=())
         assert not device.launched

@@ -61,7 +61,7 @@ def test_offsets_of_64_bits():
         tensor.map(memory, name, writable=name == "out")
     memory.map("lse", lse.data_ptr(), lse.view(torch.uint8).flatten().numpy(), False, True)
     ((step, ptx),) = zip(kernel.program.launches, kernel.ptx, strict=True)
-    arguments = bind(step, ptx, {**far, "lse": lse}, 0.125)
+    arguments = bind(step, ptx, {**far, "lse": lse, "softmax_scale": 0.125})
     grid = grid_of(step, Sizes(3, 2, 2, 40, 70))
     ptx_kernel = parsed(ptx).kernels[f"{step.name}_kernel"]
     block = (step.threads, 1, 1)
@@ -81,13 +81,12 @@ def run(spec, seqlen=256):
 
     q, k, v = (random(n) for n in (spec.head_dim, spec.head_dim, spec.head_dim_v))
     out, lse = torch.empty_like(v), torch.empty(1, 1, seqlen)
-    scale = spec.head_dim**-0.5
-    forward = interpreted(spec, "forward")
-    forward(q, k, v, out, lse, scale)
-    backward = interpreted(spec, "backward")
     given = {"q": q, "k": k, "v": v, "out": out, "dout": torch.randn_like(out), "lse": lse}
+    given |= {"softmax_scale": spec.head_dim**-0.5, "window_left": 64}
+    forward, backward = interpreted(spec, "forward"), interpreted(spec, "backward")
     values = backward.sizes((1, 1, 1, seqlen, seqlen), threads=1)
-    backward(*completed(backward.arguments, given, new_tensors(values)).values(), scale)
+    for kernel in (forward, backward):
+        kernel(*completed(kernel.arguments, given, new_tensors(values)).values())
     return [*forward.reports, *backward.reports]
 
 
@@ -104,7 +103,7 @@ def products(reports):
 def test_tiles_outside_the_mask_are_skipped():
     full = products(run(AttentionSpec(head_dim=64, dtype="float16"), 512))
     causal = AttentionSpec(head_dim=64, dtype="float16", causal=True)
-    window = AttentionSpec(head_dim=64, dtype="float16", window_size=(64, 0))
+    window = AttentionSpec(head_dim=64, dtype="float16", causal=True, window_left=True)
     # 512 rows are 4 query tiles of 128 forward, 8 x 8 tiles of 64 backward.
     assert products(run(causal, 512)) / full < 0.6
     assert products(run(window, 512)) / full < 0.35

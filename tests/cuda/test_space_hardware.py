@@ -50,12 +50,12 @@ class Interpreter:
     def place(self, tensor):
         return tensor
 
-    def call(self, kernel, tensors, scale, outputs):
+    def call(self, kernel, given, outputs):
         path = self.paths[id(kernel)]
         self.called.append(path)
         with InterpretedDevice(opened(path), self.capability) as device:
-            device.call(kernel, tensors, scale, outputs=outputs)
-        self.spoil(tensors)
+            device.call(kernel, given, outputs=outputs)
+        self.spoil(given)
 
     def wait(self):
         pass

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from problems import captured
 
 from tvm_flash.cases import Case, make_inputs
 from tvm_flash.codegen.cuda import ptx_of
@@ -54,21 +55,16 @@ def tensors_of(case, inputs, spec, tables, block_k):
 def interpret(schedule, config, case, seed):
     """(inputs, tensors after the run) of one case."""
     inputs = make_inputs(case)
-    variant = {k: v for k, v in inputs.variant.items() if k != "alibi_slopes"}
-    spec, tables = AttentionSpec.capture(
-        dtype=case.dtype,
-        head_dim=case.head_dim,
-        head_dim_v=case.head_dim_v,
-        alibi=case.alibi,
-        **variant,
-    )
+    dims = {"head_dim": case.head_dim, "head_dim_v": case.head_dim_v}
+    spec, tables, _ = captured(inputs.variant, dtype=case.dtype, alibi=case.alibi, **dims)
     arch = ARCHS["sm_80"]
     assert not config.reasons(spec, arch)
     program = SCHEDULES[schedule][0](spec, config, arch, schedule)
     found = tensors_of(case, inputs, spec, tables, config.block_k)
-    found = {name: found[name] for name in program.parameters[:-1]}
-    written = [name for name in found if name not in ("q", "k", "v") and "table" not in name]
-    run_program(program, ptx_of(program), found, case.head_dim**-0.5, outputs=written, seed=seed)
+    found = {name: (found | case.numbers)[name] for name in program.parameters}
+    read = ("q", "k", "v", "table", *case.numbers)
+    written = [name for name in found if not name.startswith(read)]
+    run_program(program, ptx_of(program), found, outputs=written, seed=seed)
     return inputs, found
 
 

@@ -33,32 +33,32 @@ def toy():
 def tensors():
     q = torch.randn(1, 3, 2, 64, dtype=torch.float16)
     out, lse = torch.empty_like(q), torch.empty(1, 2, 3)
-    return dict(zip(cuda_toys.PARAMETERS, (q, q, q, out, lse), strict=False))
+    return dict(zip(cuda_toys.PARAMETERS, (q, q, q, out, lse, 1.0), strict=True))
 
 
 def test_outputs_are_poisoned_and_must_be_written(toy, tensors):
     tensors["v"] = torch.zeros(1, 3, 2, 64, dtype=torch.float16)
     with pytest.raises(UnwrittenOutput, match=r"384 of 384 elements of v .*v\[0, 0, 0, 0\]"):
-        run_program(*toy, tensors, 1.0, outputs=("out", "lse", "v"))
+        run_program(*toy, tensors, outputs=("out", "lse", "v"))
     assert tensors["v"].isnan().all()
 
 
 def test_sums_that_the_caller_zeroed_keep_their_values(toy, tensors):
     tensors["v"] = torch.zeros(1, 3, 2, 64, dtype=torch.float16)
-    run_program(*toy, tensors, 1.0, outputs=("out", "lse", "v"), zeroed=("v",))
+    run_program(*toy, tensors, outputs=("out", "lse", "v"), zeroed=("v",))
     assert (tensors["v"] == 0).all()
 
 
 def test_inputs_cannot_be_written(toy, tensors):
     with pytest.raises(OutOfBounds, match="out"):
-        run_program(*toy, tensors, 1.0, outputs=("lse",))
+        run_program(*toy, tensors, outputs=("lse",))
 
 
 def test_outputs_cannot_be_read_before_they_are_written(toy, tensors):
     program, ptx = toy
     second = CudaProgram("toy", program.parameters, program.launches[1:])
     with pytest.raises(Uninitialised, match="out"):
-        run_program(second, ptx[1:], tensors, 1.0)
+        run_program(second, ptx[1:], tensors)
 
 
 def dense_rows(name: str):
@@ -83,16 +83,16 @@ def test_bytes_between_the_rows_of_an_output_stay(tensors):
     arguments = ("q", "out", "softmax_scale")
     launch = Launch(dense_rows("toy_dense"), arguments, cuda_toys.rows, 64, 0)
     program = CudaProgram("toy", cuda_toys.PARAMETERS, (launch,))
-    run_program(program, cuda.ptx_of(program), tensors, 1.0, outputs=("out",))
+    run_program(program, cuda.ptx_of(program), tensors, outputs=("out",))
     tensors["out"] = torch.empty(1, 3, 2, 80, dtype=torch.float16)[..., :64]
     with pytest.raises(StrayWrite, match="outside every output"):
-        run_program(program, cuda.ptx_of(program), tensors, 1.0, outputs=("out",))
+        run_program(program, cuda.ptx_of(program), tensors, outputs=("out",))
 
 
 def test_shapes_that_contradict_each_other(toy, tensors):
     tensors["out"] = torch.empty(1, 4, 2, 64, dtype=torch.float16)
     with pytest.raises(ValueError, match="Sq is 3 and 4"):
-        run_program(*toy, tensors, 1.0)
+        run_program(*toy, tensors)
 
 
 def test_compiled_texts_are_kept_by_content(monkeypatch, tmp_path):

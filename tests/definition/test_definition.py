@@ -7,6 +7,7 @@ from problems import (
     backward_workspace,
     call_backward,
     call_forward,
+    captured,
     compile_function,
     exact,
     inputs,
@@ -43,25 +44,23 @@ def target():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_forms_agree(variant, target):
-    spec, tables = AttentionSpec.capture(
-        dtype="float32", head_dim=24, head_dim_v=16, **VARIANTS[variant]
-    )
+    spec, tables, numbers = captured(VARIANTS[variant], dtype="float32", head_dim=24, head_dim_v=16)
     plain = compile_function(plain_forward(spec), target)
     streaming = compile_function(streaming_forward(spec, ForwardTile(32, 16, 24, 16)), target)
     for sizes in SIZES:
         q, k, v, _ = inputs(spec, sizes)
         _, (out, lse) = exact(q, k, v, **VARIANTS[variant])
         for kernel in (plain, streaming):
-            got_out, got_lse = call_forward(kernel, q, k, v, tables, spec.forward_statistics)
+            got_out, got_lse = call_forward(
+                kernel, q, k, v, tables, spec.forward_statistics, numbers
+            )
             assert largest_error(got_out, out) < 3e-6
             assert largest_error(got_lse, lse) < 3e-6
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_backward_forms_agree(variant, target):
-    spec, tables = AttentionSpec.capture(
-        dtype="float32", head_dim=24, head_dim_v=16, **VARIANTS[variant]
-    )
+    spec, tables, numbers = captured(VARIANTS[variant], dtype="float32", head_dim=24, head_dim_v=16)
     plain = compile_function(plain_backward(spec), target)
     tile = BackwardTile(32, 32, 16, 24, 16, 32, 16, 32, 16)
     streaming = compile_function(streaming_backward(spec, tile), target)
@@ -75,7 +74,7 @@ def test_backward_forms_agree(variant, target):
         workspace = backward_workspace({"block_q": 32, "head_dim_pad": 32}, q, k)
         low = [torch.zeros_like(dlse) for _ in spec.saved_statistics[1:]]
         for kernel, extra in ((plain, ()), (streaming, workspace)):
-            got = call_backward(kernel, *saved, tables, extra, low)
+            got = call_backward(kernel, *saved, tables, extra, low, numbers)
             for name, a, b in zip(("dq", "dk", "dv"), got, want, strict=True):
                 assert largest_error(a, b) < 1e-5, name
 
@@ -95,15 +94,17 @@ def test_pair_operand_is_bf16(target):
 @pytest.mark.parametrize("head_rows", [False, True])
 def test_pair_operand_of_the_backward_is_bf16(target, head_rows):
     """Pairs round P and dS, in either orientation of dK and dV."""
-    spec = AttentionSpec(dtype="bfloat16", head_dim=24, head_dim_v=16, window_size=(40, 10))
+    variant = {"window_size": (40, 10)}
+    spec, _, numbers = captured(variant, dtype="bfloat16", head_dim=24, head_dim_v=16)
     tile = BackwardTile(32, 32, 16, 12, 8, 32, 16, 12, 8, Bf16PairOperand(), head_rows)
     kernel = compile_function(streaming_backward(spec, tile), target)
     for sizes in (Sizes(), Sizes(b=1, sq=91, sk=41, h=2, hk=1)):
         q, k, v, dout = inputs(spec, sizes)
-        leaves, (out, lse) = exact(q, k, v, window_size=(40, 10))
+        leaves, (out, lse) = exact(q, k, v, **variant)
         want = torch.autograd.grad(out, leaves, dout.double())
         saved = (q, k, v, out.detach().to(q.dtype), dout, lse.detach().float())
         workspace = backward_workspace({"block_q": 32, "head_dim_pad": 32}, q, k)
-        got = call_backward(kernel, *saved, torch.zeros_like(saved[5]), (), workspace)
+        dlse = torch.zeros_like(saved[5])
+        got = call_backward(kernel, *saved, dlse, (), workspace, numbers=numbers)
         for name, a, b in zip(("dq", "dk", "dv"), got, want, strict=True):
             assert largest_error(a, b) < 2**-6 * b.abs().max().item(), name

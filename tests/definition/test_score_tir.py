@@ -22,6 +22,7 @@ from tvm_flash.schedules.target import host_target
 
 POINTS = 64
 SCALE = 0.5
+NUMBERS = {"window_left": 5, "window_right": 3, "softcap": 1.5}
 BIAS = torch.linspace(-2, 2, 40)
 GRID = torch.arange(24.0).reshape(2, 12).double()
 FLAGS = torch.arange(40) % 3 == 0
@@ -35,23 +36,24 @@ def evaluate(spec, tables, raw, q_idx, k_idx, math=None):
     sig = Signature(spec)
     sizes = tirx.const(40, "int32"), tirx.const(50, "int32")
 
-    def site(q, k, scale):
+    def site(q, k):
         b, h = tirx.const(1, "int32"), tirx.const(0, "int32")
-        return Site(b, h, q, k, *sizes, scale, sig.tables)
+        numbers = {**sig.numbers, "inverse_cap": tirx.const(1 / NUMBERS["softcap"], "float32")}
+        return Site(b, h, q, k, *sizes, numbers, sig.tables)
 
     def legal(expr):
         return expr if math is None else legalise(expr, math)
 
-    def value(x, q, k, scale):
+    def value(x, q, k):
         if spec.mask_mod is None:
-            return legal(score_expr(spec, x, site(q, k, scale)))
-        return tirx.Cast("float32", mask_expr(spec, site(q, k, scale)))
+            return legal(score_expr(spec, x, site(q, k)))
+        return tirx.Cast("float32", mask_expr(spec, site(q, k)))
 
-    def slope(x, q, k, scale):
-        return legal(score_grad_expr(spec, x, site(q, k, scale)))
+    def slope(x, q, k):
+        return legal(score_grad_expr(spec, x, site(q, k)))
 
     @T.prim_func(s_tir=True, check_well_formed=False)
-    def points(x: T.handle, q: T.handle, k: T.handle, y: T.handle, dy: T.handle, scale: T.float32):
+    def points(x: T.handle, q: T.handle, k: T.handle, y: T.handle, dy: T.handle):
         X = T.match_buffer(x, (POINTS,), "float32")
         I = T.match_buffer(q, (POINTS,), "int32")
         J = T.match_buffer(k, (POINTS,), "int32")
@@ -60,15 +62,16 @@ def evaluate(spec, tables, raw, q_idx, k_idx, math=None):
         for n in range(POINTS):
             with T.sblock("value"):
                 vn = T.axis.spatial(POINTS, n)
-                Y[vn] = value(X[vn], I[vn], J[vn], scale)
+                Y[vn] = value(X[vn], I[vn], J[vn])
         for n in range(POINTS):
             with T.sblock("slope"):
                 vn = T.axis.spatial(POINTS, n)
-                D[vn] = slope(X[vn], I[vn], J[vn], scale)
+                D[vn] = slope(X[vn], I[vn], J[vn])
 
     kernel = compile_function(sig.finish(points, "points"), host_target().tvm_target())
     y, dy = torch.full((POINTS,), float("nan")), torch.full((POINTS,), float("nan"))
-    kernel(raw, q_idx, k_idx, y, dy, *tables, SCALE)
+    numbers = [NUMBERS.get(name, SCALE) for name in sig.numbers]
+    kernel(raw, q_idx, k_idx, y, dy, *tables, *numbers)
     return y, dy
 
 
@@ -234,7 +237,7 @@ def test_the_whole_pipeline(alignment):
     slopes = torch.rand(2, 1)
     shift = 10 if alignment == "bottom_right" else 0
     spec, tables = AttentionSpec.capture(
-        dtype="float32", head_dim=64, softcap=1.5, alibi=True, alignment=alignment,
+        dtype="float32", head_dim=64, softcap=True, alibi=True, alignment=alignment,
         score_mod=lambda s, b, h, q, k: s * BIAS[q],
     )  # fmt: skip
 
@@ -252,7 +255,8 @@ def test_the_whole_pipeline(alignment):
 MASKS = {
     "causal": (lambda b, h, q, k: q + 10 >= k, {"causal": True}),
     "window": (
-        lambda b, h, q, k: (k >= q + 10 - 5) & (k <= q + 10 + 3), {"window_size": (5, 3)},
+        lambda b, h, q, k: (k >= q + 10 - 5) & (k <= q + 10 + 3),
+        {"window_left": True, "window_right": True},
     ),
     "document": (lambda b, h, q, k: FLAGS[q] == FLAGS[k], {}),
 }  # fmt: skip
@@ -271,7 +275,7 @@ def test_masks(name):
 def test_nothing_masks():
     spec = AttentionSpec(dtype="float32", head_dim=64)
     index = tirx.const(0, "int32")
-    site = Site(index, index, index, index, index, index, tirx.const(1.0, "float32"))
+    site = Site(*[index] * 6, {})
     assert mask_expr(spec, site) is None
 
 

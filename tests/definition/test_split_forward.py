@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import tvm
-from problems import Sizes, call_forward, compile_function, exact, inputs
+from problems import Sizes, call_forward, captured, compile_function, exact, inputs
 
 from tvm_flash.artifact.library import symbol_name
 from tvm_flash.cases import CORRECTNESS, make_inputs
@@ -52,11 +52,11 @@ def small_blocks(spec, target) -> dict:
 def test_every_feature_of_a_spec(name):
     case = replace(CASES[name], head_dim=16, seqlen_q=5, heads=4, kv_heads=2)
     given = make_inputs(case)
-    fields = {k: v for k, v in given.variant.items() if k != "alibi_slopes"}
-    spec, tables = AttentionSpec.capture(dtype=case.dtype, head_dim=16, alibi=case.alibi, **fields)
+    known = {"dtype": case.dtype, "head_dim": 16, "alibi": case.alibi}
+    spec, tables, numbers = captured(given.variant, **known)
     tables = (given.variant["alibi_slopes"], *tables) if case.alibi else tables
     kernel = split_kernel(spec, **small_blocks(spec, host_target()))
-    found = call_forward(kernel, *given[:3], tables, spec.forward_statistics)
+    found = call_forward(kernel, *given[:3], tables, spec.forward_statistics, numbers)
     doubled = [x.double() for x in given[:3]]
     results = [
         dict(zip(("out", "lse"), pair, strict=True))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tvm_flash.frontend.ops  # noqa: F401  registers the operators
+from tvm_flash.frontend.schemas import schema
 from tvm_flash.problem.arguments import (
     NUMBERS,
     ROLES,
@@ -17,7 +18,7 @@ from tvm_flash.problem.arguments import (
     arguments,
     missing_sizes,
     names,
-    schema,
+    numbers_of,
     shape_of,
     size_values,
 )
@@ -53,6 +54,18 @@ def test_a_score_mod_adds_what_lse_lost_and_tables_stand_before_the_numbers():
     assert arguments(BIASED, "forward")[-2].shape == ("B", "H")
 
 
+def test_a_call_has_the_numbers_of_its_spec():
+    spec = replace(BIASED, window_left=True, softcap=True)
+    assert called(spec, "forward")[-4:] == ["table0", "softmax_scale", "window_left", "softcap"]
+    assert called(replace(spec, window_right=True), "backward")[-3:] == [
+        "window_left", "window_right", "softcap",
+    ]  # fmt: skip
+    assert numbers_of(SPEC) == NUMBERS[:1]
+    assert {a.name: a.dtype for a in NUMBERS if a.dtype != "float32"} == dict.fromkeys(
+        ("window_left", "window_right"), "int32"
+    )
+
+
 def test_shapes():
     values = size_values(SPEC, SIZES, META, threads=4)
     shapes = {a.name: shape_of(a, values) for a in arguments(SPEC, "backward")}
@@ -85,8 +98,11 @@ def test_what_only_the_caller_has_is_not_made():
     make, table = new_tensors(size_values(SPEC, SIZES, META)), arguments(SPEC, "backward")
     with pytest.raises(ValueError, match="lse is missing"):
         completed(table, given, make)
-    call = completed(table, {**given, "lse": torch.zeros(1)}, make)
-    assert list(call) == called(SPEC, "backward")[:-1]
+    given["lse"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="softmax_scale is missing"):
+        completed(table, given, make)
+    call = completed(table, {**given, "softmax_scale": 0.5, "softcap": 2.0}, make)
+    assert list(call) == called(SPEC, "backward")
     assert not call["dlse"].any() and not call["dq_acc"].any()
     assert call["dk"].dtype == torch.bfloat16 and call["delta"].dtype == torch.float32
 
@@ -95,7 +111,7 @@ def test_schemas_are_those_of_the_operators():
     for direction in ("forward", "backward"):
         operator = getattr(torch.ops.tvm_flash, f"attention_{direction}").default
         text = schema(f"tvm_flash::attention_{direction}", TABLE[direction])
-        assert str(operator._schema) == text
+        assert str(operator._schema) == str(torch._C.parse_schema(text))
 
 
 def test_a_schema_can_say_that_an_argument_is_appended_to_in_place():

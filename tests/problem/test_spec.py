@@ -20,8 +20,9 @@ specs = st.builds(
     head_dim=st.integers(8, 512),
     head_dim_v=st.none() | st.integers(8, 512),
     causal=st.booleans(),
-    window_size=st.tuples(st.integers(-1, 300), st.integers(-1, 300)),
-    softcap=st.sampled_from([0.0, 0.5, 1e-5, 30, 30.5, 1e20]),
+    window_left=st.booleans(),
+    window_right=st.booleans(),
+    softcap=st.booleans(),
     alibi=st.booleans(),
     alignment=st.sampled_from(["bottom_right", "top_left"]),
     returns=st.sampled_from(["out_lse", "out"]),
@@ -42,21 +43,26 @@ def test_json_gives_the_spec_back(spec):
 
 def test_names_are_readable():
     assert AttentionSpec(dtype="bfloat16", head_dim=64).name == "attn_bf16_d64"
+    both = {"window_left": True, "window_right": True}
     spec = AttentionSpec(
-        dtype="float32", head_dim=64, head_dim_v=80, window_size=(128, 3), softcap=30.0, alibi=True
+        dtype="float32", head_dim=64, head_dim_v=80, **both, softcap=True, alibi=True
     )
-    assert spec.name == "attn_f32_d64v80_w128_3_cap30_alibi"
-    spec = AttentionSpec(dtype="float16", head_dim=8, causal=True, softcap=0.5, returns="out")
-    assert spec.name == "attn_f16_d8_causal_cap0p5_nolse"
+    assert spec.name == "attn_f32_d64v80_window_softcap_alibi"
+    spec = AttentionSpec(dtype="float16", head_dim=8, causal=True, softcap=True, returns="out")
+    assert spec.name == "attn_f16_d8_causal_softcap_nolse"
+    assert dataclasses.replace(spec, **both).name == "attn_f16_d8_causal_window_softcap_nolse"
+    for side in ("left", "right"):
+        spec = AttentionSpec(dtype="float16", head_dim=8, **{f"window_{side}": True})
+        assert spec.name == f"attn_f16_d8_window{side}"
 
 
 def test_equal_masks_are_equal_specs():
     causal = AttentionSpec(dtype="float32", head_dim=64, causal=True)
-    assert AttentionSpec(dtype="float32", head_dim=64, window_size=(-1, 0)) == causal
-    assert AttentionSpec(dtype="float32", head_dim=64, causal=True, window_size=(-1, 7)) == causal
-    assert causal.window_size == (-1, 0) and causal.causal
-    left = AttentionSpec(dtype="float32", head_dim=64, causal=True, window_size=(5, 9))
-    assert left.window_size == (5, 0) and "causal_w5_0" in left.name
+    assert AttentionSpec(dtype="float32", head_dim=64, causal=True, window_right=True) == causal
+    numbers = {"window_left": 5, "window_right": 9}
+    assert causal.window(numbers) == (None, 0)
+    assert dataclasses.replace(causal, window_left=True).window(numbers) == (5, 0)
+    assert dataclasses.replace(causal, causal=False, window_right=True).window(numbers) == (None, 9)
     assert AttentionSpec(dtype="float32", head_dim=64, head_dim_v=64) == AttentionSpec(
         dtype="float32", head_dim=64
     )
@@ -80,14 +86,9 @@ def test_a_spec_is_frozen_and_hashable():
         ({"head_dim": 513}, ValueError, "513"),
         ({"head_dim": 64.0}, TypeError, "head_dim=64.0"),
         ({"head_dim_v": 4}, ValueError, "head_dim_v=4"),
-        ({"window_size": (-2, 0)}, ValueError, "-1 is unbounded"),
-        ({"window_size": (2**30 + 1, 0)}, ValueError, "2\\^30"),
-        ({"window_size": (1,)}, TypeError, "two ints"),
-        ({"window_size": (1.5, 0)}, TypeError, "two ints"),
-        ({"window_size": None}, TypeError, "two ints"),
-        ({"softcap": -1.0}, ValueError, "softcap=-1.0"),
-        ({"softcap": float("nan")}, ValueError, "softcap=nan"),
-        ({"softcap": float("inf")}, ValueError, "softcap=inf"),
+        ({"window_left": 128}, TypeError, "window_left=128 .* the number itself is one of a call"),
+        ({"window_right": None}, TypeError, "window_right=None"),
+        ({"softcap": 30.0}, TypeError, "softcap=30.0 .* the number itself is one of a call"),
         ({"alignment": "middle"}, ValueError, "bottom_right, top_left"),
         ({"returns": "lse"}, ValueError, "out_lse, out"),
         ({"causal": "yes"}, TypeError, "causal='yes'"),
@@ -132,12 +133,27 @@ def test_capture_without_functions():
     [
         {"format": 99}, {"version": 99}, {"hexagonal": True}, {"head_dim": "64"},
         {"score_mod": {"instructions": []}}, {"score_mod": 3}, {"window_size": 5},
+        {"softcap": 30.0}, {"window_left": 5},
     ],
 )  # fmt: skip
 def test_json_that_is_not_a_spec(change):
     data = {**AttentionSpec(dtype="float32", head_dim=64).to_json(), **change}
     with pytest.raises((ValueError, TypeError)):
         AttentionSpec.from_json(data)
+
+
+def test_json_of_version_1_is_read_where_it_has_no_numbers():
+    def old(window, softcap=0.0, causal=False):
+        fields = {"causal": causal, "window_size": window, "softcap": softcap}
+        return {"version": 1, "dtype": "float32", "head_dim": 64, **fields}
+
+    plain = AttentionSpec(dtype="float32", head_dim=64)
+    assert AttentionSpec.from_json(old([-1, -1])) == plain
+    causal = dataclasses.replace(plain, causal=True)
+    assert AttentionSpec.from_json(old([-1, 0], causal=True)) == causal
+    for numbers in (([128, 0],), ([-1, 5],), ([-1, -1], 30.0), (5,), ([-1, -1], "30")):
+        with pytest.raises(ValueError, match=r"numbers of a call now.*version 2"):
+            AttentionSpec.from_json(old(*numbers))
 
 
 def test_json_of_another_layout_is_refused():

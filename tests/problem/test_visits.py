@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tvm import sym, tirx
 
 from tvm_flash.definition.arithmetic import TIR
+from tvm_flash.problem.numbers import kinds_of, numbers_by_name
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.problem.visits import Visibility
 from tvm_flash.score.variants import alignment_offset
@@ -19,13 +20,17 @@ blocks = st.sampled_from([1, 2, 3, 8, 16])
 
 
 class Problem(NamedTuple):
+    """window: (left, right) as FlashAttention has it, which is also in ``spec`` and ``numbers``."""
+
     spec: AttentionSpec
     seqlen_q: int
     seqlen_k: int
+    numbers: dict
+    window: tuple
 
     def seen(self):
         """(Sq, Sk): whether a row sees a key, by FlashAttention's definition."""
-        (left, right), sq, sk = self.spec.window_size, self.seqlen_q, self.seqlen_k
+        (left, right), sq, sk = self.window, self.seqlen_q, self.seqlen_k
         row = torch.arange(sq)[:, None] + alignment_offset(self.spec.alignment, sq, sk)
         key = torch.arange(sk)[None, :]
         seen = torch.ones(sq, sk, dtype=torch.bool)
@@ -33,18 +38,21 @@ class Problem(NamedTuple):
         return seen & ((key <= row + right) | (right == -1))
 
 
-def spec_of(left, right, alignment):
-    return AttentionSpec(
-        dtype="float32", head_dim=64, window_size=(left, right), alignment=alignment
+def spec_of(window, alignment, **fields):
+    kinds = kinds_of(window_size=window)
+    spec, _ = AttentionSpec.capture(
+        dtype="float32", head_dim=64, alignment=alignment, **kinds, **fields
     )
+    return spec
 
 
-problems = st.builds(
-    Problem,
-    st.builds(spec_of, sides, sides, st.sampled_from(["bottom_right", "top_left"])),
-    lengths,
-    lengths,
-)
+def problem_of(window, alignment, seqlen_q, seqlen_k):
+    spec, numbers = spec_of(window, alignment), numbers_by_name(1.0, window)
+    return Problem(spec, seqlen_q, seqlen_k, numbers, window)
+
+
+alignments = st.sampled_from(["bottom_right", "top_left"])
+problems = st.builds(problem_of, st.tuples(sides, sides), alignments, lengths, lengths)
 
 
 def check(visits, seen, origin, end, past_end):
@@ -71,7 +79,7 @@ def check(visits, seen, origin, end, past_end):
 def test_keys_of_a_query_tile(problem, block_q, block_k, last_first, pad):
     seen = problem.seen()
     for first in range(0, problem.seqlen_q, block_q):
-        visits = Visibility(*problem).keys(
+        visits = Visibility(*problem[:4]).keys(
             first, first + block_q, block_k, last_first=last_first, pad_is_boundary=pad
         )
         rows, past_end = seen[first : first + block_q], first + block_q > problem.seqlen_q
@@ -83,7 +91,9 @@ def test_keys_of_a_query_tile(problem, block_q, block_k, last_first, pad):
 def test_queries_of_a_key_tile(problem, block_q, block_k, pad):
     seen = problem.seen()
     for first in range(0, problem.seqlen_k, block_k):
-        visits = Visibility(*problem).queries(first, first + block_k, block_q, pad_is_boundary=pad)
+        visits = Visibility(*problem[:4]).queries(
+            first, first + block_k, block_q, pad_is_boundary=pad
+        )
         keys, past_end = seen[:, first : first + block_k].T, first + block_k > problem.seqlen_k
         check(visits, keys, 0, problem.seqlen_q, pad and past_end)
 
@@ -97,7 +107,7 @@ def test_a_part_of_the_keys(problem, block_q, block_k, size):
         rows = seen[first : first + block_q]
         for origin in range(0, problem.seqlen_k, size):
             end = origin + size
-            visits = Visibility(*problem).keys(
+            visits = Visibility(*problem[:4]).keys(
                 first, first + block_q, block_k, within=(origin, end)
             )
             check(visits, rows, origin, min(end, problem.seqlen_k), False)
@@ -108,12 +118,9 @@ def test_a_mask_mod_makes_every_tile_a_boundary(problem, block):
     def mask_mod(b, h, q_idx, k_idx):
         return (q_idx + k_idx) % 2 == 0
 
-    window, alignment = problem.spec.window_size, problem.spec.alignment
-    spec, _ = AttentionSpec.capture(
-        dtype="float32", head_dim=64, window_size=window, alignment=alignment, mask_mod=mask_mod
-    )
-    lengths = problem[1:]
-    plain, masked = (Visibility(s, *lengths).keys(0, block, block) for s in (problem.spec, spec))
+    spec = spec_of(problem.window, problem.spec.alignment, mask_mod=mask_mod)
+    call = problem[1:4]
+    plain, masked = (Visibility(s, *call).keys(0, block, block) for s in (problem.spec, spec))
     assert (masked.count, masked.start) == (plain.count, plain.start)
     assert all(masked.boundary(n) for n in range(masked.count))
 
@@ -130,15 +137,17 @@ VARIANTS = [
 @pytest.mark.parametrize("alignment", ["bottom_right", "top_left"])
 @pytest.mark.parametrize(("axis", "options"), VARIANTS)
 def test_expressions_say_what_ints_say(window, alignment, axis, options):
-    spec = spec_of(*window, alignment)
+    spec, numbers = spec_of(window, alignment), numbers_by_name(1.0, window)
     names = sq, sk, first, number = [tirx.Var(n, "int32") for n in ("Sq", "Sk", "first", "n")]
-    made = getattr(Visibility(spec, sq, sk, TIR), axis)(first, first + 16, 8, **options)
+    ends = {name: tirx.Var(name, "int32") for name in ("window_left", "window_right")}
+    made = getattr(Visibility(spec, sq, sk, ends, TIR), axis)(first, first + 16, 8, **options)
     for values in [(0, 5, 0, 0), (5, 0, 0, 0), (33, 70, 16, 2), (70, 33, 48, 1), (64, 64, 32, 3)]:
-        plain = getattr(Visibility(spec, *values[:2]), axis)(
+        plain = getattr(Visibility(spec, *values[:2], numbers), axis)(
             values[2], values[2] + 16, 8, **options
         )
         analyzer = sym.Analyzer()
-        for name, value in zip(names, values, strict=True):
+        bound = [*zip(names, values, strict=True), *((ends[n], numbers[n]) for n in ends)]
+        for name, value in bound:
             analyzer.bind(name, tirx.const(value, "int32"))
 
         def value_of(expression, analyzer=analyzer):

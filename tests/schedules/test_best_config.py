@@ -17,7 +17,7 @@ from tvm_flash.schedules.target import host_target
 def test_exact(logs):
     folder = logs(line(config=config_of(96)), line(CAUSAL, config=config_of(128)))
     assert chosen(folder) == Choice(config_of(96), f"tuning_logs/{TARGET}/float32_d64.jsonl:exact")
-    variant = AttentionSpec(dtype="float32", head_dim=64, causal=True, softcap=30.0, alibi=True)
+    variant = AttentionSpec(dtype="float32", head_dim=64, causal=True, softcap=True, alibi=True)
     found = chosen(folder, variant)
     assert found.config == config_of(128), "other features do not count"
     assert found.source == f"tuning_logs/{TARGET}/float32_d64_causal.jsonl:exact"

@@ -184,7 +184,7 @@ def test_records_without_their_header_are_skipped(logs, spoil, part):
 
 def test_names_of_files():
     assert log_name(CAUSAL) == "float32_d64_causal.jsonl"
-    wide = AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=128, softcap=30.0, alibi=True)
+    wide = AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=128, softcap=True, alibi=True)
     assert log_name(wide) == "bfloat16_d64v128.jsonl"
 
 

@@ -41,9 +41,8 @@ class InterpretedKernel:
 
     def function(self, *arguments) -> None:
         """The call itself, past a loaded kernel's own ``__call__``."""
-        *tensors, scale = arguments
-        named = dict(zip(self.program.parameters[:-1], tensors, strict=True))
-        self.reports = run_program(self.program, self.ptx, named, scale, seed=_seed.get())
+        named = dict(zip(self.program.parameters, arguments, strict=True))
+        self.reports = run_program(self.program, self.ptx, named, seed=_seed.get())
 
 
 @cache

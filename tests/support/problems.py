@@ -9,7 +9,9 @@ import torch
 import tvm
 
 from tvm_flash.definition.signature import as_module
-from tvm_flash.problem.arguments import TABLE, named_sizes, shape_of
+from tvm_flash.problem.arguments import TABLE, named_sizes, numbers_of, shape_of
+from tvm_flash.problem.numbers import kinds_of, numbers_by_name
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
 
 
@@ -39,6 +41,19 @@ def inputs(spec, sizes: Sizes, seed: int = 0):
     )
 
 
+def captured(variant, **fields):
+    """(spec, tables, numbers) of keywords of ``attention``.
+
+    numbers: what follows softmax_scale in a call of the spec's kernels.
+    """
+    given = {name: x for name, x in variant.items() if name != "alibi_slopes"}
+    numbers = {name: given.pop(name) for name in ("window_size", "softcap") if name in given}
+    kinds = kinds_of(causal=given.pop("causal", False), **numbers)
+    spec, tables = AttentionSpec.capture(**fields, **kinds, **given)
+    named = numbers_by_name(1.0, **numbers)
+    return spec, tables, [named[a.name] for a in numbers_of(spec)[1:]]
+
+
 def compile_function(func, target: tvm.target.Target):
     """The callable of one TIR function."""
     module = as_module(func)
@@ -46,8 +61,8 @@ def compile_function(func, target: tvm.target.Target):
         return tvm.compile(module, target=target)[func.attrs["global_symbol"]]
 
 
-def call_forward(kernel, q, k, v, tables=(), statistics=("lse",)):
-    """(out, lse) of a kernel whose spec has these ``forward_statistics``.
+def call_forward(kernel, q, k, v, tables=(), statistics=("lse",), numbers=()):
+    """(out, lse) of a kernel whose spec has these ``forward_statistics``; numbers: of ``captured``.
 
     Outputs start as NaN, so that what a kernel leaves unwritten shows.
     """
@@ -55,7 +70,7 @@ def call_forward(kernel, q, k, v, tables=(), statistics=("lse",)):
     rows = (q.shape[0], q.shape[2], q.shape[1])
     results = {name: torch.full(rows, math.nan) for name in statistics}
     given = {"q": q, "k": k, "v": v, "out": out, **results}
-    kernel(*in_order("forward", given), *tables, q.shape[3] ** -0.5)
+    kernel(*in_order("forward", given), *tables, q.shape[3] ** -0.5, *numbers)
     assert "lse_low" not in results or not results["lse_low"].isnan().any()
     return out, results["lse"]
 
@@ -65,13 +80,16 @@ def in_order(direction: str, given):
     return [given[argument.name] for argument in TABLE[direction] if argument.name in given]
 
 
-def call_backward(kernel, q, k, v, out, dout, lse, dlse, tables=(), workspace=(), low=()):
-    """(dq, dk, dv) of a kernel; results start as NaN. low: lse_low, where the spec saves it."""
+def call_backward(
+    kernel, q, k, v, out, dout, lse, dlse, tables=(), workspace=(), low=(), numbers=()
+):
+    """(dq, dk, dv) of a kernel; results start as NaN. low: lse_low, where the spec saves it;
+    numbers: of ``captured``."""
     given = {"q": q, "k": k, "v": v, "out": out, "dout": dout, "lse": lse, "dlse": dlse}
     grads = {f"d{name}": torch.full_like(given[name], math.nan) for name in "qkv"}
     given |= {**grads, **dict(zip(("delta", "dq_acc"), workspace, strict=False))}
     given |= dict(zip(("lse_low",), low, strict=False))
-    kernel(*in_order("backward", given), *tables, q.shape[3] ** -0.5)
+    kernel(*in_order("backward", given), *tables, q.shape[3] ** -0.5, *numbers)
     return list(grads.values())
 
 

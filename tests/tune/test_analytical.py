@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_flash.errors import UnsupportedSpec
+from tvm_flash.problem.numbers import usual_numbers
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format
 from tvm_flash.schedules.cpu.split_forward import default_split_config
@@ -57,7 +58,8 @@ def spearman(a, b) -> float:
 def visible(spec, seqlen_q, seqlen_k):
     """(Sq, Sk), by the definition of windows."""
     offset = variants.alignment_offset(spec.alignment, seqlen_q, seqlen_k)
-    left, right = spec.window_size
+    ends = spec.window(usual_numbers(spec.head_dim, seqlen_k))
+    left, right = (-1 if end is None else end for end in ends)
     q, k = torch.arange(seqlen_q)[:, None] + offset, torch.arange(seqlen_k)
     seen = torch.ones(seqlen_q, seqlen_k, dtype=torch.bool)
     seen &= (k >= q - left) if left >= 0 else True
@@ -67,11 +69,12 @@ def visible(spec, seqlen_q, seqlen_k):
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 90), st.integers(1, 90), st.sampled_from([8, 16, 24]),
-    st.sampled_from([8, 16, 40]), st.integers(-1, 50), st.integers(-1, 50), st.booleans(),
+    st.sampled_from([8, 16, 40]), st.booleans(), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_visited_tiles_hold_every_visible_pair(sq, sk, block_q, block_k, left, right, top):
+def test_visited_tiles_hold_every_visible_pair(sq, sk, block_q, block_k, causal, left, right, top):
     alignment = "top_left" if top else "bottom_right"
-    spec = replace(F32, window_size=(left, right), alignment=alignment)
+    ends = {"window_left": left, "window_right": right}
+    spec = replace(F32, causal=causal, alignment=alignment, **ends)
     seen = visible(spec, sq, sk)
     by_rows = [
         tile.any(0).view(1, -1).nonzero()[:, 1] for tile in seen.split(block_q)
@@ -91,7 +94,8 @@ def test_visited_tiles_of_a_causal_mask():
     assert key_tiles(spec, 256, 256, 64, 32) == [2, 4, 6, 8]
     assert query_tiles(spec, 256, 256, 64, 32) == [4, 4, 3, 3, 2, 2, 1, 1]
     assert key_tiles(F32, 100, 70, 64, 32) == [3, 3]
-    assert key_tiles(replace(spec, window_size=(31, 0)), 256, 256, 64, 32) == [2, 3, 3, 3]
+    # A quarter of the keys to the left: 64.
+    assert key_tiles(replace(spec, window_left=True), 256, 256, 64, 32) == [2, 4, 4, 4]
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=lambda gpu: gpu.name)

@@ -50,7 +50,7 @@ def test_right_and_invalid():
 def test_a_wrong_kernel_is_not_timed(tmp_path, direction):
     """The code of a causal kernel, under a manifest that promises full attention."""
     sizes = sizes_of(direction, "tiny")
-    causal = jit.artifact_for(replace(SPEC, causal=True, window_size=(-1, 0)), direction)
+    causal = jit.artifact_for(replace(SPEC, causal=True), direction)
     assert judged_and_timed(causal, causal, sizes, 1, 0.01).outcome == "ok"
     liar = tmp_path / "liar"
     shutil.copytree(causal, liar)

@@ -14,8 +14,8 @@ from ..problem.arguments import TILE_SIZES, arguments
 from ..problem.lengths import DEFAULT_BUCKET, FORWARD_BUCKETS, check_buckets
 from ..problem.spec import AttentionSpec
 
-# 2: kernels list their arguments.
-FORMAT = 2
+# 2: kernels list their arguments. 3: window ends and softcap are among these.
+FORMAT = 3
 # The last: the same bits every run. On CPUs every backward is, on GPUs it is a kernel of its own.
 DIRECTIONS = {"forward": "fwd", "backward": "bwd", "backward_deterministic": "bwd_det"}
 

@@ -22,15 +22,16 @@ A spec is a list of words separated by commas:
   d=64                        head_dim (required)
   dv=128                      head_dim_v, when it differs
   causal                      causal mask
-  window=128:0                sliding window left:right, -1 for no limit
-  softcap=30                  softcap * tanh(score / softcap)
+  window                      sliding window, its ends given at run time; with causal, to the left
+  window=left | window=right  no end on the other side
+  softcap                     softcap * tanh(score / softcap), softcap given at run time
   alibi                       ALiBi bias, slopes given at run time
   top_left                    causal and window aligned at the first key (default: the last)
   no_lse                      return the output only
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
 It may also be the name of a listed case's spec (attn_...) or a JSON file.
-Example: bf16,d=64,causal,window=128:0,softcap=30,alibi"""
+Example: bf16,d=64,causal,window,softcap,alibi"""
 
 
 class SpecTextError(TvmFlashError, ValueError):
@@ -114,7 +115,7 @@ def _parse_words(text: str) -> AttentionSpec:
         if name not in fields:
             raise SpecTextError(f"{text!r} names no {name}: add for example {example}\n{GRAMMAR}")
     try:
-        return AttentionSpec(**fields)
+        return AttentionSpec(**_WINDOWS.get(fields.pop("window", ""), {}), **fields)
     except (ValueError, TypeError) as error:
         raise SpecTextError(f"{text!r}: {error}") from error
 
@@ -143,11 +144,16 @@ def _read_word(word: str, text: str) -> tuple[str, object]:
     raise SpecTextError(f"{word!r} in {text!r} is not understood\n{GRAMMAR}")
 
 
-def _window(value: str) -> tuple[int, int]:
-    left, colon, right = value.partition(":")
-    if not colon:
-        raise ValueError("a window is left:right, for example 128:0")
-    return int(left), int(right)
+def _window(value: str) -> str:
+    if value not in _WINDOWS:
+        raise ValueError(
+            "the ends of a window are given at run time: write window, window=left or window=right"
+        )
+    return value
+
+
+def _softcap(value: str) -> None:
+    raise ValueError("the cap is given at run time: write softcap")
 
 
 def _traced(trace_name: str) -> Callable[[str], object]:
@@ -178,8 +184,15 @@ def _load_function(reference: str) -> Callable:
     return getattr(module, name)
 
 
+_WINDOWS = {
+    "both": {"window_left": True, "window_right": True},
+    "left": {"window_left": True},
+    "right": {"window_right": True},
+}
 _FLAGS: dict[str, tuple[str, object]] = {
     "causal": ("causal", True),
+    "window": ("window", "both"),
+    "softcap": ("softcap", True),
     "alibi": ("alibi", True),
     "top_left": ("alignment", "top_left"),
     "bottom_right": ("alignment", "bottom_right"),
@@ -190,8 +203,8 @@ _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "head_dim": ("head_dim", int),
     "dv": ("head_dim_v", int),
     "head_dim_v": ("head_dim_v", int),
-    "window": ("window_size", _window),
-    "softcap": ("softcap", float),
+    "window": ("window", _window),
+    "softcap": ("softcap", _softcap),
     "score_mod": ("score_mod", _traced("trace_score_mod")),
     "mask_mod": ("mask_mod", _traced("trace_mask_mod")),
 }

@@ -42,4 +42,4 @@ def lengths_of(sig: Signature, entry) -> tuple:
 
 def visibility(sig: Signature, entry) -> Visibility:
     """``Visibility`` in ``entry`` of the batch; positions are int32."""
-    return Visibility(sig.spec, *lengths_of(sig, entry), TIR)
+    return Visibility(sig.spec, *lengths_of(sig, entry), sig.numbers, TIR)

@@ -13,8 +13,9 @@ from ..score.program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, TABLE_DTYPES,
 Expr = tvm.ir.Expr
 
 
-def emit(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[tirx.Buffer]) -> Expr:
-    """TIR expression of ``program``, given values of its symbols (in order) and its tables.
+def emit(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[Expr]) -> Expr:
+    """TIR expression of ``program``, given values of its symbols (in order) and its tables:
+    buffers, or, for a table without dimensions, the number that it holds.
 
     Pure selects and no branches: every part may be evaluated anywhere, also in vectors and in the
     tail of a tile. Whatever is computed, no table is read outside its bounds and no integer
@@ -60,7 +61,9 @@ def _cast(value: Expr, dtype: str) -> Expr:
     return tirx.Cast(dtype, value)
 
 
-def _load(table: tirx.Buffer, indices: list[Expr]) -> Expr:
+def _load(table: Expr, indices: list[Expr]) -> Expr:
+    if not hasattr(table, "shape"):
+        return table
     clamped = [_clamped(index, size) for index, size in zip(indices, table.shape, strict=True)]
     value, dtype = table[tuple(clamped)], TABLE_DTYPES[str(table.dtype)]
     return value if table.dtype == dtype else tirx.Cast(dtype, value)

@@ -23,7 +23,7 @@ def plain_forward(
     as it stands. Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv),
     out (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; ``statistics`` (None:
     ``spec.forward_statistics``), (B, H, Sq) float32; the captured tables; the inputs of ``kind``;
-    softmax_scale.
+    the numbers of the call.
     """
     sig = Signature(spec, "forward")
     scores, rows = Scores(sig), kind(sig)
@@ -37,7 +37,7 @@ def plain_forward(
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), L: sig.own("lse"),
-        L_low: sig.own("lse_low"), softmax_scale: T.float32,
+        L_low: sig.own("lse_low"),
     ):  # fmt: skip
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
@@ -47,7 +47,7 @@ def plain_forward(
             m = T.sblock_alloc_buffer((B, H, Sq), "float32")
             l = T.sblock_alloc_buffer((B, H, Sq), "float32")
         acc = T.sblock_alloc_buffer((B, H, Sq, dim_v), "float32")
-        masked_scores(Q, K, S, X, Y, softmax_scale)
+        masked_scores(Q, K, S, X, Y)
         if rows.has_sum:
             for b, h, i, j in T.grid(B, H, Sq, Sk):
                 with T.sblock("row_max"):

@@ -19,7 +19,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
     P and the derivative through it are those derived of the forward's definition (``kind``: a key
     of ``KINDS``). Arguments: q, k, v, out, dout (layouts of the forward), what the forward saved
     (``spec.saved_statistics``) and dlse, (B, H, Sq) float32, dq, dk, dv (results), the captured
-    tables, softmax_scale. The oracle of the backward schedules; it compiles as it stands.
+    tables, the numbers of the call. The oracle of the backward schedules; it compiles as it stands.
     """
     sig = Signature(spec, "backward")
     scores, gradient = Scores(sig), BoundGradient(gradient_of(kind))
@@ -34,7 +34,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
     def attention(
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
         L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
-        dK: sig.own("dk"), dV: sig.own("dv"), softmax_scale: T.float32,
+        dK: sig.own("dk"), dV: sig.own("dv"),
     ):  # fmt: skip
         delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
@@ -54,7 +54,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
                 delta[vb, vh, vi] += gradient.delta_term(
                     T.Cast("float32", O[vb, vi, vh, vd]), T.Cast("float32", dO[vb, vi, vh, vd])
                 )
-        masked_scores(Q, K, S, X, Y, softmax_scale)
+        masked_scores(Q, K, S, X, Y)
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("p"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
@@ -67,7 +67,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("ds"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                bound = T.meta_var(scores.at(vb, vh))
                 dS[vb, vh, vi, vj] = scores.dscore(
                     P[vb, vh, vi, vj],
                     gradient.derivative(P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi]),

@@ -14,17 +14,17 @@ def score_blocks(scores: Scores):
     dot = dot_products("scores", scores.sig.group)
 
     @T.inline
-    def masked_scores(Q, K, S, X, Y, softmax_scale):
+    def masked_scores(Q, K, S, X, Y):
         dot(Q, K, S)
         for b, h, i, j in T.grid(*S.shape):
             with T.sblock("score_mod"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                bound = T.meta_var(scores.at(vb, vh))
                 X[vb, vh, vi, vj] = bound.scaled(S[vb, vh, vi, vj], vi, vj)
         for b, h, i, j in T.grid(*S.shape):
             with T.sblock("mask"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
-                bound = T.meta_var(scores.at(vb, vh, softmax_scale))
+                bound = T.meta_var(scores.at(vb, vh))
                 Y[vb, vh, vi, vj] = bound.masked(X[vb, vh, vi, vj], vi, vj)
 
     return masked_scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +20,10 @@ from .emit import Expr, emit
 
 @dataclass(frozen=True)
 class Site:
-    """Where a score stands: indices and lengths int32, softmax_scale float32, captured tables."""
+    """Where a score stands: indices and lengths int32, the call's numbers, captured tables.
+
+    numbers: by name, and inverse_cap, which is 1 / softcap.
+    """
 
     b: Expr
     h: Expr
@@ -27,7 +31,7 @@ class Site:
     k_idx: Expr
     seqlen_q: Expr
     seqlen_k: Expr
-    softmax_scale: Expr
+    numbers: Mapping[str, Expr]
     tables: tuple[tirx.Buffer, ...] = ()
 
     def aligned(self, spec: AttentionSpec) -> Expr:
@@ -37,10 +41,11 @@ class Site:
 
 def score_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
     """Score of the dot product ``raw`` in natural units, before any mask; float32."""
-    score = raw * site.softmax_scale
+    score = raw * site.numbers["softmax_scale"]
     row, tables = site.aligned(spec), list(site.tables)
     if spec.softcap:
-        score = emit(_softcap(spec.softcap), (score, site.b, site.h, row, site.k_idx), ())
+        cap = site.numbers["inverse_cap"], site.numbers["softcap"]
+        score = emit(_softcap(), (score, site.b, site.h, row, site.k_idx), cap)
     if spec.alibi:
         slopes = tables.pop(0)
         score = emit(_alibi(), (score, site.b, site.h, row, site.k_idx), (slopes,))
@@ -58,9 +63,10 @@ def is_scale_only(spec: AttentionSpec) -> bool:
 def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
     """Whether the query sees the key (bool), or None when nothing hides any."""
     masks = []
-    if spec.window_size != (-1, -1):
-        row = site.aligned(spec)
-        masks.append(emit(_window(*spec.window_size), (site.b, site.h, row, site.k_idx), ()))
+    if spec.is_bounded:
+        ends = [x for name, x in site.numbers.items() if name.startswith("window")]
+        symbols = (site.b, site.h, site.aligned(spec), site.k_idx)
+        masks.append(emit(_window(spec), symbols, ends))
     if spec.mask_mod:
         own = site.tables[len(spec.table_types) - len(spec.mask_mod.tables) :]
         symbols = (site.b, site.h, site.q_idx, site.k_idx)
@@ -95,9 +101,13 @@ def legalise(expr: Expr, math: Any) -> Expr:
 _REPLACED = ("exp", "exp2", "tanh", "sigmoid")
 
 
+# Tensors without dimensions are traced as tables of one element, for which a number is emitted.
+
+
 @cache
-def _softcap(cap: float) -> ScoreProgram:
-    return trace_score_mod(variants.softcap(cap))[0]
+def _softcap() -> ScoreProgram:
+    """Its tables: 1 / cap and cap."""
+    return trace_score_mod(variants.softcap(torch.ones(())))[0]
 
 
 @cache
@@ -106,5 +116,9 @@ def _alibi() -> ScoreProgram:
 
 
 @cache
-def _window(left: int, right: int) -> ScoreProgram:
+def _window(spec: AttentionSpec) -> ScoreProgram:
+    """Its tables: the ends that are numbers of the call, the left one first."""
+    names = ("window_left", "window_right")
+    ends = spec.window({name: torch.zeros((), dtype=torch.int32) for name in names})
+    left, right = (variants.UNBOUNDED if end is None else end for end in ends)
     return trace_mask_mod(variants.window(left, right))[0]

@@ -43,9 +43,17 @@ class Scores:
         """Whether the score is the dot product times softmax_scale, with nothing in between."""
         return is_scale_only(self.spec)
 
-    def at(self, b, h, softmax_scale) -> BoundScores:
-        """The scores of batch entry ``b`` and query head ``h``; softmax_scale float32."""
-        return BoundScores(self, b, h, softmax_scale)
+    def at(self, b, h, inverse_cap=None) -> BoundScores:
+        """The scores of batch entry ``b`` and query head ``h``.
+
+        inverse_cap: where 1 / softcap is held; None leaves it to a compiler to divide once.
+        """
+        return BoundScores(self, b, h, inverse_cap)
+
+    @property
+    def inverse_cap(self):
+        """1 / softcap."""
+        return tirx.const(1, "float32") / self.sig.numbers["softcap"]
 
     @property
     def hides_rows(self) -> bool:
@@ -75,15 +83,20 @@ class Scores:
 class BoundScores:
     """Scores of one batch entry and query head: functions of a value and its (q_idx, k_idx)."""
 
-    def __init__(self, scores: Scores, b, h, softmax_scale):
-        self._scores, self._b, self._h, self._scale = scores, int32(b), int32(h), softmax_scale
+    def __init__(self, scores: Scores, b, h, inverse_cap):
+        self._scores, self._b, self._h = scores, int32(b), int32(h)
+        self._numbers = dict(scores.sig.numbers)
+        if scores.spec.softcap:
+            self._numbers["inverse_cap"] = (
+                scores.inverse_cap if inverse_cap is None else inverse_cap
+            )
 
     def scaled(self, raw, q_idx, k_idx):
         """Score of the raw dot product ``raw``, before the mask."""
         scores = self._scores
         scores.used.add("score_mod")
         if scores.scale_only:
-            return raw * self._scale
+            return raw * self._numbers["softmax_scale"]
         return scores.legal(score_expr(scores.spec, raw, self._site(q_idx, k_idx)))
 
     def gradient(self, raw, q_idx, k_idx):
@@ -117,5 +130,5 @@ class BoundScores:
         scores = self._scores
         return Site(
             self._b, self._h, int32(q_idx), int32(k_idx), *lengths_of(scores.sig, self._b),
-            self._scale, scores.sig.tables,
+            self._numbers, scores.sig.tables,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
-from ..problem.arguments import TABLE, Argument, Up, arguments, named_sizes
+from ..problem.arguments import TABLE, Argument, Up, arguments, named_sizes, numbers_of
 from ..problem.spec import AttentionSpec
 
 # By name, whatever the direction: a forward's output has the shape that the backward reads.
@@ -36,6 +36,7 @@ class Signature:
     """The symbolic sizes of one attention problem, shared by all forms of its definition.
 
     Arguments are those of problem.arguments. Sizes and strides are int64: offsets never overflow.
+    numbers: those of the call, by name.
     direction: whose call ``finish`` makes of a function; None for one with arguments of its own.
     """
 
@@ -52,6 +53,7 @@ class Signature:
             for a in arguments(spec, "forward")
             if a.name.startswith("table")
         )
+        self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec)}
 
     def _table_shape(self, table: Argument) -> list:
         own = self.sizes
@@ -90,19 +92,19 @@ class Signature:
         statistics: Sequence[str] | None = None,
         inputs: Sequence[tirx.Buffer] = (),
     ) -> tirx.PrimFunc:
-        """``func`` with a parameter for each table and each of ``inputs`` before its last one
-        (``softmax_scale``), and without those of its arguments that the direction's call has not.
+        """``func`` with a parameter more for each table, each of ``inputs`` and each number, and
+        without those of its arguments that the direction's call has not.
 
         statistics: those of a definition that saves others than the spec's call ("lse", "lse_low").
 
-        The script parser has no variable argument lists, so a body has all parameters that any spec
-        has, reads the tables as free buffers, and they are bound here.
+        The script parser has no variable argument lists, so a body has all tensors that any spec
+        has, reads tables and numbers as free variables, and they are bound here.
         """
         call = {a.name for a in arguments(self.spec, self.direction)} if self.direction else None
         if statistics is not None:
             call = (call - {"lse", "lse_low"}) | {*statistics}
-        own = [p for p in func.params[:-1] if call is None or _NAMES.get(p.name, p.name) in call]
-        params = [*own, *self.tables, *inputs, func.params[-1]]
+        own = [p for p in func.params if call is None or _NAMES.get(p.name, p.name) in call]
+        params = [*own, *self.tables, *inputs, *self.numbers.values()]
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})
 

@@ -23,7 +23,7 @@ class Softmax:
     has_sum = True
 
     def __init__(self, sig: Signature):
-        # Parameters besides those of every kind, before softmax_scale: (H,) float32, each a number
+        # Parameters besides those of every kind, before the numbers: (H,) float32, each a number
         # of the row.
         self.inputs: Sequence[tirx.Buffer] = ()
 

@@ -18,7 +18,7 @@ from .checks import (
 )
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
-from .values import NO_WINDOW, as_flag, as_number, as_scale, as_window, autocast, check_no_dropout
+from .values import NO_WINDOW, as_flag, as_scale, as_softcap, as_window, autocast, check_no_dropout
 
 LAYOUTS = ("bshd", "bhsd")
 # (left, right): any pair of integers, also as a tensor or array; None is no bound.
@@ -79,8 +79,9 @@ def attention(
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under
     torch.compile(fullgraph=True); there a function may capture constants and tensors that exist
-    before (``Captured.with_tables`` for others), and is read once, when compiled. What is computed
-    from a length there is compiled in: a new value compiles anew.
+    before (``Captured.with_tables`` for others), and is read once, when compiled. A window may be
+    computed from a length there: what is compiled serves all lengths. For a softcap or scale of
+    another length PyTorch compiles its graph anew, with the same kernels.
 
     Raises ValueError, TypeError or NotImplementedError for wrong arguments, UnsupportedSpec for
     what kernels cannot do.
@@ -93,21 +94,26 @@ def attention(
     # What is right as it is asks for no function: each would be 1 % of a small call.
     if not (causal is True or causal is False):
         causal = as_flag("causal", causal)
+    left, right, has_left, has_right = -1, -1, False, False
     if window_size is not NO_WINDOW:
-        window_size = as_window(window_size)
-    softcap = 0.0 if softcap is None else as_number("softcap", softcap) or 0.0  # not -0.0
+        left, right = as_window(window_size)
+        causal, has_left, has_right = causal or right == 0, left >= 0, right > 0
+    if type(softcap) is not float or softcap != 0.0:
+        softcap = as_softcap(softcap)
     scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)
     is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
     alibi = alibi_slopes is not None
     # The fields of problem.Features; to make one takes 2 % of a small call.
-    features = (causal, window_size, softcap, alibi, alignment, is_steep)
+    features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep)
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
     look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
     (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
     scale = default_scale if scale is None else scale
     slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
-    out, lse = attention_operator(q, k, v, [*slopes, *tables], spec, scale, deterministic)
+    out, lse = attention_operator(
+        q, k, v, [*slopes, *tables], spec, scale, left, right, softcap, deterministic
+    )
     out = out.transpose(1, 2) if layout == "bhsd" else out
     return (out, lse) if return_lse else out
 

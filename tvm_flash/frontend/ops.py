@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..problem.arguments import NUMBERS, TABLE, call_sizes, names, schema
+from ..problem.arguments import NUMBERS, TABLE, call_sizes, names
 from ..problem.lengths import bucket_of
 from ..runtime.call import completed
 from ..runtime.kernels import resolve
@@ -17,6 +17,7 @@ from .checks import check_backward_call, check_operator_call
 from .observers import is_plain_call
 from .placement import place_of
 from .results import allocated, call_layouts, forward_plan, from_layouts, outputs
+from .schemas import schema
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
 from .vmap import batched
 
@@ -34,12 +35,14 @@ _backward_operator = torch.ops.tvm_flash.attention_backward.default
 
 
 def attention_operator(
-    q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False
-):
+    q, k, v, tables, spec: str, softmax_scale: float,
+    window_left: int, window_right: int, softcap: float, deterministic: bool = False,
+):  # fmt: skip
     """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of checked arguments, differentiable.
 
-    ``spec`` is from ``spec_name`` or ``spec_json``. lse is in natural units, -inf where a row sees
-    no key. deterministic: gradients have the same bits every run; torch may ask for that too.
+    ``spec`` is from ``spec_name`` or ``spec_json``, and takes of the numbers those that it has. lse
+    is in natural units, -inf where a row sees no key. deterministic: gradients have the same bits
+    every run; torch may ask for that too.
     """
     run = _forward_operator
     if not torch.compiler.is_compiling():
@@ -48,17 +51,20 @@ def attention_operator(
         elif torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             run = _differentiable_forward
         else:
-            return _run_forward(q, k, v, tables, spec, softmax_scale)[:2]
-    return run(q, k, v, tables, spec, softmax_scale, _is_ordered(deterministic))[:2]
+            return _run_forward(
+                q, k, v, tables, spec, softmax_scale, window_left, window_right, softcap
+            )[:2]
+    numbers = (softmax_scale, window_left, window_right, softcap)
+    return run(q, k, v, tables, spec, *numbers, _is_ordered(deterministic))[:2]
 
 
 def _is_ordered(deterministic: bool) -> bool:
     return bool(deterministic) or torch.are_deterministic_algorithms_enabled()
 
 
-def _forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
+def _forward(q, k, v, tables, *others):
     check_operator_call(q, k, v, tables)
-    return _completed(*_run_forward(q, k, v, tables, spec, softmax_scale))
+    return _completed(*_run_forward(q, k, v, tables, *others))
 
 
 def _forward_in_node(*inputs):
@@ -66,17 +72,22 @@ def _forward_in_node(*inputs):
     return _completed(*_run_forward(*inputs))
 
 
-def _run_forward(q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False):
+def _run_forward(
+    q, k, v, tables, spec: str, softmax_scale: float,
+    window_left: int = -1, window_right: int = -1, softcap: float = 0.0,
+    deterministic: bool = False,
+):  # fmt: skip
     """out, lse and, where the spec has it, lse_low, written by the kernel for these sizes."""
-    spec, bucket, layouts = forward_plan(spec, q.shape, v.shape)
+    spec, bucket, layouts, own = forward_plan(spec, q.shape, v.shape)
     results = from_layouts(layouts, q)
     if bucket is None:
         return _results_without_keys(*results)
     device, capability = place_of(q)
     kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)
-    if tables or len(results) != 2:
-        run(q, k, v, *results, *tables, softmax_scale)
+    if tables or len(results) != 2 or len(own) != 1:
+        numbers = (softmax_scale, window_left, window_right, softcap)
+        run(q, k, v, *results, *tables, *[numbers[place] for place in own])
     else:  # a call without a star takes less time
         out, lse = results
         run(q, k, v, out, lse, softmax_scale)
@@ -105,17 +116,17 @@ def _backward(*inputs):
     direction = "backward_deterministic" if _is_ordered(given["deterministic"]) else "backward"
     kernel = resolve(spec, direction, device, capability, bucket_of(direction, *sizes[3:]))
     call = _call(kernel, sizes, given)
-    kernel(*call.values(), given["softmax_scale"])
+    kernel(*call.values())
     return tuple(call[name] for name in names(kernel.arguments, "output"))
 
 
 def _call(kernel, sizes, given) -> dict[str, torch.Tensor]:
-    """The tensors of a call of ``kernel``, in order: those ``given``, as it can read them, and
-    memory for the others."""
+    """What ``kernel`` is called with, in order: what is ``given``, tensors as it can read them, and
+    memory for others."""
     readable = {
-        a.name: x.contiguous() if a.dense else _rows(x)
+        a.name: x if not a.is_tensor else x.contiguous() if a.dense else _rows(x)
         for a in kernel.arguments
-        if (x := given.get(a.name)) is not None and a.is_tensor
+        if (x := given.get(a.name)) is not None
     }
     for number, table in enumerate(given["tables"] or ()):
         readable[f"table{number}"] = table

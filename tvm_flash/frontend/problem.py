@@ -15,6 +15,7 @@ from .captured import NOTHING, already_captured, capture, captured_on
 from .checks import NAMES, check_all_dense, check_captured, check_sizes
 from .observers import untraced_shapes
 from .spec_names import spec_json, spec_name
+from .values import as_flag
 
 _UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
 
@@ -22,14 +23,15 @@ _UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
 class Features(NamedTuple):
     """What a call asks for beside its tensors and its functions, as plain values.
 
-    The first five are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse would
+    The first six are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse would
     say little of a row's sum; then the spec is that of a score_mod that changes nothing, whose
     kernels save more (AttentionSpec.saved_statistics).
     """
 
     causal: bool
-    window_size: tuple[int, int]
-    softcap: float
+    window_left: bool
+    window_right: bool
+    softcap: bool
     alibi: bool
     alignment: str
     is_steep: bool
@@ -75,13 +77,12 @@ def problem_while_compiling(
     q, k, v, features: tuple, score_mod, mask_mod
 ) -> tuple[PosedProblem, tuple]:
     """As ``problem_of``, in code that torch.compile can read."""
-    causal, window_size, softcap, *others = features
-    # A number that is computed from a length becomes a constant. The compiler hands a plain tuple
-    # on as one, and would lose the fields of a NamedTuple.
-    constants = (causal, window_size, float(f"{softcap}"), *others)
+    # The compiler decides which of the numbers that it computes from a length there are. It hands a
+    # plain tuple on as a constant, and would lose the fields of a NamedTuple.
+    features = tuple([as_flag("kind", x) if isinstance(x, bool) else x for x in features])
     check_sizes(q.shape, k.shape, v.shape)
     head_dims = (operator.index(q.shape[3]), operator.index(v.shape[3]))
-    known, scale = (constants, q.dtype, *head_dims), head_dims[0] ** -0.5
+    known, scale = (features, q.dtype, *head_dims), head_dims[0] ** -0.5
     mods = already_captured(score_mod, mask_mod)
     if mods is None:
         text, tables = _captured_json(q.device, score_mod, mask_mod, *known)
@@ -112,17 +113,15 @@ def _spec(
 ) -> AttentionSpec:
     if features.is_steep and score_mod is None:
         score_mod = _UNCHANGED.score_mod
+    fields = features._asdict()
+    del fields["is_steep"]
     return AttentionSpec(
         dtype=NAMES[dtype],
         head_dim=head_dim,
         head_dim_v=head_dim_v,
-        causal=features.causal,
-        window_size=features.window_size,
-        softcap=features.softcap,
-        alibi=features.alibi,
-        alignment=features.alignment,
         score_mod=score_mod,
         mask_mod=mask_mod,
+        **fields,
     )
 
 

@@ -6,7 +6,15 @@ from functools import lru_cache
 
 import torch
 
-from ..problem.arguments import Argument, arguments, call_sizes, shape_of, size_values
+from ..problem.arguments import (
+    NUMBERS,
+    Argument,
+    arguments,
+    call_sizes,
+    numbers_of,
+    shape_of,
+    size_values,
+)
 from ..problem.lengths import bucket_of
 from ..problem.spec import AttentionSpec
 from ..runtime.call import wants_zeros
@@ -23,17 +31,19 @@ except ImportError:
 
 
 @lru_cache(maxsize=4096)
-def forward_plan(text: str, query, value) -> tuple[AttentionSpec, str | None, tuple]:
+def forward_plan(text: str, query, value) -> tuple[AttentionSpec, str | None, tuple, tuple]:
     """What is the same for all forward calls of a spec and of these shapes of q and v.
 
-    The spec of ``text``, the length bucket (None where there is nothing to compute), and size,
-    strides and dtype of each output. Shapes repeat: one look-up takes the place of arithmetic.
+    The spec of ``text``, the length bucket (None where there is nothing to compute), size, strides
+    and dtype of each output, and which of ``NUMBERS`` its call has. Shapes repeat: one look-up
+    takes the place of arithmetic.
     """
     spec = spec_of(text)
     found = [a for a in arguments(spec, "forward") if a.role == "output"]
     layouts = tuple(_layouts(found, size_values(spec, call_sizes(query, value))).values())
+    own = tuple(NUMBERS.index(a) for a in numbers_of(spec))
     is_empty = 0 in query or 0 in value
-    return spec, None if is_empty else bucket_of("forward", query[1], value[1]), layouts
+    return spec, None if is_empty else bucket_of("forward", query[1], value[1]), layouts, own
 
 
 @lru_cache(maxsize=1024)

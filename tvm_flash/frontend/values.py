@@ -6,10 +6,10 @@ import operator
 
 import torch
 
-from ..problem.spec import MAX_WINDOW
+from ..problem.arguments import MAX_WINDOW, SOFTCAP_LIMITS
+from ..problem.numbers import NO_WINDOW
 from ..score.gradients import check_no_gradient
 
-NO_WINDOW = (-1, -1)
 # Peers take the ends of a window as int32.
 MAX_BOUND = 2**31 - 1
 _INFINITY = float("inf")
@@ -39,6 +39,19 @@ def as_scale(name: str, value) -> float:
     if not -_INFINITY < scale < _INFINITY:  # isfinite does not compile
         raise ValueError(f"{name}={scale} must be finite; None is 1 / sqrt(head_dim)")
     return scale
+
+
+def as_softcap(value) -> float:
+    """``value`` as ``as_number``, 0.0 for None; ValueError unless it is 0 or a cap."""
+    cap = 0.0 if value is None else as_number("softcap", value)
+    if cap == 0:
+        return 0.0  # not -0.0
+    if not 0 < cap < _INFINITY:
+        raise ValueError(f"softcap={cap} must be a finite number >= 0; 0 is off")
+    least, most = SOFTCAP_LIMITS
+    if not least <= cap <= most:  # kernels multiply by it and by its inverse
+        raise ValueError(f"softcap={cap} must lie in {least:.2g}..{most:.2g}; 0 is off")
+    return cap
 
 
 def as_flag(name: str, value) -> bool:
@@ -89,7 +102,8 @@ def _bound(side) -> int:
     if not isinstance(side, (int, float)):
         _check_constant("window_size", side)
         side = side.item() if getattr(side, "shape", None) in ((), (1,)) else side
-    side = operator.index(side)
+    if type(side) is not int:  # the compiler keeps what it computes from a length
+        side = operator.index(side)
     if side > MAX_BOUND:
         raise ValueError(f"window_size has a side of {side}: limit {MAX_BOUND}; -1 is no bound")
     # No sequence is as long as MAX_WINDOW.

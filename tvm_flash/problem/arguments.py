@@ -50,6 +50,8 @@ class Argument:
     zeroed: bool = False
     optional: bool = False
     like: str = ""
+    limits: tuple[float, float] | None = None
+    absent: float | None = None
 
     @property
     def is_tensor(self) -> bool:
@@ -108,19 +110,40 @@ TABLE = {
 }
 # Names of what the caller zeroes.
 ZEROED = tuple(a.name for a in _BACKWARD if a.zeroed)
-NUMBERS = (Argument("softmax_scale", (), "number", "float32"),)
+# Positions and window ends are added in int32. The cap's inverse is a normal float32 too, which
+# GPUs do not flush to zero.
+MAX_WINDOW = 2**30
+SOFTCAP_LIMITS = (2.0**-126, 2.0**126)
+
+
+def _end(name: str) -> Argument:
+    return Argument(name, (), "number", "int32", limits=(0, MAX_WINDOW), absent=-1)
+
+
+# Those with a value for their absence are of specs whose field of that name is set.
+NUMBERS = (
+    Argument("softmax_scale", (), "number", "float32"),
+    _end("window_left"),
+    _end("window_right"),
+    Argument("softcap", (), "number", "float32", limits=SOFTCAP_LIMITS, absent=0.0),
+)
+
+
+def numbers_of(spec: AttentionSpec) -> tuple[Argument, ...]:
+    """The numbers of a call of ``spec``, in the order of ``NUMBERS``."""
+    return tuple(a for a in NUMBERS if a.absent is None or getattr(spec, a.name))
 
 
 def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     """What the kernel of ``spec`` in ``direction`` is called with, in order.
 
-    Those of ``TABLE`` that the spec has, its captured tables, ``NUMBERS``.
+    Those of ``TABLE`` that the spec has, its captured tables, its numbers.
     """
     forward = direction == "forward"
     statistics = spec.forward_statistics if forward else spec.saved_statistics
     absent = {"lse", "lse_low"}.difference(statistics)
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLE[direction]]
-    return (*(a for a in own if a.name not in absent), *_tables(spec), *NUMBERS)
+    return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers_of(spec))
 
 
 def _tables(spec: AttentionSpec) -> list[Argument]:
@@ -186,25 +209,3 @@ def shape_of(argument: Argument, values: Mapping[str, Any]) -> tuple:
         else values[size]
         for size in argument.shape
     )
-
-
-def schema(name: str, table: Sequence[Argument], numbers: Sequence[Argument] = NUMBERS) -> str:
-    """The operator ``name`` in torch's words, for the arguments of ``table``.
-
-    Its parameters by name: tensors, captured tables, the spec as text, numbers, then what is
-    optional. Results are the outputs; workspaces are the operator's own.
-    """
-    given = [a for a in table if a.role in ("input", "saved", "updated")]
-    letters = dict(zip(names(given, "updated"), "abcdefgh", strict=False))
-    kinds = {a.name: f"Tensor({letters[a.name]}!)" if a.name in letters else "Tensor"
-             for a in given}  # fmt: skip
-    parameters = [
-        *(f"{kinds[a.name]} {a.name}" for a in given if not a.optional),
-        "Tensor[] tables",
-        "str spec",
-        *(f"float {a.name}" for a in numbers),
-        *(f"{kinds[a.name]}? {a.name}=None" for a in given if a.optional),
-        "bool deterministic=False",
-    ]
-    results = ", ".join(f"Tensor {name}" for name in names(table, "output"))
-    return f"{name}({', '.join(parameters)}) -> ({results})"

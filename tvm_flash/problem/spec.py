@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..score.program import MAX_FLOAT32, ScoreProgram, TableType
+from ..score.program import ScoreProgram, TableType
 from ..score.trace import trace_mask_mod, trace_score_mod
 from .dtype import DTYPES, DType
 
 ALIGNMENTS = ("bottom_right", "top_left")
 RETURNS = ("out_lse", "out")
 HEAD_DIM_RANGE = (8, 512)
-# Positions and window ends are added in int32.
-MAX_WINDOW = 2**30
 ALIBI_SLOPES = TableType("float32", 2)
-JSON_VERSION = 1
+# 2: window ends and softcap are numbers of a call.
+JSON_VERSION = 2
 # Run-time strides in every dimension but the last, which is contiguous.
 _LAYOUT = "strided"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSpec:
-    """A compile-time attention problem; batch, heads, lengths, strides and scale are run-time.
+    """A compile-time attention problem; sizes, strides and numbers are run-time.
+
+    What is called as a number of the call (``problem.arguments``) says whether there is that
+    number: one kernel serves every window and every cap.
 
     dtype: "float32", "bfloat16" or "float16" of q, k, v and out; accumulation is float32.
     head_dim, head_dim_v: 8 to 512, of q and k and of v and out; head_dim_v None means head_dim.
-    causal, window_size: as in FlashAttention: row i sees keys in [i - left, i + right], -1 is
-        unbounded, causal sets right to 0. Equal masks make equal specs.
+    causal, window_left, window_right: row i sees no key after i; none before i - left; none after
+        i + right, which causal replaces. Equal masks make equal specs.
     alignment: "bottom_right" counts i from the end, i = q_idx + seqlen_k - seqlen_q
         (FlashAttention); "top_left" from the start, i = q_idx (torch SDPA).
-    softcap: cap * tanh(score / cap) after the scale; 0 is off.
+    softcap: cap * tanh(score / cap) after the scale.
     alibi: subtract slopes[b, h] * |i - k_idx|, slopes (B, H) float32 a run-time argument.
     score_mod, mask_mod: traced functions; ``capture`` traces and makes the spec in one go.
     returns: "out_lse" or "out", whether the kernel writes lse too.
@@ -47,8 +48,9 @@ class AttentionSpec:
     head_dim: int
     head_dim_v: int | None = None
     causal: bool = False
-    window_size: tuple[int, int] = (-1, -1)
-    softcap: float = 0.0
+    window_left: bool = False
+    window_right: bool = False
+    softcap: bool = False
     alibi: bool = False
     score_mod: ScoreProgram | None = None
     mask_mod: ScoreProgram | None = None
@@ -64,22 +66,14 @@ class AttentionSpec:
         _check_choice("returns", self.returns, RETURNS)
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
-        for field in ("causal", "alibi"):
-            if not isinstance(getattr(self, field), bool):
-                raise TypeError(f"{field}={getattr(self, field)!r} must be True or False")
-        self._normalise_mask()
-        self._set("softcap", _checked_softcap(self.softcap))
+        for field in ("causal", "window_left", "window_right", "softcap", "alibi"):
+            _check_flag(field, getattr(self, field))
+        self._set("window_right", self.window_right and not self.causal)
         _check_program("score_mod", self.score_mod, is_score=True)
         _check_program("mask_mod", self.mask_mod, is_score=False)
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)
-
-    def _normalise_mask(self) -> None:
-        left, right = _checked_window(self.window_size)
-        right = 0 if self.causal else right
-        self._set("window_size", (left, right))
-        self._set("causal", right == 0)
 
     @classmethod
     def capture(
@@ -122,17 +116,28 @@ class AttentionSpec:
         """Names of the statistics that the forward writes: none where the spec returns "out"."""
         return self.saved_statistics if self.returns == "out_lse" else ()
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether a row sees a range of keys, and not all."""
+        return self.causal or self.window_left or self.window_right
+
+    def window(self, numbers: Mapping[str, Any]) -> tuple:
+        """(left, right) ends of what a row sees of the numbers of a call; None is no end."""
+        left = numbers["window_left"] if self.window_left else None
+        right = numbers["window_right"] if self.window_right else 0 if self.causal else None
+        return left, right
+
     @cached_property
     def name(self) -> str:
         """A deterministic C identifier: names symbols, files and cache entries."""
-        left, right = self.window_size
         shape = f"d{self.head_dim}" + f"v{self.head_dim_v}" * (self.head_dim_v != self.head_dim)
-        windowed = left != -1 or right > 0
+        ends = (self.window_left, self.window_right or self.causal)
+        window = {(True, True): "window", (True, False): "windowleft", (False, True): "windowright"}
         parts = [
             f"attn_{self.element.short}_{shape}",
             "causal" * self.causal,
-            f"w{_bound(left)}_{_bound(right)}" * windowed,
-            f"cap{_identifier(self.softcap)}" * bool(self.softcap),
+            window[ends] if self.window_left or self.window_right else "",
+            "softcap" * self.softcap,
             "alibi" * self.alibi,
             f"s{self.score_mod.digest}" if self.score_mod else "",
             f"m{self.mask_mod.digest}" if self.mask_mod else "",
@@ -144,7 +149,6 @@ class AttentionSpec:
     def to_json(self) -> dict[str, Any]:
         """Plain data, with a version, that ``from_json`` reads back to an equal spec."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
-        data["window_size"] = list(self.window_size)
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
         return {"version": JSON_VERSION, **data, "layout": _LAYOUT}
@@ -152,14 +156,13 @@ class AttentionSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> AttentionSpec:
         """The spec that ``to_json`` wrote; ValueError or TypeError when it is not one."""
-        data = dict(data)
+        data = _renewed(data)
         if (version := data.pop("version", None)) != JSON_VERSION:
             raise ValueError(f"spec of {version=}, this release reads version {JSON_VERSION}")
         if (layout := data.pop("layout", _LAYOUT)) != _LAYOUT:
             raise ValueError(f"spec with {layout=}, this release reads {_LAYOUT!r}")
         if unknown := data.keys() - {f.name for f in fields(cls)}:
             raise ValueError(f"spec with unknown fields {sorted(unknown)}")
-        data["window_size"] = tuple(data.get("window_size", (-1, -1)))
         for name in ("score_mod", "mask_mod"):
             if data.get(name) is not None:
                 data[name] = ScoreProgram.from_json(data[name])
@@ -180,23 +183,27 @@ def check_head_dim(field: str, value) -> None:
         raise ValueError(f"{field}={value} must lie in {low}..{high}; pad or split the heads")
 
 
-def _checked_window(window) -> tuple[int, int]:
-    is_pair = isinstance(window, (tuple, list)) and len(window) == 2
-    if not is_pair or any(type(side) is not int for side in window):
-        raise TypeError(f"window_size={window!r} must be two ints (left, right)")
-    for side in window:
-        if not -1 <= side <= MAX_WINDOW:
-            raise ValueError(f"window_size={window} must lie in -1..2^30; -1 is unbounded")
-    return tuple(window)
+def _check_flag(field: str, value) -> None:
+    if isinstance(value, bool):
+        return
+    number = "" if field in ("causal", "alibi") else ": the number itself is one of a call"
+    raise TypeError(f"{field}={value!r:.60} must be True or False{number}")
 
 
-def _checked_softcap(softcap) -> float:
-    if not isinstance(softcap, (int, float)) or not math.isfinite(softcap) or softcap < 0:
-        raise ValueError(f"{softcap=} must be a finite number >= 0; 0 is off")
-    # Kernels multiply by it and by its inverse.
-    if softcap and not 1 / MAX_FLOAT32 <= softcap <= MAX_FLOAT32:
-        raise ValueError(f"{softcap=} and its inverse must fit float32 (3e-39 to 3e38)")
-    return float(softcap)
+def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` of JSON version 1, which held a window and a cap, as one of today's where it has
+    neither; a copy of any other."""
+    data = dict(data)
+    if data.get("version") != 1:
+        return data
+    window, cap = data.pop("window_size", [-1, -1]), data.pop("softcap", 0)
+    if window not in ([-1, -1], [-1, 0]) or cap != 0:
+        raise ValueError(
+            f"spec of version=1 with window_size={window!r:.60}, softcap={cap!r:.60}: these are "
+            "numbers of a call now; write window_left, window_right and softcap true or false, "
+            "version 2"
+        )
+    return {**data, "version": JSON_VERSION}
 
 
 def _check_program(field: str, program, *, is_score: bool) -> None:
@@ -209,12 +216,3 @@ def _check_program(field: str, program, *, is_score: bool) -> None:
         )
     if program.is_score != is_score:
         raise ValueError(f"{field} is a {'score' if program.is_score else 'mask'} program")
-
-
-def _bound(side: int) -> str:
-    return "x" if side == -1 else str(side)
-
-
-def _identifier(number: float) -> str:
-    text = repr(int(number)) if number == int(number) else repr(number)
-    return text.replace(".", "p").replace("-", "m").replace("+", "")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..score.variants import UNBOUNDED, alignment_offset
+from ..score.variants import alignment_offset
 from .arithmetic import INTS, Arithmetic
 from .spec import AttentionSpec
 
@@ -52,13 +53,19 @@ class Visits:
 class Visibility:
     """What the rows and the keys of one entry of the batch see of each other.
 
-    A window bounds it; a mask_mod may hide any pair, so that no tile is free of the mask.
+    A window bounds it, whose ends are ``numbers`` of the call; a mask_mod may hide any pair, so
+    that no tile is free of the mask.
     """
 
     def __init__(
-        self, spec: AttentionSpec, seqlen_q, seqlen_k, arithmetic: Arithmetic = INTS
+        self,
+        spec: AttentionSpec,
+        seqlen_q,
+        seqlen_k,
+        numbers: Mapping[str, Any],
+        arithmetic: Arithmetic = INTS,
     ) -> None:
-        self._window = [None if side == UNBOUNDED else side for side in spec.window_size]
+        self._window = spec.window(numbers)
         self._offset = alignment_offset(spec.alignment, seqlen_q, seqlen_k)
         self._hides_any, self._arithmetic = spec.mask_mod is not None, arithmetic
         self._rows, self._keys = seqlen_q, seqlen_k

@@ -30,21 +30,19 @@ def wants_zeros(argument: Argument) -> bool:
 def completed(
     arguments: Sequence[Argument], given: Mapping[str, Any], make: Make
 ) -> dict[str, Any]:
-    """The tensors of a call by name, in order: those ``given``, the others from ``make``.
+    """What a call takes by name, in order: what is ``given``, other tensors from ``make``.
 
     ``given`` may hold more than the kernel takes, and None. Raises ValueError for one that only the
     caller can give.
     """
     call = {}
     for argument in arguments:
-        if argument.role == "number":
-            continue
-        tensor = given.get(argument.name)
-        if tensor is None:
+        value = given.get(argument.name)
+        if value is None:
             if not _can_be_made(argument):
                 raise ValueError(f"{argument.name} is missing: this kernel needs it")
-            tensor = make(argument)
-        call[argument.name] = tensor
+            value = make(argument)
+        call[argument.name] = value
     return call
 
 

@@ -11,14 +11,14 @@ import torch
 
 from ..artifact.library import symbol_name
 from ..bench.device import CudaStopwatch, moved
-from ..bench.timing import Call
+from ..bench.timing import Call as Timed
 from ..problem.arguments import WRITTEN, ZEROED, names
 from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
-from ..verify.buffers import poison
-from ..verify.trial import Candidate, Tensors, judge, tile_of
+from ..verify.buffers import poison, tensors_of
+from ..verify.trial import Call, Candidate, judge, tile_of
 from ..verify.verdict import KernelVerdict
-from .measure import given_tensors, interleaved, verdict_trial
+from .measure import given_arguments, interleaved, verdict_trial
 from .trial import Sizes, Trial
 
 Outputs = tuple[str, ...]
@@ -34,13 +34,13 @@ class Device(Protocol):
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor there, with the strides that it has."""
 
-    def call(self, kernel: Kernel, tensors: Tensors, scale: float, outputs: Outputs) -> None:
-        """Start ``kernel`` on placed tensors."""
+    def call(self, kernel: Kernel, given: Call, outputs: Outputs) -> None:
+        """Start ``kernel`` on placed tensors and numbers."""
 
     def wait(self) -> None:
         """Until all that was started has ended; raises what went wrong in it."""
 
-    def seconds(self, call: Call, repeats: int) -> float:
+    def seconds(self, call: Timed, repeats: int) -> float:
         """Seconds per call on the device."""
 
 
@@ -55,15 +55,15 @@ class CudaDevice:
         """As ``Device.place``."""
         return moved(tensor, "cuda")
 
-    def call(self, kernel: Kernel, tensors: Tensors, scale: float, outputs: Outputs) -> None:
+    def call(self, kernel: Kernel, given: Call, outputs: Outputs) -> None:
         """As ``Device.call``."""
-        kernel.function(*tensors.values(), scale)
+        kernel.function(*given.values())
 
     def wait(self) -> None:
         """As ``Device.wait``."""
         torch.cuda.synchronize()
 
-    def seconds(self, call: Call, repeats: int) -> float:
+    def seconds(self, call: Timed, repeats: int) -> float:
         """Between two events of each call, cold caches; the mean of ``repeats``."""
         return self._stopwatch(call, repeats)
 
@@ -96,13 +96,13 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     (variant,) = kernel.config["variants"]
     tile = tile_of(variant["meta"])
 
-    def run(tensors: Tensors, scale: float, outputs: Outputs) -> list:
-        poison(tensors, outputs)
-        placed = {name: device.place(tensor) for name, tensor in tensors.items()}
-        device.call(kernel, placed, scale, outputs)
+    def run(call: Call, outputs: Outputs) -> list:
+        poison(call, outputs)
+        placed = _placed(device, call)
+        device.call(kernel, placed, outputs)
         device.wait()
         for name in outputs:
-            tensors[name].copy_(placed[name])
+            call[name].copy_(placed[name])
         return []
 
     symbol, archs = symbol_name(kernel.spec, kernel.direction), tuple(variant["archs"])
@@ -112,26 +112,24 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     return KernelVerdict(symbol, kernel.direction, archs, tile, outcomes)
 
 
-def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
+def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Timed:
     """A call of ``kernel`` on random data; a backward with the zeroing that it asks of callers."""
-    tensors = _inputs(device, kernel, sizes)
-    scale = kernel.spec.head_dim**-0.5
-    outputs = names(kernel.arguments, *WRITTEN)
-    zeroed = [tensors[name] for name in ZEROED if name in tensors]
+    given = given_arguments(kernel.spec, sizes)
+    whole = completed(kernel.arguments, given, new_tensors(kernel.sizes(sizes, 1)))
+    placed, outputs = _placed(device, whole), names(kernel.arguments, *WRITTEN)
+    zeroed = [placed[name] for name in ZEROED if name in placed]
 
     def call() -> None:
         for tensor in zeroed:
             tensor.zero_()
-        device.call(kernel, tensors, scale, outputs)
+        device.call(kernel, placed, outputs)
 
     return call
 
 
-def _inputs(device: Device, kernel: Kernel, sizes: Sizes) -> Tensors:
-    """Tensors of the timed problem by name, in the kernel's order."""
-    given = given_tensors(kernel.spec, sizes)
-    tensors = completed(kernel.arguments, given, new_tensors(kernel.sizes(sizes, 1)))
-    return {name: device.place(tensor) for name, tensor in tensors.items()}
+def _placed(device: Device, call: Call) -> Call:
+    """``call`` with its tensors on ``device``."""
+    return call | {name: device.place(tensor) for name, tensor in tensors_of(call).items()}
 
 
 @lru_cache(maxsize=1)

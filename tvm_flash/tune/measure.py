@@ -6,6 +6,7 @@ import math
 import time
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -77,15 +78,14 @@ def interleaved(
 def timed_call(kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data, with the zeroing that a backward asks of its caller."""
     values = kernel.sizes(sizes, torch.get_num_threads())
-    given = given_tensors(kernel.spec, sizes)
-    tensors = completed(kernel.arguments, given, new_tensors(values))
-    call = (*tensors.values(), kernel.spec.head_dim**-0.5)
-    zeroed = [tensors[name] for name in ZEROED if name in tensors]
+    call = completed(kernel.arguments, given_arguments(kernel.spec, sizes), new_tensors(values))
+    zeroed = [call[name] for name in ZEROED if name in call]
+    inputs = tuple(call.values())
 
     def run() -> None:
         for tensor in zeroed:
             tensor.zero_()
-        kernel.function(*call)
+        kernel.function(*inputs)
 
     return run
 
@@ -111,7 +111,7 @@ def _kernel(path: Path) -> Kernel:
 
 
 @lru_cache(maxsize=1)
-def given_tensors(spec: AttentionSpec, sizes: Sizes) -> dict[str, torch.Tensor]:
+def given_arguments(spec: AttentionSpec, sizes: Sizes) -> dict[str, Any]:
     """What calls on the timed problem are given, by name, in both directions.
 
     The same memory for every candidate: where it lies would be part of the time.
@@ -124,10 +124,12 @@ def given_tensors(spec: AttentionSpec, sizes: Sizes) -> dict[str, torch.Tensor]:
             return torch.full(shape, ROW_VALUES.get(argument.name, 0.0), dtype=dtype)
         return torch.randn(shape, generator=generator).to(dtype)
 
-    tables = random_tables(spec, Problem.of_sizes("timed", sizes), generator)
+    problem = Problem.of_sizes("timed", sizes)
+    tables = random_tables(spec, problem, generator)
     own = names(TABLE["backward"], "input", "saved")
     found = {a.name: drawn(a) for a in arguments(spec, "backward") if a.name in own}
-    return found | {f"table{n}": table for n, table in enumerate(tables)}
+    found |= {f"table{n}": table for n, table in enumerate(tables)}
+    return found | problem.numbers(spec.head_dim)
 
 
 def _is_hopeless(ours: list[float], theirs: list[float]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ class Storage:
         for name in self.views.keys() & set(names):
             mask[byte_offsets(self.views[name], self.address)] = True
         return mask
+
+
+def tensors_of(call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Those of a call's arguments that are no numbers."""
+    return {name: x for name, x in call.items() if isinstance(x, torch.Tensor)}
 
 
 def poison(tensors: Mapping[str, torch.Tensor], written: Collection[str]) -> None:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..artifact.library import read_ptx
 from ..problem.arguments import ZEROED
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..runtime.loader import Kernel, Library
-from .buffers import MappedTensors
+from .buffers import MappedTensors, tensors_of
 from .pose import as_cuda
 
 if TYPE_CHECKING:
@@ -66,21 +64,21 @@ class InterpretedDevice(AbstractContextManager):
     def call(
         self,
         kernel: Kernel | Callable[..., Any],
-        tensors: Mapping[str, torch.Tensor],
-        softmax_scale: float,
+        given: Mapping[str, Any],
         *,
         outputs: Collection[str],
         zeroed: Collection[str] = ZEROED,
     ) -> list[Report]:
-        """Call ``kernel`` with CPU tensors (in its order) that pose as CUDA tensors.
+        """Call ``kernel`` with what is given, in its order; CPU tensors pose as CUDA tensors.
 
         Raises what the kernel's host code raises, what the interpreter finds, UnwrittenOutput and
         StrayWrite.
         """
         self._memory, self._reports, self._error = DeviceMemory(), [], None
+        tensors = tensors_of(given)
         mapped = MappedTensors(self._memory, tensors, outputs, zeroed)
         try:
-            kernel(*(as_cuda(tensor) for tensor in tensors.values()), softmax_scale)
+            kernel(*{**given, **{name: as_cuda(x) for name, x in tensors.items()}}.values())
         except Exception:
             if self._error is not None:
                 raise self._error from None

@@ -14,7 +14,7 @@ from ..runtime import loader
 from ..runtime.loader import Kernel, Library
 from .buffers import poison
 from .hook import InterpretedDevice
-from .trial import Candidate, Progress, Tensors, tile_of, verification, with_forward
+from .trial import Call, Candidate, Progress, tile_of, verification, with_forward
 from .verdict import Verification
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def _candidates(library: Library, seed: int) -> list[Candidate]:
 
 
 def _native(kernel: Kernel, symbol: str) -> Candidate:
-    def run(tensors: Tensors, scale: float, written: tuple[str, ...]) -> list[Report]:
-        poison(tensors, written)
-        kernel(*tensors.values(), scale)
+    def run(call: Call, written: tuple[str, ...]) -> list[Report]:
+        poison(call, written)
+        kernel(*call.values())
         return []
 
     known = (symbol, kernel.spec, kernel.direction, ())
@@ -94,10 +94,10 @@ def _interpreted(
     device = InterpretedDevice(library, capability, seed=seed)
     own = {f"{x['name']}_kernel" for x in record.launches if set(x["archs"]) & set(archs)}
 
-    def run(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list[Report]:
+    def run(call: Call, outputs: tuple[str, ...]) -> list[Report]:
         device.launched.clear()
         with device:
-            reports = device.call(kernel, tensors, scale, outputs=outputs)
+            reports = device.call(kernel, call, outputs=outputs)
         if foreign := set(device.launched) - own:
             raise WrongVariant(f"a device of {archs[0]} was given {', '.join(sorted(foreign))}")
         return reports

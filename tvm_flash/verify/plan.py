@@ -13,7 +13,7 @@ from ..codegen.nvcc import parameters_of
 from ..problem.arguments import TABLE, WRITTEN, ZEROED, call_sizes, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch, Sizes
-from .buffers import MappedTensors
+from .buffers import MappedTensors, tensors_of
 
 if TYPE_CHECKING:
     from ..ptx_interpreter import Report
@@ -25,8 +25,7 @@ _FORMATS = {"float": "f", "int": "i", "int32_t": "i", "int64_t": "q", "double": 
 def run_program(
     program: CudaProgram,
     ptx_texts: Sequence[str],
-    tensors: Mapping[str, torch.Tensor],
-    softmax_scale: float,
+    call: Mapping[str, Any],
     *,
     outputs: Collection[str] | None = None,
     zeroed: Collection[str] = ZEROED,
@@ -35,20 +34,20 @@ def run_program(
 ) -> list[Report]:
     """Interpret every launch of ``program`` on CPU tensors, and give one report for each.
 
-    tensors: by public parameter name; the first two parameters are q and k. outputs: which of
-    them it writes, by default those of ``program_outputs``; they are poisoned first, except
-    ``zeroed``. Raises what the interpreter finds, UnwrittenOutput and StrayWrite.
+    call: tensors and numbers by public parameter name; the first two parameters are q and k.
+    outputs: which of them it writes, by default those of ``program_outputs``; they are poisoned
+    first, except ``zeroed``. Raises what the interpreter finds, UnwrittenOutput and StrayWrite.
     """
     memory = DeviceMemory()
     outputs = program_outputs(program) if outputs is None else outputs
-    mapped = MappedTensors(memory, tensors, outputs, zeroed)
-    sizes = sizes_of(program, tensors)
+    mapped = MappedTensors(memory, tensors_of(call), outputs, zeroed)
+    sizes = sizes_of(program, call)
     settings = {"checks": checks or Checks(), "seed": seed}
     reports = []
     for step, ptx in zip(program.launches, ptx_texts, strict=True):
         kernel = parsed(ptx).kernels[f"{step.name}_kernel"]
         shape = (grid_of(step, sizes), (step.threads, 1, 1))
-        arguments = bind(step, ptx, tensors, softmax_scale)
+        arguments = bind(step, ptx, call)
         settings["shared_bytes"] = step.shared_bytes
         reports.append(launch(kernel, *shape, arguments, memory, **settings))
     mapped.check()
@@ -61,9 +60,9 @@ def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     return tuple(name for name in program.parameters if name in names(table, *WRITTEN))
 
 
-def sizes_of(program: CudaProgram, tensors: Mapping[str, torch.Tensor]) -> Sizes:
+def sizes_of(program: CudaProgram, call: Mapping[str, Any]) -> Sizes:
     """Batch, heads and lengths, from q (B, Sq, H, D) and k (B, Sk, Hk, D)."""
-    q, k = (tensors[name] for name in program.parameters[:2])
+    q, k = (call[name] for name in program.parameters[:2])
     return Sizes(*call_sizes(q.shape, k.shape))
 
 
@@ -73,25 +72,21 @@ def grid_of(step: Launch, sizes: Sizes) -> tuple[int, int, int]:
     return x, y, z
 
 
-def bind(
-    step: Launch, ptx: str, tensors: Mapping[str, torch.Tensor], softmax_scale: float
-) -> list[bytes]:
+def bind(step: Launch, ptx: str, call: Mapping[str, Any]) -> list[bytes]:
     """The kernel's parameters in order, each as the bytes the launcher would pass."""
-    values = parameter_values(step, tensors, softmax_scale)
+    values = parameter_values(step, call)
     return [_bytes_of(step, declaration, values) for declaration in parameters_of(ptx)]
 
 
-def parameter_values(
-    step: Launch, tensors: Mapping[str, torch.Tensor], softmax_scale: float
-) -> dict[str, Any]:
+def parameter_values(step: Launch, call: Mapping[str, Any]) -> dict[str, Any]:
     """Values by the C++ names: `{buffer}_ptr`, the variables of shapes and strides, scalars."""
     values: dict[str, Any] = {}
     for parameter, name in zip(step.func.params, step.arguments, strict=True):
         buffer = _buffer_of(step.func, parameter)
         if buffer is None:
-            values[str(parameter.name)] = softmax_scale
+            values[str(parameter.name)] = call[name]
             continue
-        tensor = tensors[name]
+        tensor = call[name]
         values[f"{buffer.name}_ptr"] = tensor.data_ptr()
         for variable, number in zip(buffer.shape, tensor.shape, strict=True):
             _bind_variable(step, values, variable, number)

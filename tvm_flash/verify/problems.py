@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..cases import Case
+from ..problem.numbers import usual_numbers
 from ..problem.spec import AttentionSpec
 
 
@@ -14,8 +15,9 @@ from ..problem.spec import AttentionSpec
 class Problem:
     """Run-time sizes and what the inputs are like.
 
-    view, logits_scale: as in ``cases.Case``. softmax_scale: None is 1 / sqrt(head_dim). integers:
-    captured integer tables hold numbers below it.
+    view, logits_scale: as in ``cases.Case``. softmax_scale, window_size, softcap: for specs that
+    have such; None are the usual ones (``problem.numbers``). integers: captured integer tables hold
+    numbers below it.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Problem:
     view: str = "bshd"
     logits_scale: float = 1.0
     softmax_scale: float | None = None
+    window_size: tuple[int, int] | None = None
+    softcap: float | None = None
     integers: int = 3
 
     @classmethod
@@ -39,6 +43,14 @@ class Problem:
     def sizes(self) -> tuple[int, int, int, int, int]:
         """B, H, Hk, Sq, Sk."""
         return self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k
+
+    def numbers(self, head_dim: int) -> dict[str, Any]:
+        """The numbers of a call by name, also those that a spec has not."""
+        known = {"softmax_scale": self.softmax_scale, "softcap": self.softcap}
+        if self.window_size is not None:
+            known |= dict(zip(("window_left", "window_right"), self.window_size, strict=True))
+        given = {name: number for name, number in known.items() if number is not None}
+        return usual_numbers(head_dim, self.seqlen_k) | given
 
     def case(self, spec: AttentionSpec) -> Case:
         """Inputs of this problem for ``spec``, whose variants are left to ``question.ask``."""
@@ -57,16 +69,24 @@ def problems(block_q: int, block_k: int, quick: bool = False) -> list[Problem]:
     below_q, below_k = max(block_q // 2 + 1, 1), max(block_k // 2 - 1, 1)
     several_q, several_k = 2 * block_q + 5, 3 * block_k + 7
     several = Problem(
-        "several_tiles", several_q, several_k, heads=4, kv_heads=2, view="bhsd", softmax_scale=0.2
-    )
+        "several_tiles", several_q, several_k, heads=4, kv_heads=2, view="bhsd", softmax_scale=0.2,
+        window_size=(block_k + 5, block_q // 2), softcap=2.0,
+    )  # fmt: skip
     if quick:
         return [several]
     return [
-        Problem("below_a_tile", below_q, below_k, batch=2, heads=1),
-        Problem("one_tile", block_q, block_k, heads=3, integers=block_k),
-        Problem("above_a_tile", block_q + 1, block_k + 1, kv_heads=2, view="packed"),
+        Problem(
+            "below_a_tile", below_q, below_k, batch=2, heads=1, window_size=(0, 3), softcap=0.5
+        ),
+        Problem("one_tile", block_q, block_k, heads=3, integers=block_k, softcap=3.0),
+        Problem(
+            "above_a_tile", block_q + 1, block_k + 1, kv_heads=2, view="packed",
+            window_size=(2**30, 0),
+        ),
         several,
         Problem("one_row", 1, 4 * block_k - 3, batch=2, heads=4, integers=4 * block_k),
-        Problem("tall", several_q, below_k, batch=2, view="every_other"),
-        Problem("large_logits", block_q - block_q // 8, block_k + 9, logits_scale=24.0),
-    ]
+        Problem("tall", several_q, below_k, batch=2, view="every_other", window_size=(3, 1)),
+        Problem(
+            "large_logits", block_q - block_q // 8, block_k + 9, logits_scale=24.0, softcap=15.0
+        ),
+    ]  # fmt: skip

@@ -18,11 +18,12 @@ from .tables import random_tables
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """exact, plain: out, lse, dq, dk, dv in float64 and in the kernel's dtype."""
+    """numbers: of the call, by name. exact, plain: out, lse, dq, dk, dv in float64 and in the
+    kernel's dtype."""
 
     inputs: Inputs
     tables: list[torch.Tensor]
-    softmax_scale: float
+    numbers: dict[str, Any]
     exact: Results
     plain: Results
 
@@ -31,14 +32,15 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     """``problem`` for ``spec``: equal for equal seeds."""
     inputs = make_inputs(problem.case(spec), seed)
     tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
-    scale = problem.softmax_scale or spec.head_dim**-0.5
-    variant = {**_variant(spec, tables), "softmax_scale": scale}
-    asked = inputs._replace(variant=variant)
+    numbers = problem.numbers(spec.head_dim)
+    asked = inputs._replace(variant=_variant(spec, tables, numbers))
     exact, plain = (results(attention_reference, asked, dtype) for dtype in (torch.float64, None))
-    return Question(inputs, tables, scale, exact, plain)
+    return Question(inputs, tables, numbers, exact, plain)
 
 
-def _variant(spec: AttentionSpec, tables: list[torch.Tensor]) -> dict[str, Any]:
+def _variant(
+    spec: AttentionSpec, tables: list[torch.Tensor], numbers: dict[str, Any]
+) -> dict[str, Any]:
     """Keywords of ``attention_reference`` that mean ``spec``."""
     left = list(tables)
     slopes = left.pop(0) if spec.alibi else None
@@ -49,9 +51,9 @@ def _variant(spec: AttentionSpec, tables: list[torch.Tensor]) -> dict[str, Any]:
             own, left = left[: len(program.tables)], left[len(program.tables) :]
             functions[name] = as_function(program, own)
     return {
-        "causal": spec.causal,
-        "window_size": spec.window_size,
-        "softcap": spec.softcap,
+        "softmax_scale": numbers["softmax_scale"],
+        "window_size": tuple(-1 if end is None else end for end in spec.window(numbers)),
+        "softcap": numbers["softcap"] if spec.softcap else 0.0,
         "alignment": spec.alignment,
         "alibi_slopes": slopes,
         **functions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..ptx_interpreter import Report
 
 Tensors = dict[str, torch.Tensor]
+# Tensors and numbers of a kernel's call by name, in its order.
+Call = dict[str, Any]
 # Steps done, of how many, and what comes next; called first with nothing done.
 Progress = Callable[[int, int, str], None]
 
@@ -35,10 +37,10 @@ class Candidate:
     """A kernel, and how to run it on host tensors.
 
     tile: query rows and keys. meta: what its workspaces are sized by (problem.arguments).
-    run(tensors, softmax_scale, written): tensors by name in the kernel's order; it gives reports of
-    interpreted launches, or raises what is wrong. threads: of a CPU. forward: of a backward, the
-    kernel that comes before it. Scores are rounded alike in both, so that the softmax is right
-    where exp(score - lse) with a perfect lse would not be.
+    run(call, written): what the kernel is called with, and which of that it writes; it gives
+    reports of interpreted launches, or raises what is wrong. threads: of a CPU. forward: of a
+    backward, the kernel that comes before it. Scores are rounded alike in both, so that the softmax
+    is right where exp(score - lse) with a perfect lse would not be.
     """
 
     symbol: str
@@ -47,7 +49,7 @@ class Candidate:
     archs: tuple[str, ...]
     tile: tuple[int, int]
     meta: Mapping[str, int]
-    run: Callable[[Tensors, float, tuple[str, ...]], list[Report]]
+    run: Callable[[Call, tuple[str, ...]], list[Report]]
     threads: int = 0
     forward: Candidate | None = None
 
@@ -137,14 +139,14 @@ def _run(
     """Results of one call by name, and what its launches did."""
     inputs, spec = question.inputs, candidate.spec
     given = {name: getattr(inputs, name) for name in ("q", "k", "v", "dout", "dlse")}
-    given |= {f"table{n}": table for n, table in enumerate(question.tables)}
+    given |= {f"table{n}": table for n, table in enumerate(question.tables)} | question.numbers
     if candidate.direction != "forward":
         given |= _saved(candidate.forward, problem, question)
     table = arguments(spec, candidate.direction)
     values = size_values(spec, problem.sizes, candidate.meta, candidate.threads)
-    tensors = completed(table, given, new_tensors(values))
-    reports = candidate.run(tensors, question.softmax_scale, names(table, *WRITTEN))
-    return {name: tensors[name] for name in names(table, "output")}, reports
+    call = completed(table, given, new_tensors(values))
+    reports = candidate.run(call, names(table, *WRITTEN))
+    return {name: call[name] for name in names(table, "output")}, reports
 
 
 def _saved(forward: Candidate | None, problem: Problem, question: Question) -> Tensors:

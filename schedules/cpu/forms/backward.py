@@ -70,7 +70,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
         L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
         dK: sig.own("dk"), dV: sig.own("dv"), delta_r: sig.own("delta"),
-        A: sig.own("dq_acc", copies=copies, rows=rows, head_dim_pad=Dl), softmax_scale: T.float32,
+        A: sig.own("dq_acc", copies=copies, rows=rows, head_dim_pad=Dl),
     ):  # fmt: skip
         delta_rows(O, dO, dL, delta_r)
         for t in T.serial(workers.count):
@@ -156,7 +156,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 T.writes(whole([*sums, *block, *work, head]))
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
-                                bound = T.meta_var(scores.at(b, h, softmax_scale))
+                                bound = T.meta_var(scores.at(b, h))
                                 row_at = T.meta_var(partial(sequences.query, b, h))
                                 q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
                                 do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))

@@ -58,7 +58,7 @@ def streaming_forward(
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), L: sig.own("lse"),
-        L_low: sig.own("lse_low"), softmax_scale: T.float32,
+        L_low: sig.own("lse_low"),
     ):  # fmt: skip
         results = T.meta_var(whole([O, *[L, L_low][: len(statistics)]]))
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
@@ -79,7 +79,7 @@ def streaming_forward(
                 place_of[2] = place["tile"] * per_tile * R
                 b: T.let[T.int64] = place_of[0]
                 h: T.let[T.int64] = place_of[1]
-                bound = T.meta_var(scores.at(b, h, softmax_scale))
+                bound = T.meta_var(scores.at(b, h))
                 q0: T.let[T.int64] = place_of[2]
                 hk: T.let[T.int64] = T.truncdiv(h, group)
                 lengths, seen = T.meta_var(sequences.lengths(b)), T.meta_var(visibility(sig, b))

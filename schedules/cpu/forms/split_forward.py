@@ -79,7 +79,7 @@ def split_forward(
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), L: sig.own("lse"),
-        L_low: sig.own("lse_low"), softmax_scale: T.float32,
+        L_low: sig.own("lse_low"),
     ):  # fmt: skip
         chunk_m = T.sblock_alloc_buffer((all_rows, chunks), "float32")
         chunk_l = T.sblock_alloc_buffer((all_rows, chunks), "float32")
@@ -209,13 +209,13 @@ def split_forward(
                     with T.sblock("score_mod"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        bound = T.meta_var(scores.at(b, head[vi], softmax_scale))
+                        bound = T.meta_var(scores.at(b, head[vi]))
                         X[vi, vj] = bound.scaled(S[vi, vj], position[vi], first + vj)
                 for i, j in T.grid(groups * RB, blocks * BK):
                     with T.sblock("mask"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        bound = T.meta_var(scores.at(b, head[vi], softmax_scale))
+                        bound = T.meta_var(scores.at(b, head[vi]))
                         Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
                 if softmax.has_sum:
                     reduce_max(Y, lane_m, m, groups * RB, blocks * (BK // W))

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from attention_kinds import exact, rises
-from problems import Sizes, compile_function, inputs
+from problems import Sizes, captured, compile_function, inputs
 
 from tvm_flash.codegen.cuda import ptx_of, ptx_version
 from tvm_flash.definition.derive.bound import BACKWARD_BLOCKS, BoundGradient, BoundRecurrence
 from tvm_flash.definition.kinds import KINDS, gradient_of, recurrence_of
 from tvm_flash.definition.plain_backward import plain_backward
+from tvm_flash.definition.signature import Signature
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cpu.defaults import forward_config
 from tvm_flash.schedules.cpu.forward import schedule_forward
@@ -76,7 +77,7 @@ def test_gpu_forward(kind, variant):
     options = {"causal": True}
     if variant == "score_mod":
         options |= {"score_mod": rises, "window_size": (10**6, 0)}
-    spec, _ = AttentionSpec.capture(dtype="float16", head_dim=16, **options)
+    spec, _, _ = captured(options, dtype="float16", head_dim=16)
     arch, config = ARCHS["sm_80"], ForwardConfig(32, 16, 2)
     launch = forward_launch(spec, config, arch, "kinds", kind)
     for sizes in SIZES:
@@ -84,8 +85,10 @@ def test_gpu_forward(kind, variant):
             named, out, lse = problem(spec, kind, sizes, sink, options)
             if variant == "score_mod" and lse is not None:
                 named["lse_low"] = torch.full_like(named["lse"], math.nan)
-            program = CudaProgram("kinds", (*named, "softmax_scale"), (launch,))
-            run_program(program, ptx_of(program, ptx_version((arch,))), named, spec.head_dim**-0.5)
+            called = named | {"softmax_scale": spec.head_dim**-0.5, "window_left": 10**6}
+            called = {name: called[name] for name in (*named, *Signature(spec).numbers)}
+            program = CudaProgram("kinds", tuple(called), (launch,))
+            run_program(program, ptx_of(program, ptx_version((arch,))), called)
             check(named, out, lse, 3e-3)
 
 

@@ -3,12 +3,11 @@
 import pytest
 import torch
 from attention_kinds import exact, rises
-from problems import Sizes, compile_function, inputs
+from problems import Sizes, captured, compile_function, inputs
 
 from tvm_flash.definition.kinds import KINDS, gradient_of, recurrence_of
 from tvm_flash.definition.plain import plain_forward
 from tvm_flash.definition.plain_backward import plain_backward
-from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.target import host_target
 from tvm_flash.verify.rule import largest_error
 
@@ -25,7 +24,7 @@ VARIANTS = {"causal": {"causal": True}, "score_mod": {"score_mod": rises, "windo
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_definitions(kind, variant):
     options = VARIANTS[variant]
-    spec, tables = AttentionSpec.capture(dtype="float32", head_dim=8, **options)
+    spec, tables, numbers = captured(options, dtype="float32", head_dim=8)
     target = host_target().tvm_target()
     forward = compile_function(plain_forward(spec, KINDS[kind]), target)
     backward = compile_function(plain_backward(spec, kind), target)
@@ -40,7 +39,7 @@ def test_plain_definitions(kind, variant):
         got = torch.full_like(q, torch.nan)
         inputs_of_kind = [sink] if kind == "sink" else []
         scale = q.shape[-1] ** -0.5
-        forward(q, k, v, got, *statistics, *tables, *inputs_of_kind, scale)
+        forward(q, k, v, got, *statistics, *tables, *inputs_of_kind, scale, *numbers)
         assert largest_error(got, out) < 3e-6
         if lse is not None:
             assert largest_error(statistics[0], lse) < 3e-6
@@ -51,7 +50,7 @@ def test_plain_definitions(kind, variant):
             total = total + torch.where(lse.isinf(), 0.0, lse * dlse).sum()
         want = torch.autograd.grad(total, leaves)
         grads = [torch.full_like(x, torch.nan) for x in (q, k, v)]
-        backward(q, k, v, got, dout, *statistics, dlse, *grads, *tables, scale)
+        backward(q, k, v, got, dout, *statistics, dlse, *grads, *tables, scale, *numbers)
         for name, a, b in zip(("dq", "dk", "dv"), grads, want, strict=True):
             assert largest_error(a, b) < 1e-5, name
 

@@ -107,7 +107,7 @@ class Problem:
         sizes = Sizes(c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k)
         launch(
             kernel, grid_of(step, sizes), (step.threads, 1, 1),
-            bind(step, own.ptx, tensors, scale), memory,
+            bind(step, own.ptx, tensors | {"softmax_scale": scale}), memory,
             shared_bytes=step.shared_bytes, seed=self.seed,
         )  # fmt: skip
         mapped.check()

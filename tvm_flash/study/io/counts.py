@@ -17,6 +17,7 @@ from ...reference import attention_reference
 from ...schedules.cuda.arch import ARCHS
 from ...schedules.cuda.forward import ForwardConfig, forward_launch
 from ...schedules.cuda.program import CudaProgram
+from ...verify.buffers import tensors_of
 from ...verify.plan import run_program
 from ...verify.rule import deviations
 from ..kernels.original import original_program
@@ -85,11 +86,11 @@ def count(algorithm: str, seqlen: int, head_dim: int, tile: int, other: int | No
     """
     other = other or _OTHER_SIDE[algorithm](tile)
     program, ptx = _compiled(algorithm, head_dim, tile, other)
-    tensors = _tensors(program, seqlen, head_dim, other)
-    written = [name for name in tensors if name not in ("q", "k", "v")]
+    call = _call(program, seqlen, head_dim, other)
+    written = [name for name in tensors_of(call) if name not in ("q", "k", "v")]
     # Any seed but 0: a long run would else let one part of a warp overtake the other.
-    reports = run_program(program, ptx, tensors, head_dim**-0.5, outputs=written, seed=1)
-    _check(algorithm, tensors)
+    reports = run_program(program, ptx, call, outputs=written, seed=1)
+    _check(algorithm, call)
     read, wrote = (
         _total(getattr(report, f"bytes_{way}") for report in reports) for way in ("read", "written")
     )
@@ -194,28 +195,27 @@ def _warps(tile: int) -> int:
     return max(min(4, tile // 16), 1)
 
 
-def _tensors(
-    program: CudaProgram, seqlen: int, head_dim: int, keys: int
-) -> dict[str, torch.Tensor]:
-    """Inputs, outputs and workspaces; ``keys``: what the rows of S and P are padded to."""
+def _call(program: CudaProgram, seqlen: int, head_dim: int, keys: int) -> dict[str, Any]:
+    """What ``program`` is called with; ``keys``: what the rows of S and P are padded to."""
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(torch, DTYPE)
     width = -(-seqlen // keys) * keys
     rows, heads = (1, 1, seqlen), (1, seqlen, 1, head_dim)
-    tensors = {name: torch.randn(heads, generator=generator).to(dtype) for name in "qkv"}
-    tensors["out"] = torch.empty(heads, dtype=dtype)
-    tensors |= {name: torch.empty(rows) for name in ("lse", "row_max", "row_sum")}
-    tensors |= {name: torch.empty(*rows, width, dtype=dtype) for name in ("s", "p")}
-    tensors["sums"] = torch.empty(*rows, head_dim)
-    return {name: tensors[name] for name in program.parameters[:-1]}
+    call = {name: torch.randn(heads, generator=generator).to(dtype) for name in "qkv"}
+    call["out"] = torch.empty(heads, dtype=dtype)
+    call |= {name: torch.empty(rows) for name in ("lse", "row_max", "row_sum")}
+    call |= {name: torch.empty(*rows, width, dtype=dtype) for name in ("s", "p")}
+    call["sums"] = torch.empty(*rows, head_dim)
+    call["softmax_scale"] = head_dim**-0.5
+    return {name: call[name] for name in program.parameters}
 
 
-def _check(algorithm: str, tensors: dict[str, torch.Tensor]) -> None:
-    inputs = (tensors["q"], tensors["k"], tensors["v"])
+def _check(algorithm: str, call: dict[str, Any]) -> None:
+    inputs = (call["q"], call["k"], call["v"])
     exact, plain = (
         dict(zip(("out", "lse"), attention_reference(*inputs, upcast=dtype), strict=True))
         for dtype in (torch.float64, None)
     )
-    for held in deviations(DTYPE, {name: tensors[name] for name in exact}, exact, plain):
+    for held in deviations(DTYPE, {name: call[name] for name in exact}, exact, plain):
         if not held.ok:
             raise WrongResult(f"{algorithm}: {held}")

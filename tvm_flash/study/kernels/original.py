@@ -34,7 +34,7 @@ from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.parameters import parameter_tensors
 from ...schedules.cuda.program import CudaProgram, Launch, Sizes
 from ...schedules.cuda.shared_tile import shared_tile
-from ...schedules.cuda.softmax import quad_reduce
+from ...schedules.cuda.softmax import block_scores, quad_reduce
 from ...schedules.cuda.tensor_core import product_for
 from ...schedules.cuda.tiling import round_up
 from .original_config import OriginalConfig
@@ -44,7 +44,7 @@ from .standard import masked_scores
 def original_program(
     spec: AttentionSpec, config: OriginalConfig, arch: CudaArch, symbol: str
 ) -> CudaProgram:
-    """symbol(q, k, v, out, lse, *tables, sums, row_max, row_sum, softmax_scale), one launch.
+    """symbol(q, k, v, out, lse, *tables, sums, row_max, row_sum, *numbers), one launch.
 
     Workspaces, all float32 and without initial values: sums (B, H, Sq, Dv), the paper's O, whose
     rows are normalised after every step; row_max, row_sum (B, H, Sq), its m (in log2 units) and l.
@@ -52,9 +52,9 @@ def original_program(
     """
     launch = _Original(spec, config, symbol).launch()
     results = ("out", "lse") if spec.returns == "out_lse" else ("out",)
-    tables = (table.name for table in Signature(spec).tables)
-    workspaces = ("sums", "row_max", "row_sum")
-    parameters = ("q", "k", "v", *results, *tables, *workspaces, "softmax_scale")
+    sig = Signature(spec)
+    tables, workspaces = (table.name for table in sig.tables), ("sums", "row_max", "row_sum")
+    parameters = ("q", "k", "v", *results, *tables, *workspaces, *sig.numbers)
     return CudaProgram(symbol, parameters, (launch,), config.to_json())
 
 
@@ -183,7 +183,7 @@ class _Original:
                 b, self.k_tile, 0, own_key + pair * 16, step
             ),
         )  # fmt: skip
-        bound = self.scores.at(self.batch, self.head, kernel.softmax_scale)
+        bound = block_scores(kernel, self.scores, self.batch, self.head)
         masked_scores(
             bound, s, self.visits.is_boundary(q_first),
             lambda m, half: q_first + s.row(m, half),

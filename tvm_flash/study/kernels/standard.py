@@ -17,7 +17,7 @@ from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.parameters import parameter_tensors
 from ...schedules.cuda.program import CudaProgram, Launch, Sizes
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
-from ...schedules.cuda.softmax import mask_scores, scale_scores
+from ...schedules.cuda.softmax import block_scores, mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for
 from ...schedules.cuda.tiling import QueryTile, key_visits, query_grid, round_up
 from .standard_softmax import softmax_launch, square
@@ -71,7 +71,7 @@ def half_reasons(spec: AttentionSpec, arch: CudaArch, shared_bytes: int) -> list
 def standard_program(
     spec: AttentionSpec, config: StandardConfig, arch: CudaArch, symbol: str
 ) -> CudaProgram:
-    """symbol(q, k, v, out, lse, *tables, s, p, softmax_scale); lse where the spec returns it.
+    """symbol(q, k, v, out, lse, *tables, s, p, *numbers); lse where the spec returns it.
 
     s, p: workspaces (B, H, Sq, keys_pad) of the dtype of q, with keys_pad = Sk rounded up to
     block_k; they need no initial values. As in PyTorch, scores are rounded to that dtype, and so
@@ -86,7 +86,7 @@ def standard_program(
     )
     results = ("out", "lse") if spec.returns == "out_lse" else ("out",)
     tables = tuple(table.name for table in sig.tables)
-    parameters = ("q", "k", "v", *results, *tables, "s", "p", "softmax_scale")
+    parameters = ("q", "k", "v", *results, *tables, "s", "p", *sig.numbers)
     return CudaProgram(symbol, parameters, launches, config.to_json(), {"block_k": config.block_k})
 
 
@@ -185,7 +185,7 @@ class _Scores(_Tiles):
         self.s = accumulator(kernel, self.warp_rows, config.block_k)
         self.words = fragment(kernel, self.product, self.s.m_tiles)
         self.visits = key_visits(kernel, tile, config.block_k)
-        self.bound = self.scores.at(tile.batch, tile.head, kernel.softmax_scale)
+        self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
         load_rows(kernel, self.q_tile, 0, tile.query_rows("q"), tile.first, tile.rows)
 
     def _key_tile(self, first) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ...problem.numbers import usual_numbers
 from ...problem.spec import AttentionSpec
 from ...problem.visits import Visibility
 from ...problem.work import Work
@@ -12,7 +13,7 @@ from ..trial import Sizes
 
 def visibility(spec: AttentionSpec, seqlen_q: int, seqlen_k: int) -> Visibility:
     """What rows and keys see of each other in a problem of these lengths."""
-    return Visibility(spec, seqlen_q, seqlen_k)
+    return Visibility(spec, seqlen_q, seqlen_k, usual_numbers(spec.head_dim, seqlen_k))
 
 
 def query_loads(
@@ -37,7 +38,7 @@ def key_tiles(
 ) -> list[int]:
     """Key tiles that each query tile visits, first rows first.
 
-    A window and causal masks skip tiles; a mask_mod skips none.
+    A window of the usual ends and causal masks skip tiles; a mask_mod skips none.
     """
     return list(_key_tiles(spec, seqlen_q, seqlen_k, block_q, block_k))
 

@@ -30,9 +30,11 @@ class TimedProblem:
         self._machine, self._task = machine, task
         self._normal = normal.to(getattr(torch, task.spec.dtype))
         self._table = arguments(task.spec, task.direction)
-        tables = random_tables(task.spec, Problem.of_sizes("timed", task.sizes), generator)
+        problem = Problem.of_sizes("timed", task.sizes)
+        tables = random_tables(task.spec, problem, generator)
         values = size_values(task.spec, task.sizes)
         self._kept = {f"table{n}": machine.upload(table) for n, table in enumerate(tables)}
+        self._kept |= problem.numbers(task.spec.head_dim)
         for argument in self._table:
             if argument.role in ("input", "saved", "output") and argument.name not in self._kept:
                 self._kept[argument.name] = self._filled(argument, values)
@@ -42,7 +44,7 @@ class TimedProblem:
         task = self._task
         values = size_values(task.spec, task.sizes, built.meta, task.threads)
         call = completed(self._table, self._kept, lambda a: self._filled(a, values))
-        return [*call.values(), task.spec.head_dim**-0.5]
+        return [*call.values()]
 
     def _filled(self, argument: Argument, values: dict[str, Any]) -> Any:
         shape = shape_of(argument, values)

@@ -11,7 +11,8 @@ import torch
 from ...errors import TvmFlashError
 from ...problem.arguments import TABLE, ZEROED, names
 from ...schedules.target import cpu_target
-from ...verify.trial import Candidate, Tensors, verification
+from ...verify.buffers import tensors_of
+from ...verify.trial import Call, Candidate, verification
 from ...verify.verdict import KernelVerdict
 from ..hardware import HardwareFailure
 from ..instructions import counts
@@ -146,21 +147,21 @@ def judged(
 ) -> KernelVerdict:
     """``kernel`` on the problems of its tile, held to the error rule."""
 
-    def call(tensors: Tensors, scale: float, outputs: tuple[str, ...]) -> list:
+    def run(call: Call, outputs: tuple[str, ...]) -> list:
         poisoned = set(outputs) - set(ZEROED)  # what is left unwritten shows
         there = {
             name: machine.filled(x.shape, torch.full((1,), torch.nan, dtype=x.dtype))
             if name in poisoned
             else machine.upload(x)
-            for name, x in tensors.items()
+            for name, x in tensors_of(call).items()
         }
-        kernel([*there.values(), scale])
+        kernel([*{**call, **there}.values()])
         for name in poisoned & set(names(TABLE[task.direction], "output")):
-            download(there[name], tensors[name])
+            download(there[name], call[name])
         return []
 
     known = (built.symbol, task.spec, task.direction, (), built.tile)
-    candidate = Candidate(*known, built.meta, call, task.threads)
+    candidate = Candidate(*known, built.meta, run, task.threads)
     found = verification(built.symbol, "cpu", [candidate], quick=False, seed=0, progress=None)
     return found.kernels[0]
 

@@ -1,0 +1,36 @@
+"""The operators' schemas, in torch's words, made from the table of arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..problem.arguments import NUMBERS, Argument, names
+
+
+def schema(name: str, table: Sequence[Argument], numbers: Sequence[Argument] = NUMBERS) -> str:
+    """The operator ``name`` in torch's words, for the arguments of ``table``.
+
+    Its parameters by name: tensors, captured tables, the spec as text, numbers, then what is
+    optional. Results are the outputs; workspaces are the operator's own.
+    """
+    given = [a for a in table if a.role in ("input", "saved", "updated")]
+    letters = dict(zip(names(given, "updated"), "abcdefgh", strict=False))
+    kinds = {a.name: f"Tensor({letters[a.name]}!)" if a.name in letters else "Tensor"
+             for a in given}  # fmt: skip
+    parameters = [
+        *(f"{kinds[a.name]} {a.name}" for a in given if not a.optional),
+        "Tensor[] tables",
+        "str spec",
+        *map(_number_parameter, numbers),
+        *(f"{kinds[a.name]}? {a.name}=None" for a in given if a.optional),
+        "bool deterministic=False",
+    ]
+    results = ", ".join(f"Tensor {name}" for name in names(table, "output"))
+    return f"{name}({', '.join(parameters)}) -> ({results})"
+
+
+def _number_parameter(number: Argument) -> str:
+    """Integers may be computed of symbolic lengths."""
+    kind = {"int32": "SymInt", "float32": "float"}[number.dtype]
+    default = "" if number.absent is None else f"={number.absent}"
+    return f"{kind} {number.name}{default}"
