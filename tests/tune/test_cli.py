@@ -204,38 +204,23 @@ def test_check_logs(tmp_path):
     assert "2 lines are skipped" in result.stderr
 
 
-def run_tune(*options):
-    """A search of its own process, as a shell runs it."""
-    arguments = [
-        sys.executable,
-        "-m",
-        "tvm_flash",
-        "tune",
-        SPEC,
-        "--buckets",
-        "tiny",
-        "--directions",
-    ]
-    arguments += ["forward", "--seconds", "0.05", "--jobs", "1", "--strategy", "grid", *options]
-    return subprocess.Popen(
-        arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
 @pytest.mark.slow
 def test_a_real_search_killed_and_resumed(tmp_path):
     path = tmp_path / host_target().name / "float32_d16.jsonl"
-    options = ["--logs", str(tmp_path), "--trials", "1"]
-    first = run_tune(*options)
+    options = [
+        SPEC, "--buckets", "tiny", "--directions", "forward", "--seconds", "0.05", "--jobs", "1",
+        "--strategy", "grid", "--trials", "1", "--logs", str(tmp_path),
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "tvm_flash", "tune", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    first = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
     while not path.exists() and first.poll() is None:
         time.sleep(0.05)
     os.kill(first.pid, signal.SIGKILL)
     output = first.communicate(timeout=600)
     assert first.returncode == -signal.SIGKILL, output
     before = path.read_text().splitlines()
-    second = run_tune(*options)
-    table, notes = second.communicate(timeout=600)
-    assert second.returncode == 0, notes
+    table = call(*options).stdout
     texts = path.read_text().splitlines()
     lines = [line for line in map(json.loads, texts) if "stage" in line]  # not the search's header
     assert texts[: len(before)] == before

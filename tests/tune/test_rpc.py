@@ -100,11 +100,10 @@ def servers():
     """Two servers of KEY as processes, by their tracker."""
     ports = port_range()
     found = Tracker("127.0.0.1", int(ports[1]))
-    with program("rpc_tracker", *ports):
-        eventually(registered(found, 0))
-        with server(found) as one, server(found) as other:
-            eventually(registered(found, 2))
-            yield found, (one, other)
+    # All at once: a server waits for its tracker.
+    with program("rpc_tracker", *ports), server(found) as one, server(found) as other:
+        eventually(registered(found, 2))
+        yield found, (one, other)
 
 
 @pytest.fixture
@@ -235,7 +234,7 @@ def test_a_forward_with_a_score_function(tracker):
 def test_a_hang_ends_with_its_session(tracker, task, candidates, fakes):
     fakes.statements(candidates[4], HANGS)
     # Enough to connect on a busy machine; a session that ends before that is no candidate's.
-    lost = attempt(tracker, task, candidates[4], limit=20.0)
+    lost = attempt(tracker, task, candidates[4], limit=10.0)
     assert isinstance(lost, Lost) and lost.outcome == "timeout", lost
     assert lost.address in lost.note
 

@@ -1,13 +1,17 @@
 """Features of points and programs, and the cost models that learn from them."""
 
+import pickle
 import random
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from search_toys import KNOBS, SPACE, seconds
+from threadpoolctl import threadpool_info
 
+from tvm_flash.errors import TvmFlashError
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.space import Knob, Space
 from tvm_flash.tune.cost_models import COST_MODELS, cost_model
@@ -74,13 +78,25 @@ def test_models_live_with_little(name):
     assert np.isfinite(model.predict(features)).all()
 
 
-def test_learning_leaves_torchs_threads_and_random_numbers_alone():
-    import torch
+@pytest.mark.parametrize("name", ["gp", "mlp"])
+def test_learning_leaves_threads_and_random_numbers_alone(name):
+    model, (features, times) = cost_model(name, 0), sampled(20)
+    threads, state = threadpool_info(), pickle.dumps(np.random.get_state())
+    model.fit(features, times)
+    model.predict(features)
+    assert threadpool_info() == threads and pickle.dumps(np.random.get_state()) == state
 
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    model = cost_model("mlp", 0)
-    model.fit(*sampled(20))
-    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
+
+@pytest.mark.parametrize(
+    ("name", "module", "library"),
+    [("gp", "scikit_learn", "sklearn"), ("mlp", "scikit_learn", "sklearn"),
+     ("xgb", "trees", "xgboost")],
+)  # fmt: skip
+def test_a_library_that_is_missing_is_named(name, module, library, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"tvm_flash.tune.cost_models.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(TvmFlashError, match=rf"'{name}' needs {library}.*tvm-flash\[compile\]"):
+        cost_model(name, 0)
 
 
 def test_a_model_that_there_is_not():

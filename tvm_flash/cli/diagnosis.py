@@ -22,6 +22,7 @@ PACKAGES = (
     "numpy",
     "apache-tvm-ffi",
     "apache-tvm",
+    "scikit-learn",
     "xgboost",
     "cloudpickle",
     "psutil",

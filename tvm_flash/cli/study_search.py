@@ -97,7 +97,7 @@ def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) 
         f"{table.name}: {len(table.measured)} points, {budget.start} start,\n"
         f"{budget.trials} trials in batches of {budget.batch}\n"
         "regret: percent over the best time of the table;\n"
-        "median (quartiles); own s: time of the strategy itself"
+        "median (quartiles); own s: processor time of the strategy"
     )
     rows = []
     for one in summed:

@@ -44,7 +44,8 @@ class Summary:
     final: regret at the end; confidence: 95 % interval of its median, bootstrapped. area: mean
     regret over the budget of trials; area_seconds: over as many seconds as the shortest run of the
     study took. reached: fraction of the seeds that came within 1 % and 5 %; trials_to: median
-    trials until then, infinite where most did not. thinking: median seconds of the strategy itself.
+    trials until then, infinite where most did not. thinking: median processor seconds, the
+    strategy's own.
     """
 
     strategy: str

@@ -67,8 +67,8 @@ class Budget:
 class Run:
     """One search: the points it tried, in order, after ``start``, which it was told of first.
 
-    thinking: seconds that the strategy itself took on this machine. It is no part of what
-    reproduces: the table, the strategy and the seed decide all else, bit for bit.
+    thinking: processor seconds that the strategy itself took on this machine. It is no part of
+    what reproduces: the table, the strategy and the seed decide all else, bit for bit.
     """
 
     strategy: str
@@ -124,7 +124,11 @@ def study(
         yield from map(_search, searches)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        yield from pool.map(_search, searches)
+        runs = pool.map(_search, searches)
+        for _, name, _, _ in searches:
+            with inside(name):  # an error that was pickled may have lost its mark
+                run = next(runs)
+            yield run
 
 
 def make_strategy_of(name: str) -> Make:
@@ -155,13 +159,13 @@ def _refuse_twice(name: str, tried: dict[Point, None], proposed: list[Point]) ->
 
 
 class _Clock:
-    """Seconds spent in its ``with`` blocks."""
+    """Processor seconds of its ``with`` blocks: other programs on the machine do not count."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def __enter__(self) -> None:
-        self._since = time.perf_counter()
+        self._since = time.process_time()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._since
+        self.seconds += time.process_time() - self._since

@@ -1,9 +1,8 @@
-"""What cost models have in common: the protocol, the labels, the scale of features."""
+"""What cost models have in common: the protocol, the labels, and the one that learns nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +16,19 @@ class CostModel(Protocol):
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Scores (n,) float64 of (n, f) features, higher is faster."""
+
+
+class Random:
+    """Scores at random: what a search does without a model."""
+
+    def __init__(self, seed: int):
+        self._generator = np.random.default_rng(seed)
+
+    def fit(self, features: np.ndarray, seconds: Sequence[float | None]) -> None:
+        """Nothing is learned."""
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        return self._generator.random(len(features))
 
 
 class Regression:
@@ -38,22 +50,3 @@ def throughput(seconds: Sequence[float | None]) -> np.ndarray:
     if failed.all():
         return np.zeros(len(times))
     return np.where(failed, 0.0, np.nanmin(times) / np.where(failed, 1.0, times))
-
-
-def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (1 where all are equal) of each column."""
-    deviation = features.std(axis=0)
-    return features.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums of the same order whatever the number of cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
