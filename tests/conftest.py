@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("TVM_FLASH_CACHE_DIR", str(ROOT / ".pytest_cache" / "kernels"))
 # What torch.compile kept of another release of the operators would be called with their arguments.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.mkdtemp(prefix="tvm_flash_inductor_"))
+# Workers share the cores: an OpenMP thread that spins while it waits keeps another test from
+# running. Read when torch is imported, so it stands before that.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_addoption(parser):
