@@ -110,15 +110,20 @@ def mutants(text: str, kernel: str) -> list[Mutant]:
     return found
 
 
-def sample(found: list[Mutant], count: int, seed: int = 0) -> list[Mutant]:
-    """At most ``count`` of them, every kind in turn, in the order of the text."""
-    generator = random.Random(seed)
+def sample(found: list[Mutant], count: int, first: int = 0) -> list[Mutant]:
+    """At most ``count`` of them, every kind in turn, in the order of the text.
+
+    ``first`` says which kind begins: so that few of each of several kernels are of every kind.
+    """
+    generator = random.Random(0)
     by_kind: dict[str, list[Mutant]] = {}
     for mutant in generator.sample(found, len(found)):
         by_kind.setdefault(mutant.kind, []).append(mutant)
     chosen: list[Mutant] = []
+    kinds = sorted(by_kind)
+    start = first % max(1, len(kinds))
     while len(chosen) < min(count, len(found)):
-        for kind in sorted(by_kind):
+        for kind in kinds[start:] + kinds[:start]:
             if by_kind[kind]:
                 chosen.append(by_kind[kind].pop())
     kept = {id(mutant) for mutant in chosen[:count]}
