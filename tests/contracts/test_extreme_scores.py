@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairwise import grid
 
 from tvm_flash import attention
 from tvm_flash.reference import attention_reference
@@ -9,6 +10,11 @@ from tvm_flash.verify.rule import allowed_error, largest_error
 
 LOWEST = torch.finfo(torch.float32).min
 RESULTS = ("out", "lse", "dq", "dk", "dv")
+
+
+def on_each_device(names, *axes):
+    """A grid of ``axes`` and devices."""
+    return grid(f"{names}, device", *axes, ["cpu", "sm_80"], indirect=["device"])
 
 
 def inputs(sq=37, sk=50, dtype=torch.float32):
@@ -44,8 +50,7 @@ def assert_within_the_rule(tensors, only=RESULTS, **variant):
         assert error <= bound, f"{name}: {error} > {bound}"
 
 
-@pytest.mark.parametrize("low", [LOWEST, -1e38, -1e30, 1e30])
-@pytest.mark.parametrize("sq", [1, 37])
+@on_each_device("low, sq", [LOWEST, -1e38, -1e30, 1e30], [1, 37])
 def test_a_finite_bias_hides_no_key(low, sq, device):
     """A row whose every key has it is the mean of V; beside others such keys have no weight."""
     bias = torch.zeros(sq, 50)
@@ -68,8 +73,7 @@ def test_the_lowest_number_of_half_types_hides_no_key(dtype, device):
     assert_within_the_rule(inputs(dtype=dtype), score_mod=lambda s, b, h, i, j: s + bias[i, j])
 
 
-@pytest.mark.parametrize("scale", [-1e30, 1e30, -1e37, 1e37, 2e37, -1e12, 3e5])
-@pytest.mark.parametrize("sq", [1, 37])
+@on_each_device("scale, sq", [-1e30, 1e30, -1e37, 1e37, 2e37, -1e12, 3e5], [1, 37])
 def test_scales_of_any_size(scale, sq, device):
     """Scores from -3e38 to 3e38: the largest wins, ties share.
 
@@ -110,8 +114,7 @@ SINGULAR = {
 }
 
 
-@pytest.mark.parametrize("sizes", [(1, 50), (37, 50), (64, 64)])
-@pytest.mark.parametrize("name", SINGULAR)
+@on_each_device("sizes, name", [(1, 50), (37, 50), (64, 64)], list(SINGULAR))
 def test_padding_is_no_score_of_zero(name, sizes, device):
     """No real score is 0; rows and keys that fill up a tile would have it."""
     assert_within_the_rule(inputs(*sizes), score_mod=lambda s, *_: SINGULAR[name](s))
