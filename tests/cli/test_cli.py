@@ -136,7 +136,7 @@ def test_demo():
 @pytest.mark.slow
 def test_bench_writes_what_it_measured(tmp_path):
     file = tmp_path / "bench.json"
-    call("bench", "--quick", "--json", str(file))
+    call("bench", "--quick", "--match", "S=512 full forward", "--json", str(file))
     document = json.loads(file.read_text())
     assert {cell["kind"] for cell in document["cells"]} == {"time", "memory"}
     assert document["host"]["date"]

@@ -130,7 +130,7 @@ def patience(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, name", enumerate(SUBJECTS), ids=SUBJECTS)
+@pytest.mark.parametrize("number, name", list(enumerate(SUBJECTS)), ids=SUBJECTS)
 def test_a_few_mutants_are_noticed(number, name, patience):
     subject, known = SUBJECTS[name](), explained(name)
     decisive = [m for m in untried(subject, known) if not may_survive(m, subject, known)]
