@@ -132,7 +132,7 @@ def test_a_search_ends_with_a_table_and_a_record(hardware, tmp_path):
 @pytest.mark.parametrize(
     ("given", "name", "model"),
     [
-        ([], "xgb", None),  # no analytical model knows the toy space
+        ([], "mlp", None),  # no analytical model knows the toy space
         (["--cost-model", "xgb"], "xgb", "xgb"),
         (["--cost-model", "mlp"], "mlp", "mlp"),
         (["--strategy", "evolutionary"], "evolutionary", None),

@@ -141,8 +141,8 @@ def test_the_default_is_what_the_study_found_best_where_a_model_serves():
     gpus = {name: cuda_space(spec, "forward", ARCHS[name]) for name in ("sm_90", "sm_100")}
     gpu = {name: replace(known, space=space, target=name) for name, space in gpus.items()}
     assert default_strategy(gpu["sm_90"]) == "analytical-measured"
-    assert default_strategy(gpu["sm_100"]) == "xgb", "no numbers are published"
-    assert default_strategy(task()) == "xgb", "a schedule of no model"
+    assert default_strategy(gpu["sm_100"]) == "mlp", "no numbers are published"
+    assert default_strategy(task()) == "mlp", "a schedule of no model"
 
 
 @pytest.mark.parametrize("name", ["ranked-xgb", "analytical-measured"])

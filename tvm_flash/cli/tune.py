@@ -49,7 +49,7 @@ def tune(
         str | None,
         typer.Option(
             help="Name in docs/search-strategies.md, or your own as module:Class; "
-            "default: analytical-measured, or xgb where no analytical model serves."
+            "default: analytical-measured, or mlp where no analytical model serves."
         ),
     ] = None,
     cost_model: Annotated[

@@ -104,7 +104,7 @@ def default_strategy(task: SearchTask) -> str:
     try:
         predictor(task)
     except UnsupportedSpec:
-        return "xgb"
+        return "mlp"
     return "analytical-measured"
 
 
