@@ -63,7 +63,7 @@ class Case:
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
-        """The numbers of its call by name, of kernels' arguments."""
+        """The numbers of its call by the names of kernels' arguments."""
         return numbers_by_name(self.head_dim**-0.5, *self._window_and_cap)
 
     @property
