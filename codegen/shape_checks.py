@@ -96,7 +96,8 @@ def _numbers(func: tirx.PrimFunc) -> Iterator[Check]:
             least, most = limits[param.name]
             bounds = [tirx.const(bound, param.ty.dtype) for bound in (least, most)]
             inside = tirx.And(param >= bounds[0], param <= bounds[1])
-            yield inside, f"{param.name} must lie in {least:.7g}..{most:.7g}"
+            allowed = f"{least}..{most}" if isinstance(most, int) else f"{least:.3g}..{most:.3g}"
+            yield inside, f"{param.name} must lie in {allowed}: a spec without it has none"
 
 
 def _grid(sizes: Mapping[str, tirx.Var], grid: Grid) -> Iterator[Check]:

@@ -63,8 +63,9 @@ class Case:
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
-        """The numbers of its call by the names of kernels' arguments."""
-        return numbers_by_name(self.head_dim**-0.5, *self._window_and_cap)
+        """The numbers of its call, by their names among a kernel's arguments."""
+        scale = self.variant.get("softmax_scale", self.head_dim**-0.5)
+        return numbers_by_name(scale, *self._window_and_cap)
 
     @property
     def _window_and_cap(self) -> tuple:

@@ -67,3 +67,17 @@ def test_a_tensor_there_is_named(window):
         compiled(q, (2, 0), torch.tensor(0.5))
     partly = torch.compile(call, backend="aot_eager")  # may leave the compiler
     assert torch.equal(partly(q, window, torch.tensor(0.5)), call(q, (2, 0), 0.5))
+
+
+def test_an_exported_program_computes_a_window_of_its_length(tmp_path):
+    class Half(torch.nn.Module):
+        def forward(self, q):
+            return attention(q, q, q, window_size=(q.shape[1] // 2, 3))
+
+    dynamic = ({1: torch.export.Dim("length", min=8, max=4096)},)
+    program = torch.export.export(Half(), (torch.randn(1, 20, 2, 16),), dynamic_shapes=dynamic)
+    torch.export.save(program, tmp_path / "half.pt2")
+    loaded = torch.export.load(tmp_path / "half.pt2").module()
+    for length in (20, 33, 70):
+        q = torch.randn(1, length, 2, 16)
+        assert torch.equal(loaded(q), Half()(q))

@@ -83,9 +83,10 @@ def test_a_manifest_field_of_a_wrong_type_is_an_artifact_error(kernels, changes)
 
 
 def test_a_manifest_of_the_form_before_is_refused_and_says_what_to_do(kernels):
-    message = r"format=1, of an older version.*reads format 2.*build it again"
-    with pytest.raises(ArtifactError, match=message):
-        load(edit(kernels, format=1))
+    for found in (1, 2):
+        message = rf"format={found}, of an older version.*reads format 3.*build it again"
+        with pytest.raises(ArtifactError, match=message):
+            load(edit(kernels, format=found))
 
 
 @pytest.mark.parametrize("changes", _WRONG_RECORDS, ids=lambda changes: f"{changes!r:.40}")

@@ -151,6 +151,7 @@ def test_json_of_version_1_is_read_where_it_has_no_numbers():
     assert AttentionSpec.from_json(old([-1, -1])) == plain
     causal = dataclasses.replace(plain, causal=True)
     assert AttentionSpec.from_json(old([-1, 0], causal=True)) == causal
+    assert AttentionSpec.from_json(old([-1, 0])) == causal
     for numbers in (([128, 0],), ([-1, 5],), ([-1, -1], 30.0), (5,), ([-1, -1], "30")):
         with pytest.raises(ValueError, match=r"numbers of a call now.*version 2"):
             AttentionSpec.from_json(old(*numbers))

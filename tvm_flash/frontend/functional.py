@@ -112,7 +112,7 @@ def attention(
     scale = default_scale if scale is None else scale
     slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
     out, lse = attention_operator(
-        q, k, v, [*slopes, *tables], spec, scale, left, right, softcap, deterministic
+        q, k, v, [*slopes, *tables], spec, scale, deterministic, left, right, softcap
     )
     out = out.transpose(1, 2) if layout == "bhsd" else out
     return (out, lse) if return_lse else out

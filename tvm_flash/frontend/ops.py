@@ -35,8 +35,8 @@ _backward_operator = torch.ops.tvm_flash.attention_backward.default
 
 
 def attention_operator(
-    q, k, v, tables, spec: str, softmax_scale: float,
-    window_left: int, window_right: int, softcap: float, deterministic: bool = False,
+    q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False,
+    window_left: int = -1, window_right: int = -1, softcap: float = 0.0,
 ):  # fmt: skip
     """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of checked arguments, differentiable.
 
@@ -52,10 +52,11 @@ def attention_operator(
             run = _differentiable_forward
         else:
             return _run_forward(
-                q, k, v, tables, spec, softmax_scale, window_left, window_right, softcap
+                q, k, v, tables, spec, softmax_scale, False, window_left, window_right, softcap
             )[:2]
-    numbers = (softmax_scale, window_left, window_right, softcap)
-    return run(q, k, v, tables, spec, *numbers, _is_ordered(deterministic))[:2]
+    ordered = _is_ordered(deterministic)
+    numbers = (window_left, window_right, softcap)
+    return run(q, k, v, tables, spec, softmax_scale, ordered, *numbers)[:2]
 
 
 def _is_ordered(deterministic: bool) -> bool:
@@ -73,9 +74,8 @@ def _forward_in_node(*inputs):
 
 
 def _run_forward(
-    q, k, v, tables, spec: str, softmax_scale: float,
+    q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False,
     window_left: int = -1, window_right: int = -1, softcap: float = 0.0,
-    deterministic: bool = False,
 ):  # fmt: skip
     """out, lse and, where the spec has it, lse_low, written by the kernel for these sizes."""
     spec, bucket, layouts, own = forward_plan(spec, q.shape, v.shape)

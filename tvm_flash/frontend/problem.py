@@ -79,7 +79,7 @@ def problem_while_compiling(
     """As ``problem_of``, in code that torch.compile can read."""
     # The compiler decides which of the numbers that it computes from a length there are. It hands a
     # plain tuple on as a constant, and would lose the fields of a NamedTuple.
-    features = tuple([as_flag("kind", x) if isinstance(x, bool) else x for x in features])
+    features = tuple([x if isinstance(x, str) else as_flag("kind", x) for x in features])
     check_sizes(q.shape, k.shape, v.shape)
     head_dims = (operator.index(q.shape[3]), operator.index(v.shape[3]))
     known, scale = (features, q.dtype, *head_dims), head_dims[0] ** -0.5

@@ -11,7 +11,8 @@ def schema(name: str, table: Sequence[Argument], numbers: Sequence[Argument] = N
     """The operator ``name`` in torch's words, for the arguments of ``table``.
 
     Its parameters by name: tensors, captured tables, the spec as text, numbers, then what is
-    optional. Results are the outputs; workspaces are the operator's own.
+    optional, the numbers that not all specs have last. Results are the outputs; workspaces are the
+    operator's own.
     """
     given = [a for a in table if a.role in ("input", "saved", "updated")]
     letters = dict(zip(names(given, "updated"), "abcdefgh", strict=False))
@@ -21,9 +22,10 @@ def schema(name: str, table: Sequence[Argument], numbers: Sequence[Argument] = N
         *(f"{kinds[a.name]} {a.name}" for a in given if not a.optional),
         "Tensor[] tables",
         "str spec",
-        *map(_number_parameter, numbers),
+        *(_number_parameter(a) for a in numbers if a.absent is None),
         *(f"{kinds[a.name]}? {a.name}=None" for a in given if a.optional),
         "bool deterministic=False",
+        *(_number_parameter(a) for a in numbers if a.absent is not None),
     ]
     results = ", ".join(f"Tensor {name}" for name in names(table, "output"))
     return f"{name}({', '.join(parameters)}) -> ({results})"

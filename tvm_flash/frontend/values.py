@@ -13,6 +13,8 @@ from ..score.gradients import check_no_gradient
 # Peers take the ends of a window as int32.
 MAX_BOUND = 2**31 - 1
 _INFINITY = float("inf")
+# Torch's are numbers that a program which is exported computes from a length.
+_PLAIN = (int, float, torch.SymInt, torch.SymFloat)
 
 
 def as_number(name: str, value) -> float:
@@ -99,10 +101,10 @@ def _is_default(window_size) -> bool:
 def _bound(side) -> int:
     if side is None:
         return -1
-    if not isinstance(side, (int, float)):
+    if not isinstance(side, _PLAIN):
         _check_constant("window_size", side)
         side = side.item() if getattr(side, "shape", None) in ((), (1,)) else side
-    if type(side) is not int:  # the compiler keeps what it computes from a length
+    if type(side) not in (int, torch.SymInt):  # the compiler keeps what it computes from a length
         side = operator.index(side)
     if side > MAX_BOUND:
         raise ValueError(f"window_size has a side of {side}: limit {MAX_BOUND}; -1 is no bound")
@@ -112,7 +114,7 @@ def _bound(side) -> int:
 
 def _check_constant(name: str, value) -> None:
     """ValueError for a tensor or array under torch.compile, which does not know its values."""
-    if torch.compiler.is_compiling() and not isinstance(value, (int, float)):
+    if torch.compiler.is_compiling() and not isinstance(value, _PLAIN):
         raise ValueError(f"{name} under torch.compile must be of plain numbers: read them outside")
 
 

@@ -27,8 +27,8 @@ _LAYOUT = "strided"
 class AttentionSpec:
     """A compile-time attention problem; sizes, strides and numbers are run-time.
 
-    A field with the name of a number of the call (``problem.arguments.NUMBERS``) says whether there
-    is that number: one kernel serves every window and every cap.
+    window_left, window_right and softcap say whether a call has the number of that name
+    (``problem.arguments``): one kernel serves every window and every cap.
 
     dtype: "float32", "bfloat16" or "float16" of q, k, v and out; accumulation is float32.
     head_dim, head_dim_v: 8 to 512, of q and k and of v and out; head_dim_v None means head_dim.
@@ -205,7 +205,8 @@ def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
             "numbers of a call now; write window_left, window_right and softcap true or false, "
             "version 2"
         )
-    return {**data, "version": JSON_VERSION}
+    causal = data.get("causal", False) or window == [-1, 0]
+    return {**data, "causal": causal, "version": JSON_VERSION}
 
 
 def _check_program(field: str, program, *, is_score: bool) -> None:
