@@ -2,9 +2,9 @@
 
 python benchmarks/before_after.py BEFORE AFTER --json FILE
 
-Each checkout answers from a process of its own (checkout_calls.py). Every round times one call in
-both, and who is first takes turns. A ratio is after over before in the same round: above 1 the
-change costs time.
+Each checkout runs in a process of its own (checkout_calls.py). Every round times one call in both,
+which take turns in being first. A ratio is after over before in the same round: above 1 the change
+costs time.
 """
 
 from __future__ import annotations

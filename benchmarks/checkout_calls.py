@@ -1,7 +1,8 @@
-"""Runs attention of one checkout for before_after.py: questions come and seconds go by lines.
+"""Times attention of one checkout for before_after.py, which asks on stdin and reads stdout.
 
-A line is a problem (``Problem.to_json``), whose kernels are compiled and run once, or a direction
-and how often to call it. Only what every checkout has is imported.
+A line of JSON asks for a problem (``Problem.to_json``), whose kernels are compiled and run once, or
+for a direction and how often to call it; a line with seconds answers. Only what every checkout has
+is imported.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _refusal(problem: str, error: Exception | None = None) -> BuildError:
     remedy = "set TVM_FLASH_CACHE_DIR to a directory of yours"
-    return BuildError(f"{problem}; {remedy_for(error, remedy) if error else remedy}")
+    return BuildError(f"{problem}; {remedy_for(error, remedy)}")
 
 
 def make_private(folder: Path) -> None:

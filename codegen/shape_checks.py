@@ -1,6 +1,4 @@
-"""Launchers refuse shapes that do not fit one another, and numbers beyond their limits.
-
-They do so whoever calls them, before anything runs.
+"""Checks of launchers, before anything runs: shapes that fit one another, numbers within limits.
 
 TVM's own checks compare extents of the same name, and what is constant. These are the others.
 """

@@ -1,4 +1,4 @@
-"""The one door to configs, for CPUs and GPUs: a table of schedules, what each is made with."""
+"""A target's table of schedules: what each is made with, and the config that a build takes."""
 
 from __future__ import annotations
 

@@ -33,10 +33,11 @@ class BuildError(TvmFlashError):
     """Compiling or linking a kernel failed."""
 
 
-def remedy_for(error: BaseException, otherwise: str = "") -> str:
+def remedy_for(error: BaseException | None, otherwise: str = "") -> str:
     """What to do about a failed system call: ``otherwise``, unless file descriptors ran out.
 
-    error: an OSError, or one of a library that passes on the system's words without the number.
+    error: an OSError, or one of a library that passes on the system's words without the number;
+    None where no call failed.
     """
     number = getattr(error, "errno", None)
     for lacking, remedy in _NO_DESCRIPTORS.items():

@@ -154,7 +154,7 @@ class CudaKernel:
 
     @property
     def softmax_scale(self):
-        """The number of the call that every kernel has."""
+        """The factor of scores, a number of every call; float32."""
         return self.sig.numbers["softmax_scale"]
 
     @property

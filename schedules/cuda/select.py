@@ -1,4 +1,4 @@
-"""The door to CUDA schedules: (spec, direction, architectures) -> programs."""
+"""Programs for GPUs: (spec, direction, architectures) -> a program for each group of those."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_a_config_by_hand_that_does_not_fit_is_unsupported():
 
 
 def test_every_knob_has_a_limit_that_holds_what_is_tried():
-    """Of tuning's own values, and of the defaults."""
+    """That is tuning's own values, and the defaults."""
     from tvm_flash.schedules.cuda.backward_config import BACKWARD_KNOBS as CUDA_BACKWARD_KNOBS
     from tvm_flash.schedules.cuda.backward_config import BackwardConfig
     from tvm_flash.study.kernels.original_config import OriginalConfig

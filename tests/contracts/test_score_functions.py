@@ -46,7 +46,7 @@ def numbers(dtype, seed):
 
 
 def test_captured_tensors_are_read_when_a_kernel_runs(device):
-    """Of every dtype; transposed, strided, expanded and partly indexed ones too."""
+    """Tensors of every dtype; transposed, strided, expanded and partly indexed ones too."""
     dtype = torch.float32 if device == "cpu" else torch.float16
     tables = [numbers(kind, 0) for kind in DTYPES]
 

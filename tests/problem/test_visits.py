@@ -28,6 +28,10 @@ class Problem(NamedTuple):
     numbers: dict
     window: tuple
 
+    @property
+    def visibility(self):
+        return Visibility(self.spec, self.seqlen_q, self.seqlen_k, self.numbers)
+
     def seen(self):
         """(Sq, Sk): whether a row sees a key, by FlashAttention's definition."""
         (left, right), sq, sk = self.window, self.seqlen_q, self.seqlen_k
@@ -79,7 +83,7 @@ def check(visits, seen, origin, end, past_end):
 def test_keys_of_a_query_tile(problem, block_q, block_k, last_first, pad):
     seen = problem.seen()
     for first in range(0, problem.seqlen_q, block_q):
-        visits = Visibility(*problem[:4]).keys(
+        visits = problem.visibility.keys(
             first, first + block_q, block_k, last_first=last_first, pad_is_boundary=pad
         )
         rows, past_end = seen[first : first + block_q], first + block_q > problem.seqlen_q
@@ -91,9 +95,7 @@ def test_keys_of_a_query_tile(problem, block_q, block_k, last_first, pad):
 def test_queries_of_a_key_tile(problem, block_q, block_k, pad):
     seen = problem.seen()
     for first in range(0, problem.seqlen_k, block_k):
-        visits = Visibility(*problem[:4]).queries(
-            first, first + block_k, block_q, pad_is_boundary=pad
-        )
+        visits = problem.visibility.queries(first, first + block_k, block_q, pad_is_boundary=pad)
         keys, past_end = seen[:, first : first + block_k].T, first + block_k > problem.seqlen_k
         check(visits, keys, 0, problem.seqlen_q, pad and past_end)
 
@@ -107,9 +109,7 @@ def test_a_part_of_the_keys(problem, block_q, block_k, size):
         rows = seen[first : first + block_q]
         for origin in range(0, problem.seqlen_k, size):
             end = origin + size
-            visits = Visibility(*problem[:4]).keys(
-                first, first + block_q, block_k, within=(origin, end)
-            )
+            visits = problem.visibility.keys(first, first + block_q, block_k, within=(origin, end))
             check(visits, rows, origin, min(end, problem.seqlen_k), False)
 
 
@@ -119,8 +119,8 @@ def test_a_mask_mod_makes_every_tile_a_boundary(problem, block):
         return (q_idx + k_idx) % 2 == 0
 
     spec = spec_of(problem.window, problem.spec.alignment, mask_mod=mask_mod)
-    call = problem[1:4]
-    plain, masked = (Visibility(s, *call).keys(0, block, block) for s in (problem.spec, spec))
+    problems = (problem, problem._replace(spec=spec))
+    plain, masked = (each.visibility.keys(0, block, block) for each in problems)
     assert (masked.count, masked.start) == (plain.count, plain.start)
     assert all(masked.boundary(n) for n in range(masked.count))
 

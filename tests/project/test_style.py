@@ -29,6 +29,18 @@ def test_no_file_is_too_long_to_read():
     assert not long
 
 
+def test_docstrings_begin_with_what_they_name():
+    """Not with "Of", which leaves to the reader what it is that is described."""
+    nodes = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    found = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, nodes) and (ast.get_docstring(node) or "").startswith("Of ")
+    ]
+    assert not found
+
+
 def test_no_test_asserts_a_time():
     """A busy machine is no fault of the code: what is about time belongs to benchmarks."""
     found = [

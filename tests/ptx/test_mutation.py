@@ -46,7 +46,7 @@ class Subject:
 
     @cached_property
     def digest(self) -> str:
-        """Of its instructions: equal where only names and comments differ."""
+        """Digest of its instructions: equal where only names and comments differ."""
         listed = (s.text for s in statements(self.text, self.kernel))
         text = "\n".join(listed).replace(self.kernel, "kernel")
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Cells and documents of a benchmark that nobody measured: what tests of its words need."""
+"""A suite of two cells, and cells and documents that nobody measured, for tests of benchmarks."""
 
 from tvm_flash import bench
 from tvm_flash.bench.run import cell_head, verdict
@@ -24,6 +24,19 @@ FLOORS = {
     "spread": 0.01,
     "others": 0.0,
 }
+
+HASTE = bench.Patience(min_rounds=3, max_rounds=3, seconds=0.0, steady=1e9)
+
+
+def _two_cells(threads):
+    problem = bench.Problem("float32", 64, 256, causal=True, heads=2)
+    for direction in ("forward", "backward"):
+        yield bench.Cell("main", problem, direction, threads, bench.Target(1e-6))
+
+
+# A suite that is measured in a moment, and its cells on one thread.
+TINY = bench.Suite("tiny", (bench.Section("main", "two cells", _two_cells),), HASTE)
+CELLS = TINY.cells([1])
 
 
 def timed_cell(cell, ratio, spread=0.01, patience=None):

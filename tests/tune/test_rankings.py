@@ -107,7 +107,7 @@ def test_committed_rankings():
 
 
 def row(ranking) -> str:
-    """Of the table in docs/tuning-cuda.md."""
+    """A ranking's row of the table in docs/tuning-cuda.md."""
     ranked, default = ranking["ranking"], ranking["default"]["rank"]
     first = {k: v for k, v in ranked[0]["config"].items() if k != "schedule"}
     changed = [

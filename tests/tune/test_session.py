@@ -210,7 +210,7 @@ def test_what_another_search_recorded_meanwhile_must_be_beaten(tmp_path):
 
 
 def test_a_promotion_does_not_hide_what_another_search_recorded_meanwhile(tmp_path):
-    """Of the lines marked best the latest counts: a slower one must not come after a faster."""
+    """The latest line marked best counts: a slower one must not come after a faster."""
     found = itertools.chain([None], itertools.repeat(Toy(3, 2)))
 
     def slower(config):

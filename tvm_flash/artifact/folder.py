@@ -14,7 +14,7 @@ _OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 # O_PATH, where there is one: a folder that may be searched but not listed will do.
 _OPEN_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
-# Of files that are being written: threads of one process may write to one path.
+# Numbers the drafts of files: threads of one process may write to one path.
 _number = count(1)
 
 

@@ -62,7 +62,7 @@ def refuse(
     error: Exception | None = None,
 ) -> ArtifactError:
     """The error for ``path``: what is wrong with it and what to do; ``error``: what failed."""
-    return ArtifactError(f"{path}: {reason}; {remedy_for(error, remedy) if error else remedy}")
+    return ArtifactError(f"{path}: {reason}; {remedy_for(error, remedy)}")
 
 
 def sha256_of(path: Path) -> str:

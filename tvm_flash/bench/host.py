@@ -12,7 +12,7 @@ import torch
 
 from ..machine import cpu_features
 
-# Of a hundred flags, those that choose a kernel or explain its speed.
+# The few of a CPU's flags that choose a kernel or explain its speed.
 NOTABLE_FEATURES = (
     "neon",
     "sve",

@@ -103,7 +103,7 @@ NEVER_SLOWER = Target(1.0)
 
 
 def main_target(problem: Problem, direction: str) -> Target:
-    """Of batch x heads = 8, head_dim 64 or 128: short problems are only not to be slower."""
+    """The target at batch x heads = 8, head_dim 64 or 128; short problems shall not be slower."""
     if problem.seqlen < 2048:
         return NEVER_SLOWER
     return _TARGETS[problem.dtype, direction][problem.causal]
@@ -208,7 +208,7 @@ def _few_memory(threads: int) -> Iterator[Cell]:
         yield _memory_cell(problem, threads)
 
 
-# Of problems on GPUs: equal work at every length, as FlashAttention's papers have it.
+# Sizes of the problems on GPUs: equal work at every length, as FlashAttention's papers have it.
 TOKENS = 16384  # batch x seqlen
 HIDDEN = 2048  # heads x head_dim
 _GPU_SIZES = {"dims": (64, 128, 256), "seqlens": (512, 1024, 2048, 4096, 8192, 16384)}

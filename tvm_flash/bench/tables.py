@@ -138,7 +138,7 @@ def all_ratios(cell: dict) -> str:
 
 
 def mebibytes(found: dict | None) -> str:
-    """Of a forward and of both directions."""
+    """MiB of a forward and of both directions, as text."""
     if found is None:
         return "does not fit"
     values = (found["forward"], found["forward_backward"])

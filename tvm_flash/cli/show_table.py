@@ -69,7 +69,7 @@ def _allotted(table: Table, width: int) -> list[int]:
 
 
 def _widths(table: Table, folded: bool) -> list[int]:
-    """Of each column; numbers are never folded, their headings between words."""
+    """The width of each column: numbers are never folded, their headings only between words."""
     widths = []
     for n, column in enumerate(table.columns):
         rows = max((cell_len(str(_styled(row[n]))) for row in table.rows), default=0)

@@ -52,7 +52,7 @@ def discard(stream: TextIO) -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Of codecs: what is written for characters that an encoding lacks."""
+    """A handler of codec errors: what is written for characters that an encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end

@@ -36,7 +36,7 @@ def changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
 
 
 def ratio_text(ratio: float, spread: float) -> str:
-    """Of a time over another: "0.873 ± 0.012"."""
+    """The ratio of two times and its uncertainty: "0.873 ± 0.012"."""
     return f"{ratio:.3f} ± {spread:.3f}"
 
 

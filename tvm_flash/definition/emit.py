@@ -14,8 +14,9 @@ Expr = tvm.ir.Expr
 
 
 def emit(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[Expr]) -> Expr:
-    """TIR expression of ``program``, given values of its symbols (in order) and its tables:
-    buffers, or, for a table without dimensions, the number that it holds.
+    """TIR expression of ``program``, given values of its symbols (in order) and its tables.
+
+    A table is a buffer or, where it has no dimensions, the number that it holds.
 
     Pure selects and no branches: every part may be evaluated anywhere, also in vectors and in the
     tail of a tile. Whatever is computed, no table is read outside its bounds and no integer

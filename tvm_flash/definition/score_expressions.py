@@ -64,7 +64,7 @@ def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
     """Whether the query sees the key (bool), or None when nothing hides any."""
     masks = []
     if spec.is_bounded:
-        ends = [x for name, x in site.numbers.items() if name.startswith("window")]
+        ends = [site.numbers[name] for name in _ENDS if name in site.numbers]
         symbols = (site.b, site.h, site.aligned(spec), site.k_idx)
         masks.append(emit(_window(spec), symbols, ends))
     if spec.mask_mod:
@@ -99,14 +99,14 @@ def legalise(expr: Expr, math: Any) -> Expr:
 
 
 _REPLACED = ("exp", "exp2", "tanh", "sigmoid")
+_ENDS = ("window_left", "window_right")
 
 
-# Tensors without dimensions are traced as tables of one element, for which a number is emitted.
-
-
+# The numbers of variants are traced as captured tensors without dimensions, that is as tables, in
+# whose place ``emit`` puts the numbers of a call.
 @cache
 def _softcap() -> ScoreProgram:
-    """Its tables: 1 / cap and cap."""
+    """Softcap as a program with two tables: 1 / cap and cap."""
     return trace_score_mod(variants.softcap(torch.ones(())))[0]
 
 
@@ -117,8 +117,7 @@ def _alibi() -> ScoreProgram:
 
 @cache
 def _window(spec: AttentionSpec) -> ScoreProgram:
-    """Its tables: the ends that are numbers of the call, the left one first."""
-    names = ("window_left", "window_right")
-    ends = spec.window({name: torch.zeros((), dtype=torch.int32) for name in names})
+    """The window as a program with a table for each end that is a number, the left one first."""
+    ends = spec.window({name: torch.zeros((), dtype=torch.int32) for name in _ENDS})
     left, right = (variants.UNBOUNDED if end is None else end for end in ends)
     return trace_mask_mod(variants.window(left, right))[0]

@@ -52,7 +52,7 @@ class Scores:
 
     @property
     def inverse_cap(self):
-        """1 / softcap."""
+        """1 / softcap, float32."""
         return tirx.const(1, "float32") / self.sig.numbers["softcap"]
 
     @property

@@ -72,7 +72,7 @@ def captured_on(
     return Captured(score, mask, (*score_tables, *mask_tables))
 
 
-# Of a call without functions.
+# What a call without functions has captured.
 NOTHING = Captured()
 
 

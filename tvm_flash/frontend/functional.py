@@ -184,7 +184,7 @@ def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
     """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
     table = check_attn_mask(mask, shape)
     if len(shape) > 4:
-        # Of broadcast heads, rows and keys only what is stored is brought together.
+        # Only what is stored of broadcast heads, rows and keys is brought together.
         stored = mask[(None,) * (len(shape) - mask.ndim)]
         stored = stored.expand(*shape[:-3], *stored.shape[-3:]).flatten(0, -4)
         table = stored.expand(-1, *shape[-3:])

@@ -39,7 +39,8 @@ class Argument:
     shape: the names of its sizes; () for a number. dtype: "" where the table leaves it to the
     spec. dense: contiguous; all others have run-time strides, the last of which is 1. zeroed: it
     must hold zeros. optional: operators may be called without it. like: the argument that it has
-    the strides of where kernels can write these.
+    the strides of where kernels can write these. limits: least and most that launchers accept.
+    absent: what operators take for a number that the spec has not; None: every spec has it.
     """
 
     name: str
@@ -66,17 +67,17 @@ class Argument:
 
 
 def _rows(name: str, role: str, width: str, like: str = "") -> Argument:
-    """(B, S, heads, width) of queries."""
+    """An argument (B, Sq, H, width): a row for each query."""
     return Argument(name, ("B", "Sq", "H", width), role, like=like)
 
 
 def _keys(name: str, role: str, width: str, like: str = "") -> Argument:
-    """The same of keys."""
+    """An argument (B, Sk, Hk, width): a row for each key."""
     return Argument(name, ("B", "Sk", "Hk", width), role, like=like)
 
 
 def _statistic(name: str, role: str, optional: bool = False) -> Argument:
-    """A number for each row (B, H, Sq)."""
+    """An argument (B, H, Sq) float32: a number for each row."""
     return Argument(name, ("B", "H", "Sq"), role, "float32", dense=True, optional=optional)
 
 
@@ -110,9 +111,9 @@ TABLE = {
 }
 # Names of what the caller zeroes.
 ZEROED = tuple(a.name for a in _BACKWARD if a.zeroed)
-# Positions and window ends are added in int32. The cap's inverse is a normal float32 too, which
-# GPUs do not flush to zero.
+# Positions and window ends are added in int32.
 MAX_WINDOW = 2**30
+# The cap and its inverse are normal float32 numbers: GPUs flush others to zero.
 SOFTCAP_LIMITS = (2.0**-126, 2.0**126)
 
 
@@ -120,7 +121,7 @@ def _end(name: str) -> Argument:
     return Argument(name, (), "number", "int32", limits=(0, MAX_WINDOW), absent=-1)
 
 
-# Those with a value for their absence are of specs whose field of that name is set.
+# Numbers with an ``absent`` belong to the specs whose field of that name is true.
 NUMBERS = (
     Argument("softmax_scale", (), "number", "float32"),
     _end("window_left"),

@@ -1,4 +1,4 @@
-"""FlashAttention's numbers as a spec and its call have them: kinds here, values there."""
+"""Scale, window and softcap: their values are numbers of a call, a spec says which there are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NO_WINDOW = (-1, -1)
 def kinds_of(
     causal: bool = False, window_size: tuple = NO_WINDOW, softcap: float = 0.0
 ) -> dict[str, bool]:
-    """The fields of AttentionSpec for a window (left, right), -1 no end, and a cap, 0 none."""
+    """The fields of AttentionSpec of a window (left, right), -1 being no end, and a cap, 0 none."""
     left, right = window_size
     return {
         "causal": causal or right == 0,
@@ -24,14 +24,16 @@ def kinds_of(
 def numbers_by_name(
     softmax_scale: float, window_size: tuple = NO_WINDOW, softcap: float = 0.0
 ) -> dict[str, Any]:
-    """The numbers of a call by their names; a spec takes those that it has."""
+    """The numbers of a call by the names of its arguments, also those that a spec has not."""
     left, right = window_size
     named = {"window_left": left, "window_right": right, "softcap": softcap}
     return {"softmax_scale": softmax_scale, **named}
 
 
 def usual_numbers(head_dim: int, seqlen_k: int) -> dict[str, Any]:
-    """What a spec is timed and modelled with: a quarter of the keys on a side that has an end, and
-    the cap of Gemma 2's attention (2024)."""
+    """The numbers that specs are timed and modelled with, by name.
+
+    A window of a quarter of the keys on each side, and the cap of Gemma 2's attention (2024).
+    """
     end = max(1, seqlen_k // 4)
     return numbers_by_name(head_dim**-0.5, (end, end), 50.0)

@@ -19,7 +19,7 @@ class DenseSequences:
 
     @property
     def run(self) -> int | None:
-        """Keys that lie at one stride, from each multiple of it on; None: all of an entry."""
+        """How many keys lie at one stride, from each multiple of that number on; None: all."""
         return None
 
     @property
@@ -44,7 +44,7 @@ class DenseSequences:
         return entry, row, head, column
 
     def key_of_run(self, entry, head, first, row, column) -> tuple:
-        """The same of the key ``row`` steps after ``first``, in whose run it must lie."""
+        """Index of an element of the key ``row`` after ``first``, in whose ``run`` it must lie."""
         return entry, first + row, head, column
 
     def statistic(self, entry, head, row) -> tuple:

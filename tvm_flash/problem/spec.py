@@ -122,7 +122,7 @@ class AttentionSpec:
         return self.causal or self.window_left or self.window_right
 
     def window(self, numbers: Mapping[str, Any]) -> tuple:
-        """(left, right) ends of what a row sees of the numbers of a call; None is no end."""
+        """(left, right): the ends of what a row sees, of a call's ``numbers``; None is no end."""
         left = numbers["window_left"] if self.window_left else None
         right = numbers["window_right"] if self.window_right else 0 if self.causal else None
         return left, right
@@ -191,8 +191,10 @@ def _check_flag(field: str, value) -> None:
 
 
 def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """``data`` of JSON version 1, which held a window and a cap, as one of today's where it has
-    neither; a copy of any other."""
+    """A copy of ``data``, turned into today's version where it is of version 1.
+
+    Version 1 held a window and a cap as numbers; ValueError where it has one.
+    """
     data = dict(data)
     if data.get("version") != 1:
         return data

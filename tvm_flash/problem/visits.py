@@ -53,8 +53,8 @@ class Visits:
 class Visibility:
     """What the rows and the keys of one entry of the batch see of each other.
 
-    A window bounds it, whose ends are ``numbers`` of the call; a mask_mod may hide any pair, so
-    that no tile is free of the mask.
+    numbers: of the call, by name; the ends of a window are among them. A mask_mod may hide any
+    pair, so that no tile is free of the mask.
     """
 
     def __init__(

@@ -11,12 +11,12 @@ import torch
 
 from ..artifact.library import symbol_name
 from ..bench.device import CudaStopwatch, moved
-from ..bench.timing import Call as Timed
+from ..bench.timing import Call
 from ..problem.arguments import WRITTEN, ZEROED, names
 from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
 from ..verify.buffers import poison, tensors_of
-from ..verify.trial import Call, Candidate, judge, tile_of
+from ..verify.trial import CallArguments, Candidate, judge, tile_of
 from ..verify.verdict import KernelVerdict
 from .measure import given_arguments, interleaved, verdict_trial
 from .trial import Sizes, Trial
@@ -34,13 +34,13 @@ class Device(Protocol):
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor there, with the strides that it has."""
 
-    def call(self, kernel: Kernel, given: Call, outputs: Outputs) -> None:
+    def call(self, kernel: Kernel, given: CallArguments, outputs: Outputs) -> None:
         """Start ``kernel`` on placed tensors and numbers."""
 
     def wait(self) -> None:
         """Until all that was started has ended; raises what went wrong in it."""
 
-    def seconds(self, call: Timed, repeats: int) -> float:
+    def seconds(self, call: Call, repeats: int) -> float:
         """Seconds per call on the device."""
 
 
@@ -55,7 +55,7 @@ class CudaDevice:
         """As ``Device.place``."""
         return moved(tensor, "cuda")
 
-    def call(self, kernel: Kernel, given: Call, outputs: Outputs) -> None:
+    def call(self, kernel: Kernel, given: CallArguments, outputs: Outputs) -> None:
         """As ``Device.call``."""
         kernel.function(*given.values())
 
@@ -63,7 +63,7 @@ class CudaDevice:
         """As ``Device.wait``."""
         torch.cuda.synchronize()
 
-    def seconds(self, call: Timed, repeats: int) -> float:
+    def seconds(self, call: Call, repeats: int) -> float:
         """Between two events of each call, cold caches; the mean of ``repeats``."""
         return self._stopwatch(call, repeats)
 
@@ -96,7 +96,7 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     (variant,) = kernel.config["variants"]
     tile = tile_of(variant["meta"])
 
-    def run(call: Call, outputs: Outputs) -> list:
+    def run(call: CallArguments, outputs: Outputs) -> list:
         poison(call, outputs)
         placed = _placed(device, call)
         device.call(kernel, placed, outputs)
@@ -112,7 +112,7 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     return KernelVerdict(symbol, kernel.direction, archs, tile, outcomes)
 
 
-def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Timed:
+def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data; a backward with the zeroing that it asks of callers."""
     given = given_arguments(kernel.spec, sizes)
     whole = completed(kernel.arguments, given, new_tensors(kernel.sizes(sizes, 1)))
@@ -127,7 +127,7 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Timed:
     return call
 
 
-def _placed(device: Device, call: Call) -> Call:
+def _placed(device: Device, call: CallArguments) -> CallArguments:
     """``call`` with its tensors on ``device``."""
     return call | {name: device.place(tensor) for name, tensor in tensors_of(call).items()}
 

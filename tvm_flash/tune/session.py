@@ -269,7 +269,7 @@ class Session:
         fields = {name: value for name, value in config.items() if name != "schedule"}
         if config["schedule"] == start.schedule:
             return type(start)(**fields)
-        # Of another schedule than the default's: CPUs have several for a direction.
+        # A config may be of another schedule than the default's: CPUs have several for a direction.
         from ..schedules.select import as_config
 
         return as_config(config, self._task.direction)

@@ -17,7 +17,8 @@ from typing import Any
 
 from .hardware import HardwareFailure
 
-# Of importing libraries and no item's fault; a loaded machine may need long.
+# Seconds until a worker answers: importing libraries is no item's fault, and a loaded machine may
+# need long for it.
 _START_SECONDS = 300.0
 
 Function = Callable[..., Any]

@@ -44,7 +44,7 @@ class Storage:
 
 
 def tensors_of(call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Those of a call's arguments that are no numbers."""
+    """The tensors among the arguments of a call, by name; the others are numbers."""
     return {name: x for name, x in call.items() if isinstance(x, torch.Tensor)}
 
 

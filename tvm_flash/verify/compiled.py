@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..artifact.library import DIRECTIONS, symbol_name
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
-from .trial import Call, Candidate, Progress, tile_of, verification, with_forward
+from .trial import CallArguments, Candidate, Progress, tile_of, verification, with_forward
 from .verdict import Verification
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _candidate(
 
     ptx = ptx_of(program, ptx_version(archs))
 
-    def run(call: Call, outputs: tuple[str, ...]) -> list[Report]:
+    def run(call: CallArguments, outputs: tuple[str, ...]) -> list[Report]:
         return run_program(program, ptx, call, outputs=outputs, seed=seed)
 
     names = tuple(arch.name for arch in archs)

@@ -14,7 +14,7 @@ from ..runtime import loader
 from ..runtime.loader import Kernel, Library
 from .buffers import poison
 from .hook import InterpretedDevice
-from .trial import Call, Candidate, Progress, tile_of, verification, with_forward
+from .trial import CallArguments, Candidate, Progress, tile_of, verification, with_forward
 from .verdict import Verification
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _candidates(library: Library, seed: int) -> list[Candidate]:
 
 
 def _native(kernel: Kernel, symbol: str) -> Candidate:
-    def run(call: Call, written: tuple[str, ...]) -> list[Report]:
+    def run(call: CallArguments, written: tuple[str, ...]) -> list[Report]:
         poison(call, written)
         kernel(*call.values())
         return []
@@ -94,7 +94,7 @@ def _interpreted(
     device = InterpretedDevice(library, capability, seed=seed)
     own = {f"{x['name']}_kernel" for x in record.launches if set(x["archs"]) & set(archs)}
 
-    def run(call: Call, outputs: tuple[str, ...]) -> list[Report]:
+    def run(call: CallArguments, outputs: tuple[str, ...]) -> list[Report]:
         device.launched.clear()
         with device:
             reports = device.call(kernel, call, outputs=outputs)

@@ -18,8 +18,11 @@ from .tables import random_tables
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """numbers: of the call, by name. exact, plain: out, lse, dq, dk, dv in float64 and in the
-    kernel's dtype."""
+    """Inputs of a problem, and the results of torch that a kernel's are compared with.
+
+    numbers: of the call, by name. exact, plain: out, lse, dq, dk, dv in float64 and in the kernel's
+    dtype.
+    """
 
     inputs: Inputs
     tables: list[torch.Tensor]

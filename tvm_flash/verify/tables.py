@@ -10,7 +10,7 @@ from ..problem.spec import AttentionSpec
 from ..score.program import ScoreProgram, TableType
 from .problems import Problem
 
-# Of a dimension whose index is computed. Kernels clamp indices, so any extent is right.
+# Extent of a dimension whose index is computed. Kernels clamp indices, so any is right.
 _EXTENT = 17
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, torch.Tensor]
 # Tensors and numbers of a kernel's call by name, in its order.
-Call = dict[str, Any]
+CallArguments = dict[str, Any]
 # Steps done, of how many, and what comes next; called first with nothing done.
 Progress = Callable[[int, int, str], None]
 
@@ -49,7 +49,7 @@ class Candidate:
     archs: tuple[str, ...]
     tile: tuple[int, int]
     meta: Mapping[str, int]
-    run: Callable[[Call, tuple[str, ...]], list[Report]]
+    run: Callable[[CallArguments, tuple[str, ...]], list[Report]]
     threads: int = 0
     forward: Candidate | None = None
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of all launches together. instructions: of PTX, by warps. bank_conflicts: extra wavefronts.
+    """Sums over all launches of a kernel.
 
-    device_bytes: read from and written to device memory, each byte once per warp and instruction;
-    atomics, in lanes, come on top.
+    instructions: of PTX, by warps. bank_conflicts: extra wavefronts. device_bytes: read from and
+    written to device memory, each byte once per warp and instruction; atomics, in lanes, come on
+    top.
     """
 
     instructions: int = 0

@@ -25,7 +25,7 @@ from .tiles import ForwardTile
 def streaming_forward(
     spec: AttentionSpec, tile: ForwardTile, functions=None, threads=None, kind: str = "softmax"
 ) -> tirx.PrimFunc:
-    """The same function with an online softmax over key blocks (FlashAttention, algorithm 1).
+    """The forward with an online softmax over key blocks (FlashAttention, algorithm 1).
 
     A tile of query rows goes through the key blocks it sees in groups of ``tile.group`` rows, so
     that a staged block of keys and values serves them all. Within a group query rows are the minor
@@ -118,9 +118,12 @@ def streaming_forward(
                     alpha = T.sblock_alloc_buffer((R,), "float32")
                     l_inv = T.sblock_alloc_buffer((R,), "float32")
                     row_states = T.meta_var([m, l])
-                    block_states = T.meta_var([m_new, m_kept, l_block, l_inv])
-                else:
-                    row_states, block_states = T.meta_var([]), T.meta_var([])
+                    new_maxima, maxima = T.meta_var([m_new]), T.meta_var([m_kept])
+                    sums, inverses = T.meta_var([l_block]), T.meta_var([l_inv])
+                else:  # a kind without a sum over keys has none of these
+                    row_states = T.meta_var([])
+                    new_maxima, maxima = T.meta_var([]), T.meta_var([])
+                    sums, inverses = T.meta_var([]), T.meta_var([])
                 acc = T.sblock_alloc_buffer((G, Dv, R), "float32")
                 out_t = T.sblock_alloc_buffer((Do, R), "float32")
                 out_r = T.sblock_alloc_buffer((R, Do), "float32")
@@ -217,7 +220,7 @@ def streaming_forward(
                                         Kb[0:BK, 0 : D // pack],
                                         *along(row_states[:1], r),
                                     )
-                                    T.writes(S[0:BK, 0:R], Y[0:BK, 0:R], *along(block_states[:1]))
+                                    T.writes(S[0:BK, 0:R], Y[0:BK, 0:R], *along(new_maxima))
                                     X = T.sblock_alloc_buffer((BK, R), "float32")
                                     for j, i, d in T.grid(BK, R, D // pack):
                                         with T.sblock("scores"):
@@ -247,17 +250,17 @@ def streaming_forward(
                                 if softmax.has_sum:
                                     raise_maxima(m, m_new, m_kept, alpha, growth_lanes, growth, r)
                                 with T.sblock("exp_scope"):
-                                    T.reads(Y[0:BK, 0:R], *along(block_states[1:2]))
+                                    T.reads(Y[0:BK, 0:R], *along(maxima))
                                     T.writes(
                                         E[0:BK, 0:R],
                                         P[0 : BK // pack, 0:R],
-                                        *along(block_states[2:3]),
+                                        *along(sums),
                                     )
                                     for j, i in T.grid(BK, R):
                                         with T.sblock("exp"):
                                             vj, vi = T.axis.remap("SS", [j, i])
                                             E[vj, vi] = softmax.weight(
-                                                Y[vj, vi], *[x[vi] for x in block_states[1:2]]
+                                                Y[vj, vi], *[x[vi] for x in maxima]
                                             )
                                     if pack > 1:
                                         for j, i in T.grid(BK // pack, R):
@@ -299,7 +302,7 @@ def streaming_forward(
                             Rows(O, partial(sequences.query, b, h), lengths[0], dim_v),
                             dict(zip(statistics, [L, L_low], strict=False)),
                             partial(sequences.statistic, b, h),
-                            q0 + vg * R, vg, [acc, *row_states], [out_t, out_r, *block_states[3:]],
+                            q0 + vg * R, vg, [acc, *row_states], [out_t, out_r, *inverses],
                         )  # fmt: skip
 
     softmax.check(statistics, "scores", "pv", *scores.used)

@@ -7,8 +7,10 @@ from ....problem.work import Work
 
 
 def groups_of_tile(share, most: int, arithmetic: Arithmetic = INTS):
-    """Groups of rows of the forward's tiles: up to ``most`` share staged keys, and no more than
-    ``share``, those that each of the wanted tasks would have of all."""
+    """How many groups of rows a tile of the forward has, which share staged keys.
+
+    At most ``most``, at least 1, and no more than ``share``: all groups over the tasks wanted.
+    """
     return arithmetic.maximum(arithmetic.minimum(share, most), 1)
 
 

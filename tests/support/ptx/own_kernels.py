@@ -66,7 +66,7 @@ _HALF, _WIDE = (
     AttentionSpec(dtype="float16", head_dim=64, causal=True),
     AttentionSpec(dtype="bfloat16", head_dim=128),
 )
-# Of the row kernels, a head_dim that is no multiple of a warp nor of dq_acc's columns.
+# For the row kernels: a head_dim that is no multiple of a warp nor of dq_acc's columns.
 _ODD = AttentionSpec(dtype="float16", head_dim=80)
 OWN = {
     "own_forward_f16_d64_causal": Own("forward", _HALF),

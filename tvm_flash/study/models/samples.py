@@ -13,7 +13,8 @@ from ...problem.spec import AttentionSpec
 from ...schedules import record_format
 from ..replay.table import ReplayTable
 
-# Of the specs, not of the samples: a model is of use where it has not been.
+# The share of validation, and that of test. Specs are split and not their samples: a model is of
+# use for specs that it has not seen.
 _SHARE = 0.15
 
 

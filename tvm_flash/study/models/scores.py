@@ -116,7 +116,7 @@ def judged(scores: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float
 def _scores(
     name: str, table: ReplayTable, seed: int, known: Any, seconds: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    """Of every row; ``table``: whose points the rows are."""
+    """A score for each of ``rows``, which are the points of ``table``; higher is faster."""
     if name == ANALYTICAL:
         from ...tune.strategies.analytical import predictor_of
 

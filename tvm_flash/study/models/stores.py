@@ -23,7 +23,7 @@ _Key = tuple[str, str, str, str]
 def store_features(
     samples: Sequence[Sample], jobs: int, progress: Callable[[str], None]
 ) -> list[np.ndarray]:
-    """Of each sample (n_stores, 164) float32; no rows where there is no such function.
+    """Features of each sample's stores (n_stores, 164) float32; no rows where it has no function.
 
     That is so for GPU schedules, which are no schedulable TensorIR, and for configs that this
     release refuses. The problem's sizes are symbols in the function and change nothing.

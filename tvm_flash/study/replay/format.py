@@ -23,7 +23,7 @@ from ...schedules.record_format import OUTCOMES
 
 FORMAT = 1
 KIND = "replay table"
-# Of the grid of all values, measured or not.
+# Points of a table's grid of values, measured or not.
 _MOST_POINTS = 10**7
 
 

@@ -44,7 +44,7 @@ class Style:
 
     @property
     def fill(self) -> str:
-        """Of markers: hollow where the line is dashed."""
+        """The fill of markers: hollow where the line is dashed."""
         return self.colour if self.line == _FIRST else "white"
 
 
@@ -167,5 +167,5 @@ def _title(table: ReplayTable) -> str:
 
 
 def _short(name: str) -> str:
-    """Of "module:Class", the class."""
+    """The class in "module:Class"; other names as they are."""
     return name.rpartition(":")[2]

@@ -126,7 +126,7 @@ def study(
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         runs = pool.map(_search, searches)
         for _, name, _, _ in searches:
-            with inside(name):  # an error that was pickled may have lost its mark
+            with inside(name):  # pickling may have lost the mark of a strategy's error
                 run = next(runs)
             yield run
 

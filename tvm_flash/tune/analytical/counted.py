@@ -20,7 +20,7 @@ from ...schedules.cuda.program import Sizes as Extents
 from ...schedules.cuda.tiling import key_work, query_work
 from ...verify.plan import grid_of, run_program
 from ...verify.problems import Problem
-from ...verify.trial import Call, Candidate, judge, tile_of
+from ...verify.trial import CallArguments, Candidate, judge, tile_of
 from ...verify.verdict import Outcome
 from ..trial import Sizes
 from .visited import key_loads, query_loads
@@ -147,7 +147,7 @@ def _run(
     """The verdict on one head of ``length`` rows and keys, and what its launches did."""
     reports = []
 
-    def run(call: Call, outputs: tuple[str, ...]) -> list[Report]:
+    def run(call: CallArguments, outputs: tuple[str, ...]) -> list[Report]:
         reports.extend(run_program(program, ptx, call, outputs=outputs))
         return reports
 

@@ -14,7 +14,7 @@ from .products import FILL, Micro, product
 from .visited import key_tiles, query_tiles
 
 _FLOAT = 4
-# Of an element: dP - delta, times P, and what reads and writes them.
+# Instructions of an element of dS: dP - delta, times P, and what reads and writes them.
 _DSCORE = 4
 
 

@@ -19,8 +19,8 @@ Config = ForwardConfig | BackwardConfig
 
 # Registers beside sums and fragments: ptxas took 56 to 83 for the defaults (tuning_logs/).
 REST = 64
-# Of the time, for each value that does not fit: it goes through local memory in every tile. How
-# much that costs is an assumption.
+# The part of the time that each value without a register costs: it goes through local memory in
+# every tile. How much is an assumption.
 SPILLED = 0.02
 # Lanes of an element of a score: maximum, scale and subtract, sum; in the backward scale and
 # subtract, dP - delta, times P. Of integers: packing to halves, masks' selects.

@@ -9,8 +9,8 @@ from .core import AMX_LOAD, AMX_PRODUCT, AMX_STORE, Core
 
 # Clocks to enter and leave a micro-kernel: addresses, and a loop that ends. An assumption.
 CALL = 6
-# Of a cache that data shall stay in, the part that they may fill: other data pass through too. How
-# much is an assumption.
+# The part of a cache that data may fill and stay in it: other data pass through too. How much is an
+# assumption.
 FILL = 0.75
 # Compare, add and branch of a loop, fused to two micro-operations.
 _LOOP = 2

@@ -19,7 +19,7 @@ def visibility(spec: AttentionSpec, seqlen_q: int, seqlen_k: int) -> Visibility:
 def query_loads(
     spec: AttentionSpec, work: Work, sizes: Sizes, block_q: int, block_k: int
 ) -> list[int]:
-    """Key tiles that each worker of ``work``, over query tiles, visits: in their order."""
+    """How many key tiles each worker of ``work`` visits, which deals out query tiles; in order."""
     visited = key_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, block_q, block_k)
     return [visited[place["tile"]] for place in work.places()]
 
@@ -27,7 +27,10 @@ def query_loads(
 def key_loads(
     spec: AttentionSpec, work: Work, sizes: Sizes, block_q: int, block_k: int
 ) -> list[int]:
-    """Query tiles, in its group of heads, that each worker of ``work``, over key tiles, visits."""
+    """How many query tiles each worker of ``work`` visits, which deals out key tiles; in order.
+
+    A query tile counts once for each head of the group.
+    """
     visited = query_tiles(spec, sizes.seqlen_q, sizes.seqlen_k, block_q, block_k)
     group = sizes.num_heads // sizes.num_kv_heads
     return [group * visited[place["tile"]] for place in work.places()]

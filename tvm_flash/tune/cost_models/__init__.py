@@ -12,8 +12,8 @@ import importlib
 from ...errors import TvmFlashError
 from .base import CostModel
 
-# Name -> module and class. Imported when asked for: these libraries take a second or more, and
-# they are of an extra.
+# Name -> module and class. Imported when asked for: their libraries take a second or more, and
+# belong to an extra.
 COST_MODELS = {
     "random": ("base", "Random"),
     "ridge": ("scikit_learn", "Ridge"),

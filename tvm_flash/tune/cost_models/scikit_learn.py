@@ -23,8 +23,8 @@ _one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 # Prior variance of a Gaussian process' line where that of its other part and of the labels is 1.
 _LINE = 0.3
-# Of these the pair under which the labels are likeliest. Lengths in root mean squares over the
-# columns, noise as variance.
+# A process takes the pair of these under which the labels are likeliest. Lengths are in root mean
+# squares over the columns, noise is a variance.
 _LENGTHS = (0.7, 1.4, 2.8)
 _NOISES = (0.003, 0.03, 0.3)
 # A knob that hardly varied so far is not blown up: half a doubling is one unit.

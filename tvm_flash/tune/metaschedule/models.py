@@ -68,6 +68,6 @@ def metaschedule_cost_model(knobs: KnobFunction, learner: Learner) -> Any:
 
 
 def mean_seconds(run_secs: Sequence[float] | None) -> float | None:
-    """Of a runner's result: the mean, None where it failed."""
+    """Mean seconds of a runner's result, None where it failed."""
     times = [float(seconds) for seconds in run_secs or ()]
     return sum(times) / len(times) if times else None

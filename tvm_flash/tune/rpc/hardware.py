@@ -22,7 +22,7 @@ from .session import RemoteCpu
 from .tracker import Tracker
 from .trial import LONGER, Attempt, Lost
 
-# Of compiling and linking one candidate, or two for the first.
+# Seconds that compiling and linking may take: of one candidate, or two for the first.
 _COMPILE_SECONDS = 120.0
 
 

@@ -17,7 +17,7 @@ from ...problem.arguments import arguments
 from .build import Built, caller
 from .tracker import Grant
 
-# Of TVM, which this module imports in functions only: a tensor and a module on a server.
+# A tensor and a module on a server: types of TVM, which this module imports in functions only.
 RemoteTensor = Any
 RemoteModule = Any
 

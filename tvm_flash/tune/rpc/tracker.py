@@ -17,7 +17,7 @@ _MAGIC = 0x2F271
 _REQUEST, _SUMMARY = 4, 6
 _SUCCESS = 0
 
-# Of one exchange with a tracker, but for the wait for a server.
+# Seconds of one exchange with a tracker, without the wait for a server; of a pause in that wait.
 _PATIENCE = 10.0
 _PAUSE = 1.0
 

@@ -12,7 +12,7 @@ from ...errors import TvmFlashError
 from ...problem.arguments import TABLE, ZEROED, names
 from ...schedules.target import cpu_target
 from ...verify.buffers import tensors_of
-from ...verify.trial import Call, Candidate, verification
+from ...verify.trial import CallArguments, Candidate, verification
 from ...verify.verdict import KernelVerdict
 from ..hardware import HardwareFailure
 from ..instructions import counts
@@ -147,7 +147,7 @@ def judged(
 ) -> KernelVerdict:
     """``kernel`` on the problems of its tile, held to the error rule."""
 
-    def run(call: Call, outputs: tuple[str, ...]) -> list:
+    def run(call: CallArguments, outputs: tuple[str, ...]) -> list:
         poisoned = set(outputs) - set(ZEROED)  # what is left unwritten shows
         there = {
             name: machine.filled(x.shape, torch.full((1,), torch.nan, dtype=x.dtype))

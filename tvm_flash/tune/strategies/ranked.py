@@ -14,7 +14,8 @@ from ..features import knob_features
 from ..trial import Observation, SearchTask
 from .remaining import Remaining
 
-# Of the later ones, so many are drawn at random: a model is not told of what it never proposes.
+# The part of the later proposals that is drawn at random: a model is told nothing of points that it
+# never proposes.
 EXPLORATION = 1 / 8
 
 
@@ -72,7 +73,7 @@ class Ranked:
         return taken
 
     def _scores(self) -> np.ndarray:
-        """Of ``_points``, higher is faster."""
+        """Scores of ``_points``, higher is faster."""
         points = [seen.point for seen in self._seen]
         seconds = [seen.seconds for seen in self._seen]
         self._model.fit(knob_features(self._space, points), seconds)
