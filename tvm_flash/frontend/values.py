@@ -126,7 +126,7 @@ def check_no_dropout(dropout_p) -> None:
     if not 0 < probability <= 1:
         raise ValueError(f"dropout_p={probability} must lie in 0..1")
     raise NotImplementedError(
-        f"dropout_p={probability} must be 0.0: dropout is not there yet; drop out after attention"
+        f"dropout_p={probability} must be 0.0: dropout of attention weights is not there yet"
     )
 
 

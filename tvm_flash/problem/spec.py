@@ -27,8 +27,8 @@ _LAYOUT = "strided"
 class AttentionSpec:
     """A compile-time attention problem; sizes, strides and numbers are run-time.
 
-    window_left, window_right and softcap say whether a call has the number of that name
-    (``problem.arguments``): one kernel serves every window and every cap.
+    window_left, window_right and softcap say whether a call gives a number of that name
+    (``problem.arguments.NUMBERS``): one kernel serves every window and every cap.
 
     dtype: "float32", "bfloat16" or "float16" of q, k, v and out; accumulation is float32.
     head_dim, head_dim_v: 8 to 512, of q and k and of v and out; head_dim_v None means head_dim.
@@ -186,7 +186,7 @@ def check_head_dim(field: str, value) -> None:
 def _check_flag(field: str, value) -> None:
     if isinstance(value, bool):
         return
-    number = "" if field in ("causal", "alibi") else ": the number itself is one of a call"
+    number = "" if field in ("causal", "alibi") else ": the number itself is given in a call"
     raise TypeError(f"{field}={value!r:.60} must be True or False{number}")
 
 
