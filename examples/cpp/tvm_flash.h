@@ -1,7 +1,9 @@
 /* How the functions of a tvm-flash library are called from C, through tvm-ffi's C interface.
  *
  * A library (kernels.so of an artifact) exports one function per spec and direction, named
- * __tvm_ffi_{symbol}; its manifest.json lists the symbols. All have the type tvm_flash_function.
+ * __tvm_ffi_{symbol}; its manifest.json lists the symbols. On CPUs there may be more for other
+ * lengths, such as attn_bf16_d64_fwd_decode: each is right for all lengths, and fast for those that
+ * the manifest names. All have the type tvm_flash_function.
  *
  *   TVM_FLASH_DECLARE(attn_bf16_d64_causal_fwd);
  *   TVMFFIAny args[] = {tvm_flash_tensor(&q), ..., tvm_flash_scalar(0.125)}, result = {0};
