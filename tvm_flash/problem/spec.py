@@ -157,7 +157,7 @@ class AttentionSpec:
     def from_json(cls, data: dict[str, Any]) -> AttentionSpec:
         """The spec that ``to_json`` wrote; ValueError or TypeError when it is not one."""
         data = _renewed(data)
-        if (version := data.pop("version", None)) != JSON_VERSION:
+        if not _is_version(version := data.pop("version", None), JSON_VERSION):
             raise ValueError(f"spec of {version=}, this release reads version {JSON_VERSION}")
         if (layout := data.pop("layout", _LAYOUT)) != _LAYOUT:
             raise ValueError(f"spec with {layout=}, this release reads {_LAYOUT!r}")
@@ -190,13 +190,18 @@ def _check_flag(field: str, value) -> None:
     raise TypeError(f"{field}={value!r:.60} must be True or False{number}")
 
 
+def _is_version(found, version: int) -> bool:
+    return type(found) is int and found == version
+
+
 def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``data``, turned into today's version where it is of version 1.
 
     Version 1 held a window and a cap as numbers; ValueError where it has one.
+    A window that ends at the row itself was causal.
     """
     data = dict(data)
-    if data.get("version") != 1:
+    if not _is_version(data.get("version"), 1):
         return data
     window, cap = data.pop("window_size", [-1, -1]), data.pop("softcap", 0)
     if window not in ([-1, -1], [-1, 0]) or cap != 0:
@@ -205,7 +210,7 @@ def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
             "numbers of a call now; write window_left, window_right and softcap true or false, "
             "version 2"
         )
-    causal = data.get("causal", False) or window == [-1, 0]
+    causal = window == [-1, 0] or data.get("causal", False)
     return {**data, "causal": causal, "version": JSON_VERSION}
 
 
