@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
@@ -152,7 +153,7 @@ def _window(value: str) -> str:
     return value
 
 
-def _softcap(value: str) -> None:
+def _softcap(value: str) -> NoReturn:
     raise ValueError("the cap is given at run time: write softcap")
 
 
