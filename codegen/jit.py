@@ -133,7 +133,7 @@ def _check_plan(
 
 @contextmanager
 def _importing_tvm() -> Iterator[None]:
-    """A context for imports of what needs tvm, which take seconds and which cached kernels spare."""
+    """A context for imports of what needs tvm: it takes seconds, which cached kernels spare."""
     with importing:
         from . import tvm_import  # noqa: F401  whole, before parts of it
 
