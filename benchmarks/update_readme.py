@@ -65,7 +65,7 @@ def spaces() -> str:
 
 
 def measured_documents(folder: Path) -> list[dict]:
-    """Those of ``tvm-flash bench`` in ``folder``."""
+    """The documents of ``tvm-flash bench`` in ``folder``."""
     found = (holds(path) for path in sorted(folder.glob("*.json")))
     return [document for document in found if document is not None]
 
@@ -79,7 +79,7 @@ def between(text: str, markers: tuple[str, str], measured: str) -> str:
 
 
 def _short(document: dict) -> str:
-    """With links to what exists."""
+    """The README's form of ``document``, with links to the files that exist."""
     links = [str(path.relative_to(ROOT)) if path.is_file() else "" for path in (PICTURE, PAGE)]
     return short(document, *links)
 

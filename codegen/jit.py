@@ -133,7 +133,7 @@ def _check_plan(
 
 @contextmanager
 def _importing_tvm() -> Iterator[None]:
-    """For imports of what needs tvm, which takes seconds; a kernel from the cache needs none."""
+    """A context for imports of what needs tvm: it takes seconds, which cached kernels spare."""
     with importing:
         from . import tvm_import  # noqa: F401  whole, before parts of it
 

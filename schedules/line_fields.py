@@ -33,7 +33,7 @@ def is_text(value: Any) -> bool:
 
 
 def is_name(value: Any) -> bool:
-    """Whether it can name a folder, and leads nowhere else."""
+    """Whether ``value`` can name a folder, and leads nowhere else."""
     return is_text(value) and _NAME.fullmatch(value) is not None
 
 

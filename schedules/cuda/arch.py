@@ -27,7 +27,7 @@ class CudaArch:
 
     @property
     def name(self) -> str:
-        """As nvcc writes it: sm_80."""
+        """The name that nvcc gives it: sm_80."""
         return f"sm_{self.number}"
 
     @property

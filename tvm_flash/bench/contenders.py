@@ -140,7 +140,7 @@ EVERYBODY = names_on("cpu")
 
 
 def contenders_for(problem: Problem, names: Sequence[str] = EVERYBODY) -> list[Contender]:
-    """Those of ``names`` that fit in memory for ``problem``."""
+    """The contenders among ``names`` that fit in memory for ``problem``."""
     fits = problem.naive_bytes() < NAIVE_LIMIT_BYTES
     return [c for c in CONTENDERS if c.name in names and (c.name != "naive" or fits)]
 

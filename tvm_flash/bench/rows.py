@@ -48,7 +48,7 @@ class Row:
         return self.timings[other].median / self.timings[OURS].median
 
     def gflops(self, name: str) -> float:
-        """As FlashAttention counts them."""
+        """GFLOP/s of a contender, counted as FlashAttention does."""
         return self.problem.flops(self.direction) / self.timings[name].median / 1e9
 
     def to_json(self) -> dict:

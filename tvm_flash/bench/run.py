@@ -46,8 +46,11 @@ def pending(
     stale: bool = False,
     kernels: str | None = None,
 ) -> list[Cell]:
-    """Those of ``cells`` to measure: the missing and the failed; with ``rerun`` all, with ``stale``
-    also those that were measured with other kernels than ``kernels`` (None: than today's)."""
+    """The cells that are to be measured: those missing in ``document`` and those that failed.
+
+    rerun: all of them. stale: also those that were measured with other kernels than ``kernels``
+    (None: than today's).
+    """
     kernels = kernels or kernels_digest()
     return [
         cell
@@ -122,7 +125,7 @@ class Runner:
 
 
 def cores_for(cell: Cell) -> AbstractContextManager[list[int] | None]:
-    """As many cores as ``cell`` has threads; on another device the host is left as it is."""
+    """A context with as many cores as ``cell`` has threads; on GPUs all cores of the host."""
     return pinned(cell.threads) if cell.device == "cpu" else nullcontext()
 
 

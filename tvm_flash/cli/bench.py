@@ -216,7 +216,7 @@ def _threads(text: str) -> list[int]:
 
 
 def _refuse_plot(plot: Path | None) -> None:
-    """Before an hour of measuring, not after it."""
+    """Raise TvmFlashError where no plot can be drawn: before an hour of measuring, not after."""
     if plot is None:
         return
     from ..bench.plot import require_matplotlib

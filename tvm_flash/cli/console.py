@@ -91,7 +91,10 @@ def reporting_errors(command: Callable) -> Callable:
 
 
 def refuse_unwritable(file: Path | None) -> None:
-    """Before minutes of work, not after; a device too, which a file would replace."""
+    """Raise BadParameter unless ``file`` can be written: before minutes of work, not after.
+
+    A device is refused too, since the file would replace it.
+    """
     if file is None:
         return
     if (file.exists() and not file.is_file()) or not os.access(file.resolve().parent, os.W_OK):

@@ -88,7 +88,7 @@ def findings() -> list[Finding]:
 
 
 def verdicts(found: Iterable[Finding]) -> dict[str, str]:
-    """For "run", "compile" and "gpu": "yes", or why not."""
+    """Answers to "run", "compile" and "gpu": "yes", or why not."""
     found = list(found)
     answers = {}
     for purpose, stages in _STAGES.items():

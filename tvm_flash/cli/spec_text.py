@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
@@ -154,7 +155,7 @@ def _window(value: str) -> str:
     return value
 
 
-def _softcap(value: str) -> None:
+def _softcap(value: str) -> NoReturn:
     raise SpecTextError(f"softcap={value}: the cap is given in a call; write softcap")
 
 

@@ -35,7 +35,7 @@ def batched(operator):
 
 
 def table_axes(spec: AttentionSpec) -> list[int | None] | None:
-    """For each table the axis that b indexes, None where none is; None where b does more.
+    """The axis of each table that b indexes, None for no axis; None where b does more than that.
 
     If b only selects from tables, entries of a longer batch may select from longer tables.
     """

@@ -6,12 +6,12 @@ from .load_store import ELEMENT, space_of, vector_length
 
 
 def smallest_shared(kernel):
-    """In bytes, at most 4, of what the kernel may access in shared memory."""
+    """Bytes of the smallest access that the kernel has to shared memory, at most 4."""
     return min([4, *_sizes(kernel, "shared")])
 
 
 def smallest_global(kernel):
-    """The same, at most 16, of global memory; asynchronous copies move 4 at the least."""
+    """Bytes of its smallest access to global memory, at most 16; asynchronous copies have 4."""
     copies = [4 for ins in kernel.instructions if ins.opcode.split(".")[0] == "cp"]
     return min([16, *copies, *_sizes(kernel, "global")])
 

@@ -201,7 +201,7 @@ class SharedRaces:
         self.reads[self._read_columns(warp, item)] = np.int32(IN_FLIGHT_STAMP << 6 | ANY)
 
     def unhold(self, warp, item, lane=ANY):
-        """They are done; `lane` of the warp knows, or any of them."""
+        """A warp's asynchronous reads are done; `lane` of the warp knows, or any of them."""
         self.reads[self._read_columns(warp, item)] = np.int32(self.clocks.now << 6 | lane)
 
     def _read_columns(self, warp, item):

@@ -142,7 +142,7 @@ class Warpgroups:
             self.spoken.add(operation.number)
 
     def segment_check(self, c, rows, instructions):
-        """Before instructions that touch wgmma registers: none may be in flight."""
+        """The check before instructions that touch registers of wgmma: none may be in flight."""
         if not (self.groups or self.open) or not self.run.checks.async_:
             return
         for warp in c.warps.tolist():

@@ -22,9 +22,9 @@ _compiling = threading.Lock()
 
 
 def _renew_locks() -> None:
-    """In a forked child, where the threads that held locks are gone: free ones in their place.
+    """Replace the locks in a forked child, where the threads that held them are gone.
 
-    Of cached properties too, which lock a whole class before Python 3.12.
+    Those of cached properties too, which lock a whole class before Python 3.12.
     """
     global _compiling
     _compiling = threading.Lock()

@@ -46,7 +46,7 @@ def isneginf(x):
 
 
 def lerp(x, end, weight):
-    """From x (weight 0) to ``end`` (1)."""
+    """The number between x (weight 0) and ``end`` (weight 1)."""
     return x + weight * (end - x)
 
 

@@ -219,7 +219,7 @@ class Symbol:
 
     @property
     def device(self) -> torch.device:
-        """That of the inputs."""
+        """The device of the inputs."""
         return self._recorder.device
 
     def size(self) -> torch.Size:

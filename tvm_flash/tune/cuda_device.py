@@ -64,7 +64,7 @@ class CudaDevice:
         torch.cuda.synchronize()
 
     def seconds(self, call: Call, repeats: int) -> float:
-        """Between two events of each call, cold caches; the mean of ``repeats``."""
+        """As ``Device.seconds``: of each call between two events, caches cold; their mean."""
         return self._stopwatch(call, repeats)
 
 

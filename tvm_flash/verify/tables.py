@@ -28,7 +28,7 @@ def random_tables(
 
 
 def _shapes(program: ScoreProgram, problem: Problem) -> Iterator[tuple[TableType, list[int]]]:
-    """Where an index is a symbol itself, the dimension has its range."""
+    """Type and shape of each table: a dimension that a symbol itself indexes has its range."""
     extents = {
         "b": problem.batch,
         "h": problem.heads,

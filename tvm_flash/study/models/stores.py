@@ -56,7 +56,7 @@ def _key(sample: Sample) -> _Key:
 
 
 def _kept(spec: str, direction: str, target: str, config: str) -> np.ndarray:
-    """From the disk cache, else computed; runs in a worker process."""
+    """Features of a function's stores, of the disk cache or computed; runs in a worker process."""
     from ...codegen import cache
     from ...codegen.versions import build_versions, source_digest
 

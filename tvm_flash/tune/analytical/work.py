@@ -31,7 +31,7 @@ class Amounts:
         return Amounts(*(a * factor for a in self.values()))
 
     def values(self) -> tuple[float, ...]:
-        """In the order of the fields."""
+        """The amounts in the order of the fields."""
         return tuple(getattr(self, f.name) for f in fields(self))
 
     def to_json(self) -> dict[str, float]:

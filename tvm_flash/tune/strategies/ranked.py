@@ -51,7 +51,7 @@ class Ranked:
 
     @cached_property
     def _points(self) -> Sequence[Point]:
-        """Those that are scored."""
+        """The points that are scored: all, or so many at random."""
         points = self._space.points
         if len(points) <= self.most:
             return points
@@ -81,12 +81,12 @@ class Ranked:
 
 
 class RankedXgb(Ranked):
-    """By boosted trees."""
+    """Points ranked by boosted trees."""
 
     model_name = "xgb"
 
 
 class RankedMlp(Ranked):
-    """By a neural network."""
+    """Points ranked by a neural network."""
 
     model_name = "mlp"
