@@ -15,7 +15,7 @@ from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass
-from .backward_staging import staged_keys, staged_queries
+from .backward_staging import staged_rows, turned_keys, turned_rows
 from .regions import whole
 from .staging import Rows, row_number
 from .tasks import dealt_work
@@ -55,10 +55,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
 
     add_dk, add_dv = (key_gradient(name, operand.dot, place) for name in ("dk", "dv"))
     (zero_dk, turn_dk, store_dk), (zero_dv, turn_dv, store_dv) = map(tile_gradient, ("dk", "dv"))
-    (load_k, pair_k, turn_k), (load_v, _, turn_v) = (staged_keys(x, operand) for x in ("k", "v"))
-    (load_q, pair_q, turn_q), (load_do, pair_do, turn_do) = (
-        staged_queries(name, operand) for name in ("q", "do")
+    (load_k, pair_k), (load_v, _), (load_q, pair_q), (load_do, pair_do) = (
+        staged_rows(name, operand) for name in ("k", "v", "q", "do")
     )
+    turn_k, turn_v = map(turned_keys, ("k", "v"))
+    turn_q, turn_do = map(turned_rows, ("q", "do"))
 
     def linear_p(bound, raw, lse, edge, *site):
         # The exponent before the mask: LLVM then fuses the scale's product with its difference.

@@ -9,42 +9,10 @@ from .staging import column_word, row_word
 # An inline function numbers the blocks of its second use: each tensor makes its own.
 
 
-def staged_keys(name: str, operand):
-    """(load, pair, turn) of the keys of a tile from ``first`` on: blocks "load_`name`" and so on.
+def staged_rows(name: str, operand):
+    """(load, pair) of a tile's rows from ``first`` on: blocks "load_`name`" and "pair_`name`".
 
-    load: rows (keys, words) of pairs of columns. pair: (keys / pack, columns) of pairs of keys.
-    turn: from rows, (steps, words, keys of a step).
-    """
-
-    @T.inline
-    def load(rows, first, to):
-        for j, d in T.grid(*to.shape):
-            with T.sblock(f"load_{name}"):
-                vj, vd = T.axis.remap("SS", [j, d])
-                to[vj, vd] = column_word(operand, rows, first + vj, vd * operand.pack)
-
-    @T.inline
-    def pair(rows, first, to):
-        for j, d in T.grid(*to.shape):
-            with T.sblock(f"pair_{name}"):
-                vj, vd = T.axis.remap("SS", [j, d])
-                to[vj, vd] = row_word(operand, rows, first + vj * operand.pack, vd)
-
-    @T.inline
-    def turn(source, to):
-        for u, d, j in T.grid(*to.shape):
-            with T.sblock(f"turn_{name}"):
-                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
-                to[vu, vd, vj] = source[vu * to.shape[2] + vj, vd]
-
-    return load, pair, turn
-
-
-def staged_queries(name: str, operand):
-    """(load, pair, turn) of the rows of a block from ``first`` on: blocks "load_`name`" and so on.
-
-    load: rows (rows, words) of pairs of columns. pair: (rows / pack, columns) of pairs of rows.
-    turn: from pairs, their transpose.
+    load: (rows, words) of pairs of columns. pair: (rows / pack, columns) of pairs of rows.
     """
 
     @T.inline
@@ -61,6 +29,25 @@ def staged_queries(name: str, operand):
                 vi, vd = T.axis.remap("SS", [i, d])
                 to[vi, vd] = row_word(operand, rows, first + vi * operand.pack, vd)
 
+    return load, pair
+
+
+def turned_keys(name: str):
+    """Block "turn_`name`": (steps, words, keys of a step) from loaded rows."""
+
+    @T.inline
+    def turn(source, to):
+        for u, d, j in T.grid(*to.shape):
+            with T.sblock(f"turn_{name}"):
+                vu, vd, vj = T.axis.remap("SSS", [u, d, j])
+                to[vu, vd, vj] = source[vu * to.shape[2] + vj, vd]
+
+    return turn
+
+
+def turned_rows(name: str):
+    """Block "turn_`name`": the transpose of paired rows."""
+
     @T.inline
     def turn(source, to):
         for d, i in T.grid(*to.shape):
@@ -68,4 +55,4 @@ def staged_queries(name: str, operand):
                 vd, vi = T.axis.remap("SS", [d, i])
                 to[vd, vi] = source[vi, vd]
 
-    return load, pair, turn
+    return turn
