@@ -52,6 +52,21 @@ def test_a_window_of_any_length_is_compiled_once(name):
         assert torch.equal(*(torch.autograd.grad(x.sin().sum(), q)[0] for x in (got, want)))
 
 
+@pytest.mark.parametrize("name", ["half a window", "a window in a list"])
+def test_an_exported_window_serves_other_lengths(name):
+    class Model(torch.nn.Module):
+        def forward(self, q):
+            return CALLS[name](q, q.shape[1])
+
+    lengths = {1: torch.export.Dim("length", min=16, max=4096)}
+    exported = torch.export.export(
+        Model(), (torch.randn(1, 40, 2, 16),), dynamic_shapes=(lengths,)
+    ).module()
+    for length in (33, 70):
+        q = torch.randn(1, length, 2, 16)
+        assert torch.equal(exported(q), CALLS[name](q, length))
+
+
 @pytest.mark.parametrize("window", [torch.tensor([2, 0]), (torch.tensor(2), 0)], ids=str)
 def test_a_tensor_there_is_named(window):
     torch._dynamo.reset()

@@ -79,7 +79,10 @@ def bench(
     numbers = _threads(threads) if chosen.device == "cpu" else [1]
     cells = [cell for cell in chosen.cells(numbers) if match in cell.key]
     if not cells:
-        raise UnsupportedSpec([f"no cell of the suite {chosen.name} matches {match!r}"])
+        key = chosen.cells(numbers)[0].key
+        raise UnsupportedSpec(
+            [f"no cell of the suite {chosen.name} matches {match!r}; a key looks like {key!r}"]
+        )
     _refuse_plot(plot)
     refuse_unwritable(plot)
     loaded = _loaded(artifact)

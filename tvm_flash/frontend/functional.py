@@ -97,7 +97,7 @@ def attention(
     left, right, has_left, has_right = -1, -1, False, False
     if window_size is not NO_WINDOW:
         left, right = as_window(window_size)
-        causal, has_left, has_right = causal or right == 0, left >= 0, right > 0
+        causal, has_left, has_right = causal or right == 0, bool(left >= 0), bool(right > 0)
     if type(softcap) is not float or softcap != 0.0:
         softcap = as_softcap(softcap)
     scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)

@@ -101,10 +101,11 @@ def _is_default(window_size) -> bool:
 def _bound(side) -> int:
     if side is None:
         return -1
-    if not isinstance(side, _PLAIN):
+    if not isinstance(side, (*_PLAIN, torch.SymInt)):
         _check_constant("window_size", side)
         side = side.item() if getattr(side, "shape", None) in ((), (1,)) else side
-    if type(side) not in (int, torch.SymInt):  # the compiler keeps what it computes from a length
+    # The compiler and torch.export keep what they compute from a length.
+    if type(side) is not int and not isinstance(side, torch.SymInt):
         side = operator.index(side)
     if side > MAX_BOUND:
         raise ValueError(f"window_size has a side of {side}: limit {MAX_BOUND}; -1 is no bound")
