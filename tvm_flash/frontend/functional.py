@@ -68,10 +68,11 @@ def attention(
     as for torch's own attention. softmax_scale: default 1 / sqrt(D). causal, window_size (left,
     right; inclusive; any integers, None or -1 open): ``alignment`` "bottom_right" puts the last
     query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap: cap
-    * tanh(s / cap), 0 is off. Numbers may be tensors of one element: their values are read, and one
-    kernel serves all. alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx)
-    and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured tensors indexed
-    by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod, masks.
+    * tanh(s / cap), 0 is off. One kernel serves every window and softcap. Numbers may be tensors of
+    one element: their values are read. alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h,
+    q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured
+    tensors indexed by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod,
+    masks.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
@@ -97,6 +98,7 @@ def attention(
     left, right, has_left, has_right = -1, -1, False, False
     if window_size is not NO_WINDOW:
         left, right = as_window(window_size)
+        # bool: what torch.export computes from a length compares to a symbol.
         causal, has_left, has_right = causal or right == 0, bool(left >= 0), bool(right > 0)
     if type(softcap) is not float or softcap != 0.0:
         softcap = as_softcap(softcap)
