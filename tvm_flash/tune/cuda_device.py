@@ -64,7 +64,7 @@ class CudaDevice:
         torch.cuda.synchronize()
 
     def seconds(self, call: Call, repeats: int) -> float:
-        """As ``Device.seconds``: between two events of each call, caches cold; the mean of ``repeats``."""
+        """As ``Device.seconds``: between two events of a call, caches cold; mean of ``repeats``."""
         return self._stopwatch(call, repeats)
 
 
