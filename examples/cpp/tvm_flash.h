@@ -1,7 +1,9 @@
 /* How the functions of a tvm-flash library are called from C, through tvm-ffi's C interface.
  *
  * A library (kernels.so of an artifact) exports one function per spec and direction, named
- * __tvm_ffi_{symbol}; its manifest.json lists the symbols. All have the type tvm_flash_function.
+ * __tvm_ffi_{symbol}; its manifest.json lists the symbols. On CPUs there may be more for other
+ * lengths, such as attn_bf16_d64_fwd_decode: each is right for all lengths, and fast for those that
+ * the manifest names. All have the type tvm_flash_function.
  *
  *   TVM_FLASH_DECLARE(attn_bf16_d64_causal_fwd);
  *   TVMFFIAny args[] = {tvm_flash_tensor(&q), ..., tvm_flash_scalar(0.125)}, result = {0};
@@ -44,7 +46,7 @@ typedef int (*tvm_flash_function)(void *self, const TVMFFIAny *args, int32_t num
  * shape: what lse lost in rounding; all that follows is one further. Captured tensors stand before
  * the scale: ALiBi slopes, then those of score_mod and mask_mod. After the scale stand the other
  * numbers that the spec has, in this order: window_left and window_right (integers, 0 to 2^30) and
- * softcap (positive). */
+ * softcap (2^-126 to 2^126). */
 enum tvm_flash_forward {
   TVM_FLASH_Q,
   TVM_FLASH_K,
@@ -54,8 +56,9 @@ enum tvm_flash_forward {
   TVM_FLASH_FORWARD_SCALE /* without captured tensors */
 };
 
-/* Arguments of {spec}_bwd; {spec}_bwd_det has no dq_acc, what follows it is one before. lse is the forward's, as is lse_low, which follows it where
- * the spec has a score_mod (all others are one further then); dlse is lse's gradient (zeros if none).
+/* Arguments of {spec}_bwd; {spec}_bwd_det has no dq_acc, and what follows it is one before. lse is
+ * the forward's, as is lse_low, which follows it where the spec has a score_mod (all others are one
+ * further then); dlse is lse's gradient (zeros if none). Numbers follow the scale as in the forward.
  * delta (B, H, Sq) and dq_acc (C, B, H, Sq_pad, D_pad) are workspace, float32: delta of any content,
  * dq_acc zeroed; Sq_pad is Sq rounded up to the manifest's block_q, D_pad its head_dim_pad, and C is 1
  * (on CPUs, the number of key tiles that may run at once). The manifest lists the arguments of each

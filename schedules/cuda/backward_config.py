@@ -102,5 +102,5 @@ BACKWARD_KNOBS = (
     Knob("stages", (1, 2), "tiles of Q and dO in shared memory"),
     Knob("dp_parts", (1, 2), "parts in which dP is computed, one after the other"),
     Knob("dq_parts", (1, 2), "parts in which the columns of dQ are computed"),
-    Knob("min_blocks", (0, 2), "blocks an SM shall hold: a register limit for the compiler"),
+    Knob("min_blocks", (0, 1, 2), "blocks an SM shall hold: a register limit for the compiler"),
 )

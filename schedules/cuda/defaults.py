@@ -11,7 +11,8 @@ from .forward import ForwardConfig as Forward
 
 # Rows: head_dim up to. In a row the fastest first, then what needs less shared memory (sm_86, 89
 # and 120 have 99 KiB a block, sm_75 64) or fewer registers: a build takes the next one where a
-# kernel would spill, as long score functions make it.
+# kernel would spill, as long score functions make it. min_blocks=1 where shared memory holds no
+# second block: left to itself ptxas keeps to the registers of three, and spills.
 FORWARD = {
     64: (Forward(128, 64, q_in_registers=True), Forward(128, 64), Forward(64, 64), Forward(64, 32)),
     128: (Forward(128, 32, stages=2), Forward(128, 32), Forward(64, 64), Forward(64, 32)),
@@ -36,11 +37,11 @@ BACKWARD = {
     ),
     192: (
         Backward(64, 32, num_warps=8, column_groups=4),
-        Backward(64, 16, num_warps=4, column_groups=4),
+        Backward(64, 16, num_warps=4, column_groups=4, min_blocks=1),
     ),
     256: (
         Backward(64, 32, num_warps=8, column_groups=4),
-        Backward(64, 16, num_warps=4, column_groups=4),
+        Backward(64, 16, num_warps=4, column_groups=4, min_blocks=1),
     ),
 }
 BACKWARD_TF32 = {

@@ -125,7 +125,7 @@ def test_library_outside_the_directory(edit_manifest, name):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 3},
+        {"format": 4},
         {"format": "1"},
         {"kernels": []},
         {"kernels": [{}]},

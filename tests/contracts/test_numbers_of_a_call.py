@@ -92,6 +92,7 @@ def call(kernel, inputs, **numbers):
         ("window_left", (-1, MAX_WINDOW + 1, -(2**31))),
         ("window_right", (-1, MAX_WINDOW + 1)),
         ("softcap", (0.0, -1.0, math.inf, math.nan, 1e-40, 1e38)),
+        ("softmax_scale", (math.inf, -math.inf, math.nan, 3.5e38)),
     ],
 )
 def test_a_launcher_refuses_what_is_no_end_or_cap(kernels, direction, name, numbers):

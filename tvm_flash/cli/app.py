@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich.markup import escape
 
 from .bench import bench
 from .build import build
@@ -10,6 +11,7 @@ from .console import reporting_errors
 from .demo import demo
 from .doctor import doctor
 from .show import show
+from .spec_text import GRAMMAR
 from .study import study
 from .tune import tune
 from .verify import verify
@@ -23,5 +25,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (demo, build, tune, verify, bench, show, doctor):
-    app.command()(reporting_errors(command))
+    words = escape(GRAMMAR) if command is show else None
+    app.command(epilog=words)(reporting_errors(command))
 app.add_typer(study, name="study")

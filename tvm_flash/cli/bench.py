@@ -33,8 +33,9 @@ def bench(
     suite: Annotated[
         SuiteName,
         typer.Option(
+            metavar="SUITE",
             help="cpu: everything, an hour or two. short: minutes. quick: a few cells. gpu: the "
-            "error rule and times on a CUDA device. gpu-quick: a part of that."
+            "error rule and times on a CUDA device. gpu-quick: a part of that.",
         ),
     ] = SuiteName.short,
     json_file: Annotated[
@@ -67,8 +68,9 @@ def bench(
 ) -> None:
     """Time attention beside torch's SDPA, with this machine's floors and our targets.
 
-    Cells that --json FILE holds are kept, so that an interrupted run goes on where it was. Exit
-    status 1: a result breaks the error rule, which the suites of GPUs check first.
+    Cells that --json FILE holds are kept, so that an interrupted run goes on.
+
+    Exit status 1: a result breaks the error rule, which GPU suites check first.
     """
     from .. import bench as library
 

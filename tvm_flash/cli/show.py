@@ -10,7 +10,7 @@ from rich.syntax import Syntax
 
 from ..problem.spec import AttentionSpec
 from .console import console
-from .spec_text import GRAMMAR, parse_spec
+from .spec_text import parse_spec
 
 
 class Stage(str, Enum):
@@ -40,7 +40,7 @@ LEXERS = {
 
 
 def show(
-    spec: Annotated[str, typer.Argument(help=GRAMMAR.replace("[", r"\[").replace("\n", "\n\n"))],
+    spec: Annotated[str, typer.Argument(help="As below: bf16,d=64,causal.")],
     stage: Annotated[
         Stage,
         typer.Option(

@@ -23,15 +23,16 @@ A spec is a list of words separated by commas:
   d=64                        head_dim (required)
   dv=128                      head_dim_v, when it differs
   causal                      causal mask
-  window                      sliding window, its ends given at run time; with causal, to the left
-  window=left | window=right  no end on the other side
-  softcap                     softcap * tanh(score / softcap), softcap given at run time
-  alibi                       ALiBi bias, slopes given at run time
-  top_left                    causal and window aligned at the first key (default: the last)
+  window                      sliding window; with causal, to the left only
+  window=left | window=right  a window that is open on the other side
+  softcap                     softcap * tanh(score / softcap)
+  alibi                       ALiBi: bias by distance, a slope for each head
+  top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
-It may also be the name of a listed case's spec (attn_...) or a JSON file.
+A kernel takes any window ends, softcap and slopes: they are given in a call.
+Also the name of a listed case's spec (attn_...), or a .json or .txt file.
 Example: bf16,d=64,causal,window,softcap,alibi"""
 
 
@@ -147,14 +148,15 @@ def _read_word(word: str, text: str) -> tuple[str, object]:
 
 def _window(value: str) -> str:
     if value not in _WINDOWS:
-        raise ValueError(
-            "the ends of a window are given at run time: write window, window=left or window=right"
+        raise SpecTextError(
+            f"window={value}: its ends are given in a call; write window, window=left "
+            "or window=right"
         )
     return value
 
 
 def _softcap(value: str) -> NoReturn:
-    raise ValueError("the cap is given at run time: write softcap")
+    raise SpecTextError(f"softcap={value}: the cap is given in a call; write softcap")
 
 
 def _traced(trace_name: str) -> Callable[[str], object]:

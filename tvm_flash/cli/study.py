@@ -40,9 +40,13 @@ def _studies() -> None:
 @study.command("io")
 @reporting_errors
 def io(
-    seqlens: Annotated[str, typer.Option(help="Sequence lengths.")] = "128,256,512,1024",
+    seqlens: Annotated[
+        str, typer.Option(help="Sequence lengths; the fits need two.")
+    ] = "128,256,512,1024",
     head_dim: Annotated[int, typer.Option(help="Head dimension, 8 to 128.")] = 64,
-    tiles: Annotated[str, typer.Option(help="Tile sides, multiples of 16.")] = "16,32,64,128",
+    tiles: Annotated[
+        str, typer.Option(help="Tile sides, multiples of 16; the fits need two.")
+    ] = "16,32,64,128",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything counted to this file.")
     ] = None,

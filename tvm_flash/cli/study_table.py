@@ -21,7 +21,10 @@ def table(
     spec: Annotated[str, typer.Option(help="As in `tvm-flash show`, e.g. f32,d=64.")],
     knob: Annotated[list[str], typer.Option(help="A knob and its values: block_q=64,128,256.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.jsonl.gz to write.")],
-    direction: Annotated[Direction, typer.Option(help="Which kernel.")] = Direction.forward,
+    direction: Annotated[
+        Direction,
+        typer.Option(metavar="DIRECTION", help="forward, backward or backward_deterministic."),
+    ] = Direction.forward,
     seqlen: Annotated[int, typer.Option(min=1, help="Queries and keys.")] = 512,
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
     heads: Annotated[int, typer.Option(min=1, help="Heads, of queries and of keys.")] = 8,
@@ -34,8 +37,9 @@ def table(
 ) -> None:
     """Compile, check and time every valid point of a space: hardware for `study search`.
 
-    Knobs that are not given keep the value of the default config. An interrupted run goes on where
-    it stopped when it is started again.
+    Knobs that are not given keep the value of the default config.
+
+    The same command continues an interrupted run.
     """
     require_tvm()
     refuse_unwritable(output)

@@ -67,11 +67,11 @@ def attention(
     multiple of Hk (GQA, MQA); D and Dv from 8 to 512. Under autocast they are cast to its dtype,
     as for torch's own attention. softmax_scale: default 1 / sqrt(D). causal, window_size (left,
     right; inclusive; any integers, None or -1 open): ``alignment`` "bottom_right" puts the last
-    query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap:
-    cap * tanh(s / cap). Numbers may be tensors of one element: their values are read. alibi_slopes
-    (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as
-    in FlexAttention: torch operations, captured tensors indexed by symbols; or a ``Captured`` of
-    both. Order: scale, softcap, ALiBi, score_mod, masks.
+    query on the last key (FlashAttention), "top_left" the first on the first (torch). softcap: cap
+    * tanh(s / cap), 0 is off. Numbers may be tensors of one element: their values are read, and one
+    kernel serves all. alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h, q_idx, k_idx)
+    and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured tensors indexed
+    by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod, masks.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
@@ -80,8 +80,8 @@ def attention(
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under
     torch.compile(fullgraph=True); there a function may capture constants and tensors that exist
     before (``Captured.with_tables`` for others), and is read once, when compiled. A window may be
-    computed from a length there: what is compiled serves all lengths. For a softcap or scale of
-    another length PyTorch compiles its graph anew, with the same kernels.
+    computed from a length there: what is compiled serves all lengths. For a softcap or scale that
+    is, PyTorch compiles its graph anew for each value, with the same kernels.
 
     Raises ValueError, TypeError or NotImplementedError for wrong arguments, UnsupportedSpec for
     what kernels cannot do.

@@ -6,7 +6,7 @@ import operator
 
 import torch
 
-from ..problem.arguments import MAX_WINDOW, SOFTCAP_LIMITS
+from ..problem.arguments import MAX_SCALE, MAX_WINDOW, SOFTCAP_LIMITS
 from ..problem.numbers import NO_WINDOW
 from ..score.gradients import check_no_gradient
 
@@ -36,10 +36,10 @@ def as_number(name: str, value) -> float:
 
 
 def as_scale(name: str, value) -> float:
-    """``value`` as ``as_number``; ValueError unless it is finite."""
+    """``value`` as ``as_number``; ValueError unless it is finite in float32."""
     scale = as_number(name, value)
-    if not -_INFINITY < scale < _INFINITY:  # isfinite does not compile
-        raise ValueError(f"{name}={scale} must be finite; None is 1 / sqrt(head_dim)")
+    if not -MAX_SCALE <= scale <= MAX_SCALE:  # isfinite does not compile
+        raise ValueError(f"{name}={scale} must be finite in float32; None is 1 / sqrt(head_dim)")
     return scale
 
 
@@ -126,7 +126,7 @@ def check_no_dropout(dropout_p) -> None:
     if not 0 < probability <= 1:
         raise ValueError(f"dropout_p={probability} must lie in 0..1")
     raise NotImplementedError(
-        f"dropout_p={probability} must be 0.0: dropout is not there yet; drop out after attention"
+        f"dropout_p={probability} must be 0.0: dropout of attention weights is not there yet"
     )
 
 

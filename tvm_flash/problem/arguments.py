@@ -115,6 +115,8 @@ ZEROED = tuple(a.name for a in _BACKWARD if a.zeroed)
 MAX_WINDOW = 2**30
 # The cap and its inverse are normal float32 numbers: GPUs flush others to zero.
 SOFTCAP_LIMITS = (2.0**-126, 2.0**126)
+# A scale that float32 has no finite number for would make NaN of a dot product of 0.
+MAX_SCALE = (2 - 2.0**-23) * 2.0**127
 
 
 def _end(name: str) -> Argument:
@@ -123,7 +125,7 @@ def _end(name: str) -> Argument:
 
 # Numbers with an ``absent`` belong to the specs whose field of that name is true.
 NUMBERS = (
-    Argument("softmax_scale", (), "number", "float32"),
+    Argument("softmax_scale", (), "number", "float32", limits=(-MAX_SCALE, MAX_SCALE)),
     _end("window_left"),
     _end("window_right"),
     Argument("softcap", (), "number", "float32", limits=SOFTCAP_LIMITS, absent=0.0),

@@ -27,8 +27,8 @@ _LAYOUT = "strided"
 class AttentionSpec:
     """A compile-time attention problem; sizes, strides and numbers are run-time.
 
-    window_left, window_right and softcap say whether a call has the number of that name
-    (``problem.arguments``): one kernel serves every window and every cap.
+    window_left, window_right and softcap say whether a call gives a number of that name
+    (``problem.arguments.NUMBERS``): one kernel serves every window and every cap.
 
     dtype: "float32", "bfloat16" or "float16" of q, k, v and out; accumulation is float32.
     head_dim, head_dim_v: 8 to 512, of q and k and of v and out; head_dim_v None means head_dim.
@@ -157,7 +157,7 @@ class AttentionSpec:
     def from_json(cls, data: dict[str, Any]) -> AttentionSpec:
         """The spec that ``to_json`` wrote; ValueError or TypeError when it is not one."""
         data = _renewed(data)
-        if (version := data.pop("version", None)) != JSON_VERSION:
+        if not _is_version(version := data.pop("version", None), JSON_VERSION):
             raise ValueError(f"spec of {version=}, this release reads version {JSON_VERSION}")
         if (layout := data.pop("layout", _LAYOUT)) != _LAYOUT:
             raise ValueError(f"spec with {layout=}, this release reads {_LAYOUT!r}")
@@ -186,17 +186,22 @@ def check_head_dim(field: str, value) -> None:
 def _check_flag(field: str, value) -> None:
     if isinstance(value, bool):
         return
-    number = "" if field in ("causal", "alibi") else ": the number itself is one of a call"
+    number = "" if field in ("causal", "alibi") else ": the number itself is given in a call"
     raise TypeError(f"{field}={value!r:.60} must be True or False{number}")
+
+
+def _is_version(found, version: int) -> bool:
+    return type(found) is int and found == version
 
 
 def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``data``, turned into today's version where it is of version 1.
 
     Version 1 held a window and a cap as numbers; ValueError where it has one.
+    A window that ends at the row itself was causal.
     """
     data = dict(data)
-    if data.get("version") != 1:
+    if not _is_version(data.get("version"), 1):
         return data
     window, cap = data.pop("window_size", [-1, -1]), data.pop("softcap", 0)
     if window not in ([-1, -1], [-1, 0]) or cap != 0:
@@ -205,7 +210,7 @@ def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
             "numbers of a call now; write window_left, window_right and softcap true or false, "
             "version 2"
         )
-    causal = data.get("causal", False) or window == [-1, 0]
+    causal = window == [-1, 0] or data.get("causal", False)
     return {**data, "causal": causal, "version": JSON_VERSION}
 
 

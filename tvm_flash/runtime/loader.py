@@ -69,7 +69,10 @@ class Library:
     path: Path
     manifest: Manifest
     kernels: list[Kernel]
-    symbols: ctypes.CDLL | None = field(default=None, repr=False)
+    symbols: ctypes.CDLL | None = None
+
+    def __repr__(self) -> str:
+        return f"Library({str(self.path)!r}, {len(self.kernels)} kernels)"
 
 
 # What the operators may use, by the spec's name (quicker to look up than a spec), direction, device
