@@ -101,7 +101,7 @@ def _is_default(window_size) -> bool:
 def _bound(side) -> int:
     if side is None:
         return -1
-    if not isinstance(side, (*_PLAIN, torch.SymInt)):
+    if not isinstance(side, _PLAIN):
         _check_constant("window_size", side)
         side = side.item() if getattr(side, "shape", None) in ((), (1,)) else side
     # The compiler and torch.export keep what they compute from a length.
