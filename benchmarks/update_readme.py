@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+
+from before_after import table as before_and_after
 
 from tvm_flash.bench.document import holds
 from tvm_flash.bench.markdown import complete, short
@@ -22,6 +25,7 @@ LOGS = ROOT / "tuning_logs"
 MEASURED = ("<!-- measured:begin -->", "<!-- measured:end -->")
 CELLS = ("<!-- cells:begin -->", "<!-- cells:end -->")
 GAINS = ("<!-- gains:begin -->", "<!-- gains:end -->")
+CHANGE = ("<!-- change:begin -->", "<!-- change:end -->")
 SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
 
@@ -44,6 +48,9 @@ def renewed() -> dict[Path, str]:
     if documents := measured_documents(RESULTS):
         parts.append((README, MEASURED, "\n\n".join(map(_short, documents))))
         parts.append((PAGE, CELLS, "\n\n".join(map(complete, documents))))
+    if (change := RESULTS / "before-after.json").is_file():
+        rows = json.loads(change.read_text(encoding="utf-8"))["rows"]
+        parts.append((PAGE, CHANGE, "\n".join(before_and_after(rows).markdown())))
     if found := gains.gains(LOGS):
         parts.append((TUNING, GAINS, "\n".join(gains.table(found).markdown())))
     texts: dict[Path, str] = {}

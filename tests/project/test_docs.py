@@ -1,10 +1,10 @@
 """What the documents say is true: links lead somewhere, code runs, tables are the measured ones."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+import update_readme
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -47,9 +47,5 @@ def test_the_code_of_the_readme_runs(tmp_path):
 
 
 def test_the_measured_figures_are_those_of_the_results():
-    path = ROOT / "benchmarks" / "update_readme.py"
-    spec = importlib.util.spec_from_file_location("update_readme", path)
-    update_readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(update_readme)
     for document, text in update_readme.renewed().items():
         assert text_of(document) == text, f"{document.name}: run update_readme.py"
