@@ -5,7 +5,7 @@ TVM's own checks compare extents of the same name, and what is constant. These a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tvm import tirx
 from tvm.ir.expr import StringImm
@@ -35,11 +35,17 @@ def with_shape_checks(
         if isinstance(extent, tirx.Var)
     }
     checks = [*_heads(sizes), *_lengths(sizes), *_workspaces(func, sizes, meta), *_tables(sizes)]
-    checks += _numbers(func)
+    wide = {p: tirx.Var(p.name, "int64") for p in func.params if _is_narrow_integer(p)}
+    params = [wide.get(param, param) for param in func.params]
+    checks += _numbers(params)
     checks += _grid(sizes, grid) if grid else ()
     name = func.attrs["global_symbol"]
     asserts = [_assert(condition, f"{name}: {message}") for condition, message in checks]
-    return func.with_body(tirx.SeqStmt([*asserts, func.body])) if asserts else func
+    if not asserts:
+        return func
+    narrowed = [tirx.Bind(narrow, tirx.Cast("int32", given)) for narrow, given in wide.items()]
+    body = tirx.SeqStmt([*asserts, *narrowed, func.body])
+    return tirx.PrimFunc(params, body, func.ret_type, func.attrs)
 
 
 def _heads(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
@@ -89,9 +95,14 @@ def _tables(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
         yield filled, f"{table} must have elements: a clamped index would read outside it"
 
 
-def _numbers(func: tirx.PrimFunc) -> Iterator[Check]:
+def _is_narrow_integer(param: tirx.Var) -> bool:
+    """Whether it is an int32, which callers pass as int64: 2**32 + 3 would arrive as 3."""
+    return not hasattr(param, "shape") and param.ty.dtype == "int32"
+
+
+def _numbers(params: Sequence[tirx.Var]) -> Iterator[Check]:
     limits = {a.name: a.limits for a in NUMBERS if a.limits}
-    for param in func.params:
+    for param in params:
         if param.name in limits:
             least, most = limits[param.name]
             bounds = [tirx.const(bound, param.ty.dtype) for bound in (least, most)]

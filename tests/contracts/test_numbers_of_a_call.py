@@ -89,8 +89,8 @@ def call(kernel, inputs, **numbers):
 @pytest.mark.parametrize(
     "name, numbers",
     [
-        ("window_left", (-1, MAX_WINDOW + 1, -(2**31))),
-        ("window_right", (-1, MAX_WINDOW + 1)),
+        ("window_left", (-1, MAX_WINDOW + 1, -(2**31), 2**32 + 3, 2**40)),
+        ("window_right", (-1, MAX_WINDOW + 1, 3 - 2**32)),
         ("softcap", (0.0, -1.0, math.inf, math.nan, 1e-40, 1e38)),
         ("softmax_scale", (math.inf, -math.inf, math.nan, 3.5e38)),
     ],
@@ -128,6 +128,11 @@ def test_an_operator_without_the_numbers_of_its_spec_is_refused():
     with pytest.raises(ValueError, match="window_left must lie in 0"):
         run(q, q, q, [], spec_json(SPEC), 0.25)
     numbers = {"window_left": 3, "window_right": 2, "softcap": 5.0}
+    for wrong in ({"window_left": 2**32 + 3}, {"softcap": math.nan}):
+        with pytest.raises(ValueError, match="must lie in"):
+            run(q, q, q, [], spec_json(SPEC), 0.25, **numbers | wrong)
+    with pytest.raises(ValueError, match="softmax_scale must lie in"):
+        run(q, q, q, [], spec_json(SPEC), math.inf, **numbers)
     out, _, _ = run(q, q, q, [], spec_json(SPEC), 0.25, **numbers)
     want = attention(q, q, q, window_size=(3, 2), softcap=5.0, softmax_scale=0.25)
     assert torch.equal(out, want)

@@ -112,6 +112,7 @@ def test_slopes_elsewhere():
     ("arguments", "error", "parts"),
     [
         ({"softmax_scale": float("nan")}, ValueError, ["softmax_scale=nan", "finite"]),
+        ({"softmax_scale": 3.5e38}, ValueError, ["softmax_scale=3.5e+38", "float32"]),
         ({"softcap": -1.0}, ValueError, ["softcap", "-1.0"]),
         ({"window_size": (1, 2, 3)}, TypeError, ["window_size", "(left, right)"]),
         ({"window_size": (2**40, 0)}, ValueError, ["window_size", str(2**40)]),
