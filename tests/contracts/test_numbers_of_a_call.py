@@ -64,6 +64,14 @@ def test_one_kernel_serves_all_numbers(kind, device, served):
     assert len(served) == 2 * len(pairs) and len(set(served)) == 2, "one for each direction"
 
 
+@pytest.mark.parametrize("cap", [1e4, 1e9, 1e30])
+def test_a_cap_above_all_scores_changes_none(cap, device):
+    q, k, v, *_ = make_inputs(Case("large cap", "float16", 16, batch=1))
+    out, lse = attention(q, k, v, softcap=cap, return_lse=True)
+    want, want_lse = attention_reference(q, k, v, upcast=torch.float64)
+    assert largest_error(out, want) < 1e-3 and largest_error(lse, want_lse) < 5e-6
+
+
 SPEC = AttentionSpec(
     dtype="float32", head_dim=16, window_left=True, window_right=True, softcap=True
 )
@@ -140,9 +148,9 @@ def test_an_operator_without_the_numbers_of_its_spec_is_refused():
 
 def test_caps_that_kernels_cannot_hold_are_refused():
     q = torch.randn(1, 20, 2, 16)
-    for cap in (-1.0, math.inf, math.nan, 1e-39, 1e38):
+    for cap in (-1.0, math.inf, math.nan, 1e-39, 2e30):
         with pytest.raises(ValueError, match="softcap"):
             attention(q, q, q, softcap=cap)
-    for cap in (1e37, 2e-38):
+    for cap in (1e30, 2e-38):
         assert attention(q, q, q, softcap=cap).isfinite().all()
     assert torch.equal(attention(q, q, q, softcap=None), attention(q, q, q))

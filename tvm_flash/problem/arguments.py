@@ -113,8 +113,9 @@ TABLE = {
 ZEROED = tuple(a.name for a in _BACKWARD if a.zeroed)
 # Positions and window ends are added in int32.
 MAX_WINDOW = 2**30
-# The cap and its inverse are normal float32 numbers: GPUs flush others to zero.
-SOFTCAP_LIMITS = (2.0**-126, 2.0**126)
+# The cap, its inverse and a score of 2^-26 or more over the cap are normal float32 numbers: GPUs
+# flush others to zero.
+SOFTCAP_LIMITS = (2.0**-126, 2.0**100)
 # A scale that float32 has no finite number for would make NaN of a dot product of 0.
 MAX_SCALE = (2 - 2.0**-23) * 2.0**127
 
