@@ -15,7 +15,7 @@ from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass
-from .backward_staging import staged_rows, turned_keys, turned_rows
+from .backward_staging import staged_rows, transposed, turned_keys
 from .regions import whole
 from .staging import Rows, row_number
 from .tasks import dealt_work
@@ -54,12 +54,12 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         return (column, row) if turned else (row, column)
 
     add_dk, add_dv = (key_gradient(name, operand.dot, place) for name in ("dk", "dv"))
-    (zero_dk, turn_dk, store_dk), (zero_dv, turn_dv, store_dv) = map(tile_gradient, ("dk", "dv"))
+    (zero_dk, store_dk), (zero_dv, store_dv) = map(tile_gradient, ("dk", "dv"))
     (load_k, pair_k), (load_v, _), (load_q, pair_q), (load_do, pair_do) = (
         staged_rows(name, operand) for name in ("k", "v", "q", "do")
     )
     turn_k, turn_v = map(turned_keys, ("k", "v"))
-    turn_q, turn_do = map(turned_rows, ("q", "do"))
+    turn_q, turn_do, turn_dk, turn_dv = map(transposed, ("q", "do", "dk", "dv"))
 
     def linear_p(bound, raw, lse, edge, *site):
         # The exponent before the mask: LLVM then fuses the scale's product with its difference.

@@ -35,9 +35,9 @@ def key_gradient(name: str, dot, place):
 
 
 def tile_gradient(name: str):
-    """(zero, turn, store) of the sums of a tile of keys: blocks "init_`name`" and so on.
+    """(zero, store) of the sums of a tile of keys: blocks "init_`name`" and "store_`name`".
 
-    turn: from sums that are transposed. store: to the rows of the gradient from ``first`` on.
+    store: to the rows of the gradient from ``first`` on.
     """
 
     @T.inline
@@ -48,13 +48,6 @@ def tile_gradient(name: str):
                 total[vj, vd] = T.float32(0)
 
     @T.inline
-    def turn(total, to):
-        for j, d in T.grid(*to.shape):
-            with T.sblock(f"turn_{name}"):
-                vj, vd = T.axis.remap("SS", [j, d])
-                to[vj, vd] = total[vd, vj]
-
-    @T.inline
     def store(total, rows, first):
         for j, d in T.grid(total.shape[0], rows.columns):
             with T.sblock(f"store_{name}"):
@@ -63,4 +56,4 @@ def tile_gradient(name: str):
                 to = T.meta_var(rows.buffer)
                 to[rows.index(first + vj, vd)] = T.Cast(to.dtype, total[vj, vd])
 
-    return zero, turn, store
+    return zero, store

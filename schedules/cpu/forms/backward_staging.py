@@ -45,14 +45,14 @@ def turned_keys(name: str):
     return turn
 
 
-def turned_rows(name: str):
-    """Block "turn_`name`": the transpose of paired rows."""
+def transposed(name: str):
+    """Block "turn_`name`": the transpose of a matrix."""
 
     @T.inline
     def turn(source, to):
-        for d, i in T.grid(*to.shape):
+        for i, j in T.grid(*to.shape):
             with T.sblock(f"turn_{name}"):
-                vd, vi = T.axis.remap("SS", [d, i])
-                to[vd, vi] = source[vi, vd]
+                vi, vj = T.axis.remap("SS", [i, j])
+                to[vi, vj] = source[vj, vi]
 
     return turn
