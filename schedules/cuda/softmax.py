@@ -41,8 +41,9 @@ def any_lane(condition):
 
 def block_scores(kernel: CudaKernel, scores: Scores, batch, head) -> BoundScores:
     """The scores of a block's batch entry and head, with 1 / softcap in a register."""
-    inverse = scores.inverse_cap if scores.spec.softcap else None
-    held = None if inverse is None else kernel.scalar(inverse, "float32", "inverse_cap")
+    held = None
+    if scores.spec.softcap:
+        held = kernel.scalar(scores.inverse_cap, "float32", "inverse_cap")
     return scores.at(batch, head, held)
 
 
