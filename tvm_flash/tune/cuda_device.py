@@ -15,7 +15,7 @@ from ..bench.timing import Call
 from ..problem.arguments import WRITTEN, ZEROED, names
 from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
-from ..verify.buffers import poison, tensors_of
+from ..verify.buffers import poison, with_tensors
 from ..verify.trial import CallArguments, Candidate, judge, tile_of
 from ..verify.verdict import KernelVerdict
 from .measure import given_arguments, interleaved, verdict_trial
@@ -98,7 +98,7 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
 
     def run(call: CallArguments, outputs: Outputs) -> list:
         poison(call, outputs)
-        placed = _placed(device, call)
+        placed = with_tensors(call, device.place)
         device.call(kernel, placed, outputs)
         device.wait()
         for name in outputs:
@@ -116,7 +116,7 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data; a backward with the zeroing that it asks of callers."""
     given = given_arguments(kernel.spec, sizes)
     whole = completed(kernel.arguments, given, new_tensors(kernel.sizes(sizes, 1)))
-    placed, outputs = _placed(device, whole), names(kernel.arguments, *WRITTEN)
+    placed, outputs = with_tensors(whole, device.place), names(kernel.arguments, *WRITTEN)
     zeroed = [placed[name] for name in ZEROED if name in placed]
 
     def call() -> None:
@@ -125,11 +125,6 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
         device.call(kernel, placed, outputs)
 
     return call
-
-
-def _placed(device: Device, call: CallArguments) -> CallArguments:
-    """``call`` with its tensors on ``device``."""
-    return call | {name: device.place(tensor) for name, tensor in tensors_of(call).items()}
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,13 @@ class Storage:
 def tensors_of(call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors among the arguments of a call, by name; the others are numbers."""
     return {name: x for name, x in call.items() if isinstance(x, torch.Tensor)}
+
+
+def with_tensors(
+    call: Mapping[str, Any], changed: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, Any]:
+    """The arguments of a call by name: its tensors ``changed``, its numbers as they are."""
+    return {name: changed(x) if isinstance(x, torch.Tensor) else x for name, x in call.items()}
 
 
 def poison(tensors: Mapping[str, torch.Tensor], written: Collection[str]) -> None:

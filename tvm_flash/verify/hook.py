@@ -11,7 +11,7 @@ from ..artifact.library import read_ptx
 from ..problem.arguments import ZEROED
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..runtime.loader import Kernel, Library
-from .buffers import MappedTensors, tensors_of
+from .buffers import MappedTensors, tensors_of, with_tensors
 from .pose import as_cuda
 
 if TYPE_CHECKING:
@@ -75,10 +75,9 @@ class InterpretedDevice(AbstractContextManager):
         StrayWrite.
         """
         self._memory, self._reports, self._error = DeviceMemory(), [], None
-        tensors = tensors_of(given)
-        mapped = MappedTensors(self._memory, tensors, outputs, zeroed)
+        mapped = MappedTensors(self._memory, tensors_of(given), outputs, zeroed)
         try:
-            kernel(*{**given, **{name: as_cuda(x) for name, x in tensors.items()}}.values())
+            kernel(*with_tensors(given, as_cuda).values())
         except Exception:
             if self._error is not None:
                 raise self._error from None
