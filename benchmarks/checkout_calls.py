@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -20,7 +21,7 @@ import tvm_flash
 
 def main(root: str) -> None:
     """Answer until there are no more questions."""
-    if not tvm_flash.__file__.startswith(root):
+    if not Path(tvm_flash.__file__).is_relative_to(root):
         raise SystemExit(f"{tvm_flash.__file__} does not belong to {root}")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     calls = {}
