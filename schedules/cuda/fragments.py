@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -70,15 +70,17 @@ def gemm(
     steps: int,
     a_of: Callable[[int], list[list]],
     load_b: Callable[[list, int, int], None],
+    beside: Sequence[Callable[[], None]] = (),
 ) -> None:
     """acc += A B over ``steps`` reduction steps.
 
     a_of(step) gives the A fragment of each tile row; load_b(words, step, pair) loads the B
-    fragments of tile columns 2 pair and 2 pair + 1.
+    fragments of tile columns 2 pair and 2 pair + 1. beside: other work to issue while tensor cores
+    multiply, an even share of it after each step.
     """
     words = acc.kernel.registers((product.words_b,), "uint32")
     b = [words[n] for n in range(product.words_b)]
-    half = product.words_b // 2
+    half, share = product.words_b // 2, -(-len(beside) // steps)
     for step in range(steps):
         a = a_of(step)
         for pair in range(acc.n_tiles // 2):
@@ -87,6 +89,8 @@ def gemm(
                 for side in range(2):
                     own = b[side * half : (side + 1) * half]
                     product.multiply(acc.tile(m, 2 * pair + side), a[m], own)
+        for act in beside[step * share : (step + 1) * share]:
+            act()
 
 
 def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:
