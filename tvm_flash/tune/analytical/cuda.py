@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...codegen.nvcc import Cubin, assemble, compile_ptx
+from ...codegen.sass.spills import spill_reasons
 from ...codegen.toolkit import find_toolkit
 from ...codegen.versions import build_versions
 from ...errors import BuildError, TvmFlashError
@@ -174,9 +175,8 @@ def _finished(
         return Judged(config, "invalid", str(error))
     cubins = tuple(cubin for _, cubin in compiled)
     shared = tuple(launch.shared_bytes for launch in program.launches)
-    if spilled := max(cubin.resources.in_local_memory for cubin in cubins):
-        note = f"{spilled} bytes of a thread in memory"
-        return Judged(config, "spill", note, cubins, shared_bytes=shared)
+    if reasons := _spill_reasons(program, cubins):
+        return Judged(config, "spill", "; ".join(reasons), cubins, shared_bytes=shared)
     counted = count(spec, direction, program, [ptx for ptx, _ in compiled])
     if counted.failure:
         return Judged(config, "wrong", counted.failure, cubins, counted, shared_bytes=shared)
@@ -184,6 +184,14 @@ def _finished(
     works = kernel_works(spec, program, counted, sizes, registers)
     predictions = tuple(predict(work, arch, gpu_of(arch)) for work in works)
     return Judged(config, "ok", "", cubins, counted, predictions, shared)
+
+
+def _spill_reasons(program: CudaProgram, cubins: Sequence[Cubin]) -> list[str]:
+    """What a build would refuse."""
+    judged = zip(program.launches, cubins, strict=True)
+    return [
+        t for launch, c in judged if not launch.may_spill for t in spill_reasons(c, launch.name)
+    ]
 
 
 def _document(
