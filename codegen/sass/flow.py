@@ -71,6 +71,12 @@ def main_loop(code: Sequence[Instruction]) -> Loop | None:
     return min(innermost, key=lambda loop: len(loop.body), default=None)
 
 
+def steady_round(code: Sequence[Instruction]) -> list[Instruction]:
+    """A steady round of the main loop; nothing without one. Raises as ``steady_path``."""
+    loop = main_loop(code)
+    return [] if loop is None else [code[index] for index in steady_path(code, loop)]
+
+
 def steady_path(code: Sequence[Instruction], loop: Loop) -> list[int]:
     """Indices of the instructions of one round of ``loop``, as most rounds execute them.
 

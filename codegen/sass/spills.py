@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from ..nvcc import Cubin
-from .flow import main_loop, steady_path
+from .flow import steady_round
 from .listing import Instruction, disassemble
 
 # Loads from local memory that a round of the main loop may have. FlashAttention-2, compiled for
@@ -31,8 +31,7 @@ def spill_traffic(code: Sequence[Instruction]) -> tuple[int, int]:
 
     Raises ValueError for a main loop without a way through it.
     """
-    loop = main_loop(code)
-    executed = code if loop is None else [code[index] for index in steady_path(code, loop)]
+    executed = steady_round(code) or code
     return tuple(sum(one.starts(opcode) for one in executed) for opcode in ("STL", "LDL"))
 
 
