@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .flow import main_loop, steady_path
 from .listing import Instruction
@@ -15,7 +16,10 @@ _KEY = (
 def annotated(code: Sequence[Instruction]) -> str:
     """A line for each instruction of a kernel; jumps name the address that they lead to."""
     loop = main_loop(code)
-    steady = set(steady_path(code, loop)) if loop else set()
+    steady: set[int] = set()
+    if loop:
+        with suppress(ValueError):  # no way through it: there is nothing to mark
+            steady.update(steady_path(code, loop))
     body = loop.body if loop else frozenset()
     lines = [_KEY]
     if loop:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 from listings import code, listing
+from tools import needs
+from typer.testing import CliRunner
 
+from tvm_flash.cli.app import app
 from tvm_flash.codegen.process import run
 from tvm_flash.codegen.sass import listing as listing_module
 from tvm_flash.codegen.sass.listing import Control, disassemble, parse
 from tvm_flash.codegen.toolkit import find_nvdisasm, find_toolkit
 from tvm_flash.errors import BuildError
+
+needs_nvdisasm = needs(find_nvdisasm, find_toolkit)
 
 # Of a kernel for sm_80, as nvdisasm prints its upper words.
 KNOWN = {
@@ -70,14 +75,6 @@ def test_text_that_is_not_understood(text, part):
         parse(text)
 
 
-def needs_nvdisasm(function):
-    try:
-        find_nvdisasm(), find_toolkit()
-    except BuildError as error:
-        return pytest.mark.skip(str(error))(function)
-    return function
-
-
 @needs_nvdisasm
 def test_a_kernel_of_ptxas(tmp_path):
     (tmp_path / "one.ptx").write_text(PTX)
@@ -93,6 +90,18 @@ def test_a_kernel_of_ptxas(tmp_path):
 def test_bytes_that_are_no_cubin(cubin):
     with pytest.raises(BuildError, match="reading the machine code of broken failed"):
         disassemble(cubin, "broken")
+
+
+@needs_nvdisasm
+def test_show():
+    spec = ["bf16,d=32", "--target", "cuda:sm_80", "--stage", "sass"]
+    text = CliRunner().invoke(app, ["show", *spec]).stdout
+    first, key, about, *lines = text.splitlines()
+    assert first.startswith("// attn_bf16_d32_fwd") and first.endswith("for sm_80")
+    assert "stall" in key and "in a steady round" in about
+    steady = [line for line in lines if line.startswith(">")]
+    assert sum("HMMA" in line for line in steady) == int(about.rpartition(", ")[2].split()[0])
+    assert any(line.startswith("|") for line in lines) and any("BRA 0x" in line for line in lines)
 
 
 def test_without_the_disassembler(monkeypatch):

@@ -75,10 +75,14 @@ def verify(
     archs = [name.strip() for name in arch.split(",") if name.strip()] or None
     directions = [one.value for one in direction] if direction else None
     settings = {"quick": quick, "seed": seed}
-    loops = _predict(subject, archs, directions) if time else None
+    if time and not Path(subject).exists():
+        raise ValueError(
+            f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
+        )
     found = _verify(subject, archs, directions, settings)
     show(verdict_table(found, verbose))
     _print_failures(found)
+    loops = _predict(subject, archs, directions) if time else None
     ok = all(verification.ok for verification in found)
     if json_file is not None:
         document: dict[str, Any] = {"ok": ok, "verified": [one.to_json() for one in found]}
@@ -97,10 +101,6 @@ def _predict(
     """Show what the main loops of the library are predicted to take."""
     from ..tune.sass.artifact import predicted_loops
 
-    if not Path(subject).exists():
-        raise ValueError(
-            f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
-        )
     with _bar("predict") as step:
         found = predicted_loops(subject, archs, directions, progress=step)
     show(loop_table(found))
