@@ -74,7 +74,7 @@ class _KeyGradients:
             self.bound = block_scores(kernel, self.scores, self.tile.batch, self.visits.head)
             self._start()
             with loop(self.visits.count) as number:
-                kernel.forget_lane_offsets()
+                kernel.forget_offsets()
                 self._query_tile(number)
             self._finish()
         # delta is of a launch of its own, dQ too where it is not added here.

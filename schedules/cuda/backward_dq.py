@@ -72,7 +72,7 @@ class _QueryGradient:
             self.visits = key_visits(kernel, tile, self.config.block_k)
             self._start()
             with loop(self.visits.count) as number:
-                kernel.forget_lane_offsets()
+                kernel.forget_offsets()
                 self._key_tile(number)
             self._finish()
         # delta, dK and dV are of other launches.

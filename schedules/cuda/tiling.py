@@ -91,6 +91,41 @@ def key_visits(kernel: CudaKernel, tile: QueryTile, block_k: int) -> Visits:
     return held(kernel, visits, "start", "full_low", "full_high", "count")
 
 
+class KeyVisits:
+    """The key tiles that a query tile sees, one after the other, the last first.
+
+    first: the tile at hand, a register. More numbers than it and the last would be held in every
+    round, of a grid's place that no uniform register holds.
+    """
+
+    def __init__(self, kernel: CudaKernel, tile: QueryTile, block_k: int):
+        seen = visibility(kernel.sig, tile.batch)
+        visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
+        self._visits = held(kernel, visits, "full_low", "full_high")
+        self.first = kernel.scalar(visits.first(0))
+        # Of no visits, the tile after the first.
+        self._last = kernel.scalar(visits.first(visits.count - 1))
+        name_registers(self)
+
+    @property
+    def any(self):
+        """Whether there is a tile at hand."""
+        return self.first >= self._last
+
+    @property
+    def has_next(self):
+        """Whether another tile comes after the one at hand."""
+        return self.first > self._last
+
+    def boundary(self):
+        """Whether masks or ends may hide part of the tile at hand."""
+        return self._visits.is_boundary(self.first)
+
+    def step(self) -> None:
+        """Go to the next tile."""
+        assign(self.first, self.first - self._visits.block)
+
+
 class KeyTile:
     """The key tile of this block: batch, kv_head, keys first .. first + block_k - 1."""
 

@@ -127,7 +127,7 @@ class _Tiles:
             self.keys = self.tile.keys
             self._start()
             with loop(Sizes.blocks(self.keys, self.config.block_k)) as number:
-                kernel.forget_lane_offsets()
+                kernel.forget_offsets()
                 self._key_tile(number * self.config.block_k)
             self._finish()
         return kernel.launch()

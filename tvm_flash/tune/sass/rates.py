@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...schedules.cuda.arch import CudaArch
-from ..analytical.gpu import INTEGER, SCHEDULERS, SHARED_BYTES, SPECIAL, gpu_of
+from ...schedules.cuda.arch import SCHEDULERS, CudaArch
+from ..analytical.gpu import INTEGER, SHARED_BYTES, SPECIAL, gpu_of
 
 WARP = 32
 QUARTERS = SCHEDULERS
