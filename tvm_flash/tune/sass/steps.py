@@ -50,7 +50,7 @@ _EFFECTS = {
 }
 
 _CLASSES = {
-    "products": ("HMMA",), "special": ("MUFU",), "float32": (*_FLOATS, *_PACKED), "max": ("FMNMX",),
+    "products": ("HMMA",), "special": ("MUFU",), "float32": (*_FLOATS, *_PACKED), "max": ("FMNMX", "FMNMX3"),
     "shuffle": ("SHFL",), "ldmatrix": ("LDSM",), "shared": ("LDS", "STS", "STSM", "ATOMS"),
     "copy": ("LDGSTS",), "reduction": ("RED", "REDG", "ATOM", "ATOMG"), "global": ("LDG", "STG"),
     "spill load": ("LDL",), "spill store": ("STL",), "convert": ("F2FP", "F2F", "I2F", "F2I"),
