@@ -55,7 +55,7 @@ ASSUMPTIONS = {
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one of an SM's four parts, each with a scheduler: clocks that a warp's instruction takes.
+    """Clocks that a warp's instruction takes of one of an SM's quarters, and what all four share.
 
     product: of one HMMA for each multiply-add of the warp (1/256 on sm_80). float32, integer,
     special: of one instruction of 32 lanes. l2_bytes and the latencies include the assumptions.

@@ -50,7 +50,8 @@ _EFFECTS = {
 }
 
 _CLASSES = {
-    "products": ("HMMA",), "special": ("MUFU",), "float32": (*_FLOATS, *_PACKED), "max": ("FMNMX", "FMNMX3"),
+    "products": ("HMMA",), "special": ("MUFU",), "float32": (*_FLOATS, *_PACKED),
+    "max": ("FMNMX", "FMNMX3"),
     "shuffle": ("SHFL",), "ldmatrix": ("LDSM",), "shared": ("LDS", "STS", "STSM", "ATOMS"),
     "copy": ("LDGSTS",), "reduction": ("RED", "REDG", "ATOM", "ATOMG"), "global": ("LDG", "STG"),
     "spill load": ("LDL",), "spill store": ("STL",), "convert": ("F2FP", "F2F", "I2F", "F2I"),
@@ -98,7 +99,7 @@ def steps_of(code: Sequence[Instruction], rates: Rates) -> tuple[Step, ...]:
 
 
 def multiply_adds(at: Instruction) -> int:
-    """Of a warp's product, in units of 16-bit ones: TF32 takes twice as long (0: no product)."""
+    """How many 16-bit multiply-adds a product of a warp is worth: TF32's count twice."""
     if not (shape := _SHAPE.match(at.opcode)):
         return 0
     return 16 * int(shape[1]) * int(shape[2]) * (2 if ".TF32" in at.opcode else 1)
