@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...schedules.cuda.arch import SCHEDULERS, CudaArch
-from ..analytical.gpu import INTEGER, SCHEDULERS, SPECIAL, gpu_of
+from ..analytical.gpu import INTEGER, SPECIAL, gpu_of
 
 WARP = 32
 QUARTERS = SCHEDULERS
