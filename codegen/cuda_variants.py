@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..artifact.library import symbol_name
 from ..errors import BuildError
@@ -61,13 +62,18 @@ class Chosen:
     kernels: tuple[Compiled, ...]
 
 
-def cuda_job(spec: AttentionSpec, direction: str, archs: tuple[CudaArch, ...]) -> CudaJob:
-    """The job of one kernel for ``archs``."""
+def cuda_job(
+    spec: AttentionSpec,
+    direction: str,
+    archs: tuple[CudaArch, ...],
+    folders: Sequence[Path] | None = None,
+) -> CudaJob:
+    """The job of one kernel for ``archs``; folders: of records, the package's own unless given."""
 
     def programs(archs: tuple[CudaArch, ...], choice: int) -> Served:
         from ..schedules.cuda.select import cuda_programs
 
-        return cuda_programs(spec, direction, archs, choice=choice)
+        return cuda_programs(spec, direction, archs, choice=choice, folders=folders)
 
     return CudaJob(symbol_name(spec, direction), spec, direction, archs, programs)
 

@@ -101,6 +101,18 @@ def log_folders() -> tuple[Path, ...]:
     return tuple(folder for folder in folders if folder.is_dir())
 
 
+def record_folders(logs: Path | None) -> tuple[Path, ...] | None:
+    """``logs`` before the package's own folders, for what takes ``folders``; None without it.
+
+    Raises ValueError where ``logs`` is no folder.
+    """
+    if logs is None:
+        return None
+    if not logs.is_dir():
+        raise ValueError(f"logs={str(logs)!r} is no folder: name one that `tvm-flash tune` wrote")
+    return (logs, *log_folders())
+
+
 def _nearest_first(
     spec: AttentionSpec, bucket: str, folders: Sequence[Path]
 ) -> Iterator[tuple[_Log, str]]:
