@@ -66,8 +66,21 @@ def build(
     schedule serves, ValueError for an unknown preset, direction or bucket, BuildError when
     compiling, linking or writing fails.
     """
-    buckets, pairs = check_buckets(buckets), all_pairs(specs, presets, directions)
-    folders = record_folders(logs)
+    pairs = all_pairs(specs, presets, directions)
+    return build_pairs(pairs, target, path, buckets=buckets, logs=logs, progress=progress)
+
+
+def build_pairs(
+    pairs: Sequence[tuple[AttentionSpec, str]],
+    target: str | CpuTarget,
+    path: str | Path,
+    *,
+    buckets: Sequence[str] = FORWARD_BUCKETS,
+    logs: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """``build`` of ``pairs``, each a spec and the direction that it is built in."""
+    buckets, folders = check_buckets(buckets), record_folders(logs)
     if isinstance(target, str) and target.startswith("cuda"):
         archs = cuda_archs(target)
         cuda_jobs = [cuda_job(*pair, archs, folders) for pair in pairs]
@@ -116,7 +129,7 @@ def build_jobs(
     guarded: only this user may write to it, whatever the umask.
     """
     if not jobs:
-        raise BuildError("no kernels to build: name specs or presets, and directions that they have")
+        raise BuildError("no kernels to build: name specs or presets, and their directions")
     _refuse_foreign(target)
     require_memory(COMPILING, f"building {path}")
     with writing(f"building {path}"), publishing(path, guarded=guarded) as staging:

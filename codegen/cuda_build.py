@@ -53,7 +53,7 @@ def build_cuda(
     keeps registers in memory whatever its config.
     """
     if not jobs:
-        raise BuildError("no kernels to build: name specs or presets, and directions that they have")
+        raise BuildError("no kernels to build: name specs or presets, and their directions")
     find_toolkit()
     with writing(f"building {path}"), publishing(path, guarded=guarded) as staging:
         functions = _compile(jobs, allow_spills, progress)

@@ -76,7 +76,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused_before_anything_is_compiled(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "_search", None)
+    monkeypatch.setattr(command, "search", None)
     arguments, part = REFUSED[what]
     result = call(*arguments, "--logs", tmp_path / "logs", status=2)
     assert part in result.stderr and "Traceback" not in result.output

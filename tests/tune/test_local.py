@@ -81,6 +81,9 @@ class Answers:
     def renew(self):
         self.renewed += 1
 
+    def start(self):
+        self.started += 1
+
     def close(self):
         """Nothing runs."""
 

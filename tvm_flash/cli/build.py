@@ -99,9 +99,7 @@ def _costs(path: Path) -> list:
     return reports(path)
 
 
-def _build(
-    problems: list, target: str, out: Path, wanted: dict[str, Any]
-) -> tuple[Path, float]:
+def _build(problems: list, target: str, out: Path, wanted: dict[str, Any]) -> tuple[Path, float]:
     from ..codegen.build import build as build_artifact
 
     started = time.perf_counter()

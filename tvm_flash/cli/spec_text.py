@@ -89,7 +89,7 @@ def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
         found += own
     if not found:
         raise SpecTextError(
-            "no specs: name some, for example bf16,d=64,causal, or give --specs FILE or --preset NAME"
+            "no specs: name some, as bf16,d=64,causal, or give --specs FILE or --preset NAME"
         )
     return found
 

@@ -19,6 +19,8 @@ Self = TypeVar("Self", bound="BuildingHardware")
 
 # Not a candidate's fault but this machine's: a full disk, no compiler.
 _OURS = "machine"
+# Outcomes that a lost device has too: where no process opens it afterwards, none is recorded.
+_MAY_BE_OURS = ("crash", "timeout")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class BuildingHardware(ABC):
 
     jobs: builder processes, each made ready by ``prepare``. timeout: seconds that compiling one
     config may take, and checking and warming one up. All configs of a call are built before the
-    first is timed: a compiler beside a measurement would be measured too.
+    first is timed: a compiler beside a measurement would be measured too. open_device: what the
+    measuring process does first; where it fails, there is nothing to measure on.
     """
 
     def __init__(
@@ -51,10 +54,11 @@ class BuildingHardware(ABC):
         build: Callable[..., Built | Failure],
         prepare: Callable[[], None],
         measure: Callable[..., Trial],
+        open_device: Callable[[], None] | None = None,
     ):
         self.jobs, self.timeout = jobs, timeout
         self._builders = Workers(build, jobs, prepare=prepare)
-        self._measurer = Workers(measure, 1)
+        self._measurer = Workers(measure, 1, prepare=open_device)
         self._known: dict[str, Built | Failure] = {}
 
     @abstractmethod
@@ -114,9 +118,11 @@ class BuildingHardware(ABC):
         item = self._to_measure(task, ours, best, seconds)
         ((_, answer),) = self._measurer.map([item], self.timeout + 4 * seconds)
         if isinstance(answer, Failure):
-            return Trial(answer.outcome, resources=ours.resources, note=answer.note)
-        if answer.outcome != "ok":
+            answer = Trial(answer.outcome, note=answer.note)
+        elif answer.outcome != "ok":
             self._measurer.renew()  # it may have written anywhere, or broken a CUDA context
+        if answer.outcome in _MAY_BE_OURS:
+            self._measurer.start()
         return replace(answer, resources=ours.resources)
 
 

@@ -127,6 +127,11 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
     return call
 
 
+def open_device() -> None:
+    """Make torch's CUDA device ready; raises what torch says of one that is lost, or full."""
+    _device()
+
+
 @lru_cache(maxsize=1)
 def _device() -> CudaDevice:
     return CudaDevice()

@@ -15,7 +15,7 @@ from ..errors import TvmFlashError, UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS
 from .building import BuildingHardware, Built, build_failure
-from .cuda_device import judged_and_timed_on_gpu
+from .cuda_device import judged_and_timed_on_gpu, open_device
 from .trial import SearchTask
 from .workers import Failure
 
@@ -33,7 +33,7 @@ class CudaHardware(BuildingHardware):
 
     def __init__(self, jobs: int, timeout: float):
         functions = {"build": built, "prepare": import_compiler, "measure": judged_and_timed_on_gpu}
-        super().__init__(jobs, timeout, **functions)
+        super().__init__(jobs, timeout, open_device=open_device, **functions)
 
     def origin(self, task: SearchTask) -> Mapping[str, Any]:
         """As ``Hardware.origin``; "cpu" holds the GPU's name, the machine the host beside it."""
