@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tvm_flash.runtime.loader import opened
+from tvm_flash.bench.timing import Call
+from tvm_flash.runtime.loader import Kernel, opened
 from tvm_flash.tune import building, cuda_device, cuda_hardware
 from tvm_flash.tune.trial import Sizes
 from tvm_flash.tune.workers import Failure
@@ -28,22 +29,22 @@ class Interpreter:
 
     def __init__(self, clock, spoil=lambda tensors: None):
         self.clock, self.spoil = clock, spoil
-        self.paths: dict[int, Path] = {}
+        self.kernels: dict[Path, Kernel] = {}
         self.called: list[Path] = []
-        self._timed: dict[int, Path] = {}
+        self._timed: dict[Call, Path] = {}
         self._noise = itertools.cycle(NOISE)
 
     def kernel(self, path):
         """The one kernel at ``path``, to stand for ``cuda_device._kernel``."""
-        (kernel,) = opened(path).kernels
-        self.paths[id(kernel)] = path
-        return kernel
+        if path not in self.kernels:
+            (self.kernels[path],) = opened(path).kernels
+        return self.kernels[path]
 
     def place(self, tensor):
         return tensor
 
     def call(self, kernel, given, outputs):
-        path = self.paths[id(kernel)]
+        path = next(path for path, known in self.kernels.items() if known is kernel)
         self.called.append(path)
         with InterpretedDevice(opened(path), self.capability) as device:
             device.call(kernel, given, outputs=outputs)
@@ -53,7 +54,7 @@ class Interpreter:
         pass
 
     def seconds(self, call, repeats):
-        """Of a call that ran once; it is kept, so that no other has its id."""
+        """Of a call that has run once."""
         if call not in self._timed:
             call()
             self._timed[call] = self.called[-1]
