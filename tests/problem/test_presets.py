@@ -93,11 +93,8 @@ def test_text_is_read_back(dtype, widths, flags, alignment, returns):
 def test_a_build_of_both(tmp_path, monkeypatch):
     small = Preset("small", ("forward",), (Use({"causal": True}, (16,), "a test"),))
     monkeypatch.setitem(presets.PRESETS, "small", small)
-    words = ["build", "fp32,d=16", "--preset", "small", "--buckets", "long", "--json"]
+    words = ["build", "bf16,d=16,causal", "--preset", "small", "--buckets", "long", "--json"]
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "kernels")])
     assert done.exit_code == 0, done.output
     found = {(k["spec"]["dtype"], k["direction"]) for k in json.loads(done.stdout)["kernels"]}
-    assert found == {
-        ("float32", "forward"), ("float32", "backward"), ("bfloat16", "forward"),
-        ("float16", "forward"),
-    }  # fmt: skip
+    assert found == {("bfloat16", "forward"), ("bfloat16", "backward"), ("float16", "forward")}

@@ -54,7 +54,7 @@ class Interpreter:
         pass
 
     def seconds(self, call, repeats):
-        """Of a call that has run once."""
+        """Seconds of a call that has run once."""
         if call not in self._timed:
             call()
             self._timed[call] = self.called[-1]
