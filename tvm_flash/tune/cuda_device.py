@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 
 from ..artifact.library import symbol_name
-from ..bench.device import CudaStopwatch, moved
+from ..bench.device import CudaStopwatch
 from ..bench.timing import Call
 from ..problem.arguments import WRITTEN, ZEROED, names
 from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
-from ..verify.buffers import poison, with_tensors
+from ..verify.buffers import moved, run_elsewhere, with_tensors
 from ..verify.trial import CallArguments, Candidate, judge, tile_of
 from ..verify.verdict import KernelVerdict
 from .measure import given_arguments, interleaved, verdict_trial
@@ -97,12 +97,11 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     tile = tile_of(variant["meta"])
 
     def run(call: CallArguments, outputs: Outputs) -> list:
-        poison(call, outputs)
-        placed = with_tensors(call, device.place)
-        device.call(kernel, placed, outputs)
-        device.wait()
-        for name in outputs:
-            call[name].copy_(placed[name])
+        def start_and_wait(placed: CallArguments) -> None:
+            device.call(kernel, placed, outputs)
+            device.wait()
+
+        run_elsewhere(call, outputs, device.place, start_and_wait)
         return []
 
     symbol, archs = symbol_name(kernel.spec, kernel.direction), tuple(variant["archs"])
