@@ -15,7 +15,6 @@ from tvm_flash.cli.app import app
 from tvm_flash.codegen import toolkit
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
-from tvm_flash.runtime.loader import opened
 from tvm_flash.schedules.record_format import checked
 
 SPEC = "fp16,d=16"
@@ -41,9 +40,8 @@ def nvcc():
         pytest.skip(f"no CUDA compiler: {error}")
 
 
-def fewer_queries_are_faster(path):
-    (variant,) = opened(path).kernels[0].config["variants"]
-    return 1e-5 * variant["block_q"]
+def fewer_queries_are_faster(place, numbers):
+    return 1e-5 * numbers["block_q"]
 
 
 @pytest.mark.slow

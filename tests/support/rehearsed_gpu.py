@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from tvm_flash.bench.timing import Call
 from tvm_flash.runtime.loader import Kernel, opened
 from tvm_flash.tune import building, cuda_device, cuda_hardware
+from tvm_flash.tune.cuda_device import Place
 from tvm_flash.tune.trial import Sizes
 from tvm_flash.tune.workers import Failure
 from tvm_flash.verify.hook import InterpretedDevice
@@ -23,29 +23,32 @@ NOISE = (0.0, 0.004, -0.003, 0.002, -0.001)
 
 
 class Interpreter:
-    """A ``Device`` on host tensors. clock(path): seconds of the kernel at it; spoil: of results."""
+    """A ``Device`` on host tensors. spoil: damages results.
+
+    clock(place, numbers): seconds of the kernel at a ``cuda_device.Place`` with such a config.
+    """
 
     capability = (9, 0)
 
     def __init__(self, clock, spoil=lambda tensors: None):
         self.clock, self.spoil = clock, spoil
-        self.kernels: dict[Path, Kernel] = {}
-        self.called: list[Path] = []
-        self._timed: dict[Call, Path] = {}
+        self.kernels: dict[Place, Kernel] = {}
+        self.called: list[Place] = []
+        self._timed: dict[Call, Place] = {}
+        self._opened = cuda_device._kernel
         self._noise = itertools.cycle(NOISE)
 
-    def kernel(self, path):
-        """The one kernel at ``path``, to stand for ``cuda_device._kernel``."""
-        if path not in self.kernels:
-            (self.kernels[path],) = opened(path).kernels
-        return self.kernels[path]
+    def kernel(self, place):
+        """The kernel at ``place``, to stand for ``cuda_device._kernel``."""
+        return self.kernels.setdefault(place, self._opened(place))
 
     def place(self, tensor):
         return tensor
 
     def call(self, kernel, given, outputs):
-        path = next(path for path, known in self.kernels.items() if known is kernel)
-        self.called.append(path)
+        place = next(place for place, known in self.kernels.items() if known is kernel)
+        self.called.append(place)
+        path = place[0] if isinstance(place, tuple) else place
         with InterpretedDevice(opened(path), self.capability) as device:
             device.call(kernel, given, outputs=outputs)
         self.spoil(given)
@@ -58,7 +61,9 @@ class Interpreter:
         if call not in self._timed:
             call()
             self._timed[call] = self.called[-1]
-        return self.clock(self._timed[call]) * (1 + next(self._noise))
+        place = self._timed[call]
+        (variant,) = self.kernels[place].config["variants"]
+        return self.clock(place, variant) * (1 + next(self._noise))
 
 
 class Inline:
@@ -85,10 +90,9 @@ class Inline:
     close = renew
 
 
-def seconds_of(path):
-    """Made up: tiles of more queries, and of 32 keys, are faster."""
-    (variant,) = opened(path).kernels[0].config["variants"]
-    return 1e-3 * (1 + abs(variant["block_k"] - 32) / 64) * (128 / variant["block_q"]) ** 0.5
+def made_up(place, numbers):
+    """Seconds: tiles of more queries, and of 32 keys, are faster."""
+    return 1e-3 * (1 + abs(numbers["block_k"] - 32) / 64) * (128 / numbers["block_q"]) ** 0.5
 
 
 def pose(monkeypatch, name="NVIDIA H100", capability=(9, 0)):
@@ -98,7 +102,7 @@ def pose(monkeypatch, name="NVIDIA H100", capability=(9, 0)):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
 
 
-def rehearse(monkeypatch, clock=seconds_of, spoil=lambda tensors: None):
+def rehearse(monkeypatch, clock=made_up, spoil=lambda tensors: None):
     """`tvm-flash tune --target cuda` on an sm_90 that is the interpreter; gives the device."""
     device = Interpreter(clock, spoil)
     pose(monkeypatch, "no GPU: the PTX interpreter, times made up")

@@ -16,6 +16,7 @@ from .console import PLAIN, console, notes
 from .show import require_tvm
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, grouped, own_specs
+from .tune_carried import carry_candidates, tune_carried
 from .tune_cuda import Groups, gpu_hardware, rank_without_gpu, request_on_gpu
 from .tune_rebuild import require_out
 from .tune_search import search
@@ -93,6 +94,14 @@ def tune(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Compilers at once; default: one per core.")
     ] = None,
+    carry: Annotated[
+        Path | None,
+        typer.Option(help="Only build the candidates for one GPU into this folder, to be timed."),
+    ] = None,
+    carried: Annotated[
+        Path | None,
+        typer.Option(help="Time the candidates in this folder; needs neither TVM nor nvcc."),
+    ] = None,
     check_logs: Annotated[
         Path | None, typer.Option(help="Only say which lines of this folder's logs are valid.")
     ] = None,
@@ -104,11 +113,17 @@ def tune(
     if check_logs is not None:
         _check(check_logs)
         return
+    folder = logs or _own_logs()
+    if carried is not None:
+        tune_carried(carried, seconds, timeout, folder)
+        return
     require_tvm()
     groups = grouped(
         own_specs(specs, specs_file, preset), preset, _words("directions", directions, DIRECTIONS)
     )
-    folder = logs or _own_logs()
+    if carry is not None:
+        carry_candidates(groups, target, trials, seed, strategy, carry)
+        return
     if cost_model is not None:
         strategy = strategy or "evolutionary"
     searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)

@@ -25,9 +25,12 @@ _MAY_BE_OURS = ("crash", "timeout")
 
 @dataclass(frozen=True)
 class Built:
-    """An artifact with one function; resources: what the compiler made of it."""
+    """An artifact with one function, or with several and the symbol of one.
 
-    path: Path
+    resources: what the compiler made of it.
+    """
+
+    path: Path | tuple[Path, str]
     resources: dict[str, int]
 
 
@@ -107,12 +110,18 @@ class BuildingHardware(ABC):
     def _build(self, task: SearchTask, configs: Sequence[Any]) -> None:
         new = {_key(task, config): config for config in configs}
         new = {key: config for key, config in new.items() if key not in self._known}
+        self._known.update(self._found(task, new))
+
+    def _found(self, task: SearchTask, new: Mapping[str, Any]) -> dict[str, Built | Failure]:
+        """What ``build`` answers for each of the configs ``new``, by their keys."""
+        found = {}
         items = [self._to_build(task, config) for config in new.values()]
         keys = list(new)
         for index, answer in self._builders.map(items, self.timeout):
             if isinstance(answer, Failure) and answer.outcome == _OURS:
                 raise HardwareFailure(answer.note)
-            self._known[keys[index]] = answer
+            found[keys[index]] = answer
+        return found
 
     def _measured(self, task: SearchTask, ours: Built, best: Built, seconds: float) -> Trial:
         item = self._to_measure(task, ours, best, seconds)

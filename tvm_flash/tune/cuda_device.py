@@ -21,6 +21,8 @@ from ..verify.verdict import KernelVerdict
 from .measure import given_arguments, interleaved, verdict_trial
 from .trial import Sizes, Trial
 
+# An artifact of one kernel; or of several, and the symbol of one.
+Place = Path | tuple[Path, str]
 Outputs = tuple[str, ...]
 # How errors begin that torch raises, and our launchers: no numbers came of such a call.
 _CUDA_FAILED = ("CUDA error", "CUDA launch")
@@ -68,15 +70,15 @@ class CudaDevice:
         return self._stopwatch(call, repeats)
 
 
-def judged_and_timed_on_gpu(path: Path, incumbent: Path, sizes: Sizes, seconds: float) -> Trial:
+def judged_and_timed_on_gpu(path: Place, incumbent: Place, sizes: Sizes, seconds: float) -> Trial:
     """``judged_and_timed`` on torch's CUDA device. May die of it: for a process of its own."""
     return judged_and_timed(_device(), path, incumbent, sizes, seconds)
 
 
 def judged_and_timed(
-    device: Device, path: Path, incumbent: Path, sizes: Sizes, seconds: float
+    device: Device, path: Place, incumbent: Place, sizes: Sizes, seconds: float
 ) -> Trial:
-    """The trial of the artifact at ``path``, which has one kernel, beside that at ``incumbent``.
+    """The trial of the kernel at ``path`` beside that at ``incumbent``.
 
     A kernel that misses the error rule on any problem of its tile is wrong, and is not timed.
     """
@@ -137,6 +139,9 @@ def _device() -> CudaDevice:
 
 
 @lru_cache(maxsize=8)
-def _kernel(path: Path) -> Kernel:
-    (kernel,) = opened(path).kernels
+def _kernel(place: Place) -> Kernel:
+    path, symbol = place if isinstance(place, tuple) else (place, "")
+    library = opened(path)
+    named = zip(library.manifest.kernels, library.kernels, strict=True)
+    (kernel,) = (kernel for record, kernel in named if symbol in ("", record.symbol))
     return kernel

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..artifact.library import symbol_name, verify
+from ..artifact.library import KernelRecord, symbol_name, verify
 from ..bench.host import describe
 from ..codegen import cache
 from ..codegen.toolkit import find_toolkit
@@ -39,11 +40,15 @@ class CudaHardware(BuildingHardware):
         """As ``Hardware.origin``; "cpu" holds the GPU's name, the machine the host beside it."""
         import torch
 
-        versions = {**build_versions(), "torch": str(torch.__version__)}
-        versions |= {"nvcc": find_toolkit().version, "cuda": str(torch.version.cuda)}
+        versions = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
+        versions |= self._compilers()
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
         machine = {**describe().to_json(), "gpu": gpu, "arch": task.target}
         return {"cpu": gpu, "machine": machine, "versions": versions}
+
+    def _compilers(self) -> Mapping[str, str]:
+        """Versions of what compiles the kernels."""
+        return {**build_versions(), "nvcc": find_toolkit().version}
 
     def _to_build(self, task: SearchTask, config: Any) -> tuple:
         return task.spec, task.direction, task.target, config.to_json()
@@ -69,14 +74,26 @@ def built(
         path = cache.entry(name, lambda to: _compile(spec, direction, arch, config, to))
     except (TvmFlashError, ValueError) as error:
         return build_failure(error)
-    launches = _resources(path, arch)
+    # The same that a build lets through: float32 of the widest heads has no config without.
+    may_spill = partial(_may_spill, spec, direction, arch, config)
+    return built_or_spilled(path, _resources(path, arch), may_spill)
+
+
+def built_or_spilled(
+    place: Path | tuple[Path, str],
+    launches: Mapping[str, Mapping[str, int]],
+    may_spill: Callable[[], Collection[str]],
+) -> Built | Failure:
+    """What is at ``place``, unless a launch that is not among ``may_spill`` spills.
+
+    launches: what ptxas gave each, by its name; may_spill is asked only where one spills.
+    """
     in_memory = {name: max(found[kind] for kind in _MEMORY) for name, found in launches.items()}
     spilled = {name for name, size in in_memory.items() if size}
-    # The same that a build lets through: float32 of the widest heads has no config without.
-    if spilled and (refused := spilled - _may_spill(spec, direction, arch, config)):
+    if spilled and (refused := spilled.difference(may_spill())):
         name = max(refused, key=lambda name: in_memory[name])
         return Failure("spill", f"{in_memory[name]} bytes of a thread in memory, {launches[name]}")
-    return Built(path, max(launches.values(), key=lambda found: found["registers"]))
+    return Built(place, dict(max(launches.values(), key=lambda found: found["registers"])))
 
 
 def import_compiler() -> None:
@@ -112,8 +129,12 @@ def _may_spill(
 
 
 def _resources(path: Path, arch: str) -> dict[str, dict[str, int]]:
-    """What ptxas gave each launch, by its name."""
     (record,) = verify(path)[1].kernels
+    return resources_of(record, arch)
+
+
+def resources_of(record: KernelRecord, arch: str) -> dict[str, dict[str, int]]:
+    """What ptxas gave each launch of a kernel on ``arch``, by its name."""
     return {
         launch["name"]: {name: int(launch["resources"][arch][name]) for name in _RESOURCES}
         for launch in record.launches

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS, CudaArch, cuda_archs
-from .analytical.cuda import problem_of
+from .sizes import problem_of
 from .trial import SearchTask
 
 _HIDE = "CUDA_VISIBLE_DEVICES= before the command hides the GPU, and a model ranks configs instead"
