@@ -163,18 +163,8 @@ def test_what_was_tuned_is_built_unless_stopped(hardware, tmp_path, monkeypatch,
     built = []
     monkeypatch.setattr(tune_search, "rebuild", lambda request, out: built.append(out))
     hardware(stop_after=stop_after)
-    options = [
-        SPEC,
-        "--logs",
-        tmp_path,
-        "--strategy",
-        "grid",
-        "--trials",
-        "4",
-        "-o",
-        tmp_path / "k",
-    ]
-    done = call(*options, status=130 if stop_after else 0)
+    options = [SPEC, "--logs", tmp_path, "--strategy", "grid", "--trials", "4"]
+    done = call(*options, "-o", tmp_path / "kernels", status=130 if stop_after else 0)
     assert built == ([] if stop_after else [tmp_path / "kernels"])
     assert "--target x86-64-v4 --logs LOGS" in done.stderr
 
