@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from tvm import tirx
@@ -101,8 +101,6 @@ class _KeyGradients:
         self.dk = accumulator(kernel, self.warp_keys, self.depth // self.split)
         self.dv = accumulator(kernel, self.warp_keys, self.depth_v // self.split)
         self.a = fragment(kernel, self.product, self.s.m_tiles)
-        steps = self.warp_queries // self.product.step
-        self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles, steps)
         self.recompute = Recompute(kernel, self.scores, self.s)
         self._pair = kernel.registers((2,), "float32")  # columns of lse or delta
         if "lse_low" in self.statistics:
@@ -121,16 +119,18 @@ class _KeyGradients:
 
     def _query_tile(self, number) -> None:
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
+        prefetch = [partial(self._prefetch, number, 1 - stage)] if self.config.stages == 2 else []
         self.copies.landed()
         self.visits.look_ahead()
-        if self.config.stages == 2:
-            self._prefetch(number, 1 - stage)
-        self._probabilities(stage)
-        self._dscores(stage)
+        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, prefetch)
+        for first in range(0, self.s.n_tiles, self.dp.n_tiles):
+            self._own_queries(first, stage)
         if self.split > 1:
             barrier()
-        self._add(self.dv, self._p_fragment, self.do_tile, stage)
-        self._add(self.dk, self._ds_fragment, self.q_tile, stage)
+            for other in range(1, self.split):
+                self._queries_of(other, self.dv, self.p_tile, self.do_tile, stage)
+            for other in range(1, self.split):
+                self._queries_of(other, self.dk, self.ds_tile, self.q_tile, stage)
         # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.
         if self.config.stages == 1 or (self.with_dq and self.split == 1):
             barrier()
@@ -140,46 +140,59 @@ class _KeyGradients:
             self._query_gradient()
         self.visits.step()
 
-    def _probabilities(self, stage) -> None:
-        visits, tile = self.visits, self.tile
-        self._transposed_product(self.s, self.k_tile, self.q_tile, stage)
-        self.recompute.probabilities(
-            self.bound, visits.boundary(),
+    def _own_queries(self, first: int, stage) -> None:
+        """P and dS of a part of this warp's queries, from tile column ``first`` on; dV and dK of
+        these.
+        """
+        visits, tile, product, tiles = self.visits, self.tile, self.product, self.dp.n_tiles
+        site = (
             lambda m, n, r: visits.first + self._query_column(n, r % 2),
             lambda m, n, r: tile.first + self._key_row(m, r // 2),
-            *(self._statistic(name, stage) for name in self.spec.saved_statistics),
-        )  # fmt: skip
-        if self.split > 1:
-            for m in range(self.s.m_tiles):
-                for step in range(self.warp_queries // self.product.step):
-                    self.product.pack(self.a(m), self.s.values(m, step, self.product))
-                    self._exchange(self.p_tile, m, step, self.a(m))
+        )
+        statistics = [self._statistic(name, stage) for name in self.spec.saved_statistics]
+        weights = partial(self.recompute.weights, self.bound, *site, *statistics)
+        columns = range(first, first + tiles)
+        pieces = [partial(weights, columns=[n]) for n in columns]
+        self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, pieces)
+        self.recompute.mask(self.bound, visits.boundary(), *site, columns)
+        delta = self._statistic("delta", stage)
+        for start in range(0, tiles, product.tiles_per_step):
+            step = (first + start) // product.tiles_per_step
+            own = range(start, start + product.tiles_per_step)
+            dscores = partial(self.recompute.dscores, self.dp, delta, first, own)
+            p = self._packed(self.s, step, self.p_tile if self.split > 1 else None, step)
+            self._add(self.dv, p, self.do_tile, stage, self.column_group, step, [dscores])
+            in_part = start // product.tiles_per_step
+            exchanged = self.with_dq or self.split > 1
+            ds = self._packed(self.dp, in_part, self.ds_tile if exchanged else None, step)
+            self._add(self.dk, ds, self.q_tile, stage, self.column_group, step)
 
-    def _dscores(self, stage) -> None:
-        """dS as A fragments, part by part: only a part of dP is held in float32."""
-        product, tiles = self.product, self.dp.n_tiles
-        for first in range(0, self.s.n_tiles, tiles):
-            self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8)
-            delta = self._statistic("delta", stage)
-            self.recompute.dscores(self.dp, delta, first)
-            for m in range(self.dp.m_tiles):
-                for step in range(tiles // product.tiles_per_step):
-                    self._keep_ds(m, first // product.tiles_per_step + step, step)
+    def _packed(self, acc: Accumulator, in_acc: int, tile: SharedTile | None, step: int) -> list:
+        """Step ``in_acc`` of ``acc`` as A fragments; put into [key][query] for other warps too."""
+        product = self.product
+        column = self._query_column(step * product.step // 8, 0)
+        for m in range(acc.m_tiles):
+            product.pack(self.a(m), acc.values(m, in_acc, product))
+            if tile is not None:
+                product.store_fragment(tile, self._key_row(m, 0), column, self.a(m))
+        return [self.a(m) for m in range(acc.m_tiles)]
 
-    def _keep_ds(self, m: int, step: int, step_in_part: int) -> None:
-        words = self.ds_fragment(m, step)
-        self.product.pack(words, self.dp.values(m, step_in_part, self.product))
-        if self.with_dq or self.split > 1:
-            self._exchange(self.ds_tile, m, step, words)
-
-    def _exchange(self, tile: SharedTile, m: int, step: int, words: list) -> None:
-        """An A fragment of this warp to its place in [key][query]."""
-        column = self._query_column(step * self.product.step // 8, 0)
-        self.product.store_fragment(tile, self._key_row(m, 0), column, words)
+    def _queries_of(
+        self, other: int, acc: Accumulator, weights: SharedTile, rows: SharedTile, stage
+    ) -> None:
+        """acc += A rows, over the queries of the column group ``other`` after this warp's."""
+        group = tirx.truncmod(self.column_group + other, self.split)
+        product = self.product
+        for step in range(self.warp_queries // product.step):
+            for m in range(acc.m_tiles):
+                at = group * (self.warp_queries // product.step) + step
+                product.load_a_paired(self.a(m), weights, 0, self._first_key(m), at)
+            self._add(acc, [self.a(m) for m in range(acc.m_tiles)], rows, stage, group, step)
 
     def _transposed_product(
-        self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int = 0
-    ) -> None:
+        self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int,
+        alongside: Sequence[Callable[[], None]],
+    ) -> None:  # fmt: skip
         """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
         product = self.product
 
@@ -192,18 +205,21 @@ class _KeyGradients:
                 lambda a, m, step: product.load_a(a, keys, 0, self._first_key(m), step),
             ),
             lambda b, step, pair: product.load_b(b, rows, stage, first + pair * 16, step),
+            alongside,
         )  # fmt: skip
 
-    def _add(self, acc: Accumulator, a_of: Callable, rows: SharedTile, stage) -> None:
-        """acc += A rows, over the queries of the tile; A's fragments are a_of(m, step)."""
+    def _add(
+        self, acc: Accumulator, a: list, rows: SharedTile, stage, group, step: int,
+        alongside: Sequence[Callable[[], None]] = (),
+    ) -> None:  # fmt: skip
+        """acc += A rows, over a step of the queries of column group ``group``."""
         product = self.product
         column, own = self._own_columns(self.column_group, acc.n_tiles)
+        depth = group * self.warp_queries + step * product.step
         gemm(
-            acc, product, self.config.block_q // product.step,
-            lambda step: [a_of(m, step) for m in range(acc.m_tiles)],
-            lambda b, step, pair: product.load_b_rows(
-                b, rows, stage, step * product.step, own + pair, column
-            ),
+            acc, product, 1, lambda _: a,
+            lambda b, _, pair: product.load_b_rows(b, rows, stage, depth, own + pair, column),
+            alongside,
         )  # fmt: skip
 
     def _own_columns(self, group, tiles: int) -> tuple:
@@ -215,19 +231,6 @@ class _KeyGradients:
             return 0, group * tiles // 2
         whole = tiles * 8 * self.k_tile.element_bytes % 128 == 0
         return (group * (tiles * 8), 0) if whole else (0, group * (tiles // 2))
-
-    def _p_fragment(self, m: int, step: int) -> list:
-        if self.split > 1:
-            return self._fetch(self.p_tile, m, step)
-        self.product.pack(self.a(m), self.s.values(m, step, self.product))
-        return self.a(m)
-
-    def _ds_fragment(self, m: int, step: int) -> list:
-        return self._fetch(self.ds_tile, m, step) if self.split > 1 else self.ds_fragment(m, step)
-
-    def _fetch(self, tile: SharedTile, m: int, step: int) -> list:
-        self.product.load_a_paired(self.a(m), tile, 0, self._first_key(m), step)
-        return self.a(m)
 
     def _query_gradient(self) -> None:
         """dS K into dq_acc, in the order of the fragments: a warp adds to 128 bytes in a row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -29,12 +29,12 @@ class Accumulator:
         for m, n, r in self.elements():
             store(self.registers, (m, n, r), function(self.registers[m, n, r], m, n, r))
 
-    def elements(self) -> Iterator[tuple[int, int, int]]:
+    def elements(self, columns: Collection[int] | None = None) -> Iterator[tuple[int, int, int]]:
         """(m, n, r) of every element this lane holds, column by column.
 
-        r = 2 * (lower half) + odd column.
+        r = 2 * (lower half) + odd column. columns: those of tiles; None is all.
         """
-        for n in range(self.n_tiles):
+        for n in range(self.n_tiles) if columns is None else columns:
             for m in range(self.m_tiles):
                 for r in range(4):
                     yield m, n, r
@@ -70,11 +70,13 @@ def gemm(
     steps: int,
     a_of: Callable[[int], list[list]],
     load_b: Callable[[list, int, int], None],
+    alongside: Sequence[Callable[[], None]] = (),
 ) -> None:
     """acc += A B over ``steps`` reduction steps.
 
     a_of(step) gives the A fragment of each tile row; load_b(words, step, pair) loads the B
-    fragments of tile columns 2 pair and 2 pair + 1.
+    fragments of tile columns 2 pair and 2 pair + 1. alongside: pieces of other work, written in
+    between the steps for the compiler to do while tensor cores are busy.
     """
     words = acc.kernel.registers((product.words_b,), "uint32")
     b = [words[n] for n in range(product.words_b)]
@@ -87,6 +89,13 @@ def gemm(
                 for side in range(2):
                     own = b[side * half : (side + 1) * half]
                     product.multiply(acc.tile(m, 2 * pair + side), a[m], own)
+        for piece in alongside[_share(len(alongside), step, steps)]:
+            piece()
+
+
+def _share(count: int, step: int, steps: int) -> slice:
+    """Which of ``count`` pieces follow ``step``: as many after each, the first ones early."""
+    return slice(-(-count * step // steps), -(-count * (step + 1) // steps))
 
 
 def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:

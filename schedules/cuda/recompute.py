@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -45,16 +45,17 @@ class Recompute:
             return lse if self.factor is None else lse * T.float32(LOG2E)
         return statistic * T.float32(LOG2E) if name == "lse_low" else statistic
 
-    def probabilities(
-        self, bound: BoundScores, boundary, q_index: Callable, k_index: Callable,
-        lse: Callable, lse_low: Callable | None = None,
+    def weights(
+        self, bound: BoundScores, q_index: Callable, k_index: Callable,
+        lse: Callable, lse_low: Callable | None = None, columns: Collection[int] | None = None,
     ) -> None:  # fmt: skip
-        """The dot products in ``s`` become P.
+        """The dot products in ``s`` become P, but for the mask.
 
-        Indices and statistics, ``converted``, are functions of (m, n, r).
+        Indices and statistics, ``converted``, are functions of (m, n, r). columns: of tiles; None
+        is all.
         """
         s = self.s
-        for m, n, r in s.elements():
+        for m, n, r in s.elements(columns):
             raw = s.registers[m, n, r]
             if self.factor is not None:
                 exponent = self.gradient.exponent(raw * self.factor, lse(m, n, r))
@@ -66,9 +67,15 @@ class Recompute:
             if lse_low is not None:
                 exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
             store(s.registers, (m, n, r), tirx.exp2(exponent))
-        rows = tirx.Cast("int32", self.scores.sig.seqlen_q)
+
+    def mask(
+        self, bound: BoundScores, boundary, q_index: Callable, k_index: Callable,
+        columns: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
+        """P of what no row sees becomes 0, where ``boundary`` says that there may be such."""
+        s, rows = self.s, tirx.Cast("int32", self.scores.sig.seqlen_q)
         with when(boundary):
-            for m, n, r in s.elements():
+            for m, n, r in s.elements(columns):
                 query, key = q_index(m, n, r), k_index(m, n, r)
                 seen = tirx.And(query < rows, bound.visible(query, key))
                 value = tirx.Select(seen, s.registers[m, n, r], T.float32(0))
@@ -81,12 +88,16 @@ class Recompute:
         """
         self.gradient.check(*products, *self.scores.used)
 
-    def dscores(self, dp: Accumulator, delta: Callable, first: int = 0) -> None:
+    def dscores(
+        self, dp: Accumulator, delta: Callable, first: int = 0,
+        columns: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
         """dP becomes dS (but for final_factor), given P in ``s``; delta is a function of (m, n, r).
 
-        ``dp`` may be a part: its tile columns are those from ``first`` on of ``s``.
+        ``dp`` may be a part: its tile columns are those from ``first`` on of ``s``. columns: those
+        of ``dp`` that are wanted; None is all.
         """
-        for m, n, r in dp.elements():
+        for m, n, r in dp.elements(columns):
             whole = (m, first + n, r)
             p = self.s.registers[whole]
             gradient = None if self._gradient is None else self._gradient[whole]
