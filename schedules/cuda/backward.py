@@ -101,6 +101,7 @@ class _KeyGradients:
         self.dk = accumulator(kernel, self.warp_keys, self.depth // self.split)
         self.dv = accumulator(kernel, self.warp_keys, self.depth_v // self.split)
         self.a = fragment(kernel, self.product, self.s.m_tiles)
+        self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s)
         self._pair = kernel.registers((2,), "float32")  # columns of lse or delta
         if "lse_low" in self.statistics:
@@ -112,7 +113,7 @@ class _KeyGradients:
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             self.copies.rows(target, 0, tile.key_rows(name), tile.first, tile.keys)
         with when(self.visits.count > 0):
-            self._load(0, self.visits.head, self.visits.first)
+            self._load(0, self.visits.head, self.visits.first, tile.rows)
         self.copies.commit()
         self.dk.zero()
         self.dv.zero()
@@ -154,28 +155,31 @@ class _KeyGradients:
         columns = range(first, first + tiles)
         pieces = [partial(weights, columns=[n]) for n in columns]
         self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, pieces)
-        self.recompute.mask(self.bound, visits.boundary(), *site, columns)
         delta = self._statistic("delta", stage)
         for start in range(0, tiles, product.tiles_per_step):
             step = (first + start) // product.tiles_per_step
             own = range(start, start + product.tiles_per_step)
             dscores = partial(self.recompute.dscores, self.dp, delta, first, own)
-            p = self._packed(self.s, step, self.p_tile if self.split > 1 else None, step)
-            self._add(self.dv, p, self.do_tile, stage, self.column_group, step, [dscores])
+            p, ds = self.a, self.ds_fragment
             in_part = start // product.tiles_per_step
             exchanged = self.with_dq or self.split > 1
-            ds = self._packed(self.dp, in_part, self.ds_tile if exchanged else None, step)
-            self._add(self.dk, ds, self.q_tile, stage, self.column_group, step)
+            self._pack(p, self.s, step)
+            more = [partial(self._exchange, p, self.p_tile, step)] if self.split > 1 else []
+            more += [dscores, partial(self._pack, ds, self.dp, in_part)]
+            self._add(self.dv, p, self.do_tile, stage, self.column_group, step, more)
+            more = [partial(self._exchange, ds, self.ds_tile, step)] if exchanged else []
+            self._add(self.dk, ds, self.q_tile, stage, self.column_group, step, more)
 
-    def _packed(self, acc: Accumulator, in_acc: int, tile: SharedTile | None, step: int) -> list:
-        """Step ``in_acc`` of ``acc`` as A fragments; put into [key][query] for other warps too."""
-        product = self.product
-        column = self._query_column(step * product.step // 8, 0)
+    def _pack(self, words: Callable, acc: Accumulator, step: int) -> None:
+        """Step ``step`` of ``acc`` as A fragments."""
         for m in range(acc.m_tiles):
-            product.pack(self.a(m), acc.values(m, in_acc, product))
-            if tile is not None:
-                product.store_fragment(tile, self._key_row(m, 0), column, self.a(m))
-        return [self.a(m) for m in range(acc.m_tiles)]
+            self.product.pack(words(m), acc.values(m, step, self.product))
+
+    def _exchange(self, words: Callable, tile: SharedTile, step: int) -> None:
+        """A fragments of this warp to their place in [key][query]."""
+        column = self._query_column(step * self.product.step // 8, 0)
+        for m in range(self.s.m_tiles):
+            self.product.store_fragment(tile, self._key_row(m, 0), column, words(m))
 
     def _queries_of(
         self, other: int, acc: Accumulator, weights: SharedTile, rows: SharedTile, stage
@@ -187,7 +191,7 @@ class _KeyGradients:
             for m in range(acc.m_tiles):
                 at = group * (self.warp_queries // product.step) + step
                 product.load_a_paired(self.a(m), weights, 0, self._first_key(m), at)
-            self._add(acc, [self.a(m) for m in range(acc.m_tiles)], rows, stage, group, step)
+            self._add(acc, self.a, rows, stage, group, step)
 
     def _transposed_product(
         self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int,
@@ -209,7 +213,7 @@ class _KeyGradients:
         )  # fmt: skip
 
     def _add(
-        self, acc: Accumulator, a: list, rows: SharedTile, stage, group, step: int,
+        self, acc: Accumulator, a: Callable, rows: SharedTile, stage, group, step: int,
         alongside: Sequence[Callable[[], None]] = (),
     ) -> None:  # fmt: skip
         """acc += A rows, over a step of the queries of column group ``group``."""
@@ -217,7 +221,7 @@ class _KeyGradients:
         column, own = self._own_columns(self.column_group, acc.n_tiles)
         depth = group * self.warp_queries + step * product.step
         gemm(
-            acc, product, 1, lambda _: a,
+            acc, product, 1, lambda _: [a(m) for m in range(acc.m_tiles)],
             lambda b, _, pair: product.load_b_rows(b, rows, stage, depth, own + pair, column),
             alongside,
         )  # fmt: skip
@@ -320,14 +324,15 @@ class _KeyGradients:
         return value
 
     def _prefetch(self, number, stage) -> None:
-        with when(number + 1 < self.visits.count):
-            self._load(stage, self.visits.next_head, self.visits.next_first)
+        # No rows after the last tile: zeros are copied then, which costs less than a branch here.
+        end = tirx.Select(number + 1 < self.visits.count, self.tile.rows, 0)
+        self._load(stage, self.visits.next_head, self.visits.next_first, end)
         self.copies.commit()
 
-    def _load(self, stage, head, first) -> None:
+    def _load(self, stage, head, first, end) -> None:
         kernel, tile = self.kernel, self.tile
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
-            self.copies.rows(target, stage, tile.query_rows(name, head), first, tile.rows)
+            self.copies.rows(target, stage, tile.query_rows(name, head), first, end)
         for name in self.statistics:
             target, source = self.statistic_tiles[name], kernel.buffers[name]
-            self.copies.values(target, stage, source, tile.statistics(head), first, tile.rows)
+            self.copies.values(target, stage, source, tile.statistics(head), first, end)

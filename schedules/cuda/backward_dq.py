@@ -124,7 +124,6 @@ class _QueryGradient:
         weights = partial(self.recompute.weights, self.bound, *site, *statistics)
         pieces = [partial(weights, columns=[n]) for n in range(self.s.n_tiles)]
         self._product(self.dp, self.do_tile, self.v_tile, pieces)
-        self.recompute.mask(self.bound, self.visits.is_boundary(first), *site)
         self.recompute.dscores(self.dp, self._statistic("delta"))
         self._accumulate()
         barrier()

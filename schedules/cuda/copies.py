@@ -65,12 +65,13 @@ def load_values(
     count = int(target.shape[1])
     for start in range(0, count, kernel.threads):
         row = kernel.thread + start
-        with when(row < count) if start + kernel.threads > count else nullcontext():
-            place, inside = target.ptr_to([stage, row]), first + row < end
-            origin = source.ptr_to(list(index(first + row)))
-            if asynchronous:
-                _copy_async(place, origin, 4, inside)
-            else:
+        wanted = row < count if start + kernel.threads > count else None
+        place, inside = target.ptr_to([stage, row]), first + row < end
+        origin = source.ptr_to(list(index(first + row)))
+        if asynchronous:
+            _copy_async(place, origin, 4, inside, wanted)
+        else:
+            with nullcontext() if wanted is None else when(wanted):
                 _copy_through_registers(kernel, place, origin, 4, inside)
 
 
@@ -142,10 +143,11 @@ def _pieces(kernel: CudaKernel, tile: SharedTile, rows: Rows) -> Iterator[tuple]
         yield row, column // tile.per_chunk, column % tile.per_chunk, column, guard
 
 
-def _copy_async(target, origin, size: int, inside) -> None:
+def _copy_async(target, origin, size: int, inside, wanted=None) -> None:
+    """``size`` bytes, zeros unless ``inside``; wanted: a predicate, where a branch would cost."""
     # .cg skips L1, which holds nothing that is read again; it takes 16 bytes only.
     name = "cp.async.cg.shared.global.L2::128B" if size == 16 else "cp.async.ca.shared.global"
-    emit(T.ptx[name](target, origin, size, tirx.Select(inside, T.uint32(size), T.uint32(0))))
+    emit(T.ptx[name](target, origin, size, tirx.Select(inside, T.uint32(size), T.uint32(0)), pred=wanted))
 
 
 def _copy_through_registers(kernel: CudaKernel, target, origin, size: int, inside) -> None:

@@ -76,25 +76,25 @@ def gemm(
 
     a_of(step) gives the A fragment of each tile row; load_b(words, step, pair) loads the B
     fragments of tile columns 2 pair and 2 pair + 1. alongside: pieces of other work, written in
-    between the steps for the compiler to do while tensor cores are busy.
+    between the products for the compiler to do while tensor cores are busy.
     """
     words = acc.kernel.registers((product.words_b,), "uint32")
     b = [words[n] for n in range(product.words_b)]
-    half = product.words_b // 2
+    half, pairs = product.words_b // 2, acc.n_tiles // 2
     for step in range(steps):
         a = a_of(step)
-        for pair in range(acc.n_tiles // 2):
+        for pair in range(pairs):
             load_b(b, step, pair)
             for m in range(acc.m_tiles):
                 for side in range(2):
                     own = b[side * half : (side + 1) * half]
                     product.multiply(acc.tile(m, 2 * pair + side), a[m], own)
-        for piece in alongside[_share(len(alongside), step, steps)]:
-            piece()
+            for piece in alongside[_share(len(alongside), step * pairs + pair, steps * pairs)]:
+                piece()
 
 
 def _share(count: int, step: int, steps: int) -> slice:
-    """Which of ``count`` pieces follow ``step``: as many after each, the first ones early."""
+    """Which of ``count`` pieces follow ``step``: spread evenly, each as early as that allows."""
     return slice(-(-count * step // steps), -(-count * (step + 1) // steps))
 
 

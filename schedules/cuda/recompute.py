@@ -10,7 +10,7 @@ from tvm.script import tirx as T
 from ...definition.derive.bound import BoundGradient
 from ...definition.kinds import gradient_of
 from ...definition.scores import LOG2E, BoundScores, Scores
-from .builder import CudaKernel, name_registers, store, when
+from .builder import CudaKernel, name_registers, store
 from .fragments import Accumulator
 from .math import CudaMath
 
@@ -49,37 +49,27 @@ class Recompute:
         self, bound: BoundScores, q_index: Callable, k_index: Callable,
         lse: Callable, lse_low: Callable | None = None, columns: Collection[int] | None = None,
     ) -> None:  # fmt: skip
-        """The dot products in ``s`` become P, but for the mask.
+        """The dot products in ``s`` become P.
 
         Indices and statistics, ``converted``, are functions of (m, n, r). columns: of tiles; None
-        is all.
+        is all. The mask is applied to every tile: a branch around it would keep the compiler from
+        mixing these instructions with products, which hide them.
         """
-        s = self.s
+        s, rows = self.s, tirx.Cast("int32", self.scores.sig.seqlen_q)
         for m, n, r in s.elements(columns):
-            raw = s.registers[m, n, r]
+            raw, site = s.registers[m, n, r], (q_index(m, n, r), k_index(m, n, r))
+            seen = bound.visible(*site)
             if self.factor is not None:
+                # Rows past the last one are zeros, of Q, dO, lse and delta: they add nothing.
                 exponent = self.gradient.exponent(raw * self.factor, lse(m, n, r))
             else:
-                site = (q_index(m, n, r), k_index(m, n, r))
+                seen = tirx.And(site[0] < rows, seen)
                 score = bound.scaled(raw, *site)
                 exponent = self.gradient.exponent(score, lse(m, n, r)) * T.float32(LOG2E)
                 store(self._gradient, (m, n, r), bound.gradient(raw, *site))
             if lse_low is not None:
                 exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
-            store(s.registers, (m, n, r), tirx.exp2(exponent))
-
-    def mask(
-        self, bound: BoundScores, boundary, q_index: Callable, k_index: Callable,
-        columns: Collection[int] | None = None,
-    ) -> None:  # fmt: skip
-        """P of what no row sees becomes 0, where ``boundary`` says that there may be such."""
-        s, rows = self.s, tirx.Cast("int32", self.scores.sig.seqlen_q)
-        with when(boundary):
-            for m, n, r in s.elements(columns):
-                query, key = q_index(m, n, r), k_index(m, n, r)
-                seen = tirx.And(query < rows, bound.visible(query, key))
-                value = tirx.Select(seen, s.registers[m, n, r], T.float32(0))
-                store(s.registers, (m, n, r), value)
+            store(s.registers, (m, n, r), tirx.Select(seen, tirx.exp2(exponent), T.float32(0)))
 
     def check(self, *products: str) -> None:
         """Raise AssertionError unless the kernel used every block of the backward's definition.
