@@ -113,14 +113,14 @@ class _KeyGradients:
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             self.copies.rows(target, 0, tile.key_rows(name), tile.first, tile.keys)
         with when(self.visits.count > 0):
-            self._load(0, self.visits.head, self.visits.first, tile.rows)
-        self.copies.commit()
+            for piece in self._load(0, self.visits.head, self.visits.first, tile.rows):
+                piece()
         self.dk.zero()
         self.dv.zero()
 
     def _query_tile(self, number) -> None:
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
-        prefetch = [partial(self._prefetch, number, 1 - stage)] if self.config.stages == 2 else []
+        prefetch = self._prefetch(number, 1 - stage) if self.config.stages == 2 else []
         self.copies.landed()
         self.visits.look_ahead()
         self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, prefetch)
@@ -136,7 +136,8 @@ class _KeyGradients:
         if self.config.stages == 1 or (self.with_dq and self.split == 1):
             barrier()
         if self.config.stages == 1:
-            self._prefetch(number, 0)
+            for piece in self._prefetch(number, 0):
+                piece()
         if self.with_dq:
             self._query_gradient()
         self.visits.step()
@@ -323,16 +324,18 @@ class _KeyGradients:
 
         return value
 
-    def _prefetch(self, number, stage) -> None:
+    def _prefetch(self, number, stage) -> list[Callable[[], None]]:
+        """The copies of the next tile, one after the other."""
         # No rows after the last tile: zeros are copied then, which costs less than a branch here.
-        end = tirx.Select(number + 1 < self.visits.count, self.tile.rows, 0)
-        self._load(stage, self.visits.next_head, self.visits.next_first, end)
-        self.copies.commit()
+        end = self.kernel.scalar(tirx.Select(number + 1 < self.visits.count, self.tile.rows, 0))
+        return self._load(stage, self.visits.next_head, self.visits.next_first, end)
 
-    def _load(self, stage, head, first, end) -> None:
-        kernel, tile = self.kernel, self.tile
+    def _load(self, stage, head, first, end) -> list[Callable[[], None]]:
+        tile, copies, pieces = self.tile, self.copies, []
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
-            self.copies.rows(target, stage, tile.query_rows(name, head), first, end)
+            pieces += copies.pieces(target, stage, tile.query_rows(name, head), first, end)
         for name in self.statistics:
-            target, source = self.statistic_tiles[name], kernel.buffers[name]
-            self.copies.values(target, stage, source, tile.statistics(head), first, end)
+            target, source = self.statistic_tiles[name], self.kernel.buffers[name]
+            index = tile.statistics(head)
+            pieces.append(partial(copies.values, target, stage, source, index, first, end))
+        return [*pieces, copies.commit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 
 from tvm import tirx
@@ -35,15 +36,17 @@ def vector_bytes(columns: int, element_bytes: int) -> int:
     return gcd(columns * element_bytes, 16)
 
 
-def load_rows(
+def row_copies(
     kernel: CudaKernel, tile: SharedTile, stage, source: Rows, first, end, asynchronous: bool = True
-) -> None:
-    """Rows first .. first + tile.rows - 1 of ``source`` into the tile, all threads together.
+) -> list[Callable[[], None]]:
+    """Rows first .. first + tile.rows - 1 of ``source`` into the tile, all threads together, in
+    pieces: a copy of each thread.
 
     Rows from ``end`` on and columns past the row's are zeros. With cp.async the data have landed
     after a wait of ``commit``'s group and a barrier; otherwise after a barrier.
     """
-    for row, chunk, offset, column, guard in _pieces(kernel, tile, source):
+
+    def copy(row, chunk, offset, column, guard) -> None:
         inside = first + row < end
         if source.columns < tile.columns:
             inside = tirx.And(inside, column < source.columns)
@@ -55,6 +58,8 @@ def load_rows(
                 _copy_async(target, origin, size, inside)
             else:
                 _copy_through_registers(kernel, target, origin, size, inside)
+
+    return [partial(copy, *piece) for piece in _pieces(kernel, tile, source)]
 
 
 def load_values(
@@ -100,8 +105,13 @@ class Copies:
         self.kernel, self.asynchronous = kernel, asynchronous
 
     def rows(self, tile: SharedTile, stage, source: Rows, first, end) -> None:
-        """Ask for rows first .. of ``source``; zeros from row ``end`` on (``load_rows``)."""
-        load_rows(self.kernel, tile, stage, source, first, end, self.asynchronous)
+        """Ask for rows first .. of ``source``; zeros from row ``end`` on (``row_copies``)."""
+        for piece in self.pieces(tile, stage, source, first, end):
+            piece()
+
+    def pieces(self, tile: SharedTile, stage, source: Rows, first, end) -> list[Callable]:
+        """``rows`` in pieces, to be called one after the other."""
+        return row_copies(self.kernel, tile, stage, source, first, end, self.asynchronous)
 
     def values(self, target: tirx.Buffer, stage, source: tirx.Buffer, index, first, end) -> None:
         """Ask for float32 statistics of rows first ..; zeros from ``end`` on (``load_values``)."""
