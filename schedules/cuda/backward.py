@@ -240,9 +240,8 @@ class _KeyGradients:
     def _query_gradient(self) -> None:
         """dS K into dq_acc, in the order of the fragments: a warp adds to 128 bytes in a row."""
         kernel, config = self.kernel, self.config
-        groups, n_tiles = config.block_q // 16, self.depth // 8
-        column_groups = config.dq_groups
-        m_tiles = max(groups // config.num_warps, 1)
+        n_tiles, column_groups = self.depth // 8, config.dq_groups(self.depth)
+        m_tiles = config.dq_rows(column_groups) // 16
         first_m = tirx.truncdiv(kernel.warp, column_groups) * m_tiles
         own_tiles = n_tiles // column_groups
         column_group = tirx.truncmod(kernel.warp, column_groups) if column_groups > 1 else 0
