@@ -69,7 +69,8 @@ class Recompute:
                 store(self._gradient, (m, n, r), bound.gradient(raw, *site))
             if lse_low is not None:
                 exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
-            store(s.registers, (m, n, r), tirx.Select(seen, tirx.exp2(exponent), T.float32(0)))
+            exponent = tirx.Select(seen, exponent, T.float32(float("-inf")))
+            store(s.registers, (m, n, r), tirx.exp2(exponent))
 
     def check(self, *products: str) -> None:
         """Raise AssertionError unless the kernel used every block of the backward's definition.
