@@ -49,8 +49,8 @@ def build_cuda(
 
     guarded: only this user may write to it, whatever the umask.
 
-    Raises UnsupportedSpec for what no schedule serves, BuildError when compiling fails or a kernel
-    keeps registers in memory whatever its config.
+    Raises UnsupportedSpec for what no schedule serves, BuildError when compiling fails, SpillError
+    when a kernel keeps too many registers in memory whatever its config.
     """
     if not jobs:
         raise BuildError("no kernels to build: specs or directions is empty")

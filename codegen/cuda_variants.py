@@ -7,12 +7,13 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 
 from ..artifact.library import symbol_name
-from ..errors import BuildError
+from ..errors import BuildError, SpillError
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import CudaArch
 from ..schedules.cuda.program import CudaProgram, Launch
 from .cuda import KernelSource, kernel_sources, ptx_version
-from .nvcc import Cubin, assemble, compile_ptx, refuse_spills
+from .nvcc import Cubin, assemble, compile_ptx
+from .sass.spills import spill_reasons
 
 # Programs, and the architectures that each serves.
 Served = list[tuple[tuple[CudaArch, ...], CudaProgram]]
@@ -94,7 +95,8 @@ def settle(
 ) -> list[Chosen]:
     """Wait for ``attempts``; where a kernel spills, try the next choice for that architecture.
 
-    Raises BuildError for a kernel that spills in the last choice.
+    Raises SpillError for a kernel that spills in the last choice. What a spill may cost is decided
+    in ``sass/spills.py``.
     """
     chosen: list[Chosen] = []
     done: list[Chosen] = []
@@ -124,24 +126,28 @@ def _keys(attempt: Attempt) -> list[tuple[str, ...]]:
     return [(arch.name, *names) for arch in attempt.archs]
 
 
-def _may_spill(kernel: Compiled, allow_spills: Collection[str]) -> bool:
-    return kernel.launch.may_spill or kernel.launch.name in allow_spills
-
-
 def _spills(chosen: Chosen, arch: CudaArch, allow_spills: Collection[str]) -> bool:
-    return any(
-        cubin.arch == arch.name and cubin.resources.in_local_memory
-        for kernel in chosen.kernels
-        if not _may_spill(kernel, allow_spills)
-        for cubin in kernel.cubins
-    )
+    return any(_spill_reasons(kernel, allow_spills, arch.name) for kernel in chosen.kernels)
+
+
+def _spill_reasons(
+    kernel: Compiled, allow_spills: Collection[str], arch: str | None = None
+) -> list[str]:
+    """Why ``kernel`` keeps too much in memory; arch: in this one's machine code alone."""
+    if kernel.launch.may_spill or kernel.launch.name in allow_spills:
+        return []
+    wanted = [cubin for cubin in kernel.cubins if arch in (None, cubin.arch)]
+    return [text for cubin in wanted for text in spill_reasons(cubin, kernel.launch.name)]
 
 
 def _refuse(done: Sequence[Chosen], allow_spills: Collection[str]) -> None:
-    for chosen in done:
-        for kernel in chosen.kernels:
-            if not _may_spill(kernel, allow_spills):
-                refuse_spills(kernel.launch.name, kernel.cubins)
+    for kernel in [kernel for chosen in done for kernel in chosen.kernels]:
+        if reasons := _spill_reasons(kernel, allow_spills):
+            name = kernel.launch.name
+            raise SpillError(
+                f"{name} keeps registers in memory ({'; '.join(reasons)}); choose smaller tiles or "
+                f"more warps, or name {name!r} in allow_spills"
+            )
 
 
 def _only(chosen: Chosen, archs: Sequence[CudaArch]) -> Chosen:

@@ -92,21 +92,6 @@ def assemble(ptx: str, name: str, arch: str) -> Cubin:
     return content(f"{digest(key)}.cubin", partial(_run_ptxas, ptx, name, arch), read=read)
 
 
-def refuse_spills(name: str, cubins: Iterable[Cubin]) -> None:
-    """BuildError when registers of the kernel ``name`` ended in local memory."""
-    worse = [
-        f"{cubin.arch}: {r.stack} bytes of stack, {r.spill_stores} of spill stores, "
-        f"{r.spill_loads} of spill loads at {r.registers} registers"
-        for cubin in cubins
-        if (r := cubin.resources).in_local_memory
-    ]
-    if worse:
-        raise BuildError(
-            f"{name} keeps registers in memory ({'; '.join(worse)}); choose smaller tiles or more "
-            f"warps, or name {name!r} in allow_spills"
-        )
-
-
 def fat_binary(ptx: str, compute: int, cubins: Iterable[Cubin]) -> bytes:
     """One image with every cubin, and the PTX for devices that none of them serves."""
     with scratch_folder("packing machine code") as folder:

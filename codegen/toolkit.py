@@ -1,4 +1,4 @@
-"""Where the CUDA compiler is: $CUDA_HOME, $CUDA_PATH, PATH, or the wheels from PyPI."""
+"""Where CUDA's compiler and disassembler are: $CUDA_HOME, $CUDA_PATH, PATH, or PyPI's wheels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def find_toolkit() -> Toolkit:
 
     Raises BuildError, with what was looked at, when there is none or it is too old.
     """
-    for nvcc in _places():
+    for nvcc in _places("nvcc"):
         if nvcc.is_file():
             return _toolkit(nvcc)
     named = [f"{variable}={os.environ.get(variable, '')!r}" for variable in _VARIABLES]
@@ -63,15 +64,34 @@ def find_toolkit() -> Toolkit:
     )
 
 
-def _places() -> Iterator[Path]:
+def find_nvdisasm() -> str:
+    """The command of the disassembler: beside nvcc, else where nvcc is looked for.
+
+    A kernel that keeps no registers in memory is built without it. Raises BuildError, saying what
+    to install, where there is none.
+    """
+    beside = []
+    with suppress(BuildError):
+        beside.append(Path(find_toolkit().tool("nvdisasm")))
+    for tool in (*beside, *_places("nvdisasm")):
+        if tool.is_file():
+            return str(tool)
+    raise BuildError(
+        "no nvdisasm, which reads machine code: none in bin/ of $CUDA_HOME or $CUDA_PATH, on PATH "
+        "or from PyPI; `pip install nvidia-cuda-nvdisasm` or `tvm-flash[cuda]` brings it"
+    ) from FileNotFoundError("nvdisasm")
+
+
+def _places(tool: str) -> Iterator[Path]:
+    """Files that may be the program ``tool``; those of the variables need not exist."""
     for variable in _VARIABLES:
         if root := os.environ.get(variable):
-            yield Path(root) / "bin" / "nvcc"
-    if found := shutil.which("nvcc"):
+            yield Path(root) / "bin" / tool
+    if found := shutil.which(tool):
         yield Path(found)
     for folder in sys.path:
-        if (nvcc := Path(folder, _WHEELS, "bin", "nvcc")).is_file():
-            yield nvcc
+        if (file := Path(folder, _WHEELS, "bin", tool)).is_file():
+            yield file
 
 
 @lru_cache

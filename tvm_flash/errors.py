@@ -33,6 +33,10 @@ class BuildError(TvmFlashError):
     """Compiling or linking a kernel failed."""
 
 
+class SpillError(BuildError):
+    """A kernel was compiled, and too many of its registers are kept in memory to use it."""
+
+
 def remedy_for(error: BaseException | None, otherwise: str = "") -> str:
     """What to do about a failed system call: ``otherwise``, unless file descriptors ran out.
 

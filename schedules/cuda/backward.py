@@ -22,6 +22,8 @@ from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
+from .row_statistics import RowStatistics
+from .rows import RowCursor
 from .tensor_core import product_for
 from .tiling import KeyTile, QueryVisits, key_grid, round_up
 
@@ -71,6 +73,7 @@ class _KeyGradients:
                 self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
             self._allocate()
             self.visits = QueryVisits(kernel, self.tile, self.config.block_q)
+            self._walk()
             self.bound = block_scores(kernel, self.scores, self.tile.batch, self.visits.head)
             self._start()
             with loop(self.visits.count) as number:
@@ -88,10 +91,6 @@ class _KeyGradients:
         self.v_tile = shared_tile(kernel, config.block_k, self.depth_v, dtype)
         self.q_tile = shared_tile(kernel, rows, self.depth, dtype, stages)
         self.do_tile = shared_tile(kernel, rows, self.depth_v, dtype, stages)
-        shape = (stages, round_up(rows, 32))
-        self.statistic_tiles = {
-            name: kernel.shared(shape, "float32", f"{name}_tile") for name in self.statistics
-        }
         if self.with_dq or self.split > 1:
             self.ds_tile = shared_tile(kernel, config.block_k, rows, dtype)
         if self.split > 1:
@@ -103,9 +102,17 @@ class _KeyGradients:
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s)
-        self._pair = kernel.registers((2,), "float32")  # columns of lse or delta
-        if "lse_low" in self.statistics:
-            self._low_pair = kernel.registers((2,), "float32")  # needed beside those of lse
+        self.rows = RowStatistics(kernel, self.recompute, self.statistics, rows, stages)
+        name_registers(self)
+
+    def _walk(self) -> None:
+        """Cursors over the rows that the block reads."""
+        tile, visits = self.tile, self.visits
+
+        def rows(name: str, target: SharedTile) -> RowCursor:
+            return RowCursor(self.kernel, target, tile.query_rows(name, visits.head), visits.first)
+
+        self.queries, self.gradients = rows("q", self.q_tile), rows("dout", self.do_tile)
         name_registers(self)
 
     def _start(self) -> None:
@@ -113,17 +120,18 @@ class _KeyGradients:
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             self.copies.rows(target, 0, tile.key_rows(name), tile.first, tile.keys)
         with when(self.visits.count > 0):
-            for piece in self._load(0, self.visits.head, self.visits.first, tile.rows):
-                piece()
+            for act in self._copies(0, self.visits.head, self.visits.first, tile.rows):
+                act()
+            self.rows.settle(0)
         self.dk.zero()
         self.dv.zero()
 
     def _query_tile(self, number) -> None:
         stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
-        prefetch = self._prefetch(number, 1 - stage) if self.config.stages == 2 else []
         self.copies.landed()
-        self.visits.look_ahead()
-        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, prefetch)
+        two = self.config.stages == 2
+        beside = self._next_tile(number, 1 - stage) if two else []
+        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, beside)
         for first in range(0, self.s.n_tiles, self.dp.n_tiles):
             self._own_queries(first, stage)
         if self.split > 1:
@@ -135,11 +143,12 @@ class _KeyGradients:
         # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.
         if self.config.stages == 1 or (self.with_dq and self.split == 1):
             barrier()
-        if self.config.stages == 1:
-            for piece in self._prefetch(number, 0):
-                piece()
+        if not two:
+            for act in self._next_tile(number, 0):
+                act()
         if self.with_dq:
             self._query_gradient()
+        self.rows.settle(1 - stage if two else 0)
         self.visits.step()
 
     def _own_queries(self, first: int, stage) -> None:
@@ -196,7 +205,7 @@ class _KeyGradients:
 
     def _transposed_product(
         self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int,
-        alongside: Sequence[Callable[[], None]],
+        beside: Sequence[Callable[[], None]],
     ) -> None:  # fmt: skip
         """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
         product = self.product
@@ -210,12 +219,12 @@ class _KeyGradients:
                 lambda a, m, step: product.load_a(a, keys, 0, self._first_key(m), step),
             ),
             lambda b, step, pair: product.load_b(b, rows, stage, first + pair * 16, step),
-            alongside,
+            beside,
         )  # fmt: skip
 
     def _add(
         self, acc: Accumulator, a: Callable, rows: SharedTile, stage, group, step: int,
-        alongside: Sequence[Callable[[], None]] = (),
+        beside: Sequence[Callable[[], None]] = (),
     ) -> None:  # fmt: skip
         """acc += A rows, over a step of the queries of column group ``group``."""
         product = self.product
@@ -224,7 +233,7 @@ class _KeyGradients:
         gemm(
             acc, product, 1, lambda _: [a(m) for m in range(acc.m_tiles)],
             lambda b, _, pair: product.load_b_rows(b, rows, stage, depth, own + pair, column),
-            alongside,
+            beside,
         )  # fmt: skip
 
     def _own_columns(self, group, tiles: int) -> tuple:
@@ -307,34 +316,28 @@ class _KeyGradients:
         return self.column_group * self.warp_queries + self.s.column(n, odd)
 
     def _statistic(self, name: str, stage) -> Callable:
-        """The statistic of the query that element (m, n, r) belongs to, loaded column by column."""
-        source = self.statistic_tiles[name]
-        pair = self._low_pair if name == "lse_low" else self._pair
-        loaded = []
+        """The statistic of the query that element (m, n, r) of S^T belongs to."""
+        first = self.column_group * self.warp_queries
+        return self.rows.of_columns(name, stage, self.s, first)
 
-        def value(m: int, n: int, r: int):
-            if n not in loaded:
-                at = source.ptr_to([stage, self._query_column(n, 0)])
-                emit(T.ptx["ld.shared.v2.f32"](pair[0], pair[1], at))
-                for odd in range(2):
-                    assign(pair[odd], self.recompute.converted(name, pair[odd]))
-                loaded.append(n)
-            return pair[r % 2]
-
-        return value
-
-    def _prefetch(self, number, stage) -> list[Callable[[], None]]:
+    def _next_tile(self, number, stage) -> list[Callable[[], None]]:
         """The copies of the next tile, one after the other."""
+        visits = self.visits
+        visits.look_ahead()
+        for cursor, name in ((self.queries, "q"), (self.gradients, "dout")):
+            cursor.skip(visits.next_first - visits.first, self._heads_on(name))
         # No rows after the last tile: zeros are copied then, which costs less than a branch here.
-        end = self.kernel.scalar(tirx.Select(number + 1 < self.visits.count, self.tile.rows, 0))
-        return self._load(stage, self.visits.next_head, self.visits.next_first, end)
+        end = tirx.Select(number + 1 < visits.count, self.tile.rows, 0)
+        return self._copies(stage, visits.next_head, visits.next_first, self.kernel.scalar(end))
 
-    def _load(self, stage, head, first, end) -> list[Callable[[], None]]:
-        tile, copies, pieces = self.tile, self.copies, []
-        for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
-            pieces += copies.pieces(target, stage, tile.query_rows(name, head), first, end)
-        for name in self.statistics:
-            target, source = self.statistic_tiles[name], self.kernel.buffers[name]
-            index = tile.statistics(head)
-            pieces.append(partial(copies.values, target, stage, source, index, first, end))
-        return [*pieces, copies.commit]
+    def _heads_on(self, name: str):
+        """Bytes from the head at hand to the next tile's."""
+        this, following = (self.tile.query_rows(name, head).address(0, 0) for head in (0, 1))
+        passed = tirx.Cast("int64", self.visits.next_head - self.visits.head)
+        return (following - this) * passed
+
+    def _copies(self, stage, head, first, end) -> list[Callable[[], None]]:
+        copies = self.copies
+        parts = [p for x in (self.queries, self.gradients) for p in copies.parts(x, stage, end - first)]
+        rows = partial(self.rows.ask, self.tile.statistics(head), first, end)
+        return [rows, *parts, copies.commit]

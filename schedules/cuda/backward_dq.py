@@ -135,7 +135,7 @@ class _QueryGradient:
         return lambda m, n, r: self.row_statistics[name][m, r // 2]
 
     def _product(
-        self, acc: Accumulator, rows: SharedTile, keys: SharedTile, alongside: Sequence = ()
+        self, acc: Accumulator, rows: SharedTile, keys: SharedTile, beside: Sequence = ()
     ) -> None:
         """acc = rows keys^T over the head dimension."""
         product, first = self.product, self.kernel.warp * self.warp_rows
@@ -147,7 +147,7 @@ class _QueryGradient:
                 lambda a, m, step: product.load_a(a, rows, 0, first + m * 16, step),
             ),
             lambda b, step, pair: product.load_b(b, keys, 0, pair * 16, step),
-            alongside,
+            beside,
         )  # fmt: skip
 
     def _accumulate(self) -> None:

@@ -2,120 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from math import gcd
 
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .builder import CudaKernel, barrier, emit, store, when
+from .builder import CudaKernel, assign, barrier, emit, store, when
+from .rows import Piece, RowCursor, Rows
 from .shared_tile import SharedTile
 
 # Words of a vector access and the suffix PTX gives it.
 _VECTOR = {16: "v4.b32", 8: "v2.b32", 4: "b32", 2: "b16"}
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of ``columns`` elements in ``buffer``, where index(row, column) places an element."""
-
-    buffer: tirx.Buffer
-    columns: int
-    index: Callable[..., tuple]
-
-    def pointer(self, row, column):
-        """Address of one element."""
-        return self.buffer.ptr_to(list(self.index(row, column)))
+# Signs of the elements in a word, by its type and an element's bytes.
+_SIGN_BITS = {("uint16", 2): 0x8000, ("uint32", 2): 0x8000_8000, ("uint32", 4): 0x8000_0000}
 
 
-def vector_bytes(columns: int, element_bytes: int) -> int:
-    """Widest access that rows of ``columns`` contiguous elements allow: 16, 8, 4 or 2 bytes."""
-    return gcd(columns * element_bytes, 16)
-
-
-def row_copies(
+def load_rows(
     kernel: CudaKernel, tile: SharedTile, stage, source: Rows, first, end, asynchronous: bool = True
-) -> list[Callable[[], None]]:
-    """Rows first .. first + tile.rows - 1 of ``source`` into the tile, all threads together, in
-    pieces: a copy of each thread.
+) -> None:
+    """Rows first .. first + tile.rows - 1 of ``source`` into the tile, all threads together.
 
     Rows from ``end`` on and columns past the row's are zeros. With cp.async the data have landed
     after a wait of ``commit``'s group and a barrier; otherwise after a barrier.
     """
+    _each(_parts(RowCursor(kernel, tile, source, first), stage, asynchronous, end - first))
 
-    def copy(row, chunk, offset, column, guard) -> None:
-        inside = first + row < end
-        if source.columns < tile.columns:
-            inside = tirx.And(inside, column < source.columns)
-        with guard:
-            target = tile.pointer(stage, row, chunk, offset)
-            origin = source.pointer(first + row, column)
-            size = vector_bytes(source.columns, tile.element_bytes)
-            if asynchronous and size >= 4:
-                _copy_async(target, origin, size, inside)
+
+def _parts(
+    cursor: RowCursor, stage, asynchronous: bool, left=None, wanted=None
+) -> list[Callable[[], None]]:
+    """The copies of the tile at hand; ``left`` and ``wanted`` are of ``RowCursor.pieces``."""
+
+    def copy(context: AbstractContextManager[Piece]) -> None:
+        with context as piece:
+            target = cursor.tile.pointer(stage, piece.row, piece.chunk, piece.element)
+            if asynchronous and cursor.access_bytes >= 4:
+                _copy_async(target, piece.pointer, cursor.access_bytes, piece.inside)
             else:
-                _copy_through_registers(kernel, target, origin, size, inside)
+                _copy_through_registers(
+                    cursor.kernel, target, piece.pointer, cursor.access_bytes, piece.inside
+                )
 
-    return [partial(copy, *piece) for piece in _pieces(kernel, tile, source)]
+    return [partial(copy, context) for context in cursor.pieces(left, wanted)]
 
 
-def load_values(
-    kernel: CudaKernel, target: tirx.Buffer, stage, source: tirx.Buffer, index: Callable,
-    first, end, asynchronous: bool = True,
-) -> None:  # fmt: skip
-    """float32 statistics of rows first .., at index(row), into target[stage]; zeros from end."""
-    count = int(target.shape[1])
-    for start in range(0, count, kernel.threads):
-        row = kernel.thread + start
-        wanted = row < count if start + kernel.threads > count else None
-        place, inside = target.ptr_to([stage, row]), first + row < end
-        origin = source.ptr_to(list(index(first + row)))
-        if asynchronous:
-            _copy_async(place, origin, 4, inside, wanted)
-        else:
-            with nullcontext() if wanted is None else when(wanted):
-                _copy_through_registers(kernel, place, origin, 4, inside)
+def _each(parts: Iterable[Callable[[], None]]) -> None:
+    for part in parts:
+        part()
 
 
 def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -> None:
     """The tile to rows first .. of ``target``, as far as they lie before ``end``."""
-    for row, chunk, offset, column, guard in _pieces(kernel, tile, target):
-        inside = first + row < end
-        if target.columns < tile.columns:
-            inside = tirx.And(inside, column < target.columns)
-        with guard, when(inside):
-            kind = _VECTOR[vector_bytes(target.columns, tile.element_bytes)]
+    cursor = RowCursor(kernel, tile, target, first)
+    kind = _VECTOR[cursor.access_bytes]
+    for context in cursor.pieces(end - first):
+        with context as piece, when(piece.inside):
             words = _words(kernel, kind)
-            emit(T.ptx[f"ld.shared.{kind}"](*words, tile.pointer(0, row, chunk, offset)))
-            emit(T.ptx[f"st.global.{kind}"](target.pointer(first + row, column), *words))
+            place = tile.pointer(0, piece.row, piece.chunk, piece.element)
+            emit(T.ptx[f"ld.shared.{kind}"](*words, place))
+            emit(T.ptx[f"st.global.{kind}"](piece.pointer, *words))
 
 
 class Copies:
     """Tiles on their way into shared memory: by cp.async, or where there is none by registers.
 
-    The order of calls, by all threads of a block: ``rows`` and ``values`` ask for tiles, ``commit``
-    ends a group of them, other work goes on, ``landed`` waits for every group. After it all threads
-    may read the tiles; what they read before it may be overwritten by the next ``rows``.
+    The order of calls, by all threads of a block: ``rows`` and ``parts`` ask for tiles, ``commit``
+    ends a group of them, other work goes on, ``landed`` waits for every group. After it
+    all threads may read the tiles; what they read before it may be overwritten by the next copies.
     """
 
     def __init__(self, kernel: CudaKernel, asynchronous: bool):
         self.kernel, self.asynchronous = kernel, asynchronous
 
     def rows(self, tile: SharedTile, stage, source: Rows, first, end) -> None:
-        """Ask for rows first .. of ``source``; zeros from row ``end`` on (``row_copies``)."""
-        for piece in self.pieces(tile, stage, source, first, end):
-            piece()
+        """Ask for rows first .. of ``source``; zeros from row ``end`` on (``load_rows``)."""
+        load_rows(self.kernel, tile, stage, source, first, end, self.asynchronous)
 
-    def pieces(self, tile: SharedTile, stage, source: Rows, first, end) -> list[Callable]:
-        """``rows`` in pieces, to be called one after the other."""
-        return row_copies(self.kernel, tile, stage, source, first, end, self.asynchronous)
+    def tile(self, cursor: RowCursor, stage, left=None) -> None:
+        """The same for the tile at hand of ``cursor``; ``left`` is of ``RowCursor.pieces``."""
+        _each(self.parts(cursor, stage, left))
 
-    def values(self, target: tirx.Buffer, stage, source: tirx.Buffer, index, first, end) -> None:
-        """Ask for float32 statistics of rows first ..; zeros from ``end`` on (``load_values``)."""
-        load_values(self.kernel, target, stage, source, index, first, end, self.asynchronous)
+    def parts(self, cursor: RowCursor, stage, left=None, wanted=None) -> list[Callable[[], None]]:
+        """The same in parts, to be asked for in order between other work.
+
+        ``left`` and ``wanted`` are of ``RowCursor.pieces``: zeros from row ``left`` of the tile on,
+        or everywhere.
+        """
+        parts = _parts(cursor, stage, self.asynchronous, left, wanted)
+        if self.asynchronous:
+            return parts
+        # Stores to the tile wait for memory: the loads before them go out together.
+        return [partial(_each, parts)]
+
+    def negate(self, cursor: RowCursor) -> None:
+        """Change the signs of what this thread brought to the tile of ``cursor``, once landed.
+
+        All threads may read it after the next ``landed``.
+        """
+        if self.asynchronous:
+            wait()
+        kind, tile = _VECTOR[cursor.access_bytes], cursor.tile
+        sign_bits = 0x8000_8000 if tile.element_bytes == 2 else 0x8000_0000
+        word_type = _word_type(kind)
+        signs = tirx.const(
+            sign_bits & (0xFFFF if word_type == "uint16" else 0xFFFF_FFFF), word_type
+        )
+        for context in cursor.pieces():
+            with context as piece:
+                words = _words(self.kernel, kind)
+                place = tile.pointer(0, piece.row, piece.chunk, piece.element)
+                emit(T.ptx[f"ld.shared.{kind}"](*words, place))
+                for word in words:
+                    assign(word, word ^ signs)
+                emit(T.ptx[f"st.shared.{kind}"](place, *words))
 
     def commit(self) -> None:
         """End the group of what was asked for since the last ``commit``."""
@@ -139,25 +141,12 @@ def wait(pending: int = 0) -> None:
     emit(T.ptx.cp.async_.wait_group(pending))
 
 
-def _pieces(kernel: CudaKernel, tile: SharedTile, rows: Rows) -> Iterator[tuple]:
-    """(row, chunk, element in the chunk, column, guard) of each access of this thread."""
-    size = vector_bytes(rows.columns, tile.element_bytes)
-    elements = size // tile.element_bytes
-    per_row = tile.columns // elements
-    total = tile.rows * per_row
-    for start in range(0, total, kernel.threads):
-        index = kernel.thread + start
-        row, piece = index // per_row, index % per_row
-        column = piece * elements
-        guard = when(index < total) if start + kernel.threads > total else nullcontext()
-        yield row, column // tile.per_chunk, column % tile.per_chunk, column, guard
-
-
-def _copy_async(target, origin, size: int, inside, wanted=None) -> None:
-    """``size`` bytes, zeros unless ``inside``; wanted: a predicate, where a branch would cost."""
+def _copy_async(target, origin, size: int, inside) -> None:
     # .cg skips L1, which holds nothing that is read again; it takes 16 bytes only.
     name = "cp.async.cg.shared.global.L2::128B" if size == 16 else "cp.async.ca.shared.global"
-    emit(T.ptx[name](target, origin, size, tirx.Select(inside, T.uint32(size), T.uint32(0)), pred=wanted))
+    whole = T.uint32(size)
+    count = whole if inside is None else tirx.Select(inside, whole, T.uint32(0))
+    emit(T.ptx[name](target, origin, size, count))
 
 
 def _copy_through_registers(kernel: CudaKernel, target, origin, size: int, inside) -> None:
@@ -166,7 +155,7 @@ def _copy_through_registers(kernel: CudaKernel, target, origin, size: int, insid
     values = [words[n] for n in range(max(size // 4, 1))]
     for n in range(len(values)):
         store(words, (n,), tirx.const(0, _word_type(kind)))
-    with when(inside):
+    with when(inside) if inside is not None else nullcontext():
         emit(T.ptx[f"ld.global.{kind}"](*values, origin))
     emit(T.ptx[f"st.shared.{kind}"](target, *values))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
+from tvm.script import tirx as T
 
 from ...definition.derive.bound import BoundRecurrence
 from ...definition.kinds import recurrence_of, row_numbers
@@ -15,11 +17,12 @@ from ..config_fields import Config
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, Tensor, barrier, loop, name_registers, store, when
-from .copies import Copies, Rows, store_rows
-from .fragments import accumulator, fragment, gemm, reloading
+from .copies import Copies, store_rows
+from .fragments import accumulator, fragment, gemm
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
+from .rows import RowCursor
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
 from .tensor_core import product_for
@@ -127,11 +130,9 @@ class _Forward:
             self.tile = QueryTile(kernel, self.config.block_q)
             tile = self.tile
             self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
-            self.q_rows = tile.query_rows("q")
-            self.k_rows = tile.key_rows("k")
-            self.v_rows = tile.key_rows("v")
             self._allocate()
             self.visits = key_visits(kernel, tile, self.config.block_k)
+            self._walk()
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_lane_offsets()
@@ -150,7 +151,8 @@ class _Forward:
         self.out = accumulator(kernel, self.warp_rows, depth_v)
         held = self.steps if config.q_in_registers else 1
         self.q_fragment = fragment(kernel, self.product, self.s.m_tiles, held)
-        self.p_fragment = fragment(kernel, self.product, self.s.m_tiles)
+        self.p_steps = config.block_k // self.product.step
+        self.p_fragment = fragment(kernel, self.product, self.s.m_tiles, self.p_steps)
         self.softmax = self._row_states()
         name_registers(self)
 
@@ -160,45 +162,64 @@ class _Forward:
         numbers = {x.name: self.kernel.buffers[x.name][self.tile.head,] for x in self.inputs}
         return OnlineSoftmax(self.kernel, self.scores, self.row, self.s.m_tiles, numbers)
 
+    def _walk(self) -> None:
+        """Cursors over the rows that the block reads."""
+        kernel, tile, first = self.kernel, self.tile, self.visits.first(0)
+        back = -self.config.block_k
+        self.queries = RowCursor(kernel, self.q_tile, tile.query_rows("q"), tile.first)
+        self.keys = RowCursor(kernel, self.k_tile, tile.key_rows("k"), first, back)
+        self.values = RowCursor(kernel, self.v_tile, tile.key_rows("v"), first, back)
+        name_registers(self)
+
     def _start(self) -> None:
-        tile = self.tile
-        self.copies.rows(self.q_tile, 0, self.q_rows, tile.first, tile.rows)
+        copies, tile, softmax = self.copies, self.tile, self.softmax
+        copies.tile(self.queries, 0, tile.rows - tile.first)
         with when(self.visits.count > 0):
-            self._load(self.k_tile, 0, self.k_rows, 0)
+            left = tile.keys - self.visits.first(0)
+            copies.tile(self.keys, 0, left)
             if self.config.stages == 2:
-                self._load(self.v_tile, 0, self.v_rows, 0)
-        self.copies.commit()
+                copies.tile(self.values, 0, left)
+        copies.commit()
         self.out.zero()
+        if softmax.takes_positive_scale:
+            with when(self.kernel.softmax_scale < T.float32(0)):
+                copies.negate(self.queries)
         if self.config.q_in_registers:
-            self.copies.landed()
+            copies.landed()
             for step in range(self.steps):
                 for m in range(self.s.m_tiles):
                     self._load_q(m, step, self.q_fragment(m, step))
 
     def _key_tile(self, number) -> None:
-        """One tile of keys: S = Q K^T, mask, softmax, O += P V."""
-        stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
-        first = self.visits.first(number)
-        self.copies.landed()
-        if self.config.stages == 2:
-            self._prefetch(number, 1 - stage, self.k_tile, self.k_rows)
-            self._prefetch(number, 1 - stage, self.v_tile, self.v_rows)
-        else:
-            self._load(self.v_tile, 0, self.v_rows, number)
-        self.copies.commit()
-        self._scores(stage)
-        if self.config.stages == 1:
-            self.copies.landed()
-            self._prefetch(number, 0, self.k_tile, self.k_rows)
-            self.copies.commit()
-        self._softmax(first)
-        self._output(stage)
+        """One tile of keys: S = Q K^T, mask, softmax, O += P V.
 
-    def _scores(self, stage) -> None:
+        What later products read is asked for beside the products: the tensor cores are busy then.
+        Only the first tile may reach past the end of the keys: all others are whole.
+        """
+        copies, first = self.copies, self.visits.first(number)
+        has_next = number + 1 < self.visits.count
+        copies.landed()
+        if self.config.stages == 2:
+            stage = tirx.truncmod(number, 2)
+            asked = [self.keys, self.values]
+            parts = [p for x in asked for p in copies.parts(x, 1 - stage, wanted=has_next)]
+            self._scores(stage, [*parts, copies.commit])
+            self._softmax(first)
+            self._output(stage)
+        else:
+            parts = copies.parts(self.values, 0, self.tile.keys - first)
+            self._scores(0, [*parts, copies.commit])
+            copies.landed()
+            self._softmax(first)
+            parts = copies.parts(self.keys, 0, wanted=has_next)
+            self._output(0, [*parts, copies.commit])
+
+    def _scores(self, stage, beside: Sequence[Callable[[], None]]) -> None:
         self.s.zero()
         gemm(
             self.s, self.product, self.steps, self._q_fragments,
             lambda b, step, pair: self.product.load_b(b, self.k_tile, stage, pair * 16, step),
+            beside,
         )  # fmt: skip
 
     def _q_fragments(self, step: int) -> list[list]:
@@ -218,6 +239,10 @@ class _Forward:
         self.softmax.score(self.s, self.bound, *places)
         mask_scores(self.bound, self.s, self.visits.is_boundary(first), *places)
         self.softmax.update(self.s, self.out)
+        # At once, since a fragment is half of what it is made of.
+        for step in range(self.p_steps):
+            for m in range(self.s.m_tiles):
+                self.product.pack(self.p_fragment(m, step), self.s.values(m, step, self.product))
 
     def _q_index(self, m: int, half: int):
         return self.tile.first + self._row(m, half)
@@ -225,17 +250,15 @@ class _Forward:
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)
 
-    def _output(self, stage) -> None:
+    def _output(self, stage, beside: Sequence[Callable[[], None]] = ()) -> None:
         product = self.product
         gemm(
-            self.out, product, self.config.block_k // product.step,
-            reloading(
-                self.p_fragment, self.s.m_tiles,
-                lambda a, m, step: product.pack(a, self.s.values(m, step, product)),
-            ),
+            self.out, product, self.p_steps,
+            lambda step: [self.p_fragment(m, step) for m in range(self.s.m_tiles)],
             lambda b, step, pair: product.load_b_rows(
                 b, self.v_tile, stage, step * product.step, pair
             ),
+            beside,
         )  # fmt: skip
 
     def _finish(self) -> None:
@@ -273,10 +296,3 @@ class _Forward:
             store(kernel.buffers["lse"], index, lse)
             if "lse_low" in kernel.buffers:
                 store(kernel.buffers["lse_low"], index, self.softmax.lse_low(lse, m, half))
-
-    def _prefetch(self, number, stage, tile: SharedTile, rows: Rows) -> None:
-        with when(number + 1 < self.visits.count):
-            self._load(tile, stage, rows, number + 1)
-
-    def _load(self, tile: SharedTile, stage, rows: Rows, number) -> None:
-        self.copies.rows(tile, stage, rows, self.visits.first(number), self.tile.keys)

@@ -70,17 +70,18 @@ def gemm(
     steps: int,
     a_of: Callable[[int], list[list]],
     load_b: Callable[[list, int, int], None],
-    alongside: Sequence[Callable[[], None]] = (),
+    beside: Sequence[Callable[[], None]] = (),
 ) -> None:
     """acc += A B over ``steps`` reduction steps.
 
     a_of(step) gives the A fragment of each tile row; load_b(words, step, pair) loads the B
-    fragments of tile columns 2 pair and 2 pair + 1. alongside: pieces of other work, written in
-    between the products for the compiler to do while tensor cores are busy.
+    fragments of tile columns 2 pair and 2 pair + 1. beside: other work to issue while tensor cores
+    multiply, spread evenly over them.
     """
     words = acc.kernel.registers((product.words_b,), "uint32")
     b = [words[n] for n in range(product.words_b)]
     half, pairs = product.words_b // 2, acc.n_tiles // 2
+    waiting, left = list(beside), steps * pairs
     for step in range(steps):
         a = a_of(step)
         for pair in range(pairs):
@@ -89,13 +90,11 @@ def gemm(
                 for side in range(2):
                     own = b[side * half : (side + 1) * half]
                     product.multiply(acc.tile(m, 2 * pair + side), a[m], own)
-            for piece in alongside[_share(len(alongside), step * pairs + pair, steps * pairs)]:
-                piece()
-
-
-def _share(count: int, step: int, steps: int) -> slice:
-    """Which of ``count`` pieces follow ``step``: spread evenly, each as early as that allows."""
-    return slice(-(-count * step // steps), -(-count * (step + 1) // steps))
+            due = -(-len(waiting) // left)
+            left -= 1
+            for act in waiting[:due]:
+                act()
+            del waiting[:due]
 
 
 def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:

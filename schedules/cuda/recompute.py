@@ -39,11 +39,9 @@ class Recompute:
         return self.kernel.softmax_scale if self.scores.scale_only else T.float32(1)
 
     def converted(self, name: str, statistic):
-        """A saved statistic as ``probabilities`` takes it, each row's made once."""
+        """A statistic as ``weights`` and ``dscores`` take it, each row's made once."""
         if name == "lse":
             lse = self.gradient.row(statistic)
-            import os
-            if os.environ.get("HLSE"): return statistic
             return lse if self.factor is None else lse * T.float32(LOG2E)
         return statistic * T.float32(LOG2E) if name == "lse_low" else statistic
 

@@ -99,14 +99,15 @@ class OnlineSoftmax:
     def _rows(self):
         return [(m, half) for m in range(self.m_tiles) for half in range(2)]
 
+    @property
+    def takes_positive_scale(self) -> bool:
+        """Whether the sign of softmax_scale must be in the dot products: |scale| is folded."""
+        return self.factor is not None
+
     def score(self, s: Accumulator, bound: BoundScores, q_index, k_index) -> None:
         """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
-        if self.factor is not None:
-            # The fold needs a positive factor: |scale|, and the sign goes into the dot products.
-            with when(self.kernel.softmax_scale < T.float32(0)):
-                s.map(lambda value, m, n, r: -value)
-            return
-        scale_scores(bound, s, q_index, k_index)
+        if self.factor is None:
+            scale_scores(bound, s, q_index, k_index)
 
     def update(self, s: Accumulator, out: Accumulator) -> None:
         """Scores to unnormalised probabilities in place; ``out`` and the sums are rescaled."""
@@ -207,6 +208,8 @@ class OnlineSoftmax:
 
 class WeightsAlone:
     """What stands in for OnlineSoftmax where a row has no states: each key has its own weight."""
+
+    takes_positive_scale = False
 
     def __init__(self, row: BoundRecurrence):
         self.row = row

@@ -12,8 +12,8 @@ from ...definition.arithmetic import TIR, int32, lengths_of, sequences_of, visib
 from ...problem.visits import Visits
 from ...problem.work import Work
 from .builder import CudaKernel, assign, name_registers, signature_sizes
-from .copies import Rows
 from .program import Grid, Sizes
+from .rows import Rows
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +18,8 @@ except BuildError as error:
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime.loader import opened
 from tvm_flash.schedules.cuda.arch import ARCHS
-from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.schedules.cuda.space import cuda_space
-from tvm_flash.tune import cuda_device, cuda_hardware
+from tvm_flash.tune import cuda_device
 from tvm_flash.tune.cuda_device import judged_and_timed
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware, built
 from tvm_flash.tune.hardware import HardwareFailure
@@ -97,39 +95,16 @@ def test_an_artifact_of_one_config(small):
 def test_a_config_that_spills_is_not_run():
     wide = replace(SPACE.start, block_q=256, block_k=64, q_in_registers=False)
     found = built(SPEC, "forward", "sm_90", wide.to_json())
-    assert isinstance(found, Failure) and found.outcome == "spill" and "bytes" in found.note
+    assert isinstance(found, Failure) and found.outcome == "spill"
+    assert "of the main loop" in found.note
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """A function that says what ptxas gave each launch, instead of compiling."""
-    monkeypatch.setattr(cuda_hardware.cache, "entry", lambda name, make: Path(name))
-
-    def say(**registers_and_stack):
-        given = {
-            name: {"registers": r, "spill_stores": 0, "spill_loads": 0, "stack": s, "shared": 0}
-            for name, (r, s) in registers_and_stack.items()
-        }
-        monkeypatch.setattr(cuda_hardware, "_resources", lambda path, arch: given)
-
-    return say
-
-
-def test_a_spill_of_any_launch_counts(compiled):
-    compiled(delta=(40, 0), dkdv=(255, 0), dq=(32, 8))
-    found = built(SPEC, "forward", "sm_90", SMALL.to_json())
-    assert (found.outcome, found.note[:8]) == ("spill", "8 bytes ")
-    compiled(delta=(40, 0), dkdv=(255, 0), dq=(32, 0))
-    assert built(SPEC, "forward", "sm_90", SMALL.to_json()).resources["registers"] == 255
-
-
-def test_what_a_build_lets_spill_is_measured(compiled):
-    wide = AttentionSpec(dtype="float32", head_dim=256)
-    config = cuda_space(wide, "forward", ARCHS["sm_90"]).start.to_json()
-    ((_, program),) = cuda_programs(wide, "forward", (ARCHS["sm_90"],), config)
-    compiled(**{launch.name: (255, 48) for launch in program.launches})
-    found = built(wide, "forward", "sm_90", config)
-    assert isinstance(found, Built) and found.resources["stack"] == 48
+def test_what_a_build_lets_spill_is_measured(monkeypatch):
+    wide = replace(SPACE.start, block_q=256, block_k=64, q_in_registers=False)
+    monkeypatch.setattr("tvm_flash.codegen.cuda_variants.spill_reasons", lambda *_: [])
+    monkeypatch.setattr("tvm_flash.tune.cuda_hardware.source_digest", lambda: "lenient")
+    found = built(SPEC, "forward", "sm_90", wide.to_json())
+    assert isinstance(found, Built) and found.resources["stack"] > 0
 
 
 def test_a_config_that_does_not_fit_is_invalid():

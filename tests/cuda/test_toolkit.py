@@ -87,3 +87,25 @@ def test_without_the_static_runtime(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_HOME", str(root))
     with pytest.raises(BuildError, match=r"libcudart_static\.a"):
         _ = toolkit.find_toolkit().library
+
+
+def test_the_disassembler_is_beside_the_compiler(monkeypatch, tmp_path):
+    root = install(tmp_path / "cuda")
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+    (root / "bin" / "nvdisasm").touch()
+    assert toolkit.find_nvdisasm() == str(root / "bin" / "nvdisasm")
+
+
+def test_the_disassembler_of_pypi(monkeypatch, tmp_path):
+    tool = tmp_path / "site" / "nvidia" / "cu13" / "bin" / "nvdisasm"
+    tool.parent.mkdir(parents=True)
+    tool.touch()
+    monkeypatch.setattr(toolkit.sys, "path", [str(tmp_path / "site")])
+    assert toolkit.find_nvdisasm() == str(tool)
+
+
+def test_no_disassembler(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_HOME", str(install(tmp_path / "cuda")))
+    with pytest.raises(BuildError, match=r"pip install nvidia-cuda-nvdisasm") as caught:
+        toolkit.find_nvdisasm()
+    assert isinstance(caught.value.__cause__, OSError), "this machine's fault, not a config's"

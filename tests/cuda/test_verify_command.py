@@ -11,13 +11,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tools import needs
 from typer.testing import CliRunner
 
 from tvm_flash.artifact.library import PTX, read_ptx, write_manifest, write_ptx
 from tvm_flash.artifact.library import verify as read_artifact
 from tvm_flash.cases import CASES
 from tvm_flash.cli.app import app
-from tvm_flash.codegen.toolkit import find_toolkit
+from tvm_flash.codegen.toolkit import find_nvdisasm, find_toolkit
 from tvm_flash.errors import ArtifactError, BuildError
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime.loader import registered
@@ -32,7 +33,10 @@ except BuildError as error:
     pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
 
 from tvm_flash.codegen.build import build
+from tvm_flash.tune.sass.artifact import predicted_loops
 from tvm_flash.verify import verify_library, verify_spec
+
+needs_nvdisasm = needs(find_nvdisasm)
 
 SPEC = AttentionSpec(dtype="bfloat16", head_dim=32, causal=True)
 
@@ -95,10 +99,41 @@ def test_selection(artifact):
     assert "ask for others" in call(artifact, "--arch", "sm_75", status=2).stderr
 
 
+@needs_nvdisasm
+def test_main_loops_are_predicted(artifact, tmp_path):
+    file = tmp_path / "found.json"
+    narrow = ("--quick", "--direction", "forward", "--arch", "sm_80")
+    done = call(artifact, *narrow, "--time", "--json", file)
+    assert "predicted, not measured" in done.stdout and "share of peak" in done.stdout
+    predicted = json.loads(file.read_text())["predicted"]
+    (entry,) = predicted["loops"]
+    loop = entry["loop"]
+    assert predicted["kind"] == "predicted, not measured" and entry["arch"] == "sm_80"
+    assert entry["kernel"].startswith("attn_bf16_d32_causal_fwd") and entry["registers"] > 40
+    share, least, most = loop["tensor_share"]
+    assert 0 < least <= share <= most <= 1
+    assert max(loop["parts"].values()) <= loop["clocks"] and loop["instructions"]["products"] > 0
+    assert "predicted" not in json.loads(_json(artifact, *narrow, tmp_path=tmp_path))
+
+
+def _json(artifact, *options, tmp_path):
+    call(artifact, *options, "--json", tmp_path / "plain.json")
+    return (tmp_path / "plain.json").read_text()
+
+
+@needs_nvdisasm
+def test_kernels_without_products_are_named(artifact):
+    found = predicted_loops(artifact, ["sm_90"], ["backward"])
+    reasons = {kernel.name.rpartition("_")[2]: kernel.reason for kernel in found}
+    assert reasons == {"delta": "no loop of matrix products", "dkdv": "", "dq": reasons["delta"]}
+
+
 def test_cpu_library_is_run(tmp_path):
     spec, buckets = AttentionSpec(dtype="float32", head_dim=16), ("tiny", "long")
     path = build([spec], "llvm", tmp_path / "kernels", buckets=buckets)
     assert "28 runs, nothing wrong" in call(path).stdout, "two forwards and two backwards"
+    with pytest.raises(ValueError, match="library for CPUs"):
+        predicted_loops(path)
 
 
 def test_changed_ptx_is_refused(copy):
@@ -134,6 +169,10 @@ def test_wrong_number_is_found(copy):
     rewrite(copy, r"ex2\.approx\.ftz\.f32", "tanh.approx.f32")
     done = call(copy, "--quick", "--direction", "forward", status=1)
     assert re.search(r"several_tiles: .*out: error \S+ exceeds", done.stdout)
+
+
+def test_main_loops_of_a_spec_are_not_predicted():
+    assert "needs a built library" in call("bf16,d=32", "--time", status=2).stderr
 
 
 def test_a_bad_argument_is_explained():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listings import code
 
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.problem.numbers import usual_numbers
@@ -149,6 +150,26 @@ def test_predictions_obey_the_roofline_and_waves(arch):
     assert more.resident > two.resident and more.seconds < two.seconds
     with pytest.raises(ValueError, match=r"no block.*shared memory"):
         predict(kernel(1, shared_bytes=300_000), arch, gpu)
+
+
+def test_a_simulated_round_is_a_tiles_time():
+    arch, gpu = ARCHS["sm_80"], gpu_of(ARCHS["sm_80"])
+    steady = code("B------:-:-:-:S12 HMMA.16816.F32 R8, R4, R2, R8\n" * 16)
+    tile = Amounts(tensor=2 * (2 * 4 * 16 * 2048))  # of 4 warps and two rounds
+    slots = 2 * gpu.multiprocessors
+
+    def seconds(tiles, blocks=slots):
+        work = KernelWork(Amounts(), tile, [tiles] * blocks, 4, 240, 32768, round=steady)
+        return predict(work, arch, gpu)
+
+    found = seconds(100)
+    assert found.loop.blocks == 2 and found.bound == "tensor"
+    grown = (seconds(200).seconds - found.seconds) * gpu.hertz
+    assert grown == pytest.approx(100 * 2 * found.loop.clocks)
+    alone = seconds(100, gpu.multiprocessors)
+    assert alone.loop.blocks == 1 and alone.loop.clocks == 12 * 16, (
+        "a grid that leaves SMs half empty"
+    )
 
 
 def test_micro_kernels_wait_for_latency_ports_caches_and_spills():

@@ -136,6 +136,10 @@ def test_a_ranking_of_a_small_space(tmp_path, monkeypatch):
         "rank": 1 + [entry["config"] for entry in ranked].index(start.to_json()),
     }
     assert all(entry["outcome"] == "spill" and entry["stack"] for entry in unranked)
+    for entry in ranked:
+        loop = entry["loop"]
+        assert loop["instructions"]["products"] and 0 < loop["tensor_share"][0] <= 1
+        assert entry["bound"] == max(loop["parts"], key=loop["parts"].get)
     assert all(entry["registers"] <= 255 for entry in ranked)
 
 

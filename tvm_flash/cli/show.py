@@ -23,6 +23,7 @@ class Stage(str, Enum):
     asm = "asm"
     cuda = "cuda"
     ptx = "ptx"
+    sass = "sass"
 
 
 class Direction(str, Enum):
@@ -33,6 +34,7 @@ class Direction(str, Enum):
     backward_deterministic = "backward_deterministic"
 
 
+OF_GPUS = (Stage.cuda, Stage.ptx, Stage.sass)
 LEXERS = {
     Stage.definition: "python", Stage.recurrence: "text", Stage.scheduled: "python",
     Stage.llvm: "llvm", Stage.cuda: "cuda",
@@ -45,7 +47,8 @@ def show(
         Stage,
         typer.Option(
             metavar="STAGE",
-            help="definition, recurrence, scheduled; llvm or asm of a CPU; cuda or ptx of a GPU.",
+            help="definition, recurrence, scheduled; llvm or asm of a CPU; cuda, ptx or sass of a "
+            "GPU.",
         ),
     ] = Stage.definition,
     direction: Annotated[
@@ -56,15 +59,16 @@ def show(
         str,
         typer.Option(
             help="llvm (this machine), a CPU level such as x86-64-v3, or cuda:sm_90. Default: "
-            "llvm; for the stages cuda and ptx cuda:sm_80."
+            "llvm; for the stages cuda, ptx and sass cuda:sm_80."
         ),
     ] = "",
 ) -> None:
     """Print the TensorIR definition, the recurrence, the scheduled function, LLVM IR or assembly.
 
-    For a GPU (--target cuda:sm_80): the scheduled kernels, their CUDA C++ or PTX.
+    For a GPU (--target cuda:sm_80): the scheduled kernels, their CUDA C++ or PTX, or their machine
+    code with its control words decoded and the main loop marked (sass).
     """
-    target = target or ("cuda:sm_80" if stage in (Stage.cuda, Stage.ptx) else "llvm")
+    target = target or ("cuda:sm_80" if stage in OF_GPUS else "llvm")
     text = stage_text(parse_spec(spec), stage, direction.value, target)
     if console.is_terminal:
         console.print(Syntax(text, LEXERS.get(stage, "gas"), word_wrap=False))
@@ -81,7 +85,7 @@ def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
         return _recurrence(spec)
     if target.startswith("cuda"):
         return _cuda_text(spec, stage, direction, target)
-    if stage in (Stage.cuda, Stage.ptx):
+    if stage in OF_GPUS:
         raise ValueError(f"stage={stage.value} is a GPU's: pass --target cuda:sm_80")
     from ..codegen import cpu
     from ..codegen.build import find_target
@@ -109,7 +113,20 @@ def _cuda_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
         return "\n".join(source.device for source in kernel_sources(program, compute))
     if stage is Stage.ptx:
         return "\n".join(ptx_of(program, compute))
-    raise ValueError(f"stage={stage.value} is a CPU's: for {target} scheduled, cuda or ptx")
+    if stage is Stage.sass:
+        names = [launch.name for launch in program.launches]
+        texts = zip(names, ptx_of(program, compute), strict=True)
+        return "\n\n".join(_sass_text(name, ptx, arch[0].name) for name, ptx in texts)
+    raise ValueError(f"stage={stage.value} is a CPU's: for {target} scheduled, cuda, ptx or sass")
+
+
+def _sass_text(name: str, ptx: str, arch: str) -> str:
+    from ..codegen.nvcc import assemble
+    from ..codegen.sass.listing import disassemble
+    from ..codegen.sass.show import annotated
+
+    code = disassemble(assemble(ptx, name, arch).code, name)
+    return f"// {name} for {arch}\n{annotated(code)}"
 
 
 def require_tvm() -> None:

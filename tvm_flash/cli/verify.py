@@ -15,11 +15,13 @@ from rich.markup import escape
 
 from ..errors import ArtifactError
 from .console import console, progress, refuse_unwritable
+from .loop_table import PREDICTED, loop_table, without_loops
 from .show_table import show
 from .spec_text import parse_specs
 from .verdict_table import verdict_table
 
 if TYPE_CHECKING:
+    from ..tune.sass.artifact import KernelLoop
     from ..verify.verdict import Verification
 
 
@@ -52,6 +54,13 @@ def verify(
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="One line for each problem.")
     ] = False,
+    time: Annotated[
+        bool,
+        typer.Option(
+            "--time",
+            help="Also predict the clocks of each main loop of a CUDA library, from machine code.",
+        ),
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything found to this file.")
     ] = None,
@@ -66,17 +75,38 @@ def verify(
     archs = [name.strip() for name in arch.split(",") if name.strip()] or None
     directions = [one.value for one in direction] if direction else None
     settings = {"quick": quick, "seed": seed}
+    if time and not Path(subject).exists():
+        raise ValueError(
+            f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
+        )
     found = _verify(subject, archs, directions, settings)
     show(verdict_table(found, verbose))
     _print_failures(found)
+    loops = _predict(subject, archs, directions) if time else None
     ok = all(verification.ok for verification in found)
     if json_file is not None:
-        document = {"ok": ok, "verified": [verification.to_json() for verification in found]}
+        document: dict[str, Any] = {"ok": ok, "verified": [one.to_json() for one in found]}
+        if loops is not None:
+            document["predicted"] = {"kind": PREDICTED, "loops": [loop.to_json() for loop in loops]}
         text = json.dumps(document, indent=1, allow_nan=False)
         json_file.write_text(text + "\n", encoding="utf-8")
         console.print(f"written to {json_file}", soft_wrap=True)
     if not ok:
         raise typer.Exit(1)
+
+
+def _predict(
+    subject: str, archs: list[str] | None, directions: list[str] | None
+) -> list[KernelLoop]:
+    """Show what the main loops of the library are predicted to take."""
+    from ..tune.sass.artifact import predicted_loops
+
+    with _bar("predict") as step:
+        found = predicted_loops(subject, archs, directions, progress=step)
+    show(loop_table(found))
+    for line in without_loops(found):
+        console.print(f"not predicted: {escape(line)}", highlight=False, soft_wrap=True)
+    return found
 
 
 def _verify(
@@ -108,14 +138,14 @@ def _verify(
 
 
 @contextmanager
-def _bar() -> Iterator:
+def _bar(title: str = "verify") -> Iterator:
     """A progress bar that begins when its length is known."""
     with ExitStack() as stack:
         opened: list = []
 
         def step(done: int, total: int, text: str) -> None:
             if not opened:
-                opened.append(stack.enter_context(progress("verify", total)))
+                opened.append(stack.enter_context(progress(title, total)))
             else:
                 opened[0](text)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ..errors import BuildError
+from ..errors import BuildError, SpillError
 from .hardware import HardwareFailure
 from .trial import SearchTask, Trial
 from .workers import Failure, Workers
@@ -31,8 +31,11 @@ class Built:
 
 def build_failure(error: Exception) -> Failure:
     """What a builder answers for a config that raised ``error``."""
+    note = str(error)[:300]
+    if isinstance(error, SpillError):
+        return Failure("spill", note)
     ours = isinstance(error, BuildError) and isinstance(error.__cause__, OSError)
-    return Failure(_OURS if ours else "invalid", str(error)[:300])
+    return Failure(_OURS if ours else "invalid", note)
 
 
 class BuildingHardware(ABC):

@@ -19,16 +19,15 @@ from .cuda_device import judged_and_timed_on_gpu
 from .trial import SearchTask
 from .workers import Failure
 
-_MEMORY = ("spill_stores", "spill_loads", "stack")
-_RESOURCES = ("registers", *_MEMORY, "shared")
+_RESOURCES = ("registers", "spill_stores", "spill_loads", "stack", "shared")
 
 
 class CudaHardware(BuildingHardware):
     """``Hardware`` of this machine's GPU, which ``task.target`` must be the architecture of.
 
-    jobs, timeout: as of ``BuildingHardware``. A config that keeps registers in memory is a "spill",
-    and is not run, unless its schedule lets it. A crashed process takes its CUDA context with it;
-    the next config gets a fresh one.
+    jobs, timeout: as of ``BuildingHardware``. A config that a build would refuse for what it keeps
+    in memory (``codegen/sass/spills.py``) is a "spill", and is not run. A crashed process takes its
+    CUDA context with it; the next config gets a fresh one.
     """
 
     def __init__(self, jobs: int, timeout: float):
@@ -69,14 +68,7 @@ def built(
         path = cache.entry(name, lambda to: _compile(spec, direction, arch, config, to))
     except (TvmFlashError, ValueError) as error:
         return build_failure(error)
-    launches = _resources(path, arch)
-    in_memory = {name: max(found[kind] for kind in _MEMORY) for name, found in launches.items()}
-    spilled = {name for name, size in in_memory.items() if size}
-    # The same that a build lets through: float32 of the widest heads has no config without.
-    if spilled and (refused := spilled - _may_spill(spec, direction, arch, config)):
-        name = max(refused, key=lambda name: in_memory[name])
-        return Failure("spill", f"{in_memory[name]} bytes of a thread in memory, {launches[name]}")
-    return Built(path, max(launches.values(), key=lambda found: found["registers"]))
+    return Built(path, max(_resources(path, arch), key=lambda found: found["registers"]))
 
 
 def import_compiler() -> None:
@@ -88,7 +80,7 @@ def import_compiler() -> None:
 def _compile(
     spec: AttentionSpec, direction: str, arch: str, config: Mapping[str, Any], path: Path
 ) -> None:
-    """One function with this config alone; what spills is let through, its resources tell."""
+    """One function with this config alone; a spill is judged as in any build."""
     from ..codegen.cuda_build import CudaJob, build_cuda
     from ..schedules.cuda.select import as_config, cuda_programs
 
@@ -96,25 +88,14 @@ def _compile(
     if reasons := as_config(config, direction).reasons(spec, *archs):
         raise UnsupportedSpec(reasons)
     programs = cuda_programs(spec, direction, archs, config)
-    names = {launch.name for _, program in programs for launch in program.launches}
     job = CudaJob(symbol_name(spec, direction), spec, direction, archs, lambda *_: programs)
-    build_cuda([job], archs, path, allow_spills=names)
+    build_cuda([job], archs, path)
 
 
-def _may_spill(
-    spec: AttentionSpec, direction: str, arch: str, config: Mapping[str, Any]
-) -> set[str]:
-    """Names of the launches whose schedule lets them keep registers in memory."""
-    from ..schedules.cuda.select import cuda_programs
-
-    programs = cuda_programs(spec, direction, (ARCHS[arch],), config)
-    return {launch.name for _, p in programs for launch in p.launches if launch.may_spill}
-
-
-def _resources(path: Path, arch: str) -> dict[str, dict[str, int]]:
-    """What ptxas gave each launch, by its name."""
+def _resources(path: Path, arch: str) -> list[dict[str, int]]:
+    """What ptxas gave each launch."""
     (record,) = verify(path)[1].kernels
-    return {
-        launch["name"]: {name: int(launch["resources"][arch][name]) for name in _RESOURCES}
+    return [
+        {name: int(launch["resources"][arch][name]) for name in _RESOURCES}
         for launch in record.launches
-    }
+    ]

@@ -28,11 +28,12 @@ from ...schedules.cuda.builder import (
     warp_barrier,
     when,
 )
-from ...schedules.cuda.copies import Rows, commit, load_rows, wait
+from ...schedules.cuda.copies import commit, load_rows, wait
 from ...schedules.cuda.fragments import accumulator, fragment, gemm
 from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.parameters import parameter_tensors
 from ...schedules.cuda.program import CudaProgram, Launch, Sizes
+from ...schedules.cuda.rows import Rows
 from ...schedules.cuda.shared_tile import shared_tile
 from ...schedules.cuda.softmax import block_scores, quad_reduce
 from ...schedules.cuda.tensor_core import product_for

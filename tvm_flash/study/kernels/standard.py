@@ -11,11 +11,12 @@ from ...problem.spec import AttentionSpec
 from ...schedules.config_fields import Config
 from ...schedules.cuda.arch import CudaArch, limit_reasons
 from ...schedules.cuda.builder import CudaKernel, Tensor, barrier, loop
-from ...schedules.cuda.copies import Rows, commit, load_rows, store_rows, wait
+from ...schedules.cuda.copies import commit, load_rows, store_rows, wait
 from ...schedules.cuda.fragments import Accumulator, accumulator, fragment, gemm
 from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.parameters import parameter_tensors
 from ...schedules.cuda.program import CudaProgram, Launch, Sizes
+from ...schedules.cuda.rows import Rows
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
 from ...schedules.cuda.softmax import block_scores, mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for

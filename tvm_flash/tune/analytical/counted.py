@@ -12,6 +12,7 @@ from typing import Any
 
 from ...artifact.library import symbol_name
 from ...codegen.cache import content, digest
+from ...codegen.sass.listing import Instruction
 from ...codegen.versions import build_versions
 from ...problem.spec import AttentionSpec
 from ...ptx_interpreter import Report
@@ -128,15 +129,20 @@ def kernel_works(
     counted: Counted,
     sizes: Sizes,
     registers: Sequence[int],
+    rounds: Sequence[Sequence[Instruction]] | None = None,
 ) -> list[KernelWork]:
-    """The work of every launch on a problem; registers of a thread, in launch order."""
+    """The work of every launch on a problem.
+
+    In launch order: registers of a thread; steady rounds of the main loops (None: not simulated).
+    """
+    rounds = rounds or [()] * len(program.launches)
     return [
         KernelWork(
             base, tile, block_tiles(spec, program, launch, sizes), launch.threads // WARP, used,
-            launch.shared_bytes, overlap_of(program.config, launch.name),
+            launch.shared_bytes, overlap_of(program.config, launch.name), steady,
         )
-        for launch, (base, tile), used in zip(
-            program.launches, counted.launches, registers, strict=True
+        for launch, (base, tile), used, steady in zip(
+            program.launches, counted.launches, registers, rounds, strict=True
         )
     ]  # fmt: skip
 

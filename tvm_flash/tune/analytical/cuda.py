@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...codegen.nvcc import Cubin, assemble, compile_ptx
+from ...codegen.sass.flow import steady_round
+from ...codegen.sass.listing import disassemble
+from ...codegen.sass.spills import spill_reasons
 from ...codegen.toolkit import find_toolkit
 from ...codegen.versions import build_versions
 from ...errors import BuildError, TvmFlashError
@@ -75,9 +78,10 @@ def rank_cuda(
     """Rank up to ``trials`` configs of the space for ``spec``, the default one among them.
 
     More than that are drawn at random by ``seed``. Each is compiled, its PTX interpreted and held
-    to the error rule, and its time predicted from what it executes. Nothing is timed: the document
-    says so, and builds do not read it. logs: tuning_logs/, where it is written (None: nowhere).
-    Raises UnsupportedSpec, also for an architecture without a model, and BuildError without nvcc.
+    to the error rule, the main loop of its machine code simulated, and its time predicted. Nothing
+    is timed: the document says so, and builds do not read it. logs: tuning_logs/, where it is
+    written (None: nowhere). Raises UnsupportedSpec, also for an architecture without a model, and
+    BuildError without nvcc or nvdisasm.
     """
     from ...schedules.cuda.space import cuda_space
 
@@ -174,16 +178,27 @@ def _finished(
         return Judged(config, "invalid", str(error))
     cubins = tuple(cubin for _, cubin in compiled)
     shared = tuple(launch.shared_bytes for launch in program.launches)
-    if spilled := max(cubin.resources.in_local_memory for cubin in cubins):
-        note = f"{spilled} bytes of a thread in memory"
-        return Judged(config, "spill", note, cubins, shared_bytes=shared)
+    if reasons := _spill_reasons(program, cubins):
+        return Judged(config, "spill", "; ".join(reasons), cubins, shared_bytes=shared)
     counted = count(spec, direction, program, [ptx for ptx, _ in compiled])
     if counted.failure:
         return Judged(config, "wrong", counted.failure, cubins, counted, shared_bytes=shared)
     registers = [cubin.resources.registers for cubin in cubins]
-    works = kernel_works(spec, program, counted, sizes, registers)
+    rounds = [
+        steady_round(disassemble(cubin.code, launch.name))
+        for launch, cubin in zip(program.launches, cubins, strict=True)
+    ]
+    works = kernel_works(spec, program, counted, sizes, registers, rounds)
     predictions = tuple(predict(work, arch, gpu_of(arch)) for work in works)
     return Judged(config, "ok", "", cubins, counted, predictions, shared)
+
+
+def _spill_reasons(program: CudaProgram, cubins: Sequence[Cubin]) -> list[str]:
+    """What a build would refuse."""
+    judged = zip(program.launches, cubins, strict=True)
+    return [
+        t for launch, c in judged if not launch.may_spill for t in spill_reasons(c, launch.name)
+    ]
 
 
 def _document(
@@ -229,6 +244,7 @@ def _ranked(judged: Judged) -> dict[str, Any]:
         "limit": prediction.limit,
         "bound": prediction.bound,
         "clocks": {part: round(value) for part, value in prediction.clocks.items()},
+        **({"loop": prediction.loop.to_json()} if prediction.loop else {}),
     }
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from ...codegen.report import blocks_per_sm
 from ...schedules.cuda.arch import CudaArch
+from ..sass.prediction import LoopPrediction, predict_loop
+from ..sass.steps import multiply_adds
 from .gpu import (
     BARRIER,
     INTEGER,
@@ -26,34 +28,43 @@ from .work import Amounts, KernelWork
 class Prediction:
     """One launch: seconds; resident blocks of an SM and what limits them; clocks by part.
 
-    clocks: of one SM for all blocks, evenly spread, were each part alone busy.
+    clocks: of one SM for all blocks, evenly spread, were each part alone busy. loop: a round of the
+    main loop (None: it was not simulated, or there is none).
     """
 
     seconds: float
     resident: int
     limit: str
     clocks: dict[str, float]
+    loop: LoopPrediction | None = None
 
     @property
     def bound(self) -> str:
-        """The part with most work."""
-        return max(self.clocks, key=lambda part: self.clocks[part])
+        """The part with most work: in the main loop, where that was simulated."""
+        return self.loop.bound if self.loop else max(self.clocks, key=lambda p: self.clocks[p])
 
 
 def predict(work: KernelWork, arch: CudaArch, gpu: Gpu) -> Prediction:
-    """Seconds of one launch on ``gpu``. Raises ValueError for a block that no SM can hold."""
+    """Seconds of one launch on ``gpu``.
+
+    Raises ValueError for a block that no SM can hold, UnsupportedSpec for a main loop of products
+    other than those of mma.sync.
+    """
     fits, limit = blocks_per_sm(arch, work.registers, 32 * work.warps, work.shared_bytes)
     if fits < 1:
         raise ValueError(f"no block of {work.warps} warps fits an SM of {arch.name}: {limit}")
     # A grid that does not fill the SMs is spread over them.
     resident = min(fits, max(1, -(-len(work.tiles) // gpu.multiprocessors)))
     slots = gpu.multiprocessors * resident
-    makespan = _makespan([_duration(work, n, resident, gpu) for n in work.tiles], slots)
+    loop = predict_loop(work.round, arch, work.warps, resident) if work.round else None
+    each = _tile_of(loop, work) if loop else _estimated_tile(work, resident, gpu)
+    once = resident * _combined(clocks(work.base, gpu), _exposed(work, resident)) + L2_LATENCY
+    makespan = _makespan([once + n * each for n in work.tiles], slots)
     total = work.base * len(work.tiles) + work.tile * sum(work.tiles)
     shares = clocks(total * (1 / gpu.multiprocessors), gpu)
     dram = total.l2 / gpu.dram if not any(work.tiles) else 0.0
     seconds = max(makespan / gpu.hertz, shares["l2"] / gpu.hertz, dram) + LAUNCH
-    return Prediction(seconds, fits, limit, shares)
+    return Prediction(seconds, fits, limit, shares, loop)
 
 
 def total_seconds(predictions: Sequence[Prediction]) -> float:
@@ -74,19 +85,26 @@ def clocks(work: Amounts, gpu: Gpu) -> dict[str, float]:
     }
 
 
-def _duration(work: KernelWork, tiles: int, resident: int, gpu: Gpu) -> float:
-    """Clocks of one block that visits ``tiles`` tiles beside its like.
+def _tile_of(loop: LoopPrediction, work: KernelWork) -> float:
+    """Clocks of a tile: of as many simulated rounds as make its products."""
+    rounds = work.tile.tensor / (2 * work.warps * sum(map(multiply_adds, work.round)))
+    return rounds * loop.clocks
+
+
+def _estimated_tile(work: KernelWork, resident: int, gpu: Gpu) -> float:
+    """Clocks of a tile of one block beside its like.
 
     Resident blocks share the parts. What one warp does is a chain: a scheduler with one warp waits
     for each part in turn, with w warps it fills all but 1/w of those waits with other warps' work.
     """
-    warps = resident * work.warps / SCHEDULERS
-    exposed = 1 / max(warps, 1)
-    base, tile = (_combined(clocks(part, gpu), exposed) for part in (work.base, work.tile))
-    own = resident * tile
+    exposed = _exposed(work, resident)
+    own = resident * _combined(clocks(work.tile, gpu), exposed)
     meetings = work.tile.barriers * BARRIER * exposed
-    each = own + _arrival(work, own) + meetings
-    return resident * base + L2_LATENCY + tiles * each
+    return own + _arrival(work, own) + meetings
+
+
+def _exposed(work: KernelWork, resident: int) -> float:
+    return 1 / max(resident * work.warps / SCHEDULERS, 1)
 
 
 def _arrival(work: KernelWork, own: float) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from ...codegen.sass.listing import Instruction
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class KernelWork:
 
     tiles: visited tiles by block, in the order of launch. warps: of a block. registers: of a
     thread. shared_bytes: of a block. overlap: the part of a tile's time in which the next tile's
-    data is on its way (0: nothing is awaited).
+    data is on its way (0: nothing is awaited). round: a steady round of the main loop in machine
+    code, which is simulated for a tile's time (empty: the time is estimated from the amounts).
     """
 
     base: Amounts
@@ -54,7 +57,7 @@ class KernelWork:
     registers: int
     shared_bytes: int
     overlap: float = 0.0
-    resources: Mapping[str, int] = field(default_factory=dict)
+    round: Sequence[Instruction] = ()
 
 
 def solved(runs: Sequence[tuple[int, int, Amounts]]) -> tuple[Amounts, Amounts]:

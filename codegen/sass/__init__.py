@@ -1,0 +1,1 @@
+"""Machine code of CUDA kernels read back: instructions, their control words, the main loop."""

@@ -1,0 +1,159 @@
+"""Rows of a tensor in global memory, and how the threads of a block walk over them tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import reduce
+from math import gcd
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from .builder import CudaKernel, assign, when
+from .shared_tile import SharedTile
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of ``columns`` elements in ``buffer``, where index(row, column) places an element.
+
+    The rows lie at one stride, from the first to the last.
+    """
+
+    buffer: tirx.Buffer
+    columns: int
+    index: Callable[..., tuple]
+
+    def address(self, row, column):
+        """Address of one element, int64."""
+        return _address(self.buffer.ptr_to(list(self.index(row, column))))
+
+    def pitch(self):
+        """Bytes from a row to the next, int64."""
+        return self.address(1, 0) - self.address(0, 0)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one thread moves by one access: part of a chunk of a tile's row.
+
+    row, chunk, element: where it begins in the tile. pointer: where in the tensor. inside: whether
+    the tensor has it; None where it surely does.
+    """
+
+    row: Any
+    chunk: Any
+    element: Any
+    pointer: Any
+    inside: Any
+
+
+class RowCursor:
+    """The rows that a block brings to a tile, or fetches from it, a tile at a time.
+
+    Each thread holds the address of its next piece, and steps it from piece to piece and from tile
+    to tile: an address made anew of entry, row and head takes 64-bit products for every piece.
+    """
+
+    def __init__(
+        self, kernel: CudaKernel, tile: SharedTile, rows: Rows, first, advance: int | None = None
+    ):
+        """first: the row at which the first tile begins. advance: rows from a tile to the next one
+        (negative: back), None if no other follows.
+        """
+        self.kernel, self.tile, self.rows = kernel, tile, rows
+        self.access_bytes = vector_bytes(rows.columns, tile.element_bytes)
+        self._per_row = tile.columns * tile.element_bytes // self.access_bytes
+        self._passes = -(-tile.rows * self._per_row // kernel.threads)
+        # Where the threads together move whole rows, each of them keeps to its columns.
+        self._keeps_column = kernel.threads % self._per_row == 0
+        row, column = self._place(0) if self._keeps_column else (0, 0)
+        self._address = kernel.scalar(rows.address(first + row, column), "int64")
+        # Not held in registers: a product of the call's strides, which uniform registers hold.
+        self._pitch = rows.pitch()
+        self._rows_a_pass = kernel.threads // self._per_row
+        self._advance = advance
+
+    def pieces(self, left=None, wanted=None) -> list[AbstractContextManager[Piece]]:
+        """The pieces of this thread in the tile at hand: contexts, to be entered once, in order.
+
+        left: rows that the tensor has from the tile's first on, int32; None: as many as the tile.
+        wanted: whether any is, which may be false after the last tile. What stands in the context
+        is for threads that have such a piece.
+        """
+        tests = [] if wanted is None else [self.kernel.scalar(wanted, "bool")]
+        if left is not None and self._keeps_column:
+            left = self.kernel.scalar(left - self._place(0)[0])
+        return [self._piece(number, left, tests) for number in range(self._passes)]
+
+    def skip(self, rows, more_bytes) -> None:
+        """Go on by ``rows`` rows, int32, and ``more_bytes``, int64: to a tile that lies elsewhere."""
+        assign(self._address, _opaque(self._address + (self._pitch * _int64(rows) + more_bytes)))
+
+    @contextmanager
+    def _piece(self, number: int, left, tests: list) -> Iterator[Piece]:
+        start = number * self.kernel.threads
+        row, column = self._place(start)
+        address = self._address
+        if not self._keeps_column:
+            at_column = _int64(column * self.tile.element_bytes)
+            address = address + (_int64(row) * self._pitch + at_column)
+        if left is not None:
+            own = start // self._per_row if self._keeps_column else row
+            tests = [*tests, own < left]
+        if self.rows.columns < self.tile.columns:
+            tests = [*tests, column < self.rows.columns]
+        inside = reduce(tirx.And, tests) if tests else None
+        count = self.tile.rows * self._per_row
+        is_partial = start + self.kernel.threads > count
+        with when(self.kernel.thread + start < count) if is_partial else nullcontext():
+            per_chunk = self.tile.per_chunk
+            yield Piece(row, column // per_chunk, column % per_chunk, _pointer(address), inside)
+        self._go_on(is_last=number == self._passes - 1)
+
+    def _go_on(self, is_last: bool) -> None:
+        count = self._rows_a_pass if self._keeps_column else 0
+        if is_last:
+            count = (self._advance or 0) - count * (self._passes - 1)
+        if count:
+            assign(self._address, _opaque(self._address + self._pitch * _int64(count)))
+
+    def _place(self, start: int) -> tuple:
+        """(row, column) in the tile of this thread's piece in the pass that begins at ``start``."""
+        index = self.kernel.thread + start
+        elements = self.access_bytes // self.tile.element_bytes
+        return index // self._per_row, index % self._per_row * elements
+
+
+def vector_bytes(columns: int, element_bytes: int) -> int:
+    """Widest access that rows of ``columns`` contiguous elements allow: 16, 8, 4 or 2 bytes."""
+    return gcd(columns * element_bytes, 16)
+
+
+def _address(pointer):
+    source = (
+        "__device__ __forceinline__ long long tvm_flash_address(const void* p)"
+        " { return (long long)p; }"
+    )
+    return T.cuda.func_call("tvm_flash_address", pointer, source_code=source, return_type="int64")
+
+
+def _pointer(address):
+    source = "__device__ __forceinline__ void* tvm_flash_pointer(long long a) { return (void*)a; }"
+    return T.cuda.func_call("tvm_flash_pointer", address, source_code=source, return_type="handle")
+
+
+def _opaque(address):
+    # Or the compiler would make each address of the first by a product again.
+    source = (
+        "__device__ __forceinline__ long long tvm_flash_stepped(long long a)"
+        ' { asm volatile("" : "+l"(a)); return a; }'
+    )
+    return T.cuda.func_call("tvm_flash_stepped", address, source_code=source, return_type="int64")
+
+
+def _int64(value):
+    return tirx.const(value, "int64") if isinstance(value, int) else tirx.Cast("int64", value)

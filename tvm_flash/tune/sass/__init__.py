@@ -1,0 +1,1 @@
+"""Predicted clocks of a kernel's main loop, simulated from its machine code."""
