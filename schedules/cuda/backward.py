@@ -324,11 +324,16 @@ class _KeyGradients:
         """The copies of the next tile, one after the other."""
         visits = self.visits
         visits.look_ahead()
-        for cursor, name in ((self.queries, "q"), (self.gradients, "dout")):
-            cursor.skip(visits.next_first - visits.first, self._heads_on(name))
         # No rows after the last tile: zeros are copied then, which costs less than a branch here.
         end = tirx.Select(number + 1 < visits.count, self.tile.rows, 0)
-        return self._copies(stage, visits.next_head, visits.next_first, self.kernel.scalar(end))
+        copies = self._copies(stage, visits.next_head, visits.next_first, self.kernel.scalar(end))
+        return [self._skip, *copies]
+
+    def _skip(self) -> None:
+        """Let the cursors go to the next tile."""
+        visits = self.visits
+        for cursor, name in ((self.queries, "q"), (self.gradients, "dout")):
+            cursor.skip(visits.next_first - visits.first, self._heads_on(name))
 
     def _heads_on(self, name: str):
         """Bytes from the head at hand to the next tile's."""

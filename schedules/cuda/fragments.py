@@ -81,7 +81,7 @@ def gemm(
     words = acc.kernel.registers((product.words_b,), "uint32")
     b = [words[n] for n in range(product.words_b)]
     half, pairs = product.words_b // 2, acc.n_tiles // 2
-    waiting, left = list(beside), steps * pairs
+    count, done = steps * pairs, 0
     for step in range(steps):
         a = a_of(step)
         for pair in range(pairs):
@@ -90,11 +90,10 @@ def gemm(
                 for side in range(2):
                     own = b[side * half : (side + 1) * half]
                     product.multiply(acc.tile(m, 2 * pair + side), a[m], own)
-            due = -(-len(waiting) // left)
-            left -= 1
-            for act in waiting[:due]:
+            due = -(-len(beside) * (step * pairs + pair + 1) // count)
+            for act in beside[done:due]:
                 act()
-            del waiting[:due]
+            done = due
 
 
 def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:
