@@ -13,19 +13,19 @@ from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
-from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, when
-from .copies import Copies, store_rows
+from .builder import CudaKernel, barrier, emit, forget, loop, name_registers, when
+from .copies import Copies, each, store_rows
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
+from .query_tiles import QueryTiles
 from .recompute import Recompute
+from .row_statistics import RowStatistics
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
-from .row_statistics import RowStatistics
-from .rows import RowCursor
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryVisits, key_grid, round_up
+from .tiling import KeyTile, QueryVisits, key_grid
 
 
 def key_gradient_launch(
@@ -73,11 +73,16 @@ class _KeyGradients:
                 self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
             self._allocate()
             self.visits = QueryVisits(kernel, self.tile, self.config.block_q)
-            self._walk()
+            self.queries = QueryTiles(
+                kernel, self.copies, self.tile, self.visits,
+                {"q": self.q_tile, "dout": self.do_tile}, self.row_statistics,
+            )  # fmt: skip
             self.bound = block_scores(kernel, self.scores, self.tile.batch, self.visits.head)
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_lane_offsets()
+                if self.split > 2:  # else there are registers for all that is made of it
+                    forget(self.own_key)
                 self._query_tile(number)
             self._finish()
         # delta is of a launch of its own, dQ too where it is not added here.
@@ -102,17 +107,8 @@ class _KeyGradients:
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s)
-        self.rows = RowStatistics(kernel, self.recompute, self.statistics, rows, stages)
-        name_registers(self)
-
-    def _walk(self) -> None:
-        """Cursors over the rows that the block reads."""
-        tile, visits = self.tile, self.visits
-
-        def rows(name: str, target: SharedTile) -> RowCursor:
-            return RowCursor(self.kernel, target, tile.query_rows(name, visits.head), visits.first)
-
-        self.queries, self.gradients = rows("q", self.q_tile), rows("dout", self.do_tile)
+        self.own_key = kernel.scalar(self.tile.first + self._key_row(0, 0))
+        self.row_statistics = RowStatistics(kernel, self.recompute, self.statistics, rows, stages)
         name_registers(self)
 
     def _start(self) -> None:
@@ -120,65 +116,71 @@ class _KeyGradients:
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             self.copies.rows(target, 0, tile.key_rows(name), tile.first, tile.keys)
         with when(self.visits.count > 0):
-            for act in self._copies(0, self.visits.head, self.visits.first, tile.rows):
-                act()
-            self.rows.settle(0)
+            self.queries.ask_first()
+            self.row_statistics.settle(0)
         self.dk.zero()
         self.dv.zero()
 
     def _query_tile(self, number) -> None:
-        stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
+        """One tile of queries: S^T and dP^T, P and dS, then what they add to dV, dK and dQ.
+
+        A warp multiplies its own queries' P and dS from registers, before the block meets, and
+        those of the warps that share its keys from shared memory, after that.
+        """
+        double = self.config.stages == 2
+        stage = tirx.truncmod(number, 2) if double else 0
         self.copies.landed()
-        two = self.config.stages == 2
-        beside = self._next_tile(number, 1 - stage) if two else []
-        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, beside)
+        asked = self.queries.next_parts(number, 1 - stage) if double else []
+        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
         for first in range(0, self.s.n_tiles, self.dp.n_tiles):
             self._own_queries(first, stage)
         if self.split > 1:
             barrier()
-            for other in range(1, self.split):
-                self._queries_of(other, self.dv, self.p_tile, self.do_tile, stage)
-            for other in range(1, self.split):
-                self._queries_of(other, self.dk, self.ds_tile, self.q_tile, stage)
+            self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
+            self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
         # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.
-        if self.config.stages == 1 or (self.with_dq and self.split == 1):
+        if not double or (self.with_dq and self.split == 1):
             barrier()
-        if not two:
-            for act in self._next_tile(number, 0):
-                act()
+        if not double:
+            each(self.queries.next_parts(number, 0))
         if self.with_dq:
             self._query_gradient()
-        self.rows.settle(1 - stage if two else 0)
+        self.row_statistics.settle(1 - stage if double else 0)
         self.visits.step()
 
     def _own_queries(self, first: int, stage) -> None:
-        """P and dS of a part of this warp's queries, from tile column ``first`` on; dV and dK of
-        these.
-        """
-        visits, tile, product, tiles = self.visits, self.tile, self.product, self.dp.n_tiles
-        site = (
-            lambda m, n, r: visits.first + self._query_column(n, r % 2),
-            lambda m, n, r: tile.first + self._key_row(m, r // 2),
-        )
+        """A part of this warp's queries: tile columns first .. of S^T, as many as dP^T has."""
         statistics = [self._statistic(name, stage) for name in self.spec.saved_statistics]
-        weights = partial(self.recompute.weights, self.bound, *site, *statistics)
-        columns = range(first, first + tiles)
-        pieces = [partial(weights, columns=[n]) for n in columns]
-        self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, pieces)
+        weights = partial(self.recompute.weights, self.bound, *self._site(), *statistics)
+        tiles, per_step = self.dp.n_tiles, self.product.tiles_per_step
+        columns = [partial(weights, columns=[first + n]) for n in range(tiles)]
+        self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, columns)
         delta = self._statistic("delta", stage)
-        for start in range(0, tiles, product.tiles_per_step):
-            step = (first + start) // product.tiles_per_step
-            own = range(start, start + product.tiles_per_step)
+        for start in range(0, tiles, per_step):
+            own = range(start, start + per_step)
             dscores = partial(self.recompute.dscores, self.dp, delta, first, own)
-            p, ds = self.a, self.ds_fragment
-            in_part = start // product.tiles_per_step
-            exchanged = self.with_dq or self.split > 1
-            self._pack(p, self.s, step)
-            more = [partial(self._exchange, p, self.p_tile, step)] if self.split > 1 else []
-            more += [dscores, partial(self._pack, ds, self.dp, in_part)]
-            self._add(self.dv, p, self.do_tile, stage, self.column_group, step, more)
-            more = [partial(self._exchange, ds, self.ds_tile, step)] if exchanged else []
-            self._add(self.dk, ds, self.q_tile, stage, self.column_group, step, more)
+            self._own_step((first + start) // per_step, start // per_step, dscores, stage)
+
+    def _own_step(self, step: int, step_in_part: int, dscores: Callable, stage) -> None:
+        """A step of dV += P^T dO, with dS made beside it, then of dK += dS^T Q.
+
+        Stores come after the loads of the same step, which could not pass them.
+        """
+        p, ds, group = self.a, self.ds_fragment, self.column_group
+        self._pack(p, self.s, step)
+        beside = [partial(self._exchange, p, self.p_tile, step)] if self.split > 1 else []
+        beside += [dscores, partial(self._pack, ds, self.dp, step_in_part)]
+        self._add(self.dv, p, self.do_tile, stage, group, step, beside)
+        exchanged = self.with_dq or self.split > 1
+        beside = [partial(self._exchange, ds, self.ds_tile, step)] if exchanged else []
+        self._add(self.dk, ds, self.q_tile, stage, group, step, beside)
+
+    def _site(self) -> tuple[Callable, Callable]:
+        """Query and key of an element of S^T, by (m, n, r)."""
+        return (
+            lambda m, n, r: self.visits.first + self._query_column(n, r % 2),
+            lambda m, n, r: self.own_key + (m * 16 + r // 2 * 8),
+        )
 
     def _pack(self, words: Callable, acc: Accumulator, step: int) -> None:
         """Step ``step`` of ``acc`` as A fragments."""
@@ -191,17 +193,18 @@ class _KeyGradients:
         for m in range(self.s.m_tiles):
             self.product.store_fragment(tile, self._key_row(m, 0), column, words(m))
 
-    def _queries_of(
-        self, other: int, acc: Accumulator, weights: SharedTile, rows: SharedTile, stage
+    def _other_queries(
+        self, acc: Accumulator, weights: SharedTile, rows: SharedTile, stage
     ) -> None:
-        """acc += A rows, over the queries of the column group ``other`` after this warp's."""
-        group = tirx.truncmod(self.column_group + other, self.split)
-        product = self.product
-        for step in range(self.warp_queries // product.step):
-            for m in range(acc.m_tiles):
-                at = group * (self.warp_queries // product.step) + step
-                product.load_a_paired(self.a(m), weights, 0, self._first_key(m), at)
-            self._add(acc, self.a, rows, stage, group, step)
+        """acc += A rows, over the queries of all other column groups, the next one's first."""
+        product, steps = self.product, self.warp_queries // self.product.step
+        for other in range(1, self.split):
+            group = tirx.truncmod(self.column_group + other, self.split)
+            for step in range(steps):
+                for m in range(acc.m_tiles):
+                    row, at = self._first_key(m), group * steps + step
+                    product.load_a_paired(self.a(m), weights, 0, row, at)
+                self._add(acc, self.a, rows, stage, group, step)
 
     def _transposed_product(
         self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int,
@@ -318,31 +321,4 @@ class _KeyGradients:
     def _statistic(self, name: str, stage) -> Callable:
         """The statistic of the query that element (m, n, r) of S^T belongs to."""
         first = self.column_group * self.warp_queries
-        return self.rows.of_columns(name, stage, self.s, first)
-
-    def _next_tile(self, number, stage) -> list[Callable[[], None]]:
-        """The copies of the next tile, one after the other."""
-        visits = self.visits
-        visits.look_ahead()
-        # No rows after the last tile: zeros are copied then, which costs less than a branch here.
-        end = tirx.Select(number + 1 < visits.count, self.tile.rows, 0)
-        copies = self._copies(stage, visits.next_head, visits.next_first, self.kernel.scalar(end))
-        return [self._skip, *copies]
-
-    def _skip(self) -> None:
-        """Let the cursors go to the next tile."""
-        visits = self.visits
-        for cursor, name in ((self.queries, "q"), (self.gradients, "dout")):
-            cursor.skip(visits.next_first - visits.first, self._heads_on(name))
-
-    def _heads_on(self, name: str):
-        """Bytes from the head at hand to the next tile's."""
-        this, following = (self.tile.query_rows(name, head).address(0, 0) for head in (0, 1))
-        passed = tirx.Cast("int64", self.visits.next_head - self.visits.head)
-        return (following - this) * passed
-
-    def _copies(self, stage, head, first, end) -> list[Callable[[], None]]:
-        copies = self.copies
-        parts = [p for x in (self.queries, self.gradients) for p in copies.parts(x, stage, end - first)]
-        rows = partial(self.rows.ask, self.tile.statistics(head), first, end)
-        return [rows, *parts, copies.commit]
+        return self.row_statistics.of_columns(name, stage, self.s, first)

@@ -28,7 +28,7 @@ def load_rows(
     Rows from ``end`` on and columns past the row's are zeros. With cp.async the data have landed
     after a wait of ``commit``'s group and a barrier; otherwise after a barrier.
     """
-    _each(_parts(RowCursor(kernel, tile, source, first), stage, asynchronous, end - first))
+    each(_parts(RowCursor(kernel, tile, source, first), stage, asynchronous, end - first))
 
 
 def _parts(
@@ -49,7 +49,8 @@ def _parts(
     return [partial(copy, context) for context in cursor.pieces(left, wanted)]
 
 
-def _each(parts: Iterable[Callable[[], None]]) -> None:
+def each(parts: Iterable[Callable[[], None]]) -> None:
+    """Do all ``parts``, one after the other."""
     for part in parts:
         part()
 
@@ -83,7 +84,7 @@ class Copies:
 
     def tile(self, cursor: RowCursor, stage, left=None) -> None:
         """The same for the tile at hand of ``cursor``; ``left`` is of ``RowCursor.pieces``."""
-        _each(self.parts(cursor, stage, left))
+        each(self.parts(cursor, stage, left))
 
     def parts(self, cursor: RowCursor, stage, left=None, wanted=None) -> list[Callable[[], None]]:
         """The same in parts, to be asked for in order between other work.
@@ -95,7 +96,7 @@ class Copies:
         if self.asynchronous:
             return parts
         # Stores to the tile wait for memory: the loads before them go out together.
-        return [partial(_each, parts)]
+        return [partial(each, parts)]
 
     def negate(self, cursor: RowCursor) -> None:
         """Change the signs of what this thread brought to the tile of ``cursor``, once landed.

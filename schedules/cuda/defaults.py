@@ -27,6 +27,7 @@ BACKWARD = {
     64: (
         Backward(32, 128, stages=2, min_blocks=2),
         Backward(32, 128, min_blocks=2),
+        Backward(64, 128, num_warps=8, column_groups=2, stages=2),
         Backward(64, 64),
         Backward(32, 64),
     ),
@@ -87,8 +88,9 @@ def backward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> l
     """The same for the backward kernel of key tiles."""
     table = BACKWARD_TF32 if spec.element.operand == "tf32" else BACKWARD
     configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
-    # What has fewer blocks on an SM than it was chosen for comes later.
-    return sorted(configs, key=lambda c: c.min_blocks * c.shared_bytes(spec) > arch.shared_bytes_per_sm)
+    # What leaves an SM fewer blocks than it was chosen for comes later.
+    per_sm = arch.shared_bytes_per_sm
+    return sorted(configs, key=lambda c: c.min_blocks * c.shared_bytes(spec) > per_sm)
 
 
 def ordered_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:

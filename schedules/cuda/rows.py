@@ -90,7 +90,7 @@ class RowCursor:
         return [self._piece(number, left, tests) for number in range(self._passes)]
 
     def skip(self, rows, more_bytes) -> None:
-        """Go on by ``rows`` rows, int32, and ``more_bytes``, int64: to a tile that lies elsewhere."""
+        """Go ``rows`` rows, int32, and ``more_bytes``, int64, on: to a tile that lies elsewhere."""
         assign(self._address, _opaque(self._address + (self._pitch * _int64(rows) + more_bytes)))
 
     @contextmanager
