@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from tvm import tirx
@@ -13,17 +13,19 @@ from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
-from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, when
-from .copies import Copies, store_rows
+from .builder import CudaKernel, barrier, emit, forget, loop, name_registers, when
+from .copies import Copies, each, store_rows
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
+from .query_tiles import QueryTiles
 from .recompute import Recompute
+from .row_statistics import RowStatistics
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryVisits, key_grid, round_up
+from .tiling import KeyTile, QueryVisits, key_grid
 
 
 def key_gradient_launch(
@@ -71,10 +73,16 @@ class _KeyGradients:
                 self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
             self._allocate()
             self.visits = QueryVisits(kernel, self.tile, self.config.block_q)
+            self.queries = QueryTiles(
+                kernel, self.copies, self.tile, self.visits,
+                {"q": self.q_tile, "dout": self.do_tile}, self.row_statistics,
+            )  # fmt: skip
             self.bound = block_scores(kernel, self.scores, self.tile.batch, self.visits.head)
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_offsets()
+                if self.split > 2:  # else there are registers for all that is made of it
+                    forget(self.own_key)
                 self._query_tile(number)
             self._finish()
         # delta is of a launch of its own, dQ too where it is not added here.
@@ -88,10 +96,6 @@ class _KeyGradients:
         self.v_tile = shared_tile(kernel, config.block_k, self.depth_v, dtype)
         self.q_tile = shared_tile(kernel, rows, self.depth, dtype, stages)
         self.do_tile = shared_tile(kernel, rows, self.depth_v, dtype, stages)
-        shape = (stages, round_up(rows, 32))
-        self.statistic_tiles = {
-            name: kernel.shared(shape, "float32", f"{name}_tile") for name in self.statistics
-        }
         if self.with_dq or self.split > 1:
             self.ds_tile = shared_tile(kernel, config.block_k, rows, dtype)
         if self.split > 1:
@@ -101,12 +105,10 @@ class _KeyGradients:
         self.dk = accumulator(kernel, self.warp_keys, self.depth // self.split)
         self.dv = accumulator(kernel, self.warp_keys, self.depth_v // self.split)
         self.a = fragment(kernel, self.product, self.s.m_tiles)
-        steps = self.warp_queries // self.product.step
-        self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles, steps)
+        self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s)
-        self._pair = kernel.registers((2,), "float32")  # columns of lse or delta
-        if "lse_low" in self.statistics:
-            self._low_pair = kernel.registers((2,), "float32")  # needed beside those of lse
+        self.own_key = kernel.scalar(self.tile.first + self._key_row(0, 0))
+        self.row_statistics = RowStatistics(kernel, self.recompute, self.statistics, rows, stages)
         name_registers(self)
 
     def _start(self) -> None:
@@ -114,72 +116,100 @@ class _KeyGradients:
         for name, target in (("k", self.k_tile), ("v", self.v_tile)):
             self.copies.rows(target, 0, tile.key_rows(name), tile.first, tile.keys)
         with when(self.visits.count > 0):
-            self._load(0, self.visits.head, self.visits.first)
-        self.copies.commit()
+            self.queries.ask_first()
+            self.row_statistics.settle(0)
         self.dk.zero()
         self.dv.zero()
 
     def _query_tile(self, number) -> None:
-        stage = tirx.truncmod(number, 2) if self.config.stages == 2 else 0
+        """One tile of queries: S^T and dP^T, P and dS, then what they add to dV, dK and dQ.
+
+        A warp multiplies its own queries' P and dS from registers, before the block meets, and
+        those of the warps that share its keys from shared memory, after that.
+        """
+        double = self.config.stages == 2
+        stage = tirx.truncmod(number, 2) if double else 0
         self.copies.landed()
-        self.visits.look_ahead()
-        if self.config.stages == 2:
-            self._prefetch(number, 1 - stage)
-        self._probabilities(stage)
-        self._dscores(stage)
+        asked = self.queries.next_parts(number, 1 - stage) if double else []
+        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
+        for first in range(0, self.s.n_tiles, self.dp.n_tiles):
+            self._own_queries(first, stage)
         if self.split > 1:
             barrier()
-        self._add(self.dv, self._p_fragment, self.do_tile, stage)
-        self._add(self.dk, self._ds_fragment, self.q_tile, stage)
+            self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
+            self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
         # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.
-        if self.config.stages == 1 or (self.with_dq and self.split == 1):
+        if not double or (self.with_dq and self.split == 1):
             barrier()
-        if self.config.stages == 1:
-            self._prefetch(number, 0)
+        if not double:
+            each(self.queries.next_parts(number, 0))
         if self.with_dq:
             self._query_gradient()
+        self.row_statistics.settle(1 - stage if double else 0)
         self.visits.step()
 
-    def _probabilities(self, stage) -> None:
-        visits, tile = self.visits, self.tile
-        self._transposed_product(self.s, self.k_tile, self.q_tile, stage)
-        self.recompute.probabilities(
-            self.bound, visits.boundary(),
-            lambda m, n, r: visits.first + self._query_column(n, r % 2),
-            lambda m, n, r: tile.first + self._key_row(m, r // 2),
-            *(self._statistic(name, stage) for name in self.spec.saved_statistics),
-        )  # fmt: skip
-        if self.split > 1:
-            for m in range(self.s.m_tiles):
-                for step in range(self.warp_queries // self.product.step):
-                    self.product.pack(self.a(m), self.s.values(m, step, self.product))
-                    self._exchange(self.p_tile, m, step, self.a(m))
+    def _own_queries(self, first: int, stage) -> None:
+        """A part of this warp's queries: tile columns first .. of S^T, as many as dP^T has."""
+        statistics = [self._statistic(name, stage) for name in self.spec.saved_statistics]
+        weights = partial(self.recompute.weights, self.bound, *self._site(), *statistics)
+        tiles, per_step = self.dp.n_tiles, self.product.tiles_per_step
+        columns = [partial(weights, columns=[first + n]) for n in range(tiles)]
+        self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, columns)
+        delta = self._statistic("delta", stage)
+        for start in range(0, tiles, per_step):
+            own = range(start, start + per_step)
+            dscores = partial(self.recompute.dscores, self.dp, delta, first, own)
+            self._own_step((first + start) // per_step, start // per_step, dscores, stage)
 
-    def _dscores(self, stage) -> None:
-        """dS as A fragments, part by part: only a part of dP is held in float32."""
-        product, tiles = self.product, self.dp.n_tiles
-        for first in range(0, self.s.n_tiles, tiles):
-            self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8)
-            delta = self._statistic("delta", stage)
-            self.recompute.dscores(self.dp, delta, first)
-            for m in range(self.dp.m_tiles):
-                for step in range(tiles // product.tiles_per_step):
-                    self._keep_ds(m, first // product.tiles_per_step + step, step)
+    def _own_step(self, step: int, step_in_part: int, dscores: Callable, stage) -> None:
+        """A step of dV += P^T dO, with dS made beside it, then of dK += dS^T Q.
 
-    def _keep_ds(self, m: int, step: int, step_in_part: int) -> None:
-        words = self.ds_fragment(m, step)
-        self.product.pack(words, self.dp.values(m, step_in_part, self.product))
-        if self.with_dq or self.split > 1:
-            self._exchange(self.ds_tile, m, step, words)
+        Stores come after the loads of the same step, which could not pass them.
+        """
+        p, ds, group = self.a, self.ds_fragment, self.column_group
+        self._pack(p, self.s, step)
+        beside = [partial(self._exchange, p, self.p_tile, step)] if self.split > 1 else []
+        beside += [dscores, partial(self._pack, ds, self.dp, step_in_part)]
+        self._add(self.dv, p, self.do_tile, stage, group, step, beside)
+        exchanged = self.with_dq or self.split > 1
+        beside = [partial(self._exchange, ds, self.ds_tile, step)] if exchanged else []
+        self._add(self.dk, ds, self.q_tile, stage, group, step, beside)
 
-    def _exchange(self, tile: SharedTile, m: int, step: int, words: list) -> None:
-        """An A fragment of this warp to its place in [key][query]."""
+    def _site(self) -> tuple[Callable, Callable]:
+        """Query and key of an element of S^T, by (m, n, r)."""
+        return (
+            lambda m, n, r: self.visits.first + self._query_column(n, r % 2),
+            lambda m, n, r: self.own_key + (m * 16 + r // 2 * 8),
+        )
+
+    def _pack(self, words: Callable, acc: Accumulator, step: int) -> None:
+        """Step ``step`` of ``acc`` as A fragments."""
+        for m in range(acc.m_tiles):
+            self.product.pack(words(m), acc.values(m, step, self.product))
+
+    def _exchange(self, words: Callable, tile: SharedTile, step: int) -> None:
+        """A fragments of this warp to their place in [key][query]."""
         column = self._query_column(step * self.product.step // 8, 0)
-        self.product.store_fragment(tile, self._key_row(m, 0), column, words)
+        for m in range(self.s.m_tiles):
+            self.product.store_fragment(tile, self._key_row(m, 0), column, words(m))
+
+    def _other_queries(
+        self, acc: Accumulator, weights: SharedTile, rows: SharedTile, stage
+    ) -> None:
+        """acc += A rows, over the queries of all other column groups, the next one's first."""
+        product, steps = self.product, self.warp_queries // self.product.step
+        for other in range(1, self.split):
+            group = tirx.truncmod(self.column_group + other, self.split)
+            for step in range(steps):
+                for m in range(acc.m_tiles):
+                    row, at = self._first_key(m), group * steps + step
+                    product.load_a_paired(self.a(m), weights, 0, row, at)
+                self._add(acc, self.a, rows, stage, group, step)
 
     def _transposed_product(
-        self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int = 0
-    ) -> None:
+        self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int,
+        beside: Sequence[Callable[[], None]],
+    ) -> None:  # fmt: skip
         """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
         product = self.product
 
@@ -192,18 +222,21 @@ class _KeyGradients:
                 lambda a, m, step: product.load_a(a, keys, 0, self._first_key(m), step),
             ),
             lambda b, step, pair: product.load_b(b, rows, stage, first + pair * 16, step),
+            beside,
         )  # fmt: skip
 
-    def _add(self, acc: Accumulator, a_of: Callable, rows: SharedTile, stage) -> None:
-        """acc += A rows, over the queries of the tile; A's fragments are a_of(m, step)."""
+    def _add(
+        self, acc: Accumulator, a: Callable, rows: SharedTile, stage, group, step: int,
+        beside: Sequence[Callable[[], None]] = (),
+    ) -> None:  # fmt: skip
+        """acc += A rows, over a step of the queries of column group ``group``."""
         product = self.product
         column, own = self._own_columns(self.column_group, acc.n_tiles)
+        depth = group * self.warp_queries + step * product.step
         gemm(
-            acc, product, self.config.block_q // product.step,
-            lambda step: [a_of(m, step) for m in range(acc.m_tiles)],
-            lambda b, step, pair: product.load_b_rows(
-                b, rows, stage, step * product.step, own + pair, column
-            ),
+            acc, product, 1, lambda _: [a(m) for m in range(acc.m_tiles)],
+            lambda b, _, pair: product.load_b_rows(b, rows, stage, depth, own + pair, column),
+            beside,
         )  # fmt: skip
 
     def _own_columns(self, group, tiles: int) -> tuple:
@@ -216,25 +249,11 @@ class _KeyGradients:
         whole = tiles * 8 * self.k_tile.element_bytes % 128 == 0
         return (group * (tiles * 8), 0) if whole else (0, group * (tiles // 2))
 
-    def _p_fragment(self, m: int, step: int) -> list:
-        if self.split > 1:
-            return self._fetch(self.p_tile, m, step)
-        self.product.pack(self.a(m), self.s.values(m, step, self.product))
-        return self.a(m)
-
-    def _ds_fragment(self, m: int, step: int) -> list:
-        return self._fetch(self.ds_tile, m, step) if self.split > 1 else self.ds_fragment(m, step)
-
-    def _fetch(self, tile: SharedTile, m: int, step: int) -> list:
-        self.product.load_a_paired(self.a(m), tile, 0, self._first_key(m), step)
-        return self.a(m)
-
     def _query_gradient(self) -> None:
         """dS K into dq_acc, in the order of the fragments: a warp adds to 128 bytes in a row."""
         kernel, config = self.kernel, self.config
-        groups, n_tiles = config.block_q // 16, self.depth // 8
-        column_groups = config.dq_groups
-        m_tiles = max(groups // config.num_warps, 1)
+        n_tiles, column_groups = self.depth // 8, config.dq_groups(self.depth)
+        m_tiles = config.dq_rows(column_groups) // 16
         first_m = tirx.truncdiv(kernel.warp, column_groups) * m_tiles
         own_tiles = n_tiles // column_groups
         column_group = tirx.truncmod(kernel.warp, column_groups) if column_groups > 1 else 0
@@ -300,31 +319,6 @@ class _KeyGradients:
         return self.column_group * self.warp_queries + self.s.column(n, odd)
 
     def _statistic(self, name: str, stage) -> Callable:
-        """The statistic of the query that element (m, n, r) belongs to, loaded column by column."""
-        source = self.statistic_tiles[name]
-        pair = self._low_pair if name == "lse_low" else self._pair
-        loaded = []
-
-        def value(m: int, n: int, r: int):
-            if n not in loaded:
-                at = source.ptr_to([stage, self._query_column(n, 0)])
-                emit(T.ptx["ld.shared.v2.f32"](pair[0], pair[1], at))
-                for odd in range(2):
-                    assign(pair[odd], self.recompute.converted(name, pair[odd]))
-                loaded.append(n)
-            return pair[r % 2]
-
-        return value
-
-    def _prefetch(self, number, stage) -> None:
-        with when(number + 1 < self.visits.count):
-            self._load(stage, self.visits.next_head, self.visits.next_first)
-        self.copies.commit()
-
-    def _load(self, stage, head, first) -> None:
-        kernel, tile = self.kernel, self.tile
-        for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
-            self.copies.rows(target, stage, tile.query_rows(name, head), first, tile.rows)
-        for name in self.statistics:
-            target, source = self.statistic_tiles[name], kernel.buffers[name]
-            self.copies.values(target, stage, source, tile.statistics(head), first, tile.rows)
+        """The statistic of the query that element (m, n, r) of S^T belongs to."""
+        first = self.column_group * self.warp_queries
+        return self.row_statistics.of_columns(name, stage, self.s, first)

@@ -49,7 +49,7 @@ class BackwardConfig(Config):
                 f"block_q={self.block_q} / 16 and {self.num_warps=} must divide one another",
             ),
             (
-                depth // 16 % (self.dq_groups * self.dq_parts),
+                depth // 16 % (self.dq_groups(depth) * self.dq_parts),
                 f"head_dim={spec.head_dim} cannot be split over the warps of {self}",
             ),
             (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
@@ -85,11 +85,25 @@ class BackwardConfig(Config):
 
     def depth(self, head_dim: int) -> int:
         """``head_dim`` rounded up to whole tiles of every warp that shares its columns."""
-        return round_up(head_dim, 16 * max(self.column_groups, self.dq_groups))
+        return round_up(head_dim, 16 * max(self.column_groups, self._least_dq_groups))
+
+    def dq_groups(self, depth: int) -> int:
+        """Warps that share rows of dQ, of ``depth`` columns.
+
+        A warp loads its rows of dS and its columns of K, fewest where its tile is nearly square.
+        """
+        least = self._least_dq_groups
+        choices = [least * n for n in (1, 2, 4, 8) if self.num_warps % (least * n) == 0]
+        whole = [c for c in choices if depth // 16 % (c * self.dq_parts) == 0]
+        return min(whole, default=least, key=lambda c: self.dq_rows(c) + depth / c)
+
+    def dq_rows(self, dq_groups: int) -> int:
+        """Rows of dQ of a warp."""
+        return self.block_q * dq_groups // self.num_warps
 
     @property
-    def dq_groups(self) -> int:
-        """Warps that share a group of 16 rows of dQ."""
+    def _least_dq_groups(self) -> int:
+        """A warp has at least 16 rows."""
         return max(self.num_warps // max(self.block_q // 16, 1), 1)
 
 

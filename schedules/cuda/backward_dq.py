@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from tvm import tirx
 
@@ -115,13 +116,14 @@ class _QueryGradient:
         first = self.visits.first(number)
         self.copies.landed()
         self._product(self.s, self.q_tile, self.k_tile)
-        self.recompute.probabilities(
-            self.bound, self.visits.is_boundary(first),
+        site = (
             lambda m, n, r: self._q_index(m, r // 2),
             lambda m, n, r: first + self.s.column(n, r % 2),
-            *(self._statistic(name) for name in self.spec.saved_statistics),
-        )  # fmt: skip
-        self._product(self.dp, self.do_tile, self.v_tile)
+        )
+        statistics = [self._statistic(name) for name in self.spec.saved_statistics]
+        weights = partial(self.recompute.weights, self.bound, *site, *statistics)
+        pieces = [partial(weights, columns=[n]) for n in range(self.s.n_tiles)]
+        self._product(self.dp, self.do_tile, self.v_tile, pieces)
         self.recompute.dscores(self.dp, self._statistic("delta"))
         self._accumulate()
         barrier()
@@ -132,7 +134,9 @@ class _QueryGradient:
     def _statistic(self, name: str) -> Callable:
         return lambda m, n, r: self.row_statistics[name][m, r // 2]
 
-    def _product(self, acc: Accumulator, rows: SharedTile, keys: SharedTile) -> None:
+    def _product(
+        self, acc: Accumulator, rows: SharedTile, keys: SharedTile, beside: Sequence = ()
+    ) -> None:
         """acc = rows keys^T over the head dimension."""
         product, first = self.product, self.kernel.warp * self.warp_rows
         acc.zero()
@@ -143,6 +147,7 @@ class _QueryGradient:
                 lambda a, m, step: product.load_a(a, rows, 0, first + m * 16, step),
             ),
             lambda b, step, pair: product.load_b(b, keys, 0, pair * 16, step),
+            beside,
         )  # fmt: skip
 
     def _accumulate(self) -> None:

@@ -125,7 +125,7 @@ class CudaKernel:
         registers; one xor an address in the loop costs less.
         """
         for register in self._offsets.values():
-            assign(register, _opaque(register))
+            forget(register)
 
     @contextmanager
     def overlay(self) -> Iterator[None]:
@@ -207,6 +207,12 @@ def store(buffer: tirx.Buffer, index: Sequence, value) -> None:
 def assign(register, value) -> None:
     """Give a register of ``CudaKernel.scalar`` another value."""
     store(register.source, register.indices, value)
+
+
+def forget(register) -> None:
+    """Let the compiler think that a 32-bit register has changed: it keeps nothing made of it."""
+    kind = register.source.dtype
+    assign(register, tirx.reinterpret(kind, _opaque(tirx.reinterpret("uint32", register))))
 
 
 def emit(call) -> None:

@@ -28,7 +28,7 @@ def load_rows(
     Rows from ``end`` on and columns past the row's are zeros. With cp.async the data have landed
     after a wait of ``commit``'s group and a barrier; otherwise after a barrier.
     """
-    _each(_parts(RowCursor(kernel, tile, source, first), stage, asynchronous, end - first))
+    each(_parts(RowCursor(kernel, tile, source, first), stage, asynchronous, end - first))
 
 
 def _parts(
@@ -49,26 +49,10 @@ def _parts(
     return [partial(copy, context) for context in cursor.pieces(left, wanted)]
 
 
-def _each(parts: Iterable[Callable[[], None]]) -> None:
+def each(parts: Iterable[Callable[[], None]]) -> None:
+    """Do all ``parts``, one after the other."""
     for part in parts:
         part()
-
-
-def load_values(
-    kernel: CudaKernel, target: tirx.Buffer, stage, source: tirx.Buffer, index: Callable,
-    first, end, asynchronous: bool = True,
-) -> None:  # fmt: skip
-    """float32 statistics of rows first .., at index(row), into target[stage]; zeros from end."""
-    count = int(target.shape[1])
-    for start in range(0, count, kernel.threads):
-        row = kernel.thread + start
-        with when(row < count) if start + kernel.threads > count else nullcontext():
-            place, inside = target.ptr_to([stage, row]), first + row < end
-            origin = source.ptr_to(list(index(first + row)))
-            if asynchronous:
-                _copy_async(place, origin, 4, inside)
-            else:
-                _copy_through_registers(kernel, place, origin, 4, inside)
 
 
 def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -> None:
@@ -85,8 +69,8 @@ def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -
 class Copies:
     """Tiles on their way into shared memory: by cp.async, or where there is none by registers.
 
-    The order of calls, by all threads of a block: ``rows``, ``parts`` and ``values`` ask for tiles,
-    ``commit`` ends a group of them, other work goes on, ``landed`` waits for every group. After it
+    The order of calls, by all threads of a block: ``rows`` and ``parts`` ask for tiles, ``commit``
+    ends a group of them, other work goes on, ``landed`` waits for every group. After it
     all threads may read the tiles; what they read before it may be overwritten by the next copies.
     """
 
@@ -99,7 +83,7 @@ class Copies:
 
     def tile(self, cursor: RowCursor, stage, left=None) -> None:
         """The same for the tile at hand of ``cursor``; ``left`` is of ``RowCursor.pieces``."""
-        _each(self.parts(cursor, stage, left))
+        each(self.parts(cursor, stage, left))
 
     def parts(self, cursor: RowCursor, stage, left=None, wanted=None) -> list[Callable[[], None]]:
         """The same in parts, to be asked for in order between other work.
@@ -111,7 +95,7 @@ class Copies:
         if self.asynchronous:
             return parts
         # Stores to the tile wait for memory: the loads before them go out together.
-        return [partial(_each, parts)]
+        return [partial(each, parts)]
 
     def negate(self, cursor: RowCursor) -> None:
         """Change the signs of what this thread brought to the tile of ``cursor``, once landed.
@@ -134,10 +118,6 @@ class Copies:
                 for word in words:
                     assign(word, word ^ signs)
                 emit(T.ptx[f"st.shared.{kind}"](place, *words))
-
-    def values(self, target: tirx.Buffer, stage, source: tirx.Buffer, index, first, end) -> None:
-        """Ask for float32 statistics of rows first ..; zeros from ``end`` on (``load_values``)."""
-        load_values(self.kernel, target, stage, source, index, first, end, self.asynchronous)
 
     def commit(self) -> None:
         """End the group of what was asked for since the last ``commit``."""

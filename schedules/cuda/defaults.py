@@ -40,23 +40,35 @@ FORWARD_TF32 = {
     256: (Forward(64, 16), Forward(32, 16, num_warps=2)),
 }
 BACKWARD = {
-    64: (Backward(64, 64), Backward(32, 64)),
+    64: (
+        Backward(32, 128, stages=2, min_blocks=2),
+        Backward(32, 128, min_blocks=2),
+        Backward(64, 128, num_warps=8, column_groups=2, stages=2),
+        Backward(64, 64),
+        Backward(32, 64),
+    ),
     96: (
-        Backward(64, 64, num_warps=8, column_groups=2, stages=2),
+        Backward(64, 128, num_warps=8, column_groups=2),
+        Backward(64, 128, num_warps=8),
         Backward(64, 64, num_warps=8, column_groups=2),
         Backward(32, 64),
     ),
     128: (
-        Backward(64, 64, num_warps=8, column_groups=2, stages=2),
+        Backward(64, 128, num_warps=8, column_groups=2, stages=2),
+        Backward(32, 128, num_warps=8, column_groups=2),
         Backward(64, 64, num_warps=8, column_groups=2),
         Backward(32, 64),
     ),
     192: (
+        Backward(64, 64, num_warps=8, column_groups=4),
         Backward(64, 32, num_warps=8, column_groups=4),
         Backward(64, 16, num_warps=4, column_groups=4, min_blocks=1),
     ),
     256: (
+        Backward(64, 64, num_warps=8, column_groups=4, stages=2),
+        Backward(64, 64, num_warps=8, column_groups=4),
         Backward(64, 32, num_warps=8, column_groups=4),
+        Backward(32, 32, column_groups=2),
         Backward(64, 16, num_warps=4, column_groups=4, min_blocks=1),
     ),
 }
@@ -96,7 +108,10 @@ def _resident_warps(config: Forward, spec: AttentionSpec, arch: CudaArch) -> int
 def backward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Backward]:
     """The same for the backward kernel of key tiles."""
     table = BACKWARD_TF32 if spec.element.operand == "tf32" else BACKWARD
-    return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+    configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+    # What leaves an SM fewer blocks than it was chosen for comes later.
+    per_sm = arch.shared_bytes_per_sm
+    return sorted(configs, key=lambda c: c.min_blocks * c.shared_bytes(spec) > per_sm)
 
 
 def ordered_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:

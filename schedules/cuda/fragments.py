@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -29,12 +29,12 @@ class Accumulator:
         for m, n, r in self.elements():
             store(self.registers, (m, n, r), function(self.registers[m, n, r], m, n, r))
 
-    def elements(self) -> Iterator[tuple[int, int, int]]:
+    def elements(self, columns: Collection[int] | None = None) -> Iterator[tuple[int, int, int]]:
         """(m, n, r) of every element this lane holds, column by column.
 
-        r = 2 * (lower half) + odd column.
+        r = 2 * (lower half) + odd column. columns: those of tiles; None is all.
         """
-        for n in range(self.n_tiles):
+        for n in range(self.n_tiles) if columns is None else columns:
             for m in range(self.m_tiles):
                 for r in range(4):
                     yield m, n, r
@@ -76,21 +76,24 @@ def gemm(
 
     a_of(step) gives the A fragment of each tile row; load_b(words, step, pair) loads the B
     fragments of tile columns 2 pair and 2 pair + 1. beside: other work to issue while tensor cores
-    multiply, an even share of it after each step.
+    multiply, spread evenly over them.
     """
     words = acc.kernel.registers((product.words_b,), "uint32")
     b = [words[n] for n in range(product.words_b)]
-    half, share = product.words_b // 2, -(-len(beside) // steps)
+    half, pairs = product.words_b // 2, acc.n_tiles // 2
+    count, done = steps * pairs, 0
     for step in range(steps):
         a = a_of(step)
-        for pair in range(acc.n_tiles // 2):
+        for pair in range(pairs):
             load_b(b, step, pair)
             for m in range(acc.m_tiles):
                 for side in range(2):
                     own = b[side * half : (side + 1) * half]
                     product.multiply(acc.tile(m, 2 * pair + side), a[m], own)
-        for act in beside[step * share : (step + 1) * share]:
-            act()
+            due = -(-len(beside) * (step * pairs + pair + 1) // count)
+            for act in beside[done:due]:
+                act()
+            done = due
 
 
 def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:

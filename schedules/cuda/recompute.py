@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -10,7 +10,7 @@ from tvm.script import tirx as T
 from ...definition.derive.bound import BoundGradient
 from ...definition.kinds import gradient_of
 from ...definition.scores import LOG2E, BoundScores, Scores
-from .builder import CudaKernel, name_registers, store, when
+from .builder import CudaKernel, name_registers, store
 from .fragments import Accumulator
 from .math import CudaMath
 
@@ -39,40 +39,38 @@ class Recompute:
         return self.kernel.softmax_scale if self.scores.scale_only else T.float32(1)
 
     def converted(self, name: str, statistic):
-        """A saved statistic as ``probabilities`` takes it, each row's made once."""
+        """A statistic as ``weights`` and ``dscores`` take it, each row's made once."""
         if name == "lse":
             lse = self.gradient.row(statistic)
             return lse if self.factor is None else lse * T.float32(LOG2E)
         return statistic * T.float32(LOG2E) if name == "lse_low" else statistic
 
-    def probabilities(
-        self, bound: BoundScores, boundary, q_index: Callable, k_index: Callable,
-        lse: Callable, lse_low: Callable | None = None,
+    def weights(
+        self, bound: BoundScores, q_index: Callable, k_index: Callable,
+        lse: Callable, lse_low: Callable | None = None, columns: Collection[int] | None = None,
     ) -> None:  # fmt: skip
         """The dot products in ``s`` become P.
 
-        Indices and statistics, ``converted``, are functions of (m, n, r).
+        Indices and statistics, ``converted``, are functions of (m, n, r). columns: of tiles; None
+        is all. The mask is applied to every tile: a branch around it would keep the compiler from
+        mixing these instructions with products, which hide them.
         """
-        s = self.s
-        for m, n, r in s.elements():
-            raw = s.registers[m, n, r]
+        s, rows = self.s, tirx.Cast("int32", self.scores.sig.seqlen_q)
+        for m, n, r in s.elements(columns):
+            raw, site = s.registers[m, n, r], (q_index(m, n, r), k_index(m, n, r))
+            seen = bound.visible(*site)
             if self.factor is not None:
+                # Rows past the last one are zeros, of Q, dO, lse and delta: they add nothing.
                 exponent = self.gradient.exponent(raw * self.factor, lse(m, n, r))
             else:
-                site = (q_index(m, n, r), k_index(m, n, r))
+                seen = tirx.And(site[0] < rows, seen)
                 score = bound.scaled(raw, *site)
                 exponent = self.gradient.exponent(score, lse(m, n, r)) * T.float32(LOG2E)
                 store(self._gradient, (m, n, r), bound.gradient(raw, *site))
             if lse_low is not None:
                 exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
+            exponent = tirx.Select(seen, exponent, T.float32(float("-inf")))
             store(s.registers, (m, n, r), tirx.exp2(exponent))
-        rows = tirx.Cast("int32", self.scores.sig.seqlen_q)
-        with when(boundary):
-            for m, n, r in s.elements():
-                query, key = q_index(m, n, r), k_index(m, n, r)
-                seen = tirx.And(query < rows, bound.visible(query, key))
-                value = tirx.Select(seen, s.registers[m, n, r], T.float32(0))
-                store(s.registers, (m, n, r), value)
 
     def check(self, *products: str) -> None:
         """Raise AssertionError unless the kernel used every block of the backward's definition.
@@ -81,12 +79,16 @@ class Recompute:
         """
         self.gradient.check(*products, *self.scores.used)
 
-    def dscores(self, dp: Accumulator, delta: Callable, first: int = 0) -> None:
+    def dscores(
+        self, dp: Accumulator, delta: Callable, first: int = 0,
+        columns: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
         """dP becomes dS (but for final_factor), given P in ``s``; delta is a function of (m, n, r).
 
-        ``dp`` may be a part: its tile columns are those from ``first`` on of ``s``.
+        ``dp`` may be a part: its tile columns are those from ``first`` on of ``s``. columns: those
+        of ``dp`` that are wanted; None is all.
         """
-        for m, n, r in dp.elements():
+        for m, n, r in dp.elements(columns):
             whole = (m, first + n, r)
             p = self.s.registers[whole]
             gradient = None if self._gradient is None else self._gradient[whole]

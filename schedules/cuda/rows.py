@@ -94,6 +94,10 @@ class RowCursor:
             left = self.kernel.scalar(left - self._position(0)[0])
         return [self._piece(number, left, tests) for number in range(self._passes)]
 
+    def skip(self, rows, more_bytes) -> None:
+        """Go ``rows`` rows, int32, and ``more_bytes``, int64, on: to a tile that lies elsewhere."""
+        assign(self._address, _opaque(self._address + (self._pitch * _int64(rows) + more_bytes)))
+
     @contextmanager
     def _piece(self, number: int, left, tests: list) -> Iterator[Piece]:
         start = number * self._movers

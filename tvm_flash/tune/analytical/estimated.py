@@ -84,13 +84,13 @@ def _backward(spec: AttentionSpec, config: BackwardConfig) -> tuple[Amounts, Amo
         config.block_q, config.block_k, config.num_warps, config.column_groups,
     )  # fmt: skip
     elements, width = rows * keys, depth + depth_v
-    warp_keys, queries, groups = keys * split // warps, rows // split, config.dq_groups
+    warp_keys, queries, groups = keys * split // warps, rows // split, config.dq_groups(depth)
     # S^T and dP^T: a warp's keys and its queries; dV and dK: all queries, its columns.
     first = warps * (warp_keys * (depth + config.dp_parts * depth_v) + queries * width)
     second = warps * rows * width / split + (2 * warps * warp_keys * rows if split > 1 else 0)
     exchanged = elements * (2 if split > 1 else 1)
     # dQ: a warp's 16-row groups of dS, for each part, and its columns of K.
-    of_dq = warps * keys * (max(rows // warps, 16) * config.dq_parts + depth // groups)
+    of_dq = warps * keys * (config.dq_rows(groups) * config.dq_parts + depth // groups)
     arriving = rows * width * size + 8 * rows
     tile = _amounts(
         products=2 * elements * (3 * depth + 2 * depth_v) * passes,
