@@ -239,7 +239,8 @@ class _Forward:
     def _softmax(self) -> None:
         places = (self._q_index, lambda n, odd: self.visits.first + self.s.column(n, odd))
         self.softmax.score(self.s, self.bound, *places)
-        mask_scores(self.bound, self.s, self.visits.boundary(), *places)
+        boundary = self.visits.is_boundary(self.visits.first)
+        mask_scores(self.bound, self.s, boundary, *places)
         self.softmax.update(self.s, self.out)
         # At once, since a fragment is half of what it is made of.
         for step in range(self.p_steps):

@@ -84,13 +84,6 @@ class QueryTile:
         return (0, *self._sequences.gradient_sum(self.batch, self.head, row, column))
 
 
-def key_visits(kernel: CudaKernel, tile: QueryTile, block_k: int) -> Visits:
-    """The key tiles that a query tile sees, the last first: there the mask and the end bite."""
-    seen = visibility(kernel.sig, tile.batch)
-    visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
-    return held(kernel, visits, "start", "full_low", "full_high", "count")
-
-
 class KeyVisits:
     """The key tiles that a query tile sees, one after the other, the last first.
 
@@ -117,9 +110,9 @@ class KeyVisits:
         """Whether another tile comes after the one at hand."""
         return self.first > self._last
 
-    def boundary(self):
-        """Whether masks or ends may hide part of the tile at hand."""
-        return self._visits.is_boundary(self.first)
+    def is_boundary(self, first):
+        """Whether masks or ends may hide part of the tile that begins at ``first``."""
+        return self._visits.is_boundary(first)
 
     def step(self) -> None:
         """Go to the next tile."""
