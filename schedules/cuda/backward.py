@@ -81,8 +81,9 @@ class _KeyGradients:
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_offsets()
-                if self.split > 2:  # else there are registers for all that is made of it
+                if self.split > 2:  # else there are registers for all that is made of these
                     forget(self.own_key)
+                    forget(self.own_query)
                 self._query_tile(number)
             self._finish()
         # delta is of a launch of its own, dQ too where it is not added here.
@@ -107,6 +108,7 @@ class _KeyGradients:
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s)
+        self.own_query = kernel.scalar(self._query_column(0, 0))
         self.own_key = kernel.scalar(self.tile.first + self._key_row(0, 0))
         self.row_statistics = RowStatistics(kernel, self.recompute, self.statistics, rows, stages)
         name_registers(self)
@@ -178,7 +180,7 @@ class _KeyGradients:
     def _site(self) -> tuple[Callable, Callable]:
         """Query and key of an element of S^T, by (m, n, r)."""
         return (
-            lambda m, n, r: self.visits.first + self._query_column(n, r % 2),
+            lambda m, n, r: self.visits.first + self.own_query + (n * 8 + r % 2),
             lambda m, n, r: self.own_key + (m * 16 + r // 2 * 8),
         )
 

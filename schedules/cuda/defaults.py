@@ -61,6 +61,7 @@ BACKWARD = {
     ),
     192: (
         Backward(64, 64, num_warps=8, column_groups=4),
+        Backward(32, 64, num_warps=8, column_groups=2),
         Backward(64, 32, num_warps=8, column_groups=4),
         Backward(64, 16, num_warps=4, column_groups=4, min_blocks=1),
     ),
