@@ -36,6 +36,8 @@ class CudaArch:
         return divmod(self.number, 10)
 
 
+# Threads of a warp.
+WARP = 32
 # Warp schedulers of an SM, each with a quarter of its registers and units, since sm_70.
 SCHEDULERS = 4
 

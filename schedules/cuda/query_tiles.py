@@ -18,7 +18,8 @@ class QueryTiles:
     """What a key tile's visits read, a tile of queries at a time.
 
     targets: where each tensor of rows goes, by its name. The order of calls: ``ask_first``; in each
-    round ``next_parts``, called in order between other work, and ``RowStatistics.settle``.
+    round ``next_parts``, whose parts are called in order between other work. After all parts of a
+    tile comes ``RowStatistics.settle``.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class QueryTiles:
         each(self._parts(0, self._visits.head, self._visits.first, self._tile.rows))
 
     def next_parts(self, number, stage) -> list[Callable[[], None]]:
-        """Ask for the tile after the one visited as ``number``, in parts."""
+        """Ask for the tile after the one visited as ``number``, in parts; looks ahead to it."""
         visits = self._visits
         visits.look_ahead()
         # No rows after the last tile: zeros are copied then, which costs less than a branch here.

@@ -109,7 +109,7 @@ def modelled_archs(target: str) -> tuple[CudaArch, ...]:
     Raises UnsupportedSpec for one that was named and has no model.
     """
     from ..schedules.cuda.arch import cuda_archs
-    from ..tune.analytical.gpu import GPUS, gpu_of
+    from ..tune.gpu import GPUS, gpu_of
 
     archs = cuda_archs(target)
     if target.partition(":")[2]:

@@ -21,7 +21,7 @@ from .spec_text import parse_specs
 from .verdict_table import verdict_table
 
 if TYPE_CHECKING:
-    from ..tune.sass.artifact import KernelLoop
+    from ..tune.simulation.artifact import KernelLoop
     from ..verify.verdict import Verification
 
 
@@ -104,7 +104,7 @@ def _predict(
     subject: str, archs: list[str] | None, directions: list[str] | None
 ) -> list[KernelLoop]:
     """Show what the main loops of the library are predicted to take."""
-    from ..tune.sass.artifact import predicted_loops
+    from ..tune.simulation.artifact import predicted_loops
 
     with _bar("predict") as step:
         found = predicted_loops(subject, archs, directions, progress=step)
