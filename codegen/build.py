@@ -15,8 +15,10 @@ from ..artifact.library import KernelRecord, Manifest, sha256_of, symbol_name, w
 from ..errors import BuildError
 from ..machine import architecture, system
 from ..problem.lengths import FORWARD_BUCKETS, buckets_of, check_buckets
+from ..problem.presets import all_pairs
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import cuda_archs
+from ..schedules.records import record_folders
 from ..schedules.select import Chosen, Scheduled, choose_all, scheduled_module
 from ..schedules.target import CpuTarget, cpu_target, host_target
 from .cpu import llvm_version, prepared, write_object
@@ -40,15 +42,20 @@ class Job:
 
 
 def build(
-    specs: Iterable[AttentionSpec],
+    specs: Iterable[AttentionSpec] = (),
     target: str | CpuTarget = "llvm",
     path: str | Path = "kernels",
     *,
+    presets: Sequence[str] = (),
     directions: Sequence[str] = ("forward", "backward"),
     buckets: Sequence[str] = FORWARD_BUCKETS,
+    logs: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Compile ``specs`` in ``directions`` into the artifact directory ``path``, and return it.
+
+    presets: names of ``problem.presets.PRESETS``; each adds its specs, in those of ``directions``
+    that it has. logs: a folder of tuning records that come before the package's own.
 
     target: "llvm" is this machine; otherwise a name that tvm_flash.schedules.target knows, or a
     CpuTarget; "cuda", or "cuda:sm_80,sm_90", is one library for those GPUs. buckets: for CPUs, the
@@ -56,36 +63,39 @@ def build(
     for those that share a config; a loaded library serves the others with its nearest kernel.
     progress(done, total, symbol) is called after each kernel, one call at a time, from worker
     threads. An artifact already at ``path`` is replaced. Raises UnsupportedSpec for a spec no
-    schedule serves, ValueError for an unknown direction or bucket, BuildError when compiling,
-    linking or writing fails.
+    schedule serves, ValueError for an unknown preset, direction or bucket, BuildError when
+    compiling, linking or writing fails.
     """
-    specs, buckets = list(specs), check_buckets(buckets)
+    pairs = all_pairs(specs, presets, directions)
+    return build_pairs(pairs, target, path, buckets=buckets, logs=logs, progress=progress)
+
+
+def build_pairs(
+    pairs: Sequence[tuple[AttentionSpec, str]],
+    target: str | CpuTarget,
+    path: str | Path,
+    *,
+    buckets: Sequence[str] = FORWARD_BUCKETS,
+    logs: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """``build`` of ``pairs``, each a spec and the direction that it is built in."""
+    buckets, folders = check_buckets(buckets), record_folders(logs)
     if isinstance(target, str) and target.startswith("cuda"):
-        return _build_for_gpus(specs, target, Path(path), directions, progress)
+        archs = cuda_archs(target)
+        cuda_jobs = [cuda_job(*pair, archs, folders) for pair in pairs]
+        return build_cuda(cuda_jobs, archs, Path(path), progress)
     target = find_target(target)
     # On CPUs every backward gives the same bits each run.
     named = {"backward_deterministic": "backward"}
-    pairs = dict.fromkeys((spec, named.get(d, d)) for spec in specs for d in directions)
     jobs = [
         scheduling(spec, direction, target, chosen)
-        for spec, direction in pairs
+        for spec, direction in dict.fromkeys((spec, named.get(d, d)) for spec, d in pairs)
         for chosen in choose_all(
-            spec, direction, target, [b for b in buckets_of(direction) if b in buckets]
+            spec, direction, target, [b for b in buckets_of(direction) if b in buckets], folders
         )
     ]
     return build_jobs(jobs, target, Path(path), progress)
-
-
-def _build_for_gpus(
-    specs: Sequence[AttentionSpec],
-    target: str,
-    path: Path,
-    directions: Sequence[str],
-    progress: Progress | None,
-) -> Path:
-    archs = cuda_archs(target)
-    pairs = dict.fromkeys((spec, direction) for spec in specs for direction in directions)
-    return build_cuda([cuda_job(*pair, archs) for pair in pairs], archs, path, progress)
 
 
 def find_target(target: str | CpuTarget) -> CpuTarget:
@@ -119,7 +129,7 @@ def build_jobs(
     guarded: only this user may write to it, whatever the umask.
     """
     if not jobs:
-        raise BuildError("no kernels to build: specs or directions is empty")
+        raise BuildError("no kernels to build: name specs or presets, and their directions")
     _refuse_foreign(target)
     require_memory(COMPILING, f"building {path}")
     with writing(f"building {path}"), publishing(path, guarded=guarded) as staging:

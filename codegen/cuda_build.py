@@ -15,7 +15,7 @@ from ..errors import BuildError
 from ..machine import architecture, system
 from ..schedules.cuda.arch import CudaArch
 from .cuda_link import compile_host, link_cuda
-from .cuda_variants import Chosen, Compiled, CudaJob, attempt, cuda_job, settle
+from .cuda_variants import Chosen, Compiled, CudaJob, attempt, cuda_job, refused_spills, settle
 from .launcher import Step, Variant, function_text, image_symbol
 from .nvcc import fat_binary
 from .room import writing
@@ -53,7 +53,7 @@ def build_cuda(
     when a kernel keeps too many registers in memory whatever its config.
     """
     if not jobs:
-        raise BuildError("no kernels to build: specs or directions is empty")
+        raise BuildError("no kernels to build: name specs or presets, and their directions")
     find_toolkit()
     with writing(f"building {path}"), publishing(path, guarded=guarded) as staging:
         functions = _compile(jobs, allow_spills, progress)
@@ -166,7 +166,10 @@ def _common_meta(metas: Sequence[dict[str, int]]) -> dict[str, int]:
 
 
 def _launch_record(chosen: Chosen, kernel: Compiled) -> dict[str, Any]:
+    """refused: why a build that was not told to allow it would refuse the kernel's spills."""
+    refused = refused_spills(kernel)
     return {
+        **({"refused": refused} if refused else {}),
         "name": kernel.launch.name,
         "archs": [arch.name for arch in chosen.archs],
         "threads": kernel.launch.threads,

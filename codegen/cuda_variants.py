@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..artifact.library import symbol_name
 from ..errors import BuildError, SpillError
@@ -62,13 +63,18 @@ class Chosen:
     kernels: tuple[Compiled, ...]
 
 
-def cuda_job(spec: AttentionSpec, direction: str, archs: tuple[CudaArch, ...]) -> CudaJob:
-    """The job of one kernel for ``archs``."""
+def cuda_job(
+    spec: AttentionSpec,
+    direction: str,
+    archs: tuple[CudaArch, ...],
+    folders: Sequence[Path] | None = None,
+) -> CudaJob:
+    """The job of one kernel for ``archs``; folders: of records, the package's own unless given."""
 
     def programs(archs: tuple[CudaArch, ...], choice: int) -> Served:
         from ..schedules.cuda.select import cuda_programs
 
-        return cuda_programs(spec, direction, archs, choice=choice)
+        return cuda_programs(spec, direction, archs, choice=choice, folders=folders)
 
     return CudaJob(symbol_name(spec, direction), spec, direction, archs, programs)
 
@@ -127,13 +133,16 @@ def _keys(attempt: Attempt) -> list[tuple[str, ...]]:
 
 
 def _spills(chosen: Chosen, arch: CudaArch, allow_spills: Collection[str]) -> bool:
-    return any(_spill_reasons(kernel, allow_spills, arch.name) for kernel in chosen.kernels)
+    return any(refused_spills(kernel, allow_spills, arch.name) for kernel in chosen.kernels)
 
 
-def _spill_reasons(
-    kernel: Compiled, allow_spills: Collection[str], arch: str | None = None
+def refused_spills(
+    kernel: Compiled, allow_spills: Collection[str] = (), arch: str | None = None
 ) -> list[str]:
-    """Why ``kernel`` keeps too much in memory; arch: in this one's machine code alone."""
+    """Why ``kernel`` keeps too much in memory; arch: in this one's machine code alone.
+
+    allow_spills: names of launches that may, beside those whose schedule lets them.
+    """
     if kernel.launch.may_spill or kernel.launch.name in allow_spills:
         return []
     wanted = [cubin for cubin in kernel.cubins if arch in (None, cubin.arch)]
@@ -142,7 +151,7 @@ def _spill_reasons(
 
 def _refuse(done: Sequence[Chosen], allow_spills: Collection[str]) -> None:
     for kernel in [kernel for chosen in done for kernel in chosen.kernels]:
-        if reasons := _spill_reasons(kernel, allow_spills):
+        if reasons := refused_spills(kernel, allow_spills):
             name = kernel.launch.name
             raise SpillError(
                 f"{name} keeps registers in memory ({'; '.join(reasons)}); choose smaller tiles or "

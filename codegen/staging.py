@@ -115,6 +115,19 @@ def _unwritable(path: Path, error: OSError) -> BuildError:
     return BuildError(f"path={str(path)!r} cannot be written ({error}); {remedy}")
 
 
+def require_place(path: Path) -> None:
+    """Raise BuildError unless an artifact can be put at ``path``: before hours of work, not after.
+
+    The folder that it lies in is made.
+    """
+    _refuse_to_replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def _refuse_to_replace(path: Path) -> None:
     """Only an artifact, or nothing, may be at ``path``: a typing error must not cost a folder."""
     if not is_replaceable(path):

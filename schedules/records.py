@@ -66,17 +66,19 @@ def best_config(
 ) -> Choice:
     """The config measured for the problem, else for the nearest one, else None.
 
-    Exact: target, dtype, head_dim, head_dim_v, causal, direction and bucket are the same; other
-    features of ``spec`` do not count. Nearest: target, dtype and direction are the same, the head
-    dimensions at most a factor of two away; the nearest of these first, then the nearest bucket,
-    last the other of causal and full. Of one key the latest line marked ``best`` counts.
+    Exact: target, dtype, head_dim, head_dim_v, causal, direction and bucket are the same; of those
+    the lines of the very ``spec`` come first, else its other features do not count. Nearest:
+    target, dtype and direction are the same, the head dimensions at most a factor of two away; the
+    nearest of these first, then the nearest bucket, last the other of causal and full. Of equals
+    the latest line marked ``best`` counts.
     ``reasons`` says why a config cannot serve the spec (empty: it can); then the next one is taken,
     as where it raises ValueError: the config is none of this release, and a warning says why.
     folders: tuning_logs/ of the package unless given.
     """
     folders = log_folders() if folders is None else folders
     for log, kin in _nearest_first(spec, bucket, [folder / target for folder in folders]):
-        line = _best_lines(log.path, _stamp(log.path)).get((direction, kin))
+        best = _best_lines(log.path, _stamp(log.path))
+        line = best.get((direction, kin, spec.name), best.get((direction, kin, "")))
         exact = kin == bucket and log.causal == spec.causal and not log.distance(spec)
         if line is None or not _serves(reasons, line["config"], exact, log.path):
             continue
@@ -99,6 +101,18 @@ def log_folders() -> tuple[Path, ...]:
     """Where records are: tuning_logs/ inside the package, or beside it in a checkout."""
     folders = (Path(root, "tuning_logs") for root in tvm_flash.__path__)
     return tuple(folder for folder in folders if folder.is_dir())
+
+
+def record_folders(logs: Path | None) -> tuple[Path, ...] | None:
+    """``logs`` before the package's own folders, for what takes ``folders``; None without it.
+
+    Raises ValueError where ``logs`` is no folder.
+    """
+    if logs is None:
+        return None
+    if not logs.is_dir():
+        raise ValueError(f"logs={str(logs)!r} is no folder: name one that `tvm-flash tune` wrote")
+    return (logs, *log_folders())
 
 
 def _nearest_first(
@@ -140,13 +154,14 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _best_lines(path: Path, stamp: tuple[int, int]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The latest best line by direction and bucket."""
-    best: dict[tuple[str, str], dict[str, Any]] = {}
+def _best_lines(path: Path, stamp: tuple[int, int]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """The latest best line by direction, bucket and name of the spec; "": of whichever spec."""
+    best: dict[tuple[str, str, str], dict[str, Any]] = {}
     for line in read(path, _BEST.search):
-        key = (line["direction"], line["bucket"])
-        if line.get("best") is True and (key not in best or _age(best[key]) <= _age(line)):
-            best[key] = line
+        for name in (AttentionSpec.from_json(line["spec"]).name, ""):
+            key = (line["direction"], line["bucket"], name)
+            if line.get("best") is True and (key not in best or _age(best[key]) <= _age(line)):
+                best[key] = line
     return best
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -105,20 +106,31 @@ def scheduled_module(
 
 
 def choose(
-    spec: AttentionSpec, direction: str, target: CpuTarget, bucket: str = DEFAULT_BUCKET
+    spec: AttentionSpec,
+    direction: str,
+    target: CpuTarget,
+    bucket: str = DEFAULT_BUCKET,
+    folders: Sequence[Path] | None = None,
 ) -> Chosen:
     """The config for one length bucket: measured (schedules/records.py), else the default."""
-    best = SCHEDULES.candidates(spec, direction, target, bucket)[0]
+    best = SCHEDULES.candidates(spec, direction, target, bucket, folders)[0]
     return Chosen(best.config, best.source, (bucket,))
 
 
 def choose_all(
-    spec: AttentionSpec, direction: str, target: CpuTarget, buckets: Iterable[str]
+    spec: AttentionSpec,
+    direction: str,
+    target: CpuTarget,
+    buckets: Iterable[str],
+    folders: Sequence[Path] | None = None,
 ) -> list[Chosen]:
-    """The distinct configs over ``buckets``, each with all that it serves, the main one first."""
+    """The distinct configs over ``buckets``, each with all that it serves, the main one first.
+
+    folders: of records, the package's own unless given.
+    """
     merged: dict[Config, Chosen] = {}
     for bucket in buckets:
-        new = choose(spec, direction, target, bucket)
+        new = choose(spec, direction, target, bucket, folders)
         known = merged.get(new.config, Chosen(new.config, "", ()))
         sources = dict.fromkeys([*filter(None, known.source.split("; ")), new.source])
         both = (*known.buckets, *new.buckets)

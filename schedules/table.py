@@ -114,11 +114,16 @@ class ScheduleTable:
         return Candidate(config, found.source)
 
     def candidates(
-        self, spec: AttentionSpec, direction: str, target, bucket: str = DEFAULT_BUCKET
+        self,
+        spec: AttentionSpec,
+        direction: str,
+        target,
+        bucket: str = DEFAULT_BUCKET,
+        folders: Sequence[Path] | None = None,
     ) -> list[Candidate]:
         """What a build may take, in this order: the measured config, then the defaults."""
         defaults = self.defaults(spec, direction, target, bucket)
-        best = self.measured(spec, direction, target, bucket)
+        best = self.measured(spec, direction, target, bucket, folders)
         measured = [] if best.config is None else [best]
         others = (config for config in defaults if config != best.config)
         return [*measured, *(Candidate(config, "default") for config in others)]

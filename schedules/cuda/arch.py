@@ -36,6 +36,9 @@ class CudaArch:
         return divmod(self.number, 10)
 
 
+# Warp schedulers of an SM, each with a quarter of its registers and units, since sm_70.
+SCHEDULERS = 4
+
 # Largest head_dim whose accumulators the schedules hold.
 WIDEST = 256
 

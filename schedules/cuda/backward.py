@@ -80,7 +80,7 @@ class _KeyGradients:
             self.bound = block_scores(kernel, self.scores, self.tile.batch, self.visits.head)
             self._start()
             with loop(self.visits.count) as number:
-                kernel.forget_lane_offsets()
+                kernel.forget_offsets()
                 if self.split > 2:  # else there are registers for all that is made of these
                     forget(self.own_key)
                     forget(self.own_query)

@@ -11,7 +11,7 @@ from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
-from .builder import CudaKernel, barrier, loop, name_registers, store, when
+from .builder import CudaKernel, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
@@ -19,10 +19,11 @@ from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
 from .recompute import Recompute
+from .rows import RowCursor
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
-from .tiling import QueryTile, key_visits, query_grid, round_up
+from .tiling import KeyVisits, QueryTile, query_grid, round_up
 
 
 def ordered_query_gradient_launch(
@@ -68,13 +69,12 @@ class _QueryGradient:
         with self.kernel as kernel:
             self.tile = tile = QueryTile(kernel, self.config.block_q)
             self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
-            self.key_rows = [tile.key_rows(name) for name in ("k", "v")]
             self._allocate()
-            self.visits = key_visits(kernel, tile, self.config.block_k)
+            self.visits = KeyVisits(kernel, tile, self.config.block_k)
             self._start()
-            with loop(self.visits.count) as number:
-                kernel.forget_lane_offsets()
-                self._key_tile(number)
+            with loop_while(self.visits.any):
+                kernel.forget_offsets()
+                self._key_tile()
             self._finish()
         # delta, dK and dV are of other launches.
         self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
@@ -108,17 +108,22 @@ class _QueryGradient:
                 for name, held in self.row_statistics.items():
                     value = self.recompute.converted(name, kernel.buffers[name][at])
                     store(held, (m, half), value)
-        with when(self.visits.count > 0):
-            self._load(0)
+        first, back = self.visits.first, -self.config.block_k
+        self.cursors = [
+            RowCursor(kernel, target, tile.key_rows(name), first, back)
+            for name, target in (("k", self.k_tile), ("v", self.v_tile))
+        ]
+        with when(self.visits.any):
+            for cursor in self.cursors:
+                self.copies.tile(cursor, 0, tile.keys - first)
         self.copies.commit()
 
-    def _key_tile(self, number) -> None:
-        first = self.visits.first(number)
+    def _key_tile(self) -> None:
         self.copies.landed()
         self._product(self.s, self.q_tile, self.k_tile)
         site = (
             lambda m, n, r: self._q_index(m, r // 2),
-            lambda m, n, r: first + self.s.column(n, r % 2),
+            lambda m, n, r: self.visits.first + self.s.column(n, r % 2),
         )
         statistics = [self._statistic(name) for name in self.spec.saved_statistics]
         weights = partial(self.recompute.weights, self.bound, *site, *statistics)
@@ -127,9 +132,11 @@ class _QueryGradient:
         self.recompute.dscores(self.dp, self._statistic("delta"))
         self._accumulate()
         barrier()
-        with when(number + 1 < self.visits.count):
-            self._load(number + 1)
+        with when(self.visits.has_next):
+            for cursor in self.cursors:  # all tiles but the first are whole
+                self.copies.tile(cursor, 0)
         self.copies.commit()
+        self.visits.step()
 
     def _statistic(self, name: str) -> Callable:
         return lambda m, n, r: self.row_statistics[name][m, r // 2]
@@ -178,11 +185,6 @@ class _QueryGradient:
                     self.product.store_pair(staged, row, column, *pair)
         barrier()
         store_rows(kernel, staged, tile.query_rows("dq"), tile.first, tile.rows)
-
-    def _load(self, number) -> None:
-        first, end = self.visits.first(number), self.tile.keys
-        for rows, target in zip(self.key_rows, (self.k_tile, self.v_tile), strict=True):
-            self.copies.rows(target, 0, rows, first, end)
 
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class CudaKernel:
         self.buffers: dict[str, tirx.Buffer] = {}
         self._builder, self._func = IRBuilder(), build.prim_func()
         self._attributes: list = []
-        self._lane_offsets: dict[tuple[str, int], tirx.Expr] = {}
+        self._offsets: dict[tuple, tirx.Expr] = {}
 
     def __enter__(self) -> CudaKernel:
         self._builder.__enter__()
@@ -109,24 +109,22 @@ class CudaKernel:
         """An array of registers of this thread, to be indexed by constants."""
         return T.alloc_local(tuple(shape), dtype)
 
-    def prepare_lane_offsets(self, row_bytes: int, offset_of: Callable) -> None:
-        """Registers for the offsets at which lanes read fragments in rows of ``row_bytes``."""
-        for pattern in ("row_major", "col_major"):
-            if (pattern, row_bytes) not in self._lane_offsets:
-                value = self.scalar(offset_of(self, pattern, row_bytes), "uint32")
-                self._lane_offsets[pattern, row_bytes] = value
+    def kept_offset(self, key: tuple, value):
+        """The register for ``key``, made of ``value`` where it is new.
 
-    def lane_offset(self, pattern: str, row_bytes: int):
-        """The register of ``prepare_lane_offsets``."""
-        return self._lane_offsets[pattern, row_bytes]
+        value: an offset in shared memory that differs by thread, uint32.
+        """
+        if key not in self._offsets:
+            self._offsets[key] = self.scalar(value, "uint32")
+        return self._offsets[key]
 
-    def forget_lane_offsets(self) -> None:
+    def forget_offsets(self) -> None:
         """Let the compiler think that they have changed (at the start of a loop's body).
 
         It would else compute every address made of them once, before the loop, and run out of
         registers; one xor an address in the loop costs less.
         """
-        for register in self._lane_offsets.values():
+        for register in self._offsets.values():
             forget(register)
 
     @contextmanager
@@ -234,6 +232,13 @@ def loop(extent, name: str = "i") -> Iterator[tirx.Var]:
     """A loop that is not unrolled; gives its counter from 0 on."""
     with build.serial(extent) as counter:
         yield IRBuilder.name(name, counter)
+
+
+@contextmanager
+def loop_while(condition) -> Iterator[None]:
+    """A loop that is not unrolled, of as many rounds as begin with the condition."""
+    with build.While(condition):
+        yield
 
 
 def barrier() -> None:

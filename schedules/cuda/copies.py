@@ -38,7 +38,7 @@ def _parts(
 
     def copy(context: AbstractContextManager[Piece]) -> None:
         with context as piece:
-            target = cursor.tile.pointer(stage, piece.row, piece.chunk, piece.element)
+            target = piece.place(stage)
             if asynchronous and cursor.access_bytes >= 4:
                 _copy_async(target, piece.pointer, cursor.access_bytes, piece.inside)
             else:
@@ -62,8 +62,7 @@ def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -
     for context in cursor.pieces(end - first):
         with context as piece, when(piece.inside):
             words = _words(kernel, kind)
-            place = tile.pointer(0, piece.row, piece.chunk, piece.element)
-            emit(T.ptx[f"ld.shared.{kind}"](*words, place))
+            emit(T.ptx[f"ld.shared.{kind}"](*words, piece.place(0)))
             emit(T.ptx[f"st.global.{kind}"](piece.pointer, *words))
 
 
@@ -114,7 +113,7 @@ class Copies:
         for context in cursor.pieces():
             with context as piece:
                 words = _words(self.kernel, kind)
-                place = tile.pointer(0, piece.row, piece.chunk, piece.element)
+                place = piece.place(0)
                 emit(T.ptx[f"ld.shared.{kind}"](*words, place))
                 for word in words:
                     assign(word, word ^ signs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import UnsupportedSpec
 from ...problem.spec import AttentionSpec
-from .arch import CudaArch
+from .arch import SCHEDULERS, CudaArch
 from .backward_config import BackwardConfig as Backward
 from .backward_dq import ordered_reasons
 from .forward import ForwardConfig as Forward
@@ -14,9 +14,25 @@ from .forward import ForwardConfig as Forward
 # kernel would spill, as long score functions make it. min_blocks=1 where shared memory holds no
 # second block: left to itself ptxas keeps to the registers of three, and spills.
 FORWARD = {
-    64: (Forward(128, 64, q_in_registers=True), Forward(128, 64), Forward(64, 64), Forward(64, 32)),
-    128: (Forward(128, 32, stages=2), Forward(128, 32), Forward(64, 64), Forward(64, 32)),
-    256: (Forward(64, 32), Forward(64, 16), Forward(32, 16, num_warps=2)),
+    64: (
+        Forward(128, 64, stages=2, q_in_registers=True),
+        Forward(128, 64),
+        Forward(64, 64),
+        Forward(64, 32),
+    ),
+    128: (
+        Forward(128, 64),
+        Forward(128, 32, stages=2),
+        Forward(128, 32),
+        Forward(64, 64),
+        Forward(64, 32),
+    ),
+    256: (
+        Forward(128, 80, num_warps=8),
+        Forward(64, 32),
+        Forward(64, 16),
+        Forward(32, 16, num_warps=2),
+    ),
 }
 FORWARD_TF32 = {
     64: (Forward(64, 32),),
@@ -81,8 +97,13 @@ def forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> li
     """
     table = FORWARD_TF32 if spec.element.operand == "tf32" else FORWARD
     configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
-    # Two blocks on an SM hide each other's barriers: what leaves room for one alone comes later.
-    return sorted(configs, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)
+    # Two warps on a scheduler hide each other's waits: what leaves room for one alone comes later.
+    return sorted(configs, key=lambda c: _resident_warps(c, spec, arch) < 2 * SCHEDULERS)
+
+
+def _resident_warps(config: Forward, spec: AttentionSpec, arch: CudaArch) -> int:
+    """Warps of the blocks whose shared memory an SM holds."""
+    return arch.shared_bytes_per_sm // config.shared_bytes(spec) * config.num_warps
 
 
 def backward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Backward]:

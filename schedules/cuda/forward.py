@@ -16,7 +16,7 @@ from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
-from .builder import CudaKernel, Tensor, barrier, loop, name_registers, store, when
+from .builder import CudaKernel, Tensor, assign, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
 from .fragments import accumulator, fragment, gemm
 from .math import CudaMath
@@ -26,7 +26,7 @@ from .rows import RowCursor
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
 from .tensor_core import product_for
-from .tiling import QueryTile, key_visits, query_grid, round_up
+from .tiling import KeyVisits, QueryTile, query_grid, round_up
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ForwardConfig(Config):
 # What tuning varies.
 FORWARD_KNOBS = (
     Knob("block_q", (32, 64, 128, 192, 256), "rows of a query tile"),
-    Knob("block_k", (16, 32, 48, 64, 96, 128), "rows of a key tile"),
+    Knob("block_k", (16, 32, 48, 64, 80, 96, 128), "rows of a key tile"),
     Knob("num_warps", (2, 4, 8), "warps of a block: they split the query rows"),
     Knob("stages", (1, 2), "key/value tiles in shared memory"),
     Knob("q_in_registers", (False, True), "whether Q's fragments stay in registers"),
@@ -131,12 +131,12 @@ class _Forward:
             tile = self.tile
             self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
             self._allocate()
-            self.visits = key_visits(kernel, tile, self.config.block_k)
+            self.visits = KeyVisits(kernel, tile, self.config.block_k)
             self._walk()
             self._start()
-            with loop(self.visits.count) as number:
-                kernel.forget_lane_offsets()
-                self._key_tile(number)
+            with loop_while(self.visits.any):
+                kernel.forget_offsets()
+                self._key_tile()
             self._finish()
         self.row.check(self.statistics, "scores", "pv", *self.scores.used)
         return kernel.launch()
@@ -153,6 +153,7 @@ class _Forward:
         self.q_fragment = fragment(kernel, self.product, self.s.m_tiles, held)
         self.p_steps = config.block_k // self.product.step
         self.p_fragment = fragment(kernel, self.product, self.s.m_tiles, self.p_steps)
+        self.stage = kernel.scalar(0) if config.stages == 2 else 0
         self.softmax = self._row_states()
         name_registers(self)
 
@@ -164,7 +165,7 @@ class _Forward:
 
     def _walk(self) -> None:
         """Cursors over the rows that the block reads."""
-        kernel, tile, first = self.kernel, self.tile, self.visits.first(0)
+        kernel, tile, first = self.kernel, self.tile, self.visits.first
         back = -self.config.block_k
         self.queries = RowCursor(kernel, self.q_tile, tile.query_rows("q"), tile.first)
         self.keys = RowCursor(kernel, self.k_tile, tile.key_rows("k"), first, back)
@@ -174,8 +175,8 @@ class _Forward:
     def _start(self) -> None:
         copies, tile, softmax = self.copies, self.tile, self.softmax
         copies.tile(self.queries, 0, tile.rows - tile.first)
-        with when(self.visits.count > 0):
-            left = tile.keys - self.visits.first(0)
+        with when(self.visits.any):
+            left = tile.keys - self.visits.first
             copies.tile(self.keys, 0, left)
             if self.config.stages == 2:
                 copies.tile(self.values, 0, left)
@@ -190,35 +191,36 @@ class _Forward:
                 for m in range(self.s.m_tiles):
                     self._load_q(m, step, self.q_fragment(m, step))
 
-    def _key_tile(self, number) -> None:
+    def _key_tile(self) -> None:
         """One tile of keys: S = Q K^T, mask, softmax, O += P V.
 
         What later products read is asked for beside the products: the tensor cores are busy then.
         Only the first tile may reach past the end of the keys: all others are whole.
         """
-        copies, first = self.copies, self.visits.first(number)
-        has_next = number + 1 < self.visits.count
+        copies, visits = self.copies, self.visits
         copies.landed()
         if self.config.stages == 2:
-            stage = tirx.truncmod(number, 2)
             asked = [self.keys, self.values]
-            parts = [p for x in asked for p in copies.parts(x, 1 - stage, wanted=has_next)]
-            self._scores(stage, [*parts, copies.commit])
-            self._softmax(first)
-            self._output(stage)
+            other = 1 - self.stage
+            parts = [p for x in asked for p in copies.parts(x, other, wanted=visits.has_next)]
+            self._scores([*parts, copies.commit])
+            self._softmax()
+            self._output()
+            assign(self.stage, other)
         else:
-            parts = copies.parts(self.values, 0, self.tile.keys - first)
-            self._scores(0, [*parts, copies.commit])
+            parts = copies.parts(self.values, 0, self.tile.keys - visits.first)
+            self._scores([*parts, copies.commit])
             copies.landed()
-            self._softmax(first)
-            parts = copies.parts(self.keys, 0, wanted=has_next)
-            self._output(0, [*parts, copies.commit])
+            self._softmax()
+            parts = copies.parts(self.keys, 0, wanted=visits.has_next)
+            self._output([*parts, copies.commit])
+        visits.step()
 
-    def _scores(self, stage, beside: Sequence[Callable[[], None]]) -> None:
+    def _scores(self, beside: Sequence[Callable[[], None]]) -> None:
         self.s.zero()
         gemm(
             self.s, self.product, self.steps, self._q_fragments,
-            lambda b, step, pair: self.product.load_b(b, self.k_tile, stage, pair * 16, step),
+            lambda b, step, pair: self.product.load_b(b, self.k_tile, self.stage, pair * 16, step),
             beside,
         )  # fmt: skip
 
@@ -234,10 +236,11 @@ class _Forward:
         row = self.kernel.warp * self.warp_rows + m * 16
         self.product.load_a(words, self.q_tile, 0, row, step)
 
-    def _softmax(self, first) -> None:
-        places = (self._q_index, lambda n, odd: first + self.s.column(n, odd))
+    def _softmax(self) -> None:
+        places = (self._q_index, lambda n, odd: self.visits.first + self.s.column(n, odd))
         self.softmax.score(self.s, self.bound, *places)
-        mask_scores(self.bound, self.s, self.visits.is_boundary(first), *places)
+        boundary = self.visits.is_boundary(self.visits.first)
+        mask_scores(self.bound, self.s, boundary, *places)
         self.softmax.update(self.s, self.out)
         # At once, since a fragment is half of what it is made of.
         for step in range(self.p_steps):
@@ -250,13 +253,13 @@ class _Forward:
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)
 
-    def _output(self, stage, beside: Sequence[Callable[[], None]] = ()) -> None:
+    def _output(self, beside: Sequence[Callable[[], None]] = ()) -> None:
         product = self.product
         gemm(
             self.out, product, self.p_steps,
             lambda step: [self.p_fragment(m, step) for m in range(self.s.m_tiles)],
             lambda b, step, pair: product.load_b_rows(
-                b, self.v_tile, stage, step * product.step, pair
+                b, self.v_tile, self.stage, step * product.step, pair
             ),
             beside,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from math import gcd
 from typing import Any
 
@@ -38,15 +38,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one thread moves by one access: part of a chunk of a tile's row.
+    """What one thread moves by one access.
 
-    row, chunk, element: where it begins in the tile. pointer: where in the tensor. inside: whether
-    the tensor has it; None where it surely does.
+    place(stage): its address in the tile. pointer: in the tensor. inside: whether the tensor has
+    it; None where it surely does.
     """
 
-    row: Any
-    chunk: Any
-    element: Any
+    place: Callable[[Any], Any]
     pointer: Any
     inside: Any
 
@@ -56,6 +54,7 @@ class RowCursor:
 
     Each thread holds the address of its next piece, and steps it from piece to piece and from tile
     to tile: an address made anew of entry, row and head takes 64-bit products for every piece.
+    A tile is moved in passes, in which threads have a piece each, or none.
     """
 
     def __init__(
@@ -64,18 +63,24 @@ class RowCursor:
         """first: the row at which the first tile begins. advance: rows from a tile to the next one
         (negative: back), None if no other follows.
         """
-        self.kernel, self.tile, self.rows = kernel, tile, rows
+        self.kernel, self.tile, self.rows, self._advance = kernel, tile, rows, advance
         self.access_bytes = vector_bytes(rows.columns, tile.element_bytes)
-        self._per_row = tile.columns * tile.element_bytes // self.access_bytes
-        self._passes = -(-tile.rows * self._per_row // kernel.threads)
-        # Where the threads together move whole rows, each of them keeps to its columns.
-        self._keeps_column = kernel.threads % self._per_row == 0
-        row, column = self._place(0) if self._keeps_column else (0, 0)
+        self._per_row = tile.row_bytes // self.access_bytes
+        # A thread keeps its columns where a pass is whole rows, and its place in the swizzle where
+        # it is 8 of them.
+        whole = kernel.threads // self._per_row
+        self._rows_a_pass = whole // 8 * 8 or 1 << whole.bit_length() >> 1
+        self._keeps_columns = whole > 0
+        self._movers = self._rows_a_pass * self._per_row or kernel.threads
+        self._passes = -(-tile.rows * self._per_row // self._movers)
+        row, column = self._position(0) if self._keeps_columns else (0, 0)
         self._address = kernel.scalar(rows.address(first + row, column), "int64")
-        # Not held in registers: a product of the call's strides, which uniform registers hold.
+        # No register holds it: it is a product of the call's strides, for uniform registers.
         self._pitch = rows.pitch()
-        self._rows_a_pass = kernel.threads // self._per_row
-        self._advance = advance
+        self._first_offset = None
+        if self._rows_a_pass % 8 == 0 < self._rows_a_pass:
+            key = "piece", self._per_row, tile.row_bytes
+            self._first_offset = kernel.kept_offset(key, tile.offset_of(row, column))
 
     def pieces(self, left=None, wanted=None) -> list[AbstractContextManager[Piece]]:
         """The pieces of this thread in the tile at hand: contexts, to be entered once, in order.
@@ -85,8 +90,8 @@ class RowCursor:
         is for threads that have such a piece.
         """
         tests = [] if wanted is None else [self.kernel.scalar(wanted, "bool")]
-        if left is not None and self._keeps_column:
-            left = self.kernel.scalar(left - self._place(0)[0])
+        if left is not None and self._keeps_columns:
+            left = self.kernel.scalar(left - self._position(0)[0])
         return [self._piece(number, left, tests) for number in range(self._passes)]
 
     def skip(self, rows, more_bytes) -> None:
@@ -95,33 +100,34 @@ class RowCursor:
 
     @contextmanager
     def _piece(self, number: int, left, tests: list) -> Iterator[Piece]:
-        start = number * self.kernel.threads
-        row, column = self._place(start)
+        start = number * self._movers
+        row, column = self._position(start)
         address = self._address
-        if not self._keeps_column:
+        if not self._keeps_columns:
             at_column = _int64(column * self.tile.element_bytes)
             address = address + (_int64(row) * self._pitch + at_column)
         if left is not None:
-            own = start // self._per_row if self._keeps_column else row
-            tests = [*tests, own < left]
+            tests = [*tests, (start // self._per_row if self._keeps_columns else row) < left]
         if self.rows.columns < self.tile.columns:
             tests = [*tests, column < self.rows.columns]
-        inside = reduce(tirx.And, tests) if tests else None
-        count = self.tile.rows * self._per_row
-        is_partial = start + self.kernel.threads > count
-        with when(self.kernel.thread + start < count) if is_partial else nullcontext():
-            per_chunk = self.tile.per_chunk
-            yield Piece(row, column // per_chunk, column % per_chunk, _pointer(address), inside)
+        place = partial(self.tile.element, row=row, column=column)
+        if self._first_offset is not None:
+            passed = start // self._per_row * self.tile.row_bytes
+            place = partial(self.tile.address, offset=self._first_offset + T.uint32(passed))
+        movers = min(self._movers, self.tile.rows * self._per_row - start)
+        is_partial = movers < self.kernel.threads
+        with when(self.kernel.thread < movers) if is_partial else nullcontext():
+            yield Piece(place, _pointer(address), reduce(tirx.And, tests) if tests else None)
         self._go_on(is_last=number == self._passes - 1)
 
     def _go_on(self, is_last: bool) -> None:
-        count = self._rows_a_pass if self._keeps_column else 0
+        count = self._rows_a_pass
         if is_last:
             count = (self._advance or 0) - count * (self._passes - 1)
         if count:
             assign(self._address, _opaque(self._address + self._pitch * _int64(count)))
 
-    def _place(self, start: int) -> tuple:
+    def _position(self, start: int) -> tuple:
         """(row, column) in the tile of this thread's piece in the pass that begins at ``start``."""
         index = self.kernel.thread + start
         elements = self.access_bytes // self.tile.element_bytes

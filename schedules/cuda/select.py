@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ...artifact.library import symbol_name
@@ -43,17 +44,19 @@ def cuda_programs(
     archs: Sequence[CudaArch],
     config: Mapping[str, Any] | None = None,
     choice: int = 0,
+    folders: Sequence[Path] | None = None,
 ) -> list[tuple[tuple[CudaArch, ...], CudaProgram]]:
     """Programs of ``spec``, each with the architectures that it serves.
 
     config: the fields of a config, for all architectures; None takes what was measured for each
     (``ScheduleTable.measured``), else the default. choice: not the best of these but one further
-    down, where the best spilled; the last where there are not so many. Raises UnsupportedSpec with
-    every reason.
+    down, where the best spilled; the last where there are not so many. folders: of records, the
+    package's own unless given. Raises UnsupportedSpec with every reason.
     """
     groups: dict[str, _Group] = {}
     for arch in archs:
-        configs, source = _configs(spec, direction, arch, config, choice)
+        candidates = _candidates(spec, direction, arch, config, folders)
+        configs, source = _configs(spec, direction, arch, candidates, choice)
         key = json.dumps([*(c.to_json() for c in configs), arch.asynchronous_copy])
         group = groups.setdefault(key, _Group(configs))
         group.archs.append(arch)
@@ -67,11 +70,10 @@ def _configs(
     spec: AttentionSpec,
     direction: str,
     arch: CudaArch,
-    given: Mapping[str, Any] | None,
+    candidates: Sequence[Candidate],
     choice: int,
 ) -> tuple[tuple[Config, ...], str]:
     """The configs of the program's kernels, and where the first comes from."""
-    candidates = _candidates(spec, direction, arch, given)
     best = candidates[min(choice, len(candidates) - 1)]
     if direction not in ORDERED_DQ.directions:
         return (best.config,), best.source
@@ -80,11 +82,15 @@ def _configs(
 
 
 def _candidates(
-    spec: AttentionSpec, direction: str, arch: CudaArch, given: Mapping[str, Any] | None
+    spec: AttentionSpec,
+    direction: str,
+    arch: CudaArch,
+    given: Mapping[str, Any] | None,
+    folders: Sequence[Path] | None,
 ) -> list[Candidate]:
     """The first config's candidates: the given one alone, else the measured and the defaults."""
     if given is None:
-        return SCHEDULES.candidates(spec, direction, arch)
+        return SCHEDULES.candidates(spec, direction, arch, folders=folders)
     config = as_config(given, direction)
     if reasons := config.reasons(spec, arch):
         raise UnsupportedSpec([f"{arch.name}: {reason}" for reason in reasons])

@@ -34,6 +34,11 @@ class SharedTile:
         return DataType(self.dtype).bits // 8
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.columns * self.element_bytes
+
+    @property
     def per_chunk(self) -> int:
         """Elements of a 16-byte chunk."""
         return CHUNK_BYTES // self.element_bytes
@@ -76,27 +81,38 @@ class SharedTile:
         chunk's low bits are xored into a register kept for the pattern, and all else is an
         immediate.
         """
-        row_bytes = self.columns * self.element_bytes
         low = chunk % self.span if isinstance(chunk, int) else chunk & (self.span - 1)
-        offset = self.kernel.lane_offset(pattern, row_bytes) ^ _uint32(low * CHUNK_BYTES)
-        start = T.cuda.cvta_generic_to_shared(self.buffer.ptr_to([0, 0, 0]))
-        rows = _uint32(row) * tirx.const(row_bytes, "uint32")
-        if self.stages > 1:
-            rows = rows + _uint32(stage) * tirx.const(self.rows * row_bytes, "uint32")
+        offset = self._lane_offset(pattern) ^ _uint32(low * CHUNK_BYTES)
         columns = _uint32(column) * tirx.const(self.element_bytes, "uint32")
-        return start + (offset + rows + columns + _uint32((chunk - low) * CHUNK_BYTES))
+        rows = _uint32(row) * tirx.const(self.row_bytes, "uint32")
+        return self.address(stage, offset + rows + columns + _uint32((chunk - low) * CHUNK_BYTES))
 
+    def address(self, stage, offset):
+        """Address in shared memory, uint32, of the byte ``offset`` of a stage."""
+        start = T.cuda.cvta_generic_to_shared(self.buffer.ptr_to([0, 0, 0]))
+        if self.stages > 1:
+            offset = offset + _uint32(stage) * tirx.const(self.rows * self.row_bytes, "uint32")
+        return start + offset
 
-def lane_offset(kernel: CudaKernel, pattern: str, row_bytes: int):
-    """Byte offset of the chunk that ``pattern`` gives this lane in rows of ``row_bytes``."""
-    lane = kernel.lane
-    if pattern == "row_major":
-        row, chunk = lane % 16, lane // 16
-    else:
-        row, chunk = (lane // 16) * 8 + lane % 8, lane // 8 % 2
-    span = gcd(row_bytes // CHUNK_BYTES, 8)
-    swizzled = chunk if span == 1 else chunk ^ ((row // (8 // span)) % span)
-    return _uint32(row * row_bytes + swizzled * CHUNK_BYTES)
+    def offset_of(self, row, column):
+        """Bytes from the start of a stage to an element, uint32."""
+        chunk, element = column // self.per_chunk, column % self.per_chunk
+        at = self.chunk_of(row, chunk) * CHUNK_BYTES + element * self.element_bytes
+        return _uint32(row * self.row_bytes + at)
+
+    def _lane_offset(self, pattern: str):
+        """Bytes to the chunk that ``pattern`` gives this lane, of rows and chunks from 0 on.
+
+        In a register that all tiles with rows as long share.
+        """
+        lane = self.kernel.lane
+        if pattern == "row_major":
+            row, chunk = lane % 16, lane // 16
+        else:
+            row, chunk = (lane // 16) * 8 + lane % 8, lane // 8 % 2
+        return self.kernel.kept_offset(
+            (pattern, self.row_bytes), self.offset_of(row, chunk * self.per_chunk)
+        )
 
 
 def _uint32(value):
@@ -109,5 +125,6 @@ def shared_tile(
     """A new tile in the kernel's shared memory."""
     buffer = kernel.shared((stages, rows, columns), dtype)
     tile = SharedTile(kernel, buffer, stages, rows, columns, dtype)
-    kernel.prepare_lane_offsets(columns * tile.element_bytes, lane_offset)
+    for pattern in ("row_major", "col_major"):
+        tile._lane_offset(pattern)  # before loops, which the register then lives through
     return tile

@@ -84,11 +84,39 @@ class QueryTile:
         return (0, *self._sequences.gradient_sum(self.batch, self.head, row, column))
 
 
-def key_visits(kernel: CudaKernel, tile: QueryTile, block_k: int) -> Visits:
-    """The key tiles that a query tile sees, the last first: there the mask and the end bite."""
-    seen = visibility(kernel.sig, tile.batch)
-    visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
-    return held(kernel, visits, "start", "full_low", "full_high", "count")
+class KeyVisits:
+    """The key tiles that a query tile sees, one after the other, the last first.
+
+    first: the tile at hand, a register. More numbers than it and the last would be held in every
+    round, of a grid's place that no uniform register holds.
+    """
+
+    def __init__(self, kernel: CudaKernel, tile: QueryTile, block_k: int):
+        seen = visibility(kernel.sig, tile.batch)
+        visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
+        self._visits = held(kernel, visits, "full_low", "full_high")
+        self.first = kernel.scalar(visits.first(0))
+        # Of no visits, the tile after the first.
+        self._last = kernel.scalar(visits.first(visits.count - 1))
+        name_registers(self)
+
+    @property
+    def any(self):
+        """Whether there is a tile at hand."""
+        return self.first >= self._last
+
+    @property
+    def has_next(self):
+        """Whether another tile comes after the one at hand."""
+        return self.first > self._last
+
+    def is_boundary(self, first):
+        """Whether masks or ends may hide part of the tile that begins at ``first``."""
+        return self._visits.is_boundary(first)
+
+    def step(self) -> None:
+        """Go to the next tile."""
+        assign(self.first, self.first - self._visits.block)
 
 
 class KeyTile:

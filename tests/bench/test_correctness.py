@@ -1,6 +1,7 @@
 """Cases of the shared list held to the error rule on a device: inputs, verdicts, words."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from error_rule import off, unwritten
 
 from tvm_flash import bench
-from tvm_flash.bench import correctness, device, run, tables, verdicts
+from tvm_flash.bench import Cell, Patience, Problem, correctness, device, run, tables, verdicts
+from tvm_flash.bench.run import measured_cell
 from tvm_flash.cases import CORRECTNESS, make_inputs
 from tvm_flash.reference import attention_reference
 
@@ -82,10 +84,19 @@ def test_only_what_the_library_serves_is_checked():
     kernels = [SimpleNamespace(spec=full.spec, direction=d) for d in ("forward", "backward")]
     kernels.append(SimpleNamespace(spec=causal.spec, direction="forward"))
     library = SimpleNamespace(kernels=kernels)
-    assert set(correctness.directions_of(full, library)) == {"forward", "backward"}
-    assert set(correctness.directions_of(causal, library)) == {"forward"}
-    assert not correctness.directions_of(case("softcap"), library)
+    assert set(correctness.directions_of(full.spec, library)) == {"forward", "backward"}
+    assert set(correctness.directions_of(causal.spec, library)) == {"forward"}
+    assert not correctness.directions_of(case("softcap").spec, library)
     found = correctness.case_row(case("softcap"), library, "cpu")
     assert "no kernel" in found["skipped"]
     forward = correctness.case_row(causal, library, "cpu")
     assert set(forward["errors"]) == {"out", "lse"} and forward["right"]
+
+
+def test_only_problems_that_the_library_serves_are_timed():
+    problem = Problem("float16", 16, 64, causal=True, heads=2)
+    kernels = [SimpleNamespace(spec=problem.spec, direction="forward")]
+    libraries = SimpleNamespace(loaded=SimpleNamespace(kernels=kernels))
+    for one, direction in ((problem, "backward"), (replace(problem, causal=False), "forward")):
+        found = measured_cell(Cell("lengths", one, direction, 1), Patience(), libraries)
+        assert found == {"skipped": "the library has no kernel of this problem"}

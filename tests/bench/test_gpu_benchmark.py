@@ -236,6 +236,7 @@ def test_the_command_writes_a_document_and_a_plot(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "contenders_for", lambda problem, names: FAKES)
     monkeypatch.setattr(run, "measure_floors", lambda threads, quick: floors())
     served = [SimpleNamespace(spec=case("f32_full").spec, direction="forward")]
+    served += [SimpleNamespace(spec=SMALL.spec, direction=d) for d in rows.DIRECTIONS]
     library = SimpleNamespace(kernels=served, manifest=SimpleNamespace(sha256="f" * 64), path=None)
     monkeypatch.setattr("tvm_flash.runtime.loader.load", lambda path: library)
     sections = bench.SUITES["gpu-quick"].sections

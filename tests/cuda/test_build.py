@@ -235,7 +235,7 @@ def toys_for_schedules(monkeypatch, tmp_path):
     """The toy takes the place of what schedules give; no kernel is in memory or on disk."""
     asked = []
 
-    def cuda_programs(spec, direction, archs, choice):
+    def cuda_programs(spec, direction, archs, choice, folders):
         asked.append((direction, [arch.name for arch in archs]))
         symbol = f"{spec.name}_{direction}"
         return [(archs, program(symbol, "a", 64))]

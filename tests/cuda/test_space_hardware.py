@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rehearsed_gpu import SIZES, Interpreter, one_problem
 
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
@@ -23,52 +24,26 @@ from tvm_flash.tune import cuda_device
 from tvm_flash.tune.cuda_device import judged_and_timed
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware, built
 from tvm_flash.tune.hardware import HardwareFailure
-from tvm_flash.tune.trial import SearchTask, Sizes, Trial
+from tvm_flash.tune.trial import SearchTask, Trial
 from tvm_flash.tune.workers import Failure
-from tvm_flash.verify.hook import InterpretedDevice
-from tvm_flash.verify.trial import Candidate
 
 SPEC = AttentionSpec(dtype="float16", head_dim=64)
 SPACE = cuda_space(SPEC, "forward", ARCHS["sm_90"])
 SMALL = replace(SPACE.start, block_q=32, block_k=32, num_warps=2, q_in_registers=False)
-SIZES = Sizes(1, 1, 1, 40, 40)
 TASK = SearchTask(SPACE, SPEC, "forward", "sm_90", SIZES)
 
 
-class Interpreter:
-    """A ``Device`` on host tensors. clock: seconds by artifact; spoil: damages results."""
+@pytest.fixture
+def interpreter(monkeypatch):
+    """A function that gives a device; clock: seconds by artifact; spoil: damages results."""
+    one_problem(monkeypatch)
 
-    capability = (9, 0)
+    def use(clock, spoil=lambda tensors: None):
+        device = Interpreter(lambda place, numbers: clock[place], spoil)
+        monkeypatch.setattr(cuda_device, "_kernel", device.kernel)
+        return device
 
-    def __init__(self, clock, spoil=lambda tensors: None):
-        self.clock, self.spoil = clock, spoil
-        self.paths = {id(cuda_device._kernel(path)): path for path in clock}
-        self.called = []
-
-    def place(self, tensor):
-        return tensor
-
-    def call(self, kernel, given, outputs):
-        path = self.paths[id(kernel)]
-        self.called.append(path)
-        with InterpretedDevice(opened(path), self.capability) as device:
-            device.call(kernel, given, outputs=outputs)
-        self.spoil(given)
-
-    def wait(self):
-        pass
-
-    def seconds(self, call, repeats):
-        if len(self.called) < 100:
-            call()
-        return self.clock[self.called[-1]]
-
-
-@pytest.fixture(autouse=True)
-def one_problem(monkeypatch):
-    """Interpreted, the problems of a tile take seconds each: the telling one is enough here."""
-    listed = Candidate.listed
-    monkeypatch.setattr(Candidate, "listed", lambda candidate, quick: listed(candidate, True))
+    return use
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +89,8 @@ def test_a_config_that_does_not_fit_is_invalid():
 
 
 @pytest.mark.slow
-def test_right_results_are_timed_in_turns(small, smaller):
-    device = Interpreter({small.path: 2e-3, smaller.path: 1e-3})
+def test_right_results_are_timed_in_turns(interpreter, small, smaller):
+    device = interpreter({small.path: 2e-3, smaller.path: 1e-3})
     trial = judged_and_timed(device, small.path, smaller.path, SIZES, 0.02)
     assert trial.outcome == "ok" and trial.error <= trial.allowed
     assert len(trial.seconds) == len(trial.incumbent_seconds) >= 2
@@ -123,11 +98,11 @@ def test_right_results_are_timed_in_turns(small, smaller):
 
 
 @pytest.mark.slow
-def test_wrong_results_are_not_timed(small, smaller):
+def test_wrong_results_are_not_timed(interpreter, small, smaller):
     def spoil(tensors):
         tensors["out"][0, 0, 0, 0] += 1
 
-    device = Interpreter({small.path: 1e-6, smaller.path: 1e-3}, spoil)
+    device = interpreter({small.path: 1e-6, smaller.path: 1e-3}, spoil)
     trial = judged_and_timed(device, small.path, smaller.path, SIZES, 0.02)
     assert trial.outcome == "wrong" and trial.error > trial.allowed and not trial.seconds
     assert smaller.path not in device.called
@@ -141,22 +116,22 @@ def test_wrong_results_are_not_timed(small, smaller):
         "CUDA launch: too many resources requested for launch",
     ],
 )
-def test_a_broken_context_is_a_crash(small, smaller, message):
+def test_a_broken_context_is_a_crash(interpreter, small, smaller, message):
     def spoil(tensors):
         raise RuntimeError(message)
 
-    device = Interpreter({small.path: 1e-6, smaller.path: 1e-3}, spoil)
+    device = interpreter({small.path: 1e-6, smaller.path: 1e-3}, spoil)
     trial = judged_and_timed(device, small.path, smaller.path, SIZES, 0.02)
     assert trial.outcome == "crash" and message in trial.note
 
 
 @pytest.mark.slow
-def test_a_backward_has_its_workspaces():
+def test_a_backward_has_its_workspaces(interpreter):
     space = cuda_space(SPEC, "backward", ARCHS["sm_90"])
     config = replace(space.start, block_q=32, block_k=32, num_warps=2)
     found = built(SPEC, "backward", "sm_90", config.to_json())
-    kernel = cuda_device._kernel(found.path)
-    call = cuda_device.timed_call(Interpreter({found.path: 1e-3}), kernel, SIZES)
+    device = interpreter({})
+    call = cuda_device.timed_call(device, device.kernel(found.path), SIZES)
     call()
     call()
 
@@ -165,13 +140,16 @@ class Answers:
     """Instead of worker processes: what each item is answered by."""
 
     def __init__(self, answer):
-        self.answer, self.renewed, self.jobs = answer, 0, 1
+        self.answer, self.renewed, self.started, self.jobs = answer, 0, 0, 1
 
     def map(self, items, timeout):
         yield from ((n, self.answer(*item)) for n, item in enumerate(items))
 
     def renew(self):
         self.renewed += 1
+
+    def start(self):
+        self.started += 1
 
     def close(self):
         pass
@@ -201,7 +179,8 @@ def test_evaluate_gives_each_config_its_trial():
     with hardware(build, measure) as made:
         trials = dict(made.evaluate(TASK, configs, configs[3], 0.1))
         assert [trials[n].outcome for n in range(4)] == ["spill", "timeout", "crash", "ok"]
-        assert trials[3].resources == {"registers": 64} and made._measurer.renewed == 1
+        assert trials[3].resources == {"registers": 64}
+        assert (made._measurer.renewed, made._measurer.started) == (1, 2)
         with pytest.raises(HardwareFailure, match="8 bytes"):
             list(made.evaluate(TASK, configs, configs[0], 0.1))
 
@@ -209,6 +188,17 @@ def test_evaluate_gives_each_config_its_trial():
 def test_what_is_this_machines_fault_ends_the_search():
     made = hardware(lambda *_: Failure("machine", "disk full"), None)
     with pytest.raises(HardwareFailure, match="disk full"):
+        list(made.evaluate(TASK, [SMALL], SMALL, 0.1))
+
+
+def test_a_device_that_is_lost_is_no_configs_crash():
+    class Lost(Answers):
+        def start(self):
+            raise HardwareFailure("a worker process did not start: no CUDA GPUs are available")
+
+    made = hardware(lambda *_: Built("path", {}), None)
+    made._measurer = Lost(lambda *_: Failure("crash", "CUDA error: unspecified launch failure"))
+    with pytest.raises(HardwareFailure, match="no CUDA GPUs"):
         list(made.evaluate(TASK, [SMALL], SMALL, 0.1))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from rehearsed_gpu import pose
 
 from tvm_flash.cli.tune_cuda import request_on_gpu
 from tvm_flash.codegen.toolkit import find_toolkit
@@ -24,27 +26,29 @@ SPEC = AttentionSpec(dtype="float16", head_dim=64)
 
 @pytest.fixture
 def h100(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    pose(monkeypatch)
 
 
 def test_without_a_gpu_nothing_is_measured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_at_hand("cuda") is None and request_on_gpu([SPEC], ["forward"], "cuda", ()) is None
+    assert gpu_at_hand("cuda") is None and request_on_gpu([], "cuda", ()) is None
 
 
-@pytest.mark.parametrize(
-    ("target", "measured"),
-    [("cuda", True), ("cuda:sm_90", True), ("cuda:sm_80", False), ("cuda:sm_80,sm_90", False)],
-)
-def test_which_targets_are_measured(h100, target, measured):
-    assert gpu_at_hand(target) == (ARCHS["sm_90"] if measured else None)
+@pytest.mark.parametrize("target", ["cuda", "cuda:sm_90"])
+def test_which_targets_are_measured(h100, target):
+    assert gpu_at_hand(target) == ARCHS["sm_90"]
 
 
-def test_a_gpu_that_no_architecture_names_is_ranked(h100, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 7))
-    assert gpu_at_hand("cuda") is None
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_80,sm_90"])
+def test_other_architectures_are_refused(h100, target):
+    with pytest.raises(UnsupportedSpec, match="this GPU is sm_90; CUDA_VISIBLE_DEVICES="):
+        gpu_at_hand(target)
+
+
+def test_a_gpu_that_no_architecture_names(monkeypatch):
+    pose(monkeypatch, capability=(8, 7))
+    with pytest.raises(UnsupportedSpec, match=r"8\.7, records are kept for sm_75"):
+        gpu_at_hand("cuda")
 
 
 def test_tasks():
@@ -54,6 +58,12 @@ def test_tasks():
     ]  # fmt: skip
     with pytest.raises(UnsupportedSpec, match="tune backward"):
         gpu_tasks([SPEC], ["backward_deterministic"], ARCHS["sm_90"])
+    wide = [replace(SPEC, head_dim=n, head_dim_v=n) for n in (300, 512)]
+    with pytest.raises(UnsupportedSpec) as error:
+        gpu_tasks([wide[0], SPEC, wide[1]], ["forward"], ARCHS["sm_90"])
+    assert [reason.split(":")[0] for reason in error.value.reasons] == [
+        "attn_f16_d300 forward", "attn_f16_d512 forward",
+    ]  # fmt: skip
 
 
 class Answers:
@@ -70,7 +80,7 @@ class Answers:
     def renew(self):
         pass
 
-    close = renew
+    start = close = renew
 
 
 def build(spec, direction, arch, config):
@@ -92,7 +102,7 @@ def test_a_search_leaves_records_that_builds_take(h100, tmp_path):
     except BuildError as error:
         pytest.skip(f"no CUDA compiler: {error}")
     searched = ("random", None, 0, 20, 0.1, tmp_path, None)
-    request = request_on_gpu([SPEC], ["forward"], "cuda", searched)
+    request = request_on_gpu([([SPEC], ["forward"])], "cuda", searched)
     with CudaHardware(jobs=1, timeout=60) as hardware:
         hardware._builders, hardware._measurer = Answers(build), Answers(measure)
         (session,) = request.sessions(hardware, lambda state, event: None)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rehearsed_gpu import pose
 from tools import needs
 from typer.testing import CliRunner
 
@@ -20,8 +21,11 @@ from tvm_flash.cases import CASES
 from tvm_flash.cli.app import app
 from tvm_flash.codegen.toolkit import find_nvdisasm, find_toolkit
 from tvm_flash.errors import ArtifactError, BuildError
+from tvm_flash.problem.arguments import WRITTEN, names
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.runtime.loader import registered
+from tvm_flash.runtime.loader import opened, registered
+from tvm_flash.verify import library
+from tvm_flash.verify.hook import InterpretedDevice
 from tvm_flash.verify.problems import problems
 from tvm_flash.verify.question import ask
 from tvm_flash.verify.rule import Deviation, deviations
@@ -151,6 +155,33 @@ def rewrite(path, pattern, replacement):
     texts[name] = texts[name][: last.start()] + replacement + texts[name][last.end() :]
     write_manifest(path, replace(manifest, ptx_sha256=write_ptx(path, texts)))
     return texts[name]
+
+
+def test_on_a_gpu(artifact, monkeypatch):
+    """The interpreter in its place: what runs, and that what it wrote comes back."""
+    pose(monkeypatch, capability=(9, 0))
+    ran = []
+
+    def interpreted(kernel, placed):
+        ran.append(kernel.direction)
+        with InterpretedDevice(opened(artifact), (9, 0)) as device:
+            written = names(kernel.arguments, *WRITTEN)
+            device.call(kernel, placed, outputs=written)
+
+    monkeypatch.setattr(library, "_run_on_gpu", interpreted)
+    monkeypatch.setattr(library, "_to_gpu", lambda tensor: tensor)
+    assert "2 runs, nothing wrong" in call(artifact, "--gpu", "--quick").stdout
+    assert ran == ["forward", "forward", "backward"]
+    monkeypatch.setattr(library, "_run_on_gpu", lambda kernel, placed: None)
+    assert "wrong" in call(artifact, "--gpu", "--quick", status=1).stdout, "nothing was written"
+
+
+def test_gpus_that_a_library_does_not_serve(artifact, monkeypatch):
+    pose(monkeypatch, capability=(12, 0))
+    assert "this GPU is sm_120: build it for" in call(artifact, "--gpu", status=2).stderr
+    assert "--gpu takes a library" in call("bf16,d=32", "--gpu", status=2).stderr
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA GPU here" in call(artifact, "--gpu", status=2).stderr
 
 
 def test_missing_barrier_is_found(copy, tmp_path):

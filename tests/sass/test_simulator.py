@@ -57,7 +57,14 @@ def test_special_functions_take_8_clocks_each():
 
 @pytest.mark.parametrize(
     ("opcode", "lines"),
-    [("LDSM.16.M88.4", 4), ("LDSM.16.MT88.2", 2), ("LDS.128", 4), ("LDS", 1), ("STS.64", 2)],
+    [
+        ("LDSM.16.M88.4", 4),
+        ("LDSM.16.MT88.2", 2),
+        ("LDSM.16.M88", 1),
+        ("LDS.128", 4),
+        ("LDS", 1),
+        ("STS.64", 2),
+    ],
 )
 def test_all_warps_share_128_bytes_a_clock_of_shared_memory(opcode, lines):
     load = f"B------:-:1:-:S01 {opcode} R0, [R1]\n" * 20 + "B-1----:-:-:-:S01 NOP\n"
@@ -153,8 +160,8 @@ def test_tensor_rates_follow_the_data_sheet():
     assert tf32.parts["tensor"] == 8
 
 
-@pytest.mark.parametrize("opcode", ["HGMMA.64x128x16.F32", "UTCHMMA"])
-def test_products_beside_the_warps_are_not_modelled(opcode):
+@pytest.mark.parametrize("opcode", ["HGMMA.64x128x16.F32", "UTCHMMA", "HMMA.SP.16832.F32"])
+def test_products_of_other_instructions_are_not_modelled(opcode):
     with pytest.raises(UnsupportedSpec, match=f"{opcode} is not modelled"):
         predict_loop(code(f"{opcode} R4, gdesc[UR4]"), ARCHS["sm_90"], 4, 1)
 

@@ -23,6 +23,32 @@ def test_exact(logs):
     assert found.source == f"tuning_logs/{TARGET}/float32_d64_causal.jsonl:exact"
 
 
+def test_the_records_of_the_very_spec_come_first(logs):
+    capped = AttentionSpec(dtype="float32", head_dim=64, softcap=True)
+    alibi = AttentionSpec(dtype="float32", head_dim=64, alibi=True)
+    folder = logs(
+        line(config=config_of(32), day=1),
+        line(capped, config=config_of(96), day=2),
+        line(config=config_of(64), day=3),
+        line(capped, config=config_of(128), day=2, trial=9),
+    )
+    assert chosen(folder, capped).config == config_of(128)
+    assert chosen(folder).config == chosen(folder, alibi).config == config_of(64)
+
+
+def test_a_folder_of_records_comes_before_the_packages_own(logs, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "log_folders", lambda: (tmp_path / "own",))
+    append(tmp_path / "own", line(config=config_of(32), day=9))
+    append(tmp_path / "own", line(CAUSAL, config=config_of(96)))
+    folders = records.record_folders(logs(line(config=config_of(128))))
+    for spec, block_k in ((SPEC, 128), (CAUSAL, 96)):
+        (first, *_) = select.choose_all(spec, "forward", host_target(), ["long"], folders)
+        assert first.config.block_k == block_k
+    assert records.record_folders(None) is None
+    with pytest.raises(ValueError, match="nowhere' is no folder"):
+        records.record_folders(tmp_path / "nowhere")
+
+
 def test_only_the_latest_best_line_counts(logs):
     folder = logs(
         line(config=config_of(32), day=2),

@@ -30,7 +30,7 @@ LAYERS = (
         ("problem",),
         "`AttentionSpec`: frozen, validated; its name keys files, symbols and caches. The "
         "arguments of its kernels, one table. Length buckets: a spec's kernels, each for some "
-        "lengths",
+        "lengths. Presets: the specs of a library",
     ),
     Layer("the oracle", ("reference",), "the same attention on torch tensors, in any precision"),
     Layer("the list", ("cases",), "the cases that tests, builds and benchmarks walk"),

@@ -14,6 +14,7 @@ from tune_search import Made, Toy, toy_task
 from typer.testing import CliRunner
 
 from tvm_flash.cli import tune as command
+from tvm_flash.cli import tune_search
 from tvm_flash.cli.app import app
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.problem.spec import AttentionSpec
@@ -76,7 +77,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused_before_anything_is_compiled(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "_search", None)
+    monkeypatch.setattr(command, "search", None)
     arguments, part = REFUSED[what]
     result = call(*arguments, "--logs", tmp_path / "logs", status=2)
     assert part in result.stderr and "Traceback" not in result.output
@@ -155,6 +156,17 @@ def test_ctrl_c_says_how_to_go_on(hardware, tmp_path):
     assert "6 trials were in the log" in call(*options).stderr
     trials = [config for config, _, seconds in rest.asked if seconds == 1.0]
     assert len(trials) == 12 - 6, "the first of seven was the default's"
+
+
+@pytest.mark.parametrize("stop_after", [None, 3])
+def test_what_was_tuned_is_built_unless_stopped(hardware, tmp_path, monkeypatch, stop_after):
+    built = []
+    monkeypatch.setattr(tune_search, "rebuild", lambda request, out: built.append(out))
+    hardware(stop_after=stop_after)
+    options = [SPEC, "--logs", tmp_path, "--strategy", "grid", "--trials", "4"]
+    done = call(*options, "-o", tmp_path / "kernels", status=130 if stop_after else 0)
+    assert built == ([] if stop_after else [tmp_path / "kernels"])
+    assert "--target x86-64-v4 --logs LOGS" in done.stderr
 
 
 def test_sigterm_stops_as_ctrl_c_does(hardware, tmp_path):

@@ -73,13 +73,16 @@ class Answers:
     """Workers that answer as they are told."""
 
     def __init__(self, answer):
-        self.answer, self.renewed = answer, 0
+        self.answer, self.renewed, self.started = answer, 0, 0
 
     def map(self, items, timeout):
         yield from ((index, self.answer) for index, _ in enumerate(items))
 
     def renew(self):
         self.renewed += 1
+
+    def start(self):
+        self.started += 1
 
     def close(self):
         """Nothing runs."""

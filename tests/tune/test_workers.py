@@ -78,3 +78,14 @@ def test_processes_that_cannot_start():
     with pytest.raises(HardwareFailure, match="no compiler here"):
         list(pool.map([("fine",)], 600))
     pool.close()
+
+
+def test_a_process_is_ready_before_its_first_item(workers):
+    pool = workers(1)
+    pool.start()
+    (worker,) = pool._idle
+    assert worker._ready
+    pool.start()
+    assert pool._idle == [worker]
+    with pytest.raises(HardwareFailure, match="no compiler here"):
+        workers(1, prepare=cannot_start).start()

@@ -12,23 +12,24 @@ import torch
 from ..cases import Case, make_inputs
 from ..errors import UnsupportedSpec
 from ..frontend.functional import attention as our_attention
+from ..problem.spec import AttentionSpec
 from ..runtime.loader import Library
 from ..verify.rule import Deviation, judged
 from .device import inputs_on
 
 
-def directions_of(case: Case, library: Library | None) -> Collection[str]:
-    """What of ``case`` the kernels of ``library`` compute; None: both, compiled when needed."""
+def directions_of(spec: AttentionSpec, library: Library | None) -> Collection[str]:
+    """What of ``spec`` the kernels of ``library`` compute; None: both, compiled when needed."""
     if library is None:
         return ("forward", "backward")
-    return {kernel.direction for kernel in library.kernels if kernel.spec == case.spec}
+    return {kernel.direction for kernel in library.kernels if kernel.spec == spec}
 
 
 def case_row(
     case: Case, library: Library | None, device: str, attention: Callable = our_attention
 ) -> dict:
     """What a cell says of ``case``: errors and limits, or that the library does not serve it."""
-    served = directions_of(case, library)
+    served = directions_of(case.spec, library)
     if "forward" not in served:
         return {"skipped": "the library has no kernel of this case"}
     try:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 
 from ..cases import Inputs
+from ..verify.buffers import moved
 from .timing import Call, Stopwatch, host_seconds
 
 # Larger than any L2 cache.
@@ -59,14 +60,6 @@ def release(device: str) -> None:
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
-
-
-def moved(x: torch.Tensor, device: str) -> torch.Tensor:
-    """``x`` on ``device`` with the strides that it has."""
-    # A copy of a view would be dense: copy what it looks into.
-    if x._base is None:
-        return x.to(device)
-    return x._base.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 def inputs_on(inputs: Inputs, device: str) -> Inputs:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..cases import Case
 from ..problem.dtype import DTYPES
+from ..problem.spec import AttentionSpec
 
 MEMORY_SEQLENS = (2048, 4096, 8192)
 
@@ -48,6 +49,14 @@ class Problem:
     def group(self) -> int:
         """Heads that share a key head."""
         return self.heads // self.key_heads
+
+    @property
+    def spec(self) -> AttentionSpec:
+        """What a kernel for it is compiled for."""
+        window = self.window is not None
+        return AttentionSpec(
+            dtype=self.dtype, head_dim=self.head_dim, causal=self.causal, window_left=window
+        )
 
     @property
     def mask(self) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from ..machine import cpu_features
-from ..problem.spec import RETURNS, AttentionSpec
+from ..problem.spec import RETURNS
 from .child import ask
 from .problems import Problem
 from .timing import Patience
@@ -36,7 +36,7 @@ def library_for(problems: list[Problem], folder: Path) -> Path:
     from ..codegen.build import build
 
     specs = [
-        AttentionSpec(dtype=p.dtype, head_dim=p.head_dim, causal=p.causal, returns=returns)
+        replace(p.spec, returns=returns)
         for p in problems
         for returns in RETURNS  # which of them a call needs is the operator's business
     ]

@@ -15,7 +15,7 @@ from ..runtime.loader import Library
 from . import restricted
 from .contenders import OURS
 from .cores import Usage, load_average, pinned
-from .correctness import case_row
+from .correctness import case_row, directions_of
 from .document import Document, floor_key
 from .floors import measure_floors
 from .gpu_host import clocks, gpu_fields
@@ -154,6 +154,8 @@ def measured_cell(cell: Cell, patience: Patience, libraries: Libraries) -> dict:
             return {"skipped": refusal}
         library = libraries.restricted()
         return restricted.restricted_row(cell.problem, library, cell.threads, patience, cell.names)
+    if not {"forward", cell.direction} <= set(directions_of(cell.problem.spec, libraries.loaded)):
+        return {"skipped": "the library has no kernel of this problem"}
     return timed(cell.problem, cell.direction, patience, cell.names, cell.device).to_json()
 
 

@@ -14,13 +14,13 @@ from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from .console import Advance, console, progress
 from .cost_table import cost_tables
 from .show_table import show
-from .spec_options import Specs, SpecsFile
-from .spec_text import specs_of
+from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
 
 
 def build(
     specs: Specs = None,
     specs_file: SpecsFile = None,
+    preset: PresetNames = None,
     target: Annotated[
         str, typer.Option(help="llvm (this machine), a CPU level, cuda or cuda:sm_80,sm_90.")
     ] = "llvm",
@@ -44,13 +44,25 @@ def build(
             show_default=False,
         ),
     ] = ",".join(FORWARD_BUCKETS),
+    logs: Annotated[
+        Path | None,
+        typer.Option(help="Folder of tuning records that come before the package's own."),
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="Only print the kernels of the presets, for --specs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
-    problems = specs_of([*(specs or []), *map(str, specs_file or [])])
+    if show_list:
+        print("\n".join(listing(preset)))
+        return
+    problems = own_specs(specs, specs_file, preset)
     wanted = {
+        "presets": preset or (),
         "directions": _directions(forward_only, deterministic),
         "buckets": check_buckets(word.strip() for word in buckets.split(",")),
+        "logs": logs,
     }
     path, seconds = _build(problems, target, out, wanted)
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -87,9 +99,7 @@ def _costs(path: Path) -> list:
     return reports(path)
 
 
-def _build(
-    problems: list, target: str, out: Path, wanted: dict[str, tuple[str, ...]]
-) -> tuple[Path, float]:
+def _build(problems: list, target: str, out: Path, wanted: dict[str, Any]) -> tuple[Path, float]:
     from ..codegen.build import build as build_artifact
 
     started = time.perf_counter()

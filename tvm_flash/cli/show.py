@@ -137,7 +137,7 @@ def require_tvm() -> None:
 
     if find_spec("tvm") is None:
         raise UnsupportedSpec(
-            "showing a kernel needs apache-tvm, which is missing: pip install 'tvm-flash[compile]'"
+            "kernels are made by apache-tvm, which is missing: pip install 'tvm-flash[compile]'"
         )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..problem.presets import PRESETS, all_pairs, preset_named
+from ..problem.spec import AttentionSpec
+from .spec_text import specs_of, text_of
 
 Specs = Annotated[
     list[str] | None,
@@ -18,3 +23,42 @@ SpecsFile = Annotated[
     list[Path] | None,
     typer.Option("--specs", help="File of specs: one a line, or a JSON list."),
 ]
+PresetNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help=f"Also the kernels of a list: {', '.join(PRESETS)} (`build --list` prints them).",
+    ),
+]
+
+
+def own_specs(
+    specs: list[str] | None, files: list[Path] | None, presets: list[str] | None
+) -> list[AttentionSpec]:
+    """The specs that are named besides ``presets``; SpecTextError where nothing at all is."""
+    texts = [*(specs or []), *map(str, files or [])]
+    return specs_of(texts) if texts or not presets else []
+
+
+def grouped(
+    specs: Iterable[AttentionSpec], presets: list[str] | None, directions: Iterable[str]
+) -> list[tuple[list[AttentionSpec], tuple[str, ...]]]:
+    """``specs`` and those of ``presets``, the ones that come in the same directions together."""
+    found: dict[AttentionSpec, list[str]] = {}
+    for spec, direction in all_pairs(specs, presets or [], directions):
+        found.setdefault(spec, []).append(direction)
+    groups: dict[tuple[str, ...], list[AttentionSpec]] = {}
+    for spec, directions in found.items():
+        groups.setdefault(tuple(directions), []).append(spec)
+    return [(specs, directions) for directions, specs in groups.items()]
+
+
+def listing(names: list[str] | None) -> list[str]:
+    """Lines of the presets ``names`` (None: of all), which make a file for --specs."""
+    lines = []
+    for preset in map(preset_named, names or PRESETS):
+        lines.append(f"# {preset.name}: {' and '.join(preset.directions)}")
+        for use in preset.uses:
+            lines += [f"# {use.why}", *map(text_of, use.specs)]
+    return lines

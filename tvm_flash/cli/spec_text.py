@@ -61,6 +61,24 @@ def parse_specs(text: str) -> list[AttentionSpec]:
         raise SpecTextError(f"{text:.200} cannot be read as specs: {one_line(error)}") from error
 
 
+def text_of(spec: AttentionSpec) -> str:
+    """What ``parse_spec`` reads as ``spec``, which must have no score_mod and no mask_mod."""
+    right = spec.window_right or spec.causal
+    ends = {(True, True): "window", (True, False): "window=left", (False, True): "window=right"}
+    words = [
+        spec.element.written,
+        f"d={spec.head_dim}",
+        f"dv={spec.head_dim_v}" * (spec.head_dim_v != spec.head_dim),
+        "causal" * spec.causal,
+        ends[spec.window_left, right] if spec.window_left or spec.window_right else "",
+        "softcap" * spec.softcap,
+        "alibi" * spec.alibi,
+        "top_left" * (spec.alignment == "top_left"),
+        "no_lse" * (spec.returns == "out"),
+    ]
+    return ",".join(filter(None, words))
+
+
 def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
     """Every spec that ``texts`` mean; SpecTextError where there is none."""
     found = []
@@ -71,7 +89,7 @@ def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
         found += own
     if not found:
         raise SpecTextError(
-            "no specs: name some, for example bf16,d=64,causal, or give --specs FILE"
+            "no specs: name some, as bf16,d=64,causal, or give --specs FILE or --preset NAME"
         )
     return found
 

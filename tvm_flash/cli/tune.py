@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from ..errors import TvmFlashError, UnsupportedSpec
+from ..errors import UnsupportedSpec
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
-from .console import console, notes
+from .console import PLAIN, console, notes
 from .show import require_tvm
 from .show_table import show
-from .spec_options import Specs, SpecsFile
-from .spec_text import specs_of
-from .tune_cuda import gpu_hardware, rank_on_cuda, request_on_gpu
-from .tune_tables import Found, found_lines, found_table, log_table
-from .tune_view import LiveView, PlainView, clock_text
+from .spec_options import PresetNames, Specs, SpecsFile, grouped, own_specs
+from .tune_carried import carry_candidates, tune_carried
+from .tune_cuda import Groups, gpu_hardware, rank_without_gpu, request_on_gpu
+from .tune_rebuild import require_out
+from .tune_search import search
+from .tune_tables import log_table
 
 if TYPE_CHECKING:
     from ..tune.hardware import Hardware
     from ..tune.request import Request
 
 DIRECTIONS = ("forward", "backward")
-# 128 and the number of SIGINT, as shells have it.
-_INTERRUPTED = 130
-_PLAIN: dict[str, bool] = {"highlight": False, "soft_wrap": True}
 
 
 def tune(
     specs: Specs = None,
     specs_file: SpecsFile = None,
+    preset: PresetNames = None,
     target: Annotated[
         str, typer.Option(help="llvm (this machine), a CPU level behind --rpc, cuda or cuda:sm_90.")
     ] = "llvm",
@@ -67,6 +62,15 @@ def tune(
     logs: Annotated[
         Path | None, typer.Option(help="Folder of the records; default: where builds look.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Build what was tuned into this folder at the end. Default: on a GPU "
+            "kernels_ARCH.",
+        ),
+    ] = None,
     directions: Annotated[str, typer.Option(help="Directions to tune.")] = "forward,backward",
     buckets: Annotated[
         str,
@@ -90,6 +94,14 @@ def tune(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Compilers at once; default: one per core.")
     ] = None,
+    carry: Annotated[
+        Path | None,
+        typer.Option(help="Only build the candidates for one GPU into this folder, to be timed."),
+    ] = None,
+    carried: Annotated[
+        Path | None,
+        typer.Option(help="Time the candidates in this folder; needs neither TVM nor nvcc."),
+    ] = None,
     check_logs: Annotated[
         Path | None, typer.Option(help="Only say which lines of this folder's logs are valid.")
     ] = None,
@@ -101,91 +113,60 @@ def tune(
     if check_logs is not None:
         _check(check_logs)
         return
-    require_tvm()
-    problems = specs_of([*(specs or []), *map(str, specs_file or [])])
-    wanted = _words("directions", directions, DIRECTIONS)
     folder = logs or _own_logs()
+    if carried is not None:
+        tune_carried(carried, seconds, timeout, folder)
+        return
+    require_tvm()
+    groups = grouped(
+        own_specs(specs, specs_file, preset), preset, _words("directions", directions, DIRECTIONS)
+    )
+    if carry is not None:
+        carry_candidates(groups, target, trials, seed, strategy, carry)
+        return
     if cost_model is not None:
         strategy = strategy or "evolutionary"
+    searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
     if target.partition(":")[0] == "cuda":
         if rpc is not None:
             raise UnsupportedSpec("--rpc is for CPU targets: run on the machine with the GPU")
-        searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
-        request = request_on_gpu(problems, wanted, target, searched)
-        if request is None:
-            rank_on_cuda(problems, wanted, target, trials, seed, folder)
-        else:
-            _search(request, gpu_hardware(jobs, timeout))
-        return
+        on_gpu = request_on_gpu(groups, target, searched)
+        if on_gpu is None:
+            rank_without_gpu(groups, target, trials, seed, folder)
+            return
+        request, out = on_gpu, out or Path(f"kernels_{on_gpu.target.name}")
+        hardware: Callable[[], Hardware] = partial(gpu_hardware, jobs, timeout)
+    else:
+        cpu_options = (buckets, seqlen, threads)
+        request = _request_on_cpu(groups, target, rpc is not None, cpu_options, searched)
+        hardware = partial(_hardware, rpc, rpc_key, request.target.name, jobs, timeout)
+    require_out(out)
+    if restored := request.prepare():
+        notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
+    named = [*(specs or []), *_options("--specs", specs_file), *_options("--preset", preset)]
+    search(request, hardware(), out, named)
+
+
+def _options(name: str, values: Sequence[object] | None) -> list[str]:
+    return [word for value in values or [] for word in (name, str(value))]
+
+
+def _request_on_cpu(
+    groups: Groups, target: str, remote: bool, options: tuple, searched: tuple
+) -> Request:
+    """The searches on ``target``; options: buckets, seqlen, threads as the command has them."""
     from ..tune.plan import find_target, tasks
     from ..tune.request import Request
 
-    cpu = find_target(target, remote=rpc is not None)
+    buckets, seqlen, threads = options
+    cpu = find_target(target, remote=remote)
     lengths = check_buckets(word.strip() for word in buckets.split(","))
-    planned = tasks(problems, cpu, wanted, lengths, seqlen=seqlen, threads=threads)
-    searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
-    request = Request(tuple(planned), cpu, *searched)
-    restored = request.prepare()
-    hardware = _hardware(rpc, rpc_key, cpu.name, jobs, timeout)
-    if restored:
-        notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
-    _search(request, hardware)
-
-
-def _search(request: Request, hardware: Hardware) -> None:
-    """Run the sessions, then say what was found; also what an interrupted one had found."""
-    found: list[Found] = []
-    started = time.monotonic()
-    if request.strategy is None:
-        notes.print(f"strategy: {', '.join(request.strategies)}", **_PLAIN)
-    view = (LiveView if notes.is_terminal else PlainView)(notes, len(request.tasks))
-    stopped: BaseException | None = None
-    try:
-        with _termination(), hardware, view:
-            for session in request.sessions(hardware, view.tell):
-                found.append(Found(session.state, None))
-                view.begin(session.task)
-                found[-1] = Found(session.state, session.run())
-    except (KeyboardInterrupt, TvmFlashError) as error:
-        stopped = error
-    if waiting := request.waiting():
-        notes.print(
-            f"{waiting} could not be written to {request.logs}: the next run will", **_PLAIN
-        )
-    if found:
-        show(found_table(found))
-        for line in found_lines(found):
-            console.print(escape(line), **_PLAIN)
-    elapsed = clock_text(time.monotonic() - started)
-    again = sum(one.state.replayed for one in found)
-    known = f", {again} trials were in the log" if again else ""
-    notes.print(escape(f"{elapsed} in all{known}; records are in {request.logs}"), **_PLAIN)
-    if stopped is not None:
-        _stop(stopped)
-
-
-def _stop(reason: BaseException) -> None:
-    """Leave with what a shell expects: 130 after Ctrl-C, 1 after a failure."""
-    if isinstance(reason, KeyboardInterrupt):
-        command = escape(shlex.join(["tvm-flash", *sys.argv[1:]]))
-        notes.print(f"stopped; every trial is recorded. To go on: {command}", **_PLAIN)
-        raise typer.Exit(_INTERRUPTED)
-    notes.print(f"[bold red]error:[/] {escape(str(reason))}", **_PLAIN)
-    raise typer.Exit(1) from reason
-
-
-@contextmanager
-def _termination() -> Iterator[None]:
-    """SIGTERM stops a search as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    planned = [
+        task
+        for specs, directions in groups
+        for task in tasks(specs, cpu, directions, lengths, seqlen=seqlen, threads=threads)
+    ]
+    return Request(tuple(planned), cpu, *searched)
 
 
 def _hardware(rpc: str | None, key: str, target: str, jobs: int | None, timeout: float) -> Hardware:
@@ -225,7 +206,7 @@ def _check(folder: Path) -> None:
     table, problems = log_table(folder)
     show(table)
     for problem in problems:
-        console.print(escape(problem), **_PLAIN)
+        console.print(escape(problem), **PLAIN)
     if problems:
         notes.print(f"{len(problems)} lines are skipped by builds; all others are used")
         raise typer.Exit(1)

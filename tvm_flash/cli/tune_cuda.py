@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..bench.table import Table, numbers, words
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
-from .console import notes, progress
+from .console import PLAIN, notes, progress
 from .show_table import show
 from .tune_view import changes, failures_text
 
@@ -22,22 +22,26 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-def request_on_gpu(
-    specs: Sequence[AttentionSpec], directions: Sequence[str], target: str, searched: tuple
-) -> Request | None:
-    """The searches on this machine's GPU; None without one, or where ``target`` means others.
+# Specs that come in the same directions, and these.
+Groups = Sequence[tuple[Sequence[AttentionSpec], Sequence[str]]]
 
-    searched: the fields of a Request from strategy on. Raises UnsupportedSpec, ValueError.
+
+def request_on_gpu(groups: Groups, target: str, searched: tuple) -> Request | None:
+    """The searches on this machine's GPU; None without one.
+
+    searched: the fields of a Request from strategy on. Raises UnsupportedSpec, also for a target
+    that is not this GPU's, and BuildError without nvcc.
     """
+    from ..codegen.toolkit import find_toolkit
     from ..tune.cuda_search import gpu_at_hand, gpu_tasks
     from ..tune.request import Request
 
     arch = gpu_at_hand(target)
     if arch is None:
         return None
-    request = Request(tuple(gpu_tasks(specs, directions, arch)), arch, *searched)
-    request.prepare()
-    return request
+    find_toolkit()
+    tasks = [task for group in groups for task in gpu_tasks(*group, arch)]
+    return Request(tuple(tasks), arch, *searched)
 
 
 def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:
@@ -46,6 +50,23 @@ def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:
     from ..tune.cuda_hardware import CudaHardware
 
     return CudaHardware(jobs or usable_cores(), timeout)
+
+
+def rank_without_gpu(groups: Groups, target: str, trials: int, seed: int, logs: Path) -> None:
+    """``rank_on_cuda`` of all ``groups``, with words that nothing is measured, and what to do."""
+    from ..schedules.cuda.arch import cuda_archs
+
+    named = ", ".join(arch.name for arch in cuda_archs(target))
+    notes.print(
+        f"no CUDA GPU here: configs are ranked by a model of {named}; nothing is timed", **PLAIN
+    )
+    for specs, directions in groups:
+        rank_on_cuda(specs, directions, target, trials, seed, logs)
+    notes.print(
+        "builds take the defaults until configs are measured: run this command on a machine with "
+        "such a GPU and nvcc, and carry its records here (docs/tuning-cuda.md)",
+        **PLAIN,
+    )
 
 
 def rank_on_cuda(

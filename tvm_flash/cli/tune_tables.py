@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bench.table import Table, numbers, words
-from .tune_view import differences, failures_text, ratio_text, title
+from .tune_view import differences, failures_text, ratio_text, share_text, title
 
 if TYPE_CHECKING:
     from ..tune.session import State
@@ -25,10 +25,14 @@ class Found:
 
 
 def found_table(found: Sequence[Found]) -> Table:
-    """One line for each search: what was gained over the default, how surely, at what cost."""
+    """One line for each search: what was gained over the default, how surely, at what cost.
+
+    The times, taken in turns, and the error are those of the last measurement.
+    """
     columns = (
-        *words("spec", "direction", "bucket"), *numbers("default", unit="ms", rank=2),
-        *numbers("best / default", "gain"), *numbers("trials", rank=1),
+        *words("spec", "direction", "bucket"), *numbers("error / allowed", rank=3),
+        *numbers("default", "best", unit="ms", rank=2), *numbers("best / default", "gain"),
+        *numbers("trials", rank=1),
         *words("failures"),
     )  # fmt: skip
     title = "time of the best config over the default's"
@@ -47,17 +51,22 @@ def found_lines(found: Sequence[Found]) -> list[str]:
 def _cells(found: Found) -> tuple[str, ...]:
     state, final = found.state, found.final
     task = state.task
-    default = f"{statistics.median(final.incumbent_seconds) * 1e3:.4g}" if final else "-"
     return (
         task.spec.name,
         task.direction,
         task.bucket,
-        default,
+        share_text(final) if final else "-",
+        _milliseconds(final.incumbent_seconds) if final else "-",
+        _milliseconds(final.seconds) if final else "-",
         _ratio(state, final),
         gain_text(state),
         f"{state.done}" + f" of {state.total}" * (state.done < state.total),
         failures_text(state.failures),
     )
+
+
+def _milliseconds(samples: Sequence[float]) -> str:
+    return f"{statistics.median(samples) * 1e3:.4g}"
 
 
 def _ratio(state: State, final: Trial | None) -> str:

@@ -156,11 +156,19 @@ def _event_text(event: Event) -> str:
     step, trial = event.step, event.trial
     head = f"{step.stage:8} {step.number:4}"
     tail = differences(step.config, step.incumbent) if step.config != step.incumbent else "itself"
-    return f"{head}  {_trial_text(trial):46} {'BEST' * event.best:4} {tail}"
+    return f"{head}  {_trial_text(trial):62} {'BEST' * event.best:4} {tail}"
 
 
 def _trial_text(trial: Trial) -> str:
     if trial.outcome != "ok":
         return f"{trial.outcome}: {trial.note}"[:80]
     time_ms = statistics.median(trial.seconds) * 1e3
-    return f"{time_ms:10.4g} ms, {ratio_text(trial.ratio, trial.spread)} of the best's"
+    ratio = ratio_text(trial.ratio, trial.spread)
+    return f"error {share_text(trial)} of allowed, {time_ms:.4g} ms, {ratio} of the best's"
+
+
+def share_text(trial: Trial) -> str:
+    """The error of the result nearest to the error rule's limit, over that limit."""
+    if trial.error is None or not trial.allowed:
+        return "-"
+    return f"{trial.error / trial.allowed:.2f}"

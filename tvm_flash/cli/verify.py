@@ -1,4 +1,4 @@
-"""``tvm-flash verify``: a library's or a spec's kernels, checked without a GPU."""
+"""``tvm-flash verify``: a library's or a spec's kernels held to the error rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, UnsupportedSpec
 from .console import console, progress, refuse_unwritable
 from .loop_table import PREDICTED, loop_table, without_loops
 from .show_table import show
@@ -51,6 +51,9 @@ def verify(
     seed: Annotated[
         int, typer.Option(help="Seed of the inputs and of the order in which threads run.")
     ] = 0,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Run a CUDA library on this machine's GPU.")
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="One line for each problem.")
     ] = False,
@@ -67,7 +70,7 @@ def verify(
 ) -> None:
     """Run GPU kernels in the PTX interpreter, all accesses checked, and compare with float64.
 
-    Kernels of a CPU library run as they are.
+    Kernels of a CPU library run as they are, with --gpu those of a CUDA library too.
 
     Exit status 1: a kernel is wrong. 2: nothing could be verified, such as a changed file.
     """
@@ -79,6 +82,8 @@ def verify(
         raise ValueError(
             f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
         )
+    if gpu:
+        settings["gpu"] = True
     found = _verify(subject, archs, directions, settings)
     show(verdict_table(found, verbose))
     _print_failures(found)
@@ -127,6 +132,8 @@ def _verify(
         with _bar() as step:
             named: dict[str, Any] = {"directions": directions, "archs": archs, **settings}
             return [verify_library(path, **named, progress=step)]
+    if settings.get("gpu"):
+        raise UnsupportedSpec(f"--gpu takes a library, not {subject}: tvm-flash build makes one")
     from ..verify.compiled import verify_spec
 
     chosen = directions or [one.value for one in Direction]

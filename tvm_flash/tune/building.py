@@ -19,13 +19,18 @@ Self = TypeVar("Self", bound="BuildingHardware")
 
 # Not a candidate's fault but this machine's: a full disk, no compiler.
 _OURS = "machine"
+# Outcomes that a lost device has too: where no process opens it afterwards, none is recorded.
+_MAY_BE_OURS = ("crash", "timeout")
 
 
 @dataclass(frozen=True)
 class Built:
-    """An artifact with one function; resources: what the compiler made of it."""
+    """An artifact with one function, or with several and the symbol of one.
 
-    path: Path
+    resources: what the compiler made of it.
+    """
+
+    path: Path | tuple[Path, str]
     resources: dict[str, int]
 
 
@@ -43,7 +48,8 @@ class BuildingHardware(ABC):
 
     jobs: builder processes, each made ready by ``prepare``. timeout: seconds that compiling one
     config may take, and checking and warming one up. All configs of a call are built before the
-    first is timed: a compiler beside a measurement would be measured too.
+    first is timed: a compiler beside a measurement would be measured too. open_device: what the
+    measuring process does first; where it fails, there is nothing to measure on.
     """
 
     def __init__(
@@ -54,10 +60,11 @@ class BuildingHardware(ABC):
         build: Callable[..., Built | Failure],
         prepare: Callable[[], None],
         measure: Callable[..., Trial],
+        open_device: Callable[[], None] | None = None,
     ):
         self.jobs, self.timeout = jobs, timeout
         self._builders = Workers(build, jobs, prepare=prepare)
-        self._measurer = Workers(measure, 1)
+        self._measurer = Workers(measure, 1, prepare=open_device)
         self._known: dict[str, Built | Failure] = {}
 
     @abstractmethod
@@ -106,20 +113,28 @@ class BuildingHardware(ABC):
     def _build(self, task: SearchTask, configs: Sequence[Any]) -> None:
         new = {_key(task, config): config for config in configs}
         new = {key: config for key, config in new.items() if key not in self._known}
+        self._known.update(self._found(task, new))
+
+    def _found(self, task: SearchTask, new: Mapping[str, Any]) -> dict[str, Built | Failure]:
+        """What ``build`` answers for each of the configs ``new``, by their keys."""
+        found = {}
         items = [self._to_build(task, config) for config in new.values()]
         keys = list(new)
         for index, answer in self._builders.map(items, self.timeout):
             if isinstance(answer, Failure) and answer.outcome == _OURS:
                 raise HardwareFailure(answer.note)
-            self._known[keys[index]] = answer
+            found[keys[index]] = answer
+        return found
 
     def _measured(self, task: SearchTask, ours: Built, best: Built, seconds: float) -> Trial:
         item = self._to_measure(task, ours, best, seconds)
         ((_, answer),) = self._measurer.map([item], self.timeout + 4 * seconds)
         if isinstance(answer, Failure):
-            return Trial(answer.outcome, resources=ours.resources, note=answer.note)
-        if answer.outcome != "ok":
+            answer = Trial(answer.outcome, note=answer.note)
+        elif answer.outcome != "ok":
             self._measurer.renew()  # it may have written anywhere, or broken a CUDA context
+        if answer.outcome in _MAY_BE_OURS:
+            self._measurer.start()
         return replace(answer, resources=ours.resources)
 
 

@@ -10,17 +10,19 @@ from typing import Protocol
 import torch
 
 from ..artifact.library import symbol_name
-from ..bench.device import CudaStopwatch, moved
+from ..bench.device import CudaStopwatch
 from ..bench.timing import Call
 from ..problem.arguments import WRITTEN, ZEROED, names
 from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
-from ..verify.buffers import poison, with_tensors
+from ..verify.buffers import moved, run_elsewhere, with_tensors
 from ..verify.trial import CallArguments, Candidate, judge, tile_of
 from ..verify.verdict import KernelVerdict
 from .measure import given_arguments, interleaved, verdict_trial
 from .trial import Sizes, Trial
 
+# An artifact of one kernel; or of several, and the symbol of one.
+Place = Path | tuple[Path, str]
 Outputs = tuple[str, ...]
 # How errors begin that torch raises, and our launchers: no numbers came of such a call.
 _CUDA_FAILED = ("CUDA error", "CUDA launch")
@@ -68,15 +70,15 @@ class CudaDevice:
         return self._stopwatch(call, repeats)
 
 
-def judged_and_timed_on_gpu(path: Path, incumbent: Path, sizes: Sizes, seconds: float) -> Trial:
+def judged_and_timed_on_gpu(path: Place, incumbent: Place, sizes: Sizes, seconds: float) -> Trial:
     """``judged_and_timed`` on torch's CUDA device. May die of it: for a process of its own."""
     return judged_and_timed(_device(), path, incumbent, sizes, seconds)
 
 
 def judged_and_timed(
-    device: Device, path: Path, incumbent: Path, sizes: Sizes, seconds: float
+    device: Device, path: Place, incumbent: Place, sizes: Sizes, seconds: float
 ) -> Trial:
-    """The trial of the artifact at ``path``, which has one kernel, beside that at ``incumbent``.
+    """The trial of the kernel at ``path`` beside that at ``incumbent``.
 
     A kernel that misses the error rule on any problem of its tile is wrong, and is not timed.
     """
@@ -97,12 +99,11 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     tile = tile_of(variant["meta"])
 
     def run(call: CallArguments, outputs: Outputs) -> list:
-        poison(call, outputs)
-        placed = with_tensors(call, device.place)
-        device.call(kernel, placed, outputs)
-        device.wait()
-        for name in outputs:
-            call[name].copy_(placed[name])
+        def start_and_wait(placed: CallArguments) -> None:
+            device.call(kernel, placed, outputs)
+            device.wait()
+
+        run_elsewhere(call, outputs, device.place, start_and_wait)
         return []
 
     symbol, archs = symbol_name(kernel.spec, kernel.direction), tuple(variant["archs"])
@@ -127,12 +128,20 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
     return call
 
 
+def open_device() -> None:
+    """Make torch's CUDA device ready; raises what torch says of one that is lost, or full."""
+    _device()
+
+
 @lru_cache(maxsize=1)
 def _device() -> CudaDevice:
     return CudaDevice()
 
 
 @lru_cache(maxsize=8)
-def _kernel(path: Path) -> Kernel:
-    (kernel,) = opened(path).kernels
+def _kernel(place: Place) -> Kernel:
+    path, symbol = place if isinstance(place, tuple) else (place, "")
+    library = opened(path)
+    named = zip(library.manifest.kernels, library.kernels, strict=True)
+    (kernel,) = (kernel for record, kernel in named if symbol in ("", record.symbol))
     return kernel

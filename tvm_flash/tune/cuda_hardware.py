@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifact.library import symbol_name, verify
+from ..artifact.library import KernelRecord, symbol_name, verify
 from ..bench.host import describe
 from ..codegen import cache
 from ..codegen.toolkit import find_toolkit
@@ -15,7 +15,7 @@ from ..errors import TvmFlashError, UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS
 from .building import BuildingHardware, Built, build_failure
-from .cuda_device import judged_and_timed_on_gpu
+from .cuda_device import judged_and_timed_on_gpu, open_device
 from .trial import SearchTask
 from .workers import Failure
 
@@ -32,17 +32,21 @@ class CudaHardware(BuildingHardware):
 
     def __init__(self, jobs: int, timeout: float):
         functions = {"build": built, "prepare": import_compiler, "measure": judged_and_timed_on_gpu}
-        super().__init__(jobs, timeout, **functions)
+        super().__init__(jobs, timeout, open_device=open_device, **functions)
 
     def origin(self, task: SearchTask) -> Mapping[str, Any]:
         """As ``Hardware.origin``; "cpu" holds the GPU's name, the machine the host beside it."""
         import torch
 
-        versions = {**build_versions(), "torch": str(torch.__version__)}
-        versions |= {"nvcc": find_toolkit().version, "cuda": str(torch.version.cuda)}
+        versions = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda)}
+        versions |= self._compilers()
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
         machine = {**describe().to_json(), "gpu": gpu, "arch": task.target}
         return {"cpu": gpu, "machine": machine, "versions": versions}
+
+    def _compilers(self) -> Mapping[str, str]:
+        """Versions of what compiles the kernels."""
+        return {**build_versions(), "nvcc": find_toolkit().version}
 
     def _to_build(self, task: SearchTask, config: Any) -> tuple:
         return task.spec, task.direction, task.target, config.to_json()
@@ -68,7 +72,14 @@ def built(
         path = cache.entry(name, lambda to: _compile(spec, direction, arch, config, to))
     except (TvmFlashError, ValueError) as error:
         return build_failure(error)
-    return Built(path, max(_resources(path, arch), key=lambda found: found["registers"]))
+    return Built(path, most_registers(verify(path)[1].kernels[0], arch))
+
+
+def most_registers(record: KernelRecord, arch: str) -> dict[str, int]:
+    """What ptxas gave the launch of a kernel that takes most registers on ``arch``."""
+    launches = (launch["resources"][arch] for launch in record.launches)
+    largest = max(launches, key=lambda found: found["registers"])
+    return {name: int(largest[name]) for name in _RESOURCES}
 
 
 def import_compiler() -> None:
@@ -90,12 +101,3 @@ def _compile(
     programs = cuda_programs(spec, direction, archs, config)
     job = CudaJob(symbol_name(spec, direction), spec, direction, archs, lambda *_: programs)
     build_cuda([job], archs, path)
-
-
-def _resources(path: Path, arch: str) -> list[dict[str, int]]:
-    """What ptxas gave each launch."""
-    (record,) = verify(path)[1].kernels
-    return [
-        {name: int(launch["resources"][arch][name]) for name in _RESOURCES}
-        for launch in record.launches
-    ]

@@ -7,23 +7,35 @@ from collections.abc import Sequence
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS, CudaArch, cuda_archs
-from .analytical.cuda import problem_of
+from .sizes import problem_of
 from .trial import SearchTask
+
+_HIDE = "CUDA_VISIBLE_DEVICES= before the command hides the GPU, and a model ranks configs instead"
 
 
 def gpu_at_hand(target: str) -> CudaArch | None:
-    """The architecture of torch's GPU, if ``target`` ("cuda", "cuda:sm_90") means it; else None.
+    """The architecture of torch's GPU, which ``target`` ("cuda", "cuda:sm_90") means; None: no GPU.
 
-    A target of other architectures, or of several, is ranked and not measured.
+    Raises UnsupportedSpec, with what to do, for a target of other architectures or of several, and
+    for a GPU whose architecture is not in ARCHS.
     """
     import torch
 
+    asked = cuda_archs(target)
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()
     own = ARCHS.get(f"sm_{10 * major + minor}")
-    asked = target.partition(":")[2]
-    return own if own is not None and (not asked or cuda_archs(target) == (own,)) else None
+    if own is None:
+        raise UnsupportedSpec(
+            f"this GPU is of compute capability {major}.{minor}, records are kept for "
+            f"{', '.join(ARCHS)}; {_HIDE}"
+        )
+    if target.partition(":")[2] and asked != (own,):
+        raise UnsupportedSpec(
+            f"target {target!r} cannot be measured here: this GPU is {own.name}; {_HIDE}"
+        )
+    return own
 
 
 def gpu_tasks(
@@ -31,15 +43,22 @@ def gpu_tasks(
 ) -> list[SearchTask]:
     """One search for each spec and direction; a GPU kernel serves all lengths.
 
-    Raises UnsupportedSpec for what no schedule serves, and for the ordered backward, whose second
-    kernel has no space.
+    Raises UnsupportedSpec with the reasons of all that no schedule serves, and for the ordered
+    backward, whose second kernel has no space.
     """
     from ..schedules.cuda.space import cuda_space
 
     if "backward_deterministic" in directions:
         raise UnsupportedSpec(["backward_deterministic has no space of its own: tune backward"])
-    return [
-        SearchTask(cuda_space(spec, d, arch), spec, d, arch.name, problem_of(spec))
-        for spec in dict.fromkeys(specs)
-        for d in directions
-    ]
+    found, refused = [], {}
+    for spec in dict.fromkeys(specs):
+        for d in directions:
+            try:
+                space = cuda_space(spec, d, arch)
+            except UnsupportedSpec as error:
+                refused.update({f"{spec.name} {d}: {reason}": None for reason in error.reasons})
+                continue
+            found.append(SearchTask(space, spec, d, arch.name, problem_of(spec)))
+    if refused:
+        raise UnsupportedSpec(refused)
+    return found

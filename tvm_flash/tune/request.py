@@ -83,10 +83,13 @@ class Request:
             log,
             trials=self.trials,
             seconds=self.seconds,
-            recorded=recorded(self.logs, self.target, task),
+            recorded=self._recorded(task),
             tell=tell,
             keepers=self._keepers(task),
         )
+
+    def _recorded(self, task: SearchTask) -> Callable[[], Any]:
+        return recorded(self.logs, self.target, task)
 
     def _strategy_of(self, task: SearchTask) -> str:
         if self.strategy is None:

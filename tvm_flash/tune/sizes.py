@@ -1,8 +1,9 @@
-"""The problem that is timed for a length bucket."""
+"""The problem that is timed: on CPUs for a length bucket, on GPUs for all lengths."""
 
 from __future__ import annotations
 
 from ..problem.lengths import bucket_of
+from ..problem.spec import AttentionSpec
 from .trial import Sizes
 
 # By bucket; decode has groups of four query heads, as models that are served have.
@@ -13,6 +14,12 @@ SIZES = {
     "medium": Sizes(1, 8, 8, 512, 512),
     "long": Sizes(1, 8, 8, 2048, 2048),
 }
+
+
+def problem_of(spec: AttentionSpec) -> Sizes:
+    """What is timed on GPUs: 16384 rows of 2048 columns over all heads, length 2048."""
+    heads = max(2048 // spec.head_dim, 1)
+    return Sizes(8, heads, heads, 2048, 2048)
 
 
 def sizes_of(direction: str, bucket: str, seqlen: int | None = None) -> Sizes:

@@ -62,6 +62,18 @@ class Workers:
             for worker in list(self._busy):
                 self._drop(worker)
 
+    def start(self) -> None:
+        """Have a process that is ready; raises HardwareFailure where none starts."""
+        if self._idle:
+            return
+        worker = _Worker(*self._functions)
+        try:
+            worker.wait_ready()
+        except BaseException:
+            worker.end()
+            raise
+        self._idle.append(worker)
+
     def renew(self) -> None:
         """End the idle processes: the next item finds fresh ones."""
         while self._idle:
@@ -119,6 +131,12 @@ class _Worker:
         with suppress(OSError):  # it has died meanwhile: ``answer`` sees the same
             self.link.send(item)
         self._since = time.monotonic()
+
+    def wait_ready(self) -> None:
+        """Until it can be given items; raises HardwareFailure when it ends instead."""
+        while not self._ready:
+            wait([self.link], max(0.0, self.due(0) - time.monotonic()))
+            self.answer(0)
 
     def due(self, timeout: float) -> float:
         """When it is overdue."""

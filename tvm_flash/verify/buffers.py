@@ -55,10 +55,35 @@ def with_tensors(
     return {name: changed(x) if isinstance(x, torch.Tensor) else x for name, x in call.items()}
 
 
+def moved(x: torch.Tensor, device: str) -> torch.Tensor:
+    """``x`` on ``device`` with the strides that it has."""
+    # A copy of a view would be dense: copy what it looks into.
+    if x._base is None:
+        return x.to(device)
+    return x._base.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
+
+
 def poison(tensors: Mapping[str, torch.Tensor], written: Collection[str]) -> None:
     """Fill what a kernel shall write with NaN, but for what must hold zeros: a gap then shows."""
     for name in set(written) - set(ZEROED):
         tensors[name].fill_(torch.nan)
+
+
+def run_elsewhere(
+    call: Mapping[str, Any],
+    written: Collection[str],
+    place: Callable[[torch.Tensor], torch.Tensor],
+    run: Callable[[dict[str, Any]], object],
+) -> None:
+    """``run`` on ``call`` with its tensors placed, and what is ``written`` copied back, else NaN.
+
+    run returns when the results are there.
+    """
+    poison(call, written)
+    placed = with_tensors(call, place)
+    run(placed)
+    for name in written:
+        call[name].copy_(placed[name])
 
 
 def storages(tensors: Mapping[str, torch.Tensor]) -> list[Storage]:

@@ -1,18 +1,21 @@
-"""Verify a built artifact: CUDA kernels interpreted under its own host code, CPU ones run."""
+"""Verify a built artifact: CPU kernels run, CUDA ones run too or interpreted, host code and all."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..artifact.library import KernelRecord
+from ..errors import UnsupportedSpec
 from ..runtime import loader
 from ..runtime.loader import Kernel, Library
-from .buffers import poison
+from ..schedules.cuda.arch import ARCHS, serving_arch
+from .buffers import moved, poison, run_elsewhere
 from .hook import InterpretedDevice
 from .trial import CallArguments, Candidate, Progress, tile_of, verification, with_forward
 from .verdict import Verification
@@ -32,20 +35,22 @@ def verify_library(
     archs: Collection[str] | None = None,
     quick: bool = False,
     seed: int = 0,
+    gpu: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Hold every kernel of the artifact at ``path`` to FlashAttention's error rule.
 
     A CUDA library runs as it ships (argument checks, dispatch, grids) on a device that interprets
     the PTX of the artifact with all checks on, once for each variant; ``archs`` picks those that
-    serve one of them. A CPU library runs natively. ``quick``: one problem for each kernel. Raises
-    ArtifactError for a library, manifest or PTX that is not what was built; what is wrong with a
-    kernel is in the verdict.
+    serve one of them. A CPU library runs natively. ``quick``: one problem for each kernel. ``gpu``:
+    a CUDA library runs on torch's GPU instead, the variants that this takes. Raises ArtifactError
+    for a library, manifest or PTX that is not what was built, UnsupportedSpec for a GPU that is not
+    there or not served; what is wrong with a kernel is in the verdict.
     """
     with _loaded(path) as library:
         found = [
             candidate
-            for candidate in _candidates(library, seed)
+            for candidate in _candidates(library, seed, gpu)
             if directions is None or candidate.direction in directions
             if archs is None or set(archs) & set(candidate.archs)
         ]
@@ -64,15 +69,19 @@ def _loaded(path: str | Path) -> Iterator[Library]:
         loader.registered.update(before)
 
 
-def _candidates(library: Library, seed: int) -> list[Candidate]:
-    """Every kernel and variant; backwards know their forwards."""
+def _candidates(library: Library, seed: int, gpu: bool) -> list[Candidate]:
+    """Every kernel and variant, on a ``gpu`` those of its architecture; backwards know forwards."""
+    own = _served_here(library) if gpu else ""
     found = []
     for record, kernel in zip(library.manifest.kernels, library.kernels, strict=True):
         if library.manifest.device == "cpu":
             found.append(_native(kernel, record.symbol))
         else:
             for variant in record.config["variants"]:
-                found.append(_interpreted(library, record, kernel, variant, seed))
+                if not gpu:
+                    found.append(_interpreted(library, record, kernel, variant, seed))
+                elif own in variant["archs"]:
+                    found.append(_on_gpu(record, kernel, variant, own))
     return [with_forward(c, found) for c in found]
 
 
@@ -84,6 +93,42 @@ def _native(kernel: Kernel, symbol: str) -> Candidate:
 
     known = (symbol, kernel.spec, kernel.direction, ())
     return Candidate(*known, tile_of(kernel.meta), kernel.meta, run, torch.get_num_threads())
+
+
+def _served_here(library: Library) -> str:
+    """The architecture of ``library`` whose machine code torch's GPU runs."""
+    if library.manifest.device == "cpu":
+        raise UnsupportedSpec(f"{library.path.parent} is a library for CPUs: leave out --gpu")
+    if not torch.cuda.is_available():
+        raise UnsupportedSpec("no CUDA GPU here: without --gpu an interpreter takes its place")
+    archs = library.manifest.target["archs"]
+    capability = torch.cuda.get_device_capability()
+    found = serving_arch(capability, [ARCHS[name] for name in archs])
+    if found is None:
+        number = "".join(map(str, capability))
+        raise UnsupportedSpec(
+            f"{library.path.parent} is built for {', '.join(archs)}, this GPU is sm_{number}: "
+            f"build it for --target cuda:sm_{number}"
+        )
+    return found.name
+
+
+def _on_gpu(record: KernelRecord, kernel: Kernel, variant: dict[str, Any], arch: str) -> Candidate:
+    def run(call: CallArguments, written: tuple[str, ...]) -> list[Report]:
+        run_elsewhere(call, written, _to_gpu, partial(_run_on_gpu, kernel))
+        return []
+
+    known = (record.symbol, record.spec, record.direction, (arch,))
+    return Candidate(*known, tile_of(variant["meta"]), kernel.meta, run)
+
+
+def _to_gpu(tensor: torch.Tensor) -> torch.Tensor:
+    return moved(tensor, "cuda")
+
+
+def _run_on_gpu(kernel: Kernel, placed: CallArguments) -> None:
+    kernel(*placed.values())
+    torch.cuda.synchronize()
 
 
 def _interpreted(

@@ -151,7 +151,7 @@ class _Original:
             for name, tile in (("k", self.k_tile), ("v", self.v_tile)):
                 load_rows(kernel, tile, 0, self._rows(name, place), first, self.keys)
         with loop(self.visits.count) as number:
-            kernel.forget_lane_offsets()
+            kernel.forget_offsets()
             self._query_tile(first, self.visits.first(number))
 
     def _query_tile(self, key_first, q_first) -> None:

@@ -20,7 +20,7 @@ from ...schedules.cuda.rows import Rows
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
 from ...schedules.cuda.softmax import block_scores, mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for
-from ...schedules.cuda.tiling import QueryTile, key_visits, query_grid, round_up
+from ...schedules.cuda.tiling import KeyVisits, QueryTile, query_grid, round_up
 from .standard_softmax import softmax_launch, square
 
 
@@ -127,7 +127,7 @@ class _Tiles:
             self.keys = self.tile.keys
             self._start()
             with loop(Sizes.blocks(self.keys, self.config.block_k)) as number:
-                kernel.forget_lane_offsets()
+                kernel.forget_offsets()
                 self._key_tile(number * self.config.block_k)
             self._finish()
         return kernel.launch()
@@ -185,7 +185,7 @@ class _Scores(_Tiles):
         self.staged = shared_tile(kernel, config.block_q, config.block_k, self.spec.dtype)
         self.s = accumulator(kernel, self.warp_rows, config.block_k)
         self.words = fragment(kernel, self.product, self.s.m_tiles)
-        self.visits = key_visits(kernel, tile, config.block_k)
+        self.visits = KeyVisits(kernel, tile, config.block_k)
         self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
         load_rows(kernel, self.q_tile, 0, tile.query_rows("q"), tile.first, tile.rows)
 

@@ -20,6 +20,7 @@ from ...errors import BuildError, TvmFlashError
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import ARCHS, CudaArch
 from ...schedules.space import Point, Space
+from ..sizes import problem_of
 from ..trial import Sizes
 from .counted import Counted, count, kernel_works
 from .gpu import Gpu, gpu_of
@@ -57,12 +58,6 @@ class Judged:
     def main(self) -> int:
         """The launch with most registers: of a backward, the one that makes products."""
         return max(range(len(self.cubins)), key=lambda n: self.cubins[n].resources.registers)
-
-
-def problem_of(spec: AttentionSpec) -> Sizes:
-    """What rankings are made for: 16384 rows of 2048 columns over all heads, length 2048."""
-    heads = max(2048 // spec.head_dim, 1)
-    return Sizes(8, heads, heads, 2048, 2048)
 
 
 def rank_cuda(

@@ -38,7 +38,7 @@ class Gpu:
 # results of ex2, rcp and lg2; 64 of integer and logical operations and comparisons, of conversions
 # and shuffles 64 or fewer; "shared memory": 32 banks of 4 bytes; 4 warp schedulers that issue one
 # instruction each. Assumed of 12.0.
-SPECIAL, INTEGER, SHARED_BYTES, SCHEDULERS = 16, 64, 128, 4
+SPECIAL, INTEGER, SHARED_BYTES = 16, 64, 128
 # A100 whitepaper: L2 gives 5120 bytes a clock, over 108 SMs. Of the others nothing is published:
 # the same share is assumed.
 L2_BYTES = 5120 / 108

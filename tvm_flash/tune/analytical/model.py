@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...codegen.report import blocks_per_sm
-from ...schedules.cuda.arch import CudaArch
+from ...schedules.cuda.arch import SCHEDULERS, CudaArch
 from ..sass.prediction import LoopPrediction, predict_loop
 from ..sass.steps import multiply_adds
 from .gpu import (
@@ -16,7 +16,6 @@ from .gpu import (
     L2_BYTES,
     L2_LATENCY,
     LAUNCH,
-    SCHEDULERS,
     SHARED_BYTES,
     SPECIAL,
     Gpu,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...schedules.cuda.arch import CudaArch
-from ..analytical.gpu import INTEGER, SCHEDULERS, SHARED_BYTES, SPECIAL, gpu_of
+from ...schedules.cuda.arch import SCHEDULERS, CudaArch
+from ..analytical.gpu import INTEGER, SPECIAL, gpu_of
 
 WARP = 32
 QUARTERS = SCHEDULERS
@@ -55,22 +55,19 @@ ASSUMPTIONS = {
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one of an SM's four parts, each with a scheduler: clocks that a warp's instruction takes.
+    """Clocks that a warp's instruction takes of one of an SM's quarters, and what all four share.
 
     product: of one HMMA for each multiply-add of the warp (1/256 on sm_80). float32, integer,
-    special: of one instruction of 32 lanes. l2_bytes and the latencies include the assumptions.
-    mma_share: of the data sheet's tensor peak, that mma.sync reaches.
+    special: of one instruction of 32 lanes. The rest as in ``Assumptions``, latencies in clocks.
     """
 
     product: float
     float32: float
     integer: float
     special: float
-    shared_bytes: int
     l2_bytes: float
     barrier: int
     latencies: dict[str, int]
-    mma_share: float
 
 
 def rates_of(arch: CudaArch, assumptions: Assumptions = ASSUMPTIONS["base"]) -> Rates:
@@ -85,9 +82,7 @@ def rates_of(arch: CudaArch, assumptions: Assumptions = ASSUMPTIONS["base"]) -> 
         float32=lanes / gpu.float32,
         integer=lanes / INTEGER,
         special=lanes / SPECIAL,
-        shared_bytes=SHARED_BYTES,
         l2_bytes=assumptions.l2_bytes,
         barrier=assumptions.barrier,
         latencies={n: round(c * assumptions.latencies) for n, c in LATENCIES.items()},
-        mma_share=gpu.mma_share,
     )

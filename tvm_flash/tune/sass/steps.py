@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ...codegen.sass.flow import PRODUCTS
 from ...codegen.sass.listing import Instruction
 from ...errors import UnsupportedSpec
-from .rates import OTHER, REDUCTION, SHARED_BYTES, WARP, Rates
+from ..analytical.gpu import SHARED_BYTES
+from .rates import OTHER, REDUCTION, WARP, Rates
 
 # Parts of an SM's quarter that are busy for some clocks with an instruction; "memory" is the way to
 # shared memory and L2, "none" takes an issue slot alone.
 TENSOR, FLOAT32, INTEGER, SPECIAL, MEMORY, NONE = range(6)
 
-# Products that run beside the warps, which wait for them elsewhere.
-_ASYNCHRONOUS = ("HGMMA", "UTCHMMA", "UTCQMMA")
 _FLOATS = ("FFMA", "FMUL", "FADD", "HFMA2", "HADD2", "HMUL2")
 _PACKED = ("FFMA2", "FMUL2", "FADD2")
 _MEMORY = (
@@ -37,8 +37,9 @@ _PART = {opcode: part for part, opcodes in _PARTS.items() for opcode in opcodes}
 _LATENCIES = {
     "LDSM": "ldmatrix", "SHFL": "shuffle", "LDL": "local", "LDGSTS": "l2", "LDG": "l2",
 }  # fmt: skip
-_TO_L2 = ("LDGSTS", "RED", "REDG")
-_WORDS = {"128": 4, "64": 2}
+# Words of a lane, by the suffix: of accesses in bits, of LDSM.16.M88.4 in matrices of 128 bytes.
+_WORDS = {"128": 4, "64": 2, "4": 4, "2": 2}
+_LINES = {"copy": 1, "reduce": REDUCTION}
 _SHAPE = re.compile(r"HMMA\.16(8)(\d+)\b")
 _COUNTED = re.compile(r"SB(\d), 0x([0-9a-f]+)")
 _EFFECTS = {
@@ -50,7 +51,8 @@ _EFFECTS = {
 }
 
 _CLASSES = {
-    "products": ("HMMA",), "special": ("MUFU",), "float32": (*_FLOATS, *_PACKED), "max": ("FMNMX",),
+    "products": ("HMMA",), "special": ("MUFU",), "float32": (*_FLOATS, *_PACKED),
+    "max": ("FMNMX", "FMNMX3"),
     "shuffle": ("SHFL",), "ldmatrix": ("LDSM",), "shared": ("LDS", "STS", "STSM", "ATOMS"),
     "copy": ("LDGSTS",), "reduction": ("RED", "REDG", "ATOM", "ATOMG"), "global": ("LDG", "STG"),
     "spill load": ("LDL",), "spill store": ("STL",), "convert": ("F2FP", "F2F", "I2F", "F2I"),
@@ -90,7 +92,8 @@ def steps_of(code: Sequence[Instruction], rates: Rates) -> tuple[Step, ...]:
 
     Raises UnsupportedSpec for products that are not those of mma.sync.
     """
-    if other := sorted({at.opcode for at in code if at.starts(*_ASYNCHRONOUS)}):
+    unknown = {at.opcode for at in code if at.starts(*PRODUCTS) and not multiply_adds(at)}
+    if other := sorted(unknown):
         raise UnsupportedSpec(
             f"{', '.join(other)} is not modelled: only products of mma.sync (HMMA) are"
         )
@@ -98,7 +101,7 @@ def steps_of(code: Sequence[Instruction], rates: Rates) -> tuple[Step, ...]:
 
 
 def multiply_adds(at: Instruction) -> int:
-    """Of a warp's product, in units of 16-bit ones: TF32 takes twice as long (0: no product)."""
+    """How many 16-bit multiply-adds a product of a warp is worth: TF32's count twice."""
     if not (shape := _SHAPE.match(at.opcode)):
         return 0
     return 16 * int(shape[1]) * int(shape[2]) * (2 if ".TF32" in at.opcode else 1)
@@ -112,7 +115,7 @@ def classes(code: Iterable[Instruction]) -> dict[str, int]:
 def _step(at: Instruction, rates: Rates) -> Step:
     base, *suffixes = at.opcode.split(".")
     part = NONE if at.never or base.startswith("U") else _PART.get(base, INTEGER)
-    words = int(suffixes[-1]) if base == "LDSM" else max(_WORDS.get(s, 1) for s in (*suffixes, ""))
+    words = max(_WORDS.get(s, 1) for s in (*suffixes, ""))
     control, waits, left = at.control, at.control.waits, None
     if base == "DEPBAR" and (counted := _COUNTED.search(at.operands)):
         # A counter that must be zero is waited for as in a control word.
@@ -128,7 +131,7 @@ def _step(at: Instruction, rates: Rates) -> Step:
         read_barrier=control.read_barrier,
         waits=waits,
         effect=effect,
-        l2_bytes=4 * WARP * words * (1 if effect == "copy" else REDUCTION) * (base in _TO_L2),
+        l2_bytes=4 * WARP * words * _LINES.get(effect, 0),
         left=left,
     )
 

@@ -1,0 +1,55 @@
+"""``tvm-flash tune --carry`` and ``--carried``: candidates built here, timed on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from ..errors import UnsupportedSpec
+from .console import PLAIN, console, notes, progress
+from .spec_text import text_of
+from .tune_cuda import Groups
+from .tune_rebuild import require_out
+from .tune_search import search
+
+
+def carry_candidates(
+    groups: Groups, target: str, trials: int, seed: int, strategy: str | None, out: Path
+) -> None:
+    """Build the candidates of all searches for the one architecture of ``target`` into ``out``."""
+    from ..schedules.cuda.arch import cuda_archs
+    from ..tune.carried import carry
+    from ..tune.cuda_search import gpu_tasks
+
+    arch, *others = cuda_archs(target)
+    if others:
+        raise UnsupportedSpec(f"--carry is for one GPU: write --target cuda:{others[-1].name}")
+    require_out(out)
+    tasks = [task for group in groups for task in gpu_tasks(*group, arch)]
+    with progress("build", len(tasks) * (trials + 1)) as advance:
+        path = carry(tasks, arch, out, trials, seed, strategy, lambda n, total, x: advance(x))
+    console.print(escape(f"candidates for {arch.name}: {path}"), **PLAIN)
+    notes.print(
+        f"carry it to a machine with such a GPU, then: tvm-flash tune --carried {out.name} "
+        "--logs LOGS",
+        **PLAIN,
+    )
+
+
+def tune_carried(path: Path, seconds: float, timeout: float, logs: Path) -> None:
+    """Search the candidates at ``path`` on this machine's GPU, and record in ``logs``."""
+    from ..tune.carried import CarriedHardware, CarriedRequest, InOrder, carried_tasks
+    from ..tune.cuda_search import gpu_at_hand
+
+    arch, tasks = carried_tasks(path)
+    if gpu_at_hand(f"cuda:{arch.name}") is None:
+        raise UnsupportedSpec(f"no CUDA GPU here: {path} is for an {arch.name}")
+    trials = max(task.space.size for task in tasks) - 1
+    strategy = f"{InOrder.__module__}:{InOrder.__qualname__}"
+    request = CarriedRequest(tuple(tasks), arch, strategy, None, 0, trials, seconds, logs)
+    request.prepare()
+    traced = any(task.spec.score_mod or task.spec.mask_mod for task in tasks)
+    specs = dict.fromkeys(task.spec for task in tasks)
+    named = ["SPECS"] if traced else [*map(text_of, specs)]
+    search(request, CarriedHardware(path, timeout), None, named)

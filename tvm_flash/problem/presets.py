@@ -1,0 +1,112 @@
+"""Presets: lists of kernels for a library, by what the library is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .spec import AttentionSpec
+
+DTYPES = ("bfloat16", "float16")
+HEAD_DIMS = (64, 96, 128, 192, 256)
+
+_CAUSAL = {"causal": True}
+_LOCAL = {"causal": True, "window_left": True}
+
+
+class Use(NamedTuple):
+    """A kind of attention: fields of its specs, the head dimensions it comes in, who calls it."""
+
+    fields: Mapping[str, Any]
+    head_dims: tuple[int, ...]
+    why: str
+
+    @property
+    def specs(self) -> list[AttentionSpec]:
+        """One for each of DTYPES and head dimension."""
+        return [
+            AttentionSpec(dtype=dtype, head_dim=head_dim, **self.fields)
+            for dtype in DTYPES
+            for head_dim in self.head_dims
+        ]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Specs and directions for a library. directions: of "forward" and "backward"."""
+
+    name: str
+    directions: tuple[str, ...]
+    uses: tuple[Use, ...]
+
+    @cached_property
+    def specs(self) -> tuple[AttentionSpec, ...]:
+        """The specs, use by use."""
+        return tuple(spec for use in self.uses for spec in use.specs)
+
+    def pairs(self, directions: Iterable[str]) -> list[tuple[AttentionSpec, str]]:
+        """(spec, direction) of each kernel; a preset without a backward has no ordered one."""
+        kept = [d for d in directions if d.removesuffix("_deterministic") in self.directions]
+        return [(spec, direction) for spec in self.specs for direction in kept]
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "training",
+            ("forward", "backward"),
+            (
+                Use(_CAUSAL, HEAD_DIMS, "decoders: Llama, Qwen, Phi, Nemotron-4 (192), Gemma"),
+                Use({}, HEAD_DIMS, "encoders, vision towers, diffusion transformers"),
+            ),
+        ),
+        Preset(
+            "serving",
+            ("forward",),
+            (
+                Use(_CAUSAL, HEAD_DIMS, "prompts: Llama, Qwen, Phi, Nemotron-4 (192), Gemma"),
+                Use({}, HEAD_DIMS, "encoders, vision towers, embeddings, diffusion"),
+                # gpt-oss's sinks: its output is ours times sigmoid(lse - sink).
+                Use(
+                    _LOCAL,
+                    (64, 96, 128, 256),
+                    "local layers: gpt-oss (64), Phi-3-mini (96), Mistral 7B, Gemma 3 (128, 256)",
+                ),
+                Use(
+                    {**_CAUSAL, "softcap": True},
+                    (128, 256),
+                    "Gemma 2's global layers: 27B (128), 2B and 9B (256)",
+                ),
+                Use({**_LOCAL, "softcap": True}, (128, 256), "Gemma 2's local layers"),
+                Use(
+                    {**_CAUSAL, "head_dim_v": 128},
+                    (192,),
+                    "prompts of DeepSeek-V2 and V3: latent attention, Q and K of 192, V of 128",
+                ),
+            ),
+        ),
+    )
+}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset called ``name``; ValueError, with the names, where there is none."""
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} must be one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def all_pairs(
+    specs: Iterable[AttentionSpec], presets: Sequence[str], directions: Iterable[str]
+) -> list[tuple[AttentionSpec, str]]:
+    """(spec, direction) of ``specs`` in all ``directions`` and of ``presets`` in theirs, each once.
+
+    directions: as in artifact.DIRECTIONS. Raises ValueError for an unknown preset.
+    """
+    directions = tuple(directions)
+    own = [(spec, direction) for spec in specs for direction in directions]
+    listed = [pair for name in presets for pair in preset_named(name).pairs(directions)]
+    return list(dict.fromkeys([*own, *listed]))
