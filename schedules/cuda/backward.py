@@ -120,6 +120,7 @@ class _KeyGradients:
         with when(self.visits.count > 0):
             self.queries.ask_first()
             self.row_statistics.settle(0)
+        self.copies.commit()
         self.dk.zero()
         self.dv.zero()
 

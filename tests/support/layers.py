@@ -54,8 +54,8 @@ LAYERS = (
     Layer(
         "machine code",
         ("codegen",),
-        "object, library and manifest, ahead of time or at first use; `codegen/sass/` reads GPU code "
-        "back, and judges spills",
+        "object, library and manifest, ahead of time or at first use; `codegen/sass/` reads GPU "
+        "code back, and judges spills",
     ),
     Layer("load", ("runtime",), "a callable kernel on torch's threads"),
     Layer(

@@ -57,7 +57,7 @@ def grouped(
 def listing(names: list[str] | None) -> list[str]:
     """Lines of the presets ``names`` (None: of all), which make a file for --specs."""
     lines = []
-    for preset in map(preset_named, names or PRESETS):
+    for preset in map(preset_named, dict.fromkeys(names or PRESETS)):
         lines.append(f"# {preset.name}: {' and '.join(preset.directions)}")
         for use in preset.uses:
             lines += [f"# {use.why}", *map(text_of, use.specs)]

@@ -54,9 +54,7 @@ def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:
 
 def rank_without_gpu(groups: Groups, target: str, trials: int, seed: int, logs: Path) -> None:
     """``rank_on_cuda`` of all ``groups``, with words that nothing is measured, and what to do."""
-    from ..schedules.cuda.arch import cuda_archs
-
-    named = ", ".join(arch.name for arch in cuda_archs(target))
+    named = ", ".join(arch.name for arch in modelled_archs(target))
     notes.print(
         f"no CUDA GPU here: configs are ranked by a model of {named}; nothing is timed", **PLAIN
     )

@@ -78,10 +78,8 @@ def verify(
     archs = [name.strip() for name in arch.split(",") if name.strip()] or None
     directions = [one.value for one in direction] if direction else None
     settings = {"quick": quick, "seed": seed}
-    if time and not Path(subject).exists():
-        raise ValueError(
-            f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
-        )
+    if time:
+        _refuse_unpredictable(subject)
     if gpu:
         settings["gpu"] = True
     found = _verify(subject, archs, directions, settings)
@@ -98,6 +96,18 @@ def verify(
         console.print(f"written to {json_file}", soft_wrap=True)
     if not ok:
         raise typer.Exit(1)
+
+
+def _refuse_unpredictable(subject: str) -> None:
+    """Raise ValueError, before anything is verified, for what has no main loops to predict."""
+    from ..artifact.library import verify as read_artifact
+    from ..tune.simulation.artifact import refuse_cpu_library
+
+    if not (Path(subject) / "manifest.json").is_file() and Path(subject).name != "manifest.json":
+        raise ValueError(
+            f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
+        )
+    refuse_cpu_library(subject, read_artifact(subject)[1])
 
 
 def _predict(

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...artifact.library import KernelRecord, read_ptx, verify
+from ...artifact.library import KernelRecord, Manifest, read_ptx, verify
 from ...codegen.nvcc import Cubin, Resources, assemble
 from ...codegen.report import blocks_per_sm
 from ...codegen.sass.flow import steady_round
 from ...codegen.sass.listing import Instruction, disassemble
-from ...errors import UnsupportedSpec
+from ...errors import ArtifactError, UnsupportedSpec
 from ...schedules.cuda.arch import ARCHS, WARP, CudaArch
 from .prediction import LoopPrediction, predict_loop
 from .rates import ASSUMPTIONS, Assumptions
@@ -114,20 +114,39 @@ def built_kernels(
     Functions may share a kernel: it is of the first. Raises as ``predicted_loops``.
     """
     _, manifest = verify(path)
-    if manifest.device != "cuda":
-        raise ValueError(
-            f"{path} is a library for CPUs: only GPU kernels have their loops predicted"
-        )
+    refuse_cpu_library(path, manifest)
     texts, found = read_ptx(path), {}
     for record in manifest.kernels:
         for launch in record.launches:
             for arch in launch["resources"]:
                 known = ((directions, record.direction), (archs, arch))
                 if all(wanted is None or own in wanted for wanted, own in known):
-                    text = texts[f"{launch['name']}_kernel"]
-                    kernel = BuiltKernel(record, launch, ARCHS[arch], text)
+                    kernel = _kernel(path, record, launch, arch, texts)
                     found.setdefault((launch["name"], arch), kernel)
     return list(found.values())
+
+
+def refuse_cpu_library(path: str | Path, manifest: Manifest) -> None:
+    """Raise ValueError for the library of ``manifest`` unless it is for GPUs."""
+    if manifest.device != "cuda":
+        raise ValueError(
+            f"{path} is a library for CPUs: only GPU kernels have their loops predicted"
+        )
+
+
+def _kernel(
+    path: str | Path, record: KernelRecord, launch: Mapping[str, Any], arch: str, texts: Mapping
+) -> BuiltKernel:
+    """Raises ArtifactError for a launch that no build wrote."""
+    text, threads = texts.get(f"{launch['name']}_kernel"), launch["threads"]
+    wrong = [
+        *([] if text else ["has no PTX"]),
+        *([] if arch in ARCHS else [f"is for {arch!r}, which is unknown"]),
+        *([] if threads > 0 and threads % WARP == 0 else [f"has {threads} threads a block"]),
+    ]
+    if wrong:
+        raise ArtifactError(f"{path}: {launch['name']} {', '.join(wrong)}; build it again")
+    return BuiltKernel(record, launch, ARCHS[arch], text)
 
 
 def _predicted(kernel: BuiltKernel, assumptions: Assumptions) -> KernelLoop:
