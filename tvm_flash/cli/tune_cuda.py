@@ -136,7 +136,7 @@ def ranking_table(name: str, document: Mapping[str, Any]) -> Table:
         if rank <= _SHOWN or rank == default["rank"]
     ]
     columns = (
-        *numbers("rank"), *numbers("time", unit="us"), *numbers("registers"),
+        *numbers("rank"), *numbers("predicted", unit="us"), *numbers("registers"),
         *numbers("shared", unit="KiB"), *words("bound", "differs in"),
     )  # fmt: skip
     unranked = failures_text(Counter(entry["outcome"] for entry in document["unranked"]))

@@ -114,12 +114,12 @@ def _predict(
     subject: str, archs: list[str] | None, directions: list[str] | None
 ) -> list[KernelLoop]:
     """Show what the main loops of the library are predicted to take."""
-    from ..tune.simulation.artifact import predicted_loops
+    from ..tune.simulation.artifact import NO_LOOP, predicted_loops
 
     with _bar("predict") as step:
         found = predicted_loops(subject, archs, directions, progress=step)
     show(loop_table(found))
-    for line in without_loops(found):
+    for line in without_loops([kernel for kernel in found if kernel.reason != NO_LOOP]):
         console.print(f"not predicted: {escape(line)}", highlight=False, soft_wrap=True)
     return found
 
@@ -182,6 +182,6 @@ def _print_failures(found: list[Verification]) -> None:
         console.print(text, highlight=False, soft_wrap=True)
     total = sum(len(k.outcomes) for verification in found for k in verification.kernels)
     if not failures:
-        console.print(f"[green]{total} runs, nothing wrong[/]", highlight=False)
+        console.print(f"[green]{total} run{'s' * (total != 1)}, nothing wrong[/]", highlight=False)
     else:
         console.print(f"[red]{len(failures)} of {total} runs are wrong[/]", highlight=False)

@@ -18,6 +18,9 @@ from ...schedules.cuda.arch import ARCHS, WARP, CudaArch
 from .prediction import LoopPrediction, predict_loop
 from .rates import ASSUMPTIONS, Assumptions
 
+# The reason of kernels that add up rows and have nothing to predict.
+NO_LOOP = "no loop of matrix products"
+
 
 @dataclass(frozen=True)
 class KernelLoop:
@@ -154,7 +157,7 @@ def _predicted(kernel: BuiltKernel, assumptions: Assumptions) -> KernelLoop:
     try:
         code = kernel.round()
         if not code:
-            return KernelLoop(*known, None, "no loop of matrix products")
+            return KernelLoop(*known, None, NO_LOOP)
         loop = predict_loop(code, kernel.arch, kernel.warps, kernel.blocks, assumptions)
     except (UnsupportedSpec, ValueError) as error:
         return KernelLoop(*known, None, str(error))
