@@ -52,14 +52,13 @@ def ours(path: Path) -> Iterator[Kernel]:
     """Plain bfloat16 kernels of the library at ``path``, for sm_80."""
     for kernel in built_kernels(path, [ARCH.name], ["forward", "backward"]):
         spec, code = kernel.record.spec, kernel.round()
-        if code and spec == AttentionSpec("bfloat16", spec.head_dim, causal=spec.causal):
+        if code and spec == AttentionSpec(
+            dtype="bfloat16", head_dim=spec.head_dim, causal=spec.causal
+        ):
             variants = kernel.record.config["variants"]
             (own,) = (v for v in variants if ARCH.name in v["archs"])
-            tile, registers = (
-                f"{own['block_q']} x {own['block_k']}",
-                kernel.cubin.resources.registers,
-            )
-            known = spec.head_dim, spec.causal, tile, kernel.warps, kernel.blocks, registers
+            tile, given = f"{own['block_q']} x {own['block_k']}", kernel.cubin.resources
+            known = spec.head_dim, spec.causal, tile, kernel.warps, kernel.blocks, given.registers
             yield Kernel(kernel.record.direction, *known, code)
 
 

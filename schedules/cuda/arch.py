@@ -14,7 +14,8 @@ class CudaArch:
     """One compute capability (CUDA C++ Programming Guide, table "technical specifications").
 
     number: 10 * major + minor. shared_bytes: most dynamic shared memory of one block, and of an SM.
-    threads, blocks: most resident per SM. asynchronous_copy: cp.async; bf16: bf16 and tf32 tensor cores.
+    threads, blocks: most resident per SM. asynchronous_copy: cp.async; bf16: bf16 and tf32
+    tensor cores.
     """
 
     number: int
