@@ -1,4 +1,4 @@
-"""Write the measured figures of README.md, docs/performance-cpu.md and docs/tuning.md."""
+"""Write the figures of README.md, docs/performance-cpu.md, docs/cuda.md and docs/tuning.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from before_after import table as before_and_after
+from main_loops import RESULTS as LOOPS
+from main_loops import table as main_loops
 
 from tvm_flash.bench.document import holds
 from tvm_flash.bench.markdown import complete, short
@@ -19,6 +21,7 @@ README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "performance-cpu.md"
 PICTURE = ROOT / "docs" / "performance-cpu.png"
 RESULTS = ROOT / "benchmarks" / "results"
+CUDA = ROOT / "docs" / "cuda.md"
 TUNING = ROOT / "docs" / "tuning.md"
 LOGS = ROOT / "tuning_logs"
 
@@ -26,6 +29,7 @@ MEASURED = ("<!-- measured:begin -->", "<!-- measured:end -->")
 CELLS = ("<!-- cells:begin -->", "<!-- cells:end -->")
 GAINS = ("<!-- gains:begin -->", "<!-- gains:end -->")
 CHANGE = ("<!-- change:begin -->", "<!-- change:end -->")
+LOOP_TABLE = ("<!-- loops:begin -->", "<!-- loops:end -->")
 SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
 
@@ -51,6 +55,9 @@ def renewed() -> dict[Path, str]:
     if (change := RESULTS / "before-after.json").is_file():
         rows = json.loads(change.read_text(encoding="utf-8"))["rows"]
         parts.append((PAGE, CHANGE, "\n".join(before_and_after(rows).markdown())))
+    if LOOPS.is_file():
+        kept = json.loads(LOOPS.read_text(encoding="utf-8"))
+        parts.append((CUDA, LOOP_TABLE, "\n".join(main_loops(kept).markdown())))
     if found := gains.gains(LOGS):
         parts.append((TUNING, GAINS, "\n".join(gains.table(found).markdown())))
     texts: dict[Path, str] = {}

@@ -97,7 +97,9 @@ def _compile(compiler: Sequence[str], text: str) -> bytes:
 def _version(compiler: tuple[str, ...]) -> str:
     """First line of --version; empty when it cannot be started, which compiling will report."""
     try:
-        done = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
+        done = subprocess.run(
+            [*compiler, "--version"], capture_output=True, text=True, errors="replace"
+        )
     except OSError:
         return ""
     return done.stdout.partition("\n")[0]

@@ -99,10 +99,10 @@ def attempt(
 def settle(
     pool: Executor, job: CudaJob, attempts: list[Attempt], allow_spills: Collection[str]
 ) -> list[Chosen]:
-    """Wait for ``attempts``; where a kernel spills, try the next choice for that architecture.
+    """Wait for ``attempts``; where spills are refused, try the next choice for that architecture.
 
-    Raises SpillError for a kernel that spills in the last choice. What a spill may cost is decided
-    in ``sass/spills.py``.
+    Raises SpillError for a kernel whose spills are refused in the last choice too. What a spill may
+    cost is decided in ``sass/spills.py``.
     """
     chosen: list[Chosen] = []
     done: list[Chosen] = []
@@ -113,8 +113,10 @@ def settle(
             _refuse(done, allow_spills)
         tried.update(key for a in attempts for key in _keys(a))
         done = [Chosen(a.archs, a.program, tuple(k.result() for k in a.kernels)) for a in attempts]
-        chosen += [_only(c, [a for a in c.archs if not _spills(c, a, allow_spills)]) for c in done]
-        left = tuple(a for c in done for a in c.archs if _spills(c, a, allow_spills))
+        chosen += [
+            _only(c, [a for a in c.archs if not _is_refused(c, a, allow_spills)]) for c in done
+        ]
+        left = tuple(a for c in done for a in c.archs if _is_refused(c, a, allow_spills))
         choice += 1
         attempts = attempt(pool, job, left, choice) if left else []
     return _merged([c for c in chosen if c.archs])
@@ -132,7 +134,7 @@ def _keys(attempt: Attempt) -> list[tuple[str, ...]]:
     return [(arch.name, *names) for arch in attempt.archs]
 
 
-def _spills(chosen: Chosen, arch: CudaArch, allow_spills: Collection[str]) -> bool:
+def _is_refused(chosen: Chosen, arch: CudaArch, allow_spills: Collection[str]) -> bool:
     return any(refused_spills(kernel, allow_spills, arch.name) for kernel in chosen.kernels)
 
 

@@ -18,7 +18,7 @@ def run(command: Sequence[str], *, what: str, choose: str, folder: Path | None =
     choose: the variable that names another program, for when this one cannot be started.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder)
     except OSError as error:
         remedy = remedy_for(error, f"set {choose}")
         raise BuildError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact.library import read_ptx, verify
-from ..schedules.cuda.arch import ARCHS, CudaArch
+from ..schedules.cuda.arch import ARCHS, WARP, CudaArch
 from .nvcc import Resources
 
 # CUDA C++ Programming Guide, "compute capabilities", and cuda_occupancy.h: an SM has four parts of
@@ -17,7 +17,6 @@ from .nvcc import Resources
 # 1 KiB for the system (from 8.0 on).
 _PARTS, _REGISTERS_PER_PART, _REGISTER_UNIT = 4, 16 * 1024, 256
 _SHARED_UNIT, _SHARED_RESERVED = 128, 1024
-_WARP = 32
 
 _INTEGER = "add|sub|mul|mad|shl|shr|and|or|xor|not|lop3|bfe|div|rem|min|max"
 
@@ -91,14 +90,14 @@ def _report(launch: Mapping[str, Any], arch: str, mix: dict[str, int]) -> Kernel
 
 def blocks_per_sm(arch: CudaArch, registers: int, threads: int, shared: int) -> tuple[int, str]:
     """Blocks that fit on an SM at once, and what there is not enough of for one more."""
-    warps = -(-threads // _WARP)
-    per_warp = _round_up(registers * _WARP, _REGISTER_UNIT)
+    warps = -(-threads // WARP)
+    per_warp = _round_up(registers * WARP, _REGISTER_UNIT)
     reserved = _SHARED_RESERVED if arch.number >= 80 else 0
     per_block = _round_up(shared, _SHARED_UNIT) + reserved
     fits = {
         "registers": _REGISTERS_PER_PART // per_warp * _PARTS // warps,
         "shared memory": arch.shared_bytes_per_sm // max(per_block, 1),
-        "threads": arch.threads_per_sm // (warps * _WARP),
+        "threads": arch.threads_per_sm // (warps * WARP),
         "blocks": arch.blocks_per_sm,
     }
     limit = min(fits, key=lambda name: fits[name])

@@ -118,7 +118,9 @@ def _root(nvcc: Path) -> Path:
 
 def _output(*command: str | Path) -> str:
     try:
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, errors="replace"
+        )
     except OSError as error:
         remedy = remedy_for(error, "set CUDA_HOME")
         raise BuildError(f"cannot run {command[0]} ({error.strerror}); {remedy}") from error

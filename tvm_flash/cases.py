@@ -208,6 +208,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "alibi": {"alibi": True},
     "alibi_causal": {"alibi": True, "variant": {"causal": True}},
     "top_left": {"variant": {"causal": True, "alignment": "top_left"}},
+    # Whole tiles of keys that no query sees.
+    "top_left_wide": {
+        "variant": {"causal": True, "alignment": "top_left"}, "seqlen_q": 1, "seqlen_k": 200,
+    },
     "top_left_tall": {
         "variant": {"causal": True, "alignment": "top_left"}, "seqlen_q": 90, "seqlen_k": 40,
     },

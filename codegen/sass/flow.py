@@ -64,11 +64,11 @@ def loops(code: Sequence[Instruction]) -> list[Loop]:
 
 
 def main_loop(code: Sequence[Instruction]) -> Loop | None:
-    """The innermost loop with the most matrix products; None without such a loop."""
+    """Of the loops with the most matrix products the innermost; None without such a loop."""
     with_products = [loop for loop in loops(code) if loop.products]
     most = max((loop.products for loop in with_products), default=0)
-    innermost = [loop for loop in with_products if loop.products == most]
-    return min(innermost, key=lambda loop: len(loop.body), default=None)
+    fullest = [loop for loop in with_products if loop.products == most]
+    return min(fullest, key=lambda loop: len(loop.body), default=None)
 
 
 def steady_round(code: Sequence[Instruction]) -> list[Instruction]:

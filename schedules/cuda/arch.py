@@ -14,7 +14,8 @@ class CudaArch:
     """One compute capability (CUDA C++ Programming Guide, table "technical specifications").
 
     number: 10 * major + minor. shared_bytes: most dynamic shared memory of one block, and of an SM.
-    threads, blocks: most resident per SM. asynchronous_copy: cp.async; bf16: bf16 tensor cores.
+    threads, blocks: most resident per SM. asynchronous_copy: cp.async; bf16: bf16 and tf32
+    tensor cores.
     """
 
     number: int
@@ -36,6 +37,8 @@ class CudaArch:
         return divmod(self.number, 10)
 
 
+# Threads of a warp.
+WARP = 32
 # Warp schedulers of an SM, each with a quarter of its registers and units, since sm_70.
 SCHEDULERS = 4
 
@@ -84,12 +87,12 @@ def limit_reasons(spec: AttentionSpec, arch: CudaArch, shared_bytes: int, widest
             f"head_dim={spec.head_dim}, head_dim_v={spec.head_dim_v} must be at most {widest}",
         ),
         (
-            spec.dtype == "bfloat16" and not arch.bf16,
-            f"{arch.name} has no bfloat16 tensor cores: use float16, or sm_80 and later",
+            spec.dtype != "float16" and not arch.bf16,
+            f"no {spec.dtype} products on its tensor cores: use float16, or sm_80 and later",
         ),
         (
             shared_bytes > arch.shared_bytes,
-            f"it needs {shared_bytes} bytes of shared memory, {arch.name} has {arch.shared_bytes}",
+            f"it needs {shared_bytes} bytes of shared memory, a block has {arch.shared_bytes}",
         ),
     ]
     return [text for wrong, text in checks if wrong]

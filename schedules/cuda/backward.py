@@ -120,6 +120,7 @@ class _KeyGradients:
         with when(self.visits.count > 0):
             self.queries.ask_first()
             self.row_statistics.settle(0)
+        self.copies.commit()
         self.dk.zero()
         self.dv.zero()
 
@@ -198,7 +199,7 @@ class _KeyGradients:
     def _other_queries(
         self, acc: Accumulator, weights: SharedTile, rows: SharedTile, stage
     ) -> None:
-        """acc += A rows, over the queries of all other column groups, the next one's first."""
+        """acc += weights^T rows over the queries of all other column groups, the next one first."""
         product, steps = self.product, self.warp_queries // self.product.step
         for other in range(1, self.split):
             group = tirx.truncmod(self.column_group + other, self.split)

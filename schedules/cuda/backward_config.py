@@ -71,7 +71,7 @@ class BackwardConfig(Config):
         return spec.element.bytes * (rows * depth + exchanged) + statistics
 
     def registers(self, spec: AttentionSpec) -> int:
-        """What a thread holds at once at least: P, dP, dK and dV, and fragments of dS and operands.
+        """What a thread holds at once at least: P, dP, dK, dV, fragments of P, dS and an operand.
 
         Statistics, addresses and what the compiler keeps besides come on top.
         """
@@ -80,8 +80,7 @@ class BackwardConfig(Config):
         queries = self.block_q // split
         depths = (self.depth(spec.head_dim) + self.depth(spec.head_dim_v)) // split
         sums = m_tiles * (queries + queries // self.dp_parts + depths) // 2
-        fragments = m_tiles * (1 + queries // product.step)
-        return sums + fragments * product.words_a + product.words_b
+        return sums + 2 * m_tiles * product.words_a + product.words_b
 
     def depth(self, head_dim: int) -> int:
         """``head_dim`` rounded up to whole tiles of every warp that shares its columns."""

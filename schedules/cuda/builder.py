@@ -12,9 +12,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
 from ...definition.signature import Signature, View, declare
+from .arch import WARP
 from .program import Grid, Launch, Sizes
-
-WARP = 32
 
 # What TVM calls buffers and variables that nobody named.
 _UNNAMED = ("", "buffer", "v")
@@ -171,12 +170,16 @@ def _declare(tensor: Tensor) -> tirx.Buffer:
     return build.arg(tensor.name, declare(tensor.name, view.shape, tensor.dtype, view.strides))
 
 
-def _opaque(value):
+def opaque(value):
+    """``value``, int64 or uint32, of which the compiler knows nothing any more."""
+    dtype = value.ty.dtype
+    kind, letter = {"int64": ("long long", "l"), "uint32": ("unsigned", "r")}[dtype]
+    name = f"tvm_flash_opaque_{dtype}"
     source = (
-        "__device__ __forceinline__ unsigned tvm_flash_opaque(unsigned x)"
-        ' { asm volatile("" : "+r"(x)); return x; }'
+        f"__device__ __forceinline__ {kind} {name}({kind} x)"
+        f' {{ asm volatile("" : "+{letter}"(x)); return x; }}'
     )
-    return T.cuda.func_call("tvm_flash_opaque", value, source_code=source, return_type="uint32")
+    return T.cuda.func_call(name, value, source_code=source, return_type=dtype)
 
 
 def name_registers(owner) -> None:
@@ -212,7 +215,7 @@ def assign(register, value) -> None:
 def forget(register) -> None:
     """Let the compiler think that a 32-bit register has changed: it keeps nothing made of it."""
     kind = register.source.dtype
-    assign(register, tirx.reinterpret(kind, _opaque(tirx.reinterpret("uint32", register))))
+    assign(register, tirx.reinterpret(kind, opaque(tirx.reinterpret("uint32", register))))
 
 
 def emit(call) -> None:

@@ -105,11 +105,7 @@ class Copies:
         if self.asynchronous:
             wait()
         kind, tile = _VECTOR[cursor.access_bytes], cursor.tile
-        sign_bits = 0x8000_8000 if tile.element_bytes == 2 else 0x8000_0000
-        word_type = _word_type(kind)
-        signs = tirx.const(
-            sign_bits & (0xFFFF if word_type == "uint16" else 0xFFFF_FFFF), word_type
-        )
+        signs = tirx.const(_SIGN_BITS[_word_type(kind), tile.element_bytes], _word_type(kind))
         for context in cursor.pieces():
             with context as piece:
                 words = _words(self.kernel, kind)

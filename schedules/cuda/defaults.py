@@ -1,4 +1,4 @@
-"""Default configs: the first of its row that an architecture's shared memory takes."""
+"""Default configs: by head_dim, the best first of those that an architecture can hold."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from .backward_config import BackwardConfig as Backward
 from .backward_dq import ordered_reasons
 from .forward import ForwardConfig as Forward
 
-# Rows: head_dim up to. In a row the fastest first, then what needs less shared memory (sm_86, 89
-# and 120 have 99 KiB a block, sm_75 64) or fewer registers: a build takes the next one where a
-# kernel would spill, as long score functions make it. min_blocks=1 where shared memory holds no
-# second block: left to itself ptxas keeps to the registers of three, and spills.
+# Rows: head_dim up to. In a row the fastest first by the simulation of docs/analytical-models.md,
+# then what needs less shared memory (sm_86, 89 and 120 have 99 KiB a block, sm_75 64) or fewer
+# registers: a build takes the next one where a kernel's spills are refused, as those of long score
+# functions are. min_blocks=1 with 4 warps in 4 column groups: left to itself ptxas keeps to the
+# registers of three blocks, and spills.
 FORWARD = {
     64: (
         Forward(128, 64, stages=2, q_in_registers=True),

@@ -132,7 +132,7 @@ class _Forward:
             self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
             self._allocate()
             self.visits = KeyVisits(kernel, tile, self.config.block_k)
-            self._walk()
+            self._make_cursors()
             self._start()
             with loop_while(self.visits.any):
                 kernel.forget_offsets()
@@ -163,7 +163,7 @@ class _Forward:
         numbers = {x.name: self.kernel.buffers[x.name][self.tile.head,] for x in self.inputs}
         return OnlineSoftmax(self.kernel, self.scores, self.row, self.s.m_tiles, numbers)
 
-    def _walk(self) -> None:
+    def _make_cursors(self) -> None:
         """Cursors over the rows that the block reads."""
         kernel, tile, first = self.kernel, self.tile, self.visits.first
         back = -self.config.block_k
@@ -182,7 +182,7 @@ class _Forward:
                 copies.tile(self.values, 0, left)
         copies.commit()
         self.out.zero()
-        if softmax.takes_positive_scale:
+        if softmax.takes_positive_scale:  # the sign goes into Q, once
             with when(self.kernel.softmax_scale < T.float32(0)):
                 copies.negate(self.queries)
         if self.config.q_in_registers:
@@ -239,8 +239,7 @@ class _Forward:
     def _softmax(self) -> None:
         places = (self._q_index, lambda n, odd: self.visits.first + self.s.column(n, odd))
         self.softmax.score(self.s, self.bound, *places)
-        boundary = self.visits.is_boundary(self.visits.first)
-        mask_scores(self.bound, self.s, boundary, *places)
+        mask_scores(self.bound, self.s, self.visits.boundary(), *places)
         self.softmax.update(self.s, self.out)
         # At once, since a fragment is half of what it is made of.
         for step in range(self.p_steps):

@@ -38,7 +38,7 @@ def backward_launches(
         launches.append(ORDERED_DQ.function(spec, ordered[0], arch, name))
     else:
         depth = config.depth(spec.head_dim)
-        launches.append(query_gradient_launch(spec, f"{symbol}_dq", config.block_q, depth))
+        launches.append(query_gradient_launch(spec, arch, f"{symbol}_dq", config.block_q, depth))
         meta["head_dim_pad"] = depth
     return launches, meta
 

@@ -18,7 +18,8 @@ class QueryTiles:
     """What a key tile's visits read, a tile of queries at a time.
 
     targets: where each tensor of rows goes, by its name. The order of calls: ``ask_first``; in each
-    round ``next_parts``, called in order between other work, and ``RowStatistics.settle``.
+    round ``next_parts``, whose parts are called in order between other work. After all parts of a
+    tile comes ``RowStatistics.settle``.
     """
 
     def __init__(
@@ -38,23 +39,26 @@ class QueryTiles:
         }
 
     def ask_first(self) -> None:
-        """Ask for the first tile, into stage 0."""
+        """Ask for the first tile, into stage 0; the group of copies is left open."""
         each(self._parts(0, self._visits.head, self._visits.first, self._tile.rows))
 
     def next_parts(self, number, stage) -> list[Callable[[], None]]:
-        """Ask for the tile after the one visited as ``number``, in parts."""
+        """Ask for the tile after that visited as ``number``, in parts: a group of copies.
+
+        Looks ahead to it (``QueryVisits.look_ahead``).
+        """
         visits = self._visits
         visits.look_ahead()
         # No rows after the last tile: zeros are copied then, which costs less than a branch here.
         end = tirx.Select(number + 1 < visits.count, self._tile.rows, 0)
         place = visits.next_head, visits.next_first, self._kernel.scalar(end)
-        return [self._skip, *self._parts(stage, *place)]
+        return [self._skip, *self._parts(stage, *place), self._copies.commit]
 
     def _parts(self, stage, head, first, end) -> list[Callable[[], None]]:
         """Ask for the tile at which the cursors are; zeros from row ``end`` on."""
-        index, copies = self._tile.statistics(head), self._copies
-        rows = [p for c in self._cursors.values() for p in copies.parts(c, stage, end - first)]
-        return [lambda: self._statistics.ask(index, first, end), *rows, copies.commit]
+        index, cursors = self._tile.statistics(head), self._cursors.values()
+        rows = [p for c in cursors for p in self._copies.parts(c, stage, end - first)]
+        return [lambda: self._statistics.ask(index, first, end), *rows]
 
     def _skip(self) -> None:
         """Let the cursors go to the next tile."""

@@ -60,7 +60,7 @@ class Recompute:
             raw, site = s.registers[m, n, r], (q_index(m, n, r), k_index(m, n, r))
             seen = bound.visible(*site)
             if self.factor is not None:
-                # Rows past the last one are zeros, of Q, dO, lse and delta: they add nothing.
+                # Rows past the last one add nothing: they are zeros, or not stored (backward_dq).
                 exponent = self.gradient.exponent(raw * self.factor, lse(m, n, r))
             else:
                 seen = tirx.And(site[0] < rows, seen)

@@ -10,6 +10,7 @@ from ...definition.kinds import gradient_of
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
+from .arch import CudaArch
 from .builder import WARP, CudaKernel, barrier, store, when
 from .copies import store_rows
 from .math import CudaMath
@@ -54,13 +55,16 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
     return kernel.launch()
 
 
-def query_gradient_launch(spec: AttentionSpec, symbol: str, block_q: int, depth: int) -> Launch:
+def query_gradient_launch(
+    spec: AttentionSpec, arch: CudaArch, symbol: str, block_q: int, depth: int
+) -> Launch:
     """dQ of the sums in dq_acc, which lie in the order of fragments: a block per query tile.
 
     block_q, depth: rows and columns of a tile of dq_acc.
     """
     sig = Signature(spec)
-    scores, product = Scores(sig, CudaMath()), product_for(spec.dtype)
+    scores = Scores(sig, CudaMath())
+    product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
 
     tensors = parameter_tensors(sig, spec, ("dq", "dq_acc"), depth)
     with CudaKernel(symbol, sig, tensors, query_grid(block_q), _WARPS) as kernel:

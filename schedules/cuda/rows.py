@@ -12,8 +12,8 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .builder import CudaKernel, assign, when
-from .shared_tile import SharedTile
+from .builder import CudaKernel, assign, opaque, when
+from .shared_tile import SWIZZLED_ROWS, SharedTile
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class RowCursor:
     """The rows that a block brings to a tile, or fetches from it, a tile at a time.
 
     Each thread holds the address of its next piece, and steps it from piece to piece and from tile
-    to tile: an address made anew of entry, row and head takes 64-bit products for every piece.
+    to tile: an address made anew of entry, row and head takes 64-bit products for every piece. The
+    steps are opaque to the compiler, which would turn them back into such products.
     A tile is moved in passes, in which threads have a piece each, or none.
     """
 
@@ -66,11 +67,9 @@ class RowCursor:
         self.kernel, self.tile, self.rows, self._advance = kernel, tile, rows, advance
         self.access_bytes = vector_bytes(rows.columns, tile.element_bytes)
         self._per_row = tile.row_bytes // self.access_bytes
-        # A thread keeps its columns where a pass is whole rows, and its place in the swizzle where
-        # it is 8 of them.
-        whole = kernel.threads // self._per_row
-        self._rows_a_pass = whole // 8 * 8 or 1 << whole.bit_length() >> 1
-        self._keeps_columns = whole > 0
+        self._rows_a_pass = _rows_a_pass(kernel.threads // self._per_row)
+        # A thread keeps its columns where a pass is whole rows.
+        self._keeps_columns = self._rows_a_pass > 0
         self._movers = self._rows_a_pass * self._per_row or kernel.threads
         self._passes = -(-tile.rows * self._per_row // self._movers)
         row, column = self._position(0) if self._keeps_columns else (0, 0)
@@ -78,7 +77,7 @@ class RowCursor:
         # No register holds it: it is a product of the call's strides, for uniform registers.
         self._pitch = rows.pitch()
         self._first_offset = None
-        if self._rows_a_pass % 8 == 0 < self._rows_a_pass:
+        if self._keeps_columns and self._rows_a_pass % SWIZZLED_ROWS == 0:
             key = "piece", self._per_row, tile.row_bytes
             self._first_offset = kernel.kept_offset(key, tile.offset_of(row, column))
 
@@ -96,7 +95,7 @@ class RowCursor:
 
     def skip(self, rows, more_bytes) -> None:
         """Go ``rows`` rows, int32, and ``more_bytes``, int64, on: to a tile that lies elsewhere."""
-        assign(self._address, _opaque(self._address + (self._pitch * _int64(rows) + more_bytes)))
+        assign(self._address, opaque(self._address + (self._pitch * _int64(rows) + more_bytes)))
 
     @contextmanager
     def _piece(self, number: int, left, tests: list) -> Iterator[Piece]:
@@ -125,13 +124,22 @@ class RowCursor:
         if is_last:
             count = (self._advance or 0) - count * (self._passes - 1)
         if count:
-            assign(self._address, _opaque(self._address + self._pitch * _int64(count)))
+            assign(self._address, opaque(self._address + self._pitch * _int64(count)))
 
     def _position(self, start: int) -> tuple:
         """(row, column) in the tile of this thread's piece in the pass that begins at ``start``."""
         index = self.kernel.thread + start
         elements = self.access_bytes // self.tile.element_bytes
         return index // self._per_row, index % self._per_row * elements
+
+
+def _rows_a_pass(most: int) -> int:
+    """Rows that one pass of all threads moves, of ``most`` for which there are threads.
+
+    Whole periods of the swizzle, so that a thread's place in it stays the same; where there are too
+    few for one, a power of two, so that places repeat after few passes. 0: a row takes several.
+    """
+    return most // SWIZZLED_ROWS * SWIZZLED_ROWS or 1 << most.bit_length() >> 1
 
 
 def vector_bytes(columns: int, element_bytes: int) -> int:
@@ -150,15 +158,6 @@ def _address(pointer):
 def _pointer(address):
     source = "__device__ __forceinline__ void* tvm_flash_pointer(long long a) { return (void*)a; }"
     return T.cuda.func_call("tvm_flash_pointer", address, source_code=source, return_type="handle")
-
-
-def _opaque(address):
-    # Or the compiler would make each address of the first by a product again.
-    source = (
-        "__device__ __forceinline__ long long tvm_flash_stepped(long long a)"
-        ' { asm volatile("" : "+l"(a)); return a; }'
-    )
-    return T.cuda.func_call("tvm_flash_stepped", address, source_code=source, return_type="int64")
 
 
 def _int64(value):

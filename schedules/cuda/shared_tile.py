@@ -11,6 +11,8 @@ from tvm.script import tirx as T
 from .builder import CudaKernel
 
 CHUNK_BYTES = 16
+# The swizzle has the same pattern in each of so many rows.
+SWIZZLED_ROWS = 8
 
 
 @dataclass(frozen=True)

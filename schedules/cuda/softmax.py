@@ -101,11 +101,17 @@ class OnlineSoftmax:
 
     @property
     def takes_positive_scale(self) -> bool:
-        """Whether the sign of softmax_scale must be in the dot products: |scale| is folded."""
+        """Whether dot products must have the sign of softmax_scale in them.
+
+        The fold needs a positive factor: a negative one would turn maxima into minima.
+        """
         return self.factor is not None
 
     def score(self, s: Accumulator, bound: BoundScores, q_index, k_index) -> None:
-        """Dot products to scores, before the mask; q_index(m, half), k_index(n, odd)."""
+        """Dot products to scores, before the mask, unless their factor is folded into exponents.
+
+        q_index(m, half), k_index(n, odd).
+        """
         if self.factor is None:
             scale_scores(bound, s, q_index, k_index)
 

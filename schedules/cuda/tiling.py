@@ -87,8 +87,8 @@ class QueryTile:
 class KeyVisits:
     """The key tiles that a query tile sees, one after the other, the last first.
 
-    first: the tile at hand, a register. More numbers than it and the last would be held in every
-    round, of a grid's place that no uniform register holds.
+    first: the tile at hand, a register. Only it and the last one are kept: they depend on the
+    block's number, so that each number takes a register of every thread.
     """
 
     def __init__(self, kernel: CudaKernel, tile: QueryTile, block_k: int):
@@ -110,9 +110,9 @@ class KeyVisits:
         """Whether another tile comes after the one at hand."""
         return self.first > self._last
 
-    def is_boundary(self, first):
-        """Whether masks or ends may hide part of the tile that begins at ``first``."""
-        return self._visits.is_boundary(first)
+    def boundary(self):
+        """Whether masks or ends may hide part of the tile at hand."""
+        return self._visits.is_boundary(self.first)
 
     def step(self) -> None:
         """Go to the next tile."""
@@ -160,8 +160,7 @@ class QueryVisits:
     def __init__(self, kernel: CudaKernel, tile: KeyTile, block_q: int):
         past = tile.first + tile.block_k
         seen = visibility(kernel.sig, tile.batch)
-        visits = seen.queries(tile.first, past, block_q, pad_is_boundary=True)
-        self._visits = visits = held(kernel, visits, "end", "full_low", "full_high")
+        self._visits = visits = held(kernel, seen.queries(tile.first, past, block_q), "end")
         self._start = kernel.scalar(visits.first(0))
         self.count = kernel.scalar(visits.count * tile.group)
         self.head = kernel.scalar(tile.kv_head * tile.group)
@@ -180,10 +179,6 @@ class QueryVisits:
         """Go to the next tile."""
         assign(self.head, self.next_head)
         assign(self.first, self.next_first)
-
-    def boundary(self):
-        """Whether masks or ends may hide part of the tile at hand."""
-        return self._visits.is_boundary(self.first)
 
 
 def held(kernel: CudaKernel, visits: Visits, *names: str) -> Visits:

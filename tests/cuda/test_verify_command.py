@@ -37,7 +37,7 @@ except BuildError as error:
     pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
 
 from tvm_flash.codegen.build import build
-from tvm_flash.tune.sass.artifact import predicted_loops
+from tvm_flash.tune.simulation.artifact import predicted_loops
 from tvm_flash.verify import verify_library, verify_spec
 
 needs_nvdisasm = needs(find_nvdisasm)

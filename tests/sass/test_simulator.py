@@ -7,8 +7,8 @@ from listings import code
 
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
-from tvm_flash.tune.sass.prediction import predict_loop
-from tvm_flash.tune.sass.rates import (
+from tvm_flash.tune.simulation.prediction import predict_loop
+from tvm_flash.tune.simulation.rates import (
     ASSUMPTIONS,
     COPY_SPREAD,
     LATENCIES,
@@ -16,8 +16,8 @@ from tvm_flash.tune.sass.rates import (
     TO_MEMORY,
     rates_of,
 )
-from tvm_flash.tune.sass.simulator import POLICIES, simulate
-from tvm_flash.tune.sass.steps import steps_of
+from tvm_flash.tune.simulation.simulator import POLICIES, simulate
+from tvm_flash.tune.simulation.steps import steps_of
 
 SM_80 = rates_of(ARCHS["sm_80"])
 HMMA = "B------:-:-:-:S{} HMMA.16816.F32 R8, R4, R2, R8\n"

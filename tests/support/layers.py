@@ -54,14 +54,15 @@ LAYERS = (
     Layer(
         "machine code",
         ("codegen",),
-        "object, library and manifest, ahead of time or at first use",
+        "object, library and manifest, ahead of time or at first use; `codegen/sass/` reads GPU "
+        "code back, and judges spills",
     ),
     Layer("load", ("runtime",), "a callable kernel on torch's threads"),
     Layer(
         "proof without a GPU",
         ("ptx_interpreter", "verify"),
         "PTX executed by numpy with checks and counts; programs and whole libraries run on it, and "
-        "the error rule",
+        "the error rule, on a GPU too",
     ),
     Layer("PyTorch", ("frontend",), "operators with autograd, and the functions users call"),
     Layer(
@@ -72,7 +73,8 @@ LAYERS = (
     Layer(
         "search",
         ("tune",),
-        "strategies propose configs, hardware evaluates them, records remain",
+        "strategies propose configs, hardware evaluates them, records remain; `analytical/` and "
+        "`simulation/` (an SM from machine code) predict where nothing is measured",
     ),
     Layer(
         "study",

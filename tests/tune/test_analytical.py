@@ -30,11 +30,11 @@ from tvm_flash.tune.analytical import predictor
 from tvm_flash.tune.analytical.core import core_of
 from tvm_flash.tune.analytical.cpu import cpu_seconds, makespan
 from tvm_flash.tune.analytical.cpu_split import split_tasks
-from tvm_flash.tune.analytical.gpu import GPUS, gpu_of
 from tvm_flash.tune.analytical.model import predict
 from tvm_flash.tune.analytical.products import Micro, product
 from tvm_flash.tune.analytical.visited import key_tiles, query_tiles
 from tvm_flash.tune.analytical.work import Amounts, KernelWork, solved
+from tvm_flash.tune.gpu import GPUS, gpu_of
 from tvm_flash.tune.trial import SearchTask, Sizes
 
 ROOT = Path(__file__).resolve().parents[2]

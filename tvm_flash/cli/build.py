@@ -74,9 +74,10 @@ def build(
     if costs:
         for table in cost_tables(costs):
             show(table)
+    count = len(manifest["kernels"])
     size = (path / manifest["library"]).stat().st_size
     console.print(
-        f"{len(manifest['kernels'])} kernels for {_target_text(manifest)} in {seconds:.1f} s: "
+        f"{count} kernel{'s' * (count != 1)} for {_target_text(manifest)} in {seconds:.1f} s: "
         f"{path / manifest['library']} ({size / 1024:.0f} KiB)",
         soft_wrap=True,
     )

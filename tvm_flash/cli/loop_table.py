@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ..bench.table import Table, numbers, words
 
 if TYPE_CHECKING:
-    from ..tune.sass.artifact import KernelLoop
-    from ..tune.sass.prediction import LoopPrediction
+    from ..tune.simulation.artifact import KernelLoop
+    from ..tune.simulation.prediction import LoopPrediction
 
 # What JSON says of the same.
 PREDICTED = "predicted, not measured"

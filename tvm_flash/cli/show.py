@@ -63,10 +63,11 @@ def show(
         ),
     ] = "",
 ) -> None:
-    """Print the TensorIR definition, the recurrence, the scheduled function, LLVM IR or assembly.
+    """Print the TensorIR definition, the recurrence, the scheduled function or machine code.
 
-    For a GPU (--target cuda:sm_80): the scheduled kernels, their CUDA C++ or PTX, or their machine
-    code with its control words decoded and the main loop marked (sass).
+    For a CPU: LLVM IR or assembly. For a GPU (--target cuda:sm_80; of several the first): the
+    scheduled kernels, their CUDA C++ or PTX, or their machine code with its control words decoded
+    and the main loop marked (sass).
     """
     target = target or ("cuda:sm_80" if stage in OF_GPUS else "llvm")
     text = stage_text(parse_spec(spec), stage, direction.value, target)

@@ -22,9 +22,11 @@ def carry_candidates(
     from ..tune.carried import carry
     from ..tune.cuda_search import gpu_tasks
 
-    arch, *others = cuda_archs(target)
-    if others:
-        raise UnsupportedSpec(f"--carry is for one GPU: write --target cuda:{others[-1].name}")
+    archs = cuda_archs(target) if target.startswith("cuda") else ()
+    if len(archs) != 1:
+        name = archs[-1].name if archs else "sm_90"
+        raise UnsupportedSpec(f"--carry is for one GPU: write --target cuda:{name}")
+    (arch,) = archs
     require_out(out)
     tasks = [task for group in groups for task in gpu_tasks(*group, arch)]
     with progress("build", len(tasks) * (trials + 1)) as advance:

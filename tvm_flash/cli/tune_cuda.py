@@ -54,9 +54,7 @@ def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:
 
 def rank_without_gpu(groups: Groups, target: str, trials: int, seed: int, logs: Path) -> None:
     """``rank_on_cuda`` of all ``groups``, with words that nothing is measured, and what to do."""
-    from ..schedules.cuda.arch import cuda_archs
-
-    named = ", ".join(arch.name for arch in cuda_archs(target))
+    named = ", ".join(arch.name for arch in modelled_archs(target))
     notes.print(
         f"no CUDA GPU here: configs are ranked by a model of {named}; nothing is timed", **PLAIN
     )
@@ -109,7 +107,7 @@ def modelled_archs(target: str) -> tuple[CudaArch, ...]:
     Raises UnsupportedSpec for one that was named and has no model.
     """
     from ..schedules.cuda.arch import cuda_archs
-    from ..tune.analytical.gpu import GPUS, gpu_of
+    from ..tune.gpu import GPUS, gpu_of
 
     archs = cuda_archs(target)
     if target.partition(":")[2]:
@@ -138,7 +136,7 @@ def ranking_table(name: str, document: Mapping[str, Any]) -> Table:
         if rank <= _SHOWN or rank == default["rank"]
     ]
     columns = (
-        *numbers("rank"), *numbers("time", unit="us"), *numbers("registers"),
+        *numbers("rank"), *numbers("predicted", unit="us"), *numbers("registers"),
         *numbers("shared", unit="KiB"), *words("bound", "differs in"),
     )  # fmt: skip
     unranked = failures_text(Counter(entry["outcome"] for entry in document["unranked"]))

@@ -47,7 +47,7 @@ def rebuild(request: Request, out: Path) -> Path:
     return path
 
 
-def carry_lines(request: Request, named: Sequence[str]) -> list[str]:
+def record_lines(request: Request, named: Sequence[str]) -> list[str]:
     """Where the records of ``request`` lie, and how another machine builds with them.
 
     named: the words of the command line that name its specs.

@@ -17,7 +17,7 @@ from rich.markup import escape
 from ..errors import TvmFlashError
 from .console import PLAIN, console, notes
 from .show_table import show
-from .tune_rebuild import carry_lines, on_gpu, rebuild
+from .tune_rebuild import on_gpu, rebuild, record_lines
 from .tune_tables import Found, found_lines, found_table
 from .tune_view import LiveView, PlainView, clock_text
 
@@ -55,7 +55,7 @@ def search(request: Request, hardware: Hardware, out: Path | None, named: list[s
     except (KeyboardInterrupt, TvmFlashError) as error:
         stopped = error
     if out is not None or on_gpu(request.tasks):
-        for line in carry_lines(request, named):
+        for line in record_lines(request, named):
             notes.print(escape(line), **PLAIN)
     if stopped is not None:
         _stop(stopped)

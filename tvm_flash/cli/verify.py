@@ -21,7 +21,7 @@ from .spec_text import parse_specs
 from .verdict_table import verdict_table
 
 if TYPE_CHECKING:
-    from ..tune.sass.artifact import KernelLoop
+    from ..tune.simulation.artifact import KernelLoop
     from ..verify.verdict import Verification
 
 
@@ -78,10 +78,8 @@ def verify(
     archs = [name.strip() for name in arch.split(",") if name.strip()] or None
     directions = [one.value for one in direction] if direction else None
     settings = {"quick": quick, "seed": seed}
-    if time and not Path(subject).exists():
-        raise ValueError(
-            f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
-        )
+    if time:
+        _refuse_unpredictable(subject)
     if gpu:
         settings["gpu"] = True
     found = _verify(subject, archs, directions, settings)
@@ -100,16 +98,28 @@ def verify(
         raise typer.Exit(1)
 
 
+def _refuse_unpredictable(subject: str) -> None:
+    """Raise ValueError, before anything is verified, for what has no main loops to predict."""
+    from ..artifact.library import verify as read_artifact
+    from ..tune.simulation.artifact import refuse_cpu_library
+
+    if not (Path(subject) / "manifest.json").is_file() and Path(subject).name != "manifest.json":
+        raise ValueError(
+            f"--time needs a built library, and {subject!r} is none: build it with tvm-flash build"
+        )
+    refuse_cpu_library(subject, read_artifact(subject)[1])
+
+
 def _predict(
     subject: str, archs: list[str] | None, directions: list[str] | None
 ) -> list[KernelLoop]:
     """Show what the main loops of the library are predicted to take."""
-    from ..tune.sass.artifact import predicted_loops
+    from ..tune.simulation.artifact import NO_LOOP, predicted_loops
 
     with _bar("predict") as step:
         found = predicted_loops(subject, archs, directions, progress=step)
     show(loop_table(found))
-    for line in without_loops(found):
+    for line in without_loops([kernel for kernel in found if kernel.reason != NO_LOOP]):
         console.print(f"not predicted: {escape(line)}", highlight=False, soft_wrap=True)
     return found
 
@@ -172,6 +182,6 @@ def _print_failures(found: list[Verification]) -> None:
         console.print(text, highlight=False, soft_wrap=True)
     total = sum(len(k.outcomes) for verification in found for k in verification.kernels)
     if not failures:
-        console.print(f"[green]{total} runs, nothing wrong[/]", highlight=False)
+        console.print(f"[green]{total} run{'s' * (total != 1)}, nothing wrong[/]", highlight=False)
     else:
         console.print(f"[red]{len(failures)} of {total} runs are wrong[/]", highlight=False)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .spec import AttentionSpec
 
-DTYPES = ("bfloat16", "float16")
+HALVES = ("bfloat16", "float16")
 HEAD_DIMS = (64, 96, 128, 192, 256)
 
 _CAUSAL = {"causal": True}
@@ -25,10 +25,10 @@ class Use(NamedTuple):
 
     @property
     def specs(self) -> list[AttentionSpec]:
-        """One for each of DTYPES and head dimension."""
+        """One for each of HALVES and head dimension."""
         return [
             AttentionSpec(dtype=dtype, head_dim=head_dim, **self.fields)
-            for dtype in DTYPES
+            for dtype in HALVES
             for head_dim in self.head_dims
         ]
 

@@ -27,7 +27,7 @@ _MAKE = "make one with `tvm-flash tune SPECS --target cuda:ARCH --carry DIR`"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CarriedConfig:
     """A config among those of a carried library, to stand for the schedule's own class.
 
     candidate: its place in ``records``, the library's kernels for one spec and direction; 0 is the
@@ -85,7 +85,7 @@ class CarriedHardware(CudaHardware):
     def _compilers(self) -> Mapping[str, str]:
         return self._versions
 
-    def _found(self, task: SearchTask, configs: Mapping[str, Candidate]) -> dict[str, Any]:
+    def _found(self, task: SearchTask, configs: Mapping[str, CarriedConfig]) -> dict[str, Any]:
         return {key: self._carried(c.record, task.target) for key, c in configs.items()}
 
     def _carried(self, record: KernelRecord, arch: str) -> Built | Failure:
@@ -164,4 +164,4 @@ def _arch_of(path: Path, manifest: Manifest) -> CudaArch:
 
 def _space(records: tuple[KernelRecord, ...]) -> Space:
     knob = Knob("candidate", tuple(range(len(records))), "place in the library")
-    return Space("carried", (knob,), Candidate(0, records), lambda config: [])
+    return Space("carried", (knob,), CarriedConfig(0, records), lambda config: [])

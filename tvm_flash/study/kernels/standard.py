@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...definition.arithmetic import visibility
 from ...definition.scores import BoundScores, Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
@@ -20,7 +21,7 @@ from ...schedules.cuda.rows import Rows
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
 from ...schedules.cuda.softmax import block_scores, mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for
-from ...schedules.cuda.tiling import KeyVisits, QueryTile, query_grid, round_up
+from ...schedules.cuda.tiling import QueryTile, held, query_grid, round_up
 from .standard_softmax import softmax_launch, square
 
 
@@ -185,7 +186,9 @@ class _Scores(_Tiles):
         self.staged = shared_tile(kernel, config.block_q, config.block_k, self.spec.dtype)
         self.s = accumulator(kernel, self.warp_rows, config.block_k)
         self.words = fragment(kernel, self.product, self.s.m_tiles)
-        self.visits = KeyVisits(kernel, tile, config.block_k)
+        seen = visibility(kernel.sig, tile.batch)
+        visits = seen.keys(tile.first, tile.first + config.block_q, config.block_k)
+        self.visits = held(kernel, visits, "full_low", "full_high")
         self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
         load_rows(kernel, self.q_tile, 0, tile.query_rows("q"), tile.first, tile.rows)
 

@@ -18,8 +18,8 @@ def predictor(task: SearchTask) -> Callable[[Point], float]:
     from ...schedules.cuda.arch import ARCHS
 
     if task.target in ARCHS:
+        from ..gpu import gpu_of
         from .estimated import cuda_seconds
-        from .gpu import gpu_of
 
         arch = ARCHS[task.target]
         gpu_of(arch)

@@ -16,6 +16,7 @@ from ...codegen.sass.listing import Instruction
 from ...codegen.versions import build_versions
 from ...problem.spec import AttentionSpec
 from ...ptx_interpreter import Report
+from ...schedules.cuda.arch import WARP
 from ...schedules.cuda.program import CudaProgram, Launch
 from ...schedules.cuda.program import Sizes as Extents
 from ...schedules.cuda.tiling import key_work, query_work
@@ -27,7 +28,6 @@ from ..trial import Sizes
 from .visited import key_loads, query_loads
 from .work import Amounts, KernelWork, solved
 
-WARP = 32
 # Which part of an SM a PTX opcode occupies; the first that matches. What is none of these (moves,
 # branches, parameters) takes an issue slot or nothing at all: ptxas decides.
 _PARTS = (

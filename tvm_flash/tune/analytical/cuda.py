@@ -20,10 +20,10 @@ from ...errors import BuildError, TvmFlashError
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import ARCHS, CudaArch
 from ...schedules.space import Point, Space
+from ..gpu import Gpu, gpu_of
 from ..sizes import problem_of
 from ..trial import Sizes
 from .counted import Counted, count, kernel_works
-from .gpu import Gpu, gpu_of
 from .model import Prediction, predict, total_seconds
 from .ranking import FORMAT, KIND, ranking_path, write_ranking
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ...problem.spec import AttentionSpec
-from ...schedules.cuda.arch import CudaArch
+from ...schedules.cuda.arch import WARP, CudaArch
 from ...schedules.cuda.backward_config import BackwardConfig
 from ...schedules.cuda.forward import ForwardConfig
 from ...schedules.cuda.program import Sizes as Extents
 from ...schedules.cuda.residence import MOST_REGISTERS, REGISTER_UNIT, REGISTERS_PER_SM
 from ...schedules.cuda.tiling import key_work, query_work, round_up
+from ..gpu import gpu_of
 from ..trial import Sizes
-from .gpu import gpu_of
 from .model import predict, total_seconds
 from .visited import key_loads, query_loads
 from .work import Amounts, KernelWork
@@ -25,13 +25,12 @@ SPILLED = 0.02
 # Lanes of an element of a score: maximum, scale and subtract, sum; in the backward scale and
 # subtract, dP - delta, times P. Of integers: packing to halves, masks' selects.
 _FLOATS, _FLOATS_BACK, _INTEGERS = 4, 4, 1.5
-_WARP = 32
 _PRODUCT = 2 * 16 * 8 * 16
 
 
 def cuda_seconds(spec: AttentionSpec, config: Config, arch: CudaArch, sizes: Sizes) -> float:
     """Predicted seconds of one call; registers are estimated too, so a spill may go unseen."""
-    threads = _WARP * config.num_warps
+    threads = WARP * config.num_warps
     share = REGISTERS_PER_SM // (threads * max(config.min_blocks, 1))
     limit = min(MOST_REGISTERS, share // REGISTER_UNIT * REGISTER_UNIT)
     wanted = config.registers(spec) + REST
@@ -85,11 +84,12 @@ def _backward(spec: AttentionSpec, config: BackwardConfig) -> tuple[Amounts, Amo
     )  # fmt: skip
     elements, width = rows * keys, depth + depth_v
     warp_keys, queries, groups = keys * split // warps, rows // split, config.dq_groups(depth)
-    # S^T and dP^T: a warp's keys and its queries; dV and dK: all queries, its columns.
+    # S^T and dP^T: a warp's keys and its queries; dV and dK: all queries, its columns, and P and dS
+    # of the queries that are other warps'.
     first = warps * (warp_keys * (depth + config.dp_parts * depth_v) + queries * width)
-    second = warps * rows * width / split + (2 * warps * warp_keys * rows if split > 1 else 0)
+    second = warps * rows * width / split + 2 * warps * warp_keys * (rows - queries)
     exchanged = elements * (2 if split > 1 else 1)
-    # dQ: a warp's 16-row groups of dS, for each part, and its columns of K.
+    # dQ: a warp's rows of dS, for each part, and its columns of K.
     of_dq = warps * keys * (config.dq_rows(groups) * config.dq_parts + depth // groups)
     arriving = rows * width * size + 8 * rows
     tile = _amounts(
@@ -100,7 +100,7 @@ def _backward(spec: AttentionSpec, config: BackwardConfig) -> tuple[Amounts, Amo
         loaded=arriving + 8 * rows * depth,
         barriers=3 if split > 1 or config.stages == 1 else 2,
     )
-    reductions = Amounts(issued=rows * depth / _WARP)
+    reductions = Amounts(issued=rows * depth / WARP)
     ends = keys * width * size
     return _amounts(0, keys * depth_v / 4, 1, 3 * ends, 2 * ends, 2), tile + reductions
 
@@ -116,7 +116,7 @@ def _amounts(
     """Amounts of a tile; a warp's access to shared memory moves 512 bytes."""
     special = elements if products else 0
     issued = products / _PRODUCT + shared / 512
-    issued += elements * (floats + _INTEGERS + 1) / _WARP
+    issued += elements * (floats + _INTEGERS + 1) / WARP
     return Amounts(
         products, special, floats * elements, _INTEGERS * elements, shared, issued, loaded, barriers
     )

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from ...codegen.report import blocks_per_sm
 from ...schedules.cuda.arch import SCHEDULERS, CudaArch
-from ..sass.prediction import LoopPrediction, predict_loop
-from ..sass.steps import multiply_adds
-from .gpu import (
+from ..gpu import (
     BARRIER,
     INTEGER,
     L2_BYTES,
@@ -20,6 +18,8 @@ from .gpu import (
     SPECIAL,
     Gpu,
 )
+from ..simulation.prediction import LoopPrediction, predict_loop
+from ..simulation.steps import multiply_adds
 from .work import Amounts, KernelWork
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import UnsupportedSpec
-from ...schedules.cuda.arch import CudaArch
+from ..errors import UnsupportedSpec
+from ..schedules.cuda.arch import CudaArch
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Gpu:
 # "arithmetic instructions", throughput of native instructions, compute capability 7.5 to 9.0: 16
 # results of ex2, rcp and lg2; 64 of integer and logical operations and comparisons, of conversions
 # and shuffles 64 or fewer; "shared memory": 32 banks of 4 bytes; 4 warp schedulers that issue one
-# instruction each. Assumed of 12.0.
+# instruction each (``arch.SCHEDULERS``). Assumed of 12.0.
 SPECIAL, INTEGER, SHARED_BYTES = 16, 64, 128
 # A100 whitepaper: L2 gives 5120 bytes a clock, over 108 SMs. Of the others nothing is published:
 # the same share is assumed.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...codegen.sass.listing import Instruction
-from ...schedules.cuda.arch import CudaArch
-from ..analytical.gpu import gpu_of
-from .rates import ASSUMPTIONS, QUARTERS, Assumptions, Rates, rates_of
+from ...schedules.cuda.arch import SCHEDULERS, CudaArch
+from ..gpu import gpu_of
+from .rates import ASSUMPTIONS, Assumptions, Rates, rates_of
 from .simulator import POLICIES, simulate
 from .steps import FLOAT32, INTEGER, MEMORY, SPECIAL, TENSOR, Step, classes, multiply_adds, steps_of
 
@@ -104,7 +104,7 @@ def busy_parts(steps: Sequence[Step], rates: Rates, warps: int) -> dict[str, flo
 
     Of the parts that a quarter has of its own, those of the quarter with most warps.
     """
-    most = -(-warps // QUARTERS)
+    most = -(-warps // SCHEDULERS)
 
     def busy(part: int) -> float:
         return sum(step.busy for step in steps if step.part == part)

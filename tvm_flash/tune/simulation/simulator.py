@@ -16,12 +16,12 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
+from ...schedules.cuda.arch import SCHEDULERS
 from .rates import (
     COPY_SPREAD,
     LINE_READ,
     MEMORY_QUEUE,
     OPERANDS_READ,
-    QUARTERS,
     SPECIAL_QUEUE,
     TO_MEMORY,
     TO_SPECIAL,
@@ -134,7 +134,7 @@ class _Sm:
     ):
         self.steps, self.warps, self.rates, self.rounds = steps, warps, rates, rounds
         self.random = random.Random(seed)
-        self.quarters = [_Quarter(policy == POLICIES[1]) for _ in range(QUARTERS)]
+        self.quarters = [_Quarter(policy == POLICIES[1]) for _ in range(SCHEDULERS)]
         self.shared = self.l2 = 0.0
         self.meeting: dict[int, list[_Warp]] = {}
         self.all = self._placed(blocks)
@@ -146,7 +146,7 @@ class _Sm:
         placed = []
         for number in range(blocks * self.warps):
             block, own = divmod(number, self.warps)
-            quarter = self.quarters[number % QUARTERS]
+            quarter = self.quarters[number % SCHEDULERS]
             placed.append(_Warp(block, quarter, starts[block] + _APART * own, self.steps[0].part))
             quarter.warps.append(placed[-1])
         return placed

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...schedules.cuda.arch import SCHEDULERS, CudaArch
-from ..analytical.gpu import INTEGER, SPECIAL, gpu_of
-
-WARP = 32
-QUARTERS = SCHEDULERS
+from ...schedules.cuda.arch import SCHEDULERS, WARP, CudaArch
+from ..gpu import INTEGER, SPECIAL, gpu_of
 
 # Clocks from issue to result. sm_80's, for the others assumed. Published are, of A100 and H100, 23
 # to 30 for shared memory and 200 to 260 for a hit in L2 (Luo et al., "Benchmarking and dissecting
@@ -71,7 +68,7 @@ class Rates:
 
 
 def rates_of(arch: CudaArch, assumptions: Assumptions = ASSUMPTIONS["base"]) -> Rates:
-    """The rates of ``arch``, by the data sheet of the GPU that stands for it in ``analytical/gpu``.
+    """The rates of ``arch``, by the data sheet of the GPU that stands for it in ``tune/gpu``.
 
     Raises UnsupportedSpec for an architecture whose mma.sync is not published.
     """

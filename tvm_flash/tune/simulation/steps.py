@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from ...codegen.sass.flow import PRODUCTS
 from ...codegen.sass.listing import Instruction
 from ...errors import UnsupportedSpec
-from ..analytical.gpu import SHARED_BYTES
-from .rates import OTHER, REDUCTION, WARP, Rates
+from ...schedules.cuda.arch import WARP
+from ..gpu import SHARED_BYTES
+from .rates import OTHER, REDUCTION, Rates
 
 # Parts of an SM's quarter that are busy for some clocks with an instruction; "memory" is the way to
 # shared memory and L2, "none" takes an issue slot alone.
