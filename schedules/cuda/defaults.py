@@ -110,10 +110,7 @@ def _resident_warps(config: Forward, spec: AttentionSpec, arch: CudaArch) -> int
 def backward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Backward]:
     """The same for the backward kernel of key tiles."""
     table = BACKWARD_TF32 if spec.element.operand == "tf32" else BACKWARD
-    configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
-    # What leaves an SM fewer blocks than it was chosen for comes later.
-    per_sm = arch.shared_bytes_per_sm
-    return sorted(configs, key=lambda c: c.min_blocks * c.shared_bytes(spec) > per_sm)
+    return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
 
 
 def ordered_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:

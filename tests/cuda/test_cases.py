@@ -85,7 +85,7 @@ def test_turing_copies_through_registers_and_multiplies_in_halves(case, on):
     check_case(dataclasses.replace(case, dtype="float16"))
 
 
-@pytest.mark.parametrize("choice", range(4))
+@pytest.mark.parametrize("choice", range(5))
 @pytest.mark.parametrize("dim", [64, 96, 128, 192, 256])
 @pytest.mark.sweep
 def test_every_config_of_the_tables(dim, choice, on):

@@ -101,9 +101,9 @@ def products(reports):
 
 
 def test_tiles_outside_the_mask_are_skipped():
-    full = products(run(AttentionSpec(head_dim=64, dtype="float16"), 512))
+    full = products(run(AttentionSpec(head_dim=64, dtype="float16"), 1024))
     causal = AttentionSpec(head_dim=64, dtype="float16", causal=True)
     window = AttentionSpec(head_dim=64, dtype="float16", causal=True, window_left=True)
-    # 512 rows are 4 query tiles of 128 forward, 8 x 8 tiles of 64 backward.
-    assert products(run(causal, 512)) / full < 0.6
-    assert products(run(window, 512)) / full < 0.35
+    # 1024 rows are 8 query tiles of 128 forward, 8 key tiles of 128 backward.
+    assert products(run(causal, 1024)) / full < 0.6
+    assert products(run(window, 1024)) / full < 0.35
