@@ -64,7 +64,7 @@ def loops(code: Sequence[Instruction]) -> list[Loop]:
 
 
 def main_loop(code: Sequence[Instruction]) -> Loop | None:
-    """Of the loops with the most matrix products the innermost; None without such a loop."""
+    """The innermost of the loops with the most matrix products; None without such a loop."""
     with_products = [loop for loop in loops(code) if loop.products]
     most = max((loop.products for loop in with_products), default=0)
     fullest = [loop for loop in with_products if loop.products == most]

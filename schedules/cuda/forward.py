@@ -221,7 +221,7 @@ class _Forward:
         gemm(
             self.s, self.product, self.steps, self._q_fragments,
             lambda b, step, pair: self.product.load_b(b, self.k_tile, self.stage, pair * 16, step),
-            beside,
+            after_steps=beside,
         )  # fmt: skip
 
     def _q_fragments(self, step: int) -> list[list]:
@@ -260,7 +260,7 @@ class _Forward:
             lambda b, step, pair: product.load_b_rows(
                 b, self.v_tile, self.stage, step * product.step, pair
             ),
-            beside,
+            after_steps=beside,
         )  # fmt: skip
 
     def _finish(self) -> None:

@@ -71,17 +71,18 @@ def gemm(
     a_of: Callable[[int], list[list]],
     load_b: Callable[[list, int, int], None],
     beside: Sequence[Callable[[], None]] = (),
+    after_steps: Sequence[Callable[[], None]] = (),
 ) -> None:
     """acc += A B over ``steps`` reduction steps.
 
     a_of(step) gives the A fragment of each tile row; load_b(words, step, pair) loads the B
     fragments of tile columns 2 pair and 2 pair + 1. beside: other work to issue while tensor cores
-    multiply, spread evenly over them.
+    multiply, spread evenly over them; after_steps: a share of it after each step instead.
     """
     words = acc.kernel.registers((product.words_b,), "uint32")
     b = [words[n] for n in range(product.words_b)]
     half, pairs = product.words_b // 2, acc.n_tiles // 2
-    count, done = steps * pairs, 0
+    count, done, share = steps * pairs, 0, -(-len(after_steps) // steps)
     for step in range(steps):
         a = a_of(step)
         for pair in range(pairs):
@@ -94,6 +95,8 @@ def gemm(
             for act in beside[done:due]:
                 act()
             done = due
+        for act in after_steps[step * share : (step + 1) * share]:
+            act()
 
 
 def reloading(words: Callable, m_tiles: int, load: Callable) -> Callable[[int], list[list]]:

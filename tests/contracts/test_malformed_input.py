@@ -182,7 +182,7 @@ def test_a_foreign_journal_of_a_table(tmp_path, text):
     work = tmp_path / "t.jsonl.work"
     work.mkdir()
     (work / "events.jsonl").write_text(text + "\n")
-    options = ["--spec", "f32,d=64", "--knob", "block_q=64", "-o", tmp_path / "t.jsonl"]
+    options = ["--spec", "f32,d=64", "--knob", "block_q=192", "-o", tmp_path / "t.jsonl"]
     refused("study", "table", *options, words=[str(work)])
 
 
