@@ -64,13 +64,13 @@ def test_no_config_of_the_tables_is_refused(arch, head_dim):
 
 def test_refusals_name_what_there_is_not_enough_of():
     arch = ARCHS["sm_80"]
-    start = cuda_space(BF16, "forward", arch).start
+    start = replace(cuda_space(BF16, "forward", arch).start, stages=1, q_in_registers=False)
     wide = replace(start, block_q=256, block_k=128)
     text = residence_reasons(wide, BF16, arch)[0]
     assert "registers" in text and str(MOST_REGISTERS) in text
     crowded = replace(start, block_q=64, block_k=16, stages=1, num_warps=4, min_blocks=5)
     assert any("registers" in text for text in residence_reasons(crowded, BF16, arch))
-    deep = replace(start, block_q=64, block_k=128, min_blocks=2)
+    deep = replace(start, block_q=64, block_k=128, stages=2, min_blocks=2)
     assert any("shared memory" in text for text in residence_reasons(deep, BF16, arch))
 
 

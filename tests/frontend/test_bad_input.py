@@ -99,7 +99,7 @@ def test_a_gpu_too_old():
     spec = AttentionSpec(head_dim=64, dtype="float16")
     with pytest.raises(UnsupportedSpec, match=r"7\.0: kernels need 7\.5"):
         resolve(spec, "forward", "cuda", (7, 0))
-    with pytest.raises(UnsupportedSpec, match=r"sm_75 has no bfloat16 .* sm_80"):
+    with pytest.raises(UnsupportedSpec, match=r"sm_75: no bfloat16 .* sm_80"):
         resolve(AttentionSpec(head_dim=64, dtype="bfloat16"), "forward", "cuda", (7, 5))
 
 

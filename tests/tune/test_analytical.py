@@ -244,9 +244,11 @@ def test_every_cpu_space_has_predictions(target, dtype, direction, sizes, bucket
     assert seconds == [predicted(point) for point in space.points]
 
 
-@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [("sm_75", "float16"), *((a, t) for a in ("sm_80", "sm_90") for t in ("float16", "float32"))],
+)
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_every_gpu_space_has_predictions(arch, direction, dtype):
     spec = AttentionSpec(dtype=dtype, head_dim=64, causal=True)
     space = cuda_space(spec, direction, ARCHS[arch])
