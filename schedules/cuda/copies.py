@@ -28,7 +28,9 @@ def load_rows(
     Rows from ``end`` on and columns past the row's are zeros. With cp.async the data have landed
     after a wait of ``commit``'s group and a barrier; otherwise after a barrier.
     """
-    each(_parts(RowCursor(kernel, tile, source, first), stage, asynchronous, end - first))
+    each(
+        _parts(RowCursor(kernel, tile, source, first, once=True), stage, asynchronous, end - first)
+    )
 
 
 def _parts(
@@ -57,7 +59,7 @@ def each(parts: Iterable[Callable[[], None]]) -> None:
 
 def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -> None:
     """The tile to rows first .. of ``target``, as far as they lie before ``end``."""
-    cursor = RowCursor(kernel, tile, target, first)
+    cursor = RowCursor(kernel, tile, target, first, once=True)
     kind = _VECTOR[cursor.access_bytes]
     for context in cursor.pieces(end - first):
         with context as piece, when(piece.inside):

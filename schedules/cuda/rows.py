@@ -59,10 +59,12 @@ class RowCursor:
     """
 
     def __init__(
-        self, kernel: CudaKernel, tile: SharedTile, rows: Rows, first, advance: int | None = None
-    ):
+        self, kernel: CudaKernel, tile: SharedTile, rows: Rows, first, advance: int | None = None,
+        once: bool = False,
+    ):  # fmt: skip
         """first: the row at which the first tile begins. advance: rows from a tile to the next one
-        (negative: back), None if no other follows.
+        (negative: back), None if no other follows. once: for one tile, inside any statement; its
+        offset is then in no register that other cursors would take too.
         """
         self.kernel, self.tile, self.rows, self._advance = kernel, tile, rows, advance
         self.access_bytes = vector_bytes(rows.columns, tile.element_bytes)
@@ -78,8 +80,9 @@ class RowCursor:
         self._pitch = rows.pitch()
         self._first_offset = None
         if self._keeps_columns and self._rows_a_pass % SWIZZLED_ROWS == 0:
-            key = "piece", self._per_row, tile.row_bytes
-            self._first_offset = kernel.kept_offset(key, tile.offset_of(row, column))
+            key, offset = ("piece", self._per_row, tile.row_bytes), tile.offset_of(row, column)
+            kept = kernel.scalar(offset, "uint32") if once else kernel.kept_offset(key, offset)
+            self._first_offset = kept
 
     def pieces(self, left=None, wanted=None) -> list[AbstractContextManager[Piece]]:
         """The pieces of this thread in the tile at hand: contexts, to be entered once, in order.
