@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from before_after import table as before_and_after
-from main_loops import RESULTS as LOOPS
 from main_loops import table as main_loops
 
 from tvm_flash.bench.document import holds
@@ -55,8 +54,8 @@ def renewed() -> dict[Path, str]:
     if (change := RESULTS / "before-after.json").is_file():
         rows = json.loads(change.read_text(encoding="utf-8"))["rows"]
         parts.append((PAGE, CHANGE, "\n".join(before_and_after(rows).markdown())))
-    if LOOPS.is_file():
-        kept = json.loads(LOOPS.read_text(encoding="utf-8"))
+    if (loops := RESULTS / "main-loops.json").is_file():
+        kept = json.loads(loops.read_text(encoding="utf-8"))
         parts.append((CUDA, LOOP_TABLE, "\n".join(main_loops(kept).markdown())))
     if found := gains.gains(LOGS):
         parts.append((TUNING, GAINS, "\n".join(gains.table(found).markdown())))

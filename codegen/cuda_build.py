@@ -15,10 +15,11 @@ from ..errors import BuildError
 from ..machine import architecture, system
 from ..schedules.cuda.arch import CudaArch
 from .cuda_link import compile_host, link_cuda
-from .cuda_variants import Chosen, Compiled, CudaJob, attempt, cuda_job, refused_spills, settle
+from .cuda_variants import Chosen, Compiled, CudaJob, attempt, cuda_job, settle
 from .launcher import Step, Variant, function_text, image_symbol
 from .nvcc import fat_binary
 from .room import writing
+from .sass.spills import refused_spills
 from .staging import LIBRARY, Progress, counting, publishing
 from .toolkit import find_toolkit
 from .versions import build_versions
@@ -167,7 +168,7 @@ def _common_meta(metas: Sequence[dict[str, int]]) -> dict[str, int]:
 
 def _launch_record(chosen: Chosen, kernel: Compiled) -> dict[str, Any]:
     """refused: why a build that was not told to allow it would refuse the kernel's spills."""
-    refused = refused_spills(kernel)
+    refused = refused_spills(kernel.launch, kernel.cubins)
     return {
         **({"refused": refused} if refused else {}),
         "name": kernel.launch.name,

@@ -14,7 +14,7 @@ from ..schedules.cuda.arch import CudaArch
 from ..schedules.cuda.program import CudaProgram, Launch
 from .cuda import KernelSource, kernel_sources, ptx_version
 from .nvcc import Cubin, assemble, compile_ptx
-from .sass.spills import spill_reasons
+from .sass.spills import refused_spills
 
 # Programs, and the architectures that each serves.
 Served = list[tuple[tuple[CudaArch, ...], CudaProgram]]
@@ -135,25 +135,24 @@ def _keys(attempt: Attempt) -> list[tuple[str, ...]]:
 
 
 def _is_refused(chosen: Chosen, arch: CudaArch, allow_spills: Collection[str]) -> bool:
-    return any(refused_spills(kernel, allow_spills, arch.name) for kernel in chosen.kernels)
+    return any(_spill_reasons(kernel, allow_spills, arch.name) for kernel in chosen.kernels)
 
 
-def refused_spills(
-    kernel: Compiled, allow_spills: Collection[str] = (), arch: str | None = None
+def _spill_reasons(
+    kernel: Compiled, allow_spills: Collection[str], arch: str | None = None
 ) -> list[str]:
     """Why ``kernel`` keeps too much in memory; arch: in this one's machine code alone.
 
     allow_spills: names of launches that may, beside those whose schedule lets them.
     """
-    if kernel.launch.may_spill or kernel.launch.name in allow_spills:
+    if kernel.launch.name in allow_spills:
         return []
-    wanted = [cubin for cubin in kernel.cubins if arch in (None, cubin.arch)]
-    return [text for cubin in wanted for text in spill_reasons(cubin, kernel.launch.name)]
+    return refused_spills(kernel.launch, [c for c in kernel.cubins if arch in (None, c.arch)])
 
 
 def _refuse(done: Sequence[Chosen], allow_spills: Collection[str]) -> None:
     for kernel in [kernel for chosen in done for kernel in chosen.kernels]:
-        if reasons := refused_spills(kernel, allow_spills):
+        if reasons := _spill_reasons(kernel, allow_spills):
             name = kernel.launch.name
             raise SpillError(
                 f"{name} keeps registers in memory ({'; '.join(reasons)}); choose smaller tiles or "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from ...schedules.cuda.program import Launch
 from ..nvcc import Cubin
 from .flow import steady_round
 from .listing import Instruction, disassemble
@@ -25,6 +26,13 @@ def spill_reasons(cubin: Cubin, name: str) -> list[str]:
     memory is not read. Raises BuildError without nvdisasm, saying what to install.
     """
     return list(_reasons(cubin, name)) if cubin.resources.in_local_memory else []
+
+
+def refused_spills(launch: Launch, cubins: Iterable[Cubin]) -> list[str]:
+    """``spill_reasons`` of all ``cubins`` of ``launch``; none where its schedule lets it spill."""
+    if launch.may_spill:
+        return []
+    return [text for cubin in cubins for text in spill_reasons(cubin, launch.name)]
 
 
 def spill_traffic(code: Sequence[Instruction]) -> tuple[int, int]:

@@ -98,6 +98,15 @@ def limit_reasons(spec: AttentionSpec, arch: CudaArch, shared_bytes: int, widest
     return [text for wrong, text in checks if wrong]
 
 
+def crowded_reasons(arch: CudaArch, blocks: int, shared_bytes: int) -> list[str]:
+    """Why an SM cannot hold ``blocks`` blocks with ``shared_bytes`` each (empty: it can)."""
+    needed, held = blocks * shared_bytes, arch.shared_bytes_per_sm
+    if needed <= held:
+        return []
+    need = f"{blocks} blocks need {needed} bytes of shared memory"
+    return [f"{need}, an SM of {arch.name} has {held}"]
+
+
 def serving_arch(capability: tuple[int, int], built: Iterable[CudaArch]) -> CudaArch | None:
     """The architecture of ``built`` whose code a device of ``capability`` runs, or None.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob
-from .arch import WIDEST, CudaArch, limit_reasons
+from .arch import WIDEST, CudaArch, crowded_reasons, limit_reasons
 from .tensor_core import product_for
 from .tiling import round_up
 
@@ -38,7 +38,7 @@ class BackwardConfig(Config):
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
         groups, split = self.block_q // 16, self.column_groups
-        depth, per_sm = self.depth(spec.head_dim), self.min_blocks * self.shared_bytes(spec)
+        depth = self.depth(spec.head_dim)
         checks = [
             (
                 self.num_warps % split or self.block_k * split % (16 * self.num_warps),
@@ -57,14 +57,11 @@ class BackwardConfig(Config):
                 self.block_q % (16 * self.dp_parts * split),
                 f"block_q={self.block_q} must be a multiple of 16 * {self.dp_parts=} * {split=}",
             ),
-            (
-                per_sm > arch.shared_bytes_per_sm,
-                f"min_blocks={self.min_blocks} blocks need {per_sm} bytes of shared memory, "
-                f"an SM of {arch.name} has {arch.shared_bytes_per_sm}",
-            ),
         ]
         own = [text for wrong, text in checks if wrong]
-        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
+        shared = self.shared_bytes(spec)
+        own += crowded_reasons(arch, self.min_blocks, shared)
+        return [*own, *limit_reasons(spec, arch, shared, WIDEST)]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of a block, bytes."""

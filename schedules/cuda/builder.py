@@ -207,6 +207,11 @@ def store(buffer: tirx.Buffer, index: Sequence, value) -> None:
     build.buffer_store(buffer, value, list(index))
 
 
+def typed(value, dtype: str):
+    """``value``, an int or an expression, as ``dtype``."""
+    return tirx.const(value, dtype) if isinstance(value, int) else tirx.Cast(dtype, value)
+
+
 def assign(register, value) -> None:
     """Give a register of ``CudaKernel.scalar`` another value."""
     store(register.source, register.indices, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...problem.spec import AttentionSpec
-from .arch import CudaArch
+from .arch import CudaArch, crowded_reasons
 from .backward_config import BackwardConfig
 from .forward import ForwardConfig
 
@@ -22,18 +22,14 @@ def residence_reasons(
     blocks, threads = max(config.min_blocks, 1), 32 * config.num_warps
     share = REGISTERS_PER_SM // (threads * blocks) // REGISTER_UNIT * REGISTER_UNIT
     limit = min(MOST_REGISTERS, share)
-    needed, shared = config.registers(spec) + LEAST_REST, blocks * config.shared_bytes(spec)
+    needed = config.registers(spec) + LEAST_REST
     checks = [
         (needed > limit, f"it needs {needed} registers or more, a thread may have {limit}"),
-        (
-            shared > arch.shared_bytes_per_sm,
-            f"{blocks} blocks need {shared} bytes of shared memory, "
-            f"an SM of {arch.name} has {arch.shared_bytes_per_sm}",
-        ),
         (
             threads * blocks > arch.threads_per_sm,
             f"{blocks} blocks have {threads * blocks} threads, "
             f"an SM of {arch.name} has {arch.threads_per_sm}",
         ),
     ]
-    return [text for wrong, text in checks if wrong]
+    own = [text for wrong, text in checks if wrong]
+    return [*own, *crowded_reasons(arch, blocks, config.shared_bytes(spec))]

@@ -12,8 +12,10 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .builder import CudaKernel, assign, opaque, when
+from .builder import CudaKernel, assign, opaque, typed, when
 from .shared_tile import SWIZZLED_ROWS, SharedTile
+
+_int64 = partial(typed, dtype="int64")
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,3 @@ def _address(pointer):
 def _pointer(address):
     source = "__device__ __forceinline__ void* tvm_flash_pointer(long long a) { return (void*)a; }"
     return T.cuda.func_call("tvm_flash_pointer", address, source_code=source, return_type="handle")
-
-
-def _int64(value):
-    return tirx.const(value, "int64") if isinstance(value, int) else tirx.Cast("int64", value)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 
 from tvm import DataType, tirx
 from tvm.script import tirx as T
 
-from .builder import CudaKernel
+from .builder import CudaKernel, typed
 
 CHUNK_BYTES = 16
 # The swizzle has the same pattern in each of so many rows.
 SWIZZLED_ROWS = 8
+
+_uint32 = partial(typed, dtype="uint32")
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,6 @@ class SharedTile:
         return self.kernel.kept_offset(
             (pattern, self.row_bytes), self.offset_of(row, chunk * self.per_chunk)
         )
-
-
-def _uint32(value):
-    return tirx.const(value, "uint32") if isinstance(value, int) else tirx.Cast("uint32", value)
 
 
 def shared_tile(

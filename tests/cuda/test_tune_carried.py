@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from rehearsed_gpu import pose
-from typer.testing import CliRunner
+from rehearsed_gpu import call, pose
+from tools import needs
 
 from tvm_flash.artifact.library import verify
-from tvm_flash.cli.app import app
 from tvm_flash.codegen.toolkit import find_toolkit
-from tvm_flash.errors import BuildError
 from tvm_flash.schedules.record_format import checked
 
-try:
-    find_toolkit()
-except BuildError as error:
-    pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
+pytestmark = needs(find_toolkit)
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 SPEC = "fp16,d=16"
@@ -38,12 +33,6 @@ toolkit.find_toolkit = None
 sys.argv = ["tvm-flash", "tune", *sys.argv[2:]]
 main()
 """
-
-
-def call(*arguments, status=0):
-    result = CliRunner().invoke(app, list(map(str, arguments)), terminal_width=160)
-    assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
-    return result
 
 
 @pytest.fixture(scope="module")

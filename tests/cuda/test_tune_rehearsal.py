@@ -6,12 +6,11 @@ import re
 import shutil
 
 import pytest
-from rehearsed_gpu import pose, rehearse
-from typer.testing import CliRunner
+from rehearsed_gpu import call, pose, rehearse
+from tools import needs
 
 from tvm_flash.artifact.library import verify
 from tvm_flash.cli import tune_cuda
-from tvm_flash.cli.app import app
 from tvm_flash.codegen import toolkit
 from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
@@ -20,32 +19,22 @@ from tvm_flash.schedules.record_format import checked
 SPEC = "fp16,d=16"
 
 
-def call(*arguments, status=0):
-    result = CliRunner().invoke(app, list(map(str, arguments)), terminal_width=160)
-    assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
-    return result
-
-
 def tune(folder, *more, **options):
     search = ("--directions", "forward", "--strategy", "random", "--trials", 1, "--seconds", 0.01)
     where = ("--target", "cuda", "--logs", folder / "logs", "-o", folder / "kernels")
     return call("tune", SPEC, *search, *where, *more, **options)
 
 
-@pytest.fixture
-def nvcc():
-    try:
-        find_toolkit()
-    except BuildError as error:
-        pytest.skip(f"no CUDA compiler: {error}")
+needs_nvcc = needs(find_toolkit)
 
 
 def fewer_keys_are_faster(place, numbers):
     return 1e-5 * numbers["block_k"]
 
 
+@needs_nvcc
 @pytest.mark.slow
-def test_from_the_command_to_the_library(nvcc, tmp_path, monkeypatch):
+def test_from_the_command_to_the_library(tmp_path, monkeypatch):
     rehearse(monkeypatch, fewer_keys_are_faster)
     done = tune(tmp_path)
     (log,) = (tmp_path / "logs" / "sm_90").glob("*.jsonl")
@@ -72,8 +61,9 @@ def test_from_the_command_to_the_library(nvcc, tmp_path, monkeypatch):
         assert kernel.config_source == f"sm_90: tuning_logs/sm_90/{log.name}:exact"
 
 
+@needs_nvcc
 @pytest.mark.slow
-def test_wrong_kernels_get_no_time(nvcc, tmp_path, monkeypatch):
+def test_wrong_kernels_get_no_time(tmp_path, monkeypatch):
     def spoil(tensors):
         tensors["out"][0, 0, 0, 0] += 1
 
@@ -95,8 +85,9 @@ REFUSED = {
 }
 
 
+@needs_nvcc
 @pytest.mark.parametrize("what", REFUSED)
-def test_refused_in_one_line_before_anything_is_compiled(what, nvcc, tmp_path, monkeypatch):
+def test_refused_in_one_line_before_anything_is_compiled(what, tmp_path, monkeypatch):
     pose(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()

@@ -267,7 +267,7 @@ def test_the_command_refuses_with_reasons(tmp_path, options, message):
 @pytest.mark.slow
 def test_the_command_measures_a_table_that_searches_can_use(tmp_path):
     output = tmp_path / "real.jsonl.gz"
-    knobs = ["--knob", "block_q=64,128", "--knob", "lanes=32"]
+    knobs = ["--knob", "rows_s=2,4"]
     sizes = ["--seqlen", "64", "--heads", "1", "--passes", "1", "--pairs", "2", "--workers", "1"]
     command = ["study", "table", "--spec", "f32,d=32", *knobs, *sizes, "-o", str(output)]
     done = RUN.invoke(app, command)

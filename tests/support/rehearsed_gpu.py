@@ -6,8 +6,10 @@ import itertools
 from functools import partial
 
 import torch
+from typer.testing import CliRunner
 
 from tvm_flash.bench.timing import Call
+from tvm_flash.cli.app import app
 from tvm_flash.runtime.loader import Kernel, opened
 from tvm_flash.tune import building, cuda_device, cuda_hardware
 from tvm_flash.tune.cuda_device import Place
@@ -20,6 +22,13 @@ from tvm_flash.verify.trial import Candidate
 SIZES = Sizes(1, 1, 1, 40, 40)
 # Parts of a time that repeats differ by.
 NOISE = (0.0, 0.004, -0.003, 0.002, -0.001)
+
+
+def call(*arguments, status=0):
+    """What `tvm-flash` prints of ``arguments``, which it must end with ``status``."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), terminal_width=160)
+    assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
+    return result
 
 
 class Interpreter:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
-from .console import Advance, console, progress
+from .console import console, counted_progress
 from .cost_table import cost_tables
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
@@ -104,13 +103,6 @@ def _build(problems: list, target: str, out: Path, wanted: dict[str, Any]) -> tu
     from ..codegen.build import build as build_artifact
 
     started = time.perf_counter()
-    with ExitStack() as stack:
-        opened: list[Advance] = []
-
-        def step(done: int, total: int, symbol: str) -> None:
-            if not opened:
-                opened.append(stack.enter_context(progress("build", total)))
-            opened[0](symbol)
-
+    with counted_progress("build") as step:
         path = build_artifact(problems, target, out, progress=step, **wanted)
     return path, time.perf_counter() - started

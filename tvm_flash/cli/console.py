@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import typer
@@ -67,6 +67,24 @@ def progress(title: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=notes, transient=True) as bar:
         task = bar.add_task(escape(title), total=total)
         yield lambda text: bar.update(task, advance=1, description=escape(f"{title}: {text}"))
+
+
+@contextmanager
+def counted_progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar that begins when its length is known: at the first step(done, total, text).
+
+    Steps come one by one, from the start (0 done) or from the first that is done.
+    """
+    with ExitStack() as stack:
+        opened: list[Advance] = []
+
+        def step(done: int, total: int, text: str) -> None:
+            if not opened:
+                opened.append(stack.enter_context(progress(title, total)))
+            if done:
+                opened[0](text)
+
+        yield step
 
 
 def reporting_errors(command: Callable) -> Callable:

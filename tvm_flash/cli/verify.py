@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import ArtifactError, UnsupportedSpec
-from .console import console, progress, refuse_unwritable
+from .console import console, counted_progress, refuse_unwritable
 from .loop_table import PREDICTED, loop_table, without_loops
 from .show_table import show
 from .spec_text import parse_specs
@@ -116,7 +114,7 @@ def _predict(
     """Show what the main loops of the library are predicted to take."""
     from ..tune.simulation.artifact import NO_LOOP, predicted_loops
 
-    with _bar("predict") as step:
+    with counted_progress("predict") as step:
         found = predicted_loops(subject, archs, directions, progress=step)
     show(loop_table(found))
     for line in without_loops([kernel for kernel in found if kernel.reason != NO_LOOP]):
@@ -139,7 +137,7 @@ def _verify(
     if path.is_dir() or path.name == "manifest.json":
         from ..verify.library import verify_library
 
-        with _bar() as step:
+        with counted_progress("verify") as step:
             named: dict[str, Any] = {"directions": directions, "archs": archs, **settings}
             return [verify_library(path, **named, progress=step)]
     if settings.get("gpu"):
@@ -149,24 +147,9 @@ def _verify(
     chosen = directions or [one.value for one in Direction]
     found = []
     for spec in parse_specs(subject):
-        with _bar() as step:
+        with counted_progress("verify") as step:
             found.append(verify_spec(spec, chosen, archs, **settings, progress=step))
     return found
-
-
-@contextmanager
-def _bar(title: str = "verify") -> Iterator:
-    """A progress bar that begins when its length is known."""
-    with ExitStack() as stack:
-        opened: list = []
-
-        def step(done: int, total: int, text: str) -> None:
-            if not opened:
-                opened.append(stack.enter_context(progress(title, total)))
-            else:
-                opened[0](text)
-
-        yield step
 
 
 def _print_failures(found: list[Verification]) -> None:

@@ -23,14 +23,15 @@ _OURS = "machine"
 _MAY_BE_OURS = ("crash", "timeout")
 
 
+# An artifact of one kernel; or of several, and the symbol of one.
+Place = Path | tuple[Path, str]
+
+
 @dataclass(frozen=True)
 class Built:
-    """An artifact with one function, or with several and the symbol of one.
+    """A compiled kernel; resources: what the compiler made of it."""
 
-    resources: what the compiler made of it.
-    """
-
-    path: Path | tuple[Path, str]
+    path: Place
     resources: dict[str, int]
 
 

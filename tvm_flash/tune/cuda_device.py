@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,11 +17,10 @@ from ..runtime.loader import Kernel, opened
 from ..verify.buffers import moved, run_elsewhere, with_tensors
 from ..verify.trial import CallArguments, Candidate, judge, tile_of
 from ..verify.verdict import KernelVerdict
+from .building import Place
 from .measure import given_arguments, interleaved, verdict_trial
 from .trial import Sizes, Trial
 
-# An artifact of one kernel; or of several, and the symbol of one.
-Place = Path | tuple[Path, str]
 Outputs = tuple[str, ...]
 # How errors begin that torch raises, and our launchers: no numbers came of such a call.
 _CUDA_FAILED = ("CUDA error", "CUDA launch")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...codegen.nvcc import Cubin, assemble, compile_ptx
 from ...codegen.sass.flow import steady_round
 from ...codegen.sass.listing import disassemble
-from ...codegen.sass.spills import spill_reasons
+from ...codegen.sass.spills import refused_spills
 from ...codegen.toolkit import find_toolkit
 from ...codegen.versions import build_versions
 from ...errors import BuildError, TvmFlashError
@@ -173,27 +173,17 @@ def _finished(
         return Judged(config, "invalid", str(error))
     cubins = tuple(cubin for _, cubin in compiled)
     shared = tuple(launch.shared_bytes for launch in program.launches)
-    if reasons := _spill_reasons(program, cubins):
+    made = list(zip(program.launches, cubins, strict=True))
+    if reasons := [text for launch, cubin in made for text in refused_spills(launch, [cubin])]:
         return Judged(config, "spill", "; ".join(reasons), cubins, shared_bytes=shared)
     counted = count(spec, direction, program, [ptx for ptx, _ in compiled])
     if counted.failure:
         return Judged(config, "wrong", counted.failure, cubins, counted, shared_bytes=shared)
     registers = [cubin.resources.registers for cubin in cubins]
-    rounds = [
-        steady_round(disassemble(cubin.code, launch.name))
-        for launch, cubin in zip(program.launches, cubins, strict=True)
-    ]
+    rounds = [steady_round(disassemble(cubin.code, launch.name)) for launch, cubin in made]
     works = kernel_works(spec, program, counted, sizes, registers, rounds)
     predictions = tuple(predict(work, arch, gpu_of(arch)) for work in works)
     return Judged(config, "ok", "", cubins, counted, predictions, shared)
-
-
-def _spill_reasons(program: CudaProgram, cubins: Sequence[Cubin]) -> list[str]:
-    """What a build would refuse."""
-    judged = zip(program.launches, cubins, strict=True)
-    return [
-        t for launch, c in judged if not launch.may_spill for t in spill_reasons(c, launch.name)
-    ]
 
 
 def _document(
