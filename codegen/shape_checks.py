@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.ir.expr import StringImm
 
 from ..definition.signature import argument_of
-from ..problem.arguments import NUMBERS, Up
+from ..problem.arguments import LONGEST, NUMBERS
 from ..problem.lengths import MAX_SEQLEN
 from ..schedules.cuda.program import Grid, Sizes
 
@@ -70,18 +70,17 @@ def _workspaces(
     func: tirx.PrimFunc, sizes: Mapping[str, tirx.Var], meta: Mapping[str, int]
 ) -> Iterator[Check]:
     for param in func.params:
-        argument = argument_of(param)
+        argument = argument_of(func, param)
         for axis, size in enumerate(argument.shape if argument else ()):
             extent = param.shape[axis]
             if size == "copies" and isinstance(extent, tirx.Var):
                 yield extent > 0, f"{argument.name} must have at least one copy (axis {axis})"
-            if isinstance(size, Up):
+            if not isinstance(size, str):
                 block = meta[size.block]
-                needed = tirx.truncdiv(sizes[size.size] + (block - 1), block) * block
+                said = f"as many rows (axis {axis}) as q, {size.said(block)}"
                 yield (
-                    extent >= needed,
-                    f"{argument.name} must have as many rows (axis {axis}) as q, rounded up to a "
-                    f"multiple of {block}",
+                    extent >= size.of(sizes[size.size], block),
+                    f"{argument.name} must have {said}",
                 )
 
 
@@ -101,7 +100,7 @@ def _is_narrow_integer(param: tirx.Var) -> bool:
 
 
 def _numbers(params: Sequence[tirx.Var]) -> Iterator[Check]:
-    limits = {a.name: a.limits for a in NUMBERS if a.limits}
+    limits = {a.name: a.limits for a in (*NUMBERS, LONGEST) if a.limits}
     for param in params:
         if param.name in limits:
             least, most = limits[param.name]

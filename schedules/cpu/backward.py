@@ -132,7 +132,7 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
         # Rows too, or a single head would leave these passes to one thread.
         sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock(block))))
     sch.parallel(sch.get_loops(sch.get_sblock("worker"))[0])
-    _zeros(sch, config, tile)
+    _zeros(sch, config, tile, has_block_sums=spec.sequences != "dense")
     _transposes(sch, config, tile)
     _spread_rows(sch, config, tile)
     # A score that is only scaled goes from the product to P in one block.
@@ -148,9 +148,10 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     return with_bf16_dot(func) if config.unit == "dot" else func
 
 
-def _zeros(sch, config: BackwardConfig, tile: BackwardTile) -> None:
+def _zeros(sch, config: BackwardConfig, tile: BackwardTile, has_block_sums: bool) -> None:
     """Zeros in vectors; with AMX those of dK set up the thread's tiles too."""
-    vectorize(sch, "init_dv", config.vector)
+    for block in ("init_dv", *["init_dq"] * has_block_sums):
+        vectorize(sch, block, config.vector)
     if config.unit == "amx":
         row = sch.get_loops(sch.get_sblock("init_dk"))[-2]
         sch.tensorize(row, register_start(tile.depth_lanes, tile.block_k))

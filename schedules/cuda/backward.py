@@ -77,7 +77,7 @@ class _KeyGradients:
                 kernel, self.copies, self.tile, self.visits,
                 {"q": self.q_tile, "dout": self.do_tile}, self.row_statistics,
             )  # fmt: skip
-            self.bound = block_scores(kernel, self.scores, self.tile.batch, self.visits.head)
+            self.bound = block_scores(kernel, self.scores, self.tile, self.visits.head)
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_offsets()

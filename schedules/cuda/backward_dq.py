@@ -68,7 +68,7 @@ class _QueryGradient:
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self.tile = tile = QueryTile(kernel, self.config.block_q)
-            self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
+            self.bound = block_scores(kernel, self.scores, tile, tile.head)
             self._allocate()
             self.visits = KeyVisits(kernel, tile, self.config.block_k)
             self._start()

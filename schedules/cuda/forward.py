@@ -129,7 +129,7 @@ class _Forward:
         with self.kernel as kernel:
             self.tile = QueryTile(kernel, self.config.block_q)
             tile = self.tile
-            self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
+            self.bound = block_scores(kernel, self.scores, tile, tile.head)
             self._allocate()
             self.visits = KeyVisits(kernel, tile, self.config.block_k)
             self._make_cursors()

@@ -39,12 +39,12 @@ def any_lane(condition):
     return T.cuda.func_call("tvm_flash_any", condition, source_code=source, return_type="bool")
 
 
-def block_scores(kernel: CudaKernel, scores: Scores, batch, head) -> BoundScores:
-    """The scores of a block's batch entry and head, with 1 / softcap in a register."""
+def block_scores(kernel: CudaKernel, scores: Scores, tile, head) -> BoundScores:
+    """The scores of the entry of a block's ``tile`` and a head, with 1 / softcap in a register."""
     held = None
     if scores.spec.softcap:
         held = kernel.scalar(scores.inverse_cap, "float32", "inverse_cap")
-    return scores.at(batch, head, held)
+    return scores.at(tile.batch, head, held, (tile.rows, tile.keys))
 
 
 def scale_scores(bound: BoundScores, s: Accumulator, q_index, k_index) -> None:

@@ -92,7 +92,7 @@ class KeyVisits:
     """
 
     def __init__(self, kernel: CudaKernel, tile: QueryTile, block_k: int):
-        seen = visibility(kernel.sig, tile.batch)
+        seen = visibility(kernel.sig, (tile.rows, tile.keys))
         visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
         self._visits = held(kernel, visits, "full_low", "full_high")
         self.first = kernel.scalar(visits.first(0))
@@ -159,7 +159,7 @@ class QueryVisits:
 
     def __init__(self, kernel: CudaKernel, tile: KeyTile, block_q: int):
         past = tile.first + tile.block_k
-        seen = visibility(kernel.sig, tile.batch)
+        seen = visibility(kernel.sig, (tile.rows, tile.keys))
         self._visits = visits = held(kernel, seen.queries(tile.first, past, block_q), "end")
         self._start = kernel.scalar(visits.first(0))
         self.count = kernel.scalar(visits.count * tile.group)

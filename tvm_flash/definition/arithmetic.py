@@ -5,9 +5,11 @@ from __future__ import annotations
 from tvm import tirx
 
 from ..problem.arithmetic import Arithmetic
-from ..problem.sequences import DenseSequences
+from ..problem.sequences import KINDS, DenseSequences, PackedSequences
 from ..problem.visits import Visibility
 from .signature import Signature
+
+Sequences = DenseSequences | PackedSequences
 
 
 def int32(value):
@@ -30,9 +32,12 @@ TIR = Arithmetic(
 )
 
 
-def sequences_of(sig: Signature) -> DenseSequences:
+def sequences_of(sig: Signature) -> Sequences:
     """The sequences of a call of ``sig``; lengths are int64, as its sizes are."""
-    return DenseSequences(sig.seqlen_q, sig.seqlen_k)
+    if not sig.spans:
+        return DenseSequences(sig.seqlen_q, sig.seqlen_k)
+    longest = tirx.Cast("int64", sig.numbers["max_seqlen_k"])
+    return KINDS[sig.spec.sequences](sig.sizes, _wide(sig.spans), longest, TIR)
 
 
 def lengths_of(sig: Signature, entry) -> tuple:
@@ -40,6 +45,20 @@ def lengths_of(sig: Signature, entry) -> tuple:
     return tuple(map(int32, sequences_of(sig).lengths(entry)))
 
 
-def visibility(sig: Signature, entry) -> Visibility:
-    """``Visibility`` in ``entry`` of the batch; positions are int32."""
-    return Visibility(sig.spec, *lengths_of(sig, entry), sig.numbers, TIR)
+def visibility(sig: Signature, lengths: tuple) -> Visibility:
+    """``Visibility`` in an entry of these lengths; positions are int32."""
+    return Visibility(sig.spec, *map(int32, lengths), sig.numbers, TIR)
+
+
+class _Wide:
+    """The numbers of an int32 buffer as int64, which rows are counted in."""
+
+    def __init__(self, buffer: tirx.Buffer):
+        self._buffer = buffer
+
+    def __getitem__(self, index):
+        return tirx.Cast("int64", self._buffer[index])
+
+
+def _wide(spans) -> dict[str, _Wide]:
+    return {name: _Wide(buffer) for name, buffer in spans.items()}

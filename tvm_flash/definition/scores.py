@@ -43,12 +43,14 @@ class Scores:
         """Whether the score is the dot product times softmax_scale, with nothing in between."""
         return is_scale_only(self.spec)
 
-    def at(self, b, h, inverse_cap=None) -> BoundScores:
+    def at(self, b, h, inverse_cap=None, lengths=None) -> BoundScores:
         """The scores of batch entry ``b`` and query head ``h``.
 
         inverse_cap: where 1 / softcap is held; None leaves it to a compiler to divide once.
+        lengths: where those of the entry are held; None reads them in every expression.
         """
-        return BoundScores(self, b, h, inverse_cap)
+        lengths = lengths_of(self.sig, b) if lengths is None else map(int32, lengths)
+        return BoundScores(self, b, h, inverse_cap, tuple(lengths))
 
     @property
     def inverse_cap(self):
@@ -83,8 +85,9 @@ class Scores:
 class BoundScores:
     """Scores of one batch entry and query head: functions of a value and its (q_idx, k_idx)."""
 
-    def __init__(self, scores: Scores, b, h, inverse_cap):
+    def __init__(self, scores: Scores, b, h, inverse_cap, lengths: tuple):
         self._scores, self._b, self._h = scores, int32(b), int32(h)
+        self._lengths = lengths
         self._numbers = dict(scores.sig.numbers)
         if scores.spec.softcap:
             self._numbers["inverse_cap"] = (
@@ -129,6 +132,6 @@ class BoundScores:
     def _site(self, q_idx, k_idx) -> Site:
         scores = self._scores
         return Site(
-            self._b, self._h, int32(q_idx), int32(k_idx), *lengths_of(scores.sig, self._b),
+            self._b, self._h, int32(q_idx), int32(k_idx), *self._lengths,
             self._numbers, scores.sig.tables,
         )  # fmt: skip

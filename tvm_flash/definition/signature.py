@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import mul
 
 import tvm
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
-from ..problem.arguments import TABLE, Argument, Up, arguments, named_sizes, numbers_of
+from ..problem.arguments import TABLES, Argument, arguments, numbers_of
+from ..problem.sequences import KINDS
 from ..problem.spec import AttentionSpec
 
-# By name, whatever the direction: a forward's output has the shape that the backward reads.
-KNOWN = {argument.name: argument for table in TABLE.values() for argument in table}
+# By kind of sequences and name, whatever the direction: a forward's output has the shape that the
+# backward reads.
+KNOWN = {
+    kind: {argument.name: argument for found in table.values() for argument in found}
+    for kind, table in TABLES.items()
+}
+# The attribute of a function that names its kind, where that is not "dense".
+SEQUENCES = "tvm_flash.sequences"
 
 # What definitions call them, as papers do.
 LETTERS = {
@@ -36,18 +45,26 @@ class Signature:
     """The symbolic sizes of one attention problem, shared by all forms of its definition.
 
     Arguments are those of problem.arguments. Sizes and strides are int64: offsets never overflow.
-    numbers: those of the call, by name.
+    numbers: those of the call, by name; spans: what says where entries lie, by name, where the
+    kind of sequences has it. seqlen_q, seqlen_k: of dense ones. batch_rows: queries of all entries.
     direction: whose call ``finish`` makes of a function; None for one with arguments of its own.
     """
 
     def __init__(self, spec: AttentionSpec, direction: str | None = None):
         self.spec, self.direction = spec, direction
-        self.batch, self.heads, self.kv_heads, self.seqlen_q, self.seqlen_k = (
-            tirx.Var(name, "int64") for name in ("B", "H", "Hk", "Sq", "Sk")
-        )
-        self.rows = (self.batch, self.heads, self.seqlen_q)
-        counts = (*self.rows[:2], self.kv_heads, self.seqlen_q, self.seqlen_k)
-        self.sizes = {**named_sizes(counts), "D": spec.head_dim, "Dv": spec.head_dim_v}
+        self._known, shapes = KNOWN[spec.sequences], KINDS[spec.sequences].shapes
+        entries = [size for argument in shapes.own for size in argument.shape]
+        symbolic = dict.fromkeys(("B", "H", "Hk", *shapes.queries, *shapes.keys, *entries))
+        self.sizes = {name: tirx.Var(name, "int64") for name in symbolic}
+        self.batch, self.heads, self.kv_heads = (self.sizes[name] for name in ("B", "H", "Hk"))
+        self.seqlen_q, self.seqlen_k = self.sizes.get("Sq"), self.sizes.get("Sk")
+        self.rows = tuple(self.sizes[name] for name in shapes.statistic)
+        self.batch_rows = reduce(mul, (self.sizes[name] for name in shapes.queries))
+        self.sizes |= {"D": spec.head_dim, "Dv": spec.head_dim_v}
+        self.spans = {
+            a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
+            for a in shapes.own
+        }
         self.tables = tuple(
             declare(a.name, self._table_shape(a), a.dtype, _symbols(f"{a.name}_stride", a.shape))
             for a in arguments(spec, "forward")
@@ -67,10 +84,12 @@ class Signature:
     def view(self, name: str, **sizes) -> View:
         """Shape and strides of the argument ``name``.
 
-        sizes: those of a workspace: copies, head_dim_pad, and rows, the number of Sq rounded up.
+        sizes: those of a workspace: copies, head_dim_pad, and rows, of sums of dQ.
         """
-        argument, known = KNOWN[name], {**self.sizes, **sizes}
-        shape = tuple(known["rows" if isinstance(size, Up) else size] for size in argument.shape)
+        argument, known = self._known[name], {**self.sizes, **sizes}
+        shape = tuple(
+            known[size] if isinstance(size, str) else known["rows"] for size in argument.shape
+        )
         if argument.dense:
             return View(shape, ())
         strides = _symbols(f"{_STRIDES.get(name, name)}_stride", shape[1:])
@@ -78,7 +97,7 @@ class Signature:
 
     def dtype(self, name: str) -> str:
         """The element type of the argument ``name``."""
-        return KNOWN[name].dtype or self.spec.dtype
+        return self._known[name].dtype or self.spec.dtype
 
     def own(self, name: str, **sizes):
         """The argument ``name`` as the annotation of a script's parameter, see ``view``."""
@@ -92,7 +111,7 @@ class Signature:
         statistics: Sequence[str] | None = None,
         inputs: Sequence[tirx.Buffer] = (),
     ) -> tirx.PrimFunc:
-        """``func`` with a parameter more for each table, each of ``inputs`` and each number, and
+        """``func`` with a parameter more for each of the spans, tables, ``inputs`` and numbers, and
         without those of its arguments that the direction's call has not.
 
         statistics: those of a definition that saves others than the spec's call ("lse", "lse_low").
@@ -104,8 +123,12 @@ class Signature:
         if statistics is not None:
             call = (call - {"lse", "lse_low"}) | {*statistics}
         own = [p for p in func.params if call is None or _NAMES.get(p.name, p.name) in call]
-        params = [*own, *self.tables, *inputs, *self.numbers.values()]
+        params = [
+            *own, *self.spans.values(), *self.tables, *inputs, *self.numbers.values(),
+        ]  # fmt: skip
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
+        if self.spans:
+            bound = bound.with_attr(SEQUENCES, self.spec.sequences)
         return bound.with_attr({"global_symbol": symbol, "tirx.noalias": True})
 
 
@@ -113,9 +136,10 @@ class Signature:
 _STRIDES = {"out": "o", "dout": "do"}
 
 
-def argument_of(buffer: tirx.Buffer) -> Argument | None:
-    """The argument that a kernel's parameter is."""
-    return KNOWN.get(_NAMES.get(buffer.name, buffer.name))
+def argument_of(func: tirx.PrimFunc, buffer: tirx.Buffer) -> Argument | None:
+    """The argument that a parameter of the kernel ``func`` is."""
+    kind = str(func.attrs.get(SEQUENCES, "dense"))
+    return KNOWN[kind].get(_NAMES.get(buffer.name, buffer.name))
 
 
 def as_module(func: tirx.PrimFunc) -> tvm.IRModule:

@@ -8,109 +8,71 @@ block_q, block_k and head_dim_pad are of a kernel's tile (its manifest), copies 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from .argument import ROLES, WRITTEN, Argument, Past, Up
+from .lengths import MAX_SEQLEN
+from .sequences import KINDS, Shapes
 from .spec import AttentionSpec
+
+__all__ = [
+    "MAX_SCALE", "MAX_WINDOW", "NUMBERS", "ROLES", "SOFTCAP_LIMITS", "TABLE", "TABLES", "TILE_SIZES",
+    "WRITTEN", "ZEROED", "Argument", "Past", "Up",
+]  # fmt: skip
 
 TILE_SIZES = ("block_q", "block_k", "head_dim_pad")
 
-# input: of the caller. saved: what the forward gave. output: written whole. workspace: of any
-# content, or of zeros. updated: read and written in place. number: passed by value.
-ROLES = ("input", "saved", "output", "workspace", "updated", "number")
-WRITTEN = ("output", "workspace", "updated")
+
+def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
+    """The arguments of a kind of sequences by direction (a name in artifact.DIRECTIONS)."""
+
+    def rows(name: str, role: str, width: str, like: str = "") -> Argument:
+        return Argument(name, (*shapes.queries, "H", width), role, like=like)
+
+    def keys(name: str, role: str, width: str, like: str = "") -> Argument:
+        return Argument(name, (*shapes.keys, "Hk", width), role, like=like)
+
+    def statistic(name: str, role: str, optional: bool = False) -> Argument:
+        return Argument(name, shapes.statistic, role, "float32", dense=True, optional=optional)
+
+    sums = ("copies", *shapes.sums, "head_dim_pad")
+    inputs = (rows("q", "input", "D"), keys("k", "input", "D"), keys("v", "input", "Dv"))
+    forward = (
+        *inputs,
+        rows("out", "output", "Dv"),
+        statistic("lse", "output"),
+        statistic("lse_low", "output", optional=True),
+        *shapes.own,
+    )
+    backward = (
+        *inputs,
+        rows("out", "saved", "Dv"),
+        rows("dout", "input", "Dv"),
+        statistic("lse", "saved"),
+        statistic("lse_low", "saved", optional=True),
+        statistic("dlse", "input", optional=True),
+        rows("dq", "output", "D", like="q"),
+        keys("dk", "output", "D", like="k"),
+        keys("dv", "output", "Dv", like="v"),
+        statistic("delta", "workspace"),
+        Argument("dq_acc", sums, "workspace", "float32", dense=True, zeroed=True),
+        *shapes.own,
+    )
+    return {
+        "forward": forward,
+        "backward": backward,
+        # It sums dQ in registers.
+        "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
+    }
 
 
-@dataclass(frozen=True)
-class Up:
-    """The size ``size`` rounded up to a multiple of the size ``block``; larger is allowed."""
-
-    size: str
-    block: str
-
-    def __str__(self) -> str:
-        return f"Up({self.size}, {self.block})"
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of a kernel.
-
-    shape: the names of its sizes; () for a number. dtype: "" where the table leaves it to the
-    spec. dense: contiguous; all others have run-time strides, the last of which is 1. zeroed: it
-    must hold zeros. optional: operators may be called without it. like: the argument that it has
-    the strides of where kernels can write these. limits: least and most that launchers accept.
-    absent: what operators take for a number that the spec has not; None: every spec has it.
-    """
-
-    name: str
-    shape: tuple[str | Up, ...]
-    role: str
-    dtype: str = ""
-    dense: bool = False
-    zeroed: bool = False
-    optional: bool = False
-    like: str = ""
-    limits: tuple[float, float] | None = None
-    absent: float | None = None
-
-    @property
-    def is_tensor(self) -> bool:
-        return self.role != "number"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for a manifest; ``dense`` and ``zeroed`` are in it where they are true."""
-        fields = {"name": self.name, "dtype": self.dtype, "role": self.role}
-        shape = {"shape": [str(size) for size in self.shape]} if self.is_tensor else {}
-        flags = {name: True for name in ("dense", "zeroed") if getattr(self, name)}
-        return {**fields, **shape, **flags}
-
-
-def _rows(name: str, role: str, width: str, like: str = "") -> Argument:
-    """An argument (B, Sq, H, width): a row for each query."""
-    return Argument(name, ("B", "Sq", "H", width), role, like=like)
-
-
-def _keys(name: str, role: str, width: str, like: str = "") -> Argument:
-    """An argument (B, Sk, Hk, width): a row for each key."""
-    return Argument(name, ("B", "Sk", "Hk", width), role, like=like)
-
-
-def _statistic(name: str, role: str, optional: bool = False) -> Argument:
-    """An argument (B, H, Sq) float32: a number for each row."""
-    return Argument(name, ("B", "H", "Sq"), role, "float32", dense=True, optional=optional)
-
-
-_INPUTS = (_rows("q", "input", "D"), _keys("k", "input", "D"), _keys("v", "input", "Dv"))
-_SUMS = ("copies", "B", "H", Up("Sq", "block_q"), "head_dim_pad")
-
-_FORWARD = (
-    *_INPUTS,
-    _rows("out", "output", "Dv"),
-    _statistic("lse", "output"),
-    _statistic("lse_low", "output", optional=True),
-)
-_BACKWARD = (
-    *_INPUTS,
-    _rows("out", "saved", "Dv"),
-    _rows("dout", "input", "Dv"),
-    _statistic("lse", "saved"),
-    _statistic("lse_low", "saved", optional=True),
-    _statistic("dlse", "input", optional=True),
-    _rows("dq", "output", "D", like="q"),
-    _keys("dk", "output", "D", like="k"),
-    _keys("dv", "output", "Dv", like="v"),
-    _statistic("delta", "workspace"),
-    Argument("dq_acc", _SUMS, "workspace", "float32", dense=True, zeroed=True),
-)
-# By direction (a name in artifact.DIRECTIONS). The deterministic one sums dQ in registers.
-TABLE = {
-    "forward": _FORWARD,
-    "backward": _BACKWARD,
-    "backward_deterministic": tuple(a for a in _BACKWARD if a.name != "dq_acc"),
-}
+# By kind of sequences, then by direction.
+TABLES = {name: _table(kind.shapes) for name, kind in KINDS.items()}
+# Of dense sequences, as most callers have them.
+TABLE = TABLES["dense"]
 # Names of what the caller zeroes.
-ZEROED = tuple(a.name for a in _BACKWARD if a.zeroed)
+ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed)
 # Positions and window ends are added in int32.
 MAX_WINDOW = 2**30
 # The cap, its inverse and a score of 2^-26 or more over the cap are normal float32 numbers: GPUs
@@ -133,20 +95,25 @@ NUMBERS = (
 )
 
 
+# Keys that no entry exceeds: of the kinds of sequences whose tensors do not say it.
+LONGEST = Argument("max_seqlen_k", (), "number", "int32", limits=(0, MAX_SEQLEN))
+
+
 def numbers_of(spec: AttentionSpec) -> tuple[Argument, ...]:
     """The numbers of a call of ``spec``, in the order of ``NUMBERS``."""
-    return tuple(a for a in NUMBERS if a.absent is None or getattr(spec, a.name))
+    own = tuple(a for a in NUMBERS if a.absent is None or getattr(spec, a.name))
+    return own if spec.sequences == "dense" else (*own, LONGEST)
 
 
 def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     """What the kernel of ``spec`` in ``direction`` is called with, in order.
 
-    Those of ``TABLE`` that the spec has, its captured tables, its numbers.
+    Those of ``TABLES`` that the spec has, its captured tables, its numbers.
     """
     forward = direction == "forward"
     statistics = spec.forward_statistics if forward else spec.saved_statistics
     absent = {"lse", "lse_low"}.difference(statistics)
-    own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLE[direction]]
+    own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
     return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers_of(spec))
 
 
@@ -163,7 +130,7 @@ def _tables(spec: AttentionSpec) -> list[Argument]:
 def missing_sizes(direction: str, meta: Mapping[str, int]) -> list[str]:
     """The sizes of a kernel's tile that its workspaces need and ``meta`` does not give."""
     sizes = [size for argument in TABLE[direction] for size in argument.shape]
-    needed = {size.block for size in sizes if isinstance(size, Up)}
+    needed = {size.block for size in sizes if isinstance(size, Up | Past)}
     needed |= {"block_k"} if "copies" in sizes else set()
     needed |= {"head_dim_pad"} & {size for size in sizes if isinstance(size, str)}
     return [name for name in TILE_SIZES if name in needed and name not in meta]
@@ -184,32 +151,46 @@ def named_sizes(sizes: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(("B", "H", "Hk", "Sq", "Sk"), sizes, strict=True))
 
 
+def given_sizes(found: Sequence[Argument], given: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes that ``given`` tensors have, by name, as their arguments' shapes name them."""
+    return {
+        size: extent
+        for a in found
+        if a.is_tensor and given.get(a.name) is not None
+        for size, extent in zip(a.shape, given[a.name].shape, strict=True)
+        if isinstance(size, str)
+    }
+
+
 def size_values(
     spec: AttentionSpec,
-    sizes: Sequence[Any],
+    sizes: Sequence[Any] | Mapping[str, Any],
     meta: Mapping[str, int] | None = None,
     threads: int = 0,
 ) -> dict[str, Any]:
-    """The sizes of a call by name; ``sizes`` are B, H, Hk, Sq, Sk.
+    """The sizes of a call by name; ``sizes`` are B, H, Hk, Sq, Sk, or named (max_seqlen_k too).
 
     meta: block_q, block_k and head_dim_pad of a kernel that has workspaces. threads: of a CPU. With
     C private copies of dQ, C key tiles of a head can run at once: as many as the threads need where
-    batch x heads cannot occupy them. On GPUs, where threads is 0, there is one.
+    heads of equal entries, or of the longest beside all others, cannot occupy them. On GPUs, where
+    threads is 0, there is one.
     """
-    batch, _, kv_heads, _, seqlen_k = sizes
+    if not isinstance(sizes, Mapping):
+        sizes = named_sizes(sizes)
     copies = 1
     if threads:
-        key_tiles = -(-seqlen_k // meta["block_k"])
-        copies = min(key_tiles, max(1, -(-2 * threads // (batch * kv_heads))))
+        longest = sizes["Sk"] if "Sk" in sizes else sizes["max_seqlen_k"]
+        total = sizes["B"] * longest if "Sk" in sizes else max(sizes["total_k"], longest)
+        key_tiles = -(-longest // meta["block_k"])
+        wanted = -(-2 * threads * max(longest, 1) // max(total * sizes["Hk"], 1))
+        copies = max(1, min(key_tiles, wanted))
     columns = {"D": spec.head_dim, "Dv": spec.head_dim_v}
-    return {**named_sizes(sizes), **columns, "copies": copies, **(meta or {})}
+    return {**sizes, **columns, "copies": copies, **(meta or {})}
 
 
 def shape_of(argument: Argument, values: Mapping[str, Any]) -> tuple:
     """The shape of ``argument`` for ``size_values``."""
     return tuple(
-        -(-values[size.size] // values[size.block]) * values[size.block]
-        if isinstance(size, Up)
-        else values[size]
+        values[size] if isinstance(size, str) else size.of(values[size.size], values[size.block])
         for size in argument.shape
     )

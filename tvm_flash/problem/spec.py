@@ -15,6 +15,8 @@ from .dtype import DTYPES, DType
 
 ALIGNMENTS = ("bottom_right", "top_left")
 RETURNS = ("out_lse", "out")
+# problem.sequences says what each is.
+SEQUENCES = ("dense", "packed", "paged")
 HEAD_DIM_RANGE = (8, 512)
 ALIBI_SLOPES = TableType("float32", 2)
 # 2: window ends and softcap are numbers of a call.
@@ -40,6 +42,8 @@ class AttentionSpec:
     alibi: subtract slopes[b, h] * |i - k_idx|, slopes (B, H) float32 a run-time argument.
     score_mod, mask_mod: traced functions; ``capture`` traces and makes the spec in one go.
     returns: "out_lse" or "out", whether the kernel writes lse too.
+    sequences: "dense", all of one length in (B, S, H, D); "packed", of any lengths one behind the
+        other in (total, H, D); "paged", packed queries over keys in pages, forward only.
 
     Raises ValueError or TypeError that name the field, its value and the limit.
     """
@@ -56,6 +60,7 @@ class AttentionSpec:
     mask_mod: ScoreProgram | None = None
     alignment: str = "bottom_right"
     returns: str = "out_lse"
+    sequences: str = "dense"
 
     def __post_init__(self):
         self._set("dtype", str(self.dtype).removeprefix("torch."))
@@ -64,6 +69,7 @@ class AttentionSpec:
         _check_choice("dtype", self.dtype, tuple(DTYPES))
         _check_choice("alignment", self.alignment, ALIGNMENTS)
         _check_choice("returns", self.returns, RETURNS)
+        _check_choice("sequences", self.sequences, SEQUENCES)
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
         for field in ("causal", "window_left", "window_right", "softcap", "alibi"):
@@ -135,6 +141,7 @@ class AttentionSpec:
         window = {(True, True): "window", (True, False): "windowleft", (False, True): "windowright"}
         parts = [
             f"attn_{self.element.short}_{shape}",
+            self.sequences * (self.sequences != "dense"),
             "causal" * self.causal,
             window[ends] if self.window_left or self.window_right else "",
             "softcap" * self.softcap,
@@ -151,6 +158,8 @@ class AttentionSpec:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
+        if self.sequences == "dense":  # as it was written before there were others
+            del data["sequences"]
         return {"version": JSON_VERSION, **data, "layout": _LAYOUT}
 
     @classmethod

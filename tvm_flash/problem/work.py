@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -46,3 +47,34 @@ class Work:
             places[name] = index
             faster = extent if faster is None else faster * extent
         return places
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Numbers for the tiles of entries of any lengths, one entry's behind another's.
+
+    Entry b has rows from ``starts[b]`` on, of ``total`` in all; each makes ``each`` rows of
+    tiles of ``block``. Its tiles begin at slot each * starts[b] // block + b, which leaves room for all of
+    them, whatever the lengths are; up to one slot an entry stays empty. So that a worker finds its
+    tile by a search of ``starts``, and nobody has to add up lengths before.
+    """
+
+    starts: Any
+    entries: Any
+    total: Any
+    block: Any
+    each: Any
+    arithmetic: Arithmetic = INTS
+
+    @property
+    def count(self):
+        """How many slots there are: total * each / block + entries, at most."""
+        return self.arithmetic.quotient(self.total * self.each, self.block) + self.entries
+
+    def begin(self, entry):
+        """The slot of the first tile of ``entry``."""
+        return self.arithmetic.quotient(self.starts[entry] * self.each, self.block) + entry
+
+    def entry(self, slot: int) -> int:
+        """The entry that ``slot`` belongs to, of ints: the last that begins there or before."""
+        return bisect_right(range(self.entries), slot, key=self.begin) - 1

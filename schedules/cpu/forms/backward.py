@@ -7,7 +7,7 @@ from functools import partial
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import TIR, int32, sequences_of, visibility
+from ....definition.arithmetic import TIR, int32, visibility
 from ....definition.derive.bound import BoundGradient
 from ....definition.kinds import gradient_of
 from ....definition.scores import Scores
@@ -16,6 +16,8 @@ from ....problem.spec import AttentionSpec
 from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass
 from .backward_staging import staged_rows, transposed, turned_keys
+from .backward_sums import query_gradient
+from .entries import Places
 from .regions import whole
 from .staging import Rows, row_number
 from .tasks import dealt_work
@@ -38,7 +40,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     them. ``*_c`` is the transpose that head_rows asks for; without it, it is its source.
     """
     sig = Signature(spec, "backward")
-    scores, sequences = Scores(sig, math), sequences_of(sig)
+    scores, places = Scores(sig, math), Places(sig)
     gradient = BoundGradient(gradient_of("softmax"), math)
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only
@@ -49,6 +51,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     workers = dealt_work(sig.batch, sig.kv_heads, copies, TIR)
     delta_rows, dq_rows = delta_pass(sig, gradient), dq_pass(sig)
+    look_up, shared = places.look_up(), places.share_blocks
+    zero_dq, add_dq = query_gradient()
 
     def place(row, column):
         return (column, row) if turned else (row, column)
@@ -80,18 +84,19 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 rows_in = T.meta_var([Q, dO, delta_r, L, *[L_low] * with_low])
                 T.reads(whole([*rows_in, K, V]))
                 T.writes(whole([A, dK, dV]))
-                # Through memory: TVM puts a let's value into every use. A quotient is then divided
-                # again in each row, and its simplifier's time explodes with nested bounds.
-                place_of = T.sblock_alloc_buffer((3,), "int64")
+                place_of = T.sblock_alloc_buffer((places.size,), "int64")
                 share = T.meta_var(workers.place(vt))
                 place_of[0] = share["entry"]
                 place_of[1] = share["head"]
                 place_of[2] = share["part"]
+                look_up(place_of)
+                sequences = T.meta_var(places.sequences(place_of))
                 b: T.let[T.int64] = place_of[0]
                 hk: T.let[T.int64] = place_of[1]
                 c: T.let[T.int64] = place_of[2]
                 head = T.sblock_alloc_buffer((1,), "int64")
-                lengths, seen = T.meta_var(sequences.lengths(b)), T.meta_var(visibility(sig, b))
+                lengths = T.meta_var(sequences.lengths(b))
+                seen = T.meta_var(visibility(sig, lengths))
                 k_tiles = T.meta_var(T.truncdiv(lengths[1] + (BK - 1), BK))
                 keys: T.let[T.int32] = int32(lengths[1])
                 k_rows = T.meta_var(Rows(K, partial(sequences.key, b, hk), keys, dim))
@@ -110,6 +115,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 lse_b = T.sblock_alloc_buffer((BQ,), "float32")
                 low_b = T.sblock_alloc_buffer((BQ,), "float32") if with_low else T.meta_var(lse_b)
                 delta_b = T.sblock_alloc_buffer((BQ,), "float32")
+                dQ_b = T.sblock_alloc_buffer((BQ, Dl), "float32") if shared else T.meta_var(A)
                 S = T.sblock_alloc_buffer((BQ, BS), "float32")
                 X = T.meta_var(S) if only_scaled else T.sblock_alloc_buffer((BQ, BS), "float32")
                 Y = T.meta_var(S) if only_scaled else T.sblock_alloc_buffer((BQ, BS), "float32")
@@ -148,7 +154,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 vg = T.axis.opaque(group, g)
                                 vm = T.axis.opaque(q_blocks, m)
                                 staged = T.meta_var([K_p, Kt, Vt])
-                                sums = T.meta_var([A, dK_c, dV_c])
+                                sums = T.meta_var([A, dK_c, dV_c, dQ_b])
                                 work = T.meta_var([S, X, Y, P, dP, dS, P_p, dS_p, dS_r])
                                 block = T.meta_var(
                                     [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, low_b, delta_b]
@@ -157,7 +163,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 T.writes(whole([*sums, *block, *work, head]))
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
-                                bound = T.meta_var(scores.at(b, h))
+                                bound = T.meta_var(scores.at(b, h, lengths=lengths))
                                 row_at = T.meta_var(partial(sequences.query, b, h))
                                 q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
                                 do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
@@ -203,6 +209,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         with T.sblock("load_low"):
                                             vi = T.axis.spatial(BQ, i)
                                             low_b[vi] = number(L_low, q0 + vi, 0)
+                                if shared:
+                                    zero_dq(dQ_b)
                                 for u in T.serial(steps):
                                     with T.sblock("step"):
                                         vu = T.axis.opaque(steps, u)
@@ -297,15 +305,23 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             block_sum = T.meta_var(
                                                 sum_at(slice(q0, q0 + BQ), slice(0, Dl))
                                             )
-                                            T.writes(A[(c, *block_sum)])
+                                            T.writes(
+                                                *whole([dQ_b]) if shared else [A[(c, *block_sum)]]
+                                            )
                                             for i, d, j in T.grid(BQ, Dl, BSp):
                                                 with T.sblock("dq"):
                                                     vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                                    to = T.meta_var((c, *sum_at(q0 + vi, vd)))
-                                                    A[to] = A[to] + operand.dot(
+                                                    to = T.meta_var(
+                                                        (vi, vd)
+                                                        if shared
+                                                        else (c, *sum_at(q0 + vi, vd))
+                                                    )
+                                                    dQ_b[to] = dQ_b[to] + operand.dot(
                                                         dS_r[vi, vj], K_p[s * BSp + vj, vd]
                                                     )
                                         add_dk(dS_p, Q_c, dK_c, s)
+                                if shared:
+                                    add_dq(dQ_b, A, c, sum_at, q0, lengths[0])
                         if turned:
                             turn_dk(dK_c, dK_b)
                             turn_dv(dV_c, dV_b)

@@ -18,13 +18,13 @@ PARTS = 16
 
 def delta_pass(sig: Signature, gradient: BoundGradient):
     """delta of every row, a sum over columns."""
-    sequences, dim_v = sequences_of(sig), sig.spec.head_dim_v
+    entries, rows, sequences = sequences_of(sig).every_query(sig.batch)
+    dim_v = sig.spec.head_dim_v
 
     @T.inline
     def delta_rows(O, dO, dL, delta):
-        for b, h, i in T.grid(sig.batch, sig.heads, sequences.longest[0]):
+        for b, h, i in T.grid(entries, sig.heads, rows):
             with T.sblock("delta_row"):
-                T.where(sequences.has_query(b, i))
                 vb, vh, vi = T.axis.remap("SSS", [b, h, i])
                 row = T.meta_var(sequences.query(vb, vh, vi, slice(0, dim_v)))
                 at = T.meta_var(sequences.statistic(vb, vh, vi))
@@ -56,13 +56,13 @@ def delta_pass(sig: Signature, gradient: BoundGradient):
 
 def dq_pass(sig: Signature):
     """dQ of every row = the copies of its sums in A (C, ..., D_pad), added in order."""
-    sequences, dim = sequences_of(sig), sig.spec.head_dim
+    entries, rows, sequences = sequences_of(sig).every_query(sig.batch)
+    dim = sig.spec.head_dim
 
     @T.inline
     def dq_rows(A, dQ):
-        for b, h, i in T.grid(sig.batch, sig.heads, sequences.longest[0]):
+        for b, h, i in T.grid(entries, sig.heads, rows):
             with T.sblock("dq_row"):
-                T.where(sequences.has_query(b, i))
                 vb, vh, vi = T.axis.remap("SSS", [b, h, i])
                 T.reads(whole([A]))
                 T.writes(dQ[sequences.query(vb, vh, vi, slice(0, dim))])

@@ -8,17 +8,18 @@ from functools import partial
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import TIR, int32, sequences_of, visibility
+from ....definition.arithmetic import TIR, int32, visibility
 from ....definition.derive.bound import BoundRecurrence
 from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
+from .entries import Places
 from .forward_results import stored_results
 from .online_softmax import raised_maxima, rescaled_sums
 from .regions import along, whole
 from .staging import Rows, column_word, row_word
-from .tasks import groups_of_tile, tile_work
+from .tasks import groups_of_tile
 from .tiles import ForwardTile
 
 
@@ -38,13 +39,13 @@ def streaming_forward(
     in its own nested sblock, which is what lets Schedule tile it. kind: a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
-    scores, sequences = Scores(sig, functions), sequences_of(sig)
+    scores, places = Scores(sig, functions), Places(sig)
+    find_tile = places.find_row_tile()
     hides_rows = scores.hides_rows
     softmax = BoundRecurrence(recurrence_of(kind), functions)
     raise_maxima, rescale_sums = raised_maxima(softmax), rescaled_sums(softmax)
     store_results = stored_results(softmax)
     inputs, numbers = row_numbers(kind, sig)
-    B, H = sig.batch, sig.heads
     statistics = spec.forward_statistics if softmax.has_sum else ()
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
@@ -52,7 +53,6 @@ def streaming_forward(
     R = tile.group
     G, W = BQ // R, math.gcd(R, 16)
     Dq, Do = (-(-size // tile.square) * tile.square for size in (D // pack, Dv))
-    q_groups = T.truncdiv(sequences.longest[0] + (R - 1), R)
     threads = T.int64(1) if threads is None else threads
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -62,38 +62,37 @@ def streaming_forward(
     ):  # fmt: skip
         results = T.meta_var(whole([O, *[L, L_low][: len(statistics)]]))
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
-        share: T.let[T.int64] = T.truncdiv(B * H * q_groups, tasks)
-        per_tile: T.let[T.int64] = groups_of_tile(share, G, TIR)
-        q_blocks: T.let[T.int64] = T.truncdiv(q_groups + per_tile - 1, per_tile)
-        work = T.meta_var(tile_work(B, H, q_blocks, TIR))
+        all_groups = T.meta_var(places.row_work(places.row_tiles(R)).count)
+        share: T.let[T.int64] = T.truncdiv(all_groups, tasks)
+        tile_rows: T.let[T.int64] = groups_of_tile(share, G, TIR) * R
+        tiles: T.let[T.int64] = places.row_tiles(tile_rows)
+        work = T.meta_var(places.row_work(tiles))
         for t in T.serial(work.count):
             with T.sblock("q_tile"):
                 vt = T.axis.spatial(work.count, t)
                 T.reads(whole([Q, K, V, *inputs]))
                 T.writes(results)
-                # Through memory, see the backward.
-                place_of = T.sblock_alloc_buffer((3,), "int64")
-                place = T.meta_var(work.place(vt))
-                place_of[0] = place["entry"]
-                place_of[1] = place["head"]
-                place_of[2] = place["tile"] * per_tile * R
+                place_of = T.sblock_alloc_buffer((places.size,), "int64")
+                find_tile(place_of, vt, work, tile_rows)
+                sequences = T.meta_var(places.sequences(place_of))
                 b: T.let[T.int64] = place_of[0]
                 h: T.let[T.int64] = place_of[1]
-                bound = T.meta_var(scores.at(b, h))
+                lengths = T.meta_var(sequences.lengths(b))
+                seen = T.meta_var(visibility(sig, lengths))
+                bound = T.meta_var(scores.at(b, h, lengths=lengths))
                 q0: T.let[T.int64] = place_of[2]
                 hk: T.let[T.int64] = T.truncdiv(h, group)
-                lengths, seen = T.meta_var(sequences.lengths(b)), T.meta_var(visibility(sig, b))
-                q_end: T.let[T.int64] = T.min(q0 + per_tile * R, lengths[0])
+                q_end: T.let[T.int64] = T.min(q0 + tile_rows, lengths[0])
                 groups: T.let[T.int32] = T.Cast("int32", T.truncdiv(q_end - q0 + (R - 1), R))
                 q_first: T.let[T.int32] = T.Cast("int32", q0)
                 q_last: T.let[T.int32] = T.Cast("int32", q_end)
                 visits = T.meta_var(seen.keys(q_first, q_last, BK))
                 span = T.sblock_alloc_buffer((2,), "int32")
                 span[0] = visits.start
-                span[1] = visits.count
+                span[1] = places.some(q0 < q_end, visits.count)
                 first: T.let[T.int32] = span[0]
                 k_blocks: T.let[T.int32] = span[1]
-                tiles = T.meta_var(visits.held(start=first, count=k_blocks))
+                seen_tiles = T.meta_var(visits.held(start=first, count=k_blocks))
                 keys: T.let[T.int32] = int32(lengths[1])
                 q_rows = T.meta_var(Rows(Q, partial(sequences.query, b, h), lengths[0], dim))
                 k_rows = T.meta_var(Rows(K, partial(sequences.key, b, hk), keys, dim))
@@ -175,7 +174,7 @@ def streaming_forward(
                             *along(row_states),
                             acc[0:G, 0:Dv, 0:R],
                         )
-                        k0: T.let[T.int32] = tiles.first(vn)
+                        k0: T.let[T.int32] = seen_tiles.first(vn)
                         of_keys = T.meta_var(seen.queries(k0, k0 + BK, R, within=(q_first, q_last)))
                         group_span = T.sblock_alloc_buffer((2,), "int32")
                         group_span[0] = of_keys.start

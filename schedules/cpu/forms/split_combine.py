@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import sequences_of, visibility
+from ....definition.arithmetic import visibility
 from ....definition.derive.bound import BoundRecurrence
 from ....definition.signature import Signature
+from .entries import Places
 from .regions import whole
 
 
@@ -19,8 +20,8 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
     head and packed row. chunk: keys of one. numbers(h): a kind's inputs in head h; inputs: their
     buffers. results: lse and lse_low, by name.
     """
-    sequences, group, dim_v = sequences_of(sig), sig.group, sig.spec.head_dim_v
-    packed = group * sequences.longest[0]
+    places, dim_v = Places(sig), sig.spec.head_dim_v
+    find_row = places.find_packed_row()
 
     # An inline function numbers the blocks of its second use: each definition makes its own.
     @T.inline
@@ -35,12 +36,15 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
                     *whole(inputs),
                 )  # fmt: skip
                 T.writes(whole([O, *results.values()]))
-                out_b: T.let[T.int64] = T.truncdiv(vt, packed * sig.kv_heads)
-                out_q: T.let[T.int64] = T.truncdiv(T.truncmod(vt, packed), group)
-                kv_head = T.meta_var(T.truncmod(T.truncdiv(vt, packed), sig.kv_heads))
-                out_h: T.let[T.int64] = kv_head * group + T.truncmod(vt, group)
+                place = T.sblock_alloc_buffer((places.size,), "int64")
+                find_row(place, vt)
+                sequences = T.meta_var(places.sequences(place))
+                out_b: T.let[T.int64] = place[0]
+                out_h: T.let[T.int64] = place[1]
+                out_q: T.let[T.int64] = place[2]
                 row = T.meta_var(T.Cast("int32", out_q))
-                parts = T.meta_var(visibility(sig, out_b).keys(row, row + 1, chunk))
+                lengths = T.meta_var(sequences.lengths(out_b))
+                parts = T.meta_var(visibility(sig, lengths).keys(row, row + 1, chunk))
                 begin: T.let[T.int64] = T.Cast("int64", parts.start)
                 count: T.let[T.int64] = T.Cast("int64", parts.count)
                 top = T.sblock_alloc_buffer((1,), "float32")
@@ -72,7 +76,7 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
                 if softmax.has_sum:
                     with T.sblock("inverse"):
                         inverse[0] = softmax.inverse(total[0])
-                there = T.meta_var(sequences.has_query(out_b, out_q))
+                there = T.meta_var(out_q < lengths[0])
                 at = T.meta_var(sequences.statistic(out_b, out_h, out_q))
                 for d in range(dim_v):
                     with T.sblock("out"):

@@ -8,17 +8,17 @@ from functools import partial
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import TIR, sequences_of, visibility
+from ....definition.arithmetic import visibility
 from ....definition.derive.bound import BoundRecurrence
 from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
+from .entries import Places
 from .regions import whole
 from .row_states import row_states
 from .split_combine import combined_chunks
 from .staging import padded
-from .tasks import chunk_work
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,16 @@ def split_forward(
     the vector forms of exp2 and friends (None: intrinsics); kind is a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
-    scores, sequences = Scores(sig, math), sequences_of(sig)
+    scores, places = Scores(sig, math), Places(sig, with_part=True)
+    find_tile = places.find_chunk()
     softmax = BoundRecurrence(recurrence_of(kind), math)
     inputs, numbers = row_numbers(kind, sig)
-    (B, Hk), (most_rows, most_keys) = (sig.batch, sig.kv_heads), sequences.longest
     statistics = spec.forward_statistics if softmax.has_sum else ()
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
     D, Dv = tile.depth, tile.depth_v
-    in_place = sequences.run is None or sequences.run % BK == 0
-    packed = group * most_rows
-    row_tiles = T.truncdiv(packed + (R - 1), R)
-    chunks = T.truncdiv(most_keys + (C - 1), C)
-    all_rows = B * Hk * packed
-    work = chunk_work(B, chunks, row_tiles, Hk, TIR)
+    all_rows, chunks = places.packed_rows, places.key_chunks(C)
+    work = places.chunks(R, C)
     combine = combined_chunks(sig, softmax, numbers, C)
     reduce_max, reduce_sum = row_states(softmax, "m", "max"), row_states(softmax, "l", "sum")
 
@@ -93,20 +89,19 @@ def split_forward(
                     chunk_l[0:all_rows, 0:chunks],
                     chunk_acc[0:all_rows, 0:chunks, 0:Dv],
                 )
-                # Kept in memory: TVM would copy the divisions into every index.
-                place = T.sblock_alloc_buffer((4,), "int64")
-                share = T.meta_var(work.place(vt))
+                place = T.sblock_alloc_buffer((places.size,), "int64")
                 with T.sblock("place"):
-                    T.writes(place[0:4])
-                    place[0] = share["entry"]
-                    place[1] = share["head"]
-                    place[2] = share["tile"] * R
-                    place[3] = share["part"]
+                    T.writes(whole([place]))
+                    find_tile(place, vt, work, R)
+                # A variable: a block that becomes a micro-kernel reads its operands alone.
+                first_key: T.let[T.int64] = places.first_key(place)
+                sequences = T.meta_var(places.sequences(place, first_key))
                 b: T.let[T.int64] = place[0]
                 hk: T.let[T.int64] = place[1]
                 r0: T.let[T.int64] = place[2]
-                c: T.let[T.int64] = place[3]
-                lengths, seen = T.meta_var(sequences.lengths(b)), T.meta_var(visibility(sig, b))
+                c: T.let[T.int64] = place[places.size - 1]
+                lengths = T.meta_var(sequences.lengths(b))
+                seen = T.meta_var(visibility(sig, lengths))
                 left = T.meta_var(group * lengths[0] - r0)
                 rows: T.let[T.int32] = T.max(T.Cast("int32", T.min(left, R)), 1)
                 q0 = T.meta_var(T.Cast("int32", T.truncdiv(r0, group)))
@@ -125,13 +120,14 @@ def split_forward(
                 keys: T.let[T.int32] = T.min(T.max(visible[1] - first, 0), C)
                 blocks: T.let[T.int32] = T.truncdiv(keys + (BK - 1), BK)
                 inner: T.let[T.int32] = T.truncdiv(keys, BK)
-                direct_k: T.let[T.int32] = inner if dim == D and in_place else 0
-                direct_v: T.let[T.int32] = inner if dim_v == Dv and in_place else 0
+                direct = T.meta_var(places.in_place(sequences, b, BK, inner))
+                direct_k: T.let[T.int32] = direct if dim == D else 0
+                direct_v: T.let[T.int32] = direct if dim_v == Dv else 0
                 kept = T.meta_var(visits.held(full_low=visible[2], full_high=visible[3]))
                 boundary: T.let[T.bool] = kept.is_boundary(first, blocks * BK)
                 # Neither where no key is seen nor where the entry ends before this tile.
-                any_row = T.meta_var(sequences.has_query(b, T.truncdiv(r0, group)))
-                some = T.meta_var(tirx.all(keys > 0, any_row))
+                seen_keys = T.meta_var(places.some(left > 0, keys))
+                some = T.meta_var(seen_keys > 0)
                 groups: T.let[T.int32] = T.if_then_else(some, T.truncdiv(rows + (RB - 1), RB), 0)
                 key_at = T.meta_var(partial(sequences.key, b, hk))
                 run_at = T.meta_var(partial(sequences.key_of_run, b, hk))
@@ -209,13 +205,13 @@ def split_forward(
                     with T.sblock("score_mod"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        bound = T.meta_var(scores.at(b, head[vi]))
+                        bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
                         X[vi, vj] = bound.scaled(S[vi, vj], position[vi], first + vj)
                 for i, j in T.grid(groups * RB, blocks * BK):
                     with T.sblock("mask"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        bound = T.meta_var(scores.at(b, head[vi]))
+                        bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
                         Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
                 if softmax.has_sum:
                     reduce_max(Y, lane_m, m, groups * RB, blocks * (BK // W))
@@ -264,7 +260,7 @@ def split_forward(
                                 vd = T.axis.spatial(Dv, d)
                                 vj = T.axis.reduce(BK, j)
                                 acc[vi, vd] = acc[vi, vd] + P[vi, vn * BK + vj] * Vb[vj, vd]
-                first_row: T.let[T.int64] = (b * Hk + hk) * packed + r0
+                first_row: T.let[T.int64] = places.packed_row(place)
                 stored: T.let[T.int32] = T.if_then_else(some, rows, 0)
                 if softmax.has_sum:
                     for i in range(stored):

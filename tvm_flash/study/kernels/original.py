@@ -140,7 +140,7 @@ class _Original:
     def _key_tile(self, first) -> None:
         """K_j and V_j to shared memory, then every query tile that sees them."""
         config, kernel = self.config, self.kernel
-        visits = visibility(self.sig, self.batch).queries(
+        visits = visibility(self.sig, (self.rows, self.keys)).queries(
             first, first + config.block_k, config.block_q, pad_is_boundary=True
         )
         for name, register in self.held.items():
@@ -184,7 +184,7 @@ class _Original:
                 b, self.k_tile, 0, own_key + pair * 16, step
             ),
         )  # fmt: skip
-        bound = block_scores(kernel, self.scores, self.batch, self.head)
+        bound = block_scores(kernel, self.scores, self, self.head)
         masked_scores(
             bound, s, self.visits.is_boundary(q_first),
             lambda m, half: q_first + s.row(m, half),

@@ -186,10 +186,10 @@ class _Scores(_Tiles):
         self.staged = shared_tile(kernel, config.block_q, config.block_k, self.spec.dtype)
         self.s = accumulator(kernel, self.warp_rows, config.block_k)
         self.words = fragment(kernel, self.product, self.s.m_tiles)
-        seen = visibility(kernel.sig, tile.batch)
+        seen = visibility(kernel.sig, (tile.rows, tile.keys))
         visits = seen.keys(tile.first, tile.first + config.block_q, config.block_k)
         self.visits = held(kernel, visits, "full_low", "full_high")
-        self.bound = block_scores(kernel, self.scores, tile.batch, tile.head)
+        self.bound = block_scores(kernel, self.scores, tile, tile.head)
         load_rows(kernel, self.q_tile, 0, tile.query_rows("q"), tile.first, tile.rows)
 
     def _key_tile(self, first) -> None:

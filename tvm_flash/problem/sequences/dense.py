@@ -1,9 +1,12 @@
-"""How many rows each entry of the batch has, and where they lie in memory."""
+"""Entries that are all as long as the others, in tensors with a batch dimension."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from ..argument import Up
+from .shapes import Shapes
 
 
 @dataclass(frozen=True)
@@ -14,26 +17,23 @@ class DenseSequences:
     from its entry's first. Row and column of an index may be slices, for the region between.
     """
 
+    shapes = Shapes(
+        queries=("B", "Sq"),
+        keys=("B", "Sk"),
+        statistic=("B", "H", "Sq"),
+        sums=("B", "H", Up("Sq", "block_q")),
+    )
+
     seqlen_q: Any
     seqlen_k: Any
-
-    @property
-    def run(self) -> int | None:
-        """How many keys lie at one stride, from each multiple of that number on; None: all."""
-        return None
-
-    @property
-    def longest(self) -> tuple:
-        """(seqlen_q, seqlen_k) that no entry exceeds: what tasks are counted by."""
-        return self.seqlen_q, self.seqlen_k
 
     def lengths(self, entry) -> tuple:
         """(seqlen_q, seqlen_k) of ``entry``."""
         return self.seqlen_q, self.seqlen_k
 
-    def has_query(self, entry, row) -> Any:
-        """Whether ``entry`` has ``row``, one below the longest: True where no entry is shorter."""
-        return True
+    def every_query(self, entries) -> tuple:
+        """(entries, rows, sequences) of a loop over every row of q, of so many ``entries``."""
+        return entries, self.seqlen_q, self
 
     def query(self, entry, head, row, column) -> tuple:
         """Index of an element in q, out and their gradients."""
@@ -44,8 +44,12 @@ class DenseSequences:
         return entry, row, head, column
 
     def key_of_run(self, entry, head, first, row, column) -> tuple:
-        """Index of an element of the key ``row`` after ``first``, in whose ``run`` it must lie."""
+        """Index of an element of the key ``row`` after ``first``, in whose run it must lie."""
         return entry, first + row, head, column
+
+    def is_run(self, entry, block: int) -> Any:
+        """Whether each ``block`` keys from a multiple of that on lie at one stride."""
+        return True
 
     def statistic(self, entry, head, row) -> tuple:
         """Index of a row's statistic (B, H, Sq): lse, lse_low, dlse, delta."""

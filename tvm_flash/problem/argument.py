@@ -1,0 +1,83 @@
+"""One argument of a kernel: its name, shape, dtype and what it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# input: of the caller. saved: what the forward gave. output: written whole. workspace: of any
+# content, or of zeros. updated: read and written in place. number: passed by value.
+ROLES = ("input", "saved", "output", "workspace", "updated", "number")
+WRITTEN = ("output", "workspace", "updated")
+
+
+@dataclass(frozen=True)
+class Up:
+    """The size ``size`` rounded up to a multiple of the size ``block``; larger is allowed."""
+
+    size: str
+    block: str
+
+    def __str__(self) -> str:
+        return f"Up({self.size}, {self.block})"
+
+    def of(self, size, block):
+        """Its value, of ints or of a compiler's expressions."""
+        return (size + (block - 1)) // block * block
+
+    def said(self, block: int) -> str:
+        """How it exceeds ``size``, for people."""
+        return f"rounded up to a multiple of {block}"
+
+
+@dataclass(frozen=True)
+class Past:
+    """The size ``size`` and a whole ``block`` more; larger is allowed."""
+
+    size: str
+    block: str
+
+    def __str__(self) -> str:
+        return f"{self.size} + {self.block}"
+
+    def of(self, size, block):
+        """Its value, of ints or of a compiler's expressions."""
+        return size + block
+
+    def said(self, block: int) -> str:
+        """How it exceeds ``size``, for people."""
+        return f"and {block} more"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a kernel.
+
+    shape: the names of its sizes; () for a number. dtype: "" where the table leaves it to the
+    spec. dense: contiguous; all others have run-time strides, the last of which is 1. zeroed: it
+    must hold zeros. optional: operators may be called without it. like: the argument that it has
+    the strides of where kernels can write these. limits: least and most that launchers accept.
+    absent: what operators take for a number that the spec has not; None: every spec has it.
+    """
+
+    name: str
+    shape: tuple[str | Up | Past, ...]
+    role: str
+    dtype: str = ""
+    dense: bool = False
+    zeroed: bool = False
+    optional: bool = False
+    like: str = ""
+    limits: tuple[float, float] | None = None
+    absent: float | None = None
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.role != "number"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a manifest; ``dense`` and ``zeroed`` are in it where they are true."""
+        fields = {"name": self.name, "dtype": self.dtype, "role": self.role}
+        shape = {"shape": [str(size) for size in self.shape]} if self.is_tensor else {}
+        flags = {name: True for name in ("dense", "zeroed") if getattr(self, name)}
+        return {**fields, **shape, **flags}

@@ -1,0 +1,10 @@
+"""Kinds of sequences: how many rows each entry of the batch has, and where they lie in memory."""
+
+from .dense import DenseSequences
+from .packed import PackedSequences
+from .paged import PagedSequences
+from .shapes import Shapes
+
+KINDS = {"dense": DenseSequences, "packed": PackedSequences, "paged": PagedSequences}
+
+__all__ = ["KINDS", "DenseSequences", "PackedSequences", "PagedSequences", "Shapes"]
