@@ -27,9 +27,9 @@ def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     TypeError: not a tensor, dtype, memory layout. NotImplementedError: device. ValueError: rank.
     """
     if not _are_alike_on_cpu(q, k, v):
-        _check_first(q)
-        _check_alike("k", k, q)
-        _check_alike("v", v, q)
+        check_first(q)
+        check_alike("k", k, q)
+        check_alike("v", v, q)
 
 
 def check_sizes(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> None:
@@ -72,6 +72,11 @@ def check_operator_call(q, k, v, tables) -> None:
     """
     check_tensors(q, k, v)
     check_sizes(q.shape, k.shape, v.shape)
+    check_tables(tables, q, k)
+
+
+def check_tables(tables, q: torch.Tensor, k: torch.Tensor) -> None:
+    """Raise unless captured ``tables`` are dense, beside q and, where there is work, not empty."""
     for table in tables or ():
         check_dense("mask or captured tensor", table)
         if table.device != q.device:
@@ -95,17 +100,20 @@ def check_backward_call(given: Mapping[str, Any]) -> None:
         expected = _expected(*sizes)
     except TypeError:  # symbolic sizes have no hash
         expected = _expected.__wrapped__(*sizes)
-    device = q.device
     for name, shape, dtype, empty in expected:
         x = given[name]
-        if x is None:
-            continue
-        if x.device != device:
-            raise _on_another_device(name, x, q)
-        if x.dtype is not dtype:
-            raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
-        if x.shape != shape and x.shape != empty:
-            raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
+        if x is not None:
+            check_like(name, x, shape if x.shape != empty else empty, dtype, q)
+
+
+def check_like(name: str, x: torch.Tensor, shape, dtype: torch.dtype, q: torch.Tensor) -> None:
+    """Raise unless ``x`` has this shape and dtype, beside q."""
+    if x.device != q.device:
+        raise _on_another_device(name, x, q)
+    if x.dtype is not dtype:
+        raise TypeError(f"{name}.dtype={x.dtype} must be {dtype}: convert it")
+    if x.shape != shape:
+        raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape {shape}")
 
 
 @lru_cache(maxsize=1024)
@@ -135,16 +143,15 @@ def check_captured(tables) -> None:
             raise NotImplementedError(missing_gradient(f"captured tensor {number}", table))
 
 
-def check_alibi(slopes: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """``slopes`` (H,) or (B, H) float32 as a (B, H) view; q is (B, Sq, H, D)."""
-    batch, heads = q.shape[0], q.shape[2]
+def check_alibi(slopes: torch.Tensor, device: torch.device, batch: int, heads: int) -> torch.Tensor:
+    """``slopes`` (H,) or (B, H) float32 on q's device, as a (B, H) view."""
     if not isinstance(slopes, torch.Tensor):
         raise TypeError(f"alibi_slopes must be a tensor, not {type(slopes).__name__}")
     check_dense("alibi_slopes", slopes)
     if slopes.dtype != torch.float32:
         raise TypeError(f"{slopes.dtype=} of alibi_slopes must be torch.float32: call .float()")
-    if slopes.device != q.device:
-        raise _on_another_device("alibi_slopes", slopes, q)
+    if slopes.device != device:
+        raise ValueError(f"alibi_slopes is on {slopes.device}, q on {device}: move one")
     shape = tuple(slopes.shape)
     if shape != (heads,) and shape != (batch, heads):
         raise ValueError(
@@ -207,8 +214,9 @@ def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool
     )
 
 
-def _check_first(q: torch.Tensor) -> None:
-    _check_tensor("q", q)
+def check_first(q: torch.Tensor, rank: int = 4) -> None:
+    """Raise unless q is a dense tensor of this rank, a dtype and a device that kernels have."""
+    _check_tensor("q", q, rank)
     if q.dtype not in NAMES:
         known = ", ".join(map(str, NAMES))
         raise TypeError(f"q.dtype={q.dtype} must be one of {known}: convert with q.to()")
@@ -218,22 +226,30 @@ def _check_first(q: torch.Tensor) -> None:
         )
 
 
-def _check_alike(name: str, x: torch.Tensor, q: torch.Tensor) -> None:
-    _check_tensor(name, x)
+def check_alike(name: str, x: torch.Tensor, q: torch.Tensor, rank: int = 4) -> None:
+    """Raise unless ``x`` is a dense tensor of this rank, of q's dtype and device."""
+    _check_tensor(name, x, rank)
     if x.dtype != q.dtype:
         raise TypeError(f"{name}.dtype={x.dtype} differs from q.dtype={q.dtype}: convert one")
     if x.device != q.device:
         raise ValueError(f"{name}.device={x.device} differs from q.device={q.device}: move one")
 
 
-def _check_tensor(name: str, x: torch.Tensor) -> None:
+# What the last dimensions of a tensor are.
+_AXES = {
+    3: "rows of all sequences, heads, head_dim",
+    4: "batch, sequence, heads, head_dim",
+}
+
+
+def _check_tensor(name: str, x: torch.Tensor, rank: int) -> None:
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
     check_dense(name, x)
-    if x.ndim != 4:
+    if x.ndim != rank:
         raise ValueError(
-            f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have 4: batch, "
-            "sequence, heads, head_dim"
+            f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have {rank}: "
+            f"{_AXES[rank]}"
         )
 
 

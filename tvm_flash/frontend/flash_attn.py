@@ -56,7 +56,7 @@ def flash_attn_qkvpacked_func(
     return_attn_probs: bool = False,
 ):
     """``flash_attn_func`` of qkv (B, S, 3, H, D), without copies."""
-    q, k, v = _unpacked("qkv", qkv, 3)
+    q, k, v = unpacked("qkv", qkv, 3)
     tail = (softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic)
     return flash_attn_func(q, k, v, dropout_p, *tail, return_attn_probs)
 
@@ -74,15 +74,20 @@ def flash_attn_kvpacked_func(
     return_attn_probs: bool = False,
 ):
     """``flash_attn_func`` of q (B, Sq, H, D) and kv (B, Sk, 2, Hk, D), without copies."""
-    k, v = _unpacked("kv", kv, 2)
+    k, v = unpacked("kv", kv, 2)
     tail = (softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic)
     return flash_attn_func(q, k, v, dropout_p, *tail, return_attn_probs)
 
 
-def _unpacked(name: str, packed: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+def unpacked(name: str, packed: torch.Tensor, count: int, *rows: str) -> tuple[torch.Tensor, ...]:
+    """The ``count`` tensors that lie side by side in ``packed`` (rows..., count, H, D), as views.
+
+    rows: what errors call its first dimensions, by default B, S.
+    """
+    axes = rows or ("B", "S")
     if isinstance(packed, torch.Tensor):
         check_dense(name, packed)
-    if not isinstance(packed, torch.Tensor) or packed.dim() != 5 or packed.shape[2] != count:
-        shape = tuple(getattr(packed, "shape", ()))
-        raise ValueError(f"{name} of shape {shape} must be (B, S, {count}, H, D)")
-    return packed.unbind(dim=2)
+        if packed.dim() == len(axes) + 3 and packed.shape[-3] == count:
+            return packed.unbind(dim=-3)
+    shape = tuple(getattr(packed, "shape", ()))
+    raise ValueError(f"{name} of shape {shape} must be ({', '.join(axes)}, {count}, H, D)")

@@ -18,6 +18,7 @@ from .checks import (
 )
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
+from .ragged import Lengths, is_jagged, jagged_parts, nested_like, ragged_attention, ragged_of
 from .values import NO_WINDOW, as_flag, as_scale, as_softcap, as_window, autocast, check_no_dropout
 
 LAYOUTS = ("bshd", "bhsd")
@@ -59,6 +60,13 @@ def attention(
     alignment: str = "bottom_right",
     deterministic: bool = False,
     return_lse: bool = False,
+    cu_seqlens_q: torch.Tensor | None = None,
+    cu_seqlens_k: torch.Tensor | None = None,
+    max_seqlen_q: int | torch.Tensor | None = None,
+    max_seqlen_k: int | torch.Tensor | None = None,
+    seqused_q: torch.Tensor | None = None,
+    seqused_k: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -77,6 +85,15 @@ def attention(
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
 
+    cu_seqlens_q, cu_seqlens_k (B + 1,) int32: sequences of any lengths are packed in q (total_q, H,
+    D), k and v (total_k, Hk, D); sequence b has the rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1, of
+    which only the first seqused_q[b], seqused_k[b] count where these (B,) int32 are given. Functions
+    are called with b of the sequence and positions inside it. max_seqlen_q, max_seqlen_k: ints or
+    tensors, checked on CPUs; a tensor on a GPU is not read. block_table (B, most) int32: k and v are
+    pages (pages, page_size, Hk, D), sequence b has seqused_k[b] keys in pages block_table[b]; no
+    gradients. Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H, total_q). Nested tensors
+    (B, S*, H, D) of layout torch.jagged need none of these, and give one.
+
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under
     torch.compile(fullgraph=True); there a function may capture constants and tensors that exist
@@ -91,7 +108,22 @@ def attention(
         q, k, v = _rows_first(layout, q, k, v)
     if _is_any_autocast_enabled():
         q, k, v = autocast(q), autocast(k), autocast(v)
-    check_tensors(q, k, v)
+    lengths = nested = None
+    if cu_seqlens_q is not None or block_table is not None or cu_seqlens_k is not None:
+        lengths = Lengths(
+            cu_seqlens_q,
+            cu_seqlens_k,
+            max_seqlen_q,
+            max_seqlen_k,
+            seqused_q,
+            seqused_k,
+            block_table,
+        )
+    elif type(q) is not torch.Tensor and is_jagged(q):
+        nested = q
+        (q, k, v), lengths = jagged_parts(q, k, v)
+    else:
+        check_tensors(q, k, v)
     # What is right as it is asks for no function: each would be 1 % of a small call.
     if not (causal is True or causal is False):
         causal = as_flag("causal", causal)
@@ -109,10 +141,21 @@ def attention(
     features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep)
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
+    if lengths is not None:
+        out, lse = ragged_attention(
+            q, k, v, ragged_of(q, k, lengths), features, scale, (left, right, softcap),
+            deterministic, alibi_slopes, (score_mod, mask_mod),
+        )  # fmt: skip
+        if nested is not None:
+            out = nested_like(nested, out)
+            out = out.transpose(1, 2) if layout == "bhsd" else out
+        return (out, lse) if return_lse else out
     look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
     (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
     scale = default_scale if scale is None else scale
-    slopes = () if alibi_slopes is None else (check_alibi(alibi_slopes, q),)
+    slopes = ()
+    if alibi_slopes is not None:
+        slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
     out, lse = attention_operator(
         q, k, v, [*slopes, *tables], spec, scale, deterministic, left, right, softcap
     )
@@ -173,8 +216,8 @@ def _rows_first(layout: str, *tensors: torch.Tensor):
 
 
 def _has_rows(x) -> bool:
-    """Whether ``x`` is a dense tensor of four dimensions; the checks name anything else."""
-    return getattr(x, "layout", None) is torch.strided and x.ndim == 4
+    """Whether ``x`` is a tensor of four dimensions, dense or jagged; the checks name others."""
+    return getattr(x, "layout", None) in (torch.strided, torch.jagged) and x.ndim == 4
 
 
 def _four_dimensional(x: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..problem.arguments import NUMBERS, TABLE, call_sizes, names
+from ..problem.arguments import TABLE, call_sizes, names
 from ..problem.lengths import bucket_of
 from ..runtime.call import completed
 from ..runtime.kernels import resolve
@@ -16,22 +14,24 @@ from .autograd import below_autograd, differentiable
 from .checks import check_backward_call, check_operator_call
 from .observers import is_plain_call
 from .placement import place_of
-from .results import allocated, call_layouts, forward_plan, from_layouts, outputs
+from .recording import Recording, named, parameters
+from .results import allocated, forward_plan, from_layouts, layouts_of, outputs
 from .schemas import schema
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
 from .vmap import batched
 
 __all__ = ["attention_operator", "spec_json", "spec_name"]
 
-_library = torch.library.Library("tvm_flash", "DEF")
+library = torch.library.Library("tvm_flash", "DEF")
 # Tensor[], though AOTInductor hands an empty list over as None: of a Tensor[]? the dispatcher does
 # not look at the tensors, and who watches or maps one of them is not asked.
 for _direction in ("forward", "backward"):
-    _library.define(
+    library.define(
         schema(f"attention_{_direction}", TABLE[_direction]), tags=(torch.Tag.pt2_compliant_tag,)
     )
 _forward_operator = torch.ops.tvm_flash.attention_forward.default
 _backward_operator = torch.ops.tvm_flash.attention_backward.default
+_recording = Recording(_forward_operator, _backward_operator, TABLE)
 
 
 def attention_operator(
@@ -54,12 +54,13 @@ def attention_operator(
             return _run_forward(
                 q, k, v, tables, spec, softmax_scale, False, window_left, window_right, softcap
             )[:2]
-    ordered = _is_ordered(deterministic)
+    ordered = is_ordered(deterministic)
     numbers = (window_left, window_right, softcap)
     return run(q, k, v, tables, spec, softmax_scale, ordered, *numbers)[:2]
 
 
-def _is_ordered(deterministic: bool) -> bool:
+def is_ordered(deterministic: bool) -> bool:
+    """Whether gradients shall have the same bits every run: by the call, or by torch's setting."""
     return bool(deterministic) or torch.are_deterministic_algorithms_enabled()
 
 
@@ -96,7 +97,7 @@ def _run_forward(
 
 def _completed(*results):
     """All outputs of the operator: one that the spec lacks is a tensor without elements."""
-    absent, out = len(_OUTPUTS) - len(results), results[0]
+    absent, out = len(_recording.outputs) - len(results), results[0]
     return (*results, *(out.new_empty(out.shape[0], 0, dtype=torch.float32) for _ in range(absent)))
 
 
@@ -105,7 +106,7 @@ def _results_without_keys(out, lse, *lse_low):
 
 
 def _backward(*inputs):
-    given = _named(_backward_operator, inputs)
+    given = named(_backward_operator, inputs)
     check_backward_call(given)
     q, k = given["q"], given["k"]
     spec = spec_of(given["spec"])
@@ -113,14 +114,14 @@ def _backward(*inputs):
         return tuple(grad.zero_() for grad in outputs("backward", spec, given).values())
     sizes = call_sizes(q.shape, given["v"].shape)
     device, capability = place_of(q)
-    direction = "backward_deterministic" if _is_ordered(given["deterministic"]) else "backward"
+    direction = "backward_deterministic" if is_ordered(given["deterministic"]) else "backward"
     kernel = resolve(spec, direction, device, capability, bucket_of(direction, *sizes[3:]))
-    call = _call(kernel, sizes, given)
+    call = call_of(kernel, sizes, given)
     kernel(*call.values())
     return tuple(call[name] for name in names(kernel.arguments, "output"))
 
 
-def _call(kernel, sizes, given) -> dict[str, torch.Tensor]:
+def call_of(kernel, sizes, given) -> dict[str, torch.Tensor]:
     """What ``kernel`` is called with, in order: what is ``given``, tensors as it can read them, and
     memory for others."""
     readable = {
@@ -130,33 +131,19 @@ def _call(kernel, sizes, given) -> dict[str, torch.Tensor]:
     }
     for number, table in enumerate(given["tables"] or ()):
         readable[f"table{number}"] = table
-    layouts = call_layouts(kernel, sizes, torch.get_num_threads())
+    layouts = layouts_of(kernel, sizes, torch.get_num_threads())
     return completed(kernel.arguments, readable, lambda a: allocated(a, layouts[a.name], given))
-
-
-def _named(operator, inputs) -> dict:
-    """``inputs`` by the names of the operator's parameters.
-
-    The dispatcher leaves out last arguments that have their default values.
-    """
-    return {**_parameters(operator), **dict(zip(_parameters(operator), inputs, strict=False))}
-
-
-@cache
-def _parameters(operator) -> dict:
-    """The default values of the operator's parameters by name, in order."""
-    return {p.name: p.default_value for p in operator._schema.arguments}
 
 
 def _forward_results(*inputs):
     """Empty results, of tensors without elements too."""
-    given = _named(_forward_operator, inputs)
+    given = named(_forward_operator, inputs)
     check_operator_call(given["q"], given["k"], given["v"], given["tables"])
     return _completed(*outputs("forward", spec_of(given["spec"]), given).values())
 
 
 def _backward_results(*inputs):
-    given = _named(_backward_operator, inputs)
+    given = named(_backward_operator, inputs)
     check_backward_call(given)
     return tuple(outputs("backward", spec_of(given["spec"]), given).values())
 
@@ -166,45 +153,6 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     if x.is_cpu and x.is_contiguous():  # the most frequent case
         return x
     return x if placement.has_readable_rows(x) else x.contiguous()
-
-
-def _save(ctx, inputs, results) -> None:
-    """All that the backward's table names of this call, and the captured tables."""
-    known = (*inputs, *_DEFAULTS[len(inputs) :], *results)
-    ctx.count, ctx.plain = len(inputs), _plain_of(known)
-    ctx.save_for_backward(*_saved_of(known), *(known[_TABLES] or ()))
-    ctx.mark_non_differentiable(*_constants_of(results))
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx, dout, *upstream):
-    tensors = ctx.saved_tensors  # once: checkpointing unpacks them a single time
-    saved, tables = tensors[: len(_SAVED)], list(tensors[len(_SAVED) :])
-    if dout is None:
-        dout = torch.zeros_like(saved[_SAVED.index("out")])
-    inputs = _backward_inputs((*saved, *ctx.plain, tables, dout, *upstream))
-    return *_backward_operator(*inputs), *(None,) * (ctx.count - 3)
-
-
-def _picker(wanted, known):
-    """A function that picks, of values whose names are ``known``, those named ``wanted``."""
-    places = [list(known).index(name) for name in wanted]
-    return lambda values: [values[place] for place in places]
-
-
-# By name: what the forward gives, what the backward takes of its call, what has no gradient.
-_OUTPUTS = names(TABLE["forward"], "output")
-_SAVED = tuple(a.name for a in TABLE["backward"] if a.name in ("q", "k", "v", *_OUTPUTS))
-_CONSTANTS = [x for x in _OUTPUTS if f"d{x}" not in names(TABLE["backward"], "input")]
-_PLAIN = ("spec", *(number.name for number in NUMBERS), "deterministic")
-_DEFAULTS = tuple(_parameters(_forward_operator).values())
-_TABLES = list(_parameters(_forward_operator)).index("tables")
-_KNOWN = (*_parameters(_forward_operator), *_OUTPUTS)
-_saved_of, _plain_of = _picker(_SAVED, _KNOWN), _picker(_PLAIN, _KNOWN)
-_constants_of = _picker(_CONSTANTS, _OUTPUTS)
-_backward_inputs = _picker(
-    _parameters(_backward_operator), (*_SAVED, *_PLAIN, "tables", *(f"d{x}" for x in _OUTPUTS))
-)
 
 
 def _no_second_gradients(ctx, *grads):
@@ -239,18 +187,19 @@ def _with_list(run, place: int):
 def _register(operator, kernel, results, save, gradients, flops) -> None:
     name = operator._schema.name
     # Not under "CPU" alone: other devices then get an error of ours.
-    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    library.impl(name, kernel, "CompositeExplicitAutograd")
     recorded = differentiable(operator._opname, below_autograd(operator), save, gradients)
-    tables = list(_parameters(operator)).index("tables")
-    _library.impl(name, _with_list(recorded, tables), "Autograd")
-    torch.library.register_fake(name, results, lib=_library)
-    torch.library.register_vmap(name, batched(operator), lib=_library)
+    tables = list(parameters(operator)).index("tables")
+    library.impl(name, _with_list(recorded, tables), "Autograd")
+    torch.library.register_fake(name, results, lib=library)
+    torch.library.register_vmap(name, batched(operator), lib=library)
     register_flop_formula(operator.overloadpacket)(flops)
 
 
 # Nobody watches, so the dispatcher need not.
-_differentiable_forward = differentiable("attention_forward", _forward_in_node, _save, _gradients)
-_register(_forward_operator, _forward, _forward_results, _save, _gradients, _forward_flops)
+_record = (_recording.save, _recording.gradients)
+_differentiable_forward = differentiable("attention_forward", _forward_in_node, *_record)
+_register(_forward_operator, _forward, _forward_results, *_record, _forward_flops)
 _register(
     _backward_operator, _backward, _backward_results, lambda *_: None, _no_second_gradients,
     _backward_flops,

@@ -23,7 +23,7 @@ _UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
 class Features(NamedTuple):
     """What a call asks for beside its tensors and its functions, as plain values.
 
-    The first six are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse would
+    All but is_steep are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse would
     say little of a row's sum; then the spec is that of a score_mod that changes nothing, whose
     kernels save more (AttentionSpec.saved_statistics).
     """
@@ -35,6 +35,7 @@ class Features(NamedTuple):
     alibi: bool
     alignment: str
     is_steep: bool
+    sequences: str = "dense"
 
 
 class PosedProblem(NamedTuple):
@@ -71,6 +72,32 @@ def problem_of(q, k, v, features: tuple, score_mod, mask_mod) -> tuple[PosedProb
     except TypeError:  # symbolic sizes have no hash
         problem = _problem(q.dtype, q_shape, k_shape, v_shape, features, score_mod, mask_mod)
     return problem, mods.tables
+
+
+def ragged_problem_of(q, v, features: tuple, score_mod, mask_mod) -> tuple[PosedProblem, tuple]:
+    """As ``problem_of``, of sequences that are not dense: their sizes are the operator's to check.
+
+    Also in code that torch.compile reads.
+    """
+    known = (features, q.dtype, operator.index(q.shape[-1]), operator.index(v.shape[-1]))
+    scale = known[2] ** -0.5
+    mods = already_captured(score_mod, mask_mod)
+    if torch.compiler.is_compiling():
+        if mods is None:
+            text, tables = _captured_json(q.device, score_mod, mask_mod, *known)
+            return PosedProblem(text, scale), tables
+        check_captured(mods.tables)
+        return PosedProblem(_json(*known, mods.score_mod, mods.mask_mod), scale), mods.tables
+    if mods is None:
+        mods = captured_on(q.device, score_mod, mask_mod)
+    check_captured(mods.tables)
+    return PosedProblem(_ragged(*known, mods.score_mod, mods.mask_mod), scale), mods.tables
+
+
+@lru_cache(maxsize=1024)
+def _ragged(features: tuple, dtype, head_dim, head_dim_v, score_mod, mask_mod) -> str:
+    """The name of the spec of these."""
+    return spec_name(_spec(Features(*features), dtype, head_dim, head_dim_v, score_mod, mask_mod))
 
 
 def problem_while_compiling(

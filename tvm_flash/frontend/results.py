@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -11,6 +12,7 @@ from ..problem.arguments import (
     Argument,
     arguments,
     call_sizes,
+    given_sizes,
     numbers_of,
     shape_of,
     size_values,
@@ -46,11 +48,22 @@ def forward_plan(text: str, query, value) -> tuple[AttentionSpec, str | None, tu
     return spec, None if is_empty else bucket_of("forward", query[1], value[1]), layouts, own
 
 
-@lru_cache(maxsize=1024)
-def call_layouts(kernel, sizes, threads: int) -> dict[str, tuple]:
-    """Size, strides and dtype, by name, of what a call of ``kernel`` may need memory for."""
+def layouts_of(kernel, sizes, threads: int) -> dict[str, tuple]:
+    """Size, strides and dtype, by name, of what a call of ``kernel`` may need memory for.
+
+    sizes: as ``problem.arguments.size_values`` takes them.
+    """
+    if isinstance(sizes, Mapping):  # lengths of entries, which seldom repeat
+        return _layouts_of(kernel, sizes, threads)
+    return _known_layouts(kernel, sizes, threads)
+
+
+def _layouts_of(kernel, sizes, threads: int) -> dict[str, tuple]:
     found = [a for a in kernel.arguments if a.is_tensor and not a.name.startswith("table")]
     return _layouts(found, kernel.sizes(sizes, threads))
+
+
+_known_layouts = lru_cache(maxsize=1024)(_layouts_of)
 
 
 def from_layouts(layouts, q) -> list[torch.Tensor]:
@@ -74,12 +87,17 @@ def allocated(argument: Argument, layout: tuple, given) -> torch.Tensor:
 
 def outputs(direction: str, spec: AttentionSpec, given) -> dict[str, torch.Tensor]:
     """Empty outputs of an operator by name, without a kernel; of symbolic sizes too."""
-    q, values = given["q"], size_values(spec, call_sizes(given["q"].shape, given["v"].shape))
+    q, found = given["q"], arguments(spec, direction)
+    if spec.sequences == "dense":
+        sizes = call_sizes(q.shape, given["v"].shape)
+    else:
+        sizes = given_sizes(found, given)
+    values = size_values(spec, sizes)
     return {
         a.name: _writable_like(given[a.like])
         if a.like
         else q.new_empty(shape_of(a, values), dtype=getattr(torch, a.dtype))
-        for a in arguments(spec, direction)
+        for a in found
         if a.role == "output"
     }
 

@@ -16,10 +16,7 @@ from .lengths import MAX_SEQLEN
 from .sequences import KINDS, Shapes
 from .spec import AttentionSpec
 
-__all__ = [
-    "MAX_SCALE", "MAX_WINDOW", "NUMBERS", "ROLES", "SOFTCAP_LIMITS", "TABLE", "TABLES", "TILE_SIZES",
-    "WRITTEN", "ZEROED", "Argument", "Past", "Up",
-]  # fmt: skip
+__all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
 
 TILE_SIZES = ("block_q", "block_k", "head_dim_pad")
 

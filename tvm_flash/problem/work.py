@@ -53,9 +53,9 @@ class Work:
 class Slots:
     """Numbers for the tiles of entries of any lengths, one entry's behind another's.
 
-    Entry b has rows from ``starts[b]`` on, of ``total`` in all; each makes ``each`` rows of
-    tiles of ``block``. Its tiles begin at slot each * starts[b] // block + b, which leaves room for all of
-    them, whatever the lengths are; up to one slot an entry stays empty. So that a worker finds its
+    Entry b has rows from ``starts[b]`` on, of ``total`` in all; each makes ``each`` rows of tiles
+    of ``block``. Its tiles begin at slot each * starts[b] // block + b, which leaves room for all
+    of them, whatever the lengths are; up to one slot an entry stays empty. So a worker finds its
     tile by a search of ``starts``, and nobody has to add up lengths before.
     """
 

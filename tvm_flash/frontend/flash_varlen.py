@@ -1,0 +1,146 @@
+"""FlashAttention's functions on packed sequences, and torch's varlen_attn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .flash_attn import unpacked
+from .functional import Window, attention
+from .values import NO_WINDOW, check_no_dropout
+
+
+def flash_attn_varlen_func(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int | torch.Tensor,
+    max_seqlen_k: int | torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = NO_WINDOW,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    block_table: torch.Tensor | None = None,
+    *,
+    seqused_q: torch.Tensor | None = None,
+    seqused_k: torch.Tensor | None = None,
+    **others: Any,
+):
+    """Attention of packed q (total_q, H, D), k, v (total_k, Hk, D); see ``attention``.
+
+    cu_seqlens_q, cu_seqlens_k: (B + 1,) int32. block_table (B, most) int32: k and v are pages
+    (pages, page_size, Hk, D). Returns out (total_q, H, Dv); with ``return_attn_probs`` (out, lse
+    (H, total_q) float32, None). others: FlashAttention-3's num_splits, pack_gqa and sm_margin may
+    be given, being of speed alone; what it has besides raises NotImplementedError by name.
+    """
+    check_no_dropout(dropout_p)
+    check_extras(others)
+    result = attention(
+        q, k, v, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
+        softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic,
+        return_lse=return_attn_probs, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k, seqused_q=seqused_q,
+        seqused_k=seqused_k, block_table=block_table,
+    )  # fmt: skip
+    return (*result, None) if return_attn_probs else result
+
+
+def flash_attn_varlen_qkvpacked_func(
+    qkv: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int | torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = NO_WINDOW,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+):
+    """``flash_attn_varlen_func`` of qkv (total, 3, H, D), without copies."""
+    q, k, v = unpacked("qkv", qkv, 3, "total")
+    lengths = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    tail = (softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic)
+    return flash_attn_varlen_func(q, k, v, *lengths, dropout_p, *tail, return_attn_probs)
+
+
+def flash_attn_varlen_kvpacked_func(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int | torch.Tensor,
+    max_seqlen_k: int | torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = NO_WINDOW,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+):
+    """``flash_attn_varlen_func`` of q (total_q, H, D), kv (total_k, 2, Hk, D), without copies."""
+    k, v = unpacked("kv", kv, 2, "total")
+    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    tail = (softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic)
+    return flash_attn_varlen_func(q, k, v, *lengths, dropout_p, *tail, return_attn_probs)
+
+
+def varlen_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor | None,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: Window = NO_WINDOW,
+    enable_gqa: bool = False,
+    seqused_k: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
+    num_splits: int | None = None,
+):
+    """torch.nn.attention.varlen.varlen_attn's signature: packed (total, H, D), any window.
+
+    return_aux: an AuxRequest; with its ``lse`` the result is (out, lse (H, total_q)). window_size
+    (-1, 0) is a causal mask. Heads of key and value may be fewer with ``enable_gqa``.
+    """
+    if not enable_gqa and query.ndim == 3 and query.shape[1] != key.shape[-2]:
+        raise ValueError(
+            f"query has {query.shape[1]} heads, key has {key.shape[-2]}: set enable_gqa=True"
+        )
+    return attention(
+        query, key, value, softmax_scale=scale, window_size=window_size, cu_seqlens_q=cu_seq_q,
+        cu_seqlens_k=cu_seq_k, max_seqlen_q=max_q, max_seqlen_k=max_k, seqused_k=seqused_k,
+        block_table=block_table, return_lse=bool(getattr(return_aux, "lse", False)),
+    )  # fmt: skip
+
+
+# Of FlashAttention-3: what changes speed alone, and what others are where they ask for nothing.
+_OF_SPEED = ("num_splits", "pack_gqa", "sm_margin", "scheduler_metadata")
+_WITHOUT = {
+    "attention_chunk": 0, "qv": None, "q_descale": None, "k_descale": None, "v_descale": None,
+}  # fmt: skip
+
+
+def check_extras(others: dict[str, Any]) -> None:
+    """NotImplementedError or TypeError for keywords of FlashAttention-3 that are not served."""
+    for name, value in others.items():
+        if name in _OF_SPEED:
+            continue
+        if name not in _WITHOUT:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+        if value is not None and value != _WITHOUT[name]:
+            raise NotImplementedError(f"{name}={value!r:.60} is not served: leave it out")
