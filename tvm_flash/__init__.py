@@ -22,6 +22,7 @@ _EXPORTS = {
     "flash_attn_varlen_func": "frontend.flash_varlen",
     "flash_attn_varlen_qkvpacked_func": "frontend.flash_varlen",
     "flash_attn_varlen_kvpacked_func": "frontend.flash_varlen",
+    "flash_attn_with_kvcache": "frontend.kvcache",
     "varlen_attention": "frontend.flash_varlen",
     "load": "runtime.loader",
     "build": "codegen.build",

@@ -67,6 +67,7 @@ def attention(
     seqused_q: torch.Tensor | None = None,
     seqused_k: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
+    leftpad_k: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -85,14 +86,14 @@ def attention(
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
 
-    cu_seqlens_q, cu_seqlens_k (B + 1,) int32: sequences of any lengths are packed in q (total_q, H,
-    D), k and v (total_k, Hk, D); sequence b has the rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1, of
-    which only the first seqused_q[b], seqused_k[b] count where these (B,) int32 are given. Functions
-    are called with b of the sequence and positions inside it. max_seqlen_q, max_seqlen_k: ints or
-    tensors, checked on CPUs; a tensor on a GPU is not read. block_table (B, most) int32: k and v are
-    pages (pages, page_size, Hk, D), sequence b has seqused_k[b] keys in pages block_table[b]; no
-    gradients. Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H, total_q). Nested tensors
-    (B, S*, H, D) of layout torch.jagged need none of these, and give one.
+    cu_seqlens_q, cu_seqlens_k (B + 1,) int32: sequences of any lengths are packed in q (total_q,
+    H, D), k and v (total_k, Hk, D); sequence b has the rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1,
+    of which only the first seqused_q[b], seqused_k[b] count where these (B,) int32 are given.
+    Functions are called with b of the sequence and positions inside it. max_seqlen_q,
+    max_seqlen_k: ints or tensors, checked on CPUs; a tensor on a GPU is not read. block_table (B,
+    most) int32: k and v are pages (pages, page_size, Hk, D), sequence b has its keys at the
+    positions leftpad_k[b] (default 0) .. seqused_k[b] - 1 of pages block_table[b]; no gradients. Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H,
+    total_q). Nested tensors (B, S*, H, D) of layout torch.jagged need none of these.
 
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under

@@ -23,9 +23,9 @@ _UNCHANGED = capture(lambda score, b, h, q_idx, k_idx: score)
 class Features(NamedTuple):
     """What a call asks for beside its tensors and its functions, as plain values.
 
-    All but is_steep are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse would
-    say little of a row's sum; then the spec is that of a score_mod that changes nothing, whose
-    kernels save more (AttentionSpec.saved_statistics).
+    All but is_steep are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse
+    would say little of a row's sum; then the spec is that of a score_mod that changes nothing,
+    whose kernels save more (AttentionSpec.saved_statistics).
     """
 
     causal: bool

@@ -40,6 +40,7 @@ class Lengths(NamedTuple):
     seqused_q: torch.Tensor | None = None
     seqused_k: torch.Tensor | None = None
     block_table: torch.Tensor | None = None
+    leftpad_k: torch.Tensor | None = None
 
 
 def ragged_of(q: torch.Tensor, k: torch.Tensor, lengths: Lengths) -> Ragged:
@@ -58,6 +59,8 @@ def ragged_of(q: torch.Tensor, k: torch.Tensor, lengths: Lengths) -> Ragged:
         starts_k, ends_k, bound = _of_pages(k, lengths)
         kind, more = PAGED, (_table(lengths.block_table),)
     else:
+        if lengths.leftpad_k is not None:
+            raise ValueError("leftpad_k is of keys in pages: give block_table")
         if lengths.cu_seqlens_k is None:
             raise ValueError("cu_seqlens_q needs cu_seqlens_k: where the sequences of k lie")
         starts_k, ends_k = _bounds("cu_seqlens_k", lengths.cu_seqlens_k)
@@ -103,8 +106,8 @@ def jagged_parts(q, k, v) -> tuple[tuple, Lengths]:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not is_jagged(x) or x.ndim != 4 or x._ragged_idx != 1 or x.lengths() is not None:
             raise ValueError(
-                f"{name} must be a nested tensor (B, S*, H, D) of layout torch.jagged without holes, "
-                "as q is: torch.nested.nested_tensor(..., layout=torch.jagged)"
+                f"{name} must be a nested tensor (B, S*, H, D) of layout torch.jagged without "
+                "holes, as q is: torch.nested.nested_tensor(..., layout=torch.jagged)"
             )
     cu_seqlens = [x.offsets().to(torch.int32) for x in (q, k)]
     return tuple(x.values() for x in (q, k, v)), Lengths(*cu_seqlens)
@@ -153,7 +156,10 @@ def _of_pages(k: torch.Tensor, lengths: Lengths) -> tuple:
     if not isinstance(k, torch.Tensor) or k.ndim != 4:
         shape = tuple(getattr(k, "shape", ()))
         raise ValueError(f"k of shape {shape} must be (pages, page_size, Hk, D) with a block_table")
-    return torch.zeros_like(ends), ends, lengths.block_table.shape[-1] * k.shape[1]
+    starts = torch.zeros_like(ends)
+    if lengths.leftpad_k is not None:
+        starts = _numbers("leftpad_k", lengths.leftpad_k)
+    return starts, ends, lengths.block_table.shape[-1] * k.shape[1]
 
 
 def _check_longest(name: str, given, starts: torch.Tensor, ends: torch.Tensor) -> None:
