@@ -32,7 +32,7 @@ def unpad_input(
     lengths = kept.sum(-1, dtype=torch.int32)
     indices = kept.flatten().nonzero().flatten()
     return (
-        index_first_axis(hidden_states.flatten(0, 1), indices),
+        _rows(hidden_states, indices),
         indices,
         pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)),
         int(lengths.max()) if len(lengths) else 0,
@@ -76,6 +76,14 @@ def index_put_first_axis(
         raise ValueError(f"{len(values)} rows, but {len(indices)} indices: one for each row")
     rows = values.new_zeros(first_axis_dim, *values.shape[1:])
     return rows.index_copy_(0, indices.long(), values)
+
+
+def _rows(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Rows ``indices`` (n,) of x (B, S, ...) flattened."""
+    batch, seqlen = x.shape[:2]
+    if batch * seqlen == 0 or x.stride(0) == seqlen * x.stride(1):
+        return index_first_axis(x.flatten(0, 1), indices)
+    return x[indices // seqlen, indices % seqlen]  # flattening would copy all of x
 
 
 def _check_rows(name: str, x, leading: int) -> None:

@@ -85,6 +85,7 @@ class Model:
     def __init__(self, page_size, num_pages):
         self.cache = PagedCache(num_pages, page_size, 2, 3, 5, max_sequences=5)
         self.tokens, self.next = {}, 0
+        self.allocate()
 
     def known(self, names):
         """The sequences that numbers stand for, each once."""
@@ -121,7 +122,9 @@ class Model:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(OPERATIONS, max_size=25), st.sampled_from([1, 3, 4]), st.integers(1, 12))
+@given(
+    st.lists(OPERATIONS, min_size=5, max_size=25), st.sampled_from([1, 3, 4]), st.integers(1, 12)
+)
 def test_any_operations_keep_the_tokens(operations, page_size, num_pages):
     model = Model(page_size, num_pages)
     for name, *arguments in operations:

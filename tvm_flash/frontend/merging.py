@@ -7,6 +7,7 @@ from functools import reduce
 import torch
 
 from ..score.layouts import check_dense
+from .packed_rows import is_readable
 
 _LSE_DTYPES = (torch.float32, torch.float64)
 
@@ -36,9 +37,9 @@ def merge_states(
     outs, lses = (out_a, out_b, *others[::2]), (lse_a, lse_b, *others[1::2])
     for number, (out, lse) in enumerate(zip(outs, lses, strict=True)):
         _check_part(number, out, lse, out_a)
-    weights, lse = _weights(lses, torch.promote_types(out_a.dtype, lse_a.dtype))
-    merged = reduce(torch.add, map(_weighted, outs, weights))
-    return merged.to(out_a.dtype), lse
+    dtype = torch.promote_types(out_a.dtype, lse_a.dtype)
+    weights, lse = _weights(lses, dtype)
+    return _weighted_sum(outs, weights, dtype).to(out_a.dtype), lse
 
 
 def _weights(lses, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -54,11 +55,21 @@ def _weights(lses, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor
     return [share / total for share in shares], lse
 
 
-def _weighted(out: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``out`` (..., S, H, Dv) times ``weight`` (..., H, S)."""
-    weight = weight.transpose(-1, -2).unsqueeze(-1)
-    # What was never written may be NaN, which 0 does not take away.
-    return out.masked_fill(weight == 0, 0.0) * weight
+def _weighted_sum(outs, weights, dtype: torch.dtype) -> torch.Tensor:
+    """The sum of ``outs`` (..., S, H, Dv) times ``weights`` (..., H, S)."""
+    total = None
+    for out, weight in zip(outs, weights, strict=True):
+        weight = weight.transpose(-1, -2).contiguous().unsqueeze(-1)
+        out = _readable_rows(out.to(dtype), weight)
+        total = out * weight if total is None else torch.addcmul(total, out, weight)
+    return total
+
+
+def _readable_rows(out: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``out`` with 0 in rows of weight 0: never written, they may be NaN, which 0 leaves NaN."""
+    if is_readable(weight) and weight.all():
+        return out
+    return out.masked_fill(weight == 0, 0.0)
 
 
 def _check_part(number: int, out, lse, first) -> None:

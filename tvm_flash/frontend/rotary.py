@@ -59,7 +59,10 @@ def _rotated(x, cos, sin, interleaved: bool, out: torch.Tensor) -> torch.Tensor:
     pair = _pair(rotary_dim, interleaved)
     first, second = (x[..., member].to(wide) for member in pair)
     # Both before either is written.
-    rotated = first * cos - second * sin, first * sin + second * cos
+    rotated = (
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(first * sin, second, cos),
+    )
     for member, value in zip(pair, rotated, strict=True):
         out[..., member] = value.to(x.dtype)
     if out is not x and rotary_dim < x.shape[-1]:
