@@ -24,18 +24,26 @@ _EXPORTS = {
     "flash_attn_varlen_kvpacked_func": "frontend.flash_varlen",
     "flash_attn_with_kvcache": "frontend.kvcache",
     "varlen_attention": "frontend.flash_varlen",
+    "apply_rotary": "frontend.rotary",
+    "merge_states": "frontend.merging",
+    "PagedCache": "frontend.paged_cache",
     "load": "runtime.loader",
     "build": "codegen.build",
     "TvmFlashError": "errors",
     "UnsupportedSpec": "errors",
     "ArtifactError": "errors",
     "BuildError": "errors",
+    "CacheFull": "errors",
 }
+# Modules that users know as a whole.
+_MODULES = ("bert_padding",)
 
-__all__ = [*_EXPORTS, "__version__"]
+__all__ = [*_EXPORTS, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tvm_flash' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
@@ -44,4 +52,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *_EXPORTS, *_MODULES})

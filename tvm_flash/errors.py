@@ -37,6 +37,10 @@ class SpillError(BuildError):
     """A kernel was compiled, and too many of its registers are kept in memory to use it."""
 
 
+class CacheFull(TvmFlashError, RuntimeError):
+    """A cache has no room for what was asked for, and is as it was before."""
+
+
 def remedy_for(error: BaseException | None, otherwise: str = "") -> str:
     """What to do about a failed system call: ``otherwise``, unless file descriptors ran out.
 

@@ -64,7 +64,11 @@ LAYERS = (
         "PTX executed by numpy with checks and counts; programs and whole libraries run on it, and "
         "the error rule, on a GPU too",
     ),
-    Layer("PyTorch", ("frontend",), "operators with autograd, and the functions users call"),
+    Layer(
+        "PyTorch",
+        ("frontend", "bert_padding"),
+        "operators with autograd, and the functions users call",
+    ),
     Layer(
         "measure",
         ("bench",),

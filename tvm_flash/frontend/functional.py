@@ -119,6 +119,7 @@ def attention(
             seqused_q,
             seqused_k,
             block_table,
+            leftpad_k,
         )
     elif type(q) is not torch.Tensor and is_jagged(q):
         nested = q

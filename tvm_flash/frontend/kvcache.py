@@ -254,9 +254,13 @@ def _packed(name: str, x, cu_seqlens) -> tuple:
 
 @lru_cache(maxsize=256)
 def _equal_lengths(batch: int, length: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(0, batch * length + 1, max(length, 1), dtype=torch.int32, device=device)[
-        : batch + 1
-    ] if length else torch.zeros(batch + 1, dtype=torch.int32, device=device)
+    return (
+        torch.arange(0, batch * length + 1, max(length, 1), dtype=torch.int32, device=device)[
+            : batch + 1
+        ]
+        if length
+        else torch.zeros(batch + 1, dtype=torch.int32, device=device)
+    )
 
 
 @lru_cache(maxsize=256)
