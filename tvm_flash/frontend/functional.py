@@ -92,8 +92,9 @@ def attention(
     Functions are called with b of the sequence and positions inside it. max_seqlen_q,
     max_seqlen_k: ints or tensors, checked on CPUs; a tensor on a GPU is not read. block_table (B,
     most) int32: k and v are pages (pages, page_size, Hk, D), sequence b has its keys at the
-    positions leftpad_k[b] (default 0) .. seqused_k[b] - 1 of pages block_table[b]; no gradients. Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H,
-    total_q). Nested tensors (B, S*, H, D) of layout torch.jagged need none of these.
+    positions leftpad_k[b] (default 0) .. seqused_k[b] - 1 of pages block_table[b]; no gradients.
+    Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H, total_q). Nested tensors (B, S*, H,
+    D) of layout torch.jagged need none of these.
 
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under

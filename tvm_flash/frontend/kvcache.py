@@ -17,7 +17,7 @@ from .values import NO_WINDOW, as_flag
 
 
 class _Cache(NamedTuple):
-    """Pages (pages, page_size, Hk, D | Dv), the table (B, most) that finds them, and what is in use.
+    """Pages (pages, page_size, Hk, D | Dv), the table (B, most) that finds them, what is in use.
 
     first: where the keys of a sequence begin, past the padding on the left (B,). past: where they
     end (B,); capacity: where they may end. paged: whether the caller gave a table.

@@ -177,7 +177,7 @@ def size_values(
     copies = 1
     if threads:
         longest = sizes["Sk"] if "Sk" in sizes else sizes["max_seqlen_k"]
-        total = sizes["B"] * longest if "Sk" in sizes else max(sizes["total_k"], longest)
+        total = sizes["B"] * longest if "Sk" in sizes else max(sizes.get("total_k", 0), longest)
         key_tiles = -(-longest // meta["block_k"])
         wanted = -(-2 * threads * max(longest, 1) // max(total * sizes["Hk"], 1))
         copies = max(1, min(key_tiles, wanted))
