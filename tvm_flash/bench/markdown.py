@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .cells import place
 from .host import sentence
-from .suite import place
 from .tables import (
     floor_table,
     mebibytes,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from .contenders import OURS
-from .suite import place
+from .cells import place
+from .contender import OURS
 from .table import Mark, Table, numbers, words
 from .verdicts import rival, spread, state, target_words
 
