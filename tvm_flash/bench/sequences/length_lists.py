@@ -8,9 +8,8 @@ ZIPF = (
     170, 66, 204, 157, 128, 120, 227, 1024, 146, 70, 64, 81,
 )  # fmt: skip
 
-# Bytes, one token each, of docstrings of Python 3.11's standard modules: of the first 48 modules, by
-# name and without packages and those of a leading underscore, that have one of at most 2048 bytes.
-# Lengths alone, no text.
+# Bytes, one token each, of docstrings of Python 3.11's standard modules: of the first 48, by name,
+# that have one of at most 2048 bytes (no packages, no leading underscore). Lengths alone, no text.
 TEXT = (
     51, 1022, 932, 1183, 68, 15, 21, 171, 81, 292, 416, 920, 1543, 61, 155, 1088, 585, 485, 52,
     1729, 163, 69, 41, 133, 867, 48, 1220, 177, 418, 47, 1106, 68, 150, 649, 389, 424, 26, 145,
