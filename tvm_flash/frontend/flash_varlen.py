@@ -31,14 +31,16 @@ def flash_attn_varlen_func(
     *,
     seqused_q: torch.Tensor | None = None,
     seqused_k: torch.Tensor | None = None,
+    num_splits: int = 0,
     **others: Any,
 ):
     """Attention of packed q (total_q, H, D), k, v (total_k, Hk, D); see ``attention``.
 
     cu_seqlens_q, cu_seqlens_k: (B + 1,) int32. block_table (B, most) int32: k and v are pages
     (pages, page_size, Hk, D). Returns out (total_q, H, Dv); with ``return_attn_probs`` (out, lse
-    (H, total_q) float32, None). others: FlashAttention-3's num_splits, pack_gqa and sm_margin may
-    be given, being of speed alone; what it has besides raises NotImplementedError by name.
+    (H, total_q) float32, None). num_splits: 1 for the same bits in any batch. others:
+    FlashAttention-3's pack_gqa and sm_margin may be given, being of speed alone; what it has
+    besides raises NotImplementedError by name.
     """
     check_no_dropout(dropout_p)
     check_extras(others)
@@ -47,7 +49,7 @@ def flash_attn_varlen_func(
         softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic,
         return_lse=return_attn_probs, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
         max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k, seqused_q=seqused_q,
-        seqused_k=seqused_k, block_table=block_table,
+        seqused_k=seqused_k, block_table=block_table, num_splits=num_splits,
     )  # fmt: skip
     return (*result, None) if return_attn_probs else result
 
@@ -125,11 +127,12 @@ def varlen_attention(
         query, key, value, softmax_scale=scale, window_size=window_size, cu_seqlens_q=cu_seq_q,
         cu_seqlens_k=cu_seq_k, max_seqlen_q=max_q, max_seqlen_k=max_k, seqused_k=seqused_k,
         block_table=block_table, return_lse=bool(getattr(return_aux, "lse", False)),
+        num_splits=num_splits or 0,
     )  # fmt: skip
 
 
 # Of FlashAttention-3: what changes speed alone, and what others are where they ask for nothing.
-_OF_SPEED = ("num_splits", "pack_gqa", "sm_margin", "scheduler_metadata")
+_OF_SPEED = ("pack_gqa", "sm_margin", "scheduler_metadata")
 _WITHOUT = {
     "attention_chunk": 0, "qv": None, "q_descale": None, "k_descale": None, "v_descale": None,
 }  # fmt: skip

@@ -83,9 +83,10 @@ def flash_attn_with_kvcache(
     by its positions and q too, its first row at cache_seqlens (rotary_seqlens (B,) instead, if
     given); without causal and window all rows of q at that one.
 
-    Queries are aligned with the end of all keys, the new ones included. num_splits: accepted, the
-    kernels choose. out: memory for the result. Returns out (B, Sq, H, Dv) or (total_q, H, Dv); with
-    return_softmax_lse also lse (B, H, Sq) or (H, total_q), float32. No gradients.
+    Queries are aligned with the end of all keys, the new ones included. num_splits: 1 for the same
+    bits in any batch, else the kernels choose. out: memory for the result. Returns out (B, Sq, H,
+    Dv) or (total_q, H, Dv); with return_softmax_lse also lse (B, H, Sq) or (H, total_q), float32.
+    No gradients.
 
     Raises as ``attention``; RuntimeError for a page that does not exist or a cache that is full. On
     CPUs that is before anything is written; on GPUs numbers in tensors are not read: what does not
@@ -112,7 +113,7 @@ def flash_attn_with_kvcache(
         return _attend(
             packed_q, cu_q, max_seqlen_q, cache, shape, out, return_softmax_lse,
             softmax_scale=softmax_scale, causal=causal, window_size=window_size, softcap=softcap,
-            alibi_slopes=alibi_slopes,
+            alibi_slopes=alibi_slopes, num_splits=num_splits,
         )  # fmt: skip
     k, cu_k, _ = _packed("k", k, cu_seqlens_k_new)
     v, _, _ = _packed("v", v, cu_seqlens_k_new)
@@ -125,7 +126,7 @@ def flash_attn_with_kvcache(
         return _attend(
             packed_q, cu_q, max_seqlen_q, longer, shape, out, return_softmax_lse,
             softmax_scale=softmax_scale, causal=causal, window_size=window_size, softcap=softcap,
-            alibi_slopes=alibi_slopes,
+            alibi_slopes=alibi_slopes, num_splits=num_splits,
         )  # fmt: skip
 
 

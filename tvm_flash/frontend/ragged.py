@@ -73,7 +73,7 @@ def ragged_of(q: torch.Tensor, k: torch.Tensor, lengths: Lengths) -> Ragged:
 
 
 def ragged_attention(
-    q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods
+    q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods, num_splits
 ):
     """out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
@@ -91,8 +91,9 @@ def ragged_attention(
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
     out, lse, _ = FORWARD[ragged.kind](
-        q, k, v, *ragged.spans, list(tables), spec, scale, ragged.longest_k, deterministic, *numbers
-    )
+        q, k, v, *ragged.spans, list(tables), spec, scale, ragged.longest_k, deterministic,
+        *numbers, num_splits,
+    )  # fmt: skip
     return out, lse
 
 
