@@ -156,6 +156,7 @@ def test_a_fork_shares_pages_until_one_is_appended_to():
     b = cache.fork(a)
     assert cache.num_free_pages == 6
     assert torch.equal(cache.page_table[a], cache.page_table[b])
+    assert cache.extend([a, b], 0).shape == (0,) and cache.num_free_pages == 6
     cache.append([a], rows(6, 1, 2, 3), rows(6, 1, 2, 5) + 0.5)
     assert cache.num_free_pages == 5  # the partly filled page was copied, the full one not
     assert cache.page_table[a, 0] == cache.page_table[b, 0]
@@ -215,6 +216,18 @@ def test_compact_moves_the_last_pages_into_holes():
     assert sorted(cache.block_table([b, c])[:, :2].flatten().tolist()) == [0, 0, 1, 2]
     assert tokens(cache, b) == list(range(8, 12)) and tokens(cache, c) == list(range(12, 19))
     assert cache.compact() == 3
+
+
+def test_shared_pages_move_for_all_who_have_them():
+    cache, (a, b) = filled(4, 6)
+    fork = cache.fork(b)
+    cache.free([a])
+    assert cache.compact() == 2
+    assert_consistent(cache)
+    cache.append([b], rows(10, 1, 2, 3), rows(10, 1, 2, 5) + 0.5)
+    cache.free([b])
+    assert tokens(cache, fork) == list(range(4, 10))
+    assert_consistent(cache)
 
 
 def test_no_append_writes_into_pages_of_others():
