@@ -119,10 +119,9 @@ def varlen_attention(
     return_aux: an AuxRequest; with its ``lse`` the result is (out, lse (H, total_q)). window_size
     (-1, 0) is a causal mask. Heads of key and value may be fewer with ``enable_gqa``.
     """
-    if not enable_gqa and query.ndim == 3 and query.shape[1] != key.shape[-2]:
-        raise ValueError(
-            f"query has {query.shape[1]} heads, key has {key.shape[-2]}: set enable_gqa=True"
-        )
+    heads = [x.shape[-2] for x in (query, key) if getattr(x, "ndim", 0) >= 2]
+    if not enable_gqa and len(set(heads)) > 1:
+        raise ValueError(f"query has {heads[0]} heads, key has {heads[1]}: set enable_gqa=True")
     return attention(
         query, key, value, softmax_scale=scale, window_size=window_size, cu_seqlens_q=cu_seq_q,
         cu_seqlens_k=cu_seq_k, max_seqlen_q=max_q, max_seqlen_k=max_k, seqused_k=seqused_k,

@@ -114,7 +114,18 @@ def attention(
     if _is_any_autocast_enabled():
         q, k, v = autocast(q), autocast(k), autocast(v)
     lengths = nested = None
-    if cu_seqlens_q is not None or block_table is not None or cu_seqlens_k is not None:
+    if (
+        cu_seqlens_q is not None
+        or cu_seqlens_k is not None
+        or max_seqlen_q is not None
+        or max_seqlen_k is not None
+        or seqused_q is not None
+        or seqused_k is not None
+        or block_table is not None
+        or leftpad_k is not None
+    ):
+        if layout != "bshd" and block_table is None:
+            raise ValueError(f"{layout=} is of dense tensors: packed ones are (total, H, D)")
         lengths = Lengths(
             cu_seqlens_q,
             cu_seqlens_k,
@@ -149,7 +160,7 @@ def attention(
         deterministic = as_flag("deterministic", deterministic)
     if lengths is not None:
         out, lse = ragged_attention(
-            q, k, v, ragged_of(q, k, lengths), features, scale, (left, right, softcap),
+            q, k, v, ragged_of(q, k, v, lengths), features, scale, (left, right, softcap),
             deterministic, alibi_slopes, (score_mod, mask_mod), num_splits,
         )  # fmt: skip
         if nested is not None:

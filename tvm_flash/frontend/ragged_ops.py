@@ -50,9 +50,15 @@ def _run(operator, kind: str, direction: str, *inputs):
     if given["q"].is_cpu:
         longest = check_spans(given, longest[1])
     _clear(results, given)
-    if given["q"].numel() and given["k"].numel():
+    if _has_work(given):
         _call(spec, direction, longest, given, results)
     return _completed(results, names(table, "output"), given["q"])
+
+
+def _has_work(given) -> bool:
+    """Whether there are entries, queries and keys: kernels are for those."""
+    needed = (given[name] for name in ("starts_q", "q", "k", "page_table") if name in given)
+    return all(x.numel() for x in needed)
 
 
 def _call(spec, direction: str, longest, given, results) -> None:
@@ -74,9 +80,8 @@ def _clear(results, given) -> None:
         not given["q"].is_cpu or "page_table" in given or have_gaps(given, axis)
         for axis in ("q", "k")
     )
-    nothing = not (given["q"].numel() and given["k"].numel())
     for name, x in results.items():
-        if nothing or (keys if name in ("dk", "dv") else queries):
+        if not _has_work(given) or (keys if name in ("dk", "dv") else queries):
             x.fill_(float("-inf")) if name == "lse" else x.zero_()
 
 
