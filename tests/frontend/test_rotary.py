@@ -90,7 +90,7 @@ def test_low_precision_tables():
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_gradients(interleaved, packed):
-    x = random(*((9, 2, 8) if packed else (4, 3, 2, 8)), dtype=torch.float64).requires_grad_()
+    x = random(*((9, 1, 8) if packed else (4, 3, 1, 8)), dtype=torch.float64).requires_grad_()
     cos, sin = (y.requires_grad_() for y in table(9, 6, torch.float64))
     options = {"interleaved": interleaved, "seqlen_offsets": torch.tensor([1, 0, 2, 1])}
     if packed:
@@ -103,7 +103,7 @@ def test_gradients(interleaved, packed):
         return apply_rotary(x.clone(), cos.detach(), sin.detach(), inplace=True, **options)
 
     assert torch.autograd.gradcheck(function, (x, cos, sin))
-    assert torch.autograd.gradgradcheck(function, (x, cos, sin))
+    assert torch.autograd.gradgradcheck(function, (x, cos, sin), fast_mode=True)
     assert torch.autograd.gradcheck(in_place, x)
 
 

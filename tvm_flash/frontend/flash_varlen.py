@@ -31,14 +31,16 @@ def flash_attn_varlen_func(
     *,
     seqused_q: torch.Tensor | None = None,
     seqused_k: torch.Tensor | None = None,
+    num_splits: int = 0,
     **others: Any,
 ):
     """Attention of packed q (total_q, H, D), k, v (total_k, Hk, D); see ``attention``.
 
     cu_seqlens_q, cu_seqlens_k: (B + 1,) int32. block_table (B, most) int32: k and v are pages
     (pages, page_size, Hk, D). Returns out (total_q, H, Dv); with ``return_attn_probs`` (out, lse
-    (H, total_q) float32, None). others: FlashAttention-3's num_splits, pack_gqa and sm_margin may
-    be given, being of speed alone; what it has besides raises NotImplementedError by name.
+    (H, total_q) float32, None). num_splits: 1 for the same bits in any batch. others:
+    FlashAttention-3's pack_gqa and sm_margin may be given, being of speed alone; what it has
+    besides raises NotImplementedError by name.
     """
     check_no_dropout(dropout_p)
     check_extras(others)
@@ -47,7 +49,7 @@ def flash_attn_varlen_func(
         softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic,
         return_lse=return_attn_probs, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
         max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k, seqused_q=seqused_q,
-        seqused_k=seqused_k, block_table=block_table,
+        seqused_k=seqused_k, block_table=block_table, num_splits=num_splits,
     )  # fmt: skip
     return (*result, None) if return_attn_probs else result
 
@@ -117,19 +119,19 @@ def varlen_attention(
     return_aux: an AuxRequest; with its ``lse`` the result is (out, lse (H, total_q)). window_size
     (-1, 0) is a causal mask. Heads of key and value may be fewer with ``enable_gqa``.
     """
-    if not enable_gqa and query.ndim == 3 and query.shape[1] != key.shape[-2]:
-        raise ValueError(
-            f"query has {query.shape[1]} heads, key has {key.shape[-2]}: set enable_gqa=True"
-        )
+    heads = [x.shape[-2] for x in (query, key) if getattr(x, "ndim", 0) >= 2]
+    if not enable_gqa and len(set(heads)) > 1:
+        raise ValueError(f"query has {heads[0]} heads, key has {heads[1]}: set enable_gqa=True")
     return attention(
         query, key, value, softmax_scale=scale, window_size=window_size, cu_seqlens_q=cu_seq_q,
         cu_seqlens_k=cu_seq_k, max_seqlen_q=max_q, max_seqlen_k=max_k, seqused_k=seqused_k,
         block_table=block_table, return_lse=bool(getattr(return_aux, "lse", False)),
+        num_splits=num_splits or 0,
     )  # fmt: skip
 
 
 # Of FlashAttention-3: what changes speed alone, and what others are where they ask for nothing.
-_OF_SPEED = ("num_splits", "pack_gqa", "sm_margin", "scheduler_metadata")
+_OF_SPEED = ("pack_gqa", "sm_margin", "scheduler_metadata")
 _WITHOUT = {
     "attention_chunk": 0, "qv": None, "q_descale": None, "k_descale": None, "v_descale": None,
 }  # fmt: skip

@@ -68,6 +68,7 @@ def attention(
     seqused_k: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
     leftpad_k: torch.Tensor | None = None,
+    num_splits: int = 0,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -93,7 +94,9 @@ def attention(
     max_seqlen_k: ints or tensors, checked on CPUs; a tensor on a GPU is not read. block_table (B,
     most) int32: k and v are pages (pages, page_size, Hk, D), sequence b has its keys at the
     positions leftpad_k[b] (default 0) .. seqused_k[b] - 1 of pages block_table[b]; no gradients.
-    Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H, total_q). Nested tensors (B, S*, H,
+    Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H, total_q). num_splits: 1 gives a
+    sequence the same bits alone and in any batch, at any place and on any number of threads; with 0
+    the kernel is chosen by the lengths of the batch. Nested tensors (B, S*, H,
     D) of layout torch.jagged need none of these.
 
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
@@ -111,7 +114,18 @@ def attention(
     if _is_any_autocast_enabled():
         q, k, v = autocast(q), autocast(k), autocast(v)
     lengths = nested = None
-    if cu_seqlens_q is not None or block_table is not None or cu_seqlens_k is not None:
+    if (
+        cu_seqlens_q is not None
+        or cu_seqlens_k is not None
+        or max_seqlen_q is not None
+        or max_seqlen_k is not None
+        or seqused_q is not None
+        or seqused_k is not None
+        or block_table is not None
+        or leftpad_k is not None
+    ):
+        if layout != "bshd" and block_table is None:
+            raise ValueError(f"{layout=} is of dense tensors: packed ones are (total, H, D)")
         lengths = Lengths(
             cu_seqlens_q,
             cu_seqlens_k,
@@ -146,8 +160,8 @@ def attention(
         deterministic = as_flag("deterministic", deterministic)
     if lengths is not None:
         out, lse = ragged_attention(
-            q, k, v, ragged_of(q, k, lengths), features, scale, (left, right, softcap),
-            deterministic, alibi_slopes, (score_mod, mask_mod),
+            q, k, v, ragged_of(q, k, v, lengths), features, scale, (left, right, softcap),
+            deterministic, alibi_slopes, (score_mod, mask_mod), num_splits,
         )  # fmt: skip
         if nested is not None:
             out = nested_like(nested, out)

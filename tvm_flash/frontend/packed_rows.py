@@ -6,6 +6,8 @@ import torch
 from torch._C import _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 
+from ..score.layouts import check_dense
+
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
 
 
@@ -24,23 +26,36 @@ def is_readable(x: torch.Tensor) -> bool:
 
 
 def check_cu_seqlens(
-    cu_seqlens: torch.Tensor, x: torch.Tensor, max_seqlen: int | None = None
+    cu_seqlens: torch.Tensor,
+    x: torch.Tensor,
+    max_seqlen: int | None = None,
+    total: int | None = None,
+    axis: str = "",
 ) -> None:
     """Raise unless ``cu_seqlens`` (B + 1,) int32 says where sequences begin in ``x`` (total, ...).
 
+    axis: what follows the names of both numbers, as "_q". total: default the rows of ``x``.
     TypeError: not an int32 tensor. ValueError: shape, device, and where ``is_readable`` also values
     that do not begin at 0, decrease, exceed total or are further apart than ``max_seqlen``.
     """
-    if not isinstance(cu_seqlens, torch.Tensor):
-        raise TypeError(f"cu_seqlens must be a tensor, not {type(cu_seqlens).__name__}")
-    if cu_seqlens.dtype != torch.int32:
-        raise TypeError(f"{cu_seqlens.dtype=} must be torch.int32: call .int()")
+    check_int32(f"cu_seqlens{axis}", cu_seqlens, x.device)
     if cu_seqlens.ndim != 1 or len(cu_seqlens) == 0:
-        raise ValueError(f"cu_seqlens of shape {tuple(cu_seqlens.shape)} must be (batch + 1,)")
-    if cu_seqlens.device != x.device:
-        raise ValueError(f"cu_seqlens is on {cu_seqlens.device}, the rows on {x.device}: move one")
+        shape = tuple(cu_seqlens.shape)
+        raise ValueError(f"cu_seqlens{axis} of shape {shape} must be (batch + 1,)")
     if is_readable(cu_seqlens):
-        _check_values(cu_seqlens, len(x), max_seqlen)
+        total = len(x) if total is None else total
+        _check_values(axis, cu_seqlens.numpy(), total, max_seqlen)
+
+
+def check_int32(name: str, x: torch.Tensor, device: torch.device) -> None:
+    """Raise unless ``x`` is a dense tensor of int32 on ``device``, that of the rows."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    check_dense(name, x)
+    if x.dtype != torch.int32:
+        raise TypeError(f"{name}.dtype={x.dtype} must be torch.int32: call .int()")
+    if x.device != device:
+        raise ValueError(f"{name} is on {x.device}, the rows on {device}: move one")
 
 
 def sequence_and_position(
@@ -55,16 +70,21 @@ def sequence_and_position(
     return sequence, (row - cu_seqlens[sequence]).long()
 
 
-def _check_values(cu_seqlens: torch.Tensor, total: int, max_seqlen: int | None) -> None:
-    first, last = cu_seqlens[0].item(), cu_seqlens[-1].item()
+def _check_values(axis: str, values, total: int, max_seqlen: int | None) -> None:
+    name, first, last = f"cu_seqlens{axis}", int(values[0]), int(values[-1])
     if first != 0:
-        raise ValueError(f"cu_seqlens begins with {first}, must begin with 0")
-    if last > total:
-        raise ValueError(f"cu_seqlens ends with {last}, but there are {total} rows")
-    if len(cu_seqlens) == 1:
+        raise ValueError(f"{name} begins with {first}, must begin with 0")
+    if len(values) == 1:
         return
-    lengths = cu_seqlens.diff()
-    if (least := lengths.min().item()) < 0:
-        raise ValueError(f"cu_seqlens decreases, by {-least}: it must be cumulative lengths")
-    if max_seqlen is not None and (most := lengths.max().item()) > max_seqlen:
-        raise ValueError(f"{max_seqlen=}, but cu_seqlens has a sequence of {most} rows")
+    before, after = values[:-1], values[1:]
+    if (decreases := after < before).any():
+        place = int(decreases.argmax())
+        step = int(before[place]) - int(after[place])
+        raise ValueError(f"{name} decreases, by {step}: it must be cumulative lengths")
+    if last > total:
+        raise ValueError(f"{name} ends with {last}, but there are {total} rows")
+    # Within 0 .. total, so that no difference overflows.
+    if max_seqlen is not None and (most := int((after - before).max())) > max_seqlen:
+        raise ValueError(
+            f"max_seqlen{axis}={max_seqlen} is too small: {name} has a sequence of {most} rows"
+        )

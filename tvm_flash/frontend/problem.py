@@ -80,18 +80,16 @@ def ragged_problem_of(q, v, features: tuple, score_mod, mask_mod) -> tuple[Posed
     Also in code that torch.compile reads.
     """
     known = (features, q.dtype, operator.index(q.shape[-1]), operator.index(v.shape[-1]))
-    scale = known[2] ** -0.5
     mods = already_captured(score_mod, mask_mod)
-    if torch.compiler.is_compiling():
-        if mods is None:
-            text, tables = _captured_json(q.device, score_mod, mask_mod, *known)
-            return PosedProblem(text, scale), tables
-        check_captured(mods.tables)
-        return PosedProblem(_json(*known, mods.score_mod, mods.mask_mod), scale), mods.tables
+    if mods is None and torch.compiler.is_compiling():
+        text, tables = _captured_json(q.device, score_mod, mask_mod, *known)
+        return PosedProblem(text, known[2] ** -0.5), tables
     if mods is None:
         mods = captured_on(q.device, score_mod, mask_mod)
     check_captured(mods.tables)
-    return PosedProblem(_ragged(*known, mods.score_mod, mods.mask_mod), scale), mods.tables
+    name = _json if torch.compiler.is_compiling() else _ragged
+    text = name(*known, mods.score_mod, mods.mask_mod)
+    return PosedProblem(text, known[2] ** -0.5), mods.tables
 
 
 @lru_cache(maxsize=1024)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from ..problem.arguments import LONGEST
-from ..score.layouts import check_dense
-from .checks import check_alibi
+from .checks import check_alibi, check_alike, check_first
+from .packed_rows import check_cu_seqlens, check_int32, is_readable
 from .problem import ragged_problem_of
 from .ragged_ops import FORWARD, PACKED, PAGED
 
@@ -43,7 +43,7 @@ class Lengths(NamedTuple):
     leftpad_k: torch.Tensor | None = None
 
 
-def ragged_of(q: torch.Tensor, k: torch.Tensor, lengths: Lengths) -> Ragged:
+def ragged_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths) -> Ragged:
     """The spans of a packed call, or of one with pages.
 
     ValueError for what is missing or too much; TypeError for cumulative lengths that are not int32.
@@ -51,48 +51,43 @@ def ragged_of(q: torch.Tensor, k: torch.Tensor, lengths: Lengths) -> Ragged:
     if lengths.cu_seqlens_q is None:
         given = ", ".join(name for name, x in lengths._asdict().items() if x is not None)
         raise ValueError(f"{given} needs cu_seqlens_q: where the sequences of q begin and end")
-    starts_q, ends_q = _bounds("cu_seqlens_q", lengths.cu_seqlens_q)
-    _check_longest("max_seqlen_q", lengths.max_seqlen_q, starts_q, ends_q)
-    if lengths.seqused_q is not None:
-        ends_q = starts_q + _numbers("seqused_q", lengths.seqused_q)
-    if lengths.block_table is not None:
-        starts_k, ends_k, bound = _of_pages(k, lengths)
-        kind, more = PAGED, (_table(lengths.block_table),)
+    paged = lengths.block_table is not None
+    check_first(q, 3)
+    check_alike("k", k, q, 4 if paged else 3)
+    check_alike("v", v, q, k.ndim)
+    bounds = _bounds("_q", lengths.cu_seqlens_q, q, lengths.max_seqlen_q)
+    starts_q, ends_q = _used("_q", lengths.seqused_q, *bounds)
+    if paged:
+        starts_k, ends_k, bound = _of_pages(k, len(starts_q), lengths)
+        kind, more = PAGED, (lengths.block_table,)
     else:
         if lengths.leftpad_k is not None:
             raise ValueError("leftpad_k is of keys in pages: give block_table")
         if lengths.cu_seqlens_k is None:
             raise ValueError("cu_seqlens_q needs cu_seqlens_k: where the sequences of k lie")
-        starts_k, ends_k = _bounds("cu_seqlens_k", lengths.cu_seqlens_k)
-        _check_longest("max_seqlen_k", lengths.max_seqlen_k, starts_k, ends_k)
-        if lengths.seqused_k is not None:
-            ends_k = starts_k + _numbers("seqused_k", lengths.seqused_k)
+        bounds = _bounds("_k", lengths.cu_seqlens_k, k, lengths.max_seqlen_k, len(starts_q))
+        starts_k, ends_k = _used("_k", lengths.seqused_k, *bounds)
         kind, more, bound = PACKED, (), k.shape[0]
     longest = _longest(lengths.max_seqlen_k, starts_k, ends_k, bound)
     return Ragged(kind, (starts_q, ends_q, starts_k, ends_k, *more), longest)
 
 
 def ragged_attention(
-    q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods
+    q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods, num_splits
 ):
     """out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
     features: the fields of problem.Features up to the kind. numbers: window_left, window_right,
     softcap. mods: score_mod, mask_mod.
     """
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-        check_dense(name, x)
-        if x.ndim == 0:
-            raise ValueError(f"{name} of rank 0 must have rows, heads and head_dim")
     (spec, default_scale), tables = ragged_problem_of(q, v, (*features, ragged.kind), *mods)
     scale = default_scale if scale is None else scale
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
     out, lse, _ = FORWARD[ragged.kind](
-        q, k, v, *ragged.spans, list(tables), spec, scale, ragged.longest_k, deterministic, *numbers
-    )
+        q, k, v, *ragged.spans, list(tables), spec, scale, ragged.longest_k, deterministic,
+        *numbers, num_splits,
+    )  # fmt: skip
     return out, lse
 
 
@@ -118,82 +113,92 @@ def nested_like(q, out: torch.Tensor) -> torch.Tensor:
     return torch.nested.nested_tensor_from_jagged(out, q.offsets())
 
 
-def _bounds(name: str, cumulative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where sequences begin and end, of cumulative lengths (B + 1,)."""
-    _numbers(name, cumulative)
-    if cumulative.shape[0] == 0:
-        raise ValueError(f"{name} of shape (0,) must have a number more than there are sequences")
+def _bounds(axis: str, cumulative, x, longest, entries: int | None = None) -> tuple:
+    """Where sequences begin and end in the rows of ``x``, of cumulative lengths (entries + 1,).
+
+    longest: max_seqlen as given, which is held to no sequence where ``entries`` do not fit.
+    """
+    longest = _readable(f"max_seqlen{axis}", longest)
+    fits = entries is None or getattr(cumulative, "shape", None) == (entries + 1,)
+    # Of pages the lengths alone are read: what the table may hold bounds each.
+    total = LONGEST.limits[1] if x.ndim == 4 else None
+    check_cu_seqlens(cumulative, x, longest if fits else None, total, axis)
+    if not fits:
+        raise ValueError(
+            f"cu_seqlens{axis} of shape {tuple(cumulative.shape)} must be ({entries + 1},): "
+            f"cu_seqlens_q has {entries} sequences"
+        )
     return cumulative[:-1], cumulative[1:]
 
 
-def _numbers(name: str, x: torch.Tensor) -> torch.Tensor:
-    """``x`` if it is a vector of int32."""
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-    check_dense(name, x)
-    if x.dtype != torch.int32:
-        raise TypeError(f"{name}.dtype={x.dtype} must be torch.int32: call .int()")
-    if x.ndim != 1:
-        raise ValueError(f"{name} of shape {tuple(x.shape)} must have 1 dimension")
-    return x
+def _used(axis: str, used, starts: torch.Tensor, ends: torch.Tensor) -> tuple:
+    """Starts and ends of the rows that count, the first ``used`` of each sequence if that is given.
+
+    ValueError where a sequence has fewer.
+    """
+    if used is None:
+        return starts, ends
+    _check_entries(name := f"seqused{axis}", used, starts.device, len(starts))
+    if is_readable(used) and is_readable(starts):
+        numbers, most = used.numpy(), ends.numpy() - starts.numpy()
+        if (wrong := (numbers < 0) | (numbers > most)).any():
+            entry = int(wrong.argmax())
+            raise ValueError(
+                f"{name}[{entry}]={numbers[entry]} must lie in 0..{most[entry]}, the rows of "
+                f"sequence {entry}"
+            )
+    return starts, starts + used
 
 
-def _table(table: torch.Tensor) -> torch.Tensor:
-    if not isinstance(table, torch.Tensor):
-        raise TypeError(f"block_table must be a tensor, not {type(table).__name__}")
-    return table
+def _check_entries(name: str, x: torch.Tensor, device: torch.device, entries: int) -> None:
+    """Raise unless ``x`` is a tensor (entries,) of int32 on ``device``."""
+    check_int32(name, x, device)
+    if tuple(x.shape) != (entries,):
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} must be ({entries},): a number for each sequence"
+        )
 
 
-def _of_pages(k: torch.Tensor, lengths: Lengths) -> tuple:
+def _of_pages(k: torch.Tensor, entries: int, lengths: Lengths) -> tuple:
     """Starts and ends of the keys in the pages of each sequence, and how many it may have."""
+    check_int32("block_table", lengths.block_table, k.device)
+    if lengths.block_table.ndim != 2 or len(lengths.block_table) != entries:
+        shape = tuple(lengths.block_table.shape)
+        raise ValueError(f"block_table of shape {shape} must be ({entries}, most pages)")
     if lengths.seqused_k is not None:
-        ends = _numbers("seqused_k", lengths.seqused_k)
+        _check_entries("seqused_k", ends := lengths.seqused_k, k.device, entries)
     elif lengths.cu_seqlens_k is not None:
-        before, after = _bounds("cu_seqlens_k", lengths.cu_seqlens_k)
+        before, after = _bounds("_k", lengths.cu_seqlens_k, k, lengths.max_seqlen_k, entries)
         ends = after - before
     else:
         raise ValueError("block_table needs seqused_k or cu_seqlens_k: how many keys there are")
-    if not isinstance(k, torch.Tensor) or k.ndim != 4:
-        shape = tuple(getattr(k, "shape", ()))
-        raise ValueError(f"k of shape {shape} must be (pages, page_size, Hk, D) with a block_table")
     starts = torch.zeros_like(ends)
     if lengths.leftpad_k is not None:
-        starts = _numbers("leftpad_k", lengths.leftpad_k)
-    return starts, ends, lengths.block_table.shape[-1] * k.shape[1]
-
-
-def _check_longest(name: str, given, starts: torch.Tensor, ends: torch.Tensor) -> None:
-    """ValueError where a sequence is longer than was ``given``, if that can be read."""
-    most = _readable(name, given)
-    if most is None or not _is_data(starts) or not len(starts):
-        return
-    lengths = ends.numpy() - starts.numpy()
-    if (longest := int(lengths.max())) > most:
-        raise ValueError(f"{name}={most} is too small: a sequence has {longest} rows")
+        _check_entries("leftpad_k", starts := lengths.leftpad_k, k.device, entries)
+    return starts, ends, lengths.block_table.shape[1] * k.shape[1]
 
 
 def _longest(given, starts: torch.Tensor, ends: torch.Tensor, bound: int) -> int:
     """Keys that no sequence exceeds: counted on a CPU, else as ``given``, else ``bound``."""
-    if _is_data(starts):
-        lengths = ends.numpy() - starts.numpy() if len(starts) else ()
-        return max(int(lengths.max()), 0) if len(lengths) else 0
+    if is_readable(starts) and is_readable(ends):
+        return max(int((ends.numpy() - starts.numpy()).max()), 0) if len(starts) else 0
     most = _readable("max_seqlen_k", given)
     return bound if most is None else most
 
 
-def _is_data(x: torch.Tensor) -> bool:
-    """Whether the numbers of ``x`` can be read now, at no cost."""
-    return not torch.compiler.is_compiling() and type(x) is torch.Tensor and x.is_cpu
-
-
 def _readable(name: str, number) -> int | None:
-    """``number`` as an int; None where it is on a GPU, or nobody gave it."""
-    if number is None or (isinstance(number, torch.Tensor) and number.is_cuda):
-        return None
+    """``number`` as an int; None where nobody gave it, or a tensor cannot be read."""
     if isinstance(number, torch.Tensor):
+        if number.numel() != 1:
+            shape = tuple(number.shape)
+            raise ValueError(f"{name} of shape {shape} must be one integer")
+        if not is_readable(number):
+            return None
         number = number.item()
-    try:
-        most = operator.index(number)
+    if number is None:
+        return None
+    try:  # the compiler keeps what it computes from a length
+        most = number if isinstance(number, torch.SymInt) else operator.index(number)
     except TypeError:
         raise TypeError(f"{name}={number!r} must be an integer") from None
     least, limit = LONGEST.limits

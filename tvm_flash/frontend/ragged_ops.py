@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ..problem.arguments import LONGEST, NUMBERS, TABLES, given_sizes, names
-from ..problem.lengths import bucket_of
+from ..problem.lengths import DEFAULT_BUCKET, bucket_of
 from ..runtime.kernels import resolve
 from .autograd import below_autograd, differentiable
 from .ops import call_of, is_ordered, library
@@ -20,6 +20,8 @@ from .schemas import schema
 from .spec_names import spec_of
 
 _NUMBERS = (*NUMBERS, LONGEST)
+# 1: the same bits for a request alone, in any batch and at any place of it. 0: whatever is fastest.
+_SPLITS = "SymInt num_splits=0"
 # Kinds of sequences; those of the second have no gradients.
 PACKED, PAGED = "packed", "paged"
 
@@ -27,7 +29,8 @@ PACKED, PAGED = "packed", "paged"
 def _define(kind: str, direction: str):
     """The operator attention_{kind}_{direction}."""
     name = f"attention_{kind}_{direction}"
-    text = schema(name, TABLES[kind][direction], _NUMBERS)
+    choices = [_SPLITS] if direction == "forward" else []
+    text = schema(name, TABLES[kind][direction], _NUMBERS, choices)
     library.define(text, tags=(torch.Tag.pt2_compliant_tag,))
     return getattr(torch.ops.tvm_flash, name).default
 
@@ -47,16 +50,24 @@ def _run(operator, kind: str, direction: str, *inputs):
     if given["q"].is_cpu:
         longest = check_spans(given, longest[1])
     _clear(results, given)
-    if given["q"].numel() and given["k"].numel():
+    if _has_work(given):
         _call(spec, direction, longest, given, results)
     return _completed(results, names(table, "output"), given["q"])
+
+
+def _has_work(given) -> bool:
+    """Whether there are entries, queries and keys: kernels are for those."""
+    needed = (given[name] for name in ("starts_q", "q", "k", "page_table") if name in given)
+    return all(x.numel() for x in needed)
 
 
 def _call(spec, direction: str, longest, given, results) -> None:
     device, capability = place_of(given["q"])
     if direction == "backward" and is_ordered(given["deterministic"]):
         direction = "backward_deterministic"
-    bucket = bucket_of(direction, *longest)
+    # A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
+    is_fixed = given.get("num_splits") == 1
+    bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *longest)
     kernel = resolve(spec, direction, device, capability, bucket)
     sizes = given_sizes(kernel.arguments, given)
     sizes[LONGEST.name] = longest[1]
@@ -69,9 +80,8 @@ def _clear(results, given) -> None:
         not given["q"].is_cpu or "page_table" in given or have_gaps(given, axis)
         for axis in ("q", "k")
     )
-    nothing = not (given["q"].numel() and given["k"].numel())
     for name, x in results.items():
-        if nothing or (keys if name in ("dk", "dv") else queries):
+        if not _has_work(given) or (keys if name in ("dk", "dv") else queries):
             x.fill_(float("-inf")) if name == "lse" else x.zero_()
 
 

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from ..problem.arguments import NUMBERS, Argument, names
 
 
-def schema(name: str, table: Sequence[Argument], numbers: Sequence[Argument] = NUMBERS) -> str:
+def schema(
+    name: str,
+    table: Sequence[Argument],
+    numbers: Sequence[Argument] = NUMBERS,
+    choices: Sequence[str] = (),
+) -> str:
     """The operator ``name`` in torch's words, for the arguments of ``table``.
 
     Its parameters by name: tensors, captured tables, the spec as text, numbers, then what is
-    optional, the numbers that not all specs have last. Results are the outputs; workspaces are the
-    operator's own.
+    optional, the numbers that not all specs have, ``choices`` of the operator itself. Results are
+    the outputs; workspaces are the operator's own.
     """
     given = [a for a in table if a.role in ("input", "saved", "updated")]
     letters = dict(zip(names(given, "updated"), "abcdefgh", strict=False))
@@ -26,6 +31,7 @@ def schema(name: str, table: Sequence[Argument], numbers: Sequence[Argument] = N
         *(f"{kinds[a.name]}? {a.name}=None" for a in given if a.optional),
         "bool deterministic=False",
         *(_number_parameter(a) for a in numbers if a.absent is not None),
+        *choices,
     ]
     results = ", ".join(f"Tensor {name}" for name in names(table, "output"))
     return f"{name}({', '.join(parameters)}) -> ({results})"

@@ -76,7 +76,7 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
                 if softmax.has_sum:
                     with T.sblock("inverse"):
                         inverse[0] = softmax.inverse(total[0])
-                there = T.meta_var(out_q < lengths[0])
+                there = T.meta_var(T.And(out_q >= 0, out_q < lengths[0]))
                 at = T.meta_var(sequences.statistic(out_b, out_h, out_q))
                 for d in range(dim_v):
                     with T.sblock("out"):
