@@ -22,12 +22,12 @@ EVERYBODY = ("tvm_flash", "dense", "one_by_one", "sdpa_padded", "contiguous", "r
 
 
 def packed(lengths, **fields):
-    return PackedProblem.of(lengths, "some", "float32", 16, **{"heads": 2, **fields})
+    return PackedProblem.of(lengths, "some", "float32", 32, **{"heads": 2, **fields})
 
 
 def cached(lengths, kind=CachedProblem, **fields):
     known = {"heads": 4, "kv_heads": 2, "page_size": 4, "seqlen_q": 1}
-    return kind.of(lengths, "some", "float32", 16, **{**known, **fields})
+    return kind.of(lengths, "some", "float32", 32, **{**known, **fields})
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_operations_and_bytes_are_those_of_the_sequences():
     lengths = (3, 10, 7)
     for causal, direction in itertools.product((False, True), bench.rows.DIRECTIONS):
         problem = packed(lengths, causal=causal)
-        alone = [bench.Problem("float32", 16, n, causal, heads=2) for n in lengths]
+        alone = [bench.Problem("float32", 32, n, causal, heads=2) for n in lengths]
         for count in ("flops", "least_bytes", "output_bytes"):
             total = sum(getattr(one, count)(direction) for one in alone)
             assert getattr(problem, count)(direction) == total
-    # New keys and values are read and written, 2 heads of 16 numbers each.
-    assert cached([6, 6], AppendedProblem).least_bytes("forward") == 2 * 2 * 12 * 2 * 16 * 4
+    # New keys and values are read and written, 2 heads of 32 numbers each.
+    assert cached([6, 6], AppendedProblem).least_bytes("forward") == 2 * 2 * 12 * 2 * 32 * 4
 
 
 def test_every_sequence_has_pages_of_its_own():
