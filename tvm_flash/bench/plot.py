@@ -175,8 +175,8 @@ def _words(cell: dict) -> str:
     mask = f"window {cell['window']}" if cell["window"] else "causal" if cell["causal"] else "full"
     size = f"D={cell['head_dim']} S={cell['seqlen_k']}"
     parts = [cell["section"], cell["dtype"].replace("float", "f"), size]
-    if "lengths" in cell:
-        parts.append(cell["lengths"] + f" page={cell['page_size']}" * ("page_size" in cell))
+    parts += [cell["lengths"]] if "lengths" in cell else []
+    parts += [f"page={cell['page_size']}"] if "page_size" in cell else []
     parts += [mask] if cell["seqlen_q"] > 1 else []
     return " ".join([*parts, cell["direction"][:3].replace("for", "fwd").replace("bac", "bwd")])
 
