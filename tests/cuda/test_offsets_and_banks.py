@@ -90,7 +90,10 @@ def run(spec, seqlen=256):
     return [*forward.reports, *backward.reports]
 
 
-@pytest.mark.parametrize("head_dim", [40, 64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize(
+    "head_dim",
+    [40, 64, 96, 128, *(pytest.param(dim, marks=pytest.mark.sweep) for dim in (80, 192, 256))],
+)
 def test_no_bank_conflicts(head_dim):
     for report in run(AttentionSpec(head_dim=head_dim, dtype="float16"), 128):
         assert report.total_bank_conflicts == 0
@@ -101,9 +104,9 @@ def products(reports):
 
 
 def test_tiles_outside_the_mask_are_skipped():
-    full = products(run(AttentionSpec(head_dim=64, dtype="float16"), 1024))
+    full = products(run(AttentionSpec(head_dim=64, dtype="float16"), 768))
     causal = AttentionSpec(head_dim=64, dtype="float16", causal=True)
     window = AttentionSpec(head_dim=64, dtype="float16", causal=True, window_left=True)
-    # 1024 rows are 8 query tiles of 128 forward, 8 key tiles of 128 backward.
-    assert products(run(causal, 1024)) / full < 0.6
-    assert products(run(window, 1024)) / full < 0.35
+    # 768 rows are 6 query tiles of 128 forward, 6 key tiles of 128 backward.
+    assert products(run(causal, 768)) / full < 0.6
+    assert products(run(window, 768)) / full < 0.35

@@ -76,7 +76,7 @@ def test_a_config_that_spills_is_not_run():
 
 def test_what_a_build_lets_spill_is_measured(monkeypatch):
     wide = replace(SPACE.start, block_q=256, block_k=64, q_in_registers=False)
-    monkeypatch.setattr("tvm_flash.codegen.cuda_variants.spill_reasons", lambda *_: [])
+    monkeypatch.setattr("tvm_flash.codegen.cuda_variants.refused_spills", lambda *_: [])
     monkeypatch.setattr("tvm_flash.tune.cuda_hardware.source_digest", lambda: "lenient")
     found = built(SPEC, "forward", "sm_90", wide.to_json())
     assert isinstance(found, Built) and found.resources["stack"] > 0
