@@ -11,7 +11,7 @@ from ..problem.arguments import LONGEST
 from .checks import check_alibi, check_alike, check_first
 from .packed_rows import check_cu_seqlens, check_int32, is_readable
 from .problem import ragged_problem_of
-from .ragged_ops import FORWARD, PACKED, PAGED
+from .ragged_ops import PACKED, PAGED, ragged_operator
 
 
 class Ragged(NamedTuple):
@@ -84,11 +84,10 @@ def ragged_attention(
     scale = default_scale if scale is None else scale
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
-    out, lse, _ = FORWARD[ragged.kind](
-        q, k, v, *ragged.spans, list(tables), spec, scale, ragged.longest_k, deterministic,
-        *numbers, num_splits,
+    return ragged_operator(
+        ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
+        deterministic, numbers, num_splits,
     )  # fmt: skip
-    return out, lse
 
 
 def is_jagged(x) -> bool:
