@@ -9,9 +9,11 @@ import torch
 
 from ..problem.arguments import LONGEST
 from .checks import check_alibi, check_alike, check_first
+from .observers import is_plain_call
 from .packed_rows import check_cu_seqlens, check_int32, is_readable
 from .problem import ragged_problem_of
 from .ragged_ops import FORWARD, PACKED, PAGED
+from .spec_names import lasting_text
 
 
 class Ragged(NamedTuple):
@@ -81,6 +83,8 @@ def ragged_attention(
     softcap. mods: score_mod, mask_mod.
     """
     (spec, default_scale), tables = ragged_problem_of(q, v, (*features, ragged.kind), *mods)
+    if not (torch.compiler.is_compiling() or is_plain_call(q, k, v, tables)):
+        spec = lasting_text(spec)  # what records the call may be run by another process
     scale = default_scale if scale is None else scale
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)

@@ -18,6 +18,7 @@ from .recording import Recording, named
 from .results import outputs
 from .schemas import schema
 from .spec_names import spec_of
+from .vmap import one_by_one
 
 _NUMBERS = (*NUMBERS, LONGEST)
 # Kinds of sequences; those of the second have no gradients.
@@ -121,6 +122,7 @@ def _register(operator, kind: str, direction: str, save, gradients) -> None:
     torch.library.register_fake(
         name, partial(_empty_results, operator, kind, direction), lib=library
     )
+    torch.library.register_vmap(name, one_by_one(operator), lib=library)
     products = (lambda d, dv: 3 * d + 2 * dv) if direction == "backward" else (lambda d, dv: d + dv)
     count = partial(_flops, operator, products)
     register_flop_formula(operator.overloadpacket, get_raw=True)(count)
