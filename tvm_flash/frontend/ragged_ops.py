@@ -19,6 +19,7 @@ from .recording import Recording, named
 from .results import outputs_of
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
+from .vmap import one_by_one
 
 _NUMBERS = (*NUMBERS, LONGEST)
 # 1: the same bits for a request alone, in any batch and at any place of it. 0: whatever is fastest.
@@ -55,6 +56,7 @@ def ragged_operator(
     )  # fmt: skip
     if not torch.compiler.is_compiling():
         if not is_plain_call(q, k, v, [*spans, *tables]):
+            # What records the call may be run by another process.
             call = tuple(lasting_text(x) if x is spec else x for x in call)
         elif not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
             return _computed(FORWARD[kind], kind, "forward", named(FORWARD[kind], call))[:2]
@@ -160,6 +162,7 @@ def _register(operator, kind: str, direction: str, save, gradients) -> None:
     torch.library.register_fake(
         name, partial(_empty_results, operator, kind, direction), lib=library
     )
+    torch.library.register_vmap(name, one_by_one(operator), lib=library)
     products = (lambda d, dv: 3 * d + 2 * dv) if direction == "backward" else (lambda d, dv: d + dv)
     count = partial(_flops, operator, products)
     register_flop_formula(operator.overloadpacket, get_raw=True)(count)
