@@ -38,10 +38,11 @@ def _work(func: tirx.PrimFunc, tile: tuple[int, int]) -> tirx.Expr:
     depth = depth * 5 // 2 if "dO" in names else depth  # five products, not two
     if queries.dtype != "float32":
         depth *= _SLOWER
-    if "starts_q" in names:  # each entry may end in a tile of its own
+    if "starts_q" in names:  # each entry has a tile at least
         count = func.params[names.index("starts_q")].shape[0]
         longest = tirx.Cast("int64", func.params[names.index("max_seqlen_k")])
-        rows, columns = entries[0] + count * tile[0], _padded(longest, tile[1])
+        rows = tirx.max(_padded(entries[0], tile[0]), count * tile[0])
+        columns = _padded(longest, tile[1])
         return heads * rows * columns * depth
     batch, seqlen_q = entries
     rows, columns = _padded(seqlen_q, tile[0]), _padded(values.shape[1], tile[1])
