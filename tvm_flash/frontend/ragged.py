@@ -196,11 +196,13 @@ def _readable(name: str, number) -> int | None:
         number = number.item()
     if number is None:
         return None
-    try:  # the compiler keeps what it computes from a length
-        most = number if isinstance(number, torch.SymInt) else operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name}={number!r} must be an integer") from None
+    # The compiler keeps what it computes from a length.
+    if type(number) is not int and not isinstance(number, torch.SymInt):
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"{name}={number!r} must be an integer") from None
     least, limit = LONGEST.limits
-    if not least <= most <= limit:
-        raise ValueError(f"{name}={most} must lie in {least}..{limit}")
-    return most
+    if not least <= number <= limit:
+        raise ValueError(f"{name}={number} must lie in {least}..{limit}")
+    return number

@@ -103,7 +103,8 @@ def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
     places[0], places[-1], places[1:-1:2], places[2:-1:2] = 0, total, starts, ends
     steps = places[1:] - places[:-1]
     if steps.min() < 0:
-        _refuse_span(axis, starts, ends, total)
+        wanted = "cumulative lengths must not decrease and stay within the tensor"
+        _refuse_span(axis, starts, ends, total, wanted)
         entry = int(np.argmax(starts[1:] < ends[:-1])) + 1
         raise ValueError(
             f"sequence {entry} begins at row {starts[entry]} of {axis}, before the end "
@@ -116,18 +117,19 @@ def _inside(given: Mapping[str, Any], capacity: int) -> Extent:
     """Of spans of keys in pages, each in the positions 0 .. capacity; ValueError for others."""
     starts, ends = given["starts_k"].numpy(), given["ends_k"].numpy()
     if len(starts):
-        _refuse_span("k", starts, ends, capacity)
+        wanted = "seqused_k and leftpad_k must stay within the pages of block_table"
+        _refuse_span("k", starts, ends, capacity, wanted)
     return _extent("k", ends.astype(np.int64) - starts)
 
 
-def _refuse_span(axis: str, starts, ends, total: int) -> None:
-    """ValueError names the first entry that does not lie in 0 .. total."""
+def _refuse_span(axis: str, starts, ends, total: int, wanted: str) -> None:
+    """ValueError names the first entry that does not lie in 0 .. total, and what is ``wanted``."""
     wrong = (starts < 0) | (ends < starts) | (ends > total)
     if wrong.any():
         entry = int(np.argmax(wrong))
         raise ValueError(
             f"sequence {entry} has rows {starts[entry]} .. {ends[entry]} of {axis}, which has "
-            f"{total}: cumulative lengths must begin at 0, not decrease and stay within the tensor"
+            f"{total}: {wanted}"
         )
 
 
