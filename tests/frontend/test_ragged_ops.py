@@ -100,6 +100,13 @@ def test_the_operators_guard_what_kernels_do_not(name, qkv):
         FORWARD(*qkv, *spans, [], spec_name(PACKED), 0.25, 15)
 
 
+def test_a_spec_of_other_sequences_is_refused(qkv):
+    dense = AttentionSpec(dtype="float32", head_dim=DIM, causal=True)
+    for spec in (dense, PAGED):
+        with pytest.raises(ValueError, match=f"{spec.sequences} sequences for the operator of pa"):
+            FORWARD(*qkv, *SPANS, [], spec_name(spec), 0.25, 15)
+
+
 def test_longest_k_must_not_be_exceeded(qkv):
     with pytest.raises(ValueError, match="max_seqlen_k=14 is too small: a sequence has 15 keys"):
         FORWARD(*qkv, *SPANS, [], spec_name(PACKED), 0.25, 14)

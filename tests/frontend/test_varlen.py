@@ -294,6 +294,20 @@ def test_nested_tensors(layout):
     assert_equal(found, wanted)
 
 
+def test_nested_leaves_get_nested_gradients():
+    inputs = packed_inputs([(40, 60), (30, 5)])
+    rows = [torch.tensor(x) for x in ([0, 40, 70], [0, 60, 65], [0, 60, 65])]
+    leaves = [
+        torch.nested.nested_tensor_from_jagged(x, offsets).requires_grad_()
+        for x, offsets in zip(inputs[:3], rows, strict=True)
+    ]
+    attention(*leaves, causal=True).values().backward(inputs.dout)
+    found = [x.grad.values() for x in leaves]
+    zero = inputs._replace(dlse=torch.zeros_like(inputs.dlse))
+    want = values_and_gradients(packed([(40, 60), (30, 5)]), zero, causal=True)[2:]
+    assert_equal(found, want)
+
+
 def test_autocast():
     inputs, cu = packed_inputs([(40, 40), (30, 30)]), int32(0, 40, 70)
     want = attention(

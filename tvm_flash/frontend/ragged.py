@@ -103,8 +103,19 @@ def jagged_parts(q, k, v) -> tuple[tuple, Lengths]:
                 f"{name} must be a nested tensor (B, S*, H, D) of layout torch.jagged without "
                 "holes, as q is: torch.nested.nested_tensor(..., layout=torch.jagged)"
             )
+    _check_one_length("k", k, "v", v)
     cu_seqlens = [x.offsets().to(torch.int32) for x in (q, k)]
     return tuple(x.values() for x in (q, k, v)), Lengths(*cu_seqlens)
+
+
+def _check_one_length(name: str, x, other: str, y) -> None:
+    """ValueError unless the entries of two nested tensors are equally long, where that is known."""
+    offsets = x.offsets(), y.offsets()
+    if x.shape[1] == y.shape[1] or not all(map(is_readable, offsets)):
+        return
+    if not torch.equal(*offsets):
+        lengths = " and ".join(str(x.diff().tolist()[:8]) for x in offsets)
+        raise ValueError(f"entries of {name} and {other} have lengths {lengths}: make them equal")
 
 
 def nested_like(q, out: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ def _run(operator, kind: str, direction: str, *inputs):
 
 def _computed(operator, kind: str, direction: str, given):
     """The results of the kernel of a call; rows that belong to no entry are 0, their lse -inf."""
-    spec, found, wanted = _plan(given["spec"], direction)
+    spec, found, wanted = _plan(given["spec"], kind, direction)
     q, longest, extents = given["q"], (0, given[LONGEST.name]), None
     if q.is_cpu:
         extents = check_spans(given, given[LONGEST.name])
@@ -86,10 +86,12 @@ def _computed(operator, kind: str, direction: str, given):
 
 
 @lru_cache(maxsize=1024)
-def _plan(text: str, direction: str) -> tuple:
-    """Spec, arguments of the kernel, and names of all that the operator returns."""
+def _plan(text: str, kind: str, direction: str) -> tuple:
+    """Spec, arguments of the kernel, and names of all that the operator of ``kind`` returns."""
     spec = spec_of(text)
-    wanted = names(TABLES[spec.sequences][direction], "output")
+    if spec.sequences != kind:
+        raise ValueError(f"a spec of {spec.sequences} sequences for the operator of {kind} ones")
+    wanted = names(TABLES[kind][direction], "output")
     return spec, arguments(spec, direction), wanted
 
 
@@ -130,7 +132,7 @@ def _completed(results, wanted, q) -> tuple:
 def _empty_results(operator, kind: str, direction: str, *inputs):
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    spec, found, wanted = _plan(given["spec"], direction)
+    spec, found, wanted = _plan(given["spec"], kind, direction)
     results = outputs_of(found, spec, given_sizes(found, given), given)
     return _completed(results, wanted, given["q"])
 
