@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tvm_flash import PagedCache, apply_rotary, flash_attn_with_kvcache
 from tvm_flash.reference import attention_reference
-from tvm_flash.verify.rule import deviations
+from tvm_flash.verify.rule import allowed_error, deviations, largest_error
 
 B, CAPACITY = 3, 80
 SEQLENS = int32(37, 0, 64)
@@ -282,6 +282,24 @@ def test_rotary_positions_of_the_callers_own():
     q, k = ([turned(x, n, DIM, False) for x, n in zip(part, shift.tolist(), strict=True)]
             for part in (q, rows[0]))  # fmt: skip
     assert_right(packed_results(*got), before, q, (k, rows[1]), None, causal=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["bshd", "bhsd"])
+def test_a_cache_of_more_elements_than_int32_counts(layout):
+    """Its last page, and one near it; the rest of the memory is never touched."""
+    pages = 2**31 // (64 * KV_HEADS * DIM) + 4
+    shape = (pages, 64, KV_HEADS, DIM) if layout == "bshd" else (pages, KV_HEADS, 64, DIM)
+    caches = [torch.empty(shape, dtype=torch.bfloat16) for _ in "kv"]
+    k, v = (random(1, 70, KV_HEADS, DIM, seed=n, dtype=torch.bfloat16) for n in (1, 2))
+    q = random(1, 2, HEADS, DIM, dtype=torch.bfloat16)
+    out = flash_attn_with_kvcache(
+        q, *caches, k, v, cache_seqlens=0, block_table=int32(pages - 1, pages - 3)[None],
+        causal=True, cache_layout=layout,
+    )  # fmt: skip
+    want, _ = attention_reference(q, k, v, causal=True, upcast=torch.float64)
+    plain, _ = attention_reference(q, k, v, causal=True)
+    assert largest_error(out, want) <= allowed_error("out", "bfloat16", want, plain)
 
 
 NOTHING = {

@@ -11,7 +11,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import tvm_flash
-from tvm_flash import AttentionSpec, attention, flash_attn_varlen_func, flash_attn_with_kvcache
+from tvm_flash import (
+    AttentionSpec,
+    attention,
+    flash_attn_func,
+    flash_attn_varlen_func,
+    flash_attn_with_kvcache,
+)
 from tvm_flash.frontend.ops import spec_json, spec_name
 
 LENGTHS = [(9, 14), (0, 3), (20, 15)]
@@ -209,8 +215,9 @@ def test_compiled_nested_tensors(qkv):
     torch._dynamo.reset()
     q, k, v = detached(qkv)
     nested = [torch.nested.nested_tensor_from_jagged(x[:29], CU_Q.long()) for x in (q, k, v)]
-    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(*nested).values(), attention(*nested).values())
+    compiled = torch.compile(flash_attn_func, fullgraph=True, backend="aot_eager")
+    got, want = (f(*nested, causal=True).values() for f in (compiled, flash_attn_func))
+    assert torch.equal(got, want)
 
 
 def test_vmap_gives_what_each_entry_gives(qkv):
@@ -302,8 +309,9 @@ def test_the_signature_of_torch():
 def test_what_flash_attention_3_has_besides_is_of_speed_or_refused_by_name():
     q = random(29, HEADS, DIM)
     lengths = (CU_Q, CU_Q, 20, 20)
-    want = flash_attn_varlen_func(q, q, q, *lengths)
+    want = flash_attn_varlen_func(q, q, q, *lengths, causal=True)
     speed = {"num_splits": 3, "pack_gqa": True, "sm_margin": 8, "attention_chunk": 0, "qv": None}
+    speed["causal"] = True
     assert torch.equal(flash_attn_varlen_func(q, q, q, *lengths, **speed), want)
     for name, value in (("attention_chunk", 5), ("qv", q), ("k_descale", torch.ones(2))):
         with pytest.raises(NotImplementedError, match=f"{name}=.* is not served"):
