@@ -13,7 +13,7 @@ from tvm.ir.expr import StringImm
 from ..definition.signature import argument_of
 from ..problem.arguments import LONGEST, NUMBERS
 from ..problem.lengths import MAX_SEQLEN
-from ..schedules.cuda.program import Grid, Sizes
+from ..schedules.cuda.program import Grid
 
 # Blocks of a CUDA grid along x, y and z.
 _GRID_LIMITS = (2**31 - 1, 65535, 65535)
@@ -111,8 +111,7 @@ def _numbers(params: Sequence[tirx.Var]) -> Iterator[Check]:
 
 
 def _grid(sizes: Mapping[str, tirx.Var], grid: Grid) -> Iterator[Check]:
-    blocks = grid(Sizes(*(sizes.get(name) for name in ("B", "H", "Hk", "Sq", "Sk"))))
-    for axis, extent, limit in zip("xyz", blocks, _GRID_LIMITS, strict=True):
+    for axis, extent, limit in zip("xyz", grid(sizes), _GRID_LIMITS, strict=True):
         if not isinstance(extent, int):
             yield (
                 extent <= limit,

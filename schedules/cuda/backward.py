@@ -15,7 +15,9 @@ from .arch import CudaArch
 from .backward_config import BackwardConfig
 from .builder import CudaKernel, barrier, emit, forget, loop, name_registers, when
 from .copies import Copies, each, store_rows
+from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
+from .gradient_sums import sum_order
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
@@ -25,7 +27,7 @@ from .row_statistics import RowStatistics
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryVisits, key_grid
+from .tiling import KeyTile, QueryVisits
 
 
 def key_gradient_launch(
@@ -253,7 +255,7 @@ class _KeyGradients:
         return (group * (tiles * 8), 0) if whole else (0, group * (tiles // 2))
 
     def _query_gradient(self) -> None:
-        """dS K into dq_acc, in the order of the fragments: a warp adds to 128 bytes in a row."""
+        """dS K into dq_acc, whose order is ``sum_order``'s."""
         kernel, config = self.kernel, self.config
         n_tiles, column_groups = self.depth // 8, config.dq_groups(self.depth)
         m_tiles = config.dq_rows(column_groups) // 16
@@ -283,12 +285,13 @@ class _KeyGradients:
                 b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
             ),
         )  # fmt: skip
-        place = partial(self.tile.gradient_sum, self.visits.head, self.visits.first)
+        visits, order = self.visits, sum_order(kernel, self.depth)
+        inside = order.inside(visits.first, first_m, m_tiles, self.tile.rows)
         for m, n, r in dq.elements():
-            tile = (first_m + m) * (self.depth // 8) + group * own_tiles + start + n
-            at = place((tile * 4 + r) * 32 + kernel.lane)
+            place = order.place(visits.first, first_m + m, group * own_tiles + start + n, r)
+            at = self.tile.gradient_sum(visits.head, *place)
             target = kernel.buffers["dq_acc"].ptr_to(list(at))
-            emit(T.ptx["red.global.add.f32"](target, dq.registers[m, n, r]))
+            emit(T.ptx["red.global.add.f32"](target, dq.registers[m, n, r], pred=inside(m, r)))
 
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""

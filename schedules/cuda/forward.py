@@ -18,6 +18,7 @@ from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, Tensor, assign, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
+from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
 from .math import CudaMath
 from .parameters import parameter_tensors
@@ -26,7 +27,7 @@ from .rows import RowCursor
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
 from .tensor_core import product_for
-from .tiling import KeyVisits, QueryTile, query_grid, round_up
+from .tiling import KeyVisits, QueryTile, round_up
 
 
 @dataclass(frozen=True)

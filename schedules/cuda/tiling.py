@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property, partial
 
 from tvm import tirx
 
-from ...definition.arithmetic import TIR, int32, lengths_of, sequences_of, visibility
+from ...definition.arithmetic import int32, visibility
 from ...problem.visits import Visits
-from ...problem.work import Work
-from .builder import CudaKernel, assign, name_registers, signature_sizes
-from .program import Grid, Sizes
+from .builder import CudaKernel, assign, name_registers
+from .entries import Place, find_key_tile, find_query_tile
 from .rows import Rows
 
 
@@ -21,44 +19,25 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def query_work(sizes: Sizes, block_q: int) -> Work:
-    """A block for each query tile of each head, the last rows of a head first."""
-    tiles = sizes.blocks(sizes.seqlen_q, block_q)
-    axes = {"entry": sizes.batch, "head": sizes.heads, "tile": tiles}
-    return Work(axes, last_first=True)
-
-
-def key_work(sizes: Sizes, block_k: int) -> Work:
-    """A block for each key tile of each key/value head.
-
-    Under a causal mask the first keys are seen by most rows: those blocks go out first.
-    """
-    tiles = sizes.blocks(sizes.seqlen_k, block_k)
-    return Work({"entry": sizes.batch, "head": sizes.kv_heads, "tile": tiles})
-
-
-def query_grid(block_q: int) -> Grid:
-    """The launch of ``query_work``, whose places are ``QueryTile``."""
-    return lambda sizes: (query_work(sizes, block_q).count, 1, 1)
-
-
-def key_grid(block_k: int) -> Grid:
-    """The launch of ``key_work``, whose places are ``KeyTile``."""
-    return lambda sizes: (key_work(sizes, block_k).count, 1, 1)
-
-
 class QueryTile:
-    """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1."""
+    """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1.
 
-    def __init__(self, kernel: CudaKernel, block_q: int):
-        sizes = signature_sizes(kernel.sig)
-        place = _place(kernel, query_work(sizes, block_q))
-        self.head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
+    find: which work the block's place is of, a function of entries.py.
+    """
+
+    def __init__(
+        self,
+        kernel: CudaKernel,
+        block_q: int,
+        find: Callable[[CudaKernel, int], Place] = find_query_tile,
+    ):
+        place = find(kernel, block_q)
+        self.head, self.batch = place.head, place.entry
         self._kernel = kernel
-        self._group = tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads))
-        self.first = kernel.scalar(place["tile"] * block_q)
-        self._sequences = sequences_of(kernel.sig)
-        self.rows, self.keys = lengths_of(kernel.sig, self.batch)
+        self._group = tirx.truncdiv(int32(kernel.sig.heads), int32(kernel.sig.kv_heads))
+        self.first = kernel.scalar(place.first)
+        self._sequences = place.sequences
+        self.rows, self.keys = place.rows, place.keys
         self.block_q = block_q
         name_registers(self)
 
@@ -123,13 +102,12 @@ class KeyTile:
     """The key tile of this block: batch, kv_head, keys first .. first + block_k - 1."""
 
     def __init__(self, kernel: CudaKernel, block_k: int):
-        sizes = signature_sizes(kernel.sig)
-        place = _place(kernel, key_work(sizes, block_k))
-        self.kv_head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
-        self.group = kernel.scalar(tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads)))
-        self.first = kernel.scalar(place["tile"] * block_k)
-        self._kernel, self._sequences = kernel, sequences_of(kernel.sig)
-        self.rows, self.keys = lengths_of(kernel.sig, self.batch)
+        sig, place = kernel.sig, find_key_tile(kernel, block_k)
+        self.kv_head, self.batch = place.head, place.entry
+        self.group = kernel.scalar(tirx.truncdiv(int32(sig.heads), int32(sig.kv_heads)))
+        self.first = kernel.scalar(place.first)
+        self._kernel, self._sequences = kernel, place.sequences
+        self.rows, self.keys = place.rows, place.keys
         self.block_k = block_k
         name_registers(self)
 
@@ -191,10 +169,3 @@ def held(kernel: CudaKernel, visits: Visits, *names: str) -> Visits:
 def _rows(kernel: CudaKernel, name: str, index: Callable) -> Rows:
     buffer = kernel.buffers[name]
     return Rows(buffer, int(buffer.shape[-1]), index)
-
-
-def _place(kernel: CudaKernel, work: Work) -> dict:
-    """What this block takes of ``work``, int32; the number of tiles is kept in a register."""
-    axes = {name: int32(extent) for name, extent in work.axes.items()}
-    axes["tile"] = kernel.scalar(axes["tile"])
-    return replace(work, axes=axes, arithmetic=TIR).place(kernel.block)
