@@ -13,7 +13,7 @@ from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
-from .builder import CudaKernel, barrier, emit, forget, loop, name_registers, when
+from .builder import CudaKernel, barrier, forget, loop, name_registers, when
 from .copies import Copies, each, store_rows
 from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
@@ -285,13 +285,9 @@ class _KeyGradients:
                 b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
             ),
         )  # fmt: skip
-        visits, order = self.visits, sum_order(kernel, self.depth)
-        inside = order.inside(visits.first, first_m, m_tiles, self.tile.rows)
-        for m, n, r in dq.elements():
-            place = order.place(visits.first, first_m + m, group * own_tiles + start + n, r)
-            at = self.tile.gradient_sum(visits.head, *place)
-            target = kernel.buffers["dq_acc"].ptr_to(list(at))
-            emit(T.ptx["red.global.add.f32"](target, dq.registers[m, n, r], pred=inside(m, r)))
+        index = partial(self.tile.gradient_sum, self.visits.head)
+        tile = (first_m, group * own_tiles + start)
+        sum_order(kernel, self.depth).add(dq, index, self.visits.first, tile, self.tile.rows)
 
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
+from tvm.script import tirx as T
 
 from ...definition.arithmetic import TIR, Sequences, int32, sequences_of
 from ...problem.arithmetic import INTS
 from ...problem.work import Slots, Work
+from .arch import FULL_WARP, WARP
 from .builder import CudaKernel, assign, leave_unless, loop_while
 from .program import Grid, blocks
 
@@ -113,13 +115,13 @@ def _search(kernel: CudaKernel, work: Work, block: int, slots: Slots, own: int) 
     """The place of a slot, whose tile is of queries (``own`` 0) or of keys (1)."""
     place, sequences = _place(kernel, work, "slot"), sequences_of(kernel.sig)
     head, slot = kernel.scalar(place["head"]), kernel.scalar(place["slot"], name="slot")
-    entry = _last_begun(kernel, slots, slot)
+    entry = _uniform(kernel, _last_begun(kernel, slots, slot))
     span = sequences.span(entry)
     if "k" not in kernel.buffers:  # its keys are nobody's, and nothing says where they end
         span = (*span[:2], 0, 0)
-    sequences = sequences.holding(tuple(kernel.scalar(int32(number)) for number in span))
+    sequences = sequences.holding(tuple(_uniform(kernel, int32(number)) for number in span))
     lengths = [kernel.scalar(length) for length in sequences.lengths(entry)]
-    number = kernel.scalar(int32(slot - slots.begin(entry)), name="number")
+    number = _uniform(kernel, int32(slot - slots.begin(entry)))
     tiles = kernel.scalar(blocks(lengths[own], block), name="tiles")
     leave_unless(tirx.And(number >= 0, number < tiles))
     if work.last_first:
@@ -136,6 +138,15 @@ def _last_begun(kernel: CudaKernel, slots: Slots, slot):
         assign(entry, tirx.Select(begun, middle, entry))
         assign(past, tirx.Select(begun, past, middle))
     return entry
+
+
+def _uniform(kernel: CudaKernel, value):
+    """A register that the compiler knows to be the same in all lanes of a warp: it was loaded.
+
+    Addresses and numbers made of it then take uniform registers, as those of a block's number do.
+    """
+    value = tirx.const(value, "int32") if isinstance(value, int) else value
+    return kernel.scalar(T.tvm_warp_shuffle(T.uint32(FULL_WARP), value, 0, WARP, WARP))
 
 
 def _place(kernel: CudaKernel, work: Work, last: str) -> dict:

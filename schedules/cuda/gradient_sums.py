@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
+from tvm.script import tirx as T
 
 from .arch import WARP
-from .builder import CudaKernel
+from .builder import CudaKernel, emit
+from .fragments import Accumulator
+
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -21,54 +25,60 @@ class InFragments:
     kernel: CudaKernel
     depth: int
 
-    def tile(self, number) -> tuple:
-        """(m, n) of the fragment ``number`` of a query tile, as ``place`` takes them."""
-        return 0, number
+    def place(self, first, number, r: int) -> tuple:
+        """(row, column) of this lane's element r of fragment ``number`` of the tile at ``first``.
 
-    def place(self, first, m, n, r: int) -> tuple:
-        """(row, column) of this lane's element r of fragment (m, n) of the tile at ``first``."""
-        tile = m * (self.depth // 8) + n
-        return first, (tile * 4 + r) * WARP + self.kernel.lane
-
-    def inside(self, first, first_m, m_tiles: int, rows) -> Callable:
-        """Whether an element's row is the entry's, of ``rows``, by (m - first_m, r); None: surely.
-
-        Rows past the last one have sums that nobody reads.
+        Fragments of 16 rows and 8 columns are numbered along the rows.
         """
-        return lambda m, r: None
+        return first, (number * 4 + r) * WARP + self.kernel.lane
+
+    def add(self, acc: Accumulator, index: Callable, first, tile: tuple, rows) -> None:
+        """Add ``acc`` to the sums of the query tile at ``first``.
+
+        index(row, column): of an element of dq_acc. tile: row and column, in fragments, at which
+        ``acc`` lies. rows: of the entry. Those past the last one have sums that nobody reads.
+        """
+        for m, n, r in acc.elements():
+            number = (tile[0] + m) * (self.depth // 8) + tile[1] + n
+            at = index(*self.place(first, number, r))
+            _add(self.kernel.buffers["dq_acc"].ptr_to(list(at)), acc.registers[m, n, r])
 
 
 @dataclass(frozen=True)
 class InRows:
     """Row by row, where rows past the end of an entry are another's, which others add to.
 
-    A warp adds to half of 8 sectors of 32 bytes.
+    Nothing is added to those: zeros times values that are not finite would be NaN. A warp adds to
+    the halves of 8 sectors of 32 bytes.
     """
 
     kernel: CudaKernel
     depth: int
 
-    def tile(self, number) -> tuple:
-        return tirx.truncdiv(number, self.depth // 8), tirx.truncmod(number, self.depth // 8)
+    def place(self, first, number, r: int) -> tuple:
+        fragments = self.depth // 8
+        row, column = tirx.truncdiv(number, fragments), tirx.truncmod(number, fragments)
+        row, column = self._own(first, row, column)
+        return row + r // 2 * 8, column + r % 2
 
-    def place(self, first, m, n, r: int) -> tuple:
-        column = n * 8 + self.kernel.lane % 4 * 2 + r % 2
-        return first + self._row(m) + r // 2 * 8, column
+    def add(self, acc: Accumulator, index: Callable, first, tile: tuple, rows) -> None:
+        for m, n, r in acc.elements():
+            row, column = self._own(first, tile[0] + m, tile[1] + n)
+            row = row + r // 2 * 8
+            value = tirx.Select(row < rows, acc.registers[m, n, r], T.float32(0))
+            at = index(row, column + r % 2)
+            _add(self.kernel.buffers["dq_acc"].ptr_to(list(at)), value)
 
-    def inside(self, first, first_m, m_tiles: int, rows) -> Callable:
-        found = [
-            [
-                self.kernel.scalar(first + self._row(first_m + m) + half * 8 < rows, "bool")
-                for half in range(2)
-            ]
-            for m in range(m_tiles)
-        ]
-        return lambda m, r: found[m][r // 2]
-
-    def _row(self, m):
-        return m * 16 + self.kernel.lane // 4
+    def _own(self, first, m, n) -> tuple:
+        """Row and column of this lane's first element of fragment (m, n)."""
+        lane = self.kernel.lane
+        return first + (m * 16 + lane // 4), n * 8 + lane % 4 * 2
 
 
 def sum_order(kernel: CudaKernel, depth: int) -> InFragments | InRows:
     """The order of dq_acc in a kernel's call: by fragments, unless entries differ."""
     return (InRows if kernel.sig.spans else InFragments)(kernel, depth)
+
+
+def _add(target, value) -> None:
+    emit(T.ptx["red.global.add.f32"](target, value))

@@ -10,7 +10,7 @@ from ...definition.kinds import gradient_of
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
-from .arch import CudaArch
+from .arch import FULL_WARP, CudaArch
 from .builder import WARP, CudaKernel, barrier, store, when
 from .copies import store_rows
 from .entries import find_row, query_grid, row_grid
@@ -49,7 +49,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
                     with when(column < spec.head_dim_v):
                         store(total, (0,), total[0] + product)
         for distance in (16, 8, 4, 2, 1):
-            other = T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), total[0], distance, 32, 32)
+            other = T.tvm_warp_shuffle_xor(T.uint32(FULL_WARP), total[0], distance, 32, 32)
             store(total, (0,), total[0] + other)
         with when(tirx.And(kernel.lane == 0, row < tile.rows)):
             at = tile.statistic(row)
@@ -78,8 +78,7 @@ def query_gradient_launch(
             number = kernel.warp + start
             with when(number < block_q // 16 * (depth // 8)):
                 sums = [
-                    dq_acc[tile.gradient_sum(*order.place(tile.first, *order.tile(number), r))]
-                    for r in range(4)
+                    dq_acc[tile.gradient_sum(*order.place(tile.first, number, r))] for r in range(4)
                 ]
                 for half in range(2):
                     row = tirx.truncdiv(number, depth // 8) * 16 + half * 8 + kernel.lane // 4

@@ -22,12 +22,14 @@ _int64 = partial(typed, dtype="int64")
 class Rows:
     """Rows of ``columns`` elements in ``buffer``, where index(row, column) places an element.
 
-    The rows lie at one stride, from the first to the last.
+    The rows lie at one stride, from the first to the last. steps(row, column): an index with equal
+    differences, of which strides are made; None is ``index``.
     """
 
     buffer: tirx.Buffer
     columns: int
     index: Callable[..., tuple]
+    steps: Callable[..., tuple] | None = None
 
     def address(self, row, column):
         """Address of one element, int64."""
@@ -35,7 +37,9 @@ class Rows:
 
     def pitch(self):
         """Bytes from a row to the next, int64."""
-        return self.address(1, 0) - self.address(0, 0)
+        steps = self.steps or self.index
+        here, below = (self.buffer.ptr_to(list(steps(row, 0))) for row in range(2))
+        return _address(below) - _address(here)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class RowCursor:
         movers = min(self._movers, self.tile.rows * self._per_row - start)
         is_partial = movers < self.kernel.threads
         with when(self.kernel.thread < movers) if is_partial else nullcontext():
-            yield Piece(place, _pointer(address), reduce(tirx.And, tests) if tests else None)
+            yield Piece(place, pointer(address), reduce(tirx.And, tests) if tests else None)
         self._go_on(is_last=number == self._passes - 1)
 
     def _go_on(self, is_last: bool) -> None:
@@ -160,6 +164,7 @@ def _address(pointer):
     return T.cuda.func_call("tvm_flash_address", pointer, source_code=source, return_type="int64")
 
 
-def _pointer(address):
+def pointer(address):
+    """The pointer that ``address``, int64, is."""
     source = "__device__ __forceinline__ void* tvm_flash_pointer(long long a) { return (void*)a; }"
     return T.cuda.func_call("tvm_flash_pointer", address, source_code=source, return_type="handle")

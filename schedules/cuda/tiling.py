@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from typing import Any
 
 from tvm import tirx
 
-from ...definition.arithmetic import int32, visibility
+from ...definition.arithmetic import Sequences, int32, visibility
 from ...problem.visits import Visits
 from .builder import CudaKernel, assign, name_registers
 from .entries import Place, find_key_tile, find_query_tile
@@ -19,7 +20,23 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-class QueryTile:
+class _Tile:
+    """What tiles of queries and of keys have in common."""
+
+    _kernel: CudaKernel
+    _sequences: Sequences
+    batch: Any
+
+    def _rows(self, name: str, kind: str, head) -> Rows:
+        """Rows of ``head`` in the tensor ``name``; kind: the method that places its elements."""
+        buffer, sequences = self._kernel.buffers[name], self._sequences
+        index, steps = (
+            partial(getattr(x, kind), self.batch, head) for x in (sequences, sequences.from_zero())
+        )
+        return Rows(buffer, int(buffer.shape[-1]), index, steps)
+
+
+class QueryTile(_Tile):
     """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1.
 
     find: which work the block's place is of, a function of entries.py.
@@ -48,11 +65,11 @@ class QueryTile:
 
     def query_rows(self, name: str) -> Rows:
         """Rows of this head in the tensor ``name`` of queries: q, out or a gradient."""
-        return _rows(self._kernel, name, partial(self._sequences.query, self.batch, self.head))
+        return self._rows(name, "query", self.head)
 
     def key_rows(self, name: str) -> Rows:
         """Rows of the key/value head in the tensor ``name`` of keys."""
-        return _rows(self._kernel, name, partial(self._sequences.key, self.batch, self.kv_head))
+        return self._rows(name, "key", self.kv_head)
 
     def statistic(self, row) -> tuple:
         """Index of a statistic of ``row`` of this head."""
@@ -98,7 +115,7 @@ class KeyVisits:
         assign(self.first, self.first - self._visits.block)
 
 
-class KeyTile:
+class KeyTile(_Tile):
     """The key tile of this block: batch, kv_head, keys first .. first + block_k - 1."""
 
     def __init__(self, kernel: CudaKernel, block_k: int):
@@ -113,11 +130,11 @@ class KeyTile:
 
     def query_rows(self, name: str, head) -> Rows:
         """Rows of a query head in the tensor ``name``: q or dout."""
-        return _rows(self._kernel, name, partial(self._sequences.query, self.batch, head))
+        return self._rows(name, "query", head)
 
     def key_rows(self, name: str) -> Rows:
         """Rows of this head in the tensor ``name`` of keys: k, v or a gradient."""
-        return _rows(self._kernel, name, partial(self._sequences.key, self.batch, self.kv_head))
+        return self._rows(name, "key", self.kv_head)
 
     def statistics(self, head) -> Callable:
         """Index of a statistic of a query head, by row."""
@@ -164,8 +181,3 @@ def held(kernel: CudaKernel, visits: Visits, *names: str) -> Visits:
     visits = visits.held(**{name: kernel.scalar(getattr(visits, name)) for name in names})
     name_registers(visits)
     return visits
-
-
-def _rows(kernel: CudaKernel, name: str, index: Callable) -> Rows:
-    buffer = kernel.buffers[name]
-    return Rows(buffer, int(buffer.shape[-1]), index)

@@ -138,7 +138,9 @@ class Ragged:
             )
             grads = torch.autograd.grad((out, lse), own, upstream, materialize_grads=True)
             whole["out"][rows], whole["lse"][:, rows] = out.detach()[0], lse.detach()[0]
-            for name, place, grad in zip(("dq", "dk", "dv"), (rows, keys, keys), grads, strict=True):
+            for name, place, grad in zip(
+                ("dq", "dk", "dv"), (rows, keys, keys), grads, strict=True
+            ):
                 whole[name][place] = grad[0]
         return whole
 
