@@ -83,8 +83,10 @@ class _KeyGradients:
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_offsets()
-                if self.split > 2:  # else there are registers for all that is made of these
+                # Else there are registers for all that is made of these; spans take a few.
+                if self.split > 2 or kernel.sig.spans:
                     forget(self.own_key)
+                if self.split > 2:
                     forget(self.own_query)
                 self._query_tile(number)
             self._finish()

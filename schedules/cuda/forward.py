@@ -169,8 +169,8 @@ class _Forward:
         kernel, tile, first = self.kernel, self.tile, self.visits.first
         back = -self.config.block_k
         self.queries = RowCursor(kernel, self.q_tile, tile.query_rows("q"), tile.first)
-        self.keys = RowCursor(kernel, self.k_tile, tile.key_rows("k"), first, back)
-        self.values = RowCursor(kernel, self.v_tile, tile.key_rows("v"), first, back)
+        self.keys = tile.key_cursor("k", self.k_tile, first, back)
+        self.values = tile.key_cursor("v", self.v_tile, first, back)
         name_registers(self)
 
     def _start(self) -> None:

@@ -12,7 +12,9 @@ from ...definition.arithmetic import Sequences, int32, visibility
 from ...problem.visits import Visits
 from .builder import CudaKernel, assign, name_registers
 from .entries import Place, find_key_tile, find_query_tile
-from .rows import Rows
+from .pages import PageCursor, PagedRows, in_int32
+from .rows import Cursor, RowCursor, Rows
+from .shared_tile import SharedTile
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -70,6 +72,15 @@ class QueryTile(_Tile):
     def key_rows(self, name: str) -> Rows:
         """Rows of the key/value head in the tensor ``name`` of keys."""
         return self._rows(name, "key", self.kv_head)
+
+    def key_cursor(self, name: str, target: SharedTile, first, advance: int) -> Cursor:
+        """A cursor over ``key_rows``, or over pages where these lie in such."""
+        if self._sequences.is_run(self.batch, 1) is True:
+            return RowCursor(self._kernel, target, self.key_rows(name), first, advance)
+        kernel, sequences = self._kernel, in_int32(self._sequences, self._kernel.sig)
+        index = partial(sequences.key, self.batch, self.kv_head)
+        rows = PagedRows(kernel.buffers[name], lambda row: index(row, 0), self.keys)
+        return PageCursor(kernel, target, rows, first, advance)
 
     def statistic(self, row) -> tuple:
         """Index of a statistic of ``row`` of this head."""

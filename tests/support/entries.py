@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from interpreted import interpreted
 
-from tvm_flash.problem.arguments import WRITTEN, ZEROED, arguments, names, size_values
+from tvm_flash.problem.arguments import WRITTEN, ZEROED, arguments, given_sizes, names, size_values
 from tvm_flash.problem.numbers import kinds_of, numbers_by_name
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
@@ -60,17 +60,21 @@ class Entries:
 
 
 class Ragged:
-    """A call of a packed ``spec`` on random tensors: what kernels give, and what is right.
+    """A call of packed sequences on random tensors: what kernels give, and what is right.
 
-    variant: keywords of ``attention_reference``. fields: of the spec, besides what ``variant`` says.
+    variant: keywords of ``attention_reference``. fields: the spec's others. page_size: keys then
+    lie in pages, in no order.
     """
 
-    def __init__(self, entries: Entries, variant: dict[str, Any], seed: int = 0, **fields):
+    def __init__(
+        self, entries: Entries, variant: dict[str, Any], seed: int = 0, page_size: int = 0, **fields
+    ):
         given = dict(variant)
         ends = {name: given.pop(name) for name in ("window_size", "softcap") if name in given}
         kinds = kinds_of(causal=given.pop("causal", False), **ends)
         slopes = given.pop("alibi_slopes", None)
-        fields = {"sequences": "packed", **fields, **kinds, **given}
+        self.page_size, sequences = page_size, "paged" if page_size else "packed"
+        fields = {"sequences": sequences, **fields, **kinds, **given}
         spec, tables = AttentionSpec.capture(alibi=slopes is not None, **fields)
         self.tables = tables if slopes is None else [slopes, *tables]
         self.spec, self.entries, self.variant = spec, entries, variant
@@ -100,6 +104,9 @@ class Ragged:
         table, sizes = arguments(self.spec, direction), self.entries.sizes
         tables = {f"table{n}": table for n, table in enumerate(self.tables)}
         known = {**self.entries.spans, **self.numbers, **tables, **given}
+        if self.page_size:
+            known |= self.in_pages()
+        sizes = sizes | given_sizes(table, known)
         make = new_tensors(size_values(self.spec, sizes, kernel.program.meta))
         call = completed(table, known, make)
         written = names(table, *WRITTEN)
@@ -111,6 +118,33 @@ class Ragged:
             kernel.program, kernel.ptx, call, outputs=written, zeroed=zeroed
         )  # fmt: skip
         return {name: call[name] for name in names(table, "output")}
+
+    def in_pages(self) -> Tensors:
+        """k and v in pages with NaN between them, their table, and spans of positions.
+
+        An entry's keys begin at position 2: others use what is before.
+        """
+        before, size = 2, self.page_size
+        counts = [-(-(before + keys) // size) for keys in self.entries.keys]
+        order = torch.randperm(sum(counts) + 2, generator=self._random)
+        table = torch.full((len(counts), max(counts, default=0) + 1), -7, dtype=torch.int32)
+        pages = {
+            name: self.inputs[name].new_full(
+                (len(order), size, *self.inputs[name].shape[1:]), math.nan
+            )
+            for name in "kv"
+        }
+        used = 0
+        for entry, keys in enumerate(self.entries.slices("k")):
+            own = order[used : used + counts[entry]]
+            used += counts[entry]
+            table[entry, : len(own)] = own
+            places = before + torch.arange(keys.stop - keys.start)
+            for name, whole in pages.items():
+                whole[own[places // size], places % size] = self.inputs[name][keys]
+        lengths = torch.tensor(self.entries.keys, dtype=torch.int32)
+        starts = torch.full_like(lengths, before)
+        return {**pages, "page_table": table, "starts_k": starts, "ends_k": starts + lengths}
 
     def found(self, arch: str, backward: str = "backward", unwritten: bool = False) -> Tensors:
         """out, lse, dq, dk, dv of the kernels; ``backward`` "" leaves out gradients."""
