@@ -169,8 +169,8 @@ class _Forward:
         kernel, tile, first = self.kernel, self.tile, self.visits.first
         back = -self.config.block_k
         self.queries = RowCursor(kernel, self.q_tile, tile.query_rows("q"), tile.first)
-        self.keys = tile.key_cursor("k", self.k_tile, first, back)
-        self.values = tile.key_cursor("v", self.v_tile, first, back)
+        targets = {"k": self.k_tile, "v": self.v_tile}
+        self.keys, self.values = tile.key_cursors(targets, first, back)
         name_registers(self)
 
     def _start(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,7 +12,8 @@ from ...definition.arithmetic import Sequences, int32, visibility
 from ...problem.visits import Visits
 from .builder import CudaKernel, assign, name_registers
 from .entries import Place, find_key_tile, find_query_tile
-from .pages import PageCursor, PagedRows, in_int32
+from .page_cursors import page_cursors
+from .pages import PagedRows, in_int32
 from .rows import Cursor, RowCursor, Rows
 from .shared_tile import SharedTile
 
@@ -73,14 +74,24 @@ class QueryTile(_Tile):
         """Rows of the key/value head in the tensor ``name`` of keys."""
         return self._rows(name, "key", self.kv_head)
 
-    def key_cursor(self, name: str, target: SharedTile, first, advance: int) -> Cursor:
-        """A cursor over ``key_rows``, or over pages where these lie in such."""
+    def key_cursors(self, targets: Mapping[str, SharedTile], first, advance: int) -> list[Cursor]:
+        """Cursors that bring ``key_rows`` of each tensor to its target, in pages where they are.
+
+        first, advance: as of ``RowCursor``. Tiles are asked for in the order of ``targets``.
+        """
+        kernel = self._kernel
         if self._sequences.is_run(self.batch, 1) is True:
-            return RowCursor(self._kernel, target, self.key_rows(name), first, advance)
-        kernel, sequences = self._kernel, in_int32(self._sequences, self._kernel.sig)
+            return [
+                RowCursor(kernel, target, self.key_rows(name), first, advance)
+                for name, target in targets.items()
+            ]
+        sequences = in_int32(kernel, self._sequences)
         index = partial(sequences.key, self.batch, self.kv_head)
-        rows = PagedRows(kernel.buffers[name], lambda row: index(row, 0), self.keys)
-        return PageCursor(kernel, target, rows, first, advance)
+        rows = [
+            PagedRows(kernel.buffers[name], lambda row: index(row, 0), self.keys)
+            for name in targets
+        ]
+        return page_cursors(kernel, list(targets.values()), rows, first, advance)
 
     def statistic(self, row) -> tuple:
         """Index of a statistic of ``row`` of this head."""
