@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -95,28 +96,28 @@ class Ragged:
         longest = self.entries.sizes["max_seqlen_k"]
         return {**numbers_by_name(self.spec.head_dim**-0.5, **own), "max_seqlen_k": longest}
 
-    def call(self, direction: str, arch: str, given: Tensors, unwritten: bool = False) -> Tensors:
+    def call(
+        self, direction: str, arch: str, given: Tensors, unwritten: bool = False, **options
+    ) -> Tensors:
         """What the default kernels write, interpreted with all checks; NaN where they do not.
 
-        unwritten: some of it may stay as it was.
+        given: in place of the problem's own, and more. unwritten: some of the outputs may stay as
+        they were. options: of ``run_program``.
         """
-        kernel = interpreted(self.spec, direction, arch)
-        table, sizes = arguments(self.spec, direction), self.entries.sizes
+        kernel, table = interpreted(self.spec, direction, arch), arguments(self.spec, direction)
         tables = {f"table{n}": table for n, table in enumerate(self.tables)}
-        known = {**self.entries.spans, **self.numbers, **tables, **given}
-        if self.page_size:
-            known |= self.in_pages()
-        sizes = sizes | given_sizes(table, known)
+        pages = self.in_pages() if self.page_size else {}
+        known = {**self.inputs, **self.entries.spans, **self.numbers, **tables, **pages, **given}
+        sizes = self.entries.sizes | given_sizes(table, known)
         make = new_tensors(size_values(self.spec, sizes, kernel.program.meta))
-        call = completed(table, known, make)
-        written = names(table, *WRITTEN)
+        call, written = completed(table, known, make), names(table, *WRITTEN)
+        zeroed: Collection[str] = ZEROED
         if unwritten:
+            zeroed = written
             for name in set(written) - set(ZEROED):
                 call[name].fill_(math.nan)
-        zeroed = written if unwritten else ZEROED
-        self.reports = run_program(
-            kernel.program, kernel.ptx, call, outputs=written, zeroed=zeroed
-        )  # fmt: skip
+        options = {"outputs": written, "zeroed": zeroed, **options}
+        run_program(kernel.program, kernel.ptx, call, **options)
         return {name: call[name] for name in names(table, "output")}
 
     def in_pages(self) -> Tensors:
@@ -146,12 +147,10 @@ class Ragged:
         starts = torch.full_like(lengths, before)
         return {**pages, "page_table": table, "starts_k": starts, "ends_k": starts + lengths}
 
-    def found(self, arch: str, backward: str = "backward", unwritten: bool = False) -> Tensors:
+    def found(self, arch: str, backward: str, **options) -> Tensors:
         """out, lse, dq, dk, dv of the kernels; ``backward`` "" leaves out gradients."""
-        saved = self.call("forward", arch, self.inputs, unwritten)
-        if not backward:
-            return saved
-        return saved | self.call(backward, arch, {**self.inputs, **saved}, unwritten)
+        saved = self.call("forward", arch, {}, **options)
+        return saved | self.call(backward, arch, saved, **options) if backward else saved
 
     def expected(self, dtype: torch.dtype | None) -> Tensors:
         """The same of torch, entry by entry, computed in ``dtype``; NaN in rows of no entry."""
