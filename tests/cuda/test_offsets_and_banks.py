@@ -6,11 +6,11 @@ import pytest
 import torch
 from interpreted import interpreted
 
+from tvm_flash.problem.arguments import named_sizes
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
 from tvm_flash.runtime.call import completed, new_tensors
-from tvm_flash.schedules.cuda.program import Sizes
 from tvm_flash.verify.plan import bind, grid_of, parsed
 from tvm_flash.verify.rule import largest_error
 
@@ -62,7 +62,7 @@ def test_offsets_of_64_bits():
     memory.map("lse", lse.data_ptr(), lse.view(torch.uint8).flatten().numpy(), False, True)
     ((step, ptx),) = zip(kernel.program.launches, kernel.ptx, strict=True)
     arguments = bind(step, ptx, {**far, "lse": lse, "softmax_scale": 0.125})
-    grid = grid_of(step, Sizes(3, 2, 2, 40, 70))
+    grid = grid_of(step, named_sizes((3, 2, 2, 40, 70)))
     ptx_kernel = parsed(ptx).kernels[f"{step.name}_kernel"]
     block = (step.threads, 1, 1)
     launch(ptx_kernel, grid, block, arguments, memory, shared_bytes=step.shared_bytes)
