@@ -1,4 +1,4 @@
-"""Write the figures of README.md, docs/performance-cpu.md, docs/cuda.md and docs/tuning.md."""
+"""Write the measured figures of README.md and of the pages in docs/ that have the markers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "performance-cpu.md"
 PICTURE = ROOT / "docs" / "performance-cpu.png"
 RESULTS = ROOT / "benchmarks" / "results"
 CUDA = ROOT / "docs" / "cuda.md"
+SERVING = ROOT / "docs" / "serving.md"
 TUNING = ROOT / "docs" / "tuning.md"
 LOGS = ROOT / "tuning_logs"
 
@@ -48,9 +49,12 @@ def main() -> None:
 def renewed() -> dict[Path, str]:
     """What the files should say, where they have the markers and something was measured."""
     parts = [(TUNING, SPACES, spaces())]
-    if documents := measured_documents(RESULTS):
-        parts.append((README, MEASURED, "\n\n".join(map(_short, documents))))
-        parts.append((PAGE, CELLS, "\n\n".join(map(complete, documents))))
+    documents = measured_documents(RESULTS)
+    if sequences := [document for document in documents if document["suite"] == "sequences"]:
+        parts.append((SERVING, CELLS, "\n\n".join(map(complete, sequences))))
+    if dense := [document for document in documents if document not in sequences]:
+        parts.append((README, MEASURED, "\n\n".join(map(_short, dense))))
+        parts.append((PAGE, CELLS, "\n\n".join(map(complete, dense))))
     if (change := RESULTS / "before-after.json").is_file():
         rows = json.loads(change.read_text(encoding="utf-8"))["rows"]
         parts.append((PAGE, CHANGE, "\n".join(before_and_after(rows).markdown())))

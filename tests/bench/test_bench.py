@@ -9,7 +9,8 @@ import torch
 
 from tvm_flash import bench
 from tvm_flash.bench import cores, floors, rows
-from tvm_flash.bench.contenders import NAIVE_LIMIT_BYTES, Prepared
+from tvm_flash.bench.contender import Prepared
+from tvm_flash.bench.contenders import NAIVE_LIMIT_BYTES
 from tvm_flash.bench.host import cpu_name
 from tvm_flash.bench.restricted import library_for, refusal, restricted_floors, restricted_row
 from tvm_flash.errors import TvmFlashError
@@ -132,8 +133,8 @@ def test_contenders_compute_the_same(fields):
     for contender in bench.contenders_for(problem):
         prepared = Prepared(contender, problem)
         prepared.record()
-        grads = [prepared.to_bshd(grad) for grad in prepared.backward()]
-        outs.append([prepared.to_bshd(prepared.forward()), *grads])
+        grads = [prepared.as_drawn(grad) for grad in prepared.backward()]
+        outs.append([prepared.as_drawn(prepared.forward()), *grads])
     for other in outs[1:]:
         torch.testing.assert_close(outs[0], other, atol=1e-4, rtol=1e-4)
 

@@ -23,7 +23,8 @@ from tvm_flash.bench import (
     tables,
     timing,
 )
-from tvm_flash.bench.contenders import CONTENDERS, OURS, names_on
+from tvm_flash.bench.contender import OURS
+from tvm_flash.bench.contenders import CONTENDERS, names_on
 from tvm_flash.bench.plot import draw
 from tvm_flash.cases import CORRECTNESS
 from tvm_flash.cli.app import app

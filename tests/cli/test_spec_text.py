@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_flash.cases import CASES
-from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs
-from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs, text_of
+from tvm_flash.problem.spec import SEQUENCES, AttentionSpec
 
 
 def test_every_word():
@@ -25,6 +25,13 @@ def test_every_word():
         alignment="top_left",
         returns="out",
     )
+
+
+@pytest.mark.parametrize("sequences", SEQUENCES)
+def test_kinds_of_sequences(sequences):
+    spec = AttentionSpec(dtype="float16", head_dim=64, causal=True, sequences=sequences)
+    assert parse_spec(text_of(spec)) == spec
+    assert (sequences in text_of(spec)) == (sequences != "dense")
 
 
 @given(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import update_readme
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,18 @@ def test_the_code_of_the_readme_runs(tmp_path):
             exec(compile(block, "README.md", "exec"), names)
     assert names["q"].grad.shape == names["q"].shape
     assert names["out"].isfinite().all()
+
+
+def test_the_code_of_serving_runs():
+    blocks = re.findall(r"```python\n(.*?)```", text_of(ROOT / "docs/serving.md"), re.DOTALL)
+    names = {}
+    for block in blocks:
+        if "tvm_flash.load(" not in block:
+            exec(compile(block, "serving.md", "exec"), names)
+    # What the last of them says: a prefix that is shared is merged with the rest of the keys.
+    whole = names["attention"](names["q"], names["k"], names["v"], causal=True)
+    torch.testing.assert_close(names["out"], whole, atol=1e-5, rtol=1e-5)
+    assert names["cache"].seqlens.tolist()[:3] == [102, 40, 102]
 
 
 def test_the_measured_figures_are_those_of_the_results():

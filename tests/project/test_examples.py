@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tvm_flash import PagedCache
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}  # a checkout that is not installed will do
@@ -47,3 +50,21 @@ def test_train_char_lm(example, tmp_path):
     text = example("train_char_lm.py", "--steps", "10", "--out", str(tmp_path))
     assert "largest difference at any step" in text
     assert (tmp_path / "train_char_lm.png").stat().st_size > 1000
+
+
+def test_serving():
+    """Tokens are those of each request alone, and no row but those of tokens is computed."""
+    script = runpy.run_path(str(ROOT / "examples" / "serving.py"))
+    torch.manual_seed(1)
+    model, requests = script["Model"](), [script["Request"](40) for _ in range(40)]
+    sizes = (script["PAGES"], script["PAGE_SIZE"], script["KV_HEADS"], script["HEAD_DIM"])
+    cache = PagedCache(*sizes, num_layers=script["LAYERS"])
+    counts = script["serve"](model, requests, cache)
+    for request in requests:
+        assert request.tokens == script["decode_alone"](model, request)
+    # A prompt and each token but the last are computed once; the rest of a batch would be padding.
+    assert counts["rows"] == sum(len(r.prompt) + r.wanted - 1 for r in requests)
+    assert counts["padded"] > 2 * counts["rows"]
+    # They came and went: at no time were all of them in the cache, and now none is.
+    assert counts["pages"] < sum(request.pages for request in requests)
+    assert cache.num_free_pages == script["PAGES"] and cache.sequences == ()

@@ -10,7 +10,9 @@ import importlib
 
 # Found at first use: most need torch, which `tvm-flash doctor` may be asked about.
 _EXPORTS = {
-    "contenders": ("CONTENDERS", "EVERYBODY", "Contender", "contenders_for"),
+    "cells": ("Cell", "Section", "Suite", "Target"),
+    "contender": ("Contender",),
+    "contenders": ("CONTENDERS", "EVERYBODY", "contenders_for"),
     "document": ("FORMAT", "Document", "read"),
     "floors": ("Floors", "measure_floors"),
     "host": ("Host", "describe", "sentence"),
@@ -18,7 +20,7 @@ _EXPORTS = {
     "problems": ("MEMORY_SEQLENS", "Problem", "memory_problems"),
     "rows": ("Row", "measure", "timed"),
     "run": ("Runner", "described_host", "kernels_digest", "pending"),
-    "suite": ("SUITES", "Cell", "Section", "Suite", "Target"),
+    "suite": ("SUITES",),
     "timing": ("Patience", "Timing", "interleaved"),
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from .contender import OURS, Attention, Contender
 from .problems import Problem
+from .sequences.contenders import SEQUENCE_CONTENDERS
 
-Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-OURS = "tvm_flash"
 NAIVE_LIMIT_BYTES = 4 * 2**30  # beyond this it measures nothing but the memory
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A way to compute attention, the layout that it reads ("bshd" or "bhsd"), and where it runs.
-
-    ``make(problem, device)`` returns attention(q, k, v), differentiable. It imports and compiles
-    what it needs, and raises where that is missing.
-    """
-
-    name: str
-    make: Callable[[Problem, str], Attention]
-    layout: str
-    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 def ours(problem: Problem, device: str) -> Attention:
@@ -140,46 +124,8 @@ EVERYBODY = names_on("cpu")
 
 
 def contenders_for(problem: Problem, names: Sequence[str] = EVERYBODY) -> list[Contender]:
-    """The contenders among ``names`` that fit in memory for ``problem``."""
+    """The contenders among ``names`` that take ``problem`` and fit in memory for it."""
+    everybody = (*CONTENDERS, *SEQUENCE_CONTENDERS)
+    named = [c for c in everybody if c.name in names and c.of is type(problem)]
     fits = problem.naive_bytes() < NAIVE_LIMIT_BYTES
-    return [c for c in CONTENDERS if c.name in names and (c.name != "naive" or fits)]
-
-
-class Prepared:
-    """One contender with its inputs in place: ``forward`` and ``backward`` are what is timed."""
-
-    def __init__(self, contender: Contender, problem: Problem, device: str = "cpu", seed: int = 0):
-        self.contender, self.problem = contender, problem
-        self.attention = contender.make(problem, device)
-        generator = torch.Generator(device).manual_seed(seed)
-        p = problem
-        rows = (p.batch, p.queries, p.heads, p.head_dim)
-        keys = (p.batch, p.seqlen, p.key_heads, p.head_dim)
-        drawn = (self._draw(shape, generator) for shape in (rows, keys, keys, rows))
-        self.q, self.k, self.v, self.dout = drawn
-        self.out: torch.Tensor | None = None
-
-    def forward(self) -> torch.Tensor:
-        """The output; call it under torch.no_grad() to keep nothing for a backward."""
-        return self.attention(self.q, self.k, self.v)
-
-    def record(self) -> None:
-        """Run the forward that ``backward`` goes back through."""
-        for tensor in (self.q, self.k, self.v):
-            tensor.requires_grad_()
-        self.out = self.forward()
-
-    def backward(self) -> tuple[torch.Tensor, ...]:
-        """dq, dk, dv; call ``record`` first."""
-        assert self.out is not None, "record() has not run"
-        inputs = (self.q, self.k, self.v)
-        return torch.autograd.grad(self.out, inputs, self.dout, retain_graph=True)
-
-    def to_bshd(self, tensor: torch.Tensor) -> torch.Tensor:
-        """``tensor`` of this contender's layout as (B, S, H, D)."""
-        return tensor if self.contender.layout == "bshd" else tensor.transpose(1, 2)
-
-    def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        values = torch.randn(shape, generator=generator, device=generator.device)
-        values = values.to(getattr(torch, self.problem.dtype))
-        return values if self.contender.layout == "bshd" else values.transpose(1, 2).contiguous()
+    return [c for c in named if c.name != "naive" or fits]

@@ -10,7 +10,7 @@ from ..artifact.folder import read_file, replacing
 from ..errors import TvmFlashError
 from ..json_fields import Fields, field_problems, is_object
 from ..schedules.line_fields import is_text
-from .suite import Suite
+from .cells import Suite
 
 FORMAT = 2
 # Bytes that are read of one.

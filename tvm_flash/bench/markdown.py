@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .cells import place
 from .host import sentence
-from .suite import place
 from .tables import (
     floor_table,
     mebibytes,
@@ -86,10 +86,17 @@ def ratio_range(cells: list[dict]) -> str:
         return "nothing to compare with"
     low, high = f"{ratios[0]:.2f}", f"{ratios[-1]:.2f}"
     text = low if low == high else f"{low} to {high}"
-    targets = sorted({cell["target"] for cell in aimed if cell["target"] is not None})
-    at_least = f", target {targets[0]:.2f}" if targets else ""
-    whose = "SDPA" if "sdpa" in aimed[0]["ratio"] else "the fastest other"
-    return f"{text} times {whose}'s speed{at_least}"
+    targets = sorted({f"{cell['target']:.2f}" for cell in aimed if cell["target"] is not None})
+    at_least = f", target{'s' * (len(targets) > 1)} {', '.join(targets)}" if targets else ""
+    return f"{text} times {_whose(aimed)} speed{at_least}"
+
+
+def _whose(cells: list[dict]) -> str:
+    """Whose speed ours is compared with."""
+    names = {rival(cell) for cell in cells} - {""}
+    if len(names) > 1:
+        return "the fastest other's"
+    return "SDPA's" if names == {"sdpa"} else f"`{names.pop()}`'s"
 
 
 def memory_lines(cells: list[dict]) -> Iterator[str]:

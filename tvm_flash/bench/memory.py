@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from .child import ask
-from .contenders import CONTENDERS, Contender, Prepared
+from .contender import Contender, Prepared
+from .contenders import CONTENDERS
 from .problems import Problem
 
 # Every array straight from the system and straight back: what one call freed must not hide what the

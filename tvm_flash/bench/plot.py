@@ -12,6 +12,7 @@ from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
 from .host import sentence
 from .plot_lengths import length_figure
+from .verdicts import rival
 
 # Okabe and Ito's colours, told apart by everybody.
 _FULL, _CAUSAL, _OTHER, _TARGET, _INK = "#56B4E9", "#0072B2", "#009E73", "#D55E00", "#333333"
@@ -45,7 +46,7 @@ def draw(data: dict, path: Path) -> None:
     timed = [cell for cell in data["cells"] if "ratio" in cell]
     if not timed:
         raise TvmFlashError("nothing to draw: no cell was timed")
-    if not any("sdpa" in cell["ratio"] for cell in timed):
+    if any(cell.get("device") == "cuda" for cell in timed):
         length_figure(timed, sentence(data["host"])).savefig(path, dpi=130)
         return
     main = [cell for cell in timed if cell["section"] == "main"]
@@ -60,7 +61,9 @@ def draw(data: dict, path: Path) -> None:
         axes = parts[-1].subplots(1, 2, sharex=True)
         for axis, column in zip(axes, columns, strict=True):
             _draw_column(axis, column, rows)
-    figure.suptitle("Times faster than torch's scaled_dot_product_attention", weight="bold")
+    others = {rival(cell) for cell in timed}
+    whom = "torch's scaled_dot_product_attention" if others == {"sdpa"} else "what is beside us"
+    figure.suptitle(f"Times faster than {whom}", weight="bold")
     figure.supxlabel(_caption(data), fontsize=8, color=_INK)
     figure.savefig(path, dpi=130)
 
@@ -172,6 +175,8 @@ def _words(cell: dict) -> str:
     mask = f"window {cell['window']}" if cell["window"] else "causal" if cell["causal"] else "full"
     size = f"D={cell['head_dim']} S={cell['seqlen_k']}"
     parts = [cell["section"], cell["dtype"].replace("float", "f"), size]
+    parts += [cell["lengths"]] if "lengths" in cell else []
+    parts += [f"page={cell['page_size']}"] if "page_size" in cell else []
     parts += [mask] if cell["seqlen_q"] > 1 else []
     return " ".join([*parts, cell["direction"][:3].replace("for", "fwd").replace("bac", "bwd")])
 
@@ -180,7 +185,7 @@ def _draw_column(axis, cells: Sequence[dict], rows: int) -> None:
     """A bar a line."""
     _scale(axis, "x", 0.45, 9.5)
     for row, cell in enumerate(cells):
-        ratio, target = cell["ratio"]["sdpa"], cell["target"]
+        ratio, target = cell["ratio"][rival(cell)], cell["target"]
         axis.barh(row, ratio - 1, 0.72, left=1, color=_OTHER, alpha=_alpha(cell), zorder=2)
         axis.annotate(
             f"{ratio:.2f}", (min(max(1, ratio, target or 0), 8.2), row), (4, 0), va="center",

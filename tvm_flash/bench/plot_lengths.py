@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .contenders import OURS
+from .contender import OURS
 
 
 def length_figure(cells: Sequence[dict], title: str):

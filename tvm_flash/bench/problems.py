@@ -59,6 +59,14 @@ class Problem:
         )
 
     @property
+    def drawn_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """How q and out, and how k and v are drawn; contenders lay them out as they like."""
+        return (
+            (self.batch, self.queries, self.heads, self.head_dim),
+            (self.batch, self.seqlen, self.key_heads, self.head_dim),
+        )
+
+    @property
     def mask(self) -> str:
         """Which keys a row sees, in a word or two."""
         if self.window is not None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import TvmFlashError
-from .contenders import EVERYBODY, OURS, Prepared, contenders_for
+from .contender import OURS, Prepared
+from .contenders import EVERYBODY, contenders_for
 from .device import release, stopwatch_of, wait
 from .problems import Problem
 from .timing import Patience, Timing, interleaved, reason, settle
@@ -58,7 +59,8 @@ class Row:
             "seconds": {name: timing.median for name, timing in self.timings.items()},
             "spread": {name: timing.spread for name, timing in self.timings.items()},
             "rounds": max((timing.rounds for timing in self.timings.values()), default=0),
-            "gflops": {name: self.gflops(name) for name in self.timings},
+            # One that computes nothing has no difference, and no operations.
+            "gflops": {name: self.gflops(name) for name in self.timings if name in self.difference},
             "ratio": {name: self.ratio(name) for name in self.timings if name != OURS},
             "max_difference": self.difference[others[0]] if others else None,
             # JSON has no infinity: null is a difference without bound.
@@ -151,14 +153,18 @@ def _first_calls(
     for name, one in prepared.items():
         try:
             result, seconds = warmed_up(getattr(one, direction), device)
-            found = [one.to_bshd(x).detach() for x in _as_tuple(result)]
-            first = next(iter(results.values()), found)
-            difference[name] = max(map(_largest_difference, found, first))
+            found = []
+            if one.contender.computes:
+                found = [one.as_drawn(x).detach() for x in _as_tuple(result)]
+                first = next(iter(results.values()), found)
+                difference[name] = max(map(_largest_difference, found, first))
             warm[name] = seconds
         except Exception as error:
             if name in required:
                 raise
             missing[name] = reason(error)
+            continue
+        if not found:
             continue
         if list(results) == [OURS]:  # this is the first of the others
             _check_agreement(one.problem, results[OURS], found, name)

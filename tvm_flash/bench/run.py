@@ -13,7 +13,8 @@ from ..codegen.versions import build_versions, source_digest
 from ..machine import cpu_features
 from ..runtime.loader import Library
 from . import restricted
-from .contenders import OURS
+from .cells import Cell
+from .contender import OURS
 from .cores import Usage, load_average, pinned
 from .correctness import case_row, directions_of
 from .document import Document, floor_key
@@ -22,7 +23,6 @@ from .gpu_host import clocks, gpu_fields
 from .host import describe, usable_cores
 from .memory import memory_row
 from .rows import timed
-from .suite import Cell
 from .timing import Patience
 from .verdicts import BUSY, rival
 
@@ -156,7 +156,8 @@ def measured_cell(cell: Cell, patience: Patience, libraries: Libraries) -> dict:
         return restricted.restricted_row(cell.problem, library, cell.threads, patience, cell.names)
     if not {"forward", cell.direction} <= set(directions_of(cell.problem.spec, libraries.loaded)):
         return {"skipped": "the library has no kernel of this problem"}
-    return timed(cell.problem, cell.direction, patience, cell.names, cell.device).to_json()
+    where = (cell.names, cell.device, cell.required)
+    return timed(cell.problem, cell.direction, patience, *where).to_json()
 
 
 def cell_head(cell: Cell, kernels: str = "") -> dict:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from .contenders import OURS
-from .suite import place
+from .cells import place
+from .contender import OURS
 from .table import Mark, Table, numbers, words
 from .verdicts import rival, spread, state, target_words
 
@@ -95,7 +95,7 @@ def missed_table(cells: Iterable[dict]) -> Table:
     )
     rows = []
     for cell in cells:
-        ratio, share = cell["ratio"]["sdpa"], cell.get("of_floor")
+        ratio, share = cell["ratio"][rival(cell)], cell.get("of_floor")
         left = ["-", "-"] if not share else [f"{share:.0%}", f"{ratio / share:.2f}"]
         name = f"{cell['section']}: {problem_words(cell)}"
         rows.append((name, on(cell), f"{ratio:.2f}", f"{cell['target']:.2f}", *left))

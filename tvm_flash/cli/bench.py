@@ -25,6 +25,7 @@ class SuiteName(str, Enum):
     cpu = "cpu"
     short = "short"
     quick = "quick"
+    sequences = "sequences"
     gpu = "gpu"
     gpu_quick = "gpu-quick"
 
@@ -34,8 +35,9 @@ def bench(
         SuiteName,
         typer.Option(
             metavar="SUITE",
-            help="cpu: everything, an hour or two. short: minutes. quick: a few cells. gpu: the "
-            "error rule and times on a CUDA device. gpu-quick: a part of that.",
+            help="cpu: everything, an hour or two. short: minutes. quick: a few cells. sequences: "
+            "packed, paged and cached ones, minutes. gpu: the error rule and times on a CUDA "
+            "device. gpu-quick: a part of that.",
         ),
     ] = SuiteName.short,
     json_file: Annotated[

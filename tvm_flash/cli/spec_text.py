@@ -29,6 +29,7 @@ A spec is a list of words separated by commas:
   alibi                       ALiBi: bias by distance, a slope for each head
   top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
+  packed | paged              sequences of any lengths in one tensor; their keys in pages
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
 A kernel takes any window ends, softcap and slopes: they are given in a call.
@@ -75,6 +76,7 @@ def text_of(spec: AttentionSpec) -> str:
         "alibi" * spec.alibi,
         "top_left" * (spec.alignment == "top_left"),
         "no_lse" * (spec.returns == "out"),
+        spec.sequences * (spec.sequences != "dense"),
     ]
     return ",".join(filter(None, words))
 
@@ -218,6 +220,8 @@ _FLAGS: dict[str, tuple[str, object]] = {
     "top_left": ("alignment", "top_left"),
     "bottom_right": ("alignment", "bottom_right"),
     "no_lse": ("returns", "out"),
+    "packed": ("sequences", "packed"),
+    "paged": ("sequences", "paged"),
 }
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "d": ("head_dim", int),

@@ -1,0 +1,1 @@
+"""What is measured of packed, paged and cached sequences: problems, contenders, sections."""
