@@ -54,9 +54,8 @@ BACKWARD = {
         Backward(32, 64),
     ),
     128: (
-        Backward(64, 128, num_warps=8, column_groups=2),
         Backward(64, 128, num_warps=8, column_groups=2, stages=2),
-        Backward(64, 128, num_warps=8, column_groups=2, dp_parts=2),
+        Backward(64, 128, num_warps=8, column_groups=2),
         Backward(32, 128, num_warps=8, column_groups=2),
         Backward(64, 64, num_warps=8, column_groups=2),
         Backward(32, 64),

@@ -65,8 +65,8 @@ class RowCursor:
         once: bool = False,
     ):  # fmt: skip
         """first: the row at which the first tile begins. advance: rows from a tile to the next one
-        (negative: back), None if no other follows. once: for one tile, inside any statement; its
-        offset is then in no register that other cursors would take too.
+        (negative: back), None if no other follows. once: for one tile, inside any statement; it
+        takes registers that others keep, and keeps none.
         """
         self.kernel, self.tile, self.rows, self._advance = kernel, tile, rows, advance
         self.access_bytes = vector_bytes(rows.columns, tile.element_bytes)
@@ -83,8 +83,7 @@ class RowCursor:
         self._first_offset = None
         if self._keeps_columns and self._rows_a_pass % SWIZZLED_ROWS == 0:
             key, offset = ("piece", self._per_row, tile.row_bytes), tile.offset_of(row, column)
-            kept = kernel.scalar(offset, "uint32") if once else kernel.kept_offset(key, offset)
-            self._first_offset = kept
+            self._first_offset = kernel.kept_offset(key, offset, once)
 
     def pieces(self, left=None, wanted=None) -> list[AbstractContextManager[Piece]]:
         """The pieces of this thread in the tile at hand: contexts, to be entered once, in order.
