@@ -112,14 +112,18 @@ class CudaKernel:
         """An array of registers of this thread, to be indexed by constants."""
         return T.alloc_local(tuple(shape), dtype)
 
-    def kept_offset(self, key: tuple, value):
+    def kept_offset(self, key: tuple, value, once: bool = False):
         """The register for ``key``, made of ``value`` where it is new.
 
-        value: an offset in shared memory that differs by thread, uint32.
+        value: an offset in shared memory that differs by thread, uint32. once: a new one is not
+        kept, since what is made inside a statement cannot be read outside.
         """
-        if key not in self._offsets:
-            self._offsets[key] = self.scalar(value, "uint32")
-        return self._offsets[key]
+        if key in self._offsets:
+            return self._offsets[key]
+        register = self.scalar(value, "uint32")
+        if not once:
+            self._offsets[key] = register
+        return register
 
     def forget_offsets(self) -> None:
         """Let the compiler think that they have changed (at the start of a loop's body).

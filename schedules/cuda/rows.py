@@ -91,9 +91,7 @@ class Cursor:
         if self._keeps_columns and self._rows_a_pass % SWIZZLED_ROWS == 0:
             tile, key = self.tile, ("piece", self._per_row, self.tile.row_bytes)
             offset = tile.offset_of(*self._position(0))
-            kernel = self.kernel
-            kept = kernel.scalar(offset, "uint32") if once else kernel.kept_offset(key, offset)
-            self._first_offset = kept
+            self._first_offset = self.kernel.kept_offset(key, offset, once)
 
     @contextmanager
     def _piece(self, number: int, left, tests: list) -> Iterator[Piece]:
@@ -142,8 +140,8 @@ class RowCursor(Cursor):
         once: bool = False,
     ):  # fmt: skip
         """first: the row at which the first tile begins. advance: rows from a tile to the next one
-        (negative: back), None if no other follows. once: for one tile, inside any statement; its
-        offset is then in no register that other cursors would take too.
+        (negative: back), None if no other follows. once: for one tile, inside any statement; it
+        takes registers that others keep, and keeps none.
         """
         super().__init__(kernel, tile, rows.columns)
         self._advance = advance
