@@ -5,8 +5,9 @@ python benchmarks/main_loops.py "FlashAttention-2" FOLDER  # cubins and their in
 
 index.json is a list of objects: file; direction ("forward" or "backward"); head_dim; causal; tile,
 as text; warps of a block; blocks of an SM; registers of a thread. Its other fields say how the
-cubins were made, and are kept. Results go to results/main-loops.json, where a name that is there
-already is replaced; update_readme.py writes the table of docs/cuda.md of them.
+cubins were made, and are kept. Results go to results/main-loops.json under the name, where rows of
+the same direction, head_dim and mask are replaced and others stay: a library may hold a part of the
+kernels. update_readme.py writes the table of docs/cuda.md of them.
 """
 
 from __future__ import annotations
@@ -101,6 +102,12 @@ def table(found: dict[str, Any]) -> Table:
     return Table("", columns, rows)
 
 
+def _renewed(kept: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``new``, and those of ``kept`` that are of other kernels, in order."""
+    rows = {_key(row): row for row in (*kept, *new)}
+    return [rows[key] for key in sorted(rows)]
+
+
 def _key(row: dict[str, Any]) -> tuple:
     return row["direction"], row["head_dim"], row["causal"]
 
@@ -112,7 +119,9 @@ def main() -> None:
     made = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
     rows = [predicted(kernel) for kernel in (listed(path, made) if made else ours(path))]
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    found = {**kept, name: {"made": made, "rows": sorted(rows, key=_key)}}
+    known = kept.get(name, {"made": [], "rows": []})
+    renewed = {"made": _renewed(known["made"], made), "rows": _renewed(known["rows"], rows)}
+    found = {**kept, name: renewed}
     with replacing(RESULTS) as draft:
         draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -29,17 +29,23 @@ def with_iteration_counts(mod: tvm.IRModule, tile: tuple[int, int]) -> tvm.IRMod
 
 def _work(func: tirx.PrimFunc, tile: tuple[int, int]) -> tirx.Expr:
     """Multiplications of all products, were every key visible (int64)."""
-    shapes = [tuple(param.shape) for param in func.params if hasattr(param, "shape")]
-    queries, keys, values, *_ = [*shapes, *[()] * 3]
-    if not len(queries) == len(keys) == len(values) == 4:
+    names = [param.name for param in func.params]
+    if names[:3] != ["Q", "K", "V"]:
         return tirx.const(_UNKNOWN, "int64")
-    batch, seqlen_q, heads, head_dim = queries
-    depth = int(head_dim) + int(values[3])
-    backward = sum(len(shape) == 4 for shape in shapes) > 4  # five products, not two
-    depth = depth * 5 // 2 if backward else depth
-    if func.params[0].dtype != "float32":
+    queries, _, values = func.params[:3]
+    *entries, heads, head_dim = queries.shape
+    depth = int(head_dim) + int(values.shape[-1])
+    depth = depth * 5 // 2 if "dO" in names else depth  # five products, not two
+    if queries.dtype != "float32":
         depth *= _SLOWER
-    rows, columns = _padded(seqlen_q, tile[0]), _padded(keys[1], tile[1])
+    if "starts_q" in names:  # each entry has a tile at least
+        count = func.params[names.index("starts_q")].shape[0]
+        longest = tirx.Cast("int64", func.params[names.index("max_seqlen_k")])
+        rows = tirx.max(_padded(entries[0], tile[0]), count * tile[0])
+        columns = _padded(longest, tile[1])
+        return heads * rows * columns * depth
+    batch, seqlen_q = entries
+    rows, columns = _padded(seqlen_q, tile[0]), _padded(values.shape[1], tile[1])
     return batch * heads * rows * columns * depth
 
 

@@ -13,10 +13,20 @@ from tvm.ir.expr import StringImm
 from ..definition.signature import argument_of
 from ..problem.arguments import LONGEST, NUMBERS
 from ..problem.lengths import MAX_SEQLEN
-from ..schedules.cuda.program import Grid, Sizes
+from ..schedules.cuda.program import Grid
 
 # Blocks of a CUDA grid along x, y and z.
 _GRID_LIMITS = (2**31 - 1, 65535, 65535)
+
+# Sizes that are lengths: their tensors, the axis of these, and what to split.
+_ROWS = (
+    ("Sq", "q", 1, "sequence"),
+    ("Sk", "k and v", 1, "sequence"),
+    ("total_q", "q", 0, "batch"),
+    ("total_k", "k and v", 0, "batch"),
+)
+# Their numbers are int32.
+_MOST_PAGES = 2**31 - 1
 
 Check = tuple[tirx.Expr, str]
 
@@ -34,7 +44,8 @@ def with_shape_checks(
         for extent in getattr(param, "shape", ())
         if isinstance(extent, tirx.Var)
     }
-    checks = [*_heads(sizes), *_lengths(sizes), *_workspaces(func, sizes, meta), *_tables(sizes)]
+    checks = [*_heads(sizes), *_lengths(sizes), *_pages(sizes)]
+    checks += [*_workspaces(func, sizes, meta), *_tables(sizes)]
     wide = {p: tirx.Var(p.name, "int64") for p in func.params if _is_narrow_integer(p)}
     params = [wide.get(param, param) for param in func.params]
     checks += _numbers(params)
@@ -60,10 +71,26 @@ def _heads(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
 
 
 def _lengths(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
-    for name, tensors in (("Sq", "q"), ("Sk", "k and v")):
+    for name, tensors, axis, what in _ROWS:
         if name in sizes:
-            limit = f"{MAX_SEQLEN} rows (axis 1) are the most that {tensors} may have"
-            yield sizes[name] <= MAX_SEQLEN, f"{limit}: split the sequence"
+            limit = f"{MAX_SEQLEN} rows (axis {axis}) are the most that {tensors} may have"
+            yield sizes[name] <= MAX_SEQLEN, f"{limit}: split the {what}"
+
+
+def _pages(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
+    if "pages" not in sizes:
+        return
+    pages, positions = sizes["pages"], sizes["most_pages"] * sizes["page_size"]
+    yield (
+        tirx.And(pages > 0, pages <= _MOST_PAGES),
+        f"k and v must have 1 to {_MOST_PAGES} pages (axis 0): a clamped page number would read "
+        "outside them",
+    )
+    yield (
+        positions <= MAX_SEQLEN,
+        f"{MAX_SEQLEN} keys are the most that the pages of a row of page_table may hold: give it "
+        "fewer columns",
+    )
 
 
 def _workspaces(
@@ -111,8 +138,7 @@ def _numbers(params: Sequence[tirx.Var]) -> Iterator[Check]:
 
 
 def _grid(sizes: Mapping[str, tirx.Var], grid: Grid) -> Iterator[Check]:
-    blocks = grid(Sizes(*(sizes.get(name) for name in ("B", "H", "Hk", "Sq", "Sk"))))
-    for axis, extent, limit in zip("xyz", blocks, _GRID_LIMITS, strict=True):
+    for axis, extent, limit in zip("xyz", grid(sizes), _GRID_LIMITS, strict=True):
         if not isinstance(extent, int):
             yield (
                 extent <= limit,

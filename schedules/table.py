@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,8 @@ class ScheduleTable:
     ) -> Candidate:
         """The config of the record that serves (records.best_config); None where there is none.
 
-        A record of another problem may not pad the head dimension further than the default does.
+        Kernels of all kinds of sequences take what was measured with dense ones. A record of
+        another problem may not pad the head dimension further than the default does.
         """
         default = self.defaults(spec, direction, target, bucket)[0]
         least = self.of(default).padding(default, spec)
@@ -109,7 +110,7 @@ class ScheduleTable:
             padded = [further] if wide > least and not exact else []
             return self._reasons(config, spec, target) or padded
 
-        found = best_config(spec, direction, target.name, bucket, reasons, folders)
+        found = best_config(_measured_as(spec), direction, target.name, bucket, reasons, folders)
         config = None if found.config is None else self.as_config(found.config, direction)
         return Candidate(config, found.source)
 
@@ -143,3 +144,8 @@ class ScheduleTable:
         if direction not in DIRECTIONS:
             raise ValueError(f"{direction=} must be one of {sorted(DIRECTIONS)}")
         return [row for row in self.rows.values() if direction in row.directions]
+
+
+def _measured_as(spec: AttentionSpec) -> AttentionSpec:
+    """The spec whose records serve ``spec``."""
+    return replace(spec, sequences="dense")

@@ -8,9 +8,14 @@ from contextlib import suppress
 from .flow import main_loop, steady_path
 from .listing import Instruction
 
-_KEY = (
-    "// waits:read barrier:write barrier:yield:stall; > steady round of the main loop, | its rest"
-)
+_KEY = """\
+// An address, then what the compiler tells the scheduler, as in B01----:2:3:Y:S04:
+//   B01----  waits until barriers 0 and 1 of the warp's six are free (-: not for that one)
+//   2        barrier that is free again when the operands are read (-: none)
+//   3        barrier that is free again when the result is there (-: none)
+//   Y        the scheduler had better take another warp next (-: this one may go on)
+//   S04      4 clocks until the warp's next instruction may issue
+// In front: > a steady round of the main loop, | the rest of the loop."""
 
 
 def annotated(code: Sequence[Instruction]) -> str:

@@ -39,6 +39,8 @@ class CudaArch:
 
 # Threads of a warp.
 WARP = 32
+# The mask of all its lanes.
+FULL_WARP = 0xFFFFFFFF
 # Warp schedulers of an SM, each with a quarter of its registers and units, since sm_70.
 SCHEDULERS = 4
 

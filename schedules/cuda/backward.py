@@ -13,9 +13,11 @@ from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
-from .builder import CudaKernel, barrier, emit, forget, loop, name_registers, when
+from .builder import CudaKernel, barrier, forget, loop, name_registers, when
 from .copies import Copies, each, store_rows
+from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
+from .gradient_sums import sum_order
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
@@ -25,7 +27,7 @@ from .row_statistics import RowStatistics
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryVisits, key_grid
+from .tiling import KeyTile, QueryVisits
 
 
 def key_gradient_launch(
@@ -81,8 +83,10 @@ class _KeyGradients:
             self._start()
             with loop(self.visits.count) as number:
                 kernel.forget_offsets()
-                if self.split > 2:  # else there are registers for all that is made of these
+                # Else there are registers for all that is made of these; spans take a few.
+                if self.split > 2 or kernel.sig.spans:
                     forget(self.own_key)
+                if self.split > 2:
                     forget(self.own_query)
                 self._query_tile(number)
             self._finish()
@@ -253,7 +257,7 @@ class _KeyGradients:
         return (group * (tiles * 8), 0) if whole else (0, group * (tiles // 2))
 
     def _query_gradient(self) -> None:
-        """dS K into dq_acc, in the order of the fragments: a warp adds to 128 bytes in a row."""
+        """dS K into dq_acc, whose order is ``sum_order``'s."""
         kernel, config = self.kernel, self.config
         n_tiles, column_groups = self.depth // 8, config.dq_groups(self.depth)
         m_tiles = config.dq_rows(column_groups) // 16
@@ -283,12 +287,9 @@ class _KeyGradients:
                 b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
             ),
         )  # fmt: skip
-        place = partial(self.tile.gradient_sum, self.visits.head, self.visits.first)
-        for m, n, r in dq.elements():
-            tile = (first_m + m) * (self.depth // 8) + group * own_tiles + start + n
-            at = place((tile * 4 + r) * 32 + kernel.lane)
-            target = kernel.buffers["dq_acc"].ptr_to(list(at))
-            emit(T.ptx["red.global.add.f32"](target, dq.registers[m, n, r]))
+        index = partial(self.tile.gradient_sum, self.visits.head)
+        tile = (first_m, group * own_tiles + start)
+        sum_order(kernel, self.depth).add(dq, index, self.visits.first, tile, self.tile.rows)
 
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""

@@ -13,6 +13,7 @@ from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
+from .entries import query_grid
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
@@ -23,7 +24,7 @@ from .rows import RowCursor
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
-from .tiling import KeyVisits, QueryTile, query_grid, round_up
+from .tiling import KeyVisits, QueryTile, round_up
 
 
 def ordered_query_gradient_launch(

@@ -11,9 +11,9 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
-from ...definition.signature import Signature, View, declare
+from ...definition.signature import SEQUENCES, Signature, View, declare
 from .arch import WARP
-from .program import Grid, Launch, Sizes
+from .program import Grid, Launch
 
 # What TVM calls buffers and variables that nobody named.
 _UNNAMED = ("", "buffer", "v")
@@ -58,18 +58,18 @@ class CudaKernel:
         self._builder.__enter__()
         self._func.__enter__()
         build.func_name(self.symbol)
-        build.func_attr({"global_symbol": self.symbol, "tirx.noalias": True})
+        kind = {SEQUENCES: self.sig.spec.sequences} if self.sig.spans else {}
+        build.func_attr({"global_symbol": self.symbol, "tirx.noalias": True, **kind})
         for tensor in self.tensors:
             self.buffers[tensor.name] = _declare(tensor)
-        if self.tables:
-            for table in self.sig.tables:
-                build.arg(table.name, table)
+        for own in self._own:
+            build.arg(own.name, own)
         for name, number in self.sig.numbers.items():
             build.arg(name, number)
         build.device_entry()
         if self.min_blocks:
             self._enter_attribute("tirx.launch_bounds_min_blocks_per_sm", self.min_blocks)
-        blocks = self.grid(signature_sizes(self.sig))
+        blocks = self.grid(self.sig.sizes)
         ids = build.cta_id([tirx.Cast("int32", extent) for extent in blocks])
         self.block = ids[0]
         self.thread = build.thread_id([self.num_warps * WARP])
@@ -89,12 +89,16 @@ class CudaKernel:
 
     def launch(self) -> Launch:
         """The finished kernel."""
-        names = [tensor.name for tensor in self.tensors]
-        names += [table.name for table in self.sig.tables] if self.tables else []
+        names = [tensor.name for tensor in (*self.tensors, *self._own)]
         return Launch(
             self._builder.get(), (*names, *self.sig.numbers), self.grid,
             self.num_warps * WARP, self._pool.max_offset,
         )  # fmt: skip
+
+    @property
+    def _own(self) -> list[tirx.Buffer]:
+        """Parameters after the tensors: what says where entries lie, then captured tables."""
+        return [*self.sig.spans.values(), *(self.sig.tables if self.tables else ())]
 
     def shared(self, shape: Sequence[int], dtype: str, name: str = "") -> tirx.Buffer:
         """A tile in shared memory, aligned to the 128 bytes that all banks serve at once.
@@ -108,14 +112,18 @@ class CudaKernel:
         """An array of registers of this thread, to be indexed by constants."""
         return T.alloc_local(tuple(shape), dtype)
 
-    def kept_offset(self, key: tuple, value):
+    def kept_offset(self, key: tuple, value, once: bool = False):
         """The register for ``key``, made of ``value`` where it is new.
 
-        value: an offset in shared memory that differs by thread, uint32.
+        value: an offset in shared memory that differs by thread, uint32. once: a new one is not
+        kept, since what is made inside a statement cannot be read outside.
         """
-        if key not in self._offsets:
-            self._offsets[key] = self.scalar(value, "uint32")
-        return self._offsets[key]
+        if key in self._offsets:
+            return self._offsets[key]
+        register = self.scalar(value, "uint32")
+        if not once:
+            self._offsets[key] = register
+        return register
 
     def forget_offsets(self) -> None:
         """Let the compiler think that they have changed (at the start of a loop's body).
@@ -158,11 +166,6 @@ class CudaKernel:
     def threads(self) -> int:
         """Threads of a block."""
         return self.num_warps * WARP
-
-
-def signature_sizes(sig: Signature) -> Sizes:
-    """The symbolic sizes of ``sig``."""
-    return Sizes(sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k)
 
 
 def _declare(tensor: Tensor) -> tirx.Buffer:
@@ -247,6 +250,12 @@ def loop_while(condition) -> Iterator[None]:
     """A loop that is not unrolled, of as many rounds as begin with the condition."""
     with build.While(condition):
         yield
+
+
+def leave_unless(condition) -> None:
+    """End this thread here where the condition does not hold."""
+    with when(tirx.Not(condition)):
+        emit(T.thread_return())
 
 
 def barrier() -> None:

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from .builder import CudaKernel, assign, barrier, emit, store, when
-from .rows import Piece, RowCursor, Rows
+from .rows import Cursor, Piece, RowCursor, Rows
 from .shared_tile import SharedTile
 
 # Words of a vector access and the suffix PTX gives it.
@@ -34,9 +34,9 @@ def load_rows(
 
 
 def _parts(
-    cursor: RowCursor, stage, asynchronous: bool, left=None, wanted=None
+    cursor: Cursor, stage, asynchronous: bool, left=None, wanted=None
 ) -> list[Callable[[], None]]:
-    """The copies of the tile at hand; ``left`` and ``wanted`` are of ``RowCursor.pieces``."""
+    """The copies of the tile at hand; ``left`` and ``wanted`` are of ``Cursor.pieces``."""
 
     def copy(context: AbstractContextManager[Piece]) -> None:
         with context as piece:
@@ -83,14 +83,14 @@ class Copies:
         """Ask for rows first .. of ``source``; zeros from row ``end`` on (``load_rows``)."""
         load_rows(self.kernel, tile, stage, source, first, end, self.asynchronous)
 
-    def tile(self, cursor: RowCursor, stage, left=None) -> None:
-        """The same for the tile at hand of ``cursor``; ``left`` is of ``RowCursor.pieces``."""
+    def tile(self, cursor: Cursor, stage, left=None) -> None:
+        """The same for the tile at hand of ``cursor``; ``left`` is of ``Cursor.pieces``."""
         each(self.parts(cursor, stage, left))
 
-    def parts(self, cursor: RowCursor, stage, left=None, wanted=None) -> list[Callable[[], None]]:
+    def parts(self, cursor: Cursor, stage, left=None, wanted=None) -> list[Callable[[], None]]:
         """The same in parts, to be asked for in order between other work.
 
-        ``left`` and ``wanted`` are of ``RowCursor.pieces``: zeros from row ``left`` of the tile on,
+        ``left`` and ``wanted`` are of ``Cursor.pieces``: zeros from row ``left`` of the tile on,
         or everywhere.
         """
         parts = _parts(cursor, stage, self.asynchronous, left, wanted)
@@ -99,7 +99,7 @@ class Copies:
         # Stores to the tile wait for memory: the loads before them go out together.
         return [partial(each, parts)]
 
-    def negate(self, cursor: RowCursor) -> None:
+    def negate(self, cursor: Cursor) -> None:
         """Change the signs of what this thread brought to the tile of ``cursor``, once landed.
 
         All threads may read it after the next ``landed``.

@@ -42,7 +42,6 @@ FORWARD_TF32 = {
 }
 BACKWARD = {
     64: (
-        Backward(32, 128, stages=2, min_blocks=2),
         Backward(32, 128, min_blocks=2),
         Backward(64, 128, num_warps=8, column_groups=2, stages=2),
         Backward(64, 64),
@@ -56,6 +55,7 @@ BACKWARD = {
     ),
     128: (
         Backward(64, 128, num_warps=8, column_groups=2, stages=2),
+        Backward(64, 128, num_warps=8, column_groups=2),
         Backward(32, 128, num_warps=8, column_groups=2),
         Backward(64, 64, num_warps=8, column_groups=2),
         Backward(32, 64),

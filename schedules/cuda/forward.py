@@ -18,6 +18,7 @@ from ..space import Knob
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, Tensor, assign, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
+from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
 from .math import CudaMath
 from .parameters import parameter_tensors
@@ -26,7 +27,7 @@ from .rows import RowCursor
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
 from .tensor_core import product_for
-from .tiling import KeyVisits, QueryTile, query_grid, round_up
+from .tiling import KeyVisits, QueryTile, round_up
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ class _Forward:
         kernel, tile, first = self.kernel, self.tile, self.visits.first
         back = -self.config.block_k
         self.queries = RowCursor(kernel, self.q_tile, tile.query_rows("q"), tile.first)
-        self.keys = RowCursor(kernel, self.k_tile, tile.key_rows("k"), first, back)
-        self.values = RowCursor(kernel, self.v_tile, tile.key_rows("v"), first, back)
+        targets = {"k": self.k_tile, "v": self.v_tile}
+        self.keys, self.values = tile.key_cursors(targets, first, back)
         name_registers(self)
 
     def _start(self) -> None:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tvm import tirx
 
-# x, y, z of a grid from B, H, Hk, Sq, Sk.
-Grid = Callable[["Sizes"], tuple[Any, Any, Any]]
+# x, y, z of a grid from the sizes of a call by name (problem.arguments), ints or TIR expressions.
+Grid = Callable[[Mapping[str, Any]], tuple[Any, Any, Any]]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Batch, heads, key/value heads and lengths: integers, or TIR expressions of them."""
-
-    batch: Any
-    heads: Any
-    kv_heads: Any
-    seqlen_q: Any
-    seqlen_k: Any
-
-    @staticmethod
-    def blocks(length: Any, size: int) -> Any:
-        """How many blocks of ``size`` cover ``length``."""
-        covered = length + (size - 1)
-        return covered // size if isinstance(length, int) else tirx.truncdiv(covered, size)
+def blocks(length: Any, size: int) -> Any:
+    """How many blocks of ``size`` cover ``length``, an int or a TIR expression."""
+    covered = length + (size - 1)
+    return covered // size if isinstance(length, int) else tirx.truncdiv(covered, size)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Recompute:
         is all. The mask is applied to every tile: a branch around it would keep the compiler from
         mixing these instructions with products, which hide them.
         """
-        s, rows = self.s, tirx.Cast("int32", self.scores.sig.seqlen_q)
+        s = self.s
         for m, n, r in s.elements(columns):
             raw, site = s.registers[m, n, r], (q_index(m, n, r), k_index(m, n, r))
             seen = bound.visible(*site)
@@ -63,7 +63,7 @@ class Recompute:
                 # Rows past the last one add nothing: they are zeros, or not stored (backward_dq).
                 exponent = self.gradient.exponent(raw * self.factor, lse(m, n, r))
             else:
-                seen = tirx.And(site[0] < rows, seen)
+                seen = tirx.And(site[0] < bound.rows, seen)
                 score = bound.scaled(raw, *site)
                 exponent = self.gradient.exponent(score, lse(m, n, r)) * T.float32(LOG2E)
                 store(self._gradient, (m, n, r), bound.gradient(raw, *site))

@@ -10,15 +10,17 @@ from ...definition.kinds import gradient_of
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
-from .arch import CudaArch
+from .arch import FULL_WARP, CudaArch
 from .builder import WARP, CudaKernel, barrier, store, when
 from .copies import store_rows
+from .entries import find_row, query_grid, row_grid
+from .gradient_sums import sum_order
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
 from .shared_tile import shared_tile
 from .tensor_core import product_for
-from .tiling import QueryTile, query_grid
+from .tiling import QueryTile
 
 _WARPS = 4
 
@@ -28,9 +30,9 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
     sig, gradient = Signature(spec), BoundGradient(gradient_of("softmax"))
     names = ("out", "dout", "dlse", "delta")
     with CudaKernel(
-        symbol, sig, parameter_tensors(sig, spec, names), query_grid(_WARPS), _WARPS
+        symbol, sig, parameter_tensors(sig, spec, names), row_grid(_WARPS), _WARPS
     ) as kernel:
-        tile, buffers = QueryTile(kernel, _WARPS), kernel.buffers
+        tile, buffers = QueryTile(kernel, _WARPS, find_row), kernel.buffers
         row = kernel.scalar(tile.first + kernel.warp)
         total = kernel.registers((1,), "float32")
         store(total, (0,), T.float32(0))
@@ -47,7 +49,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
                     with when(column < spec.head_dim_v):
                         store(total, (0,), total[0] + product)
         for distance in (16, 8, 4, 2, 1):
-            other = T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), total[0], distance, 32, 32)
+            other = T.tvm_warp_shuffle_xor(T.uint32(FULL_WARP), total[0], distance, 32, 32)
             store(total, (0,), total[0] + other)
         with when(tirx.And(kernel.lane == 0, row < tile.rows)):
             at = tile.statistic(row)
@@ -58,7 +60,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
 def query_gradient_launch(
     spec: AttentionSpec, arch: CudaArch, symbol: str, block_q: int, depth: int
 ) -> Launch:
-    """dQ of the sums in dq_acc, which lie in the order of fragments: a block per query tile.
+    """dQ of the sums in dq_acc, which lie as ``sum_order`` says: a block per query tile.
 
     block_q, depth: rows and columns of a tile of dq_acc.
     """
@@ -71,13 +73,12 @@ def query_gradient_launch(
         tile = QueryTile(kernel, block_q)
         staged = shared_tile(kernel, block_q, depth, spec.dtype)
         factor = kernel.softmax_scale if scores.scale_only else T.float32(1)
-        dq_acc = kernel.buffers["dq_acc"]
+        dq_acc, order = kernel.buffers["dq_acc"], sum_order(kernel, depth)
         for start in range(0, block_q // 16 * (depth // 8), _WARPS):
             number = kernel.warp + start
             with when(number < block_q // 16 * (depth // 8)):
                 sums = [
-                    dq_acc[tile.gradient_sum(tile.first, (number * 4 + r) * WARP + kernel.lane)]
-                    for r in range(4)
+                    dq_acc[tile.gradient_sum(*order.place(tile.first, number, r))] for r in range(4)
                 ]
                 for half in range(2):
                     row = tirx.truncdiv(number, depth // 8) * 16 + half * 8 + kernel.lane // 4

@@ -22,20 +22,24 @@ _int64 = partial(typed, dtype="int64")
 class Rows:
     """Rows of ``columns`` elements in ``buffer``, where index(row, column) places an element.
 
-    The rows lie at one stride, from the first to the last.
+    The rows lie at one stride, from the first to the last. steps(row, column): an index with equal
+    differences, of which strides are made; None is ``index``.
     """
 
     buffer: tirx.Buffer
     columns: int
     index: Callable[..., tuple]
+    steps: Callable[..., tuple] | None = None
 
     def address(self, row, column):
         """Address of one element, int64."""
-        return _address(self.buffer.ptr_to(list(self.index(row, column))))
+        return address_of(self.buffer.ptr_to(list(self.index(row, column))))
 
     def pitch(self):
         """Bytes from a row to the next, int64."""
-        return self.address(1, 0) - self.address(0, 0)
+        steps = self.steps or self.index
+        here, below = (self.buffer.ptr_to(list(steps(row, 0))) for row in range(2))
+        return address_of(below) - address_of(here)
 
 
 @dataclass(frozen=True)
@@ -51,40 +55,24 @@ class Piece:
     inside: Any
 
 
-class RowCursor:
+class Cursor:
     """The rows that a block brings to a tile, or fetches from it, a tile at a time.
 
-    Each thread holds the address of its next piece, and steps it from piece to piece and from tile
-    to tile: an address made anew of entry, row and head takes 64-bit products for every piece. The
-    steps are opaque to the compiler, which would turn them back into such products.
-    A tile is moved in passes, in which threads have a piece each, or none.
+    A tile is moved in passes, in which threads have a piece each, or none. A kind says where a
+    piece lies in the tensor (``_address_of``) and how to go on after it (``_go_on``).
     """
 
-    def __init__(
-        self, kernel: CudaKernel, tile: SharedTile, rows: Rows, first, advance: int | None = None,
-        once: bool = False,
-    ):  # fmt: skip
-        """first: the row at which the first tile begins. advance: rows from a tile to the next one
-        (negative: back), None if no other follows. once: for one tile, inside any statement; its
-        offset is then in no register that other cursors would take too.
-        """
-        self.kernel, self.tile, self.rows, self._advance = kernel, tile, rows, advance
-        self.access_bytes = vector_bytes(rows.columns, tile.element_bytes)
+    def __init__(self, kernel: CudaKernel, tile: SharedTile, columns: int):
+        """columns: of a row in the tensor."""
+        self.kernel, self.tile, self._columns = kernel, tile, columns
+        self.access_bytes = vector_bytes(columns, tile.element_bytes)
         self._per_row = tile.row_bytes // self.access_bytes
         self._rows_a_pass = _rows_a_pass(kernel.threads // self._per_row)
         # A thread keeps its columns where a pass is whole rows.
         self._keeps_columns = self._rows_a_pass > 0
         self._movers = self._rows_a_pass * self._per_row or kernel.threads
         self._passes = -(-tile.rows * self._per_row // self._movers)
-        row, column = self._position(0) if self._keeps_columns else (0, 0)
-        self._address = kernel.scalar(rows.address(first + row, column), "int64")
-        # No register holds it: it is a product of the call's strides, for uniform registers.
-        self._pitch = rows.pitch()
         self._first_offset = None
-        if self._keeps_columns and self._rows_a_pass % SWIZZLED_ROWS == 0:
-            key, offset = ("piece", self._per_row, tile.row_bytes), tile.offset_of(row, column)
-            kept = kernel.scalar(offset, "uint32") if once else kernel.kept_offset(key, offset)
-            self._first_offset = kept
 
     def pieces(self, left=None, wanted=None) -> list[AbstractContextManager[Piece]]:
         """The pieces of this thread in the tile at hand: contexts, to be entered once, in order.
@@ -98,22 +86,22 @@ class RowCursor:
             left = self.kernel.scalar(left - self._position(0)[0])
         return [self._piece(number, left, tests) for number in range(self._passes)]
 
-    def skip(self, rows, more_bytes) -> None:
-        """Go ``rows`` rows, int32, and ``more_bytes``, int64, on: to a tile that lies elsewhere."""
-        assign(self._address, opaque(self._address + (self._pitch * _int64(rows) + more_bytes)))
+    def _keep_offset(self, once: bool = False) -> None:
+        """Hold the place of this thread's first piece in the tile, where others follow from it."""
+        if self._keeps_columns and self._rows_a_pass % SWIZZLED_ROWS == 0:
+            tile, key = self.tile, ("piece", self._per_row, self.tile.row_bytes)
+            offset = tile.offset_of(*self._position(0))
+            self._first_offset = self.kernel.kept_offset(key, offset, once)
 
     @contextmanager
     def _piece(self, number: int, left, tests: list) -> Iterator[Piece]:
         start = number * self._movers
         row, column = self._position(start)
-        address = self._address
-        if not self._keeps_columns:
-            at_column = _int64(column * self.tile.element_bytes)
-            address = address + (_int64(row) * self._pitch + at_column)
+        address = self._address_of(number, row, column)
         if left is not None:
             tests = [*tests, (start // self._per_row if self._keeps_columns else row) < left]
-        if self.rows.columns < self.tile.columns:
-            tests = [*tests, column < self.rows.columns]
+        if self._columns < self.tile.columns:
+            tests = [*tests, column < self._columns]
         place = partial(self.tile.element, row=row, column=column)
         if self._first_offset is not None:
             passed = start // self._per_row * self.tile.row_bytes
@@ -121,8 +109,57 @@ class RowCursor:
         movers = min(self._movers, self.tile.rows * self._per_row - start)
         is_partial = movers < self.kernel.threads
         with when(self.kernel.thread < movers) if is_partial else nullcontext():
-            yield Piece(place, _pointer(address), reduce(tirx.And, tests) if tests else None)
+            yield Piece(place, pointer(address), reduce(tirx.And, tests) if tests else None)
         self._go_on(is_last=number == self._passes - 1)
+
+    def _address_of(self, number: int, row, column):
+        """Address of this thread's piece of pass ``number``, at ``row`` and ``column``, int64."""
+        raise NotImplementedError
+
+    def _go_on(self, is_last: bool) -> None:
+        """Go to the next piece; from the last one to the next tile."""
+        raise NotImplementedError
+
+    def _position(self, start: int) -> tuple:
+        """(row, column) in the tile of this thread's piece in the pass that begins at ``start``."""
+        index = self.kernel.thread + start
+        elements = self.access_bytes // self.tile.element_bytes
+        return index // self._per_row, index % self._per_row * elements
+
+
+class RowCursor(Cursor):
+    """A cursor over ``Rows``, which lie at one stride.
+
+    Each thread holds the address of its next piece, and steps it from piece to piece and from tile
+    to tile: an address made anew of entry, row and head takes 64-bit products for every piece. The
+    steps are opaque to the compiler, which would turn them back into such products.
+    """
+
+    def __init__(
+        self, kernel: CudaKernel, tile: SharedTile, rows: Rows, first, advance: int | None = None,
+        once: bool = False,
+    ):  # fmt: skip
+        """first: the row at which the first tile begins. advance: rows from a tile to the next one
+        (negative: back), None if no other follows. once: for one tile, inside any statement; it
+        takes registers that others keep, and keeps none.
+        """
+        super().__init__(kernel, tile, rows.columns)
+        self._advance = advance
+        row, column = self._position(0) if self._keeps_columns else (0, 0)
+        self._address = kernel.scalar(rows.address(first + row, column), "int64")
+        # No register holds it: it is a product of the call's strides, for uniform registers.
+        self._pitch = rows.pitch()
+        self._keep_offset(once)
+
+    def skip(self, rows, more_bytes) -> None:
+        """Go ``rows`` rows, int32, and ``more_bytes``, int64, on: to a tile that lies elsewhere."""
+        assign(self._address, opaque(self._address + (self._pitch * _int64(rows) + more_bytes)))
+
+    def _address_of(self, number: int, row, column):
+        if self._keeps_columns:
+            return self._address
+        at_column = _int64(column * self.tile.element_bytes)
+        return self._address + (_int64(row) * self._pitch + at_column)
 
     def _go_on(self, is_last: bool) -> None:
         count = self._rows_a_pass
@@ -130,12 +167,6 @@ class RowCursor:
             count = (self._advance or 0) - count * (self._passes - 1)
         if count:
             assign(self._address, opaque(self._address + self._pitch * _int64(count)))
-
-    def _position(self, start: int) -> tuple:
-        """(row, column) in the tile of this thread's piece in the pass that begins at ``start``."""
-        index = self.kernel.thread + start
-        elements = self.access_bytes // self.tile.element_bytes
-        return index // self._per_row, index % self._per_row * elements
 
 
 def _rows_a_pass(most: int) -> int:
@@ -152,7 +183,8 @@ def vector_bytes(columns: int, element_bytes: int) -> int:
     return gcd(columns * element_bytes, 16)
 
 
-def _address(pointer):
+def address_of(pointer):
+    """The address that ``pointer`` is, int64."""
     source = (
         "__device__ __forceinline__ long long tvm_flash_address(const void* p)"
         " { return (long long)p; }"
@@ -160,6 +192,7 @@ def _address(pointer):
     return T.cuda.func_call("tvm_flash_address", pointer, source_code=source, return_type="int64")
 
 
-def _pointer(address):
+def pointer(address):
+    """The pointer that ``address``, int64, is."""
     source = "__device__ __forceinline__ void* tvm_flash_pointer(long long a) { return (void*)a; }"
     return T.cuda.func_call("tvm_flash_pointer", address, source_code=source, return_type="handle")

@@ -9,10 +9,9 @@ from tvm.script import tirx as T
 
 from ...definition.derive.bound import BoundRecurrence
 from ...definition.scores import LOG2E, SLACK, BoundScores, Scores
+from .arch import FULL_WARP
 from .builder import CudaKernel, assign, name_registers, store, when
 from .fragments import Accumulator
-
-_FULL_WARP = 0xFFFFFFFF
 
 # Ends of what a dot product is multiplied by: neither 0 * inf nor inf * 0 may arise.
 _LEAST_FACTOR, _MOST_FACTOR = 1.0e-37, 3.0e38
@@ -26,7 +25,7 @@ def quad_reduce(value: tirx.Buffer, index: tuple, combine) -> None:
     """Combine over the four lanes that share a row, in place; all of them get the result."""
     for distance in (1, 2):
         held = value[index]
-        other = T.tvm_warp_shuffle_xor(T.uint32(_FULL_WARP), held, distance, 32, 32)
+        other = T.tvm_warp_shuffle_xor(T.uint32(FULL_WARP), held, distance, 32, 32)
         store(value, index, combine(held, other))
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from typing import Any
 
 from tvm import tirx
 
-from ...definition.arithmetic import TIR, int32, lengths_of, sequences_of, visibility
+from ...definition.arithmetic import Sequences, int32, visibility
 from ...problem.visits import Visits
-from ...problem.work import Work
-from .builder import CudaKernel, assign, name_registers, signature_sizes
-from .program import Grid, Sizes
-from .rows import Rows
+from .builder import CudaKernel, assign, name_registers
+from .entries import Place, find_key_tile, find_query_tile
+from .page_cursors import page_cursors
+from .pages import PagedRows, in_int32
+from .rows import Cursor, RowCursor, Rows
+from .shared_tile import SharedTile
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -21,44 +23,41 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def query_work(sizes: Sizes, block_q: int) -> Work:
-    """A block for each query tile of each head, the last rows of a head first."""
-    tiles = sizes.blocks(sizes.seqlen_q, block_q)
-    axes = {"entry": sizes.batch, "head": sizes.heads, "tile": tiles}
-    return Work(axes, last_first=True)
+class _Tile:
+    """What tiles of queries and of keys have in common."""
+
+    _kernel: CudaKernel
+    _sequences: Sequences
+    batch: Any
+
+    def _rows(self, name: str, kind: str, head) -> Rows:
+        """Rows of ``head`` in the tensor ``name``; kind: the method that places its elements."""
+        buffer, sequences = self._kernel.buffers[name], self._sequences
+        index, steps = (
+            partial(getattr(x, kind), self.batch, head) for x in (sequences, sequences.from_zero())
+        )
+        return Rows(buffer, int(buffer.shape[-1]), index, steps)
 
 
-def key_work(sizes: Sizes, block_k: int) -> Work:
-    """A block for each key tile of each key/value head.
+class QueryTile(_Tile):
+    """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1.
 
-    Under a causal mask the first keys are seen by most rows: those blocks go out first.
+    find: which work the block's place is of, a function of entries.py.
     """
-    tiles = sizes.blocks(sizes.seqlen_k, block_k)
-    return Work({"entry": sizes.batch, "head": sizes.kv_heads, "tile": tiles})
 
-
-def query_grid(block_q: int) -> Grid:
-    """The launch of ``query_work``, whose places are ``QueryTile``."""
-    return lambda sizes: (query_work(sizes, block_q).count, 1, 1)
-
-
-def key_grid(block_k: int) -> Grid:
-    """The launch of ``key_work``, whose places are ``KeyTile``."""
-    return lambda sizes: (key_work(sizes, block_k).count, 1, 1)
-
-
-class QueryTile:
-    """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1."""
-
-    def __init__(self, kernel: CudaKernel, block_q: int):
-        sizes = signature_sizes(kernel.sig)
-        place = _place(kernel, query_work(sizes, block_q))
-        self.head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
+    def __init__(
+        self,
+        kernel: CudaKernel,
+        block_q: int,
+        find: Callable[[CudaKernel, int], Place] = find_query_tile,
+    ):
+        place = find(kernel, block_q)
+        self.head, self.batch = place.head, place.entry
         self._kernel = kernel
-        self._group = tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads))
-        self.first = kernel.scalar(place["tile"] * block_q)
-        self._sequences = sequences_of(kernel.sig)
-        self.rows, self.keys = lengths_of(kernel.sig, self.batch)
+        self._group = tirx.truncdiv(int32(kernel.sig.heads), int32(kernel.sig.kv_heads))
+        self.first = kernel.scalar(place.first)
+        self._sequences = place.sequences
+        self.rows, self.keys = place.rows, place.keys
         self.block_q = block_q
         name_registers(self)
 
@@ -69,11 +68,30 @@ class QueryTile:
 
     def query_rows(self, name: str) -> Rows:
         """Rows of this head in the tensor ``name`` of queries: q, out or a gradient."""
-        return _rows(self._kernel, name, partial(self._sequences.query, self.batch, self.head))
+        return self._rows(name, "query", self.head)
 
     def key_rows(self, name: str) -> Rows:
         """Rows of the key/value head in the tensor ``name`` of keys."""
-        return _rows(self._kernel, name, partial(self._sequences.key, self.batch, self.kv_head))
+        return self._rows(name, "key", self.kv_head)
+
+    def key_cursors(self, targets: Mapping[str, SharedTile], first, advance: int) -> list[Cursor]:
+        """Cursors that bring ``key_rows`` of each tensor to its target, in pages where they are.
+
+        first, advance: as of ``RowCursor``. Tiles are asked for in the order of ``targets``.
+        """
+        kernel = self._kernel
+        if self._sequences.is_run(self.batch, 1) is True:
+            return [
+                RowCursor(kernel, target, self.key_rows(name), first, advance)
+                for name, target in targets.items()
+            ]
+        sequences = in_int32(kernel, self._sequences)
+        index = partial(sequences.key, self.batch, self.kv_head)
+        rows = [
+            PagedRows(kernel.buffers[name], lambda row: index(row, 0), self.keys)
+            for name in targets
+        ]
+        return page_cursors(kernel, list(targets.values()), rows, first, advance)
 
     def statistic(self, row) -> tuple:
         """Index of a statistic of ``row`` of this head."""
@@ -119,27 +137,26 @@ class KeyVisits:
         assign(self.first, self.first - self._visits.block)
 
 
-class KeyTile:
+class KeyTile(_Tile):
     """The key tile of this block: batch, kv_head, keys first .. first + block_k - 1."""
 
     def __init__(self, kernel: CudaKernel, block_k: int):
-        sizes = signature_sizes(kernel.sig)
-        place = _place(kernel, key_work(sizes, block_k))
-        self.kv_head, self.batch = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
-        self.group = kernel.scalar(tirx.truncdiv(int32(sizes.heads), int32(sizes.kv_heads)))
-        self.first = kernel.scalar(place["tile"] * block_k)
-        self._kernel, self._sequences = kernel, sequences_of(kernel.sig)
-        self.rows, self.keys = lengths_of(kernel.sig, self.batch)
+        sig, place = kernel.sig, find_key_tile(kernel, block_k)
+        self.kv_head, self.batch = place.head, place.entry
+        self.group = kernel.scalar(tirx.truncdiv(int32(sig.heads), int32(sig.kv_heads)))
+        self.first = kernel.scalar(place.first)
+        self._kernel, self._sequences = kernel, place.sequences
+        self.rows, self.keys = place.rows, place.keys
         self.block_k = block_k
         name_registers(self)
 
     def query_rows(self, name: str, head) -> Rows:
         """Rows of a query head in the tensor ``name``: q or dout."""
-        return _rows(self._kernel, name, partial(self._sequences.query, self.batch, head))
+        return self._rows(name, "query", head)
 
     def key_rows(self, name: str) -> Rows:
         """Rows of this head in the tensor ``name`` of keys: k, v or a gradient."""
-        return _rows(self._kernel, name, partial(self._sequences.key, self.batch, self.kv_head))
+        return self._rows(name, "key", self.kv_head)
 
     def statistics(self, head) -> Callable:
         """Index of a statistic of a query head, by row."""
@@ -186,15 +203,3 @@ def held(kernel: CudaKernel, visits: Visits, *names: str) -> Visits:
     visits = visits.held(**{name: kernel.scalar(getattr(visits, name)) for name in names})
     name_registers(visits)
     return visits
-
-
-def _rows(kernel: CudaKernel, name: str, index: Callable) -> Rows:
-    buffer = kernel.buffers[name]
-    return Rows(buffer, int(buffer.shape[-1]), index)
-
-
-def _place(kernel: CudaKernel, work: Work) -> dict:
-    """What this block takes of ``work``, int32; the number of tiles is kept in a register."""
-    axes = {name: int32(extent) for name, extent in work.axes.items()}
-    axes["tile"] = kernel.scalar(axes["tile"])
-    return replace(work, axes=axes, arithmetic=TIR).place(kernel.block)

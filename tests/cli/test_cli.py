@@ -92,6 +92,7 @@ def test_doctor_as_json():
     facts = json.loads(call("doctor", "--json").stdout)
     assert (facts["verdicts"]["run"], facts["verdicts"]["compile"]) == ("yes", "yes")
     assert ("yes" in facts["verdicts"]["gpu"]) == torch.cuda.is_available()
+    assert {"nvcc", "nvdisasm"} <= {finding["name"] for finding in facts["findings"]}
     assert facts["versions"]["torch"] and facts["host"]["cpu"] and facts["compilers"]
 
 

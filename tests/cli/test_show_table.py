@@ -14,8 +14,11 @@ from tvm_flash.bench.table import Mark, Table, numbers, words
 from tvm_flash.bench.tables import floor_table, missed_table, section_tables
 from tvm_flash.cli import show_table
 from tvm_flash.cli.cost_table import cost_tables
+from tvm_flash.cli.loop_table import loop_table
 from tvm_flash.cli.show_table import drawn, fitting, show, width_of
 from tvm_flash.cli.verdict_table import verdict_table
+from tvm_flash.tune.simulation.artifact import KernelLoop
+from tvm_flash.tune.simulation.prediction import LoopPrediction
 from tvm_flash.verify.problems import problems
 from tvm_flash.verify.rule import Deviation
 from tvm_flash.verify.verdict import Counts, KernelVerdict, Outcome, Verification
@@ -63,6 +66,12 @@ def report():
     )  # fmt: skip
 
 
+def loop():
+    known = {"tensor": 123456.0}, {"spill load": 12}
+    found = LoopPrediction(123456.7, 0.812, 0.798, 0.826, *known, blocks=12, warps=16)
+    return KernelLoop(SYMBOL, "sm_100", report().resources, 12, found)
+
+
 def verification():
     counts = Counts(123456789, 123456, 987654321, 1234)
     held = (Deviation("out", 1.5e-3, 2.5e-2), Deviation("lse", 1e-5, 2e-4))
@@ -79,6 +88,7 @@ def every_table():
     yield from section_tables(made_up["cells"], made_up["sections"])
     yield missed_table([c for c in data["cells"] if "ratio" in c and c["target"]])
     yield from cost_tables([report(), report()])
+    yield loop_table([loop()])
     yield from (verdict_table([verification()], by_problem) for by_problem in (False, True))
 
 
@@ -90,6 +100,11 @@ def test_80_columns_lose_nothing(number):
     assert_whole(TABLES[number], 80)
     assert_whole(TABLES[number], 200)
     assert fitting(TABLES[number], 400)[1] == []
+
+
+@pytest.mark.parametrize("table", [cost_tables([report()])[0], loop_table([loop()])])
+def test_80_columns_hold_the_blocks_of_an_sm(table):
+    assert "blocks" in [column.name for column in fitting(table, 80)[0].columns]
 
 
 SMALL = Table(

@@ -121,3 +121,10 @@ def test_without_a_gpu_it_says_what_was_done_and_what_to_do(tmp_path, monkeypatc
     assert [spec.name for spec in own] == ["attn_f16_d16"] and both == ("forward", "backward")
     assert len(listed) == 38 and forward == ("forward",)
     assert [target for *_, target in ranked] == ["cuda:sm_90"] * 2
+
+
+def test_without_a_gpu_there_is_nothing_to_build(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(tune_cuda, "rank_on_cuda", None)
+    told = tune(tmp_path, status=2).stderr
+    assert "there is no CUDA GPU here" in told and "leave it out" in told

@@ -9,7 +9,7 @@ from tvm_flash.reference import attention_reference
 from tvm_flash.verify.rule import allowed_error, largest_error
 
 LENGTHS = st.integers(1, 200)
-DEADLINE = settings(max_examples=40, deadline=None)
+DEADLINE = settings(max_examples=25, deadline=None)
 
 
 def random(shape, seed):

@@ -74,6 +74,13 @@ def test_a_list_is_a_file_of_specs(tmp_path):
     assert listing(None) == [line for name in PRESETS for line in listing([name])]
 
 
+def test_a_list_of_what_is_no_preset_is_refused():
+    words = ["build", "bf16,d=64", "--list", "--target", "cuda", "--preset", "serving"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and not done.stdout
+    assert "--list reads no SPECS, --target" in done.stderr
+
+
 @given(
     dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
     widths=st.tuples(st.integers(8, 512), st.integers(8, 512)),

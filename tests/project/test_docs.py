@@ -7,6 +7,9 @@ import pytest
 import torch
 import update_readme
 
+from tvm_flash.cases import CORRECTNESS
+from tvm_flash.problem.presets import PRESETS
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     ROOT / "README.md",
@@ -62,3 +65,9 @@ def test_the_code_of_serving_runs():
 def test_the_measured_figures_are_those_of_the_results():
     for document, text in update_readme.renewed().items():
         assert text_of(document) == text, f"{document.name}: run update_readme.py"
+
+
+def test_the_cases_that_a_training_library_serves_are_counted():
+    served = sum(case.spec in PRESETS["training"].specs for case in CORRECTNESS)
+    said = re.findall(r"(\d+) of (\d+) for `training`", text_of(ROOT / "docs/cuda.md"))
+    assert said == [(str(served), str(len(CORRECTNESS)))]

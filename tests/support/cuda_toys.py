@@ -104,7 +104,7 @@ def spill(name: str):
 
 def rows(sizes):
     """The grid of all toys."""
-    return sizes.seqlen_q, sizes.heads, sizes.batch
+    return sizes["Sq"], sizes["H"], sizes["B"]
 
 
 def program(symbol: str, variant: str, threads: int) -> CudaProgram:

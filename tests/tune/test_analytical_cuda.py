@@ -15,6 +15,7 @@ except BuildError as error:
     pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
 
 from tvm_flash.codegen.cuda import ptx_of
+from tvm_flash.problem.arguments import named_sizes
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.select import cuda_programs
@@ -82,9 +83,7 @@ def test_counts_by_other_code_are_not_taken(compiled, monkeypatch, tmp_path):
 
 
 def _extents():
-    from tvm_flash.schedules.cuda.program import Sizes as Extents
-
-    return Extents(*SIZES)
+    return named_sizes(SIZES)
 
 
 def test_a_wrong_kernel_is_told(compiled):

@@ -71,6 +71,14 @@ REFUSED = {
     "a tracker": ([SPEC, "--rpc", "nowhere"], "HOST:PORT"),
     "a remote GPU": ([SPEC, "--target", "cuda", "--rpc", "a:1"], "--rpc is for CPU targets"),
     "no folder": (["--check-logs", "nowhere"], "no folder"),
+    "specs beside candidates": (
+        [SPEC, "--preset", "serving", "-o", "k", "--carried", "candidates"],
+        "--carried reads no SPECS, --preset, --out",
+    ),
+    "a library beside candidates": (
+        [SPEC, "--target", "cuda:sm_90", "--out", "k", "--carry", "candidates"],
+        "--carry reads no --logs, --out",
+    ),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tvm_flash.cli.tune_cuda import ranking_table
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.space import cuda_space
@@ -81,6 +82,12 @@ def test_files_that_are_no_rankings(tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match="list"):
         read_ranking(path)
+
+
+def test_what_is_shown_names_the_problem():
+    shown = ranking_table("a kernel", document())
+    assert "batch=1, num_heads=8, num_kv_heads=8, seqlen_q=512, seqlen_k=512" in shown.title
+    assert [row[:2] for row in shown.rows] == [("1", "1000"), ("2", "2000")]
 
 
 def test_builds_do_not_take_rankings_as_records(tmp_path):

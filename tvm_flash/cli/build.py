@@ -14,9 +14,11 @@ from .console import console, counted_progress
 from .cost_table import cost_tables
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
+from .unread import refuse_unread
 
 
 def build(
+    context: typer.Context,
     specs: Specs = None,
     specs_file: SpecsFile = None,
     preset: PresetNames = None,
@@ -54,6 +56,7 @@ def build(
 ) -> None:
     """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
     if show_list:
+        refuse_unread(context, "--list", ("show_list", "preset"))
         print("\n".join(listing(preset)))
         return
     problems = own_specs(specs, specs_file, preset)

@@ -24,7 +24,7 @@ def cost_tables(reports: Sequence[KernelReport]) -> list[Table]:
 def _resources(reports: Iterable[KernelReport]) -> Table:
     columns = (
         *words("kernel", "arch"), *numbers("registers"), *numbers("spill", "stack", unit="B"),
-        *numbers("shared", unit="KiB"), *numbers("blocks", rank=2), *numbers("occupancy"),
+        *numbers("shared", unit="KiB"), *numbers("blocks"), *numbers("occupancy", rank=2),
         *words("limit", rank=1), *numbers("compiled", unit="s", rank=3),
     )  # fmt: skip
     rows = [

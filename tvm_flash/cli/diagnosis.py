@@ -83,6 +83,7 @@ def findings() -> list[Finding]:
         _cpu_target,
         _gpu,
         _cuda_toolkit,
+        _nvdisasm,
     ]
     return [look() for look in looks]
 
@@ -209,6 +210,17 @@ def _cuda_toolkit() -> Finding:
         remedy = "install CUDA, set $CUDA_HOME, or pip install 'tvm-flash[cuda]'; or load a library"
         return Finding("nvcc", "gpu", False, str(error), remedy)
     return Finding("nvcc", "gpu", True, f"{toolkit.root} ({toolkit.version})")
+
+
+def _nvdisasm() -> Finding:
+    """Builds read the machine code of kernels that spill, as some default ones do."""
+    try:
+        from ..codegen.toolkit import find_nvdisasm
+
+        return Finding("nvdisasm", "gpu", True, find_nvdisasm())
+    except Exception as error:
+        remedy = "install CUDA's nvdisasm, or pip install 'tvm-flash[cuda]'; or load a library"
+        return Finding("nvdisasm", "gpu", False, str(error), remedy)
 
 
 def _first_line(command: list[str]) -> str:

@@ -18,9 +18,9 @@ PREDICTED = "predicted, not measured"
 def loop_table(found: Sequence[KernelLoop]) -> Table:
     """One line for each kernel and architecture whose main loop was simulated."""
     columns = (
-        *words("kernel", "arch"), *numbers("blocks", rank=2), *numbers("clocks"),
-        *words("busiest part"), *numbers("share of peak", "least", "most"), *numbers("registers"),
-        *numbers("spill loads", rank=1),
+        *words("kernel", "arch"), *numbers("blocks", "clocks"), *words("busiest part"),
+        *numbers("share of peak", "least", "most"), *numbers("registers", rank=1),
+        *numbers("spill loads", rank=2),
     )  # fmt: skip
     rows = [
         (kernel.name, kernel.arch, str(kernel.blocks), *_cells(kernel.loop, kernel))

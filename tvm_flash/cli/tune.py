@@ -21,15 +21,20 @@ from .tune_cuda import Groups, gpu_hardware, rank_without_gpu, request_on_gpu
 from .tune_rebuild import require_out
 from .tune_search import search
 from .tune_tables import log_table
+from .unread import refuse_unread
 
 if TYPE_CHECKING:
     from ..tune.hardware import Hardware
     from ..tune.request import Request
 
 DIRECTIONS = ("forward", "backward")
+# Options that say what is searched, as --carry reads them; those that --carried reads.
+_SEARCHED = ("specs", "specs_file", "preset", "target", "directions", "trials", "seed", "strategy")
+_TIMED = ("seconds", "timeout", "logs")
 
 
 def tune(
+    context: typer.Context,
     specs: Specs = None,
     specs_file: SpecsFile = None,
     preset: PresetNames = None,
@@ -115,8 +120,11 @@ def tune(
         return
     folder = logs or _own_logs()
     if carried is not None:
+        refuse_unread(context, "--carried", ("carried", *_TIMED))
         tune_carried(carried, seconds, timeout, folder)
         return
+    if carry is not None:
+        refuse_unread(context, "--carry", ("carry", *_SEARCHED))
     require_tvm()
     groups = grouped(
         own_specs(specs, specs_file, preset), preset, _words("directions", directions, DIRECTIONS)
@@ -132,6 +140,7 @@ def tune(
             raise UnsupportedSpec("--rpc is for CPU targets: run on the machine with the GPU")
         on_gpu = request_on_gpu(groups, target, searched)
         if on_gpu is None:
+            _refuse_out(out)
             rank_without_gpu(groups, target, trials, seed, folder)
             return
         request, out = on_gpu, out or Path(f"kernels_{on_gpu.target.name}")
@@ -145,6 +154,15 @@ def tune(
         notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
     named = [*(specs or []), *_options("--specs", specs_file), *_options("--preset", preset)]
     search(request, hardware(), out, named)
+
+
+def _refuse_out(out: Path | None) -> None:
+    """Raise UnsupportedSpec for a library of what no GPU has measured."""
+    if out is not None:
+        raise UnsupportedSpec(
+            f"--out {out}: there is no CUDA GPU here, so nothing is tuned that could be built; "
+            "leave it out to rank configs by a model, or build the defaults with tvm-flash build"
+        )
 
 
 def _options(name: str, values: Sequence[object] | None) -> list[str]:

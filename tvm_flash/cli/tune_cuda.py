@@ -140,5 +140,8 @@ def ranking_table(name: str, document: Mapping[str, Any]) -> Table:
         *numbers("shared", unit="KiB"), *words("bound", "differs in"),
     )  # fmt: skip
     unranked = failures_text(Counter(entry["outcome"] for entry in document["unranked"]))
-    title = f"{name}: predicted, not measured; builds do not read it\nnot ranked: {unranked}"
+    sizes = ", ".join(f"{size}={number}" for size, number in document["problem"].items())
+    title = (
+        f"{name}: predicted, not measured; builds do not read it\n{sizes}\nnot ranked: {unranked}"
+    )
     return Table(title, columns, rows)

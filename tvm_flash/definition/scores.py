@@ -94,6 +94,11 @@ class BoundScores:
                 scores.inverse_cap if inverse_cap is None else inverse_cap
             )
 
+    @property
+    def rows(self):
+        """How many rows the entry has, int32."""
+        return self._lengths[0]
+
     def scaled(self, raw, q_idx, k_idx):
         """Score of the raw dot product ``raw``, before the mask."""
         scores = self._scores

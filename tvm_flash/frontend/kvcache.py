@@ -70,9 +70,10 @@ def flash_attn_with_kvcache(
     Dv) or (total_q, H, Dv); with return_softmax_lse also lse (B, H, Sq) or (H, total_q), float32.
     No gradients.
 
-    Raises as ``attention``; RuntimeError for a page that does not exist or a cache that is full. On
-    CPUs that is before anything is written; on GPUs numbers in tensors are not read: what does not
-    fit is left out. A call that fails leaves the cache as it was.
+    Raises as ``attention``; RuntimeError for a page that does not exist or a cache that is full,
+    ValueError for sequences that append to one place. On CPUs that is before anything is written;
+    on GPUs and under torch.compile numbers in tensors are not read: what does not fit is left out.
+    A call that fails leaves the cache as it was.
     """
     check_extras(others)
     return_softmax_lse = as_flag("return_softmax_lse", return_softmax_lse)

@@ -79,6 +79,8 @@ def ragged_problem_of(q, v, features: tuple, score_mod, mask_mod) -> tuple[Posed
 
     Also in code that torch.compile reads.
     """
+    if torch.compiler.is_compiling():
+        features = _decided(features)
     known = (features, q.dtype, operator.index(q.shape[-1]), operator.index(v.shape[-1]))
     mods = already_captured(score_mod, mask_mod)
     if mods is None and torch.compiler.is_compiling():
@@ -102,9 +104,7 @@ def problem_while_compiling(
     q, k, v, features: tuple, score_mod, mask_mod
 ) -> tuple[PosedProblem, tuple]:
     """As ``problem_of``, in code that torch.compile can read."""
-    # The compiler decides which of the numbers that it computes from a length there are. It hands a
-    # plain tuple on as a constant, and would lose the fields of a NamedTuple.
-    features = tuple([x if isinstance(x, str) else as_flag("kind", x) for x in features])
+    features = _decided(features)
     check_sizes(q.shape, k.shape, v.shape)
     head_dims = (operator.index(q.shape[3]), operator.index(v.shape[3]))
     known, scale = (features, q.dtype, *head_dims), head_dims[0] ** -0.5
@@ -114,6 +114,14 @@ def problem_while_compiling(
         return PosedProblem(text, scale), tables
     check_captured(mods.tables)
     return PosedProblem(_json(*known, mods.score_mod, mods.mask_mod), scale), mods.tables
+
+
+def _decided(features: tuple) -> tuple:
+    """``features`` with the compiler's decision which of the numbers that it computes there are.
+
+    It hands a plain tuple on as a constant, and would lose the fields of a NamedTuple.
+    """
+    return tuple([x if isinstance(x, str) else as_flag("kind", x) for x in features])
 
 
 def _problem(dtype, q, k, v, features: tuple, score_mod, mask_mod) -> PosedProblem:

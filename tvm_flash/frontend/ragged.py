@@ -11,7 +11,7 @@ from ..problem.arguments import LONGEST
 from .checks import check_alibi, check_alike, check_first
 from .packed_rows import check_cu_seqlens, check_int32, is_readable
 from .problem import ragged_problem_of
-from .ragged_ops import FORWARD, PACKED, PAGED
+from .ragged_ops import PACKED, PAGED, ragged_operator
 
 
 class Ragged(NamedTuple):
@@ -84,11 +84,10 @@ def ragged_attention(
     scale = default_scale if scale is None else scale
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
-    out, lse, _ = FORWARD[ragged.kind](
-        q, k, v, *ragged.spans, list(tables), spec, scale, ragged.longest_k, deterministic,
-        *numbers, num_splits,
+    return ragged_operator(
+        ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
+        deterministic, numbers, num_splits,
     )  # fmt: skip
-    return out, lse
 
 
 def is_jagged(x) -> bool:
@@ -104,8 +103,19 @@ def jagged_parts(q, k, v) -> tuple[tuple, Lengths]:
                 f"{name} must be a nested tensor (B, S*, H, D) of layout torch.jagged without "
                 "holes, as q is: torch.nested.nested_tensor(..., layout=torch.jagged)"
             )
+    _check_one_length("k", k, "v", v)
     cu_seqlens = [x.offsets().to(torch.int32) for x in (q, k)]
     return tuple(x.values() for x in (q, k, v)), Lengths(*cu_seqlens)
+
+
+def _check_one_length(name: str, x, other: str, y) -> None:
+    """ValueError unless the entries of two nested tensors are equally long, where that is known."""
+    offsets = x.offsets(), y.offsets()
+    if x.shape[1] == y.shape[1] or not all(map(is_readable, offsets)):
+        return
+    if not torch.equal(*offsets):
+        lengths = " and ".join(str(x.diff().tolist()[:8]) for x in offsets)
+        raise ValueError(f"entries of {name} and {other} have lengths {lengths}: make them equal")
 
 
 def nested_like(q, out: torch.Tensor) -> torch.Tensor:
@@ -197,11 +207,13 @@ def _readable(name: str, number) -> int | None:
         number = number.item()
     if number is None:
         return None
-    try:  # the compiler keeps what it computes from a length
-        most = number if isinstance(number, torch.SymInt) else operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name}={number!r} must be an integer") from None
+    # The compiler keeps what it computes from a length.
+    if type(number) is not int and not isinstance(number, torch.SymInt):
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"{name}={number!r} must be an integer") from None
     least, limit = LONGEST.limits
-    if not least <= most <= limit:
-        raise ValueError(f"{name}={most} must lie in {least}..{limit}")
-    return most
+    if not least <= number <= limit:
+        raise ValueError(f"{name}={number} must lie in {least}..{limit}")
+    return number

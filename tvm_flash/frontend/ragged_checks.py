@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,54 +68,76 @@ def _check_span_tensors(given: Mapping[str, Any]) -> None:
             )
 
 
-def check_spans(given: Mapping[str, Any], longest_k: int) -> tuple[int, int]:
-    """(longest queries, longest keys) of the spans on a CPU, whose numbers are checked.
+class Extent(NamedTuple):
+    """What the spans of an axis say: the longest entry, and the rows of all entries together."""
+
+    longest: int
+    rows: int
+
+
+def check_spans(given: Mapping[str, Any], longest_k: int) -> tuple[Extent, Extent]:
+    """The extents of queries and of keys of spans on a CPU, whose numbers are checked.
 
     RuntimeError for a page that does not exist (as FlashAttention), ValueError for all others.
     longest_k: max_seqlen_k of the call, which may not be exceeded.
     """
-    rows = given["q"].shape[0]
-    longest_q, _ = _checked("q", given, rows, in_order=True)
-    table = given.get("page_table")
+    queries = _in_order("q", given, given["q"].shape[0])
+    table, k = given.get("page_table"), given["k"]
     if table is None:
-        longest, _ = _checked("k", given, given["k"].shape[0], in_order=True)
+        keys = _in_order("k", given, k.shape[0])
     else:
-        capacity = table.shape[1] * given["k"].shape[1]
-        longest, ends = _checked("k", given, capacity, in_order=False)
-        _check_pages(table, ends, *given["k"].shape[:2])
-    if longest > longest_k:
-        raise ValueError(f"max_seqlen_k={longest_k} is too small: a sequence has {longest} keys")
-    return longest_q, longest
-
-
-def have_gaps(given: Mapping[str, Any], axis: str) -> bool:
-    """Whether rows of the packed q or k (``axis``) on a CPU belong to no entry."""
-    starts, ends = given[f"starts_{axis}"].numpy(), given[f"ends_{axis}"].numpy()
-    return int((ends - starts).sum()) != given[axis].shape[0]
-
-
-def _checked(axis: str, given: Mapping[str, Any], total: int, in_order: bool) -> tuple:
-    """(longest, ends) of the spans of an axis, which lie in 0 .. total, apart if ``in_order``."""
-    starts, ends = given[f"starts_{axis}"].numpy(), given[f"ends_{axis}"].numpy()
-    if len(starts) == 0:
-        return 0, ends
-    lengths = ends.astype(np.int64) - starts
-    if starts.min() < 0 or lengths.min() < 0 or ends.max() > total:
-        entry = int(np.argmax((starts < 0) | (lengths < 0) | (ends > total)))
+        keys = _inside(given, table.shape[1] * k.shape[1])
+        _check_pages(table, given["ends_k"].numpy(), *k.shape[:2])
+    if keys.longest > longest_k:
         raise ValueError(
-            f"sequence {entry} has rows {starts[entry]} .. {ends[entry]} of {axis}, which has "
-            f"{total}: cumulative lengths must begin at 0, not decrease and stay within the tensor"
+            f"max_seqlen_k={longest_k} is too small: a sequence has {keys.longest} keys"
         )
-    if in_order and (starts[1:] < ends[:-1]).any():
+    return queries, keys
+
+
+def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
+    """Of spans that lie in the rows 0 .. total one behind the other; ValueError for others."""
+    starts, ends = given[f"starts_{axis}"].numpy(), given[f"ends_{axis}"].numpy()
+    # The ends of all entries in order, between the ends of the tensor: none may go back.
+    places = np.empty(2 * len(starts) + 2, np.int64)
+    places[0], places[-1], places[1:-1:2], places[2:-1:2] = 0, total, starts, ends
+    steps = places[1:] - places[:-1]
+    if steps.min() < 0:
+        wanted = "cumulative lengths must not decrease and stay within the tensor"
+        _refuse_span(axis, starts, ends, total, wanted)
         entry = int(np.argmax(starts[1:] < ends[:-1])) + 1
         raise ValueError(
             f"sequence {entry} begins at row {starts[entry]} of {axis}, before the end "
             f"{ends[entry - 1]} of the one before it"
         )
-    longest = int(lengths.max())
+    return _extent(axis, steps[1::2])
+
+
+def _inside(given: Mapping[str, Any], capacity: int) -> Extent:
+    """Of spans of keys in pages, each in the positions 0 .. capacity; ValueError for others."""
+    starts, ends = given["starts_k"].numpy(), given["ends_k"].numpy()
+    if len(starts):
+        wanted = "seqused_k and leftpad_k must stay within the pages of block_table"
+        _refuse_span("k", starts, ends, capacity, wanted)
+    return _extent("k", ends.astype(np.int64) - starts)
+
+
+def _refuse_span(axis: str, starts, ends, total: int, wanted: str) -> None:
+    """ValueError names the first entry that does not lie in 0 .. total, and what is ``wanted``."""
+    wrong = (starts < 0) | (ends < starts) | (ends > total)
+    if wrong.any():
+        entry = int(np.argmax(wrong))
+        raise ValueError(
+            f"sequence {entry} has rows {starts[entry]} .. {ends[entry]} of {axis}, which has "
+            f"{total}: {wanted}"
+        )
+
+
+def _extent(axis: str, lengths) -> Extent:
+    longest = int(lengths.max()) if len(lengths) else 0
     if longest > MAX_SEQLEN:
         raise ValueError(f"a sequence has {longest} rows of {axis}, the limit is {MAX_SEQLEN}")
-    return longest, ends
+    return Extent(longest, int(lengths.sum()))
 
 
 def _check_pages(table: torch.Tensor, ends, pages: int, page_size: int) -> None:

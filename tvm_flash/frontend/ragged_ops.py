@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from ..problem.arguments import LONGEST, NUMBERS, TABLES, given_sizes, names
+from ..problem.arguments import LONGEST, NUMBERS, TABLES, arguments, given_sizes, names
 from ..problem.lengths import DEFAULT_BUCKET, bucket_of
 from ..runtime.kernels import resolve
 from .autograd import below_autograd, differentiable
+from .observers import is_plain_call
 from .ops import call_of, is_ordered, library
 from .placement import place_of
-from .ragged_checks import check_ragged_call, check_spans, have_gaps
+from .ragged_checks import check_ragged_call, check_spans
 from .recording import Recording, named
-from .results import outputs
+from .results import outputs_of
 from .schemas import schema
-from .spec_names import spec_of
+from .spec_names import lasting_text, spec_of
+from .vmap import one_by_one
 
 _NUMBERS = (*NUMBERS, LONGEST)
 # 1: the same bits for a request alone, in any batch and at any place of it. 0: whatever is fastest.
@@ -40,19 +42,57 @@ _paged_forward = _define(PAGED, "forward")
 FORWARD = {PACKED: _packed_forward, PAGED: _paged_forward}
 
 
+def ragged_operator(
+    kind: str, q, k, v, spans, tables, spec: str, softmax_scale: float, max_seqlen_k: int,
+    deterministic: bool, numbers, num_splits: int,
+):  # fmt: skip
+    """(out, lse) of checked arguments, differentiable where the ``kind`` is.
+
+    spec: from ``spec_name`` or ``spec_json``. numbers: window_left, window_right, softcap.
+    """
+    call = (
+        q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, deterministic, *numbers,
+        num_splits,
+    )  # fmt: skip
+    if not torch.compiler.is_compiling():
+        if not is_plain_call(q, k, v, [*spans, *tables]):
+            # What records the call may be run by another process.
+            call = tuple(lasting_text(x) if x is spec else x for x in call)
+        elif not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+            return _computed(FORWARD[kind], kind, "forward", named(FORWARD[kind], call))[:2]
+    return FORWARD[kind](*call)[:2]
+
+
 def _run(operator, kind: str, direction: str, *inputs):
-    """The results of the kernel of a call; rows that belong to no entry are 0, their lse -inf."""
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    spec, table = spec_of(given["spec"]), TABLES[kind][direction]
-    results = outputs(direction, spec, given)
-    longest = 0, given[LONGEST.name]
-    if given["q"].is_cpu:
-        longest = check_spans(given, longest[1])
-    _clear(results, given)
-    if _has_work(given):
-        _call(spec, direction, longest, given, results)
-    return _completed(results, names(table, "output"), given["q"])
+    return _computed(operator, kind, direction, given)
+
+
+def _computed(operator, kind: str, direction: str, given):
+    """The results of the kernel of a call; rows that belong to no entry are 0, their lse -inf."""
+    spec, found, wanted = _plan(given["spec"], kind, direction)
+    q, longest, extents = given["q"], (0, given[LONGEST.name]), None
+    if q.is_cpu:
+        extents = check_spans(given, given[LONGEST.name])
+        longest = extents[0].longest, extents[1].longest
+    sizes = given_sizes(found, given)
+    results = outputs_of(found, spec, sizes, given)
+    has_work = _has_work(given)
+    _clear(results, given, extents, has_work)
+    if has_work:
+        _call(spec, direction, longest, sizes, {**given, **results})
+    return _completed(results, wanted, q)
+
+
+@lru_cache(maxsize=1024)
+def _plan(text: str, kind: str, direction: str) -> tuple:
+    """Spec, arguments of the kernel, and names of all that the operator of ``kind`` returns."""
+    spec = spec_of(text)
+    if spec.sequences != kind:
+        raise ValueError(f"a spec of {spec.sequences} sequences for the operator of {kind} ones")
+    wanted = names(TABLES[kind][direction], "output")
+    return spec, arguments(spec, direction), wanted
 
 
 def _has_work(given) -> bool:
@@ -61,7 +101,7 @@ def _has_work(given) -> bool:
     return all(x.numel() for x in needed)
 
 
-def _call(spec, direction: str, longest, given, results) -> None:
+def _call(spec, direction: str, longest, sizes, given) -> None:
     device, capability = place_of(given["q"])
     if direction == "backward" and is_ordered(given["deterministic"]):
         direction = "backward_deterministic"
@@ -69,19 +109,16 @@ def _call(spec, direction: str, longest, given, results) -> None:
     is_fixed = given.get("num_splits") == 1
     bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *longest)
     kernel = resolve(spec, direction, device, capability, bucket)
-    sizes = given_sizes(kernel.arguments, given)
-    sizes[LONGEST.name] = longest[1]
-    kernel(*call_of(kernel, sizes, {**given, **results}).values())
+    kernel(*call_of(kernel, {**sizes, LONGEST.name: longest[1]}, given).values())
 
 
-def _clear(results, given) -> None:
+def _clear(results, given, extents, has_work: bool) -> None:
     """Fill what no entry may write; on a GPU nobody knows whether there is such."""
-    queries, keys = (
-        not given["q"].is_cpu or "page_table" in given or have_gaps(given, axis)
-        for axis in ("q", "k")
-    )
+    gaps = (True, True)
+    if extents is not None and has_work:
+        gaps = tuple(x.rows != given[axis].shape[0] for x, axis in zip(extents, "qk", strict=True))
     for name, x in results.items():
-        if not _has_work(given) or (keys if name in ("dk", "dv") else queries):
+        if gaps[name in ("dk", "dv")]:
             x.fill_(float("-inf")) if name == "lse" else x.zero_()
 
 
@@ -95,8 +132,9 @@ def _completed(results, wanted, q) -> tuple:
 def _empty_results(operator, kind: str, direction: str, *inputs):
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    results = outputs(direction, spec_of(given["spec"]), given)
-    return _completed(results, names(TABLES[kind][direction], "output"), given["q"])
+    spec, found, wanted = _plan(given["spec"], kind, direction)
+    results = outputs_of(found, spec, given_sizes(found, given), given)
+    return _completed(results, wanted, given["q"])
 
 
 def _no_gradients(message: str):
@@ -126,6 +164,7 @@ def _register(operator, kind: str, direction: str, save, gradients) -> None:
     torch.library.register_fake(
         name, partial(_empty_results, operator, kind, direction), lib=library
     )
+    torch.library.register_vmap(name, one_by_one(operator), lib=library)
     products = (lambda d, dv: 3 * d + 2 * dv) if direction == "backward" else (lambda d, dv: d + dv)
     count = partial(_flops, operator, products)
     register_flop_formula(operator.overloadpacket, get_raw=True)(count)

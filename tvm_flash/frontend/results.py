@@ -12,7 +12,7 @@ from ..problem.arguments import (
     Argument,
     arguments,
     call_sizes,
-    given_sizes,
+    named_sizes,
     numbers_of,
     shape_of,
     size_values,
@@ -86,13 +86,15 @@ def allocated(argument: Argument, layout: tuple, given) -> torch.Tensor:
 
 
 def outputs(direction: str, spec: AttentionSpec, given) -> dict[str, torch.Tensor]:
-    """Empty outputs of an operator by name, without a kernel; of symbolic sizes too."""
-    q, found = given["q"], arguments(spec, direction)
-    if spec.sequences == "dense":
-        sizes = call_sizes(q.shape, given["v"].shape)
-    else:
-        sizes = given_sizes(found, given)
-    values = size_values(spec, sizes)
+    """Empty outputs of an operator of dense tensors by name, without a kernel; of symbolic sizes
+    too."""
+    sizes = named_sizes(call_sizes(given["q"].shape, given["v"].shape))
+    return outputs_of(arguments(spec, direction), spec, sizes, given)
+
+
+def outputs_of(found, spec: AttentionSpec, sizes, given) -> dict[str, torch.Tensor]:
+    """Empty outputs among the arguments ``found``, of a call of these named ``sizes``."""
+    q, values = given["q"], {**sizes, "D": spec.head_dim, "Dv": spec.head_dim_v}
     return {
         a.name: _writable_like(given[a.like])
         if a.like

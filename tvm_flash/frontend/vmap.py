@@ -20,9 +20,7 @@ def batched(operator):
         mapped = tuple(zip(tables or (), dims[places["tables"]] or (), strict=True))
         joined = _joined_tables(mapped, spec_of(spec), n, batch)
         if joined is None:
-            calls = (map(_entry, inputs, dims, [number] * len(dims)) for number in range(n))
-            results = [operator(*call) for call in calls]
-            return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+            return _one_by_one(operator, n, dims, inputs)
         call = [
             _joined(x, dim, n) if isinstance(x, torch.Tensor) else x
             for x, dim in zip(inputs, dims, strict=True)
@@ -32,6 +30,20 @@ def batched(operator):
         return tuple(x.unflatten(0, (n, batch)) for x in results), (0,) * len(results)
 
     return rule
+
+
+def one_by_one(operator):
+    """The vmap rule of an ``operator`` whose entries are calls of their own."""
+    return lambda info, dims, *inputs: _one_by_one(operator, info.batch_size, dims, inputs)
+
+
+def _one_by_one(operator, n: int, dims, inputs) -> tuple:
+    """``n`` calls of ``operator``, whose results are stacked; ValueError for none."""
+    if n == 0:
+        raise ValueError(f"vmap of {operator} over a dimension of size 0: map one entry or more")
+    calls = (map(_entry, inputs, dims, [number] * len(dims)) for number in range(n))
+    results = [operator(*call) for call in calls]
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
 def table_axes(spec: AttentionSpec) -> list[int | None] | None:

@@ -68,8 +68,10 @@ class Slots:
 
     @property
     def count(self):
-        """How many slots there are: total * each / block + entries, at most."""
-        return self.arithmetic.quotient(self.total * self.each, self.block) + self.entries
+        """How many slots there are: total * each / block + entries; none without an entry."""
+        a = self.arithmetic
+        rows = self.total * self.each * a.minimum(self.entries, 1)
+        return a.quotient(rows, self.block) + self.entries
 
     def begin(self, entry):
         """The slot of the first tile of ``entry``."""

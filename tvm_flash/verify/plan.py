@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
-from ..problem.arguments import TABLE, WRITTEN, ZEROED, call_sizes, names
+from ..problem.arguments import TABLE, WRITTEN, ZEROED, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
-from ..schedules.cuda.program import CudaProgram, Launch, Sizes
+from ..schedules.cuda.program import CudaProgram, Launch
 from .buffers import MappedTensors, tensors_of
 
 if TYPE_CHECKING:
@@ -32,21 +32,23 @@ def run_program(
     checks: Checks | None = None,
     seed: int = 0,
 ) -> list[Report]:
-    """Interpret every launch of ``program`` on CPU tensors, and give one report for each.
+    """Interpret the launches of ``program`` on CPU tensors: a report for each that has blocks.
 
-    call: tensors and numbers by public parameter name; the first two parameters are q and k.
+    call: tensors and numbers by public parameter name.
     outputs: which of them it writes, by default those of ``program_outputs``; they are poisoned
     first, except ``zeroed``. Raises what the interpreter finds, UnwrittenOutput and StrayWrite.
     """
     memory = DeviceMemory()
     outputs = program_outputs(program) if outputs is None else outputs
     mapped = MappedTensors(memory, tensors_of(call), outputs, zeroed)
-    sizes = sizes_of(program, call)
     settings = {"checks": checks or Checks(), "seed": seed}
     reports = []
     for step, ptx in zip(program.launches, ptx_texts, strict=True):
         kernel = parsed(ptx).kernels[f"{step.name}_kernel"]
-        shape = (grid_of(step, sizes), (step.threads, 1, 1))
+        grid = grid_of(step, parameter_values(step, call))
+        if 0 in grid:
+            continue
+        shape = (grid, (step.threads, 1, 1))
         arguments = bind(step, ptx, call)
         settings["shared_bytes"] = step.shared_bytes
         reports.append(launch(kernel, *shape, arguments, memory, **settings))
@@ -60,15 +62,9 @@ def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     return tuple(name for name in program.parameters if name in names(table, *WRITTEN))
 
 
-def sizes_of(program: CudaProgram, call: Mapping[str, Any]) -> Sizes:
-    """Batch, heads and lengths, from q (B, Sq, H, D) and k (B, Sk, Hk, D)."""
-    q, k = (call[name] for name in program.parameters[:2])
-    return Sizes(*call_sizes(q.shape, k.shape))
-
-
-def grid_of(step: Launch, sizes: Sizes) -> tuple[int, int, int]:
-    """Blocks of a launch. TVM's launcher makes 1 of 0, so this does."""
-    x, y, z = (max(1, int(extent)) for extent in (*step.grid(sizes), 1, 1)[:3])
+def grid_of(step: Launch, sizes: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Blocks of a launch, of sizes by name."""
+    x, y, z = (int(extent) for extent in (*step.grid(sizes), 1, 1)[:3])
     return x, y, z
 
 

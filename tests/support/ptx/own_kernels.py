@@ -10,14 +10,14 @@ import torch
 
 from tvm_flash.cases import Case, Inputs, make_inputs
 from tvm_flash.codegen.cuda import ptx_of
-from tvm_flash.problem.arguments import TABLE, ZEROED, shape_of, size_values
+from tvm_flash.problem.arguments import TABLE, ZEROED, named_sizes, shape_of, size_values
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.backward_config import BackwardConfig
 from tvm_flash.schedules.cuda.forward import ForwardConfig
-from tvm_flash.schedules.cuda.program import CudaProgram, Launch, Sizes
+from tvm_flash.schedules.cuda.program import CudaProgram, Launch
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.buffers import MappedTensors
 from tvm_flash.verify.plan import bind, grid_of
@@ -104,7 +104,7 @@ class Problem:
             tensors[name].zero_()
         mapped = MappedTensors(memory, tensors, written, zeroed)
         c, step, scale = self.case, own.step, own.spec.head_dim**-0.5
-        sizes = Sizes(c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k)
+        sizes = named_sizes((c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k))
         launch(
             kernel, grid_of(step, sizes), (step.threads, 1, 1),
             bind(step, own.ptx, tensors | {"softmax_scale": scale}), memory,

@@ -31,6 +31,10 @@ class DenseSequences:
         """(seqlen_q, seqlen_k) of ``entry``."""
         return self.seqlen_q, self.seqlen_k
 
+    def from_zero(self) -> DenseSequences:
+        """Sequences whose elements lie as far apart, without the places that entries begin at."""
+        return self
+
     def every_query(self, entries) -> tuple:
         """(entries, rows, sequences) of a loop over every row of q, of so many ``entries``."""
         return entries, self.seqlen_q, self

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -32,7 +33,7 @@ from ...schedules.cuda.copies import commit, load_rows, wait
 from ...schedules.cuda.fragments import accumulator, fragment, gemm
 from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.parameters import parameter_tensors
-from ...schedules.cuda.program import CudaProgram, Launch, Sizes
+from ...schedules.cuda.program import CudaProgram, Launch, blocks
 from ...schedules.cuda.rows import Rows
 from ...schedules.cuda.shared_tile import shared_tile
 from ...schedules.cuda.softmax import block_scores, quad_reduce
@@ -88,15 +89,15 @@ class _Original:
             *(Tensor(name, rows, "float32") for name in statistics),
         ]
 
-    def _grid(self, sizes: Sizes):
-        return (Work({"entry": sizes.batch, "head": sizes.heads}).count, 1, 1)
+    def _grid(self, sizes: Mapping[str, Any]):
+        return (Work({"entry": sizes["B"], "head": sizes["H"]}).count, 1, 1)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self._place()
             self._allocate()
             self._clear()
-            with loop(Sizes.blocks(self.keys, self.config.block_k)) as number:
+            with loop(blocks(self.keys, self.config.block_k)) as number:
                 self._key_tile(number * self.config.block_k)
             self._finish()
         return kernel.launch()
@@ -299,7 +300,7 @@ class _Original:
     def _own_rows(self, count) -> Iterator:
         """Rows below ``count`` of this warp; a row of O is always the same warp's."""
         warps = self.config.num_warps
-        with loop(Sizes.blocks(count, warps)) as step:
+        with loop(blocks(count, warps)) as step:
             row = self.kernel.warp + step * warps
             with when(row < count):
                 yield row

@@ -13,15 +13,16 @@ from ...schedules.config_fields import Config
 from ...schedules.cuda.arch import CudaArch, limit_reasons
 from ...schedules.cuda.builder import CudaKernel, Tensor, barrier, loop
 from ...schedules.cuda.copies import commit, load_rows, store_rows, wait
+from ...schedules.cuda.entries import query_grid
 from ...schedules.cuda.fragments import Accumulator, accumulator, fragment, gemm
 from ...schedules.cuda.math import CudaMath
 from ...schedules.cuda.parameters import parameter_tensors
-from ...schedules.cuda.program import CudaProgram, Launch, Sizes
+from ...schedules.cuda.program import CudaProgram, Launch, blocks
 from ...schedules.cuda.rows import Rows
 from ...schedules.cuda.shared_tile import SharedTile, shared_tile
 from ...schedules.cuda.softmax import block_scores, mask_scores, scale_scores
 from ...schedules.cuda.tensor_core import product_for
-from ...schedules.cuda.tiling import QueryTile, held, query_grid, round_up
+from ...schedules.cuda.tiling import QueryTile, held, round_up
 from .standard_softmax import softmax_launch, square
 
 
@@ -127,7 +128,7 @@ class _Tiles:
             self.tile = QueryTile(kernel, self.config.block_q)
             self.keys = self.tile.keys
             self._start()
-            with loop(Sizes.blocks(self.keys, self.config.block_k)) as number:
+            with loop(blocks(self.keys, self.config.block_k)) as number:
                 kernel.forget_offsets()
                 self._key_tile(number * self.config.block_k)
             self._finish()

@@ -14,9 +14,10 @@ from ...definition.kinds import recurrence_of
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.builder import WARP, CudaKernel, Tensor, assign, loop, store, when
+from ...schedules.cuda.entries import query_grid
 from ...schedules.cuda.math import CudaMath
-from ...schedules.cuda.program import Launch, Sizes
-from ...schedules.cuda.tiling import QueryTile, query_grid
+from ...schedules.cuda.program import Launch, blocks
+from ...schedules.cuda.tiling import QueryTile
 
 _WARPS = 4
 # Keys of a row that a warp keeps in registers between its two passes, as PyTorch's softmax does up
@@ -89,7 +90,7 @@ class _Softmax:
     @contextmanager
     def _beyond(self) -> Iterator:
         """This lane's keys past those held, one after the other."""
-        count = tirx.max(Sizes.blocks(self.keys - HELD_KEYS, WARP), 0)
+        count = tirx.max(blocks(self.keys - HELD_KEYS, WARP), 0)
         with loop(count) as step:
             column = self.kernel.lane + HELD_KEYS + step * WARP
             with when(column < self.keys):

@@ -14,12 +14,12 @@ from ...artifact.library import symbol_name
 from ...codegen.cache import content, digest
 from ...codegen.sass.listing import Instruction
 from ...codegen.versions import build_versions
+from ...problem.arguments import named_sizes
 from ...problem.spec import AttentionSpec
 from ...ptx_interpreter import Report
 from ...schedules.cuda.arch import WARP
+from ...schedules.cuda.entries import key_work, query_work
 from ...schedules.cuda.program import CudaProgram, Launch
-from ...schedules.cuda.program import Sizes as Extents
-from ...schedules.cuda.tiling import key_work, query_work
 from ...verify.plan import grid_of, run_program
 from ...verify.problems import Problem
 from ...verify.trial import CallArguments, Candidate, judge, tile_of
@@ -166,7 +166,7 @@ def block_tiles(
     spec: AttentionSpec, program: CudaProgram, launch: Launch, sizes: Sizes
 ) -> list[int]:
     """Tiles that each block of ``launch`` visits, in the order of launch."""
-    extents, blocks = Extents(*sizes), (program.meta["block_q"], program.meta["block_k"])
+    extents, blocks = named_sizes(sizes), (program.meta["block_q"], program.meta["block_k"])
     if launch.name.endswith("_dkdv"):
         return key_loads(spec, key_work(extents, blocks[1]), sizes, *blocks)
     if launch.name.endswith(("_delta", "_dq")):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from ...problem.arguments import named_sizes
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import WARP, CudaArch
 from ...schedules.cuda.backward_config import BackwardConfig
+from ...schedules.cuda.entries import key_work, query_work
 from ...schedules.cuda.forward import ForwardConfig
-from ...schedules.cuda.program import Sizes as Extents
 from ...schedules.cuda.residence import MOST_REGISTERS, REGISTER_UNIT, REGISTERS_PER_SM
-from ...schedules.cuda.tiling import key_work, query_work, round_up
+from ...schedules.cuda.tiling import round_up
 from ..gpu import gpu_of
 from ..trial import Sizes
 from .model import predict, total_seconds
@@ -41,7 +42,7 @@ def cuda_seconds(spec: AttentionSpec, config: Config, arch: CudaArch, sizes: Siz
 
 def estimated_work(spec: AttentionSpec, config: Config, sizes: Sizes, registers: int) -> KernelWork:
     """The kernel that makes products; others of a backward are the same for all its configs."""
-    extents, blocks = Extents(*sizes), (config.block_q, config.block_k)
+    extents, blocks = named_sizes(sizes), (config.block_q, config.block_k)
     if isinstance(config, ForwardConfig):
         tiles = query_loads(spec, query_work(extents, config.block_q), sizes, *blocks)
         base, tile = _forward(spec, config)

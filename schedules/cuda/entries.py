@@ -1,0 +1,156 @@
+"""Which entry, head and rows a block takes: by division, or by a search where entries differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ...definition.arithmetic import TIR, Sequences, int32, sequences_of
+from ...problem.arithmetic import INTS
+from ...problem.work import Slots, Work
+from .arch import FULL_WARP, WARP
+from .builder import CudaKernel, assign, leave_unless, loop_while
+from .program import Grid, blocks
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a block takes: registers, but for ``first``, the expression of its first row.
+
+    sequences: those of the call, with the entry's span in registers where entries differ. rows,
+    keys: the entry's queries and keys, int32.
+    """
+
+    entry: Any
+    head: Any
+    first: Any
+    sequences: Sequences
+    rows: Any
+    keys: Any
+
+
+def query_work(sizes: Mapping[str, Any], block_q: int) -> Work:
+    """A block for each query tile of each head, the last rows of a head or an entry first.
+
+    sizes: of a call by name. Where entries differ there is one for each of their slots.
+    """
+    if "Sq" in sizes:
+        return row_work(sizes, block_q)
+    slots = _slots(sizes["total_q"], sizes, block_q)
+    return Work({"head": sizes["H"], "slot": slots}, last_first=True)
+
+
+def key_work(sizes: Mapping[str, Any], block_k: int) -> Work:
+    """A block for each key tile of each key/value head, or for each slot of them.
+
+    Under a causal mask the first keys are seen by most rows: those blocks go out first.
+    """
+    if "Sk" in sizes:
+        tiles = blocks(sizes["Sk"], block_k)
+        return Work({"entry": sizes["B"], "head": sizes["Hk"], "tile": tiles})
+    return Work({"head": sizes["Hk"], "slot": _slots(sizes["total_k"], sizes, block_k)})
+
+
+def row_work(sizes: Mapping[str, Any], rows: int) -> Work:
+    """A block for each ``rows`` queries of each head, whatever entry they are of."""
+    entries, length = (sizes["B"], sizes["Sq"]) if "Sq" in sizes else (1, sizes["total_q"])
+    return Work({"entry": entries, "head": sizes["H"], "tile": blocks(length, rows)}, True)
+
+
+def query_grid(block_q: int) -> Grid:
+    """The launch of ``query_work``, whose places ``find_query_tile`` finds."""
+    return lambda sizes: (query_work(sizes, block_q).count, 1, 1)
+
+
+def key_grid(block_k: int) -> Grid:
+    """The launch of ``key_work``, whose places ``find_key_tile`` finds."""
+    return lambda sizes: (key_work(sizes, block_k).count, 1, 1)
+
+
+def row_grid(rows: int) -> Grid:
+    """The launch of ``row_work``, whose places ``find_row`` finds."""
+    return lambda sizes: (row_work(sizes, rows).count, 1, 1)
+
+
+def find_query_tile(kernel: CudaKernel, block_q: int) -> Place:
+    """The place of this block in ``query_work``. A block without a tile ends here."""
+    work = query_work(kernel.sig.sizes, block_q)
+    if not kernel.sig.spans:
+        return _at(kernel, work, block_q, sequences_of(kernel.sig))
+    return _search(kernel, work, block_q, sequences_of(kernel.sig).query_slots(block_q), 0)
+
+
+def find_key_tile(kernel: CudaKernel, block_k: int) -> Place:
+    """The place of this block in ``key_work``. A block without a tile ends here."""
+    work = key_work(kernel.sig.sizes, block_k)
+    if not kernel.sig.spans:
+        return _at(kernel, work, block_k, sequences_of(kernel.sig))
+    return _search(kernel, work, block_k, sequences_of(kernel.sig).key_slots(block_k), 1)
+
+
+def find_row(kernel: CudaKernel, rows: int) -> Place:
+    """The place of this block in ``row_work``: where entries differ, as if all were one."""
+    sig = kernel.sig
+    *_, sequences = sequences_of(sig).every_query(sig.batch)
+    return _at(kernel, row_work(sig.sizes, rows), rows, sequences)
+
+
+def _slots(total, sizes: Mapping[str, Any], block: int):
+    arithmetic = INTS if isinstance(total, int) else TIR
+    return Slots((), sizes["B"], total, block, 1, arithmetic).count
+
+
+def _at(kernel: CudaKernel, work: Work, block: int, sequences: Sequences) -> Place:
+    place = _place(kernel, work, "tile")
+    head, entry = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
+    lengths = map(int32, sequences.lengths(entry))
+    return Place(entry, head, place["tile"] * block, sequences, *lengths)
+
+
+def _search(kernel: CudaKernel, work: Work, block: int, slots: Slots, own: int) -> Place:
+    """The place of a slot, whose tile is of queries (``own`` 0) or of keys (1)."""
+    place, sequences = _place(kernel, work, "slot"), sequences_of(kernel.sig)
+    head, slot = kernel.scalar(place["head"]), kernel.scalar(place["slot"], name="slot")
+    entry = _uniform(kernel, _last_begun(kernel, slots, slot))
+    span = sequences.span(entry)
+    if "k" not in kernel.buffers:  # its keys are nobody's, and nothing says where they end
+        span = (*span[:2], 0, 0)
+    sequences = sequences.holding(tuple(_uniform(kernel, int32(number)) for number in span))
+    lengths = [kernel.scalar(length) for length in sequences.lengths(entry)]
+    number = _uniform(kernel, int32(slot - slots.begin(entry)))
+    tiles = kernel.scalar(blocks(lengths[own], block), name="tiles")
+    leave_unless(tirx.And(number >= 0, number < tiles))
+    if work.last_first:
+        number = tiles - 1 - number
+    return Place(entry, head, number * block, sequences, *lengths)
+
+
+def _last_begun(kernel: CudaKernel, slots: Slots, slot):
+    """A register with the last entry that begins at ``slot`` or before; the first, if none does."""
+    entry, past = kernel.scalar(0), kernel.scalar(int32(slots.entries), name="past")
+    with loop_while(past - entry > 1):
+        middle = kernel.scalar(tirx.truncdiv(entry + past, 2), name="middle")
+        begun = kernel.scalar(slots.begin(middle) <= tirx.Cast("int64", slot), "bool", "begun")
+        assign(entry, tirx.Select(begun, middle, entry))
+        assign(past, tirx.Select(begun, past, middle))
+    return entry
+
+
+def _uniform(kernel: CudaKernel, value):
+    """A register that the compiler knows to be the same in all lanes of a warp: it was loaded.
+
+    Addresses and numbers made of it then take uniform registers, as those of a block's number do.
+    """
+    value = tirx.const(value, "int32") if isinstance(value, int) else value
+    return kernel.scalar(T.tvm_warp_shuffle(T.uint32(FULL_WARP), value, 0, WARP, WARP))
+
+
+def _place(kernel: CudaKernel, work: Work, last: str) -> dict:
+    """What this block takes of ``work``, int32; the extent of axis ``last`` is in a register."""
+    axes = {name: int32(extent) for name, extent in work.axes.items()}
+    axes[last] = kernel.scalar(axes[last])
+    return replace(work, axes=axes, arithmetic=TIR).place(kernel.block)
