@@ -48,6 +48,18 @@ def test_the_definition_of_a_deterministic_backward_is_a_backward():
     assert "_bwd" in call("show", SPEC, "--direction", "backward_deterministic").output
 
 
+@pytest.mark.parametrize("stage", ["definition", "recurrence"])
+@pytest.mark.parametrize("sequences", ["packed", "paged"])
+def test_what_is_computed_of_a_sequence_does_not_depend_on_where_it_lies(sequences, stage):
+    dense = call("show", SPEC, "--stage", stage).output
+    assert dense and call("show", f"{SPEC},{sequences}", "--stage", stage).output == dense
+
+
+def test_problems_of_sequences_are_refused():
+    result = call("verify", f"{SPEC},packed", "--direction", "forward", status=2)
+    assert "only dense ones" in result.output
+
+
 def test_show_for_another_cpu():
     assert "ymm" in call("show", SPEC, "--stage", "asm", "--target", "x86-64-v3").output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated
 
@@ -147,7 +148,7 @@ def _definition(spec: AttentionSpec, direction: str) -> str:
         from ..definition.plain import plain_forward as plain
     else:
         from ..definition.plain_backward import plain_backward as plain
-    return plain(spec).script()
+    return plain(_of_one_length(spec)).script()
 
 
 def _recurrence(spec: AttentionSpec) -> str:
@@ -156,5 +157,11 @@ def _recurrence(spec: AttentionSpec) -> str:
     from ..definition.derive.paper import describe
     from ..definition.plain import plain_forward
 
-    recurrence = derive(plain_forward(spec, statistics=spec.saved_statistics))
+    one = _of_one_length(spec)
+    recurrence = derive(plain_forward(one, statistics=one.saved_statistics))
     return describe(recurrence, derive_gradient(recurrence))
+
+
+def _of_one_length(spec: AttentionSpec) -> AttentionSpec:
+    """What is computed of a sequence: where it lies is a matter of the schedule."""
+    return replace(spec, sequences="dense")
