@@ -259,3 +259,14 @@ def test_caches(changes, error, parts):
     assert [part for part in parts if part not in str(raised.value)] == []
     for now, was in zip(caches, before, strict=True):
         assert not isinstance(now, torch.Tensor) or torch.equal(now, was)
+
+
+def test_a_batch_without_sequences_asks_for_no_kernel():
+    """Whose loops would begin by reading where the first one starts."""
+    none = int32(0)
+    leaves = [x.clone().requires_grad_() for x in (Q, K, K)]
+    out = attention(*leaves, cu_seqlens_q=none, cu_seqlens_k=none)
+    grads = torch.autograd.grad(out.sum(), leaves)
+    assert not any(x.any() for x in (out, *grads))
+    q, rows = random(0, 1, HEADS, DIM), random(0, 1, KV_HEADS, DIM)
+    assert flash_attn_with_kvcache(q, CACHE, CACHE, rows, rows).shape == q.shape
