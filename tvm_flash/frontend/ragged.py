@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 
 from ..problem.arguments import LONGEST
-from .checks import check_alibi, check_alike, check_first
+from .checks import check_alibi
 from .last_call import LastCall
 from .packed_rows import check_cu_seqlens, check_int32, is_readable
 from .problem import ragged_problem_of
-from .ragged_checks import Extent, check_spans
+from .ragged_checks import Extent, check_rows, check_spans
 from .ragged_ops import PACKED, PAGED, ragged_operator
 
 
@@ -56,9 +56,7 @@ def ragged_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Length
         given = ", ".join(name for name, x in lengths._asdict().items() if x is not None)
         raise ValueError(f"{given} needs cu_seqlens_q: where the sequences of q begin and end")
     paged = lengths.block_table is not None
-    check_first(q, 3)
-    check_alike("k", k, q, 4 if paged else 3)
-    check_alike("v", v, q, k.ndim)
+    check_rows(q, k, v, 4 if paged else 3)
     if not (isinstance(lengths.cu_seqlens_q, torch.Tensor) and is_readable(lengths.cu_seqlens_q)):
         return _spans(q, k, lengths, paged)
     arguments = (*lengths, q.shape[0], tuple(k.shape[:2]))

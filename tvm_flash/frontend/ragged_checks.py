@@ -21,20 +21,24 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
 
     given: its parameters by name; the numbers in its spans are checked where they can be read.
     """
-    q, k, v = given["q"], given["k"], given["v"]
+    check_rows(given["q"], given["k"], given["v"], 4 if kind == "paged" else 3)
+    _check_span_tensors(given)
+    check_tables(given["tables"], given["q"], given["k"])
+    if direction == "backward":
+        _check_saved(kind, given)
+
+
+def check_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank: int) -> None:
+    """Raise unless packed q and the keys and values of this rank fit each other."""
     check_first(q, 3)
-    check_alike("k", k, q, 4 if kind == "paged" else 3)
-    check_alike("v", v, q, k.ndim)
+    check_alike("k", k, q, rank)
+    check_alike("v", v, q, rank)
     if k.shape[:-1] != v.shape[:-1]:
         shapes = f"k has {tuple(k.shape)}, v has {tuple(v.shape)}"
         raise ValueError(f"{shapes}: each key needs one value, of as many heads")
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"head_dim of q is {q.shape[-1]}, of k {k.shape[-1]}: make them equal")
     check_heads(q.shape[-2], k.shape[-2])
-    _check_span_tensors(given)
-    check_tables(given["tables"], q, k)
-    if direction == "backward":
-        _check_saved(kind, given)
 
 
 def _check_saved(kind: str, given: Mapping[str, Any]) -> None:
