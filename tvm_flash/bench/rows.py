@@ -33,7 +33,8 @@ class Row:
     """Timings of one problem in one direction.
 
     difference: largest absolute difference of a contender's results from those of the first that
-    ran, which is ours wherever ours did. missing: why a contender has no timing.
+    ran, which is ours wherever ours did. missing: why a contender has no timing. rates: those that
+    compute nothing, and have neither operations nor a difference.
     """
 
     problem: Problem
@@ -41,6 +42,7 @@ class Row:
     timings: dict[str, Timing]
     difference: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    rates: tuple[str, ...] = ()
 
     def ratio(self, other: str) -> float | None:
         """How many times faster than ``other`` we are; None if either was not run."""
@@ -59,8 +61,7 @@ class Row:
             "seconds": {name: timing.median for name, timing in self.timings.items()},
             "spread": {name: timing.spread for name, timing in self.timings.items()},
             "rounds": max((timing.rounds for timing in self.timings.values()), default=0),
-            # One that computes nothing has no difference, and no operations.
-            "gflops": {name: self.gflops(name) for name in self.timings if name in self.difference},
+            "gflops": {name: self.gflops(name) for name in self.timings if name not in self.rates},
             "ratio": {name: self.ratio(name) for name in self.timings if name != OURS},
             "max_difference": self.difference[others[0]] if others else None,
             # JSON has no infinity: null is a difference without bound.
@@ -100,7 +101,8 @@ def timed(
     for name in required:
         if name in missing:
             raise TvmFlashError(f"{name}: {missing[name]}")
-    return Row(problem, direction, timings, difference, missing)
+    rates = tuple(name for name, one in prepared.items() if not one.contender.computes)
+    return Row(problem, direction, timings, difference, missing, rates)
 
 
 def warmed_up(call: Callable[[], object], device: str = "cpu") -> tuple[object, float]:
