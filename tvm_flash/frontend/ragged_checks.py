@@ -100,7 +100,7 @@ def check_spans(given: Mapping[str, Any], longest_k: int) -> tuple[Extent, Exten
 
 
 def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
-    """Of spans that lie in the rows 0 .. total one behind the other; ValueError for others."""
+    """The extent of spans that lie in rows 0 .. total one behind the other; else ValueError."""
     starts, ends = given[f"starts_{axis}"].numpy(), given[f"ends_{axis}"].numpy()
     # The ends of all entries in order, between the ends of the tensor: none may go back.
     places = np.empty(2 * len(starts) + 2, np.int64)
@@ -118,7 +118,7 @@ def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
 
 
 def _inside(given: Mapping[str, Any], capacity: int) -> Extent:
-    """Of spans of keys in pages, each in the positions 0 .. capacity; ValueError for others."""
+    """The extent of keys in pages, each in positions 0 .. capacity; else ValueError."""
     starts, ends = given["starts_k"].numpy(), given["ends_k"].numpy()
     if len(starts):
         wanted = "seqused_k and leftpad_k must stay within the pages of block_table"
