@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
 from entries import INPUTS, Entries, Ragged
+from interpreted import aligned_rows, resolver
 
+from tvm_flash import attention
+from tvm_flash.frontend import placement, ragged_ops
 from tvm_flash.problem.arguments import named_sizes
 from tvm_flash.ptx_interpreter import Checks
 from tvm_flash.schedules.cuda.entries import key_work, query_work
@@ -152,3 +157,22 @@ def test_blocks_go_with_rows_and_entries():
     assert key_work(sizes, 64).count == 10_000 + 100_000
     assert query_work({**sizes, "B": 0}, 128).count == 0
     assert query_work(named_sizes((2, 3, 1, 129, 5)), 128).count == 2 * 3 * 2
+
+
+@pytest.mark.parametrize(("arch", "deterministic"), [("sm_80", False), ("sm_75", True)])
+def test_operators(arch, deterministic, monkeypatch):
+    """From cumulative lengths to gradients."""
+    monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
+    monkeypatch.setattr(ragged_ops, "resolve", resolver(arch))
+    problem = ragged(MIXED, {"causal": True}, {"head_dim": 16})
+    bounds = {
+        f"cu_seqlens_{x}": torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        for x, lengths in (("q", MIXED.rows), ("k", MIXED.keys))
+    }
+    longest = {"max_seqlen_q": 70, "max_seqlen_k": 64}
+    leaves = [problem.inputs[name].requires_grad_() for name in "qkv"]
+    options = {"causal": True, "return_lse": True, "deterministic": deterministic}
+    out, lse = attention(*leaves, **bounds, **longest, **options)
+    upstream = [problem.inputs[name] for name in ("dout", "dlse")]
+    dq, dk, dv = torch.autograd.grad((out, lse), leaves, upstream)
+    problem.check({"out": out.detach(), "lse": lse.detach(), "dq": dq, "dk": dk, "dv": dv})

@@ -78,6 +78,8 @@ OF_PACKED = [
     ({"q": Q[..., :0], "k": K[..., :0], "v": K[..., :0]}, ValueError, ["head_dim=0", "8..512"]),
     ({"alibi_slopes": torch.ones(3)}, ValueError, ["alibi_slopes", "(3,)", "(3, 4)"]),
     ({"block_table": int32(0, 1, 2)[:, None]}, ValueError, ["k of shape (40, 2, 32)", "have 4"]),
+    ({"num_splits": "many"}, TypeError, ["num_splits='many' must be an integer"]),
+    ({"num_splits": -3}, ValueError, ["num_splits=-3 must be 0"]),
     ({"dropout_p": 0.1}, NotImplementedError, ["dropout_p=0.1"]),
 ]  # fmt: skip
 
@@ -241,6 +243,7 @@ OF_CACHES = [
         {"k": None, "v": None, "cu_seqlens_k_new": int32(0, 1, 2, 3)}, ValueError,
         ["cu_seqlens_k_new is of new keys"],
     ),
+    ({"num_splits": 1.5}, TypeError, ["num_splits=1.5 must be an integer"]),
     ({"attention_chunk": 4}, NotImplementedError, ["attention_chunk=4"]),
     ({"cache_len": 4}, TypeError, ["'cache_len'"]),
 ]  # fmt: skip
@@ -256,3 +259,14 @@ def test_caches(changes, error, parts):
     assert [part for part in parts if part not in str(raised.value)] == []
     for now, was in zip(caches, before, strict=True):
         assert not isinstance(now, torch.Tensor) or torch.equal(now, was)
+
+
+def test_a_batch_without_sequences_asks_for_no_kernel():
+    """Whose loops would begin by reading where the first one starts."""
+    none = int32(0)
+    leaves = [x.clone().requires_grad_() for x in (Q, K, K)]
+    out = attention(*leaves, cu_seqlens_q=none, cu_seqlens_k=none)
+    grads = torch.autograd.grad(out.sum(), leaves)
+    assert not any(x.any() for x in (out, *grads))
+    q, rows = random(0, 1, HEADS, DIM), random(0, 1, KV_HEADS, DIM)
+    assert flash_attn_with_kvcache(q, CACHE, CACHE, rows, rows).shape == q.shape

@@ -126,7 +126,7 @@ def varlen_attention(
         query, key, value, softmax_scale=scale, window_size=window_size, cu_seqlens_q=cu_seq_q,
         cu_seqlens_k=cu_seq_k, max_seqlen_q=max_q, max_seqlen_k=max_k, seqused_k=seqused_k,
         block_table=block_table, return_lse=bool(getattr(return_aux, "lse", False)),
-        num_splits=num_splits or 0,
+        num_splits=num_splits,
     )  # fmt: skip
 
 

@@ -19,7 +19,16 @@ from .checks import (
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import Lengths, is_jagged, jagged_parts, nested_like, ragged_attention, ragged_of
-from .values import NO_WINDOW, as_flag, as_scale, as_softcap, as_window, autocast, check_no_dropout
+from .values import (
+    NO_WINDOW,
+    as_flag,
+    as_scale,
+    as_softcap,
+    as_splits,
+    as_window,
+    autocast,
+    check_no_dropout,
+)
 
 LAYOUTS = ("bshd", "bhsd")
 # (left, right): any pair of integers, also as a tensor or array; None is no bound.
@@ -68,7 +77,7 @@ def attention(
     seqused_k: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
     leftpad_k: torch.Tensor | None = None,
-    num_splits: int = 0,
+    num_splits: int | None = 0,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -161,7 +170,7 @@ def attention(
     if lengths is not None:
         out, lse = ragged_attention(
             q, k, v, ragged_of(q, k, v, lengths), features, scale, (left, right, softcap),
-            deterministic, alibi_slopes, (score_mod, mask_mod), num_splits,
+            deterministic, alibi_slopes, (score_mod, mask_mod), as_splits(num_splits),
         )  # fmt: skip
         if nested is not None:
             out = nested_like(nested, out)

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 
 from ..problem.arguments import LONGEST
-from .checks import check_alibi, check_alike, check_first
+from .checks import check_alibi
+from .last_call import LastCall
 from .packed_rows import check_cu_seqlens, check_int32, is_readable
 from .problem import ragged_problem_of
+from .ragged_checks import Extent, check_rows, check_spans
 from .ragged_ops import PACKED, PAGED, ragged_operator
 
 
@@ -18,12 +20,14 @@ class Ragged(NamedTuple):
     """Where the entries of a call lie.
 
     kind: a name of problem.sequences. spans: starts_q, ends_q, starts_k, ends_k (B,) int32, and of
-    paged keys the page table. longest_k: keys that no entry exceeds.
+    paged keys the page table. longest_k: keys that no entry exceeds. extents: of queries and keys,
+    where their numbers were read and checked.
     """
 
     kind: str
     spans: tuple[torch.Tensor, ...]
     longest_k: int
+    extents: tuple[Extent, Extent] | None = None
 
     @property
     def entries(self) -> int:
@@ -52,9 +56,25 @@ def ragged_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Length
         given = ", ".join(name for name, x in lengths._asdict().items() if x is not None)
         raise ValueError(f"{given} needs cu_seqlens_q: where the sequences of q begin and end")
     paged = lengths.block_table is not None
-    check_first(q, 3)
-    check_alike("k", k, q, 4 if paged else 3)
-    check_alike("v", v, q, k.ndim)
+    check_rows(q, k, v, 4 if paged else 3)
+    if not (isinstance(lengths.cu_seqlens_q, torch.Tensor) and is_readable(lengths.cu_seqlens_q)):
+        return _spans(q, k, lengths, paged)
+    arguments = (*lengths, q.shape[0], tuple(k.shape[:2]))
+    if (known := _last.answer(arguments)) is None:
+        known = _spans(q, k, lengths, paged)
+        given = {"q": q, "k": k, **dict(zip(_SPANS, known.spans, strict=False))}
+        if all(map(is_readable, known.spans)):
+            known = known._replace(extents=check_spans(given, known.longest_k))
+            _last.keep(arguments, known)
+    return known
+
+
+_SPANS = ("starts_q", "ends_q", "starts_k", "ends_k", "page_table")
+_last = LastCall()
+
+
+def _spans(q: torch.Tensor, k: torch.Tensor, lengths: Lengths, paged: bool) -> Ragged:
+    """As ``ragged_of``, of tensors that were checked."""
     bounds = _bounds("_q", lengths.cu_seqlens_q, q, lengths.max_seqlen_q)
     starts_q, ends_q = _used("_q", lengths.seqused_q, *bounds)
     if paged:
@@ -86,7 +106,7 @@ def ragged_attention(
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
     return ragged_operator(
         ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
-        deterministic, numbers, num_splits,
+        deterministic, numbers, num_splits, ragged.extents,
     )  # fmt: skip
 
 

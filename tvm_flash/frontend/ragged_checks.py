@@ -21,20 +21,24 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
 
     given: its parameters by name; the numbers in its spans are checked where they can be read.
     """
-    q, k, v = given["q"], given["k"], given["v"]
+    check_rows(given["q"], given["k"], given["v"], 4 if kind == "paged" else 3)
+    _check_span_tensors(given)
+    check_tables(given["tables"], given["q"], given["k"])
+    if direction == "backward":
+        _check_saved(kind, given)
+
+
+def check_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank: int) -> None:
+    """Raise unless packed q and the keys and values of this rank fit each other."""
     check_first(q, 3)
-    check_alike("k", k, q, 4 if kind == "paged" else 3)
-    check_alike("v", v, q, k.ndim)
+    check_alike("k", k, q, rank)
+    check_alike("v", v, q, rank)
     if k.shape[:-1] != v.shape[:-1]:
         shapes = f"k has {tuple(k.shape)}, v has {tuple(v.shape)}"
         raise ValueError(f"{shapes}: each key needs one value, of as many heads")
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"head_dim of q is {q.shape[-1]}, of k {k.shape[-1]}: make them equal")
     check_heads(q.shape[-2], k.shape[-2])
-    _check_span_tensors(given)
-    check_tables(given["tables"], q, k)
-    if direction == "backward":
-        _check_saved(kind, given)
 
 
 def _check_saved(kind: str, given: Mapping[str, Any]) -> None:
@@ -96,7 +100,7 @@ def check_spans(given: Mapping[str, Any], longest_k: int) -> tuple[Extent, Exten
 
 
 def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
-    """Of spans that lie in the rows 0 .. total one behind the other; ValueError for others."""
+    """The extent of spans that lie in rows 0 .. total one behind the other; else ValueError."""
     starts, ends = given[f"starts_{axis}"].numpy(), given[f"ends_{axis}"].numpy()
     # The ends of all entries in order, between the ends of the tensor: none may go back.
     places = np.empty(2 * len(starts) + 2, np.int64)
@@ -114,7 +118,7 @@ def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
 
 
 def _inside(given: Mapping[str, Any], capacity: int) -> Extent:
-    """Of spans of keys in pages, each in the positions 0 .. capacity; ValueError for others."""
+    """The extent of keys in pages, each in positions 0 .. capacity; else ValueError."""
     starts, ends = given["starts_k"].numpy(), given["ends_k"].numpy()
     if len(starts):
         wanted = "seqused_k and leftpad_k must stay within the pages of block_table"

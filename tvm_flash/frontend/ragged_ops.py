@@ -15,7 +15,7 @@ from .observers import is_plain_call
 from .ops import call_of, is_ordered, library
 from .placement import place_of
 from .ragged_checks import check_ragged_call, check_spans
-from .recording import Recording, named
+from .recording import Recording, named, parameters
 from .results import outputs_of
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
@@ -44,11 +44,12 @@ FORWARD = {PACKED: _packed_forward, PAGED: _paged_forward}
 
 def ragged_operator(
     kind: str, q, k, v, spans, tables, spec: str, softmax_scale: float, max_seqlen_k: int,
-    deterministic: bool, numbers, num_splits: int,
+    deterministic: bool, numbers, num_splits: int, extents=None,
 ):  # fmt: skip
     """(out, lse) of checked arguments, differentiable where the ``kind`` is.
 
-    spec: from ``spec_name`` or ``spec_json``. numbers: window_left, window_right, softcap.
+    spec: from ``spec_name`` or ``spec_json``. numbers: window_left, window_right, softcap. extents:
+    what ``check_spans`` gave, None if it was not asked.
     """
     call = (
         q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, deterministic, *numbers,
@@ -59,22 +60,25 @@ def ragged_operator(
             # What records the call may be run by another process.
             call = tuple(lasting_text(x) if x is spec else x for x in call)
         elif not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
-            return _computed(FORWARD[kind], kind, "forward", named(FORWARD[kind], call))[:2]
+            given = dict(zip(parameters(FORWARD[kind]), call, strict=True))
+            results = _computed(kind, "forward", given, extents)
+            return results["out"], results["lse"]
     return FORWARD[kind](*call)[:2]
 
 
 def _run(operator, kind: str, direction: str, *inputs):
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    return _computed(operator, kind, direction, given)
+    results = _computed(kind, direction, given)
+    return _completed(results, names(TABLES[kind][direction], "output"), given["q"])
 
 
-def _computed(operator, kind: str, direction: str, given):
-    """The results of the kernel of a call; rows that belong to no entry are 0, their lse -inf."""
-    spec, found, wanted = _plan(given["spec"], kind, direction)
-    q, longest, extents = given["q"], (0, given[LONGEST.name]), None
-    if q.is_cpu:
-        extents = check_spans(given, given[LONGEST.name])
+def _computed(kind: str, direction: str, given, extents=None) -> dict[str, torch.Tensor]:
+    """The results of a kernel by name; rows that belong to no entry are 0, their lse -inf."""
+    spec, found = _plan(given["spec"], kind, direction)
+    longest = 0, given[LONGEST.name]
+    if given["q"].is_cpu:
+        extents = check_spans(given, longest[1]) if extents is None else extents
         longest = extents[0].longest, extents[1].longest
     sizes = given_sizes(found, given)
     results = outputs_of(found, spec, sizes, given)
@@ -82,17 +86,16 @@ def _computed(operator, kind: str, direction: str, given):
     _clear(results, given, extents, has_work)
     if has_work:
         _call(spec, direction, longest, sizes, {**given, **results})
-    return _completed(results, wanted, q)
+    return results
 
 
 @lru_cache(maxsize=1024)
 def _plan(text: str, kind: str, direction: str) -> tuple:
-    """Spec, arguments of the kernel, and names of all that the operator of ``kind`` returns."""
+    """The spec of an operator of ``kind``, and the arguments of its kernel."""
     spec = spec_of(text)
     if spec.sequences != kind:
         raise ValueError(f"a spec of {spec.sequences} sequences for the operator of {kind} ones")
-    wanted = names(TABLES[kind][direction], "output")
-    return spec, arguments(spec, direction), wanted
+    return spec, arguments(spec, direction)
 
 
 def _has_work(given) -> bool:
@@ -132,9 +135,9 @@ def _completed(results, wanted, q) -> tuple:
 def _empty_results(operator, kind: str, direction: str, *inputs):
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    spec, found, wanted = _plan(given["spec"], kind, direction)
+    spec, found = _plan(given["spec"], kind, direction)
     results = outputs_of(found, spec, given_sizes(found, given), given)
-    return _completed(results, wanted, given["q"])
+    return _completed(results, names(TABLES[kind][direction], "output"), given["q"])
 
 
 def _no_gradients(message: str):

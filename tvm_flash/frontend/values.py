@@ -56,6 +56,20 @@ def as_softcap(value) -> float:
     return cap
 
 
+def as_splits(value) -> int:
+    """num_splits as an int, 0 for None; TypeError, ValueError unless it is an integer >= 0."""
+    if value is None:
+        return 0
+    if type(value) is not int and not isinstance(value, torch.SymInt):
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"num_splits={value!r} must be an integer") from None
+    if value < 0:
+        raise ValueError(f"num_splits={value} must be 0 (the kernel chooses) or more")
+    return value
+
+
 def as_flag(name: str, value) -> bool:
     """``value``, anything with a truth value of its own, as a bool; no text, no containers."""
     if isinstance(value, bool):
