@@ -201,7 +201,7 @@ def test_packed_shapes():
 
 DOORS = {
     "attention": lambda x: attention(Q, x, K),
-    "heads first": lambda x: attention(x, K, K, layout="bhsd"),
+    "heads first": lambda x: attention(Q, x, K, layout="bhsd"),
     "flash": lambda x: flash_attn_func(Q, K, x),
     "kvpacked": lambda x: tvm_flash.flash_attn_kvpacked_func(Q, x),
     "sdpa": lambda x: tvm_flash.scaled_dot_product_attention(*HEADS_FIRST[:2], x),
@@ -211,7 +211,7 @@ DOORS = {
     "alibi_slopes": lambda x: attention(Q, K, K, alibi_slopes=x),
 }
 NAMED = {
-    "attention": "k", "heads first": "q", "flash": "v", "kvpacked": "kv", "sdpa": "value",
+    "attention": "k", "heads first": "k", "flash": "v", "kvpacked": "kv", "sdpa": "value",
 }  # fmt: skip
 
 

@@ -2,78 +2,17 @@
 
 import pytest
 import torch
+from held_cache import CAPACITY, COS, SEQLENS, SIN, B, Held, append_to, new_rows, turned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_problems import DIM, HEADS, KV_HEADS, cumulative, int32, of_entry, random
 from pairwise import grid
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from tvm_flash import PagedCache, apply_rotary, flash_attn_with_kvcache
 from tvm_flash.reference import attention_reference
 from tvm_flash.verify.rule import allowed_error, deviations, largest_error
 
-B, CAPACITY = 3, 80
-SEQLENS = int32(37, 0, 64)
-ANGLES = torch.outer(torch.arange(CAPACITY + 20), 1e4 ** -torch.linspace(0, 1, DIM // 2))
-COS, SIN = ANGLES.cos(), ANGLES.sin()
 LEFTPAD = int32(5, 0, 64)
-
-
-class Held:
-    """A cache of B sequences of CAPACITY rows in memory of some form; rows not in use are NaN.
-
-    store: "rows", "chosen" (cache_batch_idx), or a page size. ``keywords`` are of the call.
-    """
-
-    def __init__(self, store, dtype=torch.float32, layout="bshd", seqlens=SEQLENS):
-        self.keywords, self.layout = {}, layout
-        page = CAPACITY if isinstance(store, str) else store
-        each = -(-CAPACITY // page)
-        order = torch.randperm(B * each + 2, generator=torch.Generator().manual_seed(page))
-        self.table = order[: B * each].reshape(B, each).int()
-        if store == "rows":
-            self.table = int32(0, 1, 2)[:, None]
-        elif store == "chosen":
-            self.keywords = {"cache_batch_idx": self.table[:, 0]}
-        else:
-            self.keywords = {"block_table": self.table}
-        shape = (B * each + 2, page, KV_HEADS, DIM)
-        shape = shape if layout == "bshd" else (shape[0], KV_HEADS, page, DIM)
-        self.k, self.v = (torch.full(shape, torch.nan, dtype=dtype) for _ in "kv")
-        for entry, length in enumerate(seqlens.tolist()):
-            for seed, pages in enumerate((self.k, self.v)):
-                rows = random(length, KV_HEADS, DIM, seed=10 * entry + seed, dtype=dtype)
-                for place, part in enumerate(rows.split(page) if length else ()):
-                    self._rows_first(pages)[self.table[entry, place], : len(part)] = part
-
-    def rows(self, entry: int, pages=None) -> torch.Tensor:
-        """The rows of k, or of ``pages``, that a sequence may use, in order; a copy."""
-        pages = self._rows_first(self.k if pages is None else pages)
-        return pages[self.table[entry].long()].flatten(0, 1)
-
-    def _rows_first(self, pages):
-        return pages if self.layout == "bshd" else pages.transpose(1, 2)
-
-    def __call__(self, q, *new, **options):
-        return flash_attn_with_kvcache(
-            q, self.k, self.v, *new, cache_layout=self.layout, return_softmax_lse=True,
-            **self.keywords, **options,
-        )  # fmt: skip
-
-
-def turned(x, start, columns: int, interleaved: bool, moves: bool = True):
-    """x (S, H, D) with pairs of its first ``columns`` turned as complex numbers, from ``start``."""
-    if not len(x):
-        return x.double()
-    position = start + torch.arange(len(x)) * moves
-    turn = torch.complex(COS.double(), SIN.double())[position, None, : columns // 2]
-    order = (-1, 2) if interleaved else (2, -1)
-    pairs = x[..., :columns].double().unflatten(-1, order)
-    pairs = pairs if interleaved else pairs.transpose(-1, -2)
-    pairs = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turn)
-    pairs = pairs if interleaved else pairs.transpose(-1, -2)
-    return torch.cat((pairs.flatten(-2), x[..., columns:].double()), -1)
 
 
 def wanted(held: Held, q, new, rotary, upcast, seqlens=SEQLENS, leftpad=None, **variant):
@@ -111,14 +50,6 @@ def assert_right(got, held, q, *others, **options):
 def packed_results(out, lse):
     """(out, lse) as of packed queries."""
     return (out, lse) if out.ndim == 3 else (out.flatten(0, 1), lse.transpose(0, 1).flatten(1))
-
-
-def new_rows(counts, dtype=torch.float32, seed=50):
-    """k and v of new tokens, for each sequence a tensor of so many rows."""
-    return [
-        [random(n, KV_HEADS, DIM, seed=seed + 2 * b + i, dtype=dtype) for b, n in enumerate(counts)]
-        for i in range(2)
-    ]
 
 
 def given_rows(parts, ragged: bool):
@@ -322,100 +253,8 @@ def test_nothing_to_do(name):
         assert not out.any() and (lse == -torch.inf).all()
 
 
-def append_to(held, **changes):
-    """A call that appends a row to each sequence, but for ``changes``."""
-    rows = {"k": random(B, 1, KV_HEADS, DIM, seed=1), "v": random(B, 1, KV_HEADS, DIM, seed=2)}
-    options = {"cache_seqlens": SEQLENS, "causal": True, **rows, **changes}
-    return held(options.pop("q", random(B, 1, HEADS, DIM)), **options)
-
-
-FAILURES = {
-    "full": ({"cache_seqlens": int32(37, CAPACITY, 64)}, RuntimeError),
-    "negative": ({"cache_seqlens": int32(37, -1, 64)}, ValueError),
-    "padding": ({"cache_leftpad": int32(39, 0, 0)}, ValueError),
-    "scale": ({"softmax_scale": float("inf")}, ValueError),
-    "slopes": ({"alibi_slopes": torch.ones(HEADS + 1)}, ValueError),
-    "heads": ({"q": random(B, 1, 3, DIM)}, ValueError),
-    "values": ({"v": random(B, 2, KV_HEADS, DIM)}, ValueError),
-    "overlapping memory for the result": (
-        {"out": random(B, 1, 1, DIM).expand(-1, -1, 4, -1)},
-        RuntimeError,
-    ),
-    "positions without angles": ({"rotary_cos": COS[:50], "rotary_sin": SIN[:50]}, ValueError),
-}
-
-
-@pytest.mark.parametrize("store", ["rows", 16])
-@pytest.mark.parametrize("name", FAILURES)
-def test_a_call_that_fails_leaves_the_cache_as_it_was(name, store):
-    changes, error = FAILURES[name]
-    held, before = Held(store), Held(store)
-    with pytest.raises(error):
-        append_to(held, **changes)
-    for now, was in ((held.k, before.k), (held.v, before.v)):
-        assert torch.equal(now.view(torch.int32), was.view(torch.int32))
-
-
-def test_a_kernel_that_fails_leaves_the_cache_as_it_was(monkeypatch):
-    def fail(*args, **options):
-        raise MemoryError("no room")
-
-    held, before = Held(16), Held(16)
-    monkeypatch.setattr("tvm_flash.frontend.kvcache.attention", fail)
-    with pytest.raises(MemoryError):
-        append_to(held)
-    assert torch.equal(held.k.view(torch.int32), before.k.view(torch.int32))
-
-
-def test_what_does_not_fit_is_left_out_where_numbers_are_not_read():
-    """As on GPUs: under a mode of dispatch nobody reads them. What fits is written all the same."""
-    held, before = Held("rows"), Held("rows")
-    rows = random(B, 4, KV_HEADS, DIM, seed=1)
-    with FlopCounterMode(display=False):
-        append_to(held, cache_seqlens=int32(37, CAPACITY - 1, CAPACITY), k=rows, v=rows)
-    assert torch.equal(held.rows(0)[37:41], rows[0])
-    assert torch.equal(held.rows(1)[-1], rows[1, 0])
-    assert torch.equal(held.rows(1)[:-1].isnan(), before.rows(1)[:-1].isnan())
-    assert torch.equal(held.rows(2).isnan(), before.rows(2).isnan())
-
-
 def test_equal_calls_give_equal_bits():
     q, outs = random(B, 1, HEADS, DIM), []
     for _ in range(3):
         outs.append(append_to(Held(7), q=q))
     assert all(torch.equal(x, outs[0][0]) and torch.equal(y, outs[0][1]) for x, y in outs)
-
-
-def test_gradients_are_refused_not_wrong():
-    held, q = Held(16), random(B, 1, HEADS, DIM).requires_grad_()
-    new = random(B, 1, KV_HEADS, DIM).requires_grad_()
-    out, _ = append_to(held, q=q, k=new)
-    assert not held.k.requires_grad and held.k.grad_fn is None
-    with pytest.raises(NotImplementedError, match="attention over pages has no gradient"):
-        out.sum().backward()
-
-
-def test_fake_tensors_get_shapes_and_leave_nothing_behind():
-    mode, held = FakeTensorMode(), Held("rows")
-    with mode:
-        fake = lambda *shape: torch.empty(*shape)  # noqa: E731
-        out = flash_attn_with_kvcache(
-            fake(5, 2, HEADS, DIM), fake(5, 8, KV_HEADS, DIM), fake(5, 8, KV_HEADS, DIM),
-            fake(5, 2, KV_HEADS, DIM), fake(5, 2, KV_HEADS, DIM),
-            cache_seqlens=torch.empty(5, dtype=torch.int32),
-        )  # fmt: skip
-    assert out.shape == (5, 2, HEADS, DIM)
-    assert append_to(held)[0].isfinite().all()
-
-
-def test_a_compiled_call_attends_and_appends():
-    torch._dynamo.reset()
-    held, other, q = Held(16), Held(16), random(B, 1, HEADS, DIM)
-    k, v = (random(B, 1, KV_HEADS, DIM, seed=n) for n in (1, 2))
-
-    def step(held, q, k, v):
-        return held(q, k, v, COS, SIN, cache_seqlens=SEQLENS, causal=True)[0]
-
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(other, q, k, v), step(held, q, k, v))
-    assert torch.equal(held.k.nan_to_num(), other.k.nan_to_num())

@@ -96,9 +96,10 @@ def attention(
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
 
-    cu_seqlens_q, cu_seqlens_k (B + 1,) int32: sequences of any lengths are packed in q (total_q,
-    H, D), k and v (total_k, Hk, D); sequence b has the rows cu_seqlens[b] .. cu_seqlens[b + 1] - 1,
-    of which only the first seqused_q[b], seqused_k[b] count where these (B,) int32 are given.
+    cu_seqlens_q, cu_seqlens_k (B + 1,) int32 from 0 on: sequences of any lengths are packed in q
+    (total_q, H, D), k and v (total_k, Hk, D); sequence b has the rows cu_seqlens[b] ..
+    cu_seqlens[b + 1] - 1, of which only the first seqused_q[b], seqused_k[b] count where these (B,)
+    int32 are given.
     Functions are called with b of the sequence and positions inside it. max_seqlen_q,
     max_seqlen_k: ints or tensors, checked on CPUs; a tensor on a GPU is not read. block_table (B,
     most) int32: k and v are pages (pages, page_size, Hk, D), sequence b has its keys at the

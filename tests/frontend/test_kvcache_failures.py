@@ -1,0 +1,94 @@
+"""A cache where a call fails, where nobody reads its numbers, and under PyTorch's modes."""
+
+import pytest
+import torch
+from held_cache import CAPACITY, COS, SEQLENS, SIN, B, Held, append_to
+from packed_problems import DIM, HEADS, KV_HEADS, int32, random
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from tvm_flash import flash_attn_with_kvcache
+
+FAILURES = {
+    "full": ({"cache_seqlens": int32(37, CAPACITY, 64)}, RuntimeError),
+    "negative": ({"cache_seqlens": int32(37, -1, 64)}, ValueError),
+    "padding": ({"cache_leftpad": int32(39, 0, 0)}, ValueError),
+    "scale": ({"softmax_scale": float("inf")}, ValueError),
+    "slopes": ({"alibi_slopes": torch.ones(HEADS + 1)}, ValueError),
+    "heads": ({"q": random(B, 1, 3, DIM)}, ValueError),
+    "values": ({"v": random(B, 2, KV_HEADS, DIM)}, ValueError),
+    "overlapping memory for the result": (
+        {"out": random(B, 1, 1, DIM).expand(-1, -1, 4, -1)},
+        RuntimeError,
+    ),
+    "positions without angles": ({"rotary_cos": COS[:50], "rotary_sin": SIN[:50]}, ValueError),
+}
+
+
+@pytest.mark.parametrize("store", ["rows", 16])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_call_that_fails_leaves_the_cache_as_it_was(name, store):
+    changes, error = FAILURES[name]
+    held, before = Held(store), Held(store)
+    with pytest.raises(error):
+        append_to(held, **changes)
+    for now, was in ((held.k, before.k), (held.v, before.v)):
+        assert torch.equal(now.view(torch.int32), was.view(torch.int32))
+
+
+def test_a_kernel_that_fails_leaves_the_cache_as_it_was(monkeypatch):
+    def fail(*args, **options):
+        raise MemoryError("no room")
+
+    held, before = Held(16), Held(16)
+    monkeypatch.setattr("tvm_flash.frontend.kvcache.attention", fail)
+    with pytest.raises(MemoryError):
+        append_to(held)
+    assert torch.equal(held.k.view(torch.int32), before.k.view(torch.int32))
+
+
+def test_what_does_not_fit_is_left_out_where_numbers_are_not_read():
+    """As on GPUs: under a mode of dispatch nobody reads them. What fits is written all the same."""
+    held, before = Held("rows"), Held("rows")
+    rows = random(B, 4, KV_HEADS, DIM, seed=1)
+    with FlopCounterMode(display=False):
+        append_to(held, cache_seqlens=int32(37, CAPACITY - 1, CAPACITY), k=rows, v=rows)
+    assert torch.equal(held.rows(0)[37:41], rows[0])
+    assert torch.equal(held.rows(1)[-1], rows[1, 0])
+    assert torch.equal(held.rows(1)[:-1].isnan(), before.rows(1)[:-1].isnan())
+    assert torch.equal(held.rows(2).isnan(), before.rows(2).isnan())
+
+
+def test_gradients_are_refused_not_wrong():
+    held, q = Held(16), random(B, 1, HEADS, DIM).requires_grad_()
+    new = random(B, 1, KV_HEADS, DIM).requires_grad_()
+    out, _ = append_to(held, q=q, k=new)
+    assert not held.k.requires_grad and held.k.grad_fn is None
+    with pytest.raises(NotImplementedError, match="attention over pages has no gradient"):
+        out.sum().backward()
+
+
+def test_fake_tensors_get_shapes_and_leave_nothing_behind():
+    mode, held = FakeTensorMode(), Held("rows")
+    with mode:
+        fake = lambda *shape: torch.empty(*shape)  # noqa: E731
+        out = flash_attn_with_kvcache(
+            fake(5, 2, HEADS, DIM), fake(5, 8, KV_HEADS, DIM), fake(5, 8, KV_HEADS, DIM),
+            fake(5, 2, KV_HEADS, DIM), fake(5, 2, KV_HEADS, DIM),
+            cache_seqlens=torch.empty(5, dtype=torch.int32),
+        )  # fmt: skip
+    assert out.shape == (5, 2, HEADS, DIM)
+    assert append_to(held)[0].isfinite().all()
+
+
+def test_a_compiled_call_attends_and_appends():
+    torch._dynamo.reset()
+    held, other, q = Held(16), Held(16), random(B, 1, HEADS, DIM)
+    k, v = (random(B, 1, KV_HEADS, DIM, seed=n) for n in (1, 2))
+
+    def step(held, q, k, v):
+        return held(q, k, v, COS, SIN, cache_seqlens=SEQLENS, causal=True)[0]
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(other, q, k, v), step(held, q, k, v))
+    assert torch.equal(held.k.nan_to_num(), other.k.nan_to_num())
