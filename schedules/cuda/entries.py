@@ -130,14 +130,29 @@ def _search(kernel: CudaKernel, work: Work, block: int, slots: Slots, own: int) 
 
 
 def _last_begun(kernel: CudaKernel, slots: Slots, slot):
-    """A register with the last entry that begins at ``slot`` or before; the first, if none does."""
+    """A register with the last entry that begins at ``slot`` or before; the first, if none does.
+
+    Each lane of a warp tries an entry, so that a round leaves a 32nd of them: loads that wait for
+    one another are what a search takes. Entries out of order may give any of them.
+    """
     entry, past = kernel.scalar(0), kernel.scalar(int32(slots.entries), name="past")
     with loop_while(past - entry > 1):
-        middle = kernel.scalar(tirx.truncdiv(entry + past, 2), name="middle")
-        begun = kernel.scalar(slots.begin(middle) <= tirx.Cast("int64", slot), "bool", "begun")
-        assign(entry, tirx.Select(begun, middle, entry))
-        assign(past, tirx.Select(begun, past, middle))
+        step = kernel.scalar(blocks(past - entry, WARP), name="step")
+        tried = kernel.scalar(entry + (kernel.lane + 1) * step, name="tried")
+        begin = slots.begin(tirx.min(tried, past - 1))
+        begun = tirx.And(tried < past, begin <= tirx.Cast("int64", slot))
+        assign(entry, entry + _lanes_where(begun) * step)
+        assign(past, tirx.min(past, entry + step))
     return entry
+
+
+def _lanes_where(condition):
+    """In how many lanes of the warp the condition holds, int32."""
+    source = (
+        "__device__ __forceinline__ int tvm_flash_lanes(bool x)"
+        " { return __popc(__ballot_sync(0xffffffffu, x)); }"
+    )
+    return T.cuda.func_call("tvm_flash_lanes", condition, source_code=source, return_type="int32")
 
 
 def _uniform(kernel: CudaKernel, value):

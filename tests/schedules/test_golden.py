@@ -5,6 +5,7 @@ the diff, then commit.
 """
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ GOLDEN = [
 # Kernels for GPUs: the score and mask of each element stand in the text, and the order of copies,
 # barriers and products. Tiles as small as they go: loops over fragments are unrolled.
 GOLDEN_CUDA = [("sm_80", "bf16,d=16,causal"), ("sm_75", "f16,d=8,softcap")]
+# Kinds of sequences whose blocks search for their entries, and whose rows lie in pages.
+ENTRIES_CUDA = [
+    (replace(parse_spec("f16,d=8"), sequences=kind), direction)
+    for kind, direction in (("packed", "forward"), ("packed", "backward"), ("paged", "forward"))
+]
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
 
 
@@ -48,6 +54,13 @@ def test_scheduled_cuda_code(arch, text, direction, update_golden):
     ((_, program),) = cuda_programs(spec, direction, (ARCHS[arch],), SMALL)
     code = "\n".join(launch.func.script() for launch in program.launches)
     compare(FOLDER / f"{symbol_name(spec, direction)}.{arch}.txt", code, update_golden)
+
+
+@pytest.mark.parametrize(("spec", "direction"), ENTRIES_CUDA, ids=lambda x: getattr(x, "name", x))
+def test_scheduled_cuda_code_of_entries(spec, direction, update_golden):
+    ((_, program),) = cuda_programs(spec, direction, (ARCHS["sm_80"],), SMALL)
+    code = "\n".join(launch.func.script() for launch in program.launches)
+    compare(FOLDER / f"{symbol_name(spec, direction)}.sm_80.txt", code, update_golden)
 
 
 def compare(file, code, update_golden):
@@ -72,4 +85,5 @@ def test_no_golden_file_is_left_over():
         for arch, text in GOLDEN_CUDA
         for direction in ("forward", "backward")
     }
+    expected |= {f"{symbol_name(*found)}.sm_80.txt" for found in ENTRIES_CUDA}
     assert {path.name for path in FOLDER.glob("*.txt")} <= expected
