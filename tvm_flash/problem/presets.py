@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ..errors import UnsupportedSpec
 from .spec import AttentionSpec
 
 HALVES = ("bfloat16", "float16")
@@ -14,6 +15,7 @@ HEAD_DIMS = (64, 96, 128, 192, 256)
 
 _CAUSAL = {"causal": True}
 _LOCAL = {"causal": True, "window_left": True}
+_PACKED, _PAGED = {"sequences": "packed"}, {"sequences": "paged"}
 
 
 class Use(NamedTuple):
@@ -49,7 +51,7 @@ class Preset:
     def pairs(self, directions: Iterable[str]) -> list[tuple[AttentionSpec, str]]:
         """(spec, direction) of each kernel; a preset without a backward has no ordered one."""
         kept = [d for d in directions if d.removesuffix("_deterministic") in self.directions]
-        return [(spec, direction) for spec in self.specs for direction in kept]
+        return [pair for spec in self.specs for pair in served_pairs(spec, kept)]
 
 
 PRESETS = {
@@ -61,6 +63,8 @@ PRESETS = {
             (
                 Use(_CAUSAL, HEAD_DIMS, "decoders: Llama, Qwen, Phi, Nemotron-4 (192), Gemma"),
                 Use({}, HEAD_DIMS, "encoders, vision towers, diffusion transformers"),
+                Use({**_CAUSAL, **_PACKED}, HEAD_DIMS, "decoders on packed documents"),
+                Use(_PACKED, HEAD_DIMS, "encoders on packed texts and images"),
             ),
         ),
         Preset(
@@ -69,6 +73,10 @@ PRESETS = {
             (
                 Use(_CAUSAL, HEAD_DIMS, "prompts: Llama, Qwen, Phi, Nemotron-4 (192), Gemma"),
                 Use({}, HEAD_DIMS, "encoders, vision towers, embeddings, diffusion"),
+                Use({**_CAUSAL, **_PACKED}, HEAD_DIMS, "prompts of a batch, packed"),
+                Use(
+                    {**_CAUSAL, **_PAGED}, HEAD_DIMS, "decoding, and prompts in parts, over a cache"
+                ),
                 # gpt-oss's sinks: its output is ours times sigmoid(lse - sink).
                 Use(
                     _LOCAL,
@@ -92,6 +100,14 @@ PRESETS = {
 }
 
 
+def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[AttentionSpec, str]]:
+    """(spec, direction) of those of ``directions`` that the spec has; UnsupportedSpec for none."""
+    served = [d for d in directions if d == "forward" or spec.has_gradient]
+    if directions and not served:
+        raise UnsupportedSpec([f"{spec.name}: attention over pages has no gradient"])
+    return [(spec, direction) for direction in served]
+
+
 def preset_named(name: str) -> Preset:
     """The preset called ``name``; ValueError, with the names, where there is none."""
     if name not in PRESETS:
@@ -107,6 +123,6 @@ def all_pairs(
     directions: as in artifact.DIRECTIONS. Raises ValueError for an unknown preset.
     """
     directions = tuple(directions)
-    own = [(spec, direction) for spec in specs for direction in directions]
+    own = [pair for spec in specs for pair in served_pairs(spec, directions)]
     listed = [pair for name in presets for pair in preset_named(name).pairs(directions)]
     return list(dict.fromkeys([*own, *listed]))

@@ -123,6 +123,11 @@ class AttentionSpec:
         return self.saved_statistics if self.returns == "out_lse" else ()
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether there is a backward: not through keys in pages, which others may share."""
+        return self.sequences != "paged"
+
+    @property
     def is_bounded(self) -> bool:
         """Whether a row sees a range of keys, and not all."""
         return self.causal or self.window_left or self.window_right
