@@ -99,6 +99,16 @@ def test_lengths_are_not_left_unread_by_a_dense_call(name):
         attention(Q[None], Q[None], Q[None], **{name: int32(3)})
 
 
+@pytest.mark.parametrize("given", [CU_K.numpy(), np.array([1]), [0, 5, 20, 40]], ids=str)
+def test_what_is_no_tensor_after_a_call_that_was_right(given, monkeypatch):
+    monkeypatch.undo()
+    flash_attn_varlen_func(**PACKED, causal=True)
+    with pytest.raises(
+        TypeError, match=f"cu_seqlens_k must be a tensor, not {type(given).__name__}"
+    ):
+        flash_attn_varlen_func(**{**PACKED, "cu_seqlens_k": given}, causal=True)
+
+
 def test_a_layout_of_dense_tensors():
     with pytest.raises(ValueError, match="layout='bhsd' is of dense tensors: packed ones are"):
         attention(Q, K, K, cu_seqlens_q=CU_Q, cu_seqlens_k=CU_K, layout="bhsd")

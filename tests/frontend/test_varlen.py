@@ -308,6 +308,33 @@ def test_nested_leaves_get_nested_gradients():
     assert_equal(found, want)
 
 
+def test_lengths_in_a_buffer_that_an_array_fills():
+    """As serving loops have them: nobody tells torch that they changed."""
+    inputs, arrays = packed_inputs([(70, 70)]), [int32(0, 40, 70).numpy(), int32(40, 30).numpy()]
+    cu, used = map(torch.from_numpy, arrays)
+    options = {"cu_seqlens_q": cu, "cu_seqlens_k": cu, "seqused_k": used, "causal": True}
+    for numbers in (([0, 40, 70], [40, 30]), ([0, 40, 70], [10, 5]), ([0, 35, 50], [33, 2])):
+        for array, new in zip(arrays, numbers, strict=True):
+            array[:] = new
+        want = attention(*inputs[:3], **{**options, "seqused_k": used.clone()})
+        got = attention(*inputs[:3], **options)
+        assert torch.equal(got, want) and not got[cu[-1] :].any()
+    arrays[0][:] = [0, 40, 99]
+    with pytest.raises(ValueError, match="cu_seqlens_q ends with 99, but there are 70 rows"):
+        attention(*inputs[:3], **options)
+
+
+def test_gradients_after_the_same_lengths_in_inference_mode():
+    cu, used = int32(0, 40, 70), int32(40, 20)
+    q, k, v = (x.requires_grad_() for x in packed_inputs([(70, 70)])[:3])
+    options = {"cu_seqlens_q": cu, "cu_seqlens_k": cu, "seqused_k": used, "causal": True}
+    with torch.inference_mode():
+        want = attention(q, k, v, **options)
+    out = attention(q, k, v, **options)
+    assert torch.equal(out, want)
+    out.sum().backward()
+
+
 def test_autocast():
     inputs, cu = packed_inputs([(40, 40), (30, 30)]), int32(0, 40, 70)
     want = attention(

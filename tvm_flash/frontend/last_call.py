@@ -9,10 +9,10 @@ import torch
 
 
 class LastCall:
-    """One answer, for arguments that are the same tensors, unchanged, and equal numbers.
+    """One answer, for arguments that are the same tensors with the same numbers in them.
 
-    A tensor is known by its identity and by the version that torch counts its changes with; what
-    is changed past torch, by an array on the same memory, is not noticed.
+    The numbers are compared, not torch's count of changes: buffers that serving loops fill are
+    often arrays on the same memory. An answer of inference mode is not given outside of it.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,21 @@ class LastCall:
             self._kept = known, tuple(map(weakref.ref, tensors)), answer
 
 
+# What is compared by its value; whatever else is given is for the checks to name.
+_PLAIN = (int, tuple, type(None))
+
+
 def _print(arguments: tuple) -> tuple | None:
-    """What tells arguments apart; None where torch does not count the changes of one."""
-    try:
-        return tuple([(id(x), x._version) if isinstance(x, torch.Tensor) else x for x in arguments])
-    except RuntimeError:  # a tensor of inference mode
-        return None
+    """What tells arguments apart; None where one cannot be read, or is of another type."""
+    parts = []
+    for x in arguments:
+        if isinstance(x, torch.Tensor):
+            try:
+                parts.append((id(x), x.shape, x.numpy().tobytes()))
+            except (TypeError, RuntimeError):  # on another device, or without elements in memory
+                return None
+        elif isinstance(x, _PLAIN):
+            parts.append(x)
+        else:
+            return None
+    return torch.is_inference_mode_enabled(), *parts
