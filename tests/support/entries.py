@@ -178,7 +178,7 @@ class Ragged:
         return whole
 
     def _variant_of(self, entry: int) -> dict[str, Any]:
-        """Of an entry alone, which torch knows as number 0."""
+        """The variant for an entry alone, which torch knows as number 0."""
         variant = dict(self.variant)
         for name in ("score_mod", "mask_mod"):
             if name in variant:
