@@ -74,8 +74,9 @@ PRESETS = {
                 Use(_CAUSAL, HEAD_DIMS, "prompts: Llama, Qwen, Phi, Nemotron-4 (192), Gemma"),
                 Use({}, HEAD_DIMS, "encoders, vision towers, embeddings, diffusion"),
                 Use({**_CAUSAL, **_PACKED}, HEAD_DIMS, "prompts of a batch, packed"),
+                Use(_PACKED, HEAD_DIMS, "texts and images of a batch, packed"),
                 Use(
-                    {**_CAUSAL, **_PAGED}, HEAD_DIMS, "decoding, and prompts in parts, over a cache"
+                    {**_CAUSAL, **_PAGED}, HEAD_DIMS, "decoding and parts of prompts, over a cache"
                 ),
                 # gpt-oss's sinks: its output is ours times sigmoid(lse - sink).
                 Use(
