@@ -12,8 +12,6 @@ from .arch import WARP
 from .builder import CudaKernel, emit
 from .fragments import Accumulator
 
-_FLOAT_BYTES = 4
-
 
 @dataclass(frozen=True)
 class InFragments:

@@ -86,7 +86,7 @@ class Entries:
         """``attention_reference`` of each entry; out of rows of none is 0, their lse -inf."""
         # Sums of no columns: zeros that autograd follows to q where there are no entries too.
         zeros = q[..., :0].sum(-1, dtype=torch.promote_types(q.dtype, torch.float32))
-        lse = zeros.T - torch.inf
+        lse = zeros.T.contiguous() - torch.inf
         out = zeros[..., None].to(q.dtype).repeat(1, 1, v.shape[2])
         places = zip(self.slices("q"), self.slices("k"), strict=True)
         for entry, (rows, keys) in enumerate(places):
