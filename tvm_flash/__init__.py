@@ -15,7 +15,7 @@ _EXPORTS = {
     "AttentionSpec": "problem.spec",
     "attention": "frontend.functional",
     "capture": "frontend.captured",
-    "scaled_dot_product_attention": "frontend.functional",
+    "scaled_dot_product_attention": "frontend.sdpa",
     "flash_attn_func": "frontend.flash_attn",
     "flash_attn_qkvpacked_func": "frontend.flash_attn",
     "flash_attn_kvpacked_func": "frontend.flash_attn",

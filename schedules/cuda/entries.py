@@ -11,6 +11,7 @@ from tvm.script import tirx as T
 
 from ...definition.arithmetic import TIR, Sequences, int32, sequences_of
 from ...problem.arithmetic import INTS
+from ...problem.sequences import PackedSequences
 from ...problem.work import Slots, Work
 from .arch import FULL_WARP, WARP
 from .builder import CudaKernel, assign, leave_unless, loop_while
@@ -78,18 +79,18 @@ def row_grid(rows: int) -> Grid:
 
 def find_query_tile(kernel: CudaKernel, block_q: int) -> Place:
     """The place of this block in ``query_work``. A block without a tile ends here."""
-    work = query_work(kernel.sig.sizes, block_q)
+    work, sequences = query_work(kernel.sig.sizes, block_q), sequences_of(kernel.sig)
     if not kernel.sig.spans:
-        return _at(kernel, work, block_q, sequences_of(kernel.sig))
-    return _search(kernel, work, block_q, sequences_of(kernel.sig).query_slots(block_q), 0)
+        return _at(kernel, work, block_q, sequences)
+    return _search(kernel, work, sequences, sequences.query_slots(block_q), of_keys=False)
 
 
 def find_key_tile(kernel: CudaKernel, block_k: int) -> Place:
     """The place of this block in ``key_work``. A block without a tile ends here."""
-    work = key_work(kernel.sig.sizes, block_k)
+    work, sequences = key_work(kernel.sig.sizes, block_k), sequences_of(kernel.sig)
     if not kernel.sig.spans:
-        return _at(kernel, work, block_k, sequences_of(kernel.sig))
-    return _search(kernel, work, block_k, sequences_of(kernel.sig).key_slots(block_k), 1)
+        return _at(kernel, work, block_k, sequences)
+    return _search(kernel, work, sequences, sequences.key_slots(block_k), of_keys=True)
 
 
 def find_row(kernel: CudaKernel, rows: int) -> Place:
@@ -111,22 +112,24 @@ def _at(kernel: CudaKernel, work: Work, block: int, sequences: Sequences) -> Pla
     return Place(entry, head, place["tile"] * block, sequences, *lengths)
 
 
-def _search(kernel: CudaKernel, work: Work, block: int, slots: Slots, own: int) -> Place:
-    """The place of a slot, whose tile is of queries (``own`` 0) or of keys (1)."""
-    place, sequences = _place(kernel, work, "slot"), sequences_of(kernel.sig)
+def _search(
+    kernel: CudaKernel, work: Work, sequences: PackedSequences, slots: Slots, of_keys: bool
+) -> Place:
+    """The place of this block's slot, whose tile is of queries or, with ``of_keys``, of keys."""
+    place = _place(kernel, work, "slot")
     head, slot = kernel.scalar(place["head"]), kernel.scalar(place["slot"], name="slot")
     entry = _uniform(kernel, _last_begun(kernel, slots, slot))
     span = sequences.span(entry)
     if "k" not in kernel.buffers:  # its keys are nobody's, and nothing says where they end
         span = (*span[:2], 0, 0)
     sequences = sequences.holding(tuple(_uniform(kernel, int32(number)) for number in span))
-    lengths = [kernel.scalar(length) for length in sequences.lengths(entry)]
+    rows, keys = (kernel.scalar(length) for length in sequences.lengths(entry))
     number = _uniform(kernel, int32(slot - slots.begin(entry)))
-    tiles = kernel.scalar(blocks(lengths[own], block), name="tiles")
+    tiles = kernel.scalar(blocks(keys if of_keys else rows, slots.block), name="tiles")
     leave_unless(tirx.And(number >= 0, number < tiles))
     if work.last_first:
         number = tiles - 1 - number
-    return Place(entry, head, number * block, sequences, *lengths)
+    return Place(entry, head, number * slots.block, sequences, rows, keys)
 
 
 def _last_begun(kernel: CudaKernel, slots: Slots, slot):

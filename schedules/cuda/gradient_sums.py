@@ -12,8 +12,6 @@ from .arch import WARP
 from .builder import CudaKernel, emit
 from .fragments import Accumulator
 
-_FLOAT_BYTES = 4
-
 
 @dataclass(frozen=True)
 class InFragments:
@@ -48,20 +46,22 @@ class InFragments:
 class InRows:
     """Row by row, where rows past the end of an entry are another's, which others add to.
 
-    Nothing is added to those: zeros times values that are not finite would be NaN. A warp adds to
-    the halves of 8 sectors of 32 bytes.
+    Those get a 0 that is chosen, not multiplied: 0 times a value that is not finite would be NaN.
+    A warp adds to the halves of 8 sectors of 32 bytes.
     """
 
     kernel: CudaKernel
     depth: int
 
     def place(self, first, number, r: int) -> tuple:
+        """As of ``InFragments``."""
         fragments = self.depth // 8
         row, column = tirx.truncdiv(number, fragments), tirx.truncmod(number, fragments)
         row, column = self._own(first, row, column)
         return row + r // 2 * 8, column + r % 2
 
     def add(self, acc: Accumulator, index: Callable, first, tile: tuple, rows) -> None:
+        """As of ``InFragments``, but zeros to the rows past the last one."""
         for m, n, r in acc.elements():
             row, column = self._own(first, tile[0] + m, tile[1] + n)
             row = row + r // 2 * 8

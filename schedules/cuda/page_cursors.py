@@ -91,9 +91,7 @@ class PageCursor(_PlacesOfRows):
     Rows are looked up a tile ahead, so that nobody waits for the table.
     """
 
-    def __init__(
-        self, kernel: CudaKernel, tile: SharedTile, rows: PagedRows, first, advance: int
-    ):  # fmt: skip
+    def __init__(self, kernel: CudaKernel, tile: SharedTile, rows: PagedRows, first, advance: int):
         """first: the row at which the first tile begins; advance: rows from a tile to the next."""
         super().__init__(kernel, tile, rows)
         self._first, self._advance = kernel.scalar(first), advance

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any
 
 from tvm import tirx
 
-from ...definition.arithmetic import Sequences, int32, visibility
+from ...definition.arithmetic import int32, visibility
 from ...problem.visits import Visits
 from .builder import CudaKernel, assign, name_registers
 from .entries import Place, find_key_tile, find_query_tile
@@ -24,11 +23,16 @@ def round_up(value: int, multiple: int) -> int:
 
 
 class _Tile:
-    """What tiles of queries and of keys have in common."""
+    """What tiles of queries and of keys have in common.
 
-    _kernel: CudaKernel
-    _sequences: Sequences
-    batch: Any
+    batch: the entry of the block; first: its first row or key, a register; rows, keys: those of
+    the entry, int32.
+    """
+
+    def __init__(self, kernel: CudaKernel, place: Place):
+        self._kernel, self._sequences = kernel, place.sequences
+        self.batch, self.first = place.entry, kernel.scalar(place.first)
+        self.rows, self.keys = place.rows, place.keys
 
     def _rows(self, name: str, kind: str, head) -> Rows:
         """Rows of ``head`` in the tensor ``name``; kind: the method that places its elements."""
@@ -52,13 +56,9 @@ class QueryTile(_Tile):
         find: Callable[[CudaKernel, int], Place] = find_query_tile,
     ):
         place = find(kernel, block_q)
-        self.head, self.batch = place.head, place.entry
-        self._kernel = kernel
+        self.head, self.block_q = place.head, block_q
         self._group = tirx.truncdiv(int32(kernel.sig.heads), int32(kernel.sig.kv_heads))
-        self.first = kernel.scalar(place.first)
-        self._sequences = place.sequences
-        self.rows, self.keys = place.rows, place.keys
-        self.block_q = block_q
+        super().__init__(kernel, place)
         name_registers(self)
 
     @cached_property
@@ -142,12 +142,9 @@ class KeyTile(_Tile):
 
     def __init__(self, kernel: CudaKernel, block_k: int):
         sig, place = kernel.sig, find_key_tile(kernel, block_k)
-        self.kv_head, self.batch = place.head, place.entry
+        self.kv_head, self.block_k = place.head, block_k
         self.group = kernel.scalar(tirx.truncdiv(int32(sig.heads), int32(sig.kv_heads)))
-        self.first = kernel.scalar(place.first)
-        self._kernel, self._sequences = kernel, place.sequences
-        self.rows, self.keys = place.rows, place.keys
-        self.block_k = block_k
+        super().__init__(kernel, place)
         name_registers(self)
 
     def query_rows(self, name: str, head) -> Rows:

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import and_masks, or_masks
 
 import tvm_flash
 from tvm_flash.errors import UnsupportedSpec
-from tvm_flash.frontend import functional
+from tvm_flash.frontend import functional, sdpa
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
 from tvm_flash.score.program import ScoreProgram
@@ -115,7 +115,7 @@ def test_broadcast_heads_under_unlike_leading_dimensions_are_not_stored():
     """(3, 1, 1, S, S) over (3, 2, H, S, S): 3 * 2 masks are brought together, not heads."""
     q, k, v = (x.transpose(1, 2)[None].expand(3, 2, 2, SIZE, 16) for x in tensors())
     mask = torch.rand(3, 1, 1, SIZE, SIZE) < 0.7
-    mods = functional._as_mods(mask, (3, 2, 2, SIZE, SIZE))
+    mods = sdpa._as_mods(mask, (3, 2, 2, SIZE, SIZE))
     assert mods.tables[0].untyped_storage().nbytes() == 3 * 2 * SIZE * SIZE
     found = tvm_flash.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     assert (

@@ -2,36 +2,36 @@
 
 import pytest
 import torch
-from ragged import Pages, Ragged
+from packed_problems import Entries, cumulative
 
 from tvm_flash import attention, flash_attn_with_kvcache
 
-PROBLEM = Ragged((3, 90, 1, 40, 7), (300, 90, 33, 400, 0), dim=32, dim_v=32, before=1)
+PROBLEM = Entries((3, 90, 1, 40, 7), (300, 90, 33, 400, 0), heads=4, kv_heads=2)
+INPUTS = PROBLEM.inputs(32)
 
 
-def packed(problem, numbers, **options):
+def packed(numbers, **options):
     """out of these entries of the problem, in this order, each as rows of its own."""
-    parts = [problem.entry(number) for number in numbers]
-    q, k, v = (torch.cat([part[name][0] for part in parts]) for name in ("q", "k", "v"))
-    cu_seqlens = [
-        torch.tensor([0, *(lengths[n] for n in numbers)]).cumsum(0).int()
-        for lengths in (problem.rows, problem.keys)
-    ]
+    q, k, v = (
+        torch.cat([x[PROBLEM.slices(axis)[n]] for n in numbers])
+        for x, axis in zip(INPUTS[:3], "qkk", strict=True)
+    )
+    rows, keys = ([lengths[n] for n in numbers] for lengths in (PROBLEM.rows, PROBLEM.keys))
     out = attention(
-        q, k, v, cu_seqlens_q=cu_seqlens[0], cu_seqlens_k=cu_seqlens[1], causal=True, num_splits=1,
-        **options,
+        q, k, v, cu_seqlens_q=cumulative(rows), cu_seqlens_k=cumulative(keys), causal=True,
+        num_splits=1, **options,
     )  # fmt: skip
-    return dict(zip(numbers, out.split([problem.rows[n] for n in numbers]), strict=True))
+    return dict(zip(numbers, out.split(rows), strict=True))
 
 
 @pytest.mark.parametrize("options", [{}, {"window_size": (20, 0)}], ids=["causal", "window"])
 def test_alone_in_a_batch_at_any_place_on_any_number_of_threads(options):
-    whole = packed(PROBLEM, [0, 1, 2, 3, 4], **options)
+    whole = packed([0, 1, 2, 3, 4], **options)
     threads = torch.get_num_threads()
     try:
         for order in ([4, 3, 2, 1, 0], [3], [0], [2], [1, 0]):
             torch.set_num_threads(1 if threads > 1 else 2)
-            for number, out in packed(PROBLEM, order, **options).items():
+            for number, out in packed(order, **options).items():
                 assert torch.equal(out, whole[number]), (order, number)
     finally:
         torch.set_num_threads(threads)
@@ -39,9 +39,10 @@ def test_alone_in_a_batch_at_any_place_on_any_number_of_threads(options):
 
 def test_decoding_from_pages():
     """One query each: alone, and beside others that are longer, in other pages."""
-    problem = Ragged((1, 1, 1), (17, 600, 90), dim=32, dim_v=32)
-    laid = Pages(problem, 16, left=(0, 0, 0)).laid()
-    q, ends, table = problem.tensors["q"][:, None], laid["ends_k"], laid["page_table"]
+    problem = Entries((1, 1, 1), (17, 600, 90), heads=4, kv_heads=2)
+    q, k, v, *_ = problem.inputs(32)
+    laid = problem.in_pages(k, v, 16, left=(0, 0, 0))
+    q, ends, table = q[:, None], laid["ends_k"], laid["page_table"]
 
     def decoded(chosen):
         return flash_attn_with_kvcache(

@@ -10,8 +10,8 @@ from packed_problems import (
     KV_HEADS,
     assert_rule,
     cumulative,
-    each_alone,
     int32,
+    packed_entries,
     packed_inputs,
     random,
 )
@@ -164,7 +164,7 @@ def poisoned():
 def test_rows_of_no_sequence_are_neither_read_nor_left_unwritten():
     """Past seqused and past the last sequence: NaN there, zeros in results and gradients."""
     lengths, used = [(40, 50), (3, 9), (20, 20)], [(33, 41), (0, 9), (20, 0)]
-    inputs = packed_inputs(lengths, slack=6)
+    inputs = packed_inputs([*lengths, (6, 6)])
     dead = [torch.ones(len(x), dtype=torch.bool) for x in inputs[:2]]
     for rows, counts, uses in zip(
         dead, zip(*lengths, strict=True), zip(*used, strict=True), strict=True
@@ -188,7 +188,7 @@ def test_rows_of_no_sequence_are_neither_read_nor_left_unwritten():
     alive = [
         x.detach()[~rows] for x, rows in zip((q, k, v), (dead[0], dead[1], dead[1]), strict=True)
     ]
-    want, _ = each_alone(used)(*(x.double() for x in alive), causal=True)
+    want, _ = packed_entries(used).alone(*(x.double() for x in alive), causal=True)
     torch.testing.assert_close(out[~dead[0]].double(), want, atol=1e-5, rtol=1e-5)
 
 
@@ -254,13 +254,8 @@ def test_pages_behind_flash_attn_varlen_func():
     lengths, page = [(20, 40), (3, 0), (33, 33)], 16
     q, k, v, *_ = packed_inputs(lengths)
     queries, keys = zip(*lengths, strict=True)
-    table = int32(5, 1, 3, 9, 9, 9, 0, 4, 2).reshape(3, 3)
-    pools = [torch.full((6, page, KV_HEADS, DIM), torch.nan) for _ in "kv"]
-    for pool, x in zip(pools, (k, v), strict=True):
-        for entry, rows in enumerate(x.split(keys)):
-            for place, part in enumerate(rows.split(page)):
-                if len(part):
-                    pool[table[entry, place], : len(part)] = part
+    laid = packed_entries(lengths).in_pages(k, v, page, left=(0, 0, 0))
+    pools, table = (laid["k"], laid["v"]), laid["page_table"]
     cu_q, cu_k = cumulative(queries), cumulative(keys)
     given_lengths = (cu_q, cu_k, max(queries), max(keys))
     got = flash_attn_varlen_func(q, *pools, *given_lengths, causal=True, block_table=table)
@@ -268,7 +263,7 @@ def test_pages_behind_flash_attn_varlen_func():
         q, *pools, cu_q, None, 33, 40, window_size=(-1, 0), enable_gqa=True,
         seqused_k=int32(*keys), block_table=table,
     )  # fmt: skip
-    want, _ = each_alone(lengths)(q.double(), k.double(), v.double(), causal=True)
+    want, _ = packed_entries(lengths).alone(q.double(), k.double(), v.double(), causal=True)
     for out in (got, used):
         torch.testing.assert_close(out.double(), want, atol=1e-5, rtol=1e-5)
 

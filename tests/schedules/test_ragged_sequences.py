@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 import tvm
+from packed_problems import Entries
 from problems import compile_function
-from ragged import Pages, Ragged
 
 from tvm_flash.codegen.cpu import PASS_OPTIONS
 from tvm_flash.problem.arguments import arguments, given_sizes, shape_of, size_values
@@ -17,9 +17,10 @@ from tvm_flash.schedules.cpu.defaults import backward_config, forward_config
 from tvm_flash.schedules.cpu.forward import schedule_forward
 from tvm_flash.schedules.cpu.split_forward import default_split_config, schedule_split_forward
 from tvm_flash.schedules.target import host_target
-from tvm_flash.verify.rule import largest_error
+from tvm_flash.verify.rule import largest_error, results
 
-PROBLEM = Ragged((5, 0, 33, 17, 1), (40, 7, 0, 66, 3), before=2)
+PROBLEM = Entries((5, 0, 33, 17, 1), (40, 7, 0, 66, 3), heads=4, kv_heads=2, gap=2)
+ALONE = Entries((70,), (70,), heads=4, kv_heads=2)
 SMALL = {"block_q": 16, "block_k": 64}
 
 
@@ -58,20 +59,26 @@ def call(function, spec, direction, given, meta=None):
     return made
 
 
-def forward_inputs(problem, **more):
-    names = ("q", "k", "v")
-    own = {name: problem.tensors[name] for name in names}
-    return {**own, **problem.bounds(), "longest": max(problem.keys, default=0), **more}
+def inputs_of(problem):
+    return problem.inputs(16, causal=True)
+
+
+def call_inputs(problem):
+    """What a packed forward is given, by name."""
+    q, k, v, *_ = inputs_of(problem)
+    return {"q": q, "k": k, "v": v, **problem.spans, "longest": max(problem.keys)}
+
+
+def answers(problem):
+    return results(problem.alone, inputs_of(problem), torch.float64)
 
 
 def check_forward(problem, made):
-    out, lse, _ = problem.answers(causal=True)
-    inside = torch.zeros(problem.total_q, dtype=torch.bool)
-    for first, past in problem.spans("q"):
-        inside[first:past] = True
-    assert largest_error(made["out"][inside], out[inside]) < 3e-6
-    assert largest_error(made["lse"][:, inside], lse[:, inside]) < 3e-6
-    assert made["out"][~inside].isnan().all() and made["lse"][:, ~inside].isnan().all()
+    want, outside = answers(problem), problem.outside("q")
+    for name, rows in (("out", lambda x: x), ("lse", torch.t)):
+        got = rows(made[name])
+        assert largest_error(got[~outside], rows(want[name])[~outside]) < 3e-6
+        assert got[outside].isnan().all()
 
 
 @pytest.fixture(scope="module", params=[streaming, split], ids=["streaming", "split"])
@@ -81,40 +88,39 @@ def forwards(request):
     return {spec.sequences: (kernel(request.param(spec)), spec) for spec in specs}
 
 
-@pytest.mark.parametrize("problem", [PROBLEM, Ragged((70,), (70,))], ids=["5", "1"])
+@pytest.mark.parametrize("problem", [PROBLEM, ALONE], ids=["5", "1"])
 def test_packed_forward(forwards, problem):
-    check_forward(problem, call(*forwards["packed"], "forward", forward_inputs(problem)))
+    check_forward(problem, call(*forwards["packed"], "forward", call_inputs(problem)))
 
 
 @pytest.mark.parametrize("size", [1, 3, 32])
 def test_paged_forward(forwards, size):
     """Unused rows of pages are NaN, and none of it gets into a result."""
-    pages = Pages(PROBLEM, size, left=(0, 3, 0, 32, 1)).laid()
-    given = forward_inputs(PROBLEM, **pages)
+    given = call_inputs(PROBLEM)
+    given |= PROBLEM.in_pages(given["k"], given["v"], size, left=(0, 3, 0, 32, 1))
     check_forward(PROBLEM, call(*forwards["paged"], "forward", given))
 
 
 @pytest.mark.parametrize("shift", [-1000, 1000, 2**31 - 100])
 def test_spans_outside_of_tensors_reach_nothing_else(forwards, shift):
     """Operators refuse them; a kernel called by others has no more than a wrong result."""
-    given = forward_inputs(PROBLEM)
+    given = call_inputs(PROBLEM)
     for name in ("starts_k", "ends_k", "ends_q"):
         given[name] = (given[name].long() + shift).clamp(-(2**31), 2**31 - 1).int()
     made = call(*forwards["packed"], "forward", given)
-    assert made["out"].shape == (PROBLEM.total_q, 4, 16)
+    assert made["out"].shape == given["q"].shape
 
 
 def test_packed_backward():
     spec = spec_of("packed")
     config = replace(backward_config(spec, host_target()), **SMALL)
     meta = {**SMALL, "head_dim_pad": config.tile(spec).depth_lanes}
-    out, lse, wanted = PROBLEM.answers(causal=True)
-    given = forward_inputs(PROBLEM, out=out.float(), lse=lse.float())
-    given |= {name: PROBLEM.tensors[name] for name in ("dout", "dlse")}
+    inputs, want = inputs_of(PROBLEM), answers(PROBLEM)
+    given = {**call_inputs(PROBLEM), "dout": inputs.dout, "dlse": inputs.dlse}
+    given |= {name: want[name].float() for name in ("out", "lse")}
     made = call(kernel(schedule_backward(spec, config)), spec, "backward", given, meta)
-    for name, axis, want in zip(("dq", "dk", "dv"), "qkk", wanted, strict=True):
-        for first, past in PROBLEM.spans(axis):
-            assert largest_error(made[name][first:past], want[first:past]) < 1e-5
+    for name, axis in (("dq", "q"), ("dk", "k"), ("dv", "k")):
+        inside = ~PROBLEM.outside(axis)
+        assert largest_error(made[name][inside], want[name][inside]) < 1e-5
     assert not made["dq"].isnan().any(), "the sums of rows of no entry are 0"
-    outside = PROBLEM.total_k - sum(PROBLEM.keys)
-    assert made["dk"].isnan().all(dim=(1, 2)).sum() == outside
+    assert torch.equal(made["dk"].isnan().all(dim=(1, 2)), PROBLEM.outside("k"))

@@ -4,60 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any
 
 import torch
 from interpreted import interpreted
+from packed_problems import Entries, Tensors
 
+from tvm_flash.cases import Inputs
 from tvm_flash.problem.arguments import WRITTEN, ZEROED, arguments, given_sizes, names, size_values
 from tvm_flash.problem.numbers import kinds_of, numbers_by_name
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.reference import attention_reference
 from tvm_flash.runtime.call import completed, new_tensors
 from tvm_flash.verify.plan import run_program
-from tvm_flash.verify.rule import deviations
-
-Tensors = dict[str, torch.Tensor]
-INPUTS = ("q", "k", "v", "dout", "dlse")
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Lengths of queries and keys by entry, ``gap`` unused rows after each, and heads."""
-
-    rows: tuple[int, ...]
-    keys: tuple[int, ...]
-    heads: int = 2
-    kv_heads: int = 1
-    gap: int = 0
-
-    @cached_property
-    def spans(self) -> Tensors:
-        """starts_q, ends_q, starts_k, ends_k (B,) int32."""
-        found = {}
-        for name, lengths in (("q", self.rows), ("k", self.keys)):
-            lengths = torch.tensor(lengths, dtype=torch.int32)
-            starts = torch.cumsum(lengths + self.gap, 0, dtype=torch.int32) - lengths - self.gap
-            found |= {f"starts_{name}": starts, f"ends_{name}": starts + lengths}
-        return found
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The sizes of a call by name."""
-        count = len(self.rows)
-        return {
-            "B": count, "H": self.heads, "Hk": self.kv_heads,
-            "total_q": sum(self.rows) + self.gap * count,
-            "total_k": sum(self.keys) + self.gap * count,
-            "max_seqlen_k": max(self.keys, default=0),
-        }  # fmt: skip
-
-    def slices(self, which: str) -> list[slice]:
-        """Rows of each entry in the tensors of queries ("q") or keys ("k")."""
-        starts, ends = (self.spans[f"{end}_{which}"].tolist() for end in ("starts", "ends"))
-        return [slice(*span) for span in zip(starts, ends, strict=True)]
+from tvm_flash.verify.rule import deviations, results
 
 
 class Ragged:
@@ -79,15 +38,9 @@ class Ragged:
         spec, tables = AttentionSpec.capture(alibi=slopes is not None, **fields)
         self.tables = tables if slopes is None else [slopes, *tables]
         self.spec, self.entries, self.variant = spec, entries, variant
-        self._random = torch.Generator().manual_seed(seed)
-        sizes, dims = entries.sizes, (spec.head_dim, spec.head_dim_v)
-        queries, keys = (sizes["total_q"], sizes["H"]), (sizes["total_k"], sizes["Hk"])
-        shapes = ((*queries, dims[0]), (*keys, dims[0]), (*keys, dims[1]), (*queries, dims[1]))
-        self.inputs = dict(zip(INPUTS, map(self._normal, shapes), strict=False))
-        self.inputs["dlse"] = torch.randn(sizes["H"], sizes["total_q"], generator=self._random)
-
-    def _normal(self, shape) -> torch.Tensor:
-        return torch.randn(*shape, generator=self._random).to(self.spec.element.torch)
+        drawn = entries.inputs(spec.head_dim, spec.head_dim_v, spec.element.torch, seed)
+        self.inputs: Tensors = drawn._asdict()
+        del self.inputs["variant"]
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -121,88 +74,30 @@ class Ragged:
         return {name: call[name] for name in names(table, "output")}
 
     def in_pages(self) -> Tensors:
-        """k and v in pages with NaN between them, their table, and spans of positions.
-
-        An entry's keys begin at position 2: others use what is before.
-        """
-        before, size = 2, self.page_size
-        counts = [-(-(before + keys) // size) for keys in self.entries.keys]
-        order = torch.randperm(sum(counts) + 2, generator=self._random)
-        table = torch.full((len(counts), max(counts, default=0) + 1), -7, dtype=torch.int32)
-        pages = {
-            name: self.inputs[name].new_full(
-                (len(order), size, *self.inputs[name].shape[1:]), math.nan
-            )
-            for name in "kv"
-        }
-        used = 0
-        for entry, keys in enumerate(self.entries.slices("k")):
-            own = order[used : used + counts[entry]]
-            used += counts[entry]
-            table[entry, : len(own)] = own
-            places = before + torch.arange(keys.stop - keys.start)
-            for name, whole in pages.items():
-                whole[own[places // size], places % size] = self.inputs[name][keys]
-        lengths = torch.tensor(self.entries.keys, dtype=torch.int32)
-        starts = torch.full_like(lengths, before)
-        return {**pages, "page_table": table, "starts_k": starts, "ends_k": starts + lengths}
+        """The keys in pages; an entry's begin at position 2: others use what is before."""
+        left = [2] * len(self.entries.keys)
+        return self.entries.in_pages(self.inputs["k"], self.inputs["v"], self.page_size, left)
 
     def found(self, arch: str, backward: str, **options) -> Tensors:
         """out, lse, dq, dk, dv of the kernels; ``backward`` "" leaves out gradients."""
         saved = self.call("forward", arch, {}, **options)
         return saved | self.call(backward, arch, saved, **options) if backward else saved
 
-    def expected(self, dtype: torch.dtype | None) -> Tensors:
-        """The same of torch, entry by entry, computed in ``dtype``; NaN in rows of no entry."""
-        leaves = {name: self.inputs[name].to(dtype or self.inputs["q"].dtype) for name in "qkv"}
-        like = {"out": "dout", "lse": "dlse", "dq": "q", "dk": "k", "dv": "v"}
-        wide = dtype or torch.float32
-        whole = {
-            name: torch.full_like(self.inputs[x], math.nan, dtype=wide) for name, x in like.items()
-        }
-        spans = zip(self.entries.slices("q"), self.entries.slices("k"), strict=True)
-        for number, (rows, keys) in enumerate(spans):
-            own = [leaves["q"][None, rows], leaves["k"][None, keys], leaves["v"][None, keys]]
-            own = [x.clone().requires_grad_() for x in own]
-            out, lse = attention_reference(*own, **self._variant_of(number))
-            upstream = (
-                self.inputs["dout"][None, rows].to(out.dtype),
-                self.inputs["dlse"][None, :, rows].to(lse.dtype),
-            )
-            grads = torch.autograd.grad((out, lse), own, upstream, materialize_grads=True)
-            whole["out"][rows], whole["lse"][:, rows] = out.detach()[0], lse.detach()[0]
-            for name, place, grad in zip(
-                ("dq", "dk", "dv"), (rows, keys, keys), grads, strict=True
-            ):
-                whole[name][place] = grad[0]
-        return whole
-
-    def _variant_of(self, entry: int) -> dict[str, Any]:
-        """The variant for an entry alone, which torch knows as number 0."""
-        variant = dict(self.variant)
-        for name in ("score_mod", "mask_mod"):
-            if name in variant:
-                variant[name] = partial(_of_entry, variant[name], entry, name == "score_mod")
-        if "alibi_slopes" in variant:
-            variant["alibi_slopes"] = variant["alibi_slopes"][entry : entry + 1]
-        return variant
-
     def check(self, found: Tensors) -> None:
         """Assert the error rule for what an entry has, and that nothing else was written."""
         found = dict(found)
         if "lse_low" in found:
             found["lse"] = found["lse"].double() + found.pop("lse_low").double()
-        exact, plain = self.expected(torch.float64), self.expected(None)
+        inputs = Inputs(**self.inputs, variant=self.variant)
+        exact, plain = (
+            results(self.entries.alone, inputs, dtype) for dtype in (torch.float64, None)
+        )
         for name, got in found.items():
-            of_none = exact[name].isnan()
-            assert got[of_none].isnan().all(), f"{name}: rows of no entry were written"
-            for results in (found, exact, plain):
-                results[name] = results[name].masked_fill(of_none, 0)
+            of_none = self.entries.outside("k" if name in ("dk", "dv") else "q")
+            of_none = of_none if name == "lse" else of_none[:, None, None]
+            unwritten = got[of_none.expand_as(got)].isnan().all()
+            assert unwritten, f"{name}: rows of no entry were written"
+            found[name] = torch.where(of_none, exact[name].to(got.dtype), got)
         held = deviations(self.spec.dtype, found, exact, plain)
         wrong = [str(deviation) for deviation in held if not deviation.ok]
         assert not wrong, "; ".join(wrong)
-
-
-def _of_entry(function, entry: int, is_score: bool, *arguments):
-    b = int(is_score)
-    return function(*arguments[:b], arguments[b] + entry, *arguments[b + 1 :])

@@ -1,4 +1,4 @@
-"""``attention``, which takes every option, and torch's scaled_dot_product_attention by it."""
+"""``attention``, which takes every option."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch._C import _is_any_autocast_enabled
 
-from .broadcasting import broadcast_leads, share_heads
-from .captured import Captured, capture
-from .checks import (
-    check_alibi,
-    check_all_dense,
-    check_attn_mask,
-    check_ranks,
-    check_tensors,
-)
+from .captured import Captured
+from .checks import check_alibi, check_tensors
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import Lengths, is_jagged, jagged_parts, nested_like, ragged_attention, ragged_of
@@ -27,30 +20,14 @@ from .values import (
     as_splits,
     as_window,
     autocast,
-    check_no_dropout,
 )
 
 LAYOUTS = ("bshd", "bhsd")
 # (left, right): any pair of integers, also as a tensor or array; None is no bound.
 Window = Sequence[int | None] | torch.Tensor | None
 
-
 # Beyond it scores are so large that a float32 lse says little of a row's sum.
 _STEEP = 1024.0
-
-
-def _reads(dtype: torch.dtype) -> Captured:
-    """What attn_mask of ``dtype`` becomes: a read of one captured (B, H, Sq, Sk) table."""
-    table = torch.zeros(1, 1, 1, 1, dtype=dtype)
-    if dtype == torch.bool:
-        return capture(mask_mod=lambda b, h, q_idx, k_idx: table[b, h, q_idx, k_idx])
-    return capture(lambda score, b, h, q_idx, k_idx: score + table[b, h, q_idx, k_idx])
-
-
-_OF_MASK = {
-    dtype: _reads(dtype)
-    for dtype in (torch.bool, torch.float32, torch.bfloat16, torch.float16, torch.float64)
-}
 
 
 def attention(
@@ -137,15 +114,9 @@ def attention(
         if layout != "bshd" and block_table is None:
             raise ValueError(f"{layout=} is of dense tensors: packed ones are (total, H, D)")
         lengths = Lengths(
-            cu_seqlens_q,
-            cu_seqlens_k,
-            max_seqlen_q,
-            max_seqlen_k,
-            seqused_q,
-            seqused_k,
-            block_table,
-            leftpad_k,
-        )
+            cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+            seqused_q, seqused_k, block_table, leftpad_k,
+        )  # fmt: skip
     elif type(q) is not torch.Tensor and is_jagged(q):
         nested = q
         (q, k, v), lengths = jagged_parts(q, k, v)
@@ -168,71 +139,26 @@ def attention(
     features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep)
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
-    if lengths is not None:
+    if lengths is None:
+        look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
+        (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
+        scale = default_scale if scale is None else scale
+        slopes = ()
+        if alibi_slopes is not None:
+            slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
+        out, lse = attention_operator(
+            q, k, v, [*slopes, *tables], spec, scale, deterministic, left, right, softcap
+        )
+    else:
         out, lse = ragged_attention(
             q, k, v, ragged_of(q, k, v, lengths), features, scale, (left, right, softcap),
             deterministic, alibi_slopes, (score_mod, mask_mod), as_splits(num_splits),
         )  # fmt: skip
-        if nested is not None:
-            out = nested_like(nested, out)
-            out = out.transpose(1, 2) if layout == "bhsd" else out
-        return (out, lse) if return_lse else out
-    look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
-    (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
-    scale = default_scale if scale is None else scale
-    slopes = ()
-    if alibi_slopes is not None:
-        slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
-    out, lse = attention_operator(
-        q, k, v, [*slopes, *tables], spec, scale, deterministic, left, right, softcap
-    )
-    out = out.transpose(1, 2) if layout == "bhsd" else out
+        out = out if nested is None else nested_like(nested, out)
+    # With pages k and v alone are of that layout: out is packed, as q is.
+    if layout == "bhsd" and block_table is None:
+        out = out.transpose(1, 2)
     return (out, lse) if return_lse else out
-
-
-def scaled_dot_product_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    """torch.nn.functional.scaled_dot_product_attention's signature and conventions.
-
-    query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with leading dimensions that
-    broadcast; is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True
-    takes part) or a float bias, without gradient; with is_causal both hold. Returns (..., H, Sq,
-    Dv); 0 for rows that see no key. dropout_p > 0 raises NotImplementedError; other errors as
-    ``attention``.
-    """
-    check_no_dropout(dropout_p)
-    check_ranks(query=query, key=key, value=value)
-    is_causal = as_flag("is_causal", is_causal)
-    if _is_any_autocast_enabled():
-        attn_mask = autocast(attn_mask)
-    try:
-        q, k, v = broadcast_leads(query, key, value)
-        lead = q.shape[:-3]
-        q, k, v = share_heads(*map(_four_dimensional, (q, k, v)), as_flag("enable_gqa", enable_gqa))
-        mods = None
-        if attn_mask is not None:
-            mods = _as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
-        out = attention(
-            q, k, v, softmax_scale=None if scale is None else as_scale("scale", scale),
-            causal=is_causal, score_mod=mods, layout="bhsd",
-            alignment="top_left" if is_causal else "bottom_right",
-        )  # fmt: skip
-    except (TypeError, ValueError, RuntimeError):
-        check_all_dense(query=query, key=key, value=value)
-        raise
-    if len(lead) == 1:
-        return out
-    is_one_head = query.ndim == key.ndim == value.ndim == 2
-    return out[0, 0] if is_one_head else out.reshape(*lead, *out.shape[1:])
 
 
 def _rows_first(layout: str, *tensors: torch.Tensor):
@@ -245,20 +171,3 @@ def _rows_first(layout: str, *tensors: torch.Tensor):
 def _has_rows(x) -> bool:
     """Whether ``x`` is a tensor of four dimensions, dense or jagged; the checks name others."""
     return getattr(x, "layout", None) in (torch.strided, torch.jagged) and x.ndim == 4
-
-
-def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
-    """(..., H, S, D) as (B, H, S, D); (S, D) is one head."""
-    return x.flatten(0, -4) if x.ndim > 4 else x[(None,) * (4 - x.ndim)] if x.ndim < 4 else x
-
-
-def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
-    """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
-    table = check_attn_mask(mask, shape)
-    if len(shape) > 4:
-        # Only what is stored of broadcast heads, rows and keys is brought together.
-        stored = mask[(None,) * (len(shape) - mask.ndim)]
-        stored = stored.expand(*shape[:-3], *stored.shape[-3:]).flatten(0, -4)
-        table = stored.expand(-1, *shape[-3:])
-    mods = _OF_MASK.get(mask.dtype) or _OF_MASK[torch.float32]
-    return mods.with_tables(_four_dimensional(table))

@@ -13,7 +13,8 @@ from torch.nn.functional import pad
 
 from .checks import check_alike
 from .functional import LAYOUTS
-from .packed_rows import check_int32, is_readable, sequence_and_position
+from .packed_rows import check_numbers, check_table, is_readable, sequence_and_position
+from .ragged_checks import missing_page
 
 
 class CachePages(NamedTuple):
@@ -64,10 +65,7 @@ def cache_pages(q, k, v, seqlens, batch_idx, leftpad, table, entries: int, layou
     if paged and batch_idx is not None:
         raise ValueError("block_table finds the pages: leave cache_batch_idx out")
     if paged:
-        check_int32("block_table", table, q.device)
-        if table.ndim != 2 or len(table) != entries:
-            shape = tuple(table.shape)
-            raise ValueError(f"block_table of shape {shape} must be ({entries}, most pages)")
+        check_table(table, entries, q.device)
     elif batch_idx is not None:
         table = number_of_each("cache_batch_idx", batch_idx, entries, q.device)[:, None]
     elif entries > k.shape[0]:
@@ -84,9 +82,7 @@ def cache_pages(q, k, v, seqlens, batch_idx, leftpad, table, entries: int, layou
 def number_of_each(name: str, x, entries: int, device: torch.device) -> torch.Tensor:
     """``x`` (entries,) int32 on ``device``; of an integer that all entries share."""
     if isinstance(x, torch.Tensor):
-        check_int32(name, x, device)
-        if tuple(x.shape) != (entries,):
-            raise ValueError(f"{name} of shape {tuple(x.shape)} must be of shape ({entries},)")
+        check_numbers(name, x, entries, device)
         return x.contiguous()
     try:
         number = operator.index(x)
@@ -168,14 +164,11 @@ def check_cache_numbers(cache: CachePages, counts=0) -> None:
             "more pages in block_table"
         )
     _raise_where(first > past, "cache_leftpad", first, "at most the keys there are", ValueError)
-    table, pages = cache.table.numpy(), len(cache.k)
-    used = np.arange(table.shape[1]) < -(-past[:, None] // max(cache.k.shape[1], 1))
-    if (wrong := used & ((table < 0) | (table >= pages))).any():
-        entry, place = np.argwhere(wrong)[0]
+    pages, page_size = cache.k.shape[:2]
+    if (missing := missing_page(cache.table, past, pages, page_size)) is not None:
+        entry, place, number = missing
         name = f"block_table[{entry}, {place}]" if cache.paged else f"cache_batch_idx[{entry}]"
-        raise RuntimeError(
-            f"{name}={table[entry, place]} must lie in 0 .. {pages - 1}: the cache has {pages}"
-        )
+        raise RuntimeError(f"{name}={number} must lie in 0 .. {pages - 1}: the cache has {pages}")
 
 
 def _raise_where(wrong, name: str, numbers, wanted: str, error: type[Exception]) -> None:

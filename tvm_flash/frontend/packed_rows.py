@@ -58,6 +58,23 @@ def check_int32(name: str, x: torch.Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} is on {x.device}, the rows on {device}: move one")
 
 
+def check_numbers(name: str, x: torch.Tensor, entries: int, device: torch.device) -> None:
+    """As ``check_int32``; ValueError too unless ``x`` is (entries,)."""
+    check_int32(name, x, device)
+    if tuple(x.shape) != (entries,):
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} must be ({entries},): a number for each sequence"
+        )
+
+
+def check_table(block_table: torch.Tensor, entries: int, device: torch.device) -> None:
+    """As ``check_int32``; ValueError too unless ``block_table`` is (entries, most pages)."""
+    check_int32("block_table", block_table, device)
+    if block_table.ndim != 2 or len(block_table) != entries:
+        shape = tuple(block_table.shape)
+        raise ValueError(f"block_table of shape {shape} must be ({entries}, most pages)")
+
+
 def sequence_and_position(
     cu_seqlens: torch.Tensor, total: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from .page_allocator import Growth, PageAllocator
 from .page_pool import PagePool, slots_of
+from .values import as_integer
 
 
 class PagedCache:
@@ -218,10 +219,7 @@ class PagedCache:
 
 
 def _positive(name: str, value) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}={value!r} must be an integer") from None
+    number = as_integer(name, value)
     if number < 1:
         raise ValueError(f"{name}={number} must be at least 1")
     return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import torch
@@ -10,10 +9,11 @@ import torch
 from ..problem.arguments import LONGEST
 from .checks import check_alibi
 from .last_call import LastCall
-from .packed_rows import check_cu_seqlens, check_int32, is_readable
+from .packed_rows import check_cu_seqlens, check_numbers, check_table, is_readable
 from .problem import ragged_problem_of
 from .ragged_checks import Extent, check_rows, check_spans
 from .ragged_ops import PACKED, PAGED, ragged_operator
+from .values import as_integer
 
 
 class Ragged(NamedTuple):
@@ -168,7 +168,7 @@ def _used(axis: str, used, starts: torch.Tensor, ends: torch.Tensor) -> tuple:
     """
     if used is None:
         return starts, ends
-    _check_entries(name := f"seqused{axis}", used, starts.device, len(starts))
+    check_numbers(name := f"seqused{axis}", used, len(starts), starts.device)
     if is_readable(used) and is_readable(starts):
         numbers, most = used.numpy(), ends.numpy() - starts.numpy()
         if (wrong := (numbers < 0) | (numbers > most)).any():
@@ -180,23 +180,11 @@ def _used(axis: str, used, starts: torch.Tensor, ends: torch.Tensor) -> tuple:
     return starts, starts + used
 
 
-def _check_entries(name: str, x: torch.Tensor, device: torch.device, entries: int) -> None:
-    """Raise unless ``x`` is a tensor (entries,) of int32 on ``device``."""
-    check_int32(name, x, device)
-    if tuple(x.shape) != (entries,):
-        raise ValueError(
-            f"{name} of shape {tuple(x.shape)} must be ({entries},): a number for each sequence"
-        )
-
-
 def _of_pages(k: torch.Tensor, entries: int, lengths: Lengths) -> tuple:
     """Starts and ends of the keys in the pages of each sequence, and how many it may have."""
-    check_int32("block_table", lengths.block_table, k.device)
-    if lengths.block_table.ndim != 2 or len(lengths.block_table) != entries:
-        shape = tuple(lengths.block_table.shape)
-        raise ValueError(f"block_table of shape {shape} must be ({entries}, most pages)")
+    check_table(lengths.block_table, entries, k.device)
     if lengths.seqused_k is not None:
-        _check_entries("seqused_k", ends := lengths.seqused_k, k.device, entries)
+        check_numbers("seqused_k", ends := lengths.seqused_k, entries, k.device)
     elif lengths.cu_seqlens_k is not None:
         before, after = _bounds("_k", lengths.cu_seqlens_k, k, lengths.max_seqlen_k, entries)
         ends = after - before
@@ -204,7 +192,7 @@ def _of_pages(k: torch.Tensor, entries: int, lengths: Lengths) -> tuple:
         raise ValueError("block_table needs seqused_k or cu_seqlens_k: how many keys there are")
     starts = torch.zeros_like(ends)
     if lengths.leftpad_k is not None:
-        _check_entries("leftpad_k", starts := lengths.leftpad_k, k.device, entries)
+        check_numbers("leftpad_k", starts := lengths.leftpad_k, entries, k.device)
     return starts, ends, lengths.block_table.shape[1] * k.shape[1]
 
 
@@ -227,12 +215,7 @@ def _readable(name: str, number) -> int | None:
         number = number.item()
     if number is None:
         return None
-    # The compiler keeps what it computes from a length.
-    if type(number) is not int and not isinstance(number, torch.SymInt):
-        try:
-            number = operator.index(number)
-        except TypeError:
-            raise TypeError(f"{name}={number!r} must be an integer") from None
+    number = as_integer(name, number)
     least, limit = LONGEST.limits
     if not least <= number <= limit:
         raise ValueError(f"{name}={number} must lie in {least}..{limit}")

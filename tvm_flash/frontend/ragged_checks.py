@@ -146,12 +146,24 @@ def _extent(axis: str, lengths) -> Extent:
 
 def _check_pages(table: torch.Tensor, ends, pages: int, page_size: int) -> None:
     """RuntimeError unless every page that an entry reaches exists."""
+    if (missing := missing_page(table, ends, pages, page_size)) is not None:
+        entry, place, number = missing
+        raise RuntimeError(
+            f"block_table[{entry}, {place}]={number} must lie in 0 .. {pages - 1}: "
+            f"there are {pages} pages"
+        )
+
+
+def missing_page(table: torch.Tensor, ends, pages: int, page_size: int) -> tuple | None:
+    """(entry, place, number) of the first number in table (B, most) of no page; None: all exist.
+
+    ends: past the last position of each entry, a numpy array (B,); pages that none reaches count
+    not.
+    """
     numbers = table.numpy()
     used = np.arange(numbers.shape[1]) < -(-ends.astype(np.int64)[:, None] // max(page_size, 1))
     wrong = used & ((numbers < 0) | (numbers >= pages))
-    if wrong.any():
-        entry, place = np.argwhere(wrong)[0]
-        raise RuntimeError(
-            f"block_table[{entry}, {place}]={numbers[entry, place]} must lie in 0 .. {pages - 1}: "
-            f"there are {pages} pages"
-        )
+    if not wrong.any():
+        return None
+    entry, place = np.argwhere(wrong)[0]
+    return entry, place, numbers[entry, place]

@@ -60,14 +60,21 @@ def as_splits(value) -> int:
     """num_splits as an int, 0 for None; TypeError, ValueError unless it is an integer >= 0."""
     if value is None:
         return 0
-    if type(value) is not int and not isinstance(value, torch.SymInt):
-        try:
-            value = operator.index(value)
-        except TypeError:
-            raise TypeError(f"num_splits={value!r} must be an integer") from None
-    if value < 0:
-        raise ValueError(f"num_splits={value} must be 0 (the kernel chooses) or more")
-    return value
+    number = as_integer("num_splits", value)
+    if number < 0:
+        raise ValueError(f"num_splits={number} must be 0 (the kernel chooses) or more")
+    return number
+
+
+def as_integer(name: str, value) -> int:
+    """``value`` as an int; TypeError for what is none."""
+    # The compiler keeps what it computes from a length.
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} must be an integer") from None
 
 
 def as_flag(name: str, value) -> bool:

@@ -16,8 +16,9 @@ from .arithmetic import INTS, Arithmetic
 class Work:
     """A grid: one worker for each place of its axes.
 
-    axes: extents by name, the slowest axis first; names are "entry" (of the batch), "head", "tile"
-    and "part" (of the keys). last_first: the last "tile" is taken first. Under a causal mask the
+    axes: extents by name, the slowest axis first; names are "entry" (of the batch), "head", "tile",
+    "part" (of the keys) and, in place of entries and tiles, "slot" (of ``Slots``). last_first: the
+    last "tile" is taken first; whoever finds a slot's tile does the same. Under a causal mask the
     last rows see most keys: the launch then ends with short shares. Extents are ints, or
     expressions that ``arithmetic`` knows.
     """

@@ -17,7 +17,7 @@ from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass
 from .backward_staging import staged_rows, transposed, turned_keys
 from .backward_sums import query_gradient
-from .entries import Places
+from .entries import places_of
 from .regions import whole
 from .staging import Rows, row_number
 from .tasks import dealt_work
@@ -40,7 +40,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     them. ``*_c`` is the transpose that head_rows asks for; without it, it is its source.
     """
     sig = Signature(spec, "backward")
-    scores, places = Scores(sig, math), Places(sig)
+    scores, places = Scores(sig, math), places_of(sig)
     gradient = BoundGradient(gradient_of("softmax"), math)
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only

@@ -14,7 +14,7 @@ from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from .entries import Places
+from .entries import places_of
 from .forward_results import stored_results
 from .online_softmax import raised_maxima, rescaled_sums
 from .regions import along, whole
@@ -39,7 +39,7 @@ def streaming_forward(
     in its own nested sblock, which is what lets Schedule tile it. kind: a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
-    scores, places = Scores(sig, functions), Places(sig)
+    scores, places = Scores(sig, functions), places_of(sig)
     find_tile = places.find_row_tile()
     hides_rows = scores.hides_rows
     softmax = BoundRecurrence(recurrence_of(kind), functions)

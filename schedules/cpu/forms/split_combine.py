@@ -9,7 +9,7 @@ from tvm.script import tirx as T
 from ....definition.arithmetic import visibility
 from ....definition.derive.bound import BoundRecurrence
 from ....definition.signature import Signature
-from .entries import Places
+from .entries import places_of
 from .regions import whole
 
 
@@ -20,7 +20,7 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
     head and packed row. chunk: keys of one. numbers(h): a kind's inputs in head h; inputs: their
     buffers. results: lse and lse_low, by name.
     """
-    places, dim_v = Places(sig), sig.spec.head_dim_v
+    places, dim_v = places_of(sig), sig.spec.head_dim_v
     find_row = places.find_packed_row()
 
     # An inline function numbers the blocks of its second use: each definition makes its own.

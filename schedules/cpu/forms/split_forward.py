@@ -14,7 +14,7 @@ from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from .entries import Places
+from .entries import places_of
 from .regions import whole
 from .row_states import row_states
 from .split_combine import combined_chunks
@@ -59,7 +59,7 @@ def split_forward(
     the vector forms of exp2 and friends (None: intrinsics); kind is a key of ``KINDS``.
     """
     sig = Signature(spec, "forward")
-    scores, places = Scores(sig, math), Places(sig, with_part=True)
+    scores, places = Scores(sig, math), places_of(sig, with_part=True)
     find_tile = places.find_chunk()
     softmax = BoundRecurrence(recurrence_of(kind), math)
     inputs, numbers = row_numbers(kind, sig)
