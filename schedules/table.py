@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact.library import DIRECTIONS
+from ..errors import UnsupportedSpec
 from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
 from .config_fields import Config, checked, config_from
@@ -80,7 +81,12 @@ class ScheduleTable:
     def defaults(
         self, spec: AttentionSpec, direction: str, target, bucket: str = DEFAULT_BUCKET
     ) -> list[Config]:
-        """The configs without a tuning record, the best first. May raise UnsupportedSpec."""
+        """The configs without a tuning record, the best first.
+
+        Raises UnsupportedSpec for a direction that the spec has not, or what no schedule serves.
+        """
+        if direction != "forward" and not spec.has_gradient:
+            raise UnsupportedSpec([f"{spec.name}: attention over keys in pages has no gradient"])
         return [
             config
             for row in self._serving(direction)

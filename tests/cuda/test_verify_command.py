@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -84,6 +85,13 @@ def test_spec_passes(tmp_path):
 def test_captured_tables(name, direction):
     (spec,) = {case.spec for case in CASES if case.name == name}
     found = verify_spec(spec, [direction], ["sm_80"], quick=True)
+    assert found.ok, [outcome.failure for k in found.kernels for outcome in k.outcomes]
+
+
+@pytest.mark.parametrize("sequences", ["packed", "paged"])
+def test_other_sequences(sequences):
+    spec = dataclasses.replace(SPEC, sequences=sequences)
+    found = verify_spec(spec, ["forward"], ["sm_80"], quick=True)
     assert found.ok, [outcome.failure for k in found.kernels for outcome in k.outcomes]
 
 

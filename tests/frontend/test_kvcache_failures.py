@@ -64,7 +64,7 @@ def test_gradients_are_refused_not_wrong():
     new = random(B, 1, KV_HEADS, DIM).requires_grad_()
     out, _ = append_to(held, q=q, k=new)
     assert not held.k.requires_grad and held.k.grad_fn is None
-    with pytest.raises(NotImplementedError, match="attention over pages has no gradient"):
+    with pytest.raises(NotImplementedError, match="attention to a cache has no gradient"):
         out.sum().backward()
 
 

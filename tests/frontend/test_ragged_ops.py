@@ -129,7 +129,7 @@ def test_second_and_forward_derivatives_are_refused_not_wrong(qkv):
 
 def test_pages_have_no_gradient(qkv):
     out = attend_pages(qkv[0])
-    with pytest.raises(NotImplementedError, match="attention over pages has no gradient"):
+    with pytest.raises(NotImplementedError, match="attention to a cache has no gradient"):
         out.sum().backward()
 
 

@@ -106,6 +106,8 @@ def bench(
 def _suite_name(name: str, quick: bool) -> str:
     if not quick:
         return name
+    if name == "sequences":
+        raise ValueError("--quick is of other suites: take a part of sequences by --match")
     return "gpu-quick" if name.startswith("gpu") else "quick"
 
 

@@ -129,6 +129,7 @@ def tune(
     groups = grouped(
         own_specs(specs, specs_file, preset), preset, _words("directions", directions, DIRECTIONS)
     )
+    groups = _dense(groups)
     if carry is not None:
         carry_candidates(groups, target, trials, seed, strategy, carry)
         return
@@ -154,6 +155,22 @@ def tune(
         notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
     named = [*(specs or []), *_options("--specs", specs_file), *_options("--preset", preset)]
     search(request, hardware(), out, named)
+
+
+def _dense(groups: Groups) -> Groups:
+    """``groups`` without packed and paged specs, which take the numbers of the dense ones.
+
+    Raises UnsupportedSpec where no other is left.
+    """
+    kept = [([s for s in specs if s.sequences == "dense"], found) for specs, found in groups]
+    left_out = sum(len(specs) for specs, _ in groups) - sum(len(specs) for specs, _ in kept)
+    said = f"{left_out} packed and paged specs take the numbers of the dense ones"
+    kept = [(specs, found) for specs, found in kept if specs]
+    if left_out and not kept:
+        raise UnsupportedSpec(f"{said}: search those")
+    if left_out:
+        notes.print(f"{said}: not searched")
+    return kept
 
 
 def _refuse_out(out: Path | None) -> None:

@@ -175,7 +175,7 @@ def _register(operator, kind: str, direction: str, save, gradients) -> None:
 
 _recording = Recording(_packed_forward, _packed_backward, TABLES[PACKED])
 _SECOND = "the gradient of attention's gradient is not computed"
-_CACHED = "attention over pages has no gradient: run it under torch.no_grad(), or pack the keys"
+_CACHED = "attention to a cache has no gradient: run it under torch.no_grad(), or pack the keys"
 _register(_packed_forward, PACKED, "forward", _recording.save, _recording.gradients)
 _register(_packed_backward, PACKED, "backward", *_no_gradients(_SECOND))
 _register(_paged_forward, PAGED, "forward", *_no_gradients(_CACHED))

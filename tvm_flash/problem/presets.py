@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ..errors import UnsupportedSpec
 from .spec import AttentionSpec
 
 HALVES = ("bfloat16", "float16")
@@ -102,11 +101,10 @@ PRESETS = {
 
 
 def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[AttentionSpec, str]]:
-    """(spec, direction) of those of ``directions`` that the spec has; UnsupportedSpec for none."""
+    """(spec, direction) of those of ``directions`` that the spec has; all of them, where it has
+    none: it is then refused by name."""
     served = [d for d in directions if d == "forward" or spec.has_gradient]
-    if directions and not served:
-        raise UnsupportedSpec([f"{spec.name}: attention over pages has no gradient"])
-    return [(spec, direction) for direction in served]
+    return [(spec, direction) for direction in served or directions]
 
 
 def preset_named(name: str) -> Preset:

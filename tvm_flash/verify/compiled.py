@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..artifact.library import DIRECTIONS, symbol_name
 from ..errors import UnsupportedSpec
+from ..problem.presets import served_pairs
 from ..problem.spec import AttentionSpec
 from .trial import CallArguments, Candidate, Progress, tile_of, verification, with_forward
 from .verdict import Verification
@@ -45,6 +46,7 @@ def verify_spec(
 
     find_toolkit()
     served = cuda_archs(archs or "cuda")
+    directions = [direction for _, direction in served_pairs(spec, tuple(directions))]
     # A backward is run on what its forward gave, whether that is judged or not.
     found = [
         _candidate(spec, direction, chosen, program, seed)

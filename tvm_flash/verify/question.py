@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ..cases import Inputs, make_inputs
-from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from ..reference import attention_reference
 from .problems import Problem
@@ -33,12 +32,7 @@ class Question:
 
 
 def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
-    """``problem`` for ``spec``: equal for equal seeds. UnsupportedSpec: sequences not dense."""
-    if spec.sequences != "dense":
-        raise UnsupportedSpec(
-            f"{spec.name}: problems of {spec.sequences} sequences are not made here, only dense "
-            "ones: leave its kernels out, in a library of their own"
-        )
+    """``problem`` for ``spec``, of dense tensors whatever its sequences: equal for equal seeds."""
     inputs = make_inputs(problem.case(spec), seed)
     tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
     numbers = problem.numbers(spec.head_dim)

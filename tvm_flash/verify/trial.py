@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UnsupportedSpec
-from ..problem.arguments import WRITTEN, arguments, names, size_values
+from ..problem.arguments import WRITTEN, arguments, given_sizes, names, size_values
 from ..problem.spec import AttentionSpec
 from ..runtime.call import completed, new_tensors
+from .layouts import as_dense, as_sequences
 from .problems import Problem, problems
 from .question import Question, ask
 from .rule import deviations
@@ -142,11 +143,15 @@ def _run(
     given |= {f"table{n}": table for n, table in enumerate(question.tables)} | question.numbers
     if candidate.direction != "forward":
         given |= _saved(candidate.forward, problem, question)
-    table = arguments(spec, candidate.direction)
-    values = size_values(spec, problem.sizes, candidate.meta, candidate.threads)
+    table, kind = arguments(spec, candidate.direction), spec.sequences
+    given, sizes = as_sequences(kind, given, problem.sizes), problem.sizes
+    if kind != "dense":
+        sizes = {**given_sizes(table, given), "max_seqlen_k": problem.seqlen_k}
+    values = size_values(spec, sizes, candidate.meta, candidate.threads)
     call = completed(table, given, new_tensors(values))
     reports = candidate.run(call, names(table, *WRITTEN))
-    return {name: call[name] for name in names(table, "output")}, reports
+    results = {name: call[name] for name in names(table, "output")}
+    return as_dense(kind, results, problem.sizes), reports
 
 
 def _saved(forward: Candidate | None, problem: Problem, question: Question) -> Tensors:

@@ -1,0 +1,67 @@
+"""A problem's tensors as a kind of sequences has them: packed, or with keys in pages, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+# Rows of a page: no power of two, so that a tile of keys takes parts of pages.
+PAGE_SIZE = 13
+
+Call = dict[str, Any]
+_STATISTICS = ("lse", "lse_low", "dlse")
+
+
+def as_sequences(kind: str, given: Call, sizes: tuple[int, ...]) -> Call:
+    """What a kernel of ``kind`` is called with, of dense arguments by name.
+
+    sizes: B, H, Hk, Sq, Sk. The entries lie one behind the other; keys in pages lie in no order,
+    and the rest of these is NaN.
+    """
+    if kind == "dense":
+        return given
+    batch, _, _, rows, keys = sizes
+    laid = {name: _laid(name, x) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+    laid |= {"max_seqlen_k": keys, **_spans("q", batch, rows), **_spans("k", batch, keys)}
+    return laid if kind == "packed" else {**laid, **_in_pages(given, batch, keys)}
+
+
+def as_dense(kind: str, results: Call, sizes: tuple[int, ...]) -> Call:
+    """``results`` of such a call as those of a dense one."""
+    if kind == "dense":
+        return results
+    batch = sizes[0]
+    return {
+        name: x.unflatten(1, (batch, -1)).transpose(0, 1)
+        if name in _STATISTICS
+        else x.unflatten(0, (batch, -1))
+        for name, x in results.items()
+    }
+
+
+def _laid(name: str, x: torch.Tensor) -> torch.Tensor:
+    """(B, S, H, D) as (B * S, H, D), a statistic (B, H, S) as (H, B * S); tables as they are."""
+    if name.startswith("table"):
+        return x
+    return x.transpose(0, 1).flatten(1).contiguous() if name in _STATISTICS else x.flatten(0, 1)
+
+
+def _spans(axis: str, batch: int, length: int) -> Call:
+    starts = torch.arange(batch, dtype=torch.int32) * length
+    return {f"starts_{axis}": starts, f"ends_{axis}": starts + length}
+
+
+def _in_pages(given: Call, batch: int, keys: int) -> Call:
+    """k, v (pages, PAGE_SIZE, Hk, columns), the table that finds them, spans of positions."""
+    most = -(-keys // PAGE_SIZE)
+    order = torch.randperm(batch * most + 1, generator=torch.Generator().manual_seed(0))
+    table = order[: batch * most].view(batch, most)
+    position = torch.arange(keys)
+    pages = {}
+    for name in ("k", "v"):
+        x = given[name]
+        pages[name] = x.new_full((len(order), PAGE_SIZE, *x.shape[2:]), torch.nan)
+        pages[name][table[:, position // PAGE_SIZE], position % PAGE_SIZE] = x
+    starts = torch.zeros(batch, dtype=torch.int32)
+    return {**pages, "page_table": table.int(), "starts_k": starts, "ends_k": starts + keys}
