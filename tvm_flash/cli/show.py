@@ -73,7 +73,7 @@ def show(
     target = target or ("cuda:sm_80" if stage in OF_GPUS else "llvm")
     text = stage_text(parse_spec(spec), stage, direction.value, target)
     if console.is_terminal:
-        console.print(Syntax(text, LEXERS.get(stage, "gas"), word_wrap=False))
+        console.print(Syntax(text, LEXERS.get(stage, "gas"), word_wrap=True))
     else:
         print(text)
 

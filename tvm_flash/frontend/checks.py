@@ -250,6 +250,8 @@ def _check_tensor(name: str, x: torch.Tensor, rank: int) -> None:
         raise ValueError(
             f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have {rank}: "
             f"{_AXES[rank]}"
+            + " (packed rows go with cu_seqlens_q and cu_seqlens_k)"
+            * (x.ndim == 3)
         )
 
 

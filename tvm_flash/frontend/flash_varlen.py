@@ -145,4 +145,5 @@ def check_extras(others: dict[str, Any]) -> None:
         if name not in _WITHOUT:
             raise TypeError(f"unexpected keyword argument {name!r}")
         if value is not None and value != _WITHOUT[name]:
-            raise NotImplementedError(f"{name}={value!r:.60} is not served: leave it out")
+            given = type(value).__name__ if isinstance(value, torch.Tensor) else f"{value!r:.60}"
+            raise NotImplementedError(f"{name}={given} is not served: leave it out")

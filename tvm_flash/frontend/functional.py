@@ -122,6 +122,8 @@ def attention(
         (q, k, v), lengths = jagged_parts(q, k, v)
     else:
         check_tensors(q, k, v)
+        if num_splits:
+            raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
     # What is right as it is asks for no function: each would be 1 % of a small call.
     if not (causal is True or causal is False):
         causal = as_flag("causal", causal)

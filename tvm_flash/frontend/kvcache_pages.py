@@ -160,8 +160,8 @@ def check_cache_numbers(cache: CachePages, counts=0) -> None:
         entry = int(full.argmax())
         raise RuntimeError(
             f"sequence {entry} needs {past[entry]} positions, cache_seqlens[{entry}]="
-            f"{before[entry]} and the new ones, the cache has {capacity}: append less, or give it "
-            "more pages in block_table"
+            f"{before[entry]} and the new ones, the cache has {capacity}: append less, say by "
+            "cache_seqlens what is in use, or give more pages in block_table"
         )
     _raise_where(first > past, "cache_leftpad", first, "at most the keys there are", ValueError)
     pages, page_size = cache.k.shape[:2]

@@ -122,7 +122,7 @@ class PageAllocator:
         if length > (most := self.max_pages * self.page_size):
             raise ValueError(
                 f"sequence {sequence} would have {length} tokens, its row of the page table has "
-                f"room for {most}: raise max_seqlen, up to all pages"
+                f"room for {most}: raise max_seqlen, or num_pages where that is all pages"
             )
 
     def commit(self, growth: Growth) -> None:

@@ -71,6 +71,14 @@ class PagedCache:
         """The sequences in the cache, in the order they came."""
         return tuple(self._allocator.pages)
 
+    def __repr__(self) -> str:
+        layers, pages, page_size, heads, dim = self.k_pages.shape
+        return (
+            f"PagedCache({layers} layers, {pages} pages of {page_size} tokens, "
+            f"{self.num_free_pages} free, {heads} heads of {dim}, {self.k_pages.dtype}, "
+            f"{self.k_pages.device})"
+        )
+
     @property
     def num_free_pages(self) -> int:
         """How many pages no sequence has."""

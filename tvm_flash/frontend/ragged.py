@@ -121,7 +121,8 @@ def jagged_parts(q, k, v) -> tuple[tuple, Lengths]:
         if not is_jagged(x) or x.ndim != 4 or x._ragged_idx != 1 or x.lengths() is not None:
             raise ValueError(
                 f"{name} must be a nested tensor (B, S*, H, D) of layout torch.jagged without "
-                "holes, as q is: torch.nested.nested_tensor(..., layout=torch.jagged)"
+                "holes: torch.nested.nested_tensor(..., layout=torch.jagged); one (B, H, S*, D) "
+                'that is a transpose goes with layout="bhsd"'
             )
     _check_one_length("k", k, "v", v)
     cu_seqlens = [x.offsets().to(torch.int32) for x in (q, k)]

@@ -16,7 +16,6 @@ def apply_rotary(
     x: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    *,
     interleaved: bool = False,
     inplace: bool = False,
     seqlen_offsets: int | torch.Tensor = 0,

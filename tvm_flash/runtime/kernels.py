@@ -72,7 +72,7 @@ def _compiled_for_cpu(spec: AttentionSpec, direction: str, bucket: str) -> Kerne
     with _compiling_alone():
         if key not in registered:
             use = partial(_only_kernel, spec, direction, bucket)
-            register([_compiler().artifact_for(spec, direction, bucket=bucket, use=use)])
+            register([_compiler(spec).artifact_for(spec, direction, bucket=bucket, use=use)])
         return registered[key]
 
 
@@ -85,7 +85,7 @@ def _compiled_for_gpu(
     with _compiling_alone():
         if place not in _of_capability:
             use = partial(_only_kernel, spec, direction, "")
-            jit = _cuda_compiler()
+            jit = _cuda_compiler(spec)
             _of_capability[place] = jit.cuda_artifact_for(spec, direction, capability, use=use)
         return _of_capability[place]
 
@@ -116,13 +116,14 @@ def _only_kernel(spec: AttentionSpec, direction: str, bucket: str, path: Path) -
     raise refuse(path, f"it holds {held}, not {spec.name} {direction} {bucket}".rstrip())
 
 
-def _compiler():
+def _compiler(spec: AttentionSpec):
     """The JIT, imported at its first use: it needs tvm, which running a built library does not."""
     if find_spec("tvm") is None:
         raise UnsupportedSpec(
             [
-                "no loaded library has this kernel, and apache-tvm, which compiles one, is missing",
-                "load one with tvm_flash.load(path) or `pip install tvm-flash[compile]`",
+                f"no loaded library has this kernel, of {spec.name}, and apache-tvm, which "
+                "compiles one, is missing",
+                "load one with tvm_flash.load(path), or install tvm-flash[compile]",
             ]
         )
     with importing:
@@ -131,9 +132,9 @@ def _compiler():
     return jit
 
 
-def _cuda_compiler():
+def _cuda_compiler(spec: AttentionSpec):
     """The JIT for GPUs, which needs nvcc too."""
-    jit = _compiler()
+    jit = _compiler(spec)
     with importing:
         from ..codegen.toolkit import find_toolkit
 

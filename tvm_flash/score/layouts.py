@@ -11,6 +11,7 @@ def check_dense(name: str, x: torch.Tensor) -> None:
         raise TypeError(
             f"{name} is a nested tensor, must be dense: pad it (torch.nested.to_padded_tensor) and "
             "hide padded keys by attention's mask_mod=lambda b, h, q_idx, k_idx: k_idx < lengths[b]"
+            "; attention takes q, k and v of layout torch.jagged as they are"
         )
     if x.layout is not torch.strided:
         raise TypeError(f"{name} of layout {x.layout} must be torch.strided: pass its .to_dense()")
