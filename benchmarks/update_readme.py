@@ -8,6 +8,7 @@ from pathlib import Path
 
 from before_after import table as before_and_after
 from main_loops import table as main_loops
+from presets import table as presets
 
 from tvm_flash.bench.document import holds
 from tvm_flash.bench.markdown import complete, short
@@ -30,6 +31,7 @@ CELLS = ("<!-- cells:begin -->", "<!-- cells:end -->")
 GAINS = ("<!-- gains:begin -->", "<!-- gains:end -->")
 CHANGE = ("<!-- change:begin -->", "<!-- change:end -->")
 LOOP_TABLE = ("<!-- loops:begin -->", "<!-- loops:end -->")
+PRESETS = ("<!-- presets:begin -->", "<!-- presets:end -->")
 SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
 
@@ -61,6 +63,9 @@ def renewed() -> dict[Path, str]:
     if (loops := RESULTS / "main-loops.json").is_file():
         kept = json.loads(loops.read_text(encoding="utf-8"))
         parts.append((CUDA, LOOP_TABLE, "\n".join(main_loops(kept).markdown())))
+    if (sizes := RESULTS / "presets.json").is_file():
+        kept = json.loads(sizes.read_text(encoding="utf-8"))
+        parts.append((CUDA, PRESETS, "\n".join(presets(kept).markdown())))
     if found := gains.gains(LOGS):
         parts.append((TUNING, GAINS, "\n".join(gains.table(found).markdown())))
     texts: dict[Path, str] = {}
