@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tvm_flash.bench.host import cpu_name
 from tvm_flash.bench.table import Table, words
 from tvm_flash.problem.presets import PRESETS
 
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "presets.json"
 def main() -> None:
     """Build every preset, minutes each, and write what it took."""
     rows = [measured(name) for name in PRESETS]
-    machine = {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    machine = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
     RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
