@@ -158,5 +158,6 @@ def test_kernel_that_was_not_loaded_says_what_to_do(runtime_python, toy_jobs):
             result = {{"message": str(error)}}
     """
     result = run(runtime_python, program)
-    assert "pip install tvm-flash[compile]" in result["message"]
+    assert "of attn_f32_d64," in result["message"]
+    assert "install tvm-flash[compile]" in result["message"]
     assert_runtime_alone(result)

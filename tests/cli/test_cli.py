@@ -55,9 +55,18 @@ def test_what_is_computed_of_a_sequence_does_not_depend_on_where_it_lies(sequenc
     assert dense and call("show", f"{SPEC},{sequences}", "--stage", stage).output == dense
 
 
-def test_problems_of_sequences_are_refused():
-    result = call("verify", f"{SPEC},packed", "--direction", "forward", status=2)
-    assert "only dense ones" in result.output
+def test_a_backward_over_pages_is_refused_in_a_line():
+    result = call("show", f"{SPEC},paged", "--stage", "ptx", "--direction", "backward", status=2)
+    assert "attention over keys in pages has no gradient" in result.output
+
+
+def test_a_search_of_packed_specs_alone_is_refused(tmp_path):
+    result = call("tune", f"{SPEC},packed", "--logs", str(tmp_path), status=2)
+    assert "take the numbers of the dense ones: search those" in result.output
+
+
+def test_a_quick_run_of_the_suite_of_sequences_is_refused():
+    assert "--match" in call("bench", "--suite", "sequences", "--quick", status=2).output
 
 
 def test_show_for_another_cpu():

@@ -134,4 +134,5 @@ def test_every_tile_has_a_slot_of_its_own(entries, block, each):
             assert slots.entry(slot) == entry
             taken.add(slot)
     assert slots.count <= each * (end + 2) // block + len(spans)
-    assert sequences.key_slots(block).count == (end + 2) // block + len(spans)
+    wanted = (end + 2) // block + len(spans) if spans else 0
+    assert sequences.key_slots(block).count == wanted

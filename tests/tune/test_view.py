@@ -117,6 +117,7 @@ DOCUMENT = {
         for n in range(1, 12)
     ],
     "unranked": [{"outcome": "spill"}, {"outcome": "spill"}],
+    "problem": {"batch": 2, "seqlen_q": 512},
 }  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def test_a_ranking_is_labelled_as_such(monkeypatch, tmp_path):
         (spec, "forward", "sm_80", 5, 3), (spec, "forward", "sm_90", 5, 3),
     ]  # fmt: skip
     text = console.file.getvalue()
-    assert "predicted, not measured" in text and "spill 2" in text
+    assert "predicted, not measured" in text and "spill 2" in text and "seqlen_q=512" in text
     assert "block_k 64→16" in text and "the default" in text and "11" not in text.split()
 
 

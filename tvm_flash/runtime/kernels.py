@@ -72,7 +72,7 @@ def _compiled_for_cpu(spec: AttentionSpec, direction: str, bucket: str) -> Kerne
     with _compiling_alone():
         if key not in registered:
             use = partial(_only_kernel, spec, direction, bucket)
-            register([_compiler(spec).artifact_for(spec, direction, bucket=bucket, use=use)])
+            register([_compiler(spec.name).artifact_for(spec, direction, bucket=bucket, use=use)])
         return registered[key]
 
 
@@ -116,12 +116,15 @@ def _only_kernel(spec: AttentionSpec, direction: str, bucket: str, path: Path) -
     raise refuse(path, f"it holds {held}, not {spec.name} {direction} {bucket}".rstrip())
 
 
-def _compiler(spec: AttentionSpec):
-    """The JIT, imported at its first use: it needs tvm, which running a built library does not."""
+def _compiler(spec_name: str):
+    """The JIT, imported at its first use: it needs tvm, which running a built library does not.
+
+    spec_name: what it is wanted for.
+    """
     if find_spec("tvm") is None:
         raise UnsupportedSpec(
             [
-                f"no loaded library has this kernel, of {spec.name}, and apache-tvm, which "
+                f"no loaded library has this kernel, of {spec_name}, and apache-tvm, which "
                 "compiles one, is missing",
                 "load one with tvm_flash.load(path), or install tvm-flash[compile]",
             ]
@@ -134,7 +137,7 @@ def _compiler(spec: AttentionSpec):
 
 def _cuda_compiler(spec: AttentionSpec):
     """The JIT for GPUs, which needs nvcc too."""
-    jit = _compiler(spec)
+    jit = _compiler(spec.name)
     with importing:
         from ..codegen.toolkit import find_toolkit
 
