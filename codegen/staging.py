@@ -30,7 +30,8 @@ _DEAD_AFTER_SECONDS = 24 * 3600
 
 # How often another may get in between two steps of putting an artifact in its place.
 _ATTEMPTS = 100
-_OVERTAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+# EISDIR: shutil.move takes for a file what was gone when it looked, and is a folder again.
+_OVERTAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR)
 
 # renameat2(2) of Linux and renamex_np(2) of macOS: two names change places.
 _RENAME_EXCHANGE, _RENAME_SWAP, _AT_FDCWD = 2, 2, -100
