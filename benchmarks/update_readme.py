@@ -57,15 +57,15 @@ def renewed() -> dict[Path, str]:
     if dense := [document for document in documents if document not in sequences]:
         parts.append((README, MEASURED, "\n\n".join(map(_short, dense))))
         parts.append((PAGE, CELLS, "\n\n".join(map(complete, dense))))
-    if (change := RESULTS / "before-after.json").is_file():
-        rows = json.loads(change.read_text(encoding="utf-8"))["rows"]
-        parts.append((PAGE, CHANGE, "\n".join(before_and_after(rows).markdown())))
-    if (loops := RESULTS / "main-loops.json").is_file():
-        kept = json.loads(loops.read_text(encoding="utf-8"))
-        parts.append((CUDA, LOOP_TABLE, "\n".join(main_loops(kept).markdown())))
-    if (sizes := RESULTS / "presets.json").is_file():
-        kept = json.loads(sizes.read_text(encoding="utf-8"))
-        parts.append((CUDA, PRESETS, "\n".join(presets(kept).markdown())))
+    kept = (
+        ("before-after.json", PAGE, CHANGE, lambda found: before_and_after(found["rows"])),
+        ("main-loops.json", CUDA, LOOP_TABLE, main_loops),
+        ("presets.json", CUDA, PRESETS, presets),
+    )
+    for name, path, markers, table in kept:
+        if (file := RESULTS / name).is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            parts.append((path, markers, "\n".join(table(found).markdown())))
     if found := gains.gains(LOGS):
         parts.append((TUNING, GAINS, "\n".join(gains.table(found).markdown())))
     texts: dict[Path, str] = {}

@@ -39,7 +39,7 @@ def _heads_first(problem: Problem, x: torch.Tensor) -> torch.Tensor:
 
 AS_DRAWN = Layout(_as_drawn, _as_drawn, _as_drawn)
 HEADS_FIRST = Layout(_heads_first, _heads_first, lambda problem, x: x.transpose(1, 2))
-# Of dense problems, which are drawn as (B, S, H, D).
+# Dense problems are drawn as (B, S, H, D).
 LAYOUTS = {"bshd": AS_DRAWN, "bhsd": HEADS_FIRST}
 
 

@@ -247,11 +247,10 @@ def _check_tensor(name: str, x: torch.Tensor, rank: int) -> None:
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
     check_dense(name, x)
     if x.ndim != rank:
+        hint = " (packed rows go with cu_seqlens_q and cu_seqlens_k)" if x.ndim == 3 else ""
         raise ValueError(
             f"{name} of shape {tuple(x.shape)} has {x.ndim} dimensions, must have {rank}: "
-            f"{_AXES[rank]}"
-            + " (packed rows go with cu_seqlens_q and cu_seqlens_k)"
-            * (x.ndim == 3)
+            f"{_AXES[rank]}{hint}"
         )
 
 

@@ -130,7 +130,7 @@ def varlen_attention(
     )  # fmt: skip
 
 
-# Of FlashAttention-3: what changes speed alone, and what others are where they ask for nothing.
+# FlashAttention-3's keywords that change speed alone, and what others are where they ask nothing.
 _OF_SPEED = ("pack_gqa", "sm_margin", "scheduler_metadata")
 _WITHOUT = {
     "attention_chunk": 0, "qv": None, "q_descale": None, "k_descale": None, "v_descale": None,

@@ -101,7 +101,7 @@ def appended(cache: CachePages, k, v, cu_k) -> Iterator[CachePages]:
     k, v: checked by ``check_new_rows``. Rows past ``cu_k[-1]`` belong to no sequence. What there is
     no room for raises where numbers can be read, and is left out elsewhere.
     """
-    if cache.is_readable and is_readable(cu_k):
+    if can_be_checked := cache.is_readable and is_readable(cu_k):
         check_cache_numbers(cache, (cu_k[1:] - cu_k[:-1]).numpy())
         k, v = k[: int(cu_k[-1])], v[: int(cu_k[-1])]
     k, v, past = k.detach(), v.detach(), cache.past + (cu_k[1:] - cu_k[:-1])
@@ -114,7 +114,7 @@ def appended(cache: CachePages, k, v, cu_k) -> Iterator[CachePages]:
     inside = positions.clamp(0, cache.capacity - 1)
     pages, places = cache.places(entries.clamp(max=len(past) - 1), inside)
     fits &= (pages >= 0) & (pages < len(cache.k))
-    if cache.is_readable and is_readable(cu_k):
+    if can_be_checked:
         _check_apart(cache, entries, pages, places)
     else:
         k, v, pages, places = _fitting(cache, fits, k, v, pages, places)

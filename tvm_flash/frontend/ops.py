@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
 from ..problem.arguments import TABLE, call_sizes, names
 from ..problem.lengths import bucket_of
 from ..runtime.call import completed
 from ..runtime.kernels import resolve
 from . import placement
-from .autograd import below_autograd, differentiable
+from .autograd import differentiable
 from .checks import check_backward_call, check_operator_call
+from .library import NO_SECOND_GRADIENTS, define, register
 from .observers import is_plain_call
 from .placement import place_of
-from .recording import Recording, named, parameters
+from .recording import Recording, named
 from .results import allocated, forward_plan, from_layouts, layouts_of, outputs
 from .schemas import schema
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
@@ -22,15 +24,10 @@ from .vmap import batched
 
 __all__ = ["attention_operator", "spec_json", "spec_name"]
 
-library = torch.library.Library("tvm_flash", "DEF")
-# Tensor[], though AOTInductor hands an empty list over as None: of a Tensor[]? the dispatcher does
-# not look at the tensors, and who watches or maps one of them is not asked.
-for _direction in ("forward", "backward"):
-    library.define(
-        schema(f"attention_{_direction}", TABLE[_direction]), tags=(torch.Tag.pt2_compliant_tag,)
-    )
-_forward_operator = torch.ops.tvm_flash.attention_forward.default
-_backward_operator = torch.ops.tvm_flash.attention_backward.default
+_forward_operator, _backward_operator = (
+    define(schema(f"attention_{direction}", TABLE[direction]))
+    for direction in ("forward", "backward")
+)
 _recording = Recording(_forward_operator, _backward_operator, TABLE)
 
 
@@ -131,8 +128,9 @@ def call_of(kernel, sizes, given) -> dict[str, torch.Tensor]:
     }
     for number, table in enumerate(given["tables"] or ()):
         readable[f"table{number}"] = table
-    layouts = layouts_of(kernel, sizes, torch.get_num_threads())
-    return completed(kernel.arguments, readable, lambda a: allocated(a, layouts[a.name], given))
+    # Asked for where memory is needed: a packed forward has all.
+    layouts = cache(partial(layouts_of, kernel, sizes, torch.get_num_threads()))
+    return completed(kernel.arguments, readable, lambda a: allocated(a, layouts()[a.name], given))
 
 
 def _forward_results(*inputs):
@@ -155,10 +153,6 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x if placement.has_readable_rows(x) else x.contiguous()
 
 
-def _no_second_gradients(ctx, *grads):
-    raise NotImplementedError("the gradient of attention's gradient is not computed")
-
-
 def _forward_flops(q, k, v, *_, **__) -> int:
     """FLOP of both products, masked pairs included: as torch counts its own attention."""
     return _flops(q, k, q[3] + v[3])
@@ -173,34 +167,14 @@ def _flops(q, k, columns: int) -> int:
     return 2 * batch * heads * seqlen_q * k[1] * columns
 
 
-def _with_list(run, place: int):
-    """``run`` with an empty list for None at ``place``: it hands that to an operator again."""
-
-    def call(*inputs):
-        if inputs[place] is None:
-            inputs = (*inputs[:place], [], *inputs[place + 1 :])
-        return run(*inputs)
-
-    return call
-
-
-def _register(operator, kernel, results, save, gradients, flops) -> None:
-    name = operator._schema.name
-    # Not under "CPU" alone: other devices then get an error of ours.
-    library.impl(name, kernel, "CompositeExplicitAutograd")
-    recorded = differentiable(operator._opname, below_autograd(operator), save, gradients)
-    tables = list(parameters(operator)).index("tables")
-    library.impl(name, _with_list(recorded, tables), "Autograd")
-    torch.library.register_fake(name, results, lib=library)
-    torch.library.register_vmap(name, batched(operator), lib=library)
-    register_flop_formula(operator.overloadpacket)(flops)
-
-
 # Nobody watches, so the dispatcher need not.
 _record = (_recording.save, _recording.gradients)
 _differentiable_forward = differentiable("attention_forward", _forward_in_node, *_record)
-_register(_forward_operator, _forward, _forward_results, *_record, _forward_flops)
-_register(
-    _backward_operator, _backward, _backward_results, lambda *_: None, _no_second_gradients,
-    _backward_flops,
+register(
+    _forward_operator, _forward, _forward_results, _record, batched(_forward_operator),
+    _forward_flops,
+)  # fmt: skip
+register(
+    _backward_operator, _backward, _backward_results, NO_SECOND_GRADIENTS,
+    batched(_backward_operator), _backward_flops,
 )  # fmt: skip

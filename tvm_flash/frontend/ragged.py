@@ -64,7 +64,8 @@ def ragged_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Length
         known = _spans(q, k, lengths, paged)
         given = {"q": q, "k": k, **dict(zip(_SPANS, known.spans, strict=False))}
         if all(map(is_readable, known.spans)):
-            known = known._replace(extents=check_spans(given, known.longest_k))
+            extents = check_spans(given, LONGEST.limits[1])
+            known = known._replace(longest_k=extents[1].longest, extents=extents)
             _last.keep(arguments, known)
     return known
 
@@ -88,7 +89,8 @@ def _spans(q: torch.Tensor, k: torch.Tensor, lengths: Lengths, paged: bool) -> R
         bounds = _bounds("_k", lengths.cu_seqlens_k, k, lengths.max_seqlen_k, len(starts_q))
         starts_k, ends_k = _used("_k", lengths.seqused_k, *bounds)
         kind, more, bound = PACKED, (), k.shape[0]
-    longest = _longest(lengths.max_seqlen_k, starts_k, ends_k, bound)
+    longest = _readable("max_seqlen_k", lengths.max_seqlen_k)
+    longest = bound if longest is None else longest
     return Ragged(kind, (starts_q, ends_q, starts_k, ends_k, *more), longest)
 
 
@@ -151,7 +153,7 @@ def _bounds(axis: str, cumulative, x, longest, entries: int | None = None) -> tu
     """
     longest = _readable(f"max_seqlen{axis}", longest)
     fits = entries is None or getattr(cumulative, "shape", None) == (entries + 1,)
-    # Of pages the lengths alone are read: what the table may hold bounds each.
+    # In pages the lengths alone are read: what the table may hold bounds each.
     total = LONGEST.limits[1] if x.ndim == 4 else None
     check_cu_seqlens(cumulative, x, longest if fits else None, total, axis)
     if not fits:
@@ -195,14 +197,6 @@ def _of_pages(k: torch.Tensor, entries: int, lengths: Lengths) -> tuple:
     if lengths.leftpad_k is not None:
         check_numbers("leftpad_k", starts := lengths.leftpad_k, entries, k.device)
     return starts, ends, lengths.block_table.shape[1] * k.shape[1]
-
-
-def _longest(given, starts: torch.Tensor, ends: torch.Tensor, bound: int) -> int:
-    """Keys that no sequence exceeds: counted on a CPU, else as ``given``, else ``bound``."""
-    if is_readable(starts) and is_readable(ends):
-        return max(int((ends.numpy() - starts.numpy()).max()), 0) if len(starts) else 0
-    most = _readable("max_seqlen_k", given)
-    return bound if most is None else most
 
 
 def _readable(name: str, number) -> int | None:

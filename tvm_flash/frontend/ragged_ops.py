@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import lru_cache, partial
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
 
 from ..problem.arguments import LONGEST, NUMBERS, TABLES, arguments, given_sizes, names
 from ..problem.lengths import DEFAULT_BUCKET, bucket_of
 from ..runtime.kernels import resolve
-from .autograd import below_autograd, differentiable
+from .library import NO_SECOND_GRADIENTS, define, register, without_derivative
 from .observers import is_plain_call
-from .ops import call_of, is_ordered, library
+from .ops import call_of, is_ordered
 from .placement import place_of
 from .ragged_checks import check_ragged_call, check_spans
 from .recording import Recording, named, parameters
@@ -32,9 +31,7 @@ def _define(kind: str, direction: str):
     """The operator attention_{kind}_{direction}."""
     name = f"attention_{kind}_{direction}"
     choices = [_SPLITS] if direction == "forward" else []
-    text = schema(name, TABLES[kind][direction], _NUMBERS, choices)
-    library.define(text, tags=(torch.Tag.pt2_compliant_tag,))
-    return getattr(torch.ops.tvm_flash, name).default
+    return define(schema(name, TABLES[kind][direction], _NUMBERS, choices))
 
 
 _packed_forward, _packed_backward = _define(PACKED, "forward"), _define(PACKED, "backward")
@@ -140,13 +137,6 @@ def _empty_results(operator, kind: str, direction: str, *inputs):
     return _completed(results, names(TABLES[kind][direction], "output"), given["q"])
 
 
-def _no_gradients(message: str):
-    def refuse(ctx, *grads):
-        raise NotImplementedError(message)
-
-    return lambda *_: None, refuse
-
-
 def _flops(operator, columns, *inputs, **options) -> int:
     """FLOP of all products, masked pairs included; lengths that are no data count as equal ones."""
     given = {**named(operator, inputs), **options}
@@ -158,24 +148,19 @@ def _flops(operator, columns, *inputs, **options) -> int:
     return 2 * q.shape[1] * pairs * columns(q.shape[-1], columns_v)
 
 
-def _register(operator, kind: str, direction: str, save, gradients) -> None:
-    name = operator._schema.name
-    run = partial(_run, operator, kind, direction)
-    library.impl(name, run, "CompositeExplicitAutograd")
-    recorded = differentiable(operator._opname, below_autograd(operator), save, gradients)
-    library.impl(name, recorded, "Autograd")
-    torch.library.register_fake(
-        name, partial(_empty_results, operator, kind, direction), lib=library
-    )
-    torch.library.register_vmap(name, one_by_one(operator), lib=library)
+def _register(operator, kind: str, direction: str, derivative) -> None:
     products = (lambda d, dv: 3 * d + 2 * dv) if direction == "backward" else (lambda d, dv: d + dv)
-    count = partial(_flops, operator, products)
-    register_flop_formula(operator.overloadpacket, get_raw=True)(count)
+    run, results = (partial(f, operator, kind, direction) for f in (_run, _empty_results))
+    register(
+        operator, run, results, derivative, one_by_one(operator),
+        partial(_flops, operator, products), flops_of_tensors=True,
+    )  # fmt: skip
 
 
 _recording = Recording(_packed_forward, _packed_backward, TABLES[PACKED])
-_SECOND = "the gradient of attention's gradient is not computed"
-_CACHED = "attention to a cache has no gradient: run it under torch.no_grad(), or pack the keys"
-_register(_packed_forward, PACKED, "forward", _recording.save, _recording.gradients)
-_register(_packed_backward, PACKED, "backward", *_no_gradients(_SECOND))
-_register(_paged_forward, PAGED, "forward", *_no_gradients(_CACHED))
+_NO_GRADIENTS = without_derivative(
+    "attention to a cache has no gradient: run it under torch.no_grad(), or pack the keys"
+)
+_register(_packed_forward, PACKED, "forward", (_recording.save, _recording.gradients))
+_register(_packed_backward, PACKED, "backward", NO_SECOND_GRADIENTS)
+_register(_paged_forward, PAGED, "forward", _NO_GRADIENTS)

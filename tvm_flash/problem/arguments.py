@@ -66,7 +66,7 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
 
 # By kind of sequences, then by direction.
 TABLES = {name: _table(kind.shapes) for name, kind in KINDS.items()}
-# Of dense sequences, as most callers have them.
+# Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
 # Names of what the caller zeroes.
 ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed)

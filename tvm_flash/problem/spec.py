@@ -12,11 +12,10 @@ import torch
 from ..score.program import ScoreProgram, TableType
 from ..score.trace import trace_mask_mod, trace_score_mod
 from .dtype import DTYPES, DType
+from .sequences import KINDS
 
 ALIGNMENTS = ("bottom_right", "top_left")
 RETURNS = ("out_lse", "out")
-# problem.sequences says what each is.
-SEQUENCES = ("dense", "packed", "paged")
 HEAD_DIM_RANGE = (8, 512)
 ALIBI_SLOPES = TableType("float32", 2)
 # 2: window ends and softcap are numbers of a call.
@@ -69,7 +68,7 @@ class AttentionSpec:
         _check_choice("dtype", self.dtype, tuple(DTYPES))
         _check_choice("alignment", self.alignment, ALIGNMENTS)
         _check_choice("returns", self.returns, RETURNS)
-        _check_choice("sequences", self.sequences, SEQUENCES)
+        _check_choice("sequences", self.sequences, tuple(KINDS))
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
         for field in ("causal", "window_left", "window_right", "softcap", "alibi"):

@@ -1,0 +1,75 @@
+"""The library of operators: how one is defined, and what torch is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from .autograd import below_autograd, differentiable
+from .recording import parameters
+
+_library = torch.library.Library("tvm_flash", "DEF")
+
+# save and gradients of ``autograd.differentiable``.
+Derivative = tuple[Callable, Callable]
+
+
+def define(text: str):
+    """The operator that ``text``, from ``schemas.schema``, declares.
+
+    Tensor[], though AOTInductor hands an empty list over as None: of a Tensor[]? the dispatcher
+    does not look at the tensors, and who watches or maps one of them is not asked.
+    """
+    _library.define(text, tags=(torch.Tag.pt2_compliant_tag,))
+    return getattr(torch.ops.tvm_flash, text.partition("(")[0]).default
+
+
+def register(
+    operator,
+    kernel: Callable,
+    results: Callable,
+    derivative: Derivative,
+    mapped: Callable,
+    flops: Callable,
+    *,
+    flops_of_tensors: bool = False,
+) -> None:
+    """Tell torch how ``operator`` is computed.
+
+    results: empty ones, of fake tensors. mapped: its rule of torch.vmap. flops: counts operations
+    from the inputs' shapes, or from the tensors themselves with ``flops_of_tensors``.
+    """
+    name = operator._schema.name
+    # Not under "CPU" alone: other devices then get an error of ours.
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    recorded = differentiable(operator._opname, below_autograd(operator), *derivative)
+    tables = list(parameters(operator)).index("tables")
+    _library.impl(name, _with_list(recorded, tables), "Autograd")
+    torch.library.register_fake(name, results, lib=_library)
+    torch.library.register_vmap(name, mapped, lib=_library)
+    register_flop_formula(operator.overloadpacket, get_raw=flops_of_tensors)(flops)
+
+
+def without_derivative(message: str) -> Derivative:
+    """NotImplementedError with ``message`` where somebody asks for a gradient."""
+
+    def refuse(ctx, *grads):
+        raise NotImplementedError(message)
+
+    return lambda *_: None, refuse
+
+
+NO_SECOND_GRADIENTS = without_derivative("the gradient of attention's gradient is not computed")
+
+
+def _with_list(run, place: int):
+    """``run`` with an empty list for None at ``place``: it hands that to an operator again."""
+
+    def call(*inputs):
+        if inputs[place] is None:
+            inputs = (*inputs[:place], [], *inputs[place + 1 :])
+        return run(*inputs)
+
+    return call
