@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from ..problem.arguments import LONGEST
+from ..problem.sequences import KINDS
 from .checks import check_alibi
 from .last_call import LastCall
 from .packed_rows import check_cu_seqlens, check_numbers, check_table, is_readable
@@ -70,7 +71,7 @@ def ragged_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Length
     return known
 
 
-_SPANS = ("starts_q", "ends_q", "starts_k", "ends_k", "page_table")
+_SPANS = [argument.name for argument in KINDS[PAGED].shapes.own]
 _last = LastCall()
 
 

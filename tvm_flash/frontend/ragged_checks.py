@@ -10,10 +10,9 @@ import torch
 
 from ..problem.arguments import TABLES, given_sizes, shape_of
 from ..problem.lengths import MAX_SEQLEN
-from ..score.layouts import check_dense
+from ..problem.sequences import KINDS
 from .checks import check_alike, check_first, check_heads, check_like, check_tables
-
-AXES = ("q", "k")
+from .packed_rows import check_int32
 
 
 def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> None:
@@ -22,7 +21,7 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
     given: its parameters by name; the numbers in its spans are checked where they can be read.
     """
     check_rows(given["q"], given["k"], given["v"], 4 if kind == "paged" else 3)
-    _check_span_tensors(given)
+    _check_span_tensors(kind, given)
     check_tables(given["tables"], given["q"], given["k"])
     if direction == "backward":
         _check_saved(kind, given)
@@ -53,23 +52,16 @@ def _check_saved(kind: str, given: Mapping[str, Any]) -> None:
             check_like(a.name, x, shape, dtype, given["q"])
 
 
-def _check_span_tensors(given: Mapping[str, Any]) -> None:
-    """Raise unless the spans (B,) int32 and page_table (B, most) fit each other, beside q."""
-    q = given["q"]
-    names = [f"{side}_{axis}" for axis in AXES for side in ("starts", "ends")]
-    for name in [*names, *(["page_table"] if "page_table" in given else [])]:
-        x, rank = given[name], 2 if name == "page_table" else 1
-        check_dense(name, x)
-        if x.dtype != torch.int32:
-            raise TypeError(f"{name}.dtype={x.dtype} must be torch.int32: call .int()")
+def _check_span_tensors(kind: str, given: Mapping[str, Any]) -> None:
+    """Raise unless what says where entries lie, of as many entries each, is int32 beside q."""
+    entries = given["starts_q"].shape[:1]
+    for argument in KINDS[kind].shapes.own:
+        x, name, rank = given[argument.name], argument.name, len(argument.shape)
+        check_int32(name, x, given["q"].device)
         if x.ndim != rank:
             raise ValueError(f"{name} of shape {tuple(x.shape)} must have {rank} dimension(s)")
-        if x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}: move one")
-        if x.shape[0] != given["starts_q"].shape[0]:
-            raise ValueError(
-                f"{name} of shape {tuple(x.shape)} must be of {given['starts_q'].shape[0]} entries"
-            )
+        if x.shape[:1] != entries:
+            raise ValueError(f"{name} of shape {tuple(x.shape)} must be of {entries[0]} entries")
 
 
 class Extent(NamedTuple):
