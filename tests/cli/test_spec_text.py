@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tvm_flash.cases import CASES
 from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs, text_of
-from tvm_flash.problem.spec import SEQUENCES, AttentionSpec
+from tvm_flash.problem.sequences import KINDS
+from tvm_flash.problem.spec import AttentionSpec
 
 
 def test_every_word():
@@ -27,7 +28,7 @@ def test_every_word():
     )
 
 
-@pytest.mark.parametrize("sequences", SEQUENCES)
+@pytest.mark.parametrize("sequences", KINDS)
 def test_kinds_of_sequences(sequences):
     spec = AttentionSpec(dtype="float16", head_dim=64, causal=True, sequences=sequences)
     assert parse_spec(text_of(spec)) == spec
