@@ -9,7 +9,7 @@ from typing import Any
 
 from ..artifact.library import DIRECTIONS
 from ..errors import UnsupportedSpec
-from ..problem.lengths import DEFAULT_BUCKET
+from ..problem.lengths import DEFAULT_BUCKET, is_forward
 from ..problem.spec import AttentionSpec
 from .config_fields import Config, checked, config_from
 from .records import best_config
@@ -85,7 +85,7 @@ class ScheduleTable:
 
         Raises UnsupportedSpec for a direction that the spec has not, or what no schedule serves.
         """
-        if direction != "forward" and not spec.has_gradient:
+        if not is_forward(direction) and not spec.has_gradient:
             raise UnsupportedSpec([f"{spec.name}: attention over keys in pages has no gradient"])
         return [
             config

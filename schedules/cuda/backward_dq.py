@@ -71,7 +71,7 @@ class _QueryGradient:
             self.tile = tile = QueryTile(kernel, self.config.block_q)
             self.bound = block_scores(kernel, self.scores, tile, tile.head)
             self._allocate()
-            self.visits = KeyVisits(kernel, tile, self.config.block_k)
+            self.visits = KeyVisits(kernel, tile.key_visits(self.config.block_k))
             self._start()
             with loop_while(self.visits.any):
                 kernel.forget_offsets()

@@ -8,6 +8,7 @@ from .arch import SCHEDULERS, CudaArch
 from .backward_config import BackwardConfig as Backward
 from .backward_dq import ordered_reasons
 from .forward import ForwardConfig as Forward
+from .split_forward import SplitForwardConfig as Split
 
 # Rows: head_dim up to. In a row the fastest first by the simulation of docs/analytical-models.md,
 # then what needs less shared memory (sm_86, 89 and 120 have 99 KiB a block, sm_75 64) or fewer
@@ -39,6 +40,20 @@ FORWARD_TF32 = {
     64: (Forward(64, 32),),
     128: (Forward(64, 32), Forward(64, 16)),
     256: (Forward(64, 16), Forward(32, 16, num_warps=2)),
+}
+# A tile of a group's rows is mostly empty where one query meets many keys: loads are what counts.
+SPLIT = {
+    64: (Split(64, 64), Split(64, 32)),
+    128: (Split(64, 64), Split(64, 32), Split(64, 64, stages=1), Split(64, 32, stages=1)),
+    256: (
+        Split(64, 32), Split(64, 32, stages=1), Split(64, 16, stages=1),
+        Split(32, 16, num_warps=2, stages=1),
+    ),
+}  # fmt: skip
+SPLIT_TF32 = {
+    64: (Split(64, 32), Split(64, 32, stages=1)),
+    128: (Split(64, 32, stages=1), Split(64, 16, stages=1)),
+    256: (Split(64, 16, stages=1), Split(32, 16, num_warps=2, stages=1)),
 }
 BACKWARD = {
     64: (
@@ -100,6 +115,12 @@ def forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> li
     configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
     # Two warps on a scheduler hide each other's waits: what leaves room for one alone comes later.
     return sorted(configs, key=lambda c: _resident_warps(c, spec, arch) < 2 * SCHEDULERS)
+
+
+def split_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Split]:
+    """The same for the forward by parts of the keys."""
+    table = SPLIT_TF32 if spec.element.operand == "tf32" else SPLIT
+    return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
 
 
 def _resident_warps(config: Forward, spec: AttentionSpec, arch: CudaArch) -> int:

@@ -10,8 +10,8 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.arithmetic import TIR, Sequences, int32, sequences_of
-from ...problem.arithmetic import INTS
-from ...problem.sequences import PackedSequences
+from ...problem.arithmetic import INTS, Arithmetic
+from ...problem.sequences import PackedSequences, kind_of
 from ...problem.work import Slots, Work
 from .arch import FULL_WARP, WARP
 from .builder import CudaKernel, assign, leave_unless, loop_while
@@ -23,7 +23,7 @@ class Place:
     """What a block takes: registers, but for ``first``, the expression of its first row.
 
     sequences: those of the call, with the entry's span in registers where entries differ. rows,
-    keys: the entry's queries and keys, int32.
+    keys: the entry's queries and keys, int32. part: of the keys.
     """
 
     entry: Any
@@ -32,6 +32,7 @@ class Place:
     sequences: Sequences
     rows: Any
     keys: Any
+    part: Any = 0
 
 
 def query_work(sizes: Mapping[str, Any], block_q: int) -> Work:
@@ -39,10 +40,7 @@ def query_work(sizes: Mapping[str, Any], block_q: int) -> Work:
 
     sizes: of a call by name. Where entries differ there is one for each of their slots.
     """
-    if "Sq" in sizes:
-        return row_work(sizes, block_q)
-    slots = _slots(sizes["total_q"], sizes, block_q)
-    return Work({"head": sizes["H"], "slot": slots}, last_first=True)
+    return Work(_axes("q", sizes, "H", block_q), last_first=True)
 
 
 def key_work(sizes: Mapping[str, Any], block_k: int) -> Work:
@@ -50,16 +48,22 @@ def key_work(sizes: Mapping[str, Any], block_k: int) -> Work:
 
     Under a causal mask the first keys are seen by most rows: those blocks go out first.
     """
-    if "Sk" in sizes:
-        tiles = blocks(sizes["Sk"], block_k)
-        return Work({"entry": sizes["B"], "head": sizes["Hk"], "tile": tiles})
-    return Work({"head": sizes["Hk"], "slot": _slots(sizes["total_k"], sizes, block_k)})
+    return Work(_axes("k", sizes, "Hk", block_k))
 
 
 def row_work(sizes: Mapping[str, Any], rows: int) -> Work:
     """A block for each ``rows`` queries of each head, whatever entry they are of."""
-    entries, length = (sizes["B"], sizes["Sq"]) if "Sq" in sizes else (1, sizes["total_q"])
-    return Work({"entry": entries, "head": sizes["H"], "tile": blocks(length, rows)}, True)
+    return query_work(kind_of(sizes).as_equal(sizes), rows)
+
+
+def group_work(sizes: Mapping[str, Any], rows: int, parts: Any = 1) -> Work:
+    """A block for each ``rows`` rows of each key/value head and each part of its keys.
+
+    Each query has a row for each query head of the group.
+    """
+    a = _arithmetic_of(sizes)
+    axes = _axes("q", sizes, "Hk", rows, each=a.quotient(sizes["H"], sizes["Hk"]))
+    return Work({"part": parts, **axes}, last_first=True)
 
 
 def query_grid(block_q: int) -> Grid:
@@ -75,6 +79,11 @@ def key_grid(block_k: int) -> Grid:
 def row_grid(rows: int) -> Grid:
     """The launch of ``row_work``, whose places ``find_row`` finds."""
     return lambda sizes: (row_work(sizes, rows).count, 1, 1)
+
+
+def group_grid(rows: int, split: bool) -> Grid:
+    """The launch of ``group_work``, of all parts or of none, whose places ``find_group`` finds."""
+    return lambda sizes: (group_work(sizes, rows, sizes["splits"] if split else 1).count, 1, 1)
 
 
 def find_query_tile(kernel: CudaKernel, block_q: int) -> Place:
@@ -100,22 +109,41 @@ def find_row(kernel: CudaKernel, rows: int) -> Place:
     return _at(kernel, row_work(sig.sizes, rows), rows, sequences)
 
 
-def _slots(total, sizes: Mapping[str, Any], block: int):
-    arithmetic = INTS if isinstance(total, int) else TIR
-    return Slots((), sizes["B"], total, block, 1, arithmetic).count
+def find_group(kernel: CudaKernel, rows: int, split: bool) -> Place:
+    """The place of this block in ``group_work``, rows of a group being numbered by query, then by
+    head. A block without a row ends here."""
+    sig, sequences = kernel.sig, sequences_of(kernel.sig)
+    group = kernel.scalar(int32(sig.group), name="group")
+    work = group_work(sig.sizes, rows, sig.sizes["splits"] if split else 1)
+    if not sig.spans:
+        return _at(kernel, work, rows, sequences)
+    slots = sequences.query_slots(rows, each=tirx.Cast("int64", group))
+    return _search(kernel, work, sequences, slots, of_keys=False, each=group)
+
+
+def _axes(of: str, sizes: Mapping[str, Any], heads: str, block: int, each: Any = 1) -> dict:
+    arithmetic = _arithmetic_of(sizes)
+    return kind_of(sizes).axes(of, sizes, sizes[heads], block, each, arithmetic)
+
+
+def _arithmetic_of(sizes: Mapping[str, Any]) -> Arithmetic:
+    return INTS if isinstance(sizes["B"], int) else TIR
 
 
 def _at(kernel: CudaKernel, work: Work, block: int, sequences: Sequences) -> Place:
     place = _place(kernel, work, "tile")
     head, entry = kernel.scalar(place["head"]), kernel.scalar(place["entry"])
     lengths = map(int32, sequences.lengths(entry))
-    return Place(entry, head, place["tile"] * block, sequences, *lengths)
+    part = place.get("part", 0)
+    return Place(entry, head, place["tile"] * block, sequences, *lengths, part)
 
 
 def _search(
-    kernel: CudaKernel, work: Work, sequences: PackedSequences, slots: Slots, of_keys: bool
-) -> Place:
-    """The place of this block's slot, whose tile is of queries or, with ``of_keys``, of keys."""
+    kernel: CudaKernel, work: Work, sequences: PackedSequences, slots: Slots, of_keys: bool,
+    each: Any = 1,
+) -> Place:  # fmt: skip
+    """The place of this block's slot, whose tile is of queries or, with ``of_keys``, of keys; each
+    of these makes ``each`` rows of tiles."""
     place = _place(kernel, work, "slot")
     head, slot = kernel.scalar(place["head"]), kernel.scalar(place["slot"], name="slot")
     entry = _uniform(kernel, _last_begun(kernel, slots, slot))
@@ -125,11 +153,12 @@ def _search(
     sequences = sequences.holding(tuple(_uniform(kernel, int32(number)) for number in span))
     rows, keys = (kernel.scalar(length) for length in sequences.lengths(entry))
     number = _uniform(kernel, int32(slot - slots.begin(entry)))
-    tiles = kernel.scalar(blocks(keys if of_keys else rows, slots.block), name="tiles")
+    tiles = kernel.scalar(blocks((keys if of_keys else rows) * each, slots.block), name="tiles")
     leave_unless(tirx.And(number >= 0, number < tiles))
     if work.last_first:
         number = tiles - 1 - number
-    return Place(entry, head, number * slots.block, sequences, rows, keys)
+    part = place.get("part", 0)
+    return Place(entry, head, number * slots.block, sequences, rows, keys, part)
 
 
 def _last_begun(kernel: CudaKernel, slots: Slots, slot):

@@ -11,7 +11,7 @@ from tvm.script import tirx as T
 from ...definition.derive.bound import BoundRecurrence
 from ...definition.kinds import recurrence_of, row_numbers
 from ...definition.scores import Scores
-from ...definition.signature import Signature, View
+from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob
@@ -21,9 +21,8 @@ from .copies import Copies, store_rows
 from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
 from .math import CudaMath
-from .parameters import parameter_tensors
-from .program import Launch
-from .rows import RowCursor
+from .parameters import input_tensors, parameter_tensors
+from .program import Grid, Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
 from .tensor_core import product_for
@@ -99,10 +98,10 @@ def forward_launch(
 
     kind: a key of ``KINDS``, whose inputs (H,) float32 come after the statistics.
     """
-    return _Forward(spec, config, arch, symbol, kind).launch()
+    return Forward(spec, config, arch, symbol, kind).launch()
 
 
-class _Forward:
+class Forward:
     """One kernel being written; the methods follow the order of its body."""
 
     def __init__(
@@ -117,30 +116,39 @@ class _Forward:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
-        tensors = parameter_tensors(self.sig, spec, ("q", "k", "v", "out", *self.statistics))
-        tensors += [Tensor(x.name, View(tuple(x.shape), ()), "float32") for x in self.inputs]
         self.kernel = CudaKernel(
-            symbol, self.sig, tensors,
-            query_grid(config.block_q), config.num_warps,
+            symbol, self.sig, self._tensors(), self._grid(), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.copies = Copies(self.kernel, arch.asynchronous_copy)
 
+    def _tensors(self) -> list[Tensor]:
+        names = ("q", "k", "v", "out", *self.statistics)
+        return [*parameter_tensors(self.sig, self.spec, names), *input_tensors(self.inputs)]
+
+    def _grid(self) -> Grid:
+        return query_grid(self.config.block_q)
+
     def launch(self) -> Launch:
         with self.kernel as kernel:
-            self.tile = QueryTile(kernel, self.config.block_q)
-            tile = self.tile
-            self.bound = block_scores(kernel, self.scores, tile, tile.head)
+            self._open_tile()
             self._allocate()
-            self.visits = KeyVisits(kernel, tile, self.config.block_k)
+            self.visits = KeyVisits(kernel, self.tile.key_visits(self.config.block_k))
             self._make_cursors()
             self._start()
             with loop_while(self.visits.any):
                 kernel.forget_offsets()
                 self._key_tile()
             self._finish()
-        self.row.check(self.statistics, "scores", "pv", *self.scores.used)
+        self._check()
         return kernel.launch()
+
+    def _check(self) -> None:
+        self.row.check(self.statistics, "scores", "pv", *self.scores.used)
+
+    def _open_tile(self) -> None:
+        self.tile = QueryTile(self.kernel, self.config.block_q)
+        self.bound = block_scores(self.kernel, self.scores, self.tile, self.tile.head)
 
     def _allocate(self) -> None:
         kernel, config, spec = self.kernel, self.config, self.spec
@@ -166,9 +174,8 @@ class _Forward:
 
     def _make_cursors(self) -> None:
         """Cursors over the rows that the block reads."""
-        kernel, tile, first = self.kernel, self.tile, self.visits.first
-        back = -self.config.block_k
-        self.queries = RowCursor(kernel, self.q_tile, tile.query_rows("q"), tile.first)
+        tile, first, back = self.tile, self.visits.first, -self.config.block_k
+        self.queries = tile.query_cursor("q", self.q_tile)
         targets = {"k": self.k_tile, "v": self.v_tile}
         self.keys, self.values = tile.key_cursors(targets, first, back)
         name_registers(self)

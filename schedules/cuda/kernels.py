@@ -8,11 +8,14 @@ from .arch import CudaArch
 from .backward import key_gradient_launch
 from .backward_config import BACKWARD_KNOBS, BackwardConfig
 from .backward_dq import ordered_query_gradient_launch
-from .defaults import backward_configs, forward_configs, ordered_configs
+from .defaults import backward_configs, forward_configs, ordered_configs, split_configs
 from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
 from .program import Launch
 from .residence import residence_reasons
+from .merge import merge_launch
 from .row_kernels import delta_launch, query_gradient_launch
+from .split_forward import SplitForwardConfig, parts_launch
+from .tiling import round_up
 
 
 def forward_launches(
@@ -21,6 +24,18 @@ def forward_launches(
     """The forward is one kernel."""
     (config,) = configs
     return [forward_launch(spec, config, arch, symbol)], _blocks(config)
+
+
+def split_forward_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """The states of parts of the keys, then their merge."""
+    (config,) = configs
+    launches = [
+        parts_launch(spec, config, arch, f"{symbol}_parts"),
+        merge_launch(spec, config, f"{symbol}_merge"),
+    ]
+    return launches, {**_blocks(config), "head_dim_pad": round_up(spec.head_dim_v, 16)}
 
 
 def backward_launches(
@@ -50,6 +65,10 @@ def _blocks(config: ForwardConfig | BackwardConfig) -> dict[str, int]:
 SCHEDULES = ScheduleTable(
     [
         Schedule(FORWARD, ForwardConfig, forward_launches, FORWARD_KNOBS, forward_configs),
+        Schedule(
+            ("forward_split",), SplitForwardConfig, split_forward_launches, FORWARD_KNOBS,
+            split_configs,
+        ),
         Schedule(BACKWARD, BackwardConfig, backward_launches, BACKWARD_KNOBS, backward_configs),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tvm import tirx
 
-from ...definition.signature import Signature
+from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from .builder import Tensor
 
@@ -18,3 +18,8 @@ def parameter_tensors(
     one copy."""
     sums = {"copies": 1, "rows": tirx.Var("rows_pad", "int64"), "head_dim_pad": depth}
     return [Tensor(name, sig.view(name, **sums), sig.dtype(name)) for name in names]
+
+
+def input_tensors(inputs: Sequence[tirx.Buffer]) -> list[Tensor]:
+    """The inputs (H,) float32 of a kind of attention."""
+    return [Tensor(x.name, View(tuple(x.shape), ()), "float32") for x in inputs]

@@ -40,10 +40,14 @@ def any_lane(condition):
 
 def block_scores(kernel: CudaKernel, scores: Scores, tile, head) -> BoundScores:
     """The scores of the entry of a block's ``tile`` and a head, with 1 / softcap in a register."""
-    held = None
-    if scores.spec.softcap:
-        held = kernel.scalar(scores.inverse_cap, "float32", "inverse_cap")
-    return scores.at(tile.batch, head, held, (tile.rows, tile.keys))
+    return scores.at(tile.batch, head, held_inverse_cap(kernel, scores), (tile.rows, tile.keys))
+
+
+def held_inverse_cap(kernel: CudaKernel, scores: Scores):
+    """1 / softcap in a register; None where scores have no cap."""
+    if not scores.spec.softcap:
+        return None
+    return kernel.scalar(scores.inverse_cap, "float32", "inverse_cap")
 
 
 def scale_scores(bound: BoundScores, s: Accumulator, q_index, k_index) -> None:
@@ -57,6 +61,42 @@ def mask_scores(bound: BoundScores, s: Accumulator, boundary, q_index, k_index) 
         s.map(lambda value, m, n, r: bound.masked(value, q_index(m, r // 2), k_index(n, r % 2)))
 
 
+class MaximumUnits:
+    """What maxima of rows are in: scores, or dot products where ``factor`` makes scores of them.
+
+    factor: a register, log2 e included, so that exponents are a multiply-add; None for scores.
+    """
+
+    def __init__(self, kernel: CudaKernel, scores: Scores, row: BoundRecurrence):
+        self._kernel, self._row, self.factor = kernel, row, None
+        # States with a share before the first key start in natural units.
+        if scores.scale_only and row.starts_with_nothing:
+            self.factor = kernel.scalar(_positive_factor(kernel.softmax_scale), "float32")
+            scores.used.add("score_mod")  # all of it is the factor
+        name_registers(self)
+
+    def rescaling(self, old, new) -> tuple:
+        """(alpha, whether it is less than e**-SLACK): what sums are multiplied by when the maximum
+        moves from ``old`` to ``new``."""
+        growth = self._row.growth(old, new)
+        if self.factor is None:
+            return self._row.exp(-growth), growth > T.float32(SLACK)
+        growth = growth * self.factor
+        return tirx.exp2(-growth), growth > T.float32(SLACK * LOG2E)
+
+    def lse(self, maximum, total):
+        """log sum exp, -inf for a row without a visible key."""
+        if self.factor is None:
+            return self._row.lse(maximum, total)
+        # The sum has the shift as it was rounded in it, or none far from zero (``_come_near``).
+        shift = self._kernel.scalar(maximum * self.factor, "float32")
+        near = self._row.lse_of_binary(shift, total)
+        far = tirx.abs(shift) > T.float32(_FOLDED)
+        size = tirx.abs(self._kernel.softmax_scale)
+        exact = self._row.lse(maximum * size, total)
+        return tirx.Select(tirx.Or(far, total == T.float32(0)), exact, near)
+
+
 class OnlineSoftmax:
     """Row maxima and sums of a warp's query rows over the key tiles seen so far.
 
@@ -67,29 +107,29 @@ class OnlineSoftmax:
     """
 
     def __init__(
-        self, kernel: CudaKernel, scores: Scores, row: BoundRecurrence, m_tiles: int, numbers: dict
-    ):
-        """numbers: what ``row`` reads of a row besides its scores, by name."""
+        self, kernel: CudaKernel, scores: Scores, row: BoundRecurrence, m_tiles: int,
+        numbers: dict | None,
+    ):  # fmt: skip
+        """numbers: what ``row`` reads of a row besides its scores, by name; None for a part of the
+        keys, whose states start with nothing."""
         self.kernel, self.scores, self.row, self.m_tiles = kernel, scores, row, m_tiles
-        # States with a share before the first key start in natural units.
-        folds = scores.scale_only and row.starts_with_nothing
         self.maximum = kernel.registers((m_tiles, 2), "float32")
         self.total = kernel.registers((m_tiles, 2), "float32")
         self._alpha = kernel.registers((m_tiles, 2), "float32")
         self._held = kernel.registers((1,), "float32")
-        self.factor = (
-            kernel.scalar(_positive_factor(kernel.softmax_scale), "float32") if folds else None
-        )
-        self._is_far = kernel.scalar(0) if folds else None
-        if folds:
-            scores.used.add("score_mod")  # all of it is the factor
+        self._units = MaximumUnits(kernel, scores, row)
+        self.factor = self._units.factor
+        self._is_far = None if self.factor is None else kernel.scalar(0)
         name_registers(self)
         for m, half in self._rows():
-            store(self.maximum, (m, half), self.row.start("m", **numbers))
+            first = row.nothing("m") if numbers is None else row.start("m", **numbers)
+            store(self.maximum, (m, half), first)
             store(self.total, (m, half), self._first_sum(self.maximum[m, half], numbers))
 
-    def _first_sum(self, maximum, numbers: dict):
+    def _first_sum(self, maximum, numbers: dict | None):
         """The sum before the first key, once among the four lanes that share a row."""
+        if numbers is None:
+            return self.row.nothing("l")
         first = self.row.start("l", m=maximum, **numbers)
         if self.row.starts_with_nothing:
             return first
@@ -167,12 +207,7 @@ class OnlineSoftmax:
             low, high = s.registers[m, n, 2 * half], s.registers[m, n, 2 * half + 1]
             store(held, (0,), self._largest(held[0], self._largest(low, high)))
         quad_reduce(held, (0,), self._largest)
-        growth = self.row.growth(old, held[0])
-        if self.factor is None:
-            grown, alpha = growth > T.float32(SLACK), self.row.exp(-growth)
-        else:
-            growth = growth * self.factor
-            grown, alpha = growth > T.float32(SLACK * LOG2E), tirx.exp2(-growth)
+        alpha, grown = self._units.rescaling(old, held[0])
         store(self._alpha, index, tirx.Select(grown, alpha, T.float32(1)))
         store(self.maximum, index, tirx.Select(grown, held[0], old))
 
@@ -195,16 +230,7 @@ class OnlineSoftmax:
 
     def lse(self, m: int, half: int):
         """log sum exp, -inf for a row without a visible key."""
-        maximum, total = self.maximum[m, half], self.total[m, half]
-        if self.factor is None:
-            return self.row.lse(maximum, total)
-        # The sum has the shift as it was rounded in it, or none far from zero (``_come_near``).
-        shift = self.kernel.scalar(maximum * self.factor, "float32")
-        near = self.row.lse_of_binary(shift, total)
-        far = tirx.abs(shift) > T.float32(_FOLDED)
-        size = tirx.abs(self.kernel.softmax_scale)
-        exact = self.row.lse(maximum * size, total)
-        return tirx.Select(tirx.Or(far, total == T.float32(0)), exact, near)
+        return self._units.lse(self.maximum[m, half], self.total[m, half])
 
     def lse_low(self, lse, m: int, half: int):
         """What ``lse``, a register, lost of the logarithm of the sum."""

@@ -70,6 +70,15 @@ class QueryTile(_Tile):
         """Rows of this head in the tensor ``name`` of queries: q, out or a gradient."""
         return self._rows(name, "query", self.head)
 
+    def query_cursor(self, name: str, target: SharedTile) -> Cursor:
+        """A cursor that brings the tile of ``query_rows`` to ``target``."""
+        return RowCursor(self._kernel, target, self.query_rows(name), self.first)
+
+    def key_visits(self, block_k: int) -> Visits:
+        """The tiles of keys that these rows see, the last one first."""
+        seen = visibility(self._kernel.sig, (self.rows, self.keys))
+        return seen.keys(self.first, self.first + self.block_q, block_k, last_first=True)
+
     def key_rows(self, name: str) -> Rows:
         """Rows of the key/value head in the tensor ``name`` of keys."""
         return self._rows(name, "key", self.kv_head)
@@ -109,9 +118,8 @@ class KeyVisits:
     block's number, so that each number takes a register of every thread.
     """
 
-    def __init__(self, kernel: CudaKernel, tile: QueryTile, block_k: int):
-        seen = visibility(kernel.sig, (tile.rows, tile.keys))
-        visits = seen.keys(tile.first, tile.first + tile.block_q, block_k, last_first=True)
+    def __init__(self, kernel: CudaKernel, visits: Visits):
+        """visits: the last tile first."""
         self._visits = held(kernel, visits, "full_low", "full_high")
         self.first = kernel.scalar(visits.first(0))
         # Of no visits, the tile after the first.

@@ -16,8 +16,15 @@ from ..problem.spec import AttentionSpec
 
 # 2: kernels list their arguments. 3: window ends and softcap are among these.
 FORMAT = 3
-# The last: the same bits every run. On CPUs every backward is, on GPUs it is a kernel of its own.
-DIRECTIONS = {"forward": "fwd", "backward": "bwd", "backward_deterministic": "bwd_det"}
+# forward_split: the keys of a row in parts, which are merged. backward_deterministic: the same bits
+# every run. On GPUs both are kernels of their own; on CPUs every backward is of the latter kind, and
+# the forward divides keys by itself.
+DIRECTIONS = {
+    "forward": "fwd",
+    "forward_split": "fwd_split",
+    "backward": "bwd",
+    "backward_deterministic": "bwd_det",
+}
 
 # Rows or columns of a tile, also of several at once: far above any schedule's, far below what a
 # workspace cannot be sized with.

@@ -12,13 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 from .argument import ROLES, WRITTEN, Argument, Past, Up
-from .lengths import MAX_SEQLEN
+from .lengths import MAX_SEQLEN, is_forward
 from .sequences import KINDS, Shapes
 from .spec import AttentionSpec
 
 __all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
 
 TILE_SIZES = ("block_q", "block_k", "head_dim_pad")
+
+
+def names(found: Sequence[Argument], *roles: str) -> tuple[str, ...]:
+    """The names of those arguments that have one of ``roles``, in order."""
+    return tuple(a.name for a in found if a.role in roles)
 
 
 def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
@@ -33,6 +38,10 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
     def statistic(name: str, role: str, optional: bool = False) -> Argument:
         return Argument(name, shapes.statistic, role, "float32", dense=True, optional=optional)
 
+    def part(name: str, *columns: str) -> Argument:
+        shape = ("splits", *shapes.statistic, *columns)
+        return Argument(name, shape, "workspace", "float32", dense=True)
+
     sums = ("copies", *shapes.sums, "head_dim_pad")
     inputs = (rows("q", "input", "D"), keys("k", "input", "D"), keys("v", "input", "Dv"))
     forward = (
@@ -40,8 +49,9 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         rows("out", "output", "Dv"),
         statistic("lse", "output"),
         statistic("lse_low", "output", optional=True),
-        *shapes.own,
     )
+    # The states of a row by part of the keys.
+    parts = (part("part_out", "head_dim_pad"), part("part_m"), part("part_l"))
     backward = (
         *inputs,
         rows("out", "saved", "Dv"),
@@ -57,7 +67,8 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         *shapes.own,
     )
     return {
-        "forward": forward,
+        "forward": (*forward, *shapes.own),
+        "forward_split": (*forward, *parts, *shapes.own),
         "backward": backward,
         # It sums dQ in registers.
         "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
@@ -70,6 +81,8 @@ TABLES = {name: _table(kind.shapes) for name, kind in KINDS.items()}
 TABLE = TABLES["dense"]
 # Names of what the caller zeroes.
 ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed)
+# Names of memory that kernels use among themselves, of which nobody else reads anything.
+WORKSPACES = tuple(dict.fromkeys(n for t in TABLE.values() for n in names(t, "workspace")))
 # Positions and window ends are added in int32.
 MAX_WINDOW = 2**30
 # The cap, its inverse and a score of 2^-26 or more over the cap are normal float32 numbers: GPUs
@@ -107,7 +120,7 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
 
     Those of ``TABLES`` that the spec has, its captured tables, its numbers.
     """
-    forward = direction == "forward"
+    forward = is_forward(direction)
     statistics = spec.forward_statistics if forward else spec.saved_statistics
     absent = {"lse", "lse_low"}.difference(statistics)
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
@@ -131,11 +144,6 @@ def missing_sizes(direction: str, meta: Mapping[str, int]) -> list[str]:
     needed |= {"block_k"} if "copies" in sizes else set()
     needed |= {"head_dim_pad"} & {size for size in sizes if isinstance(size, str)}
     return [name for name in TILE_SIZES if name in needed and name not in meta]
-
-
-def names(found: Sequence[Argument], *roles: str) -> tuple[str, ...]:
-    """The names of those arguments that have one of ``roles``, in order."""
-    return tuple(a.name for a in found if a.role in roles)
 
 
 def call_sizes(query: Sequence[Any], value: Sequence[Any]) -> tuple:
@@ -170,7 +178,7 @@ def size_values(
     meta: block_q, block_k and head_dim_pad of a kernel that has workspaces. threads: of a CPU. With
     C private copies of dQ, C key tiles of a head can run at once: as many as the threads need where
     heads of equal entries, or of the longest beside all others, cannot occupy them. On GPUs, where
-    threads is 0, there is one.
+    threads is 0, there is one. splits, parts of the keys, are 1 where ``sizes`` do not say more.
     """
     if not isinstance(sizes, Mapping):
         sizes = named_sizes(sizes)
@@ -182,7 +190,7 @@ def size_values(
         wanted = -(-2 * threads * max(longest, 1) // max(total * sizes["Hk"], 1))
         copies = max(1, min(key_tiles, wanted))
     columns = {"D": spec.head_dim, "Dv": spec.head_dim_v}
-    return {**sizes, **columns, "copies": copies, **(meta or {})}
+    return {"splits": 1, **sizes, **columns, "copies": copies, **(meta or {})}
 
 
 def shape_of(argument: Argument, values: Mapping[str, Any]) -> tuple:

@@ -29,9 +29,14 @@ _STAND_INS = {
 }
 
 
+def is_forward(direction: str) -> bool:
+    """Whether a direction (a key of artifact.DIRECTIONS) computes attention, and no gradient."""
+    return direction in ("forward", "forward_split")
+
+
 def buckets_of(direction: str) -> tuple[str, ...]:
     """The buckets of a direction (a key of artifact.DIRECTIONS)."""
-    return FORWARD_BUCKETS if direction == "forward" else BACKWARD_BUCKETS
+    return FORWARD_BUCKETS if is_forward(direction) else BACKWARD_BUCKETS
 
 
 def bucket_of(direction: str, seqlen_q: int, seqlen_k: int) -> str:
@@ -39,7 +44,7 @@ def bucket_of(direction: str, seqlen_q: int, seqlen_k: int) -> str:
     longest = seqlen_q if seqlen_q > seqlen_k else seqlen_k
     if longest <= LIMITS["tiny"]:
         return "tiny"
-    if direction == "forward" and seqlen_q <= DECODE_QUERIES:
+    if is_forward(direction) and seqlen_q <= DECODE_QUERIES:
         return "decode"
     if longest <= LIMITS["short"]:
         return "short"

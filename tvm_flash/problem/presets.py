@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from .lengths import is_forward
 from .spec import AttentionSpec
 
 HALVES = ("bfloat16", "float16")
@@ -103,7 +104,7 @@ PRESETS = {
 def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[AttentionSpec, str]]:
     """(spec, direction) of those of ``directions`` that the spec has; all of them, where it has
     none: it is then refused by name."""
-    served = [d for d in directions if d == "forward" or spec.has_gradient]
+    served = [d for d in directions if is_forward(d) or spec.has_gradient]
     return [(spec, direction) for direction in served or directions]
 
 

@@ -31,6 +31,20 @@ class Visits:
     origin: Any
     arithmetic: Arithmetic
 
+    def part(self, number, parts) -> Visits:
+        """Part ``number`` of ``parts``: equal runs of these tiles, of which the last have fewer."""
+        a, size = self.arithmetic, self._share(parts)
+        count = a.maximum(a.minimum(self.count - number * size, size), 0)
+        return replace(self, start=self.start + number * size * self.step, count=count)
+
+    def parts(self, most):
+        """How many of ``most`` parts have tiles: those before the others."""
+        a, size = self.arithmetic, self.arithmetic.maximum(self._share(most), 1)
+        return a.quotient(self.count + (size - 1), size)
+
+    def _share(self, parts):
+        return self.arithmetic.quotient(self.count + (parts - 1), parts)
+
     def first(self, number):
         """First position of the tile visited as number ``number``."""
         tile = self.start + number if self.step == 1 else self.start - number

@@ -70,9 +70,7 @@ class Slots:
     @property
     def count(self):
         """How many slots there are: total * each / block + entries; none without an entry."""
-        a = self.arithmetic
-        rows = self.total * self.each * a.minimum(self.entries, 1)
-        return a.quotient(rows, self.block) + self.entries
+        return slot_count(self.entries, self.total * self.each, self.block, self.arithmetic)
 
     def begin(self, entry):
         """The slot of the first tile of ``entry``."""
@@ -81,3 +79,8 @@ class Slots:
     def entry(self, slot: int) -> int:
         """The entry that ``slot`` belongs to, of ints: the last that begins there or before."""
         return bisect_right(range(self.entries), slot, key=self.begin) - 1
+
+
+def slot_count(entries, rows, block, arithmetic: Arithmetic = INTS):
+    """How many slots ``Slots`` of ``entries`` entries have, for tiles of ``block`` of all ``rows``."""
+    return arithmetic.quotient(rows * arithmetic.minimum(entries, 1), block) + entries

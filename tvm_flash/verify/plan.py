@@ -58,7 +58,8 @@ def run_program(
 
 def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     """Parameters that a program of the usual names writes."""
-    table = TABLE["backward" if "dout" in program.parameters else "forward"]
+    told = {"dout": "backward", "part_out": "forward_split"}
+    table = TABLE[next((told[x] for x in program.parameters if x in told), "forward")]
     return tuple(name for name in program.parameters if name in names(table, *WRITTEN))
 
 

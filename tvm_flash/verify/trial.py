@@ -11,6 +11,7 @@ import torch
 
 from ..errors import UnsupportedSpec
 from ..problem.arguments import WRITTEN, arguments, given_sizes, names, size_values
+from ..problem.lengths import is_forward
 from ..problem.spec import AttentionSpec
 from ..runtime.call import completed, new_tensors
 from .layouts import as_dense, as_sequences
@@ -21,6 +22,9 @@ from .verdict import Counts, KernelVerdict, Outcome, Verification
 
 if TYPE_CHECKING:
     from ..ptx_interpreter import Report
+
+# Parts of the keys, where a kernel divides them.
+_SPLITS = 3
 
 Tensors = dict[str, torch.Tensor]
 # Tensors and numbers of a kernel's call by name, in its order.
@@ -57,7 +61,7 @@ class Candidate:
     def listed(self, quick: bool) -> list[Problem]:
         """Its problems; large logits need the rounding of its own forward."""
         found = problems(*self.tile, quick)
-        alone = self.direction != "forward" and self.forward is None
+        alone = not is_forward(self.direction) and self.forward is None
         return [problem for problem in found if problem.logits_scale == 1 or not alone]
 
 
@@ -68,7 +72,7 @@ def tile_of(meta: Mapping[str, int]) -> tuple[int, int]:
 
 def with_forward(candidate: Candidate, found: Collection[Candidate]) -> Candidate:
     """``candidate``, if it is a backward with the forward among ``found`` that its device runs."""
-    if candidate.direction == "forward":
+    if is_forward(candidate.direction):
         return candidate
     for other in found:
         same = other.direction == "forward" and other.spec == candidate.spec
@@ -141,13 +145,13 @@ def _run(
     inputs, spec = question.inputs, candidate.spec
     given = {name: getattr(inputs, name) for name in ("q", "k", "v", "dout", "dlse")}
     given |= {f"table{n}": table for n, table in enumerate(question.tables)} | question.numbers
-    if candidate.direction != "forward":
+    if not is_forward(candidate.direction):
         given |= _saved(candidate.forward, problem, question)
     table, kind = arguments(spec, candidate.direction), spec.sequences
     given, sizes = as_sequences(kind, given, problem.sizes), problem.sizes
     if kind != "dense":
         sizes = {**given_sizes(table, given), "max_seqlen_k": problem.seqlen_k}
-    values = size_values(spec, sizes, candidate.meta, candidate.threads)
+    values = size_values(spec, sizes, candidate.meta, candidate.threads) | {"splits": _SPLITS}
     call = completed(table, given, new_tensors(values))
     reports = candidate.run(call, names(table, *WRITTEN))
     results = {name: call[name] for name in names(table, "output")}

@@ -7,4 +7,10 @@ from .shapes import Shapes
 
 KINDS = {"dense": DenseSequences, "packed": PackedSequences, "paged": PagedSequences}
 
-__all__ = ["KINDS", "DenseSequences", "PackedSequences", "PagedSequences", "Shapes"]
+
+def kind_of(sizes):
+    """The kind of sequences whose calls have ``sizes``, by name."""
+    return next(kind for kind in KINDS.values() if kind.shapes.rows("q") in sizes)
+
+
+__all__ = ["KINDS", "DenseSequences", "PackedSequences", "PagedSequences", "Shapes", "kind_of"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..argument import Up
+from ..arithmetic import INTS, Arithmetic
 from .shapes import Shapes
 
 
@@ -26,6 +28,24 @@ class DenseSequences:
 
     seqlen_q: Any
     seqlen_k: Any
+
+    @classmethod
+    def axes(
+        cls, of: str, sizes: Mapping[str, Any], heads, block, each: Any = 1,
+        arithmetic: Arithmetic = INTS,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The axes of ``Work``: tiles of ``block`` rows, of each head of each entry.
+
+        of: "q" or "k". sizes: of a call by name. each: rows of tiles that a row makes.
+        """
+        rows = sizes[cls.shapes.rows(of)] * each
+        tiles = arithmetic.quotient(rows + (block - 1), block)
+        return {"entry": sizes["B"], "head": heads, "tile": tiles}
+
+    @staticmethod
+    def as_equal(sizes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The sizes of dense sequences that have the same queries."""
+        return sizes
 
     def lengths(self, entry) -> tuple:
         """(seqlen_q, seqlen_k) of ``entry``."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..argument import Past
-from ..arithmetic import Arithmetic
-from ..work import Slots
+from ..arithmetic import INTS, Arithmetic
+from ..work import Slots, slot_count
 from .shapes import Shapes, entry_numbers
 
 SPANS = tuple(map(entry_numbers, ("starts_q", "ends_q", "starts_k", "ends_k")))
@@ -40,6 +40,20 @@ class PackedSequences:
     longest_k: Any
     arithmetic: Arithmetic
     held: tuple = ()
+
+    @classmethod
+    def axes(
+        cls, of: str, sizes: Mapping[str, Any], heads, block, each: Any = 1,
+        arithmetic: Arithmetic = INTS,
+    ) -> dict[str, Any]:  # fmt: skip
+        """As of ``DenseSequences``: the slots of all entries take the place of entry and tile."""
+        rows = sizes[cls.shapes.rows(of)] * each
+        return {"head": heads, "slot": slot_count(sizes["B"], rows, block, arithmetic)}
+
+    @staticmethod
+    def as_equal(sizes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The sizes of dense sequences that have the same queries: all of one entry."""
+        return {**sizes, "B": 1, "Sq": sizes["total_q"]}
 
     def span(self, entry) -> tuple:
         """First query, past the last, first key, past the last: what ``held`` takes."""

@@ -22,6 +22,10 @@ class Shapes:
     sums: tuple[str | Up | Past, ...]
     own: tuple[Argument, ...] = ()
 
+    def rows(self, of: str) -> str:
+        """The name of the size that counts rows of queries ("q") or keys ("k")."""
+        return (self.queries if of == "q" else self.keys)[-1]
+
 
 def entry_numbers(name: str) -> Argument:
     """An argument (B,) int32: a number for each entry."""
