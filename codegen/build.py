@@ -86,8 +86,8 @@ def build_pairs(
         cuda_jobs = [cuda_job(*pair, archs, folders) for pair in pairs]
         return build_cuda(cuda_jobs, archs, Path(path), progress)
     target = find_target(target)
-    # On CPUs every backward gives the same bits each run.
-    named = {"backward_deterministic": "backward"}
+    # On CPUs every backward gives the same bits each run, and the forward divides keys by itself.
+    named = {"backward_deterministic": "backward", "forward_split": "forward"}
     jobs = [
         scheduling(spec, direction, target, chosen)
         for spec, direction in dict.fromkeys((spec, named.get(d, d)) for spec, d in pairs)

@@ -25,6 +25,8 @@ _ROWS = (
     ("total_q", "q", 0, "batch"),
     ("total_k", "k and v", 0, "batch"),
 )
+# Sizes that a caller chooses for workspaces, and what one of them is.
+_COUNTED = {"copies": "copy", "splits": "part"}
 # Their numbers are int32.
 _MOST_PAGES = 2**31 - 1
 
@@ -100,8 +102,9 @@ def _workspaces(
         argument = argument_of(func, param)
         for axis, size in enumerate(argument.shape if argument else ()):
             extent = param.shape[axis]
-            if size == "copies" and isinstance(extent, tirx.Var):
-                yield extent > 0, f"{argument.name} must have at least one copy (axis {axis})"
+            if size in _COUNTED and isinstance(extent, tirx.Var):
+                least = f"at least one {_COUNTED[size]} (axis {axis})"
+                yield extent > 0, f"{argument.name} must have {least}"
             if not isinstance(size, str):
                 block = meta[size.block]
                 said = f"as many rows (axis {axis}) as q, {size.said(block)}"

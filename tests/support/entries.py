@@ -54,20 +54,23 @@ class Ragged:
     ) -> Tensors:
         """What the default kernels write, interpreted with all checks; NaN where they do not.
 
-        given: in place of the problem's own, and more. unwritten: some of the outputs may stay as
+        given: in place of the problem's own, and more; "splits": parts of the keys. unwritten: some of the outputs may stay as
         they were. options: of ``run_program``.
         """
         kernel, table = interpreted(self.spec, direction, arch), arguments(self.spec, direction)
         tables = {f"table{n}": table for n, table in enumerate(self.tables)}
         pages = self.in_pages() if self.page_size else {}
+        given = dict(given)
+        splits = given.pop("splits", 1)
         known = {**self.inputs, **self.entries.spans, **self.numbers, **tables, **pages, **given}
-        sizes = self.entries.sizes | given_sizes(table, known)
+        sizes = self.entries.sizes | given_sizes(table, known) | {"splits": splits}
         make = new_tensors(size_values(self.spec, sizes, kernel.program.meta))
         call, written = completed(table, known, make), names(table, *WRITTEN)
         zeroed: Collection[str] = ZEROED
         if unwritten:
-            zeroed = written
-            for name in set(written) - set(ZEROED):
+            outputs = names(table, "output")
+            zeroed = {*outputs, *ZEROED}
+            for name in outputs:
                 call[name].fill_(math.nan)
         options = {"outputs": written, "zeroed": zeroed, **options}
         run_program(kernel.program, kernel.ptx, call, **options)

@@ -6,7 +6,7 @@ from functools import cache, partial
 
 import torch
 
-from ..problem.arguments import TABLE, call_sizes, names
+from ..problem.arguments import NUMBERS, TABLE, call_sizes, named_sizes, names
 from ..problem.lengths import bucket_of
 from ..runtime.call import completed
 from ..runtime.kernels import resolve
@@ -20,6 +20,7 @@ from .recording import Recording, named
 from .results import allocated, forward_plan, from_layouts, layouts_of, outputs
 from .schemas import schema
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
+from .splitting import parts_of, splits_on
 from .vmap import batched
 
 __all__ = ["attention_operator", "spec_json", "spec_name"]
@@ -81,10 +82,20 @@ def _run_forward(
     if bucket is None:
         return _results_without_keys(*results)
     device, capability = place_of(q)
+    numbers = (softmax_scale, window_left, window_right, softcap)
+    if device == "cuda":
+        sizes = named_sizes(call_sizes(q.shape, v.shape))
+        if splits := splits_on(device, q, sizes, k.shape[1]):
+            kernel = resolve(spec, "forward_split", device, capability, bucket)
+            sizes |= parts_of(kernel, splits, k.shape[1])
+            given = dict(zip(("q", "k", "v", "tables"), (q, k, v, tables), strict=True))
+            given |= zip(_recording.outputs, results, strict=False)
+            given |= zip(names(NUMBERS, "number"), numbers, strict=True)
+            kernel(*call_of(kernel, sizes, given).values())
+            return results
     kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)
     if tables or len(results) != 2 or len(own) != 1:
-        numbers = (softmax_scale, window_left, window_right, softcap)
         run(q, k, v, *results, *tables, *[numbers[place] for place in own])
     else:  # a call without a star takes less time
         out, lse = results

@@ -37,6 +37,16 @@ def has_aligned_rows(x: torch.Tensor) -> bool:
     return x.data_ptr() % size == 0 and all(step * x.element_size() % size == 0 for step in steps)
 
 
+def processors_of(x: torch.Tensor) -> int:
+    """How many SMs the CUDA device of ``x`` has."""
+    return _processors(x.device.index)
+
+
+@lru_cache
+def _processors(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 @lru_cache
 def _capability(device: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)

@@ -18,10 +18,12 @@ from .recording import Recording, named, parameters
 from .results import outputs_of
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
+from .splitting import parts_of, splits_on
 from .vmap import one_by_one
 
 _NUMBERS = (*NUMBERS, LONGEST)
-# 1: the same bits for a request alone, in any batch and at any place of it. 0: whatever is fastest.
+# 1 or more: the same bits for a request alone, in any batch and at any place of it; on GPUs its keys
+# are divided into so many parts. 0: whatever is fastest.
 _SPLITS = "SymInt num_splits=0"
 # Kinds of sequences; those of the second have no gradients.
 PACKED, PAGED = "packed", "paged"
@@ -103,13 +105,17 @@ def _has_work(given) -> bool:
 
 def _call(spec, direction: str, longest, sizes, given) -> None:
     device, capability = place_of(given["q"])
-    if direction == "backward" and is_ordered(given["deterministic"]):
-        direction = "backward_deterministic"
+    asked, splits = given.get("num_splits", 0), 0
+    if direction == "backward":
+        direction = "backward_deterministic" if is_ordered(given["deterministic"]) else direction
+    elif asked != 1:
+        splits = asked or splits_on(device, given["q"], sizes, longest[1])
+        direction = "forward_split" if splits else direction
     # A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
-    is_fixed = given.get("num_splits") == 1
-    bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *longest)
+    bucket = DEFAULT_BUCKET if asked == 1 else bucket_of(direction, *longest)
     kernel = resolve(spec, direction, device, capability, bucket)
-    kernel(*call_of(kernel, {**sizes, LONGEST.name: longest[1]}, given).values())
+    sizes = {**sizes, LONGEST.name: longest[1], **parts_of(kernel, splits, longest[1])}
+    kernel(*call_of(kernel, sizes, given).values())
 
 
 def _clear(results, given, extents, has_work: bool) -> None:

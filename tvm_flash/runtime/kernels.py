@@ -60,6 +60,11 @@ def resolve(
     kernel = registered.get((spec.name, direction, device_type, bucket))
     if kernel is not None:
         return kernel
+    if direction == "forward_split":
+        # On CPUs the forward divides keys by itself; a library without this one has that.
+        plain = (spec.name, "forward", device_type, bucket)
+        if device_type != "cuda" or plain in registered:
+            return resolve(spec, "forward", device_type, capability, bucket)
     if device_type == "cuda":
         return _compiled_for_gpu(spec, direction, capability)
     if direction == "backward_deterministic":
