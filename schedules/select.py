@@ -20,7 +20,7 @@ from .cpu.defaults import backward_defaults, forward_defaults, split_defaults
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
 from .space import Space
-from .table import BACKWARD, FORWARD, Schedule, ScheduleTable
+from .table import BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
 from .target import CpuTarget
 
 
@@ -36,10 +36,14 @@ def _registers(config: Any, spec: AttentionSpec, target: CpuTarget) -> list[str]
     return [f"its micro-kernel needs {needed} vector registers, {target.name} has {there}"]
 
 
+# Which of them divides keys is chosen by length.
+_FORWARDS = (*FORWARD, *SPLIT)
 SCHEDULES = ScheduleTable(
     [
-        Schedule(FORWARD, ForwardConfig, schedule_forward, FORWARD_KNOBS, forward_defaults),
-        Schedule(FORWARD, SplitForwardConfig, schedule_split_forward, SPLIT_KNOBS, split_defaults),
+        Schedule(_FORWARDS, ForwardConfig, schedule_forward, FORWARD_KNOBS, forward_defaults),
+        Schedule(
+            _FORWARDS, SplitForwardConfig, schedule_split_forward, SPLIT_KNOBS, split_defaults
+        ),
         Schedule(
             BACKWARD, BackwardConfig, schedule_backward, BACKWARD_KNOBS, backward_defaults,
             padding=lambda config, spec: config.tile(spec).depth_lanes,

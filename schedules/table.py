@@ -15,7 +15,7 @@ from .config_fields import Config, checked, config_from
 from .records import best_config
 from .space import Knob, Space
 
-FORWARD = ("forward",)
+FORWARD, SPLIT = ("forward",), ("forward_split",)
 BACKWARD = ("backward", "backward_deterministic")
 
 # (config, spec, target) -> why the config does not serve (empty: it does).

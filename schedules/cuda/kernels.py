@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ...problem.spec import AttentionSpec
-from ..table import BACKWARD, FORWARD, Schedule, ScheduleTable
+from ..table import BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
 from .arch import CudaArch
 from .backward import key_gradient_launch
 from .backward_config import BACKWARD_KNOBS, BackwardConfig
 from .backward_dq import ordered_query_gradient_launch
 from .defaults import backward_configs, forward_configs, ordered_configs, split_configs
 from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
+from .merge import merge_launch
 from .program import Launch
 from .residence import residence_reasons
-from .merge import merge_launch
 from .row_kernels import delta_launch, query_gradient_launch
 from .split_forward import SplitForwardConfig, parts_launch
 from .tiling import round_up
@@ -65,10 +65,7 @@ def _blocks(config: ForwardConfig | BackwardConfig) -> dict[str, int]:
 SCHEDULES = ScheduleTable(
     [
         Schedule(FORWARD, ForwardConfig, forward_launches, FORWARD_KNOBS, forward_configs),
-        Schedule(
-            ("forward_split",), SplitForwardConfig, split_forward_launches, FORWARD_KNOBS,
-            split_configs,
-        ),
+        Schedule(SPLIT, SplitForwardConfig, split_forward_launches, FORWARD_KNOBS, split_configs),
         Schedule(BACKWARD, BackwardConfig, backward_launches, BACKWARD_KNOBS, backward_configs),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),

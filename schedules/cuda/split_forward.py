@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from tvm import tirx
 from tvm.script import tirx as T
 
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
-from .builder import Tensor, emit, name_registers, store, when
+from .builder import Tensor, emit, store, when
 from .entries import group_grid
 from .forward import Forward, ForwardConfig
 from .group_tile import GroupRow, GroupScores, GroupTile

@@ -1,4 +1,4 @@
-"""Keys divided into parts on interpreted GPU kernels: states, their merge, rows of a whole group."""
+"""Keys divided into parts on interpreted GPU kernels: states of parts, their merge, whole groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHUNK = Entries((33, 0, 5), (300, 70, 2), heads=3)
 PAIRS = Entries((9, 70), (130, 65), heads=4, kv_heads=2, gap=3)
 MANY = Entries((1, 4, 0, 2), (257, 31, 9, 128), heads=16)
 EMPTY = Entries((0, 2), (0, 0), heads=2)
-# arch, entries, page size (0: packed), parts, variant, fields: pairs of these meet, not all of them.
+# arch, entries, page size (0: packed), parts, variant, fields: pairs of these meet, not all.
 CASES = {
     "decode": ("sm_80", DECODE, 16, 3, {"causal": True}, {"head_dim": 64}),
     "decode, one part": ("sm_80", DECODE, 0, 1, {}, {"head_dim": 128}),

@@ -54,8 +54,8 @@ class Ragged:
     ) -> Tensors:
         """What the default kernels write, interpreted with all checks; NaN where they do not.
 
-        given: in place of the problem's own, and more; "splits": parts of the keys. unwritten: some of the outputs may stay as
-        they were. options: of ``run_program``.
+        given: in place of the problem's own, and more; "splits": parts of the keys. unwritten: some
+        of the outputs may stay as they were. options: of ``run_program``.
         """
         kernel, table = interpreted(self.spec, direction, arch), arguments(self.spec, direction)
         tables = {f"table{n}": table for n, table in enumerate(self.tables)}

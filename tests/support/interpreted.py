@@ -31,7 +31,7 @@ class InterpretedKernel:
     """What ``kernels.resolve`` gives, with every check of the interpreter on."""
 
     def __init__(self, spec, direction: str, program: CudaProgram, ptx: list[str]):
-        self.program, self.ptx, self.meta = program, ptx, program.meta
+        self.program, self.ptx = program, ptx
         self.reports: list[Report] = []
         loaded = Kernel(spec, direction, program.config, program.meta, self.function, "cuda")
         self.arguments, self.sizes, self.shapes = loaded.arguments, loaded.sizes, loaded.shapes

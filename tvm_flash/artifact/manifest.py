@@ -17,7 +17,7 @@ from ..problem.spec import AttentionSpec
 # 2: kernels list their arguments. 3: window ends and softcap are among these.
 FORMAT = 3
 # forward_split: the keys of a row in parts, which are merged. backward_deterministic: the same bits
-# every run. On GPUs both are kernels of their own; on CPUs every backward is of the latter kind, and
+# every run. On GPUs both are kernels of their own; on CPUs every backward gives the same bits, and
 # the forward divides keys by itself.
 DIRECTIONS = {
     "forward": "fwd",

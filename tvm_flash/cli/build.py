@@ -29,6 +29,13 @@ def build(
         "kernels"
     ),
     forward_only: Annotated[bool, typer.Option("--forward-only", help="No backward.")] = False,
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="GPUs: also the forward that divides keys, for few queries and many keys.",
+        ),
+    ] = False,
     deterministic: Annotated[
         bool,
         typer.Option(
@@ -62,7 +69,7 @@ def build(
     problems = own_specs(specs, specs_file, preset)
     wanted = {
         "presets": preset or (),
-        "directions": _directions(forward_only, deterministic),
+        "directions": _directions(forward_only, split, deterministic),
         "buckets": check_buckets(word.strip() for word in buckets.split(",")),
         "logs": logs,
     }
@@ -85,10 +92,11 @@ def build(
     )
 
 
-def _directions(forward_only: bool, deterministic: bool) -> tuple[str, ...]:
+def _directions(forward_only: bool, split: bool, deterministic: bool) -> tuple[str, ...]:
+    forwards = ("forward", *["forward_split"] * split)
     if forward_only:
-        return ("forward",)
-    return ("forward", "backward", *["backward_deterministic"] * deterministic)
+        return forwards
+    return (*forwards, "backward", *["backward_deterministic"] * deterministic)
 
 
 def _target_text(manifest: dict[str, Any]) -> str:

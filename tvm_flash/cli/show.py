@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.syntax import Syntax
 
+from ..problem.lengths import is_forward
 from ..problem.spec import AttentionSpec
 from .console import console
 from .spec_text import parse_spec
@@ -31,6 +32,7 @@ class Direction(str, Enum):
     """Which of the kernels of a spec."""
 
     forward = "forward"
+    forward_split = "forward_split"
     backward = "backward"
     backward_deterministic = "backward_deterministic"
 
@@ -54,7 +56,9 @@ def show(
     ] = Stage.definition,
     direction: Annotated[
         Direction,
-        typer.Option(metavar="DIRECTION", help="forward, backward or backward_deterministic."),
+        typer.Option(
+            metavar="DIRECTION", help="forward, forward_split, backward or backward_deterministic."
+        ),
     ] = Direction.forward,
     target: Annotated[
         str,
@@ -144,7 +148,7 @@ def require_tvm() -> None:
 
 
 def _definition(spec: AttentionSpec, direction: str) -> str:
-    if direction == "forward":
+    if is_forward(direction):
         from ..definition.plain import plain_forward as plain
     else:
         from ..definition.plain_backward import plain_backward as plain

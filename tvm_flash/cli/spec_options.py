@@ -58,7 +58,7 @@ def listing(names: list[str] | None) -> list[str]:
     """Lines of the presets ``names`` (None: of all), which make a file for --specs."""
     lines = []
     for preset in map(preset_named, dict.fromkeys(names or PRESETS)):
-        alone = " (build with --forward-only)" if preset.directions == ("forward",) else ""
+        alone = "" if "backward" in preset.directions else " (build with --forward-only)"
         lines.append(f"# {preset.name}: {' and '.join(preset.directions)}{alone}")
         for use in preset.uses:
             lines += [f"# {use.why}", *map(text_of, use.specs)]

@@ -27,6 +27,7 @@ class Direction(str, Enum):
     """Which kernels of a spec."""
 
     forward = "forward"
+    forward_split = "forward_split"
     backward = "backward"
     backward_deterministic = "backward_deterministic"
 
@@ -42,7 +43,8 @@ def verify(
         list[Direction] | None,
         typer.Option(
             metavar="DIRECTION",
-            help="forward, backward or backward_deterministic; may be repeated. Default: all.",
+            help="forward, forward_split, backward or backward_deterministic; may be repeated. "
+            "Default: all.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One problem for each kernel.")] = False,

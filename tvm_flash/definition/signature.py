@@ -54,7 +54,9 @@ class Signature:
         self.spec, self.direction = spec, direction
         self._known, shapes = KNOWN[spec.sequences], KINDS[spec.sequences].shapes
         entries = [size for argument in shapes.own for size in argument.shape]
-        symbolic = dict.fromkeys(("B", "H", "Hk", "splits", *shapes.queries, *shapes.keys, *entries))
+        symbolic = dict.fromkeys(
+            ("B", "H", "Hk", "splits", *shapes.queries, *shapes.keys, *entries)
+        )
         self.sizes = {name: tirx.Var(name, "int64") for name in symbolic}
         self.batch, self.heads, self.kv_heads = (self.sizes[name] for name in ("B", "H", "Hk"))
         self.seqlen_q, self.seqlen_k = self.sizes.get("Sq"), self.sizes.get("Sk")

@@ -20,7 +20,7 @@ from .recording import Recording, named
 from .results import allocated, forward_plan, from_layouts, layouts_of, outputs
 from .schemas import schema
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
-from .splitting import parts_of, splits_on
+from .splitting import splits_on
 from .vmap import batched
 
 __all__ = ["attention_operator", "spec_json", "spec_name"]
@@ -87,11 +87,10 @@ def _run_forward(
         sizes = named_sizes(call_sizes(q.shape, v.shape))
         if splits := splits_on(device, q, sizes, k.shape[1]):
             kernel = resolve(spec, "forward_split", device, capability, bucket)
-            sizes |= parts_of(kernel, splits, k.shape[1])
             given = dict(zip(("q", "k", "v", "tables"), (q, k, v, tables), strict=True))
             given |= zip(_recording.outputs, results, strict=False)
             given |= zip(names(NUMBERS, "number"), numbers, strict=True)
-            kernel(*call_of(kernel, sizes, given).values())
+            kernel(*call_of(kernel, sizes | {"splits": splits}, given).values())
             return results
     kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)

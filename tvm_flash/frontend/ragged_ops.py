@@ -18,12 +18,12 @@ from .recording import Recording, named, parameters
 from .results import outputs_of
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
-from .splitting import parts_of, splits_on
+from .splitting import splits_on
 from .vmap import one_by_one
 
 _NUMBERS = (*NUMBERS, LONGEST)
-# 1 or more: the same bits for a request alone, in any batch and at any place of it; on GPUs its keys
-# are divided into so many parts. 0: whatever is fastest.
+# 1: the same bits for a request alone, in any batch and at any place of it; on GPUs any other number
+# too, of parts of its keys. 0: whatever is fastest.
 _SPLITS = "SymInt num_splits=0"
 # Kinds of sequences; those of the second have no gradients.
 PACKED, PAGED = "packed", "paged"
@@ -105,17 +105,15 @@ def _has_work(given) -> bool:
 
 def _call(spec, direction: str, longest, sizes, given) -> None:
     device, capability = place_of(given["q"])
-    asked, splits = given.get("num_splits", 0), 0
+    asked = given.get("num_splits", 0)
     if direction == "backward":
         direction = "backward_deterministic" if is_ordered(given["deterministic"]) else direction
-    elif asked != 1:
-        splits = asked or splits_on(device, given["q"], sizes, longest[1])
-        direction = "forward_split" if splits else direction
+    elif splits := splits_on(device, given["q"], sizes, longest[1], asked):
+        direction, sizes = "forward_split", {**sizes, "splits": splits}
     # A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
     bucket = DEFAULT_BUCKET if asked == 1 else bucket_of(direction, *longest)
     kernel = resolve(spec, direction, device, capability, bucket)
-    sizes = {**sizes, LONGEST.name: longest[1], **parts_of(kernel, splits, longest[1])}
-    kernel(*call_of(kernel, sizes, given).values())
+    kernel(*call_of(kernel, {**sizes, LONGEST.name: longest[1]}, given).values())
 
 
 def _clear(results, given, extents, has_work: bool) -> None:

@@ -15,6 +15,7 @@ HEAD_DIMS = (64, 96, 128, 192, 256)
 
 _CAUSAL = {"causal": True}
 _LOCAL = {"causal": True, "window_left": True}
+_COME_WITH = {"forward": ("forward_split",)}
 _PACKED, _PAGED = {"sequences": "packed"}, {"sequences": "paged"}
 
 
@@ -37,7 +38,10 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """Specs and directions for a library. directions: of "forward" and "backward"."""
+    """Specs and directions for a library.
+
+    directions: of "forward", "forward_split" and "backward".
+    """
 
     name: str
     directions: tuple[str, ...]
@@ -49,9 +53,20 @@ class Preset:
         return tuple(spec for use in self.uses for spec in use.specs)
 
     def pairs(self, directions: Iterable[str]) -> list[tuple[AttentionSpec, str]]:
-        """(spec, direction) of each kernel; a preset without a backward has no ordered one."""
-        kept = [d for d in directions if d.removesuffix("_deterministic") in self.directions]
-        return [pair for spec in self.specs for pair in served_pairs(spec, kept)]
+        """(spec, direction) of each kernel; a preset without a backward has no ordered one.
+
+        Where it has a forward that divides keys, that comes with the forward. Packed sequences
+        are prompts, whose queries are many.
+        """
+        asked = (name for d in directions for name in (d, *_COME_WITH.get(d, ())))
+        bases = {d: d.removesuffix("_deterministic") for d in asked}
+        kept = [d for d, base in bases.items() if base in self.directions]
+        return [
+            (spec, direction)
+            for spec in self.specs
+            for spec, direction in served_pairs(spec, kept)
+            if (spec.sequences, direction) != ("packed", "forward_split")
+        ]
 
 
 PRESETS = {
@@ -69,7 +84,7 @@ PRESETS = {
         ),
         Preset(
             "serving",
-            ("forward",),
+            ("forward", "forward_split"),
             (
                 Use(_CAUSAL, HEAD_DIMS, "prompts: Llama, Qwen, Phi, Nemotron-4 (192), Gemma"),
                 Use({}, HEAD_DIMS, "encoders, vision towers, embeddings, diffusion"),

@@ -10,6 +10,8 @@ from .work import Work
 
 # Rows of a group and keys of a tile, as the kernels have them that divide keys.
 TILE_ROWS, TILE_KEYS = 64, 64
+# No kernel's tile has fewer keys: an entry has no more parts than tiles.
+LEAST_TILE = 16
 # Blocks that an SM works on at once: each has a tile of K and V in flight, which between them
 # cover the latency of device memory.
 BLOCKS_PER_SM = 2

@@ -82,5 +82,5 @@ class Slots:
 
 
 def slot_count(entries, rows, block, arithmetic: Arithmetic = INTS):
-    """How many slots ``Slots`` of ``entries`` entries have, for tiles of ``block`` of all ``rows``."""
+    """How many slots the tiles of ``block`` of ``entries`` entries have, of ``rows`` in all."""
     return arithmetic.quotient(rows * arithmetic.minimum(entries, 1), block) + entries
