@@ -1,4 +1,4 @@
-"""Keys divided into parts on interpreted GPU kernels: states of parts, their merge, whole groups."""
+"""Keys divided into parts on interpreted GPU kernels: states of parts, and their merge."""
 
 from __future__ import annotations
 

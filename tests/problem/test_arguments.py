@@ -44,6 +44,8 @@ def test_the_order_of_calls():
     assert called(out_only, "forward") == ["q", "k", "v", "out", "softmax_scale"]
     backward = "q k v out dout lse dlse dq dk dv delta dq_acc softmax_scale".split()
     assert called(SPEC, "backward") == called(out_only, "backward") == backward
+    split = "q k v out lse part_out part_m part_l softmax_scale".split()
+    assert called(SPEC, "forward_split") == split
     backward.remove("dq_acc")
     assert called(SPEC, "backward_deterministic") == backward
 
@@ -74,6 +76,10 @@ def test_shapes():
     assert shapes["out"] == (2, 70, 4, 48) and shapes["lse"] == (2, 4, 70)
     assert shapes["dq_acc"] == (2, 2, 4, 96, 80), "two tiles of keys can run at once"
     assert size_values(SPEC, SIZES, META)["copies"] == 1, "on a GPU"
+    values = {**size_values(SPEC, SIZES, META), "splits": 3}
+    shapes = {a.name: shape_of(a, values) for a in arguments(SPEC, "forward_split")}
+    assert shapes["part_out"] == (3, 2, 4, 70, 80)
+    assert shapes["part_m"] == shapes["part_l"] == (3, 2, 4, 70)
 
 
 def test_what_a_tile_must_say():

@@ -22,6 +22,7 @@ from tvm_flash.schedules.cuda.kernels import SCHEDULES
 from tvm_flash.schedules.target import host_target
 
 EVERY = ("forward", "backward", "backward_deterministic")
+SERVING = {"forward", "forward_split"}
 
 
 def test_no_kernel_is_listed_twice():
@@ -33,7 +34,9 @@ def test_no_kernel_is_listed_twice():
 
 
 def test_directions():
-    assert {d for _, d in PRESETS["serving"].pairs(EVERY)} == {"forward"}
+    assert {d for _, d in PRESETS["serving"].pairs(EVERY)} == SERVING
+    assert {d for _, d in PRESETS["serving"].pairs(("forward",))} == SERVING
+    assert not PRESETS["serving"].pairs(("backward",))
     assert {d for _, d in PRESETS["training"].pairs(EVERY)} == set(EVERY)
     assert {d for _, d in PRESETS["training"].pairs(("forward",))} == {"forward"}
 
@@ -46,8 +49,12 @@ def test_with_specs_and_with_one_another():
     assert (spec, "backward") in pairs and (PRESETS["serving"].specs[-1], "backward") not in pairs
     both = all_pairs([], ["training", "serving"], EVERY[:2])
     assert set(both) == {p for preset in PRESETS.values() for p in preset.pairs(EVERY[:2])}
-    groups = grouped([other], ["serving"], EVERY[:2])
-    assert groups == [([other], EVERY[:2]), (list(PRESETS["serving"].specs), ("forward",))]
+    specs = PRESETS["serving"].specs
+    divided = [spec for spec in specs if spec.sequences != "packed"]
+    prompts = [spec for spec in specs if spec.sequences == "packed"]
+    assert grouped([other], ["serving"], EVERY[:2]) == [
+        ([other], EVERY[:2]), (divided, ("forward", "forward_split")), (prompts, ("forward",)),
+    ]  # fmt: skip
 
 
 def test_a_preset_that_there_is_not(tmp_path):

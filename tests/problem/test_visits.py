@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tvm import sym, tirx
 
 from tvm_flash.definition.arithmetic import TIR
+from tvm_flash.problem.arithmetic import INTS
 from tvm_flash.problem.numbers import kinds_of, numbers_by_name
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.problem.visits import Visibility
+from tvm_flash.problem.visits import Visibility, Visits
 from tvm_flash.score.variants import alignment_offset
 
 sides = st.integers(-1, 20)
@@ -53,6 +54,18 @@ def spec_of(window, alignment, **fields):
 def problem_of(window, alignment, seqlen_q, seqlen_k):
     spec, numbers = spec_of(window, alignment), numbers_by_name(1.0, window)
     return Problem(spec, seqlen_q, seqlen_k, numbers, window)
+
+
+@given(count=st.integers(0, 60), parts=st.integers(1, 70), step=st.sampled_from([1, -1]))
+def test_parts_are_all_tiles_in_order(count, parts, step):
+    first = 0 if step == 1 else count - 1
+    whole = Visits(first, count, 0, 0, 0, 16, step, None, INTS)
+    found = [whole.part(number, parts) for number in range(parts)]
+    tiles = [part.first(n) for part in found for n in range(part.count)]
+    assert tiles == [whole.first(n) for n in range(count)]
+    filled = whole.parts(parts)
+    assert [part.count > 0 for part in found] == [n < filled for n in range(parts)]
+    assert len({part.count for part in found[: max(filled - 1, 0)]}) <= 1, "equal but for the last"
 
 
 alignments = st.sampled_from(["bottom_right", "top_left"])

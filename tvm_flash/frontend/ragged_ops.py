@@ -22,8 +22,8 @@ from .splitting import splits_on
 from .vmap import one_by_one
 
 _NUMBERS = (*NUMBERS, LONGEST)
-# 1: the same bits for a request alone, in any batch and at any place of it; on GPUs any other number
-# too, of parts of its keys. 0: whatever is fastest.
+# 1: the same bits for a request alone, in any batch and at any place of it; on GPUs any number of
+# parts gives that. 0: whatever is fastest.
 _SPLITS = "SymInt num_splits=0"
 # Kinds of sequences; those of the second have no gradients.
 PACKED, PAGED = "packed", "paged"
