@@ -127,7 +127,7 @@ def _axes(of: str, sizes: Mapping[str, Any], heads: str, block: int, each: Any =
 
 
 def _arithmetic_of(sizes: Mapping[str, Any]) -> Arithmetic:
-    return INTS if isinstance(sizes["B"], int) else TIR
+    return INTS if isinstance(sizes["H"], int) else TIR
 
 
 def _at(kernel: CudaKernel, work: Work, block: int, sequences: Sequences) -> Place:

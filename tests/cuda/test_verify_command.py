@@ -72,7 +72,7 @@ def test_spec_passes(tmp_path):
     (verified,) = document["verified"]
     assert document["ok"] and verified["subject"] == SPEC.name
     kernels = {kernel["direction"]: kernel for kernel in verified["kernels"]}
-    assert set(kernels) == {"forward", "backward", "backward_deterministic"}
+    assert set(kernels) == {"forward", "forward_split", "backward", "backward_deterministic"}
     tall = {run["problem"]["name"]: run for run in kernels["backward"]["problems"]}["tall"]
     assert tall["rows_without_keys"] > 0 and set(tall["errors"]) == {"dq", "dk", "dv"}
     assert tall["instructions"] > 0 and tall["device_bytes"] > 0

@@ -34,8 +34,11 @@ GOLDEN_CUDA = [("sm_80", "bf16,d=16,causal"), ("sm_75", "f16,d=8,softcap")]
 # Kinds of sequences whose blocks search for their entries, and whose rows lie in pages.
 ENTRIES_CUDA = [
     (replace(parse_spec("f16,d=8"), sequences=kind), direction)
-    for kind, direction in (("packed", "forward"), ("packed", "backward"), ("paged", "forward"))
-]
+    for kind, direction in (
+        ("packed", "forward"), ("packed", "backward"), ("paged", "forward"),
+        ("packed", "forward_split"),
+    )
+]  # fmt: skip
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
 
 

@@ -44,10 +44,13 @@ def own_specs(
 def grouped(
     specs: Iterable[AttentionSpec], presets: list[str] | None, directions: Iterable[str]
 ) -> list[tuple[list[AttentionSpec], tuple[str, ...]]]:
-    """``specs`` and those of ``presets``, the ones that come in the same directions together."""
+    """``specs`` and those of ``presets``, the ones that come in the same of ``directions``
+    together."""
     found: dict[AttentionSpec, list[str]] = {}
+    directions = tuple(directions)
     for spec, direction in all_pairs(specs, presets or [], directions):
-        found.setdefault(spec, []).append(direction)
+        if direction in directions:
+            found.setdefault(spec, []).append(direction)
     groups: dict[tuple[str, ...], list[AttentionSpec]] = {}
     for spec, directions in found.items():
         groups.setdefault(tuple(directions), []).append(spec)
