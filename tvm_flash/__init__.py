@@ -36,7 +36,7 @@ _EXPORTS = {
     "CacheFull": "errors",
 }
 # Modules that users know as a whole.
-_MODULES = ("bert_padding",)
+_MODULES = ("bert_padding", "masks")
 
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 

@@ -12,6 +12,8 @@ import torch
 from .problem.dtype import DTYPES
 from .problem.numbers import NO_WINDOW, kinds_of, numbers_by_name
 from .problem.spec import AttentionSpec
+from .score import masks
+from .score.mask_examples import EXAMPLES
 
 VIEWS = ("bshd", "bhsd", "packed", "every_other")
 
@@ -157,10 +159,7 @@ def document(case: Case, generator: torch.Generator) -> Callable:
     shape = (case.batch, max(case.seqlen_q, case.seqlen_k, 1))
     of_position = torch.randint(0, 3, shape, generator=generator).sort(dim=1).values
 
-    def mask_mod(b, h, q_idx, k_idx):
-        return of_position[b, q_idx] == of_position[b, k_idx]
-
-    return mask_mod
+    return masks.document(of_position)
 
 
 def checkerboard(case: Case, generator: torch.Generator) -> Callable:
@@ -185,7 +184,18 @@ def some_rows(case: Case, generator: torch.Generator) -> Callable:
 
 
 SCORE_MODS = {f.__name__: f for f in (relative_bias, tanh_gate, scale_table)}
-MASK_MODS = {f.__name__: f for f in (document, checkerboard, some_rows)}
+
+
+def _named_mask(name: str) -> Callable:
+    """A mask that papers name, for the longer of both lengths."""
+    return lambda case, generator: EXAMPLES[name](max(case.seqlen_q, case.seqlen_k, 1))
+
+
+# The named masks beside those of one case: "document" has another table for each entry.
+MASK_MODS = {
+    **{name: _named_mask(name) for name in EXAMPLES},
+    **{f.__name__: f for f in (document, checkerboard, some_rows)},
+}
 
 # Pairs of lengths on both sides of tile sizes, of each other, and of one.
 _LENGTHS = [
@@ -220,7 +230,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "score_mod": "relative_bias", "mask_mod": "document", "heads": 4,
     },
     **{name: {"score_mod": name} for name in SCORE_MODS},
-    **{name: {"mask_mod": name} for name in MASK_MODS},
+    **{name: {"mask_mod": name, "batch": 1} for name in EXAMPLES},
+    **{name: {"mask_mod": name} for name in ("document", "checkerboard", "some_rows")},
     "mods_causal": {
         "score_mod": "scale_table", "mask_mod": "checkerboard", "variant": {"causal": True},
     },

@@ -68,3 +68,57 @@ def test_serving():
     # They came and went: at no time were all of them in the cache, and now none is.
     assert counts["pages"] < sum(request.pages for request in requests)
     assert cache.num_free_pages == script["PAGES"] and cache.sequences == ()
+
+
+@pytest.fixture
+def transformers():
+    torch.manual_seed(3)
+    return runpy.run_path(str(ROOT / "examples" / "sparse_transformers.py"))
+
+
+def causal_dense(x, v, seen):
+    """Float64 attention of x to its own directions, of pairs ``seen`` (B, H, S, S), causal."""
+    q, v = (t.double().transpose(1, 2) for t in (x, v))
+    keys = torch.nn.functional.normalize(q, dim=-1)
+    mask = seen & torch.ones(seen.shape[-2:], dtype=torch.bool).tril()
+    out = torch.nn.functional.scaled_dot_product_attention(q, keys, v, attn_mask=mask)
+    return out.transpose(1, 2)
+
+
+def test_routing_is_attention_within_clusters(transformers):
+    x, v = (torch.randn(2, 100, 2, 16, requires_grad=True) for _ in range(2))
+    centroids = transformers["spherical_k_means"](x, 5)
+    directions = torch.nn.functional.normalize(x, dim=-1)
+    nearest = torch.einsum("bshd,hcd->bhsc", directions, centroids).argmax(-1)
+    expected = causal_dense(x, v, nearest[..., None] == nearest[..., None, :])
+    out = transformers["routing"](x, v, centroids)
+    torch.testing.assert_close(out.double(), expected, atol=2e-6, rtol=1e-5)
+    dout = torch.randn(out.shape)
+    exact = torch.autograd.grad(expected, (x, v), dout.double())
+    for got, wanted in zip(torch.autograd.grad(out, (x, v), dout), exact, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_reformer_is_attention_to_all_that_its_rounds_see(transformers):
+    x, v = (torch.randn(2, 96, 2, 16) for _ in range(2))
+    torch.manual_seed(5)
+    out = transformers["reformer"](x, v, buckets=6, chunk=8, rounds=3)
+    torch.manual_seed(5)
+    hashed = torch.einsum("bshd,rdc->rbhsc", x, torch.randn(3, 16, 3))
+    bucket = torch.cat([hashed, -hashed], -1).argmax(-1)
+    chunk = bucket.argsort(dim=-1, stable=True).argsort(-1) // 8
+    before = chunk[..., None] - chunk[..., None, :]
+    near = (before == 0) | (before == 1)
+    seen = ((bucket[..., None] == bucket[..., None, :]) & near).any(0)
+    torch.testing.assert_close(out.double(), causal_dense(x, v, seen), atol=2e-6, rtol=1e-5)
+
+
+def test_linformer_and_the_table(transformers, example):
+    q, k, v = (torch.randn(1, 40, 2, 16) for _ in range(3))
+    mix_k, mix_v = (torch.randn(7, 40) for _ in range(2))
+    out = transformers["linformer"](q, k, v, mix_k, mix_v)
+    keys, values = ((mix @ x[0].flatten(1)).view(7, 2, 16) for mix, x in ((mix_k, k), (mix_v, v)))
+    heads = (x.transpose(0, 1).double() for x in (q[0], keys, values))
+    expected = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(0, 1)
+    torch.testing.assert_close(out[0].double(), expected, atol=1e-5, rtol=1e-5)
+    assert "routing" in example("sparse_transformers.py", "--seqlen", "128")

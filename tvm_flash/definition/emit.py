@@ -13,10 +13,17 @@ from ..score.program import INTEGERS, MASK_SYMBOLS, SCORE_SYMBOLS, TABLE_DTYPES,
 Expr = tvm.ir.Expr
 
 
-def emit(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[Expr]) -> Expr:
+def emit(
+    program: ScoreProgram,
+    symbols: Sequence[Expr],
+    tables: Sequence[Expr],
+    *,
+    from_zero: bool = False,
+) -> Expr:
     """TIR expression of ``program``, given values of its symbols (in order) and its tables.
 
-    A table is a buffer or, where it has no dimensions, the number that it holds.
+    A table is a buffer or, where it has no dimensions, the number that it holds. from_zero: no
+    symbol that is an index is negative, nor as large as 2^30.
 
     Pure selects and no branches: every part may be evaluated anywhere, also in vectors and in the
     tail of a tile. Whatever is computed, no table is read outside its bounds and no integer
@@ -25,6 +32,7 @@ def emit(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[Expr])
     names = SCORE_SYMBOLS if program.is_score else MASK_SYMBOLS
     given = dict(zip(names, symbols, strict=True))
     values: list[Expr] = []
+    is_natural = program.is_natural if from_zero else [False] * len(program.instructions)
     for (op, *rest), dtype in zip(program.instructions, program.dtypes, strict=True):
         if op in given:
             value = given[op]
@@ -34,6 +42,8 @@ def emit(program: ScoreProgram, symbols: Sequence[Expr], tables: Sequence[Expr])
             value = _cast(values[rest[1]], dtype)
         elif op == "load":
             value = _load(tables[rest[0]], [values[ref] for ref in rest[1:]])
+        elif op in _OF_NATURALS and is_natural[rest[0]] and is_natural[rest[1]]:
+            value = _OF_NATURALS[op](*(values[ref] for ref in rest))
         else:
             value = _apply(op, [values[ref] for ref in rest])
         values.append(value)
@@ -157,6 +167,11 @@ _OF_INTEGERS: dict[str, Callable] = {
     "shift_left": lambda a, b: tirx.shift_left(a, _shift_amount(b)),
     "shift_right": lambda a, b: tirx.shift_right(a, _shift_amount(b)),
 }  # fmt: skip
+# Rounding down and towards 0 are one; the first takes five instructions more and its operand twice.
+_OF_NATURALS: dict[str, Callable] = {
+    "mod": _integer_division(tirx.truncmod, lambda a: tirx.const(0, a.ty.dtype)),
+    "floordiv": _integer_division(tirx.truncdiv, _negative),
+}
 _OF_FLOATS: dict[str, Callable] = {
     "abs": lambda x: tirx.call_intrin("float32", "tirx.fabs", x),
     "div": _divide, "mod": _remainder(tirx.floor), "fmod": _remainder(tirx.trunc),

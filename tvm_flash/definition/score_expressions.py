@@ -51,7 +51,7 @@ def score_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
         score = emit(_alibi(), (score, site.b, site.h, row, site.k_idx), (slopes,))
     if spec.score_mod:
         symbols = (score, site.b, site.h, site.q_idx, site.k_idx)
-        score = emit(spec.score_mod, symbols, tables)
+        score = emit(spec.score_mod, symbols, tables, from_zero=True)
     return score
 
 
@@ -70,7 +70,7 @@ def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
     if spec.mask_mod:
         own = site.tables[len(spec.table_types) - len(spec.mask_mod.tables) :]
         symbols = (site.b, site.h, site.q_idx, site.k_idx)
-        masks.append(emit(spec.mask_mod, symbols, own))
+        masks.append(emit(spec.mask_mod, symbols, own, from_zero=True))
     if not masks:
         return None
     return masks[0] if len(masks) == 1 else tirx.And(*masks)

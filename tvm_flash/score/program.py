@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UnsupportedSpec
 from .program_size import MAX_INSTRUCTIONS, Size, size_of
+from .ranges import ranges
 
 SCORE_SYMBOLS = ("score", "b", "h", "q_idx", "k_idx")
 MASK_SYMBOLS = SCORE_SYMBOLS[1:]
@@ -108,6 +109,12 @@ class ScoreProgram:
         if excess := sizes[-1].excess:
             raise UnsupportedSpec(f"score function of {excess}: {SHORTER}")
         return tuple(dtypes)
+
+    @cached_property
+    def is_natural(self) -> tuple[bool, ...]:
+        """Whether each value is an integer of at least 0, for indices from 0 to below 2^30."""
+        found = ranges(self.instructions, self.dtypes)
+        return tuple(known is not None and known.low >= 0 for known in found)
 
     @cached_property
     def digest(self) -> str:

@@ -236,14 +236,18 @@ def _where(rec, condition, x, y):
 
 
 def _clamp(rec, x, min=None, max=None):
-    # Not minimum and maximum: torch's gradient at a bound is 1 here and 1/2 there.
     if min is not None:
-        x, low = rec.promote(x, min)
-        x = _where(rec, x < low, low, x)
+        x = _bounded(rec, "maximum", *rec.promote(x, min))
     if max is not None:
-        x, high = rec.promote(x, max)
-        x = _where(rec, x > high, high, x)
+        x = _bounded(rec, "minimum", *rec.promote(x, max))
     return x
+
+
+def _bounded(rec, op: str, x, bound):
+    """``op`` of ``x`` and ``bound``, where torch's gradient is 1 if they are equal, and not 1/2."""
+    if x.dtype_name in INTEGERS:
+        return rec.apply(op, x, bound)
+    return _where(rec, x < bound if op == "maximum" else x > bound, bound, x)
 
 
 def _square(rec, x):
