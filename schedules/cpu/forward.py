@@ -130,13 +130,11 @@ FORWARD_KNOBS = (
 _OF_ROWS = ("init_m", "init_l", "alpha", "choose_m", "keep_m", "add_l", "keep_l", "inverse")
 
 
-def schedule_forward(
-    spec: AttentionSpec, config: ForwardConfig, kind: str = "softmax"
-) -> tirx.PrimFunc:
-    """The streaming form of ``spec`` under ``config``, ready to compile; kind: of ``KINDS``."""
-    tile, has_sum = config.tile(spec), bool(recurrence_of(kind).rows)
+def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFunc:
+    """The streaming form of ``spec`` under ``config``, ready to compile."""
+    tile, has_sum = config.tile(spec), bool(recurrence_of(spec.softmax).rows)
     functions = VectorMath(config.exp2_degree)
-    sch = s_tir.Schedule(streaming_forward(spec, tile, functions, usable_threads(), kind))
+    sch = s_tir.Schedule(streaming_forward(spec, tile, functions, usable_threads()))
     sch.parallel(sch.get_loops(sch.get_sblock("q_tile"))[0])
     _scores(sch, config, tile, inline=is_scale_only(spec), has_sum=has_sum)
     if has_sum:

@@ -114,12 +114,10 @@ def _prefetch(spec: AttentionSpec) -> int:
     return min(max(PREFETCH_BYTES // row, 8), 64)
 
 
-def schedule_split_forward(
-    spec: AttentionSpec, config: SplitForwardConfig, kind: str = "softmax"
-) -> tirx.PrimFunc:
-    """The split definition of ``spec`` under ``config``, ready to compile; kind: of ``KINDS``."""
-    tile, has_sum = config.tile(spec), bool(recurrence_of(kind).rows)
-    sch = s_tir.Schedule(split_forward(spec, tile, VectorMath(config.exp2_degree), kind))
+def schedule_split_forward(spec: AttentionSpec, config: SplitForwardConfig) -> tirx.PrimFunc:
+    """The split definition of ``spec`` under ``config``, ready to compile."""
+    tile, has_sum = config.tile(spec), bool(recurrence_of(spec.softmax).rows)
+    sch = s_tir.Schedule(split_forward(spec, tile, VectorMath(config.exp2_degree)))
     for block in ("chunk", "combine"):
         sch.parallel(sch.get_loops(sch.get_sblock(block))[0])
     _products(sch, config, spec, tile)

@@ -92,27 +92,21 @@ FORWARD_KNOBS = (
 
 
 def forward_launch(
-    spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str, kind: str = "softmax"
+    spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str
 ) -> Launch:
-    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, the call's numbers.
-
-    kind: a key of ``KINDS``, whose inputs (H,) float32 come after the statistics.
-    """
-    return Forward(spec, config, arch, symbol, kind).launch()
+    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, the call's numbers."""
+    return Forward(spec, config, arch, symbol).launch()
 
 
 class Forward:
     """One kernel being written; the methods follow the order of its body."""
 
-    def __init__(
-        self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str, kind: str
-    ):
+    def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
         self.spec, self.config = spec, config
         self.sig = Signature(spec)
         self.scores = Scores(self.sig, CudaMath())
-        self.row = BoundRecurrence(recurrence_of(kind), CudaMath())
-        self.statistics = spec.forward_statistics if self.row.has_sum else ()
-        self.inputs, _ = row_numbers(kind, self.sig)
+        self.row = BoundRecurrence(recurrence_of(spec.softmax), CudaMath())
+        self.statistics = spec.forward_statistics
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.steps = round_up(spec.head_dim, 16) // self.product.step
@@ -124,7 +118,7 @@ class Forward:
 
     def _tensors(self) -> list[Tensor]:
         names = ("q", "k", "v", "out", *self.statistics)
-        return [*parameter_tensors(self.sig, self.spec, names), *input_tensors(self.inputs)]
+        return [*parameter_tensors(self.sig, self.spec, names), *input_tensors(self.sig)]
 
     def _grid(self) -> Grid:
         return query_grid(self.config.block_q)
@@ -169,7 +163,7 @@ class Forward:
     def _row_states(self) -> OnlineSoftmax | WeightsAlone:
         if not self.row.has_sum:
             return WeightsAlone(self.row)
-        numbers = {x.name: self.kernel.buffers[x.name][self.tile.head,] for x in self.inputs}
+        numbers = row_numbers(self.sig, self.tile.head, self.kernel.buffers)
         return OnlineSoftmax(self.kernel, self.scores, self.row, self.s.m_tiles, numbers)
 
     def _make_cursors(self) -> None:

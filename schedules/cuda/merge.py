@@ -29,31 +29,28 @@ _WARPS = 4
 _TOGETHER = 4
 
 
-def merge_launch(
-    spec: AttentionSpec, config: ForwardConfig, symbol: str, kind: str = "softmax"
-) -> Launch:
+def merge_launch(spec: AttentionSpec, config: ForwardConfig, symbol: str) -> Launch:
     """The kernel that makes out and its statistics of what ``parts_launch`` left.
 
-    config: that of the parts, whose tiles say how many a row has. kind: a key of ``KINDS``.
+    config: that of the parts, whose tiles say how many a row has.
     """
-    return _Merge(spec, config, symbol, kind).launch()
+    return _Merge(spec, config, symbol).launch()
 
 
 class _Merge:
     """One kernel being written; the methods follow the order of its body."""
 
-    def __init__(self, spec: AttentionSpec, config: ForwardConfig, symbol: str, kind: str):
+    def __init__(self, spec: AttentionSpec, config: ForwardConfig, symbol: str):
         self.spec, self.config = spec, config
         self.sig = Signature(spec)
         self.scores = Scores(self.sig, CudaMath())
-        self.row = BoundRecurrence(recurrence_of(kind), CudaMath())
-        self.statistics = spec.forward_statistics if self.row.has_sum else ()
-        self.inputs, self.numbers_of = row_numbers(kind, self.sig)
+        self.row = BoundRecurrence(recurrence_of(spec.softmax), CudaMath())
+        self.statistics = spec.forward_statistics
         states = ("part_m", "part_l") if self.row.has_sum else ()
         # k tells how many keys there are.
         names = ("k", "out", *self.statistics, "part_out", *states)
         tensors = parameter_tensors(self.sig, spec, names, round_up(spec.head_dim_v, 16))
-        tensors += input_tensors(self.inputs)
+        tensors += input_tensors(self.sig)
         grid = group_grid(_WARPS, split=False)
         self.kernel = CudaKernel(symbol, self.sig, tensors, grid, _WARPS)
 
@@ -76,7 +73,11 @@ class _Merge:
 
     def _merge_states(self) -> None:
         """The row's maximum and sum: each lane takes some of the parts, then lanes are joined."""
-        kernel, row, numbers = self.kernel, self.row, self.numbers_of(self.own.head)
+        kernel, row, numbers = (
+            self.kernel,
+            self.row,
+            row_numbers(self.sig, self.own.head, self.kernel.buffers),
+        )
         self.units = MaximumUnits(kernel, self.scores, row)
         self.maximum = kernel.scalar(row.start("m", **numbers), "float32")
         with self._parts(kernel.lane, WARP) as part:

@@ -20,6 +20,6 @@ def parameter_tensors(
     return [Tensor(name, sig.view(name, **sums), sig.dtype(name)) for name in names]
 
 
-def input_tensors(inputs: Sequence[tirx.Buffer]) -> list[Tensor]:
-    """The inputs (H,) float32 of a kind of attention."""
-    return [Tensor(x.name, View(tuple(x.shape), ()), "float32") for x in inputs]
+def input_tensors(sig: Signature) -> list[Tensor]:
+    """The inputs of the kind of softmax."""
+    return [Tensor(x.name, View(tuple(x.shape), ()), x.dtype) for x in sig.inputs.values()]

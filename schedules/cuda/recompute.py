@@ -24,7 +24,7 @@ class Recompute:
 
     def __init__(self, kernel: CudaKernel, scores: Scores, s: Accumulator):
         self.kernel, self.scores, self.s = kernel, scores, s
-        self.gradient = BoundGradient(gradient_of("softmax"), CudaMath())
+        self.gradient = BoundGradient(gradient_of(scores.spec.softmax), CudaMath())
         factor = kernel.softmax_scale * T.float32(LOG2E)
         self.factor = kernel.scalar(factor, "float32") if scores.scale_only else None
         if scores.scale_only:

@@ -27,7 +27,7 @@ _WARPS = 4
 
 def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
     """delta of the rows, (B, H, Sq) float32: a warp per row."""
-    sig, gradient = Signature(spec), BoundGradient(gradient_of("softmax"))
+    sig, gradient = Signature(spec), BoundGradient(gradient_of(spec.softmax))
     names = ("out", "dout", "dlse", "delta")
     with CudaKernel(
         symbol, sig, parameter_tensors(sig, spec, names), row_grid(_WARPS), _WARPS

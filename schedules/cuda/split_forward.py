@@ -29,15 +29,13 @@ class SplitForwardConfig(ForwardConfig):
     stages: int = 2
 
 
-def parts_launch(
-    spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str, kind: str = "softmax"
-) -> Launch:
+def parts_launch(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str) -> Launch:
     """The kernel that leaves the states of each row and part of the keys in workspaces.
 
     Sums of a part are not normalised, and start with nothing: ``merge_launch`` makes results of
     them. Where the last parts have no tile of keys (``Visits.part``), nothing is written.
     """
-    return _Parts(spec, config, arch, symbol, kind).launch()
+    return _Parts(spec, config, arch, symbol).launch()
 
 
 class _Parts(Forward):

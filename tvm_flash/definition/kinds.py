@@ -1,20 +1,16 @@
-"""The kinds of attention that have a plain definition, and what is derived of each, made once."""
+"""What is derived of each kind of attention, made once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import cache
+
+from tvm import tirx
 
 from ..problem.spec import AttentionSpec
 from .derive import Gradient, Recurrence, derive, derive_gradient
 from .plain import plain_forward
-from .sigmoid import Sigmoid
 from .signature import Signature
-from .sink import Sink
-from .softmax import Softmax
-from .softmax1 import Softmax1
-
-KINDS = {"softmax": Softmax, "sink": Sink, "softmax1": Softmax1, "sigmoid": Sigmoid}
 
 
 @cache
@@ -23,15 +19,15 @@ def recurrence_of(kind: str) -> Recurrence:
 
     Nothing after the mask depends on the rest of a spec, so that any spec's definition serves.
     """
-    spec = AttentionSpec(dtype="float32", head_dim=8)
-    return derive(plain_forward(spec, KINDS[kind], ("lse", "lse_low")))
+    spec = AttentionSpec(dtype="float32", head_dim=8, softmax=kind)
+    return derive(plain_forward(spec, statistics=("lse", "lse_low")))
 
 
-def row_numbers(kind: str, sig: Signature) -> tuple[tuple, Callable]:
-    """(inputs, numbers): parameters of a kind besides those of all, and by name what they are in
-    the rows of head ``h``."""
-    inputs = tuple(KINDS[kind](sig).inputs)
-    return inputs, lambda h: {buffer.name: buffer[h] for buffer in inputs}
+def row_numbers(sig: Signature, h, buffers: Mapping[str, tirx.Buffer] | None = None) -> dict:
+    """By name what the inputs of a kind are in the rows of head ``h``; buffers: where a kernel has
+    them, else those of ``sig``."""
+    found = sig.inputs if buffers is None else buffers
+    return {name: found[name][h,] for name in sig.inputs}
 
 
 @cache

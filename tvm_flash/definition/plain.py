@@ -7,6 +7,7 @@ from tvm.script import tirx as T
 
 from ..problem.spec import AttentionSpec
 from .plain_scores import score_blocks
+from .rows import KINDS
 from .scores import Scores
 from .signature import Signature
 from .softmax import Softmax
@@ -14,7 +15,7 @@ from .softmax import Softmax
 
 def plain_forward(
     spec: AttentionSpec,
-    kind: type[Softmax] = Softmax,
+    kind: type[Softmax] | None = None,
     statistics: tuple[str, ...] | None = None,
 ) -> tirx.PrimFunc:
     """Attention: S = Q K^T, P = softmax(mask(score_mod(S))), O = P V, every array materialised.
@@ -22,11 +23,11 @@ def plain_forward(
     The definition that kernels are derived from, and the oracle that they are held to; it compiles
     as it stands. Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv),
     out (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; ``statistics`` (None:
-    ``spec.forward_statistics``), (B, H, Sq) float32; the captured tables; the inputs of ``kind``;
-    the numbers of the call.
+    ``spec.forward_statistics``), (B, H, Sq) float32; the captured tables; the sink, where there is
+    one; the numbers of the call. kind: another than that of the spec (None).
     """
     sig = Signature(spec, "forward")
-    scores, rows = Scores(sig), kind(sig)
+    scores, rows = Scores(sig), (kind or KINDS[spec.softmax])(sig)
     masked_scores = score_blocks(scores)
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     if statistics is None:
@@ -94,4 +95,4 @@ def plain_forward(
                     vb, vh, vi = T.axis.remap("SSS", [b, h, i])
                     L_low[vb, vh, vi] = rows.lse_low(L[vb, vh, vi], m[vb, vh, vi], l[vb, vh, vi])
 
-    return sig.finish(attention, f"{spec.name}_fwd", statistics, rows.inputs)
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)

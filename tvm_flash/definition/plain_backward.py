@@ -13,7 +13,7 @@ from .scores import Scores
 from .signature import Signature
 
 
-def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
+def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q.
 
     P and the derivative through it are those derived of the forward's definition (``kind``: a key
@@ -22,7 +22,7 @@ def plain_backward(spec: AttentionSpec, kind: str = "softmax") -> tirx.PrimFunc:
     tables, the numbers of the call. The oracle of the backward schedules; it compiles as it stands.
     """
     sig = Signature(spec, "backward")
-    scores, gradient = Scores(sig), BoundGradient(gradient_of(kind))
+    scores, gradient = Scores(sig), BoundGradient(gradient_of(spec.softmax))
     masked_scores, upstream_products = score_blocks(scores), dot_products("dp", sig.group)
     has_sum = gradient.has_sum
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tvm import tirx
 
 from .derive.formula import LOWEST
-from .signature import Signature, declare
 from .softmax import Softmax
 
 
@@ -15,14 +14,10 @@ class Sink(Softmax):
     As in GPT-OSS and in StreamingLLM (Xiao et al., 2023). A sink of -inf is none.
     """
 
-    def __init__(self, sig: Signature):
-        self.sink = declare("sink", (sig.heads,), "float32")
-        self.inputs = (self.sink,)
-
     def first_max(self, row):
         """m before the first key: the sink's logit."""
-        return tirx.max(self.sink[row[1]], tirx.const(LOWEST, "float32"))
+        return tirx.max(self.sig.inputs["sink"][row[1]], tirx.const(LOWEST, "float32"))
 
     def first_sum(self, row, m):
         """l before the first key: the sink's weight."""
-        return tirx.exp(self.sink[row[1]] - m)
+        return tirx.exp(self.sig.inputs["sink"][row[1]] - m)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tvm import tirx
 
 from .derive.formula import LOWEST
@@ -23,9 +21,7 @@ class Softmax:
     has_sum = True
 
     def __init__(self, sig: Signature):
-        # Parameters besides those of every kind, before the numbers: (H,) float32, each a number
-        # of the row.
-        self.inputs: Sequence[tirx.Buffer] = ()
+        self.sig = sig
 
     def first_max(self, row):
         """m before the first key: the lowest number, so that no finite score is below it.

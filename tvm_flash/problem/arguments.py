@@ -115,16 +115,30 @@ def numbers_of(spec: AttentionSpec) -> tuple[Argument, ...]:
     return own if spec.sequences == "dense" else (*own, LONGEST)
 
 
+# What a kind of softmax takes besides, by its name in AttentionSpec.softmax.
+_INPUTS = {"sink": (Argument("sink", ("H",), "input", "float32", dense=True),)}
+
+
+def inputs_of(spec: AttentionSpec) -> tuple[Argument, ...]:
+    """What the softmax of ``spec`` takes besides the scores."""
+    return _INPUTS.get(spec.softmax, ())
+
+
 def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     """What the kernel of ``spec`` in ``direction`` is called with, in order.
 
-    Those of ``TABLES`` that the spec has, its captured tables, its numbers.
+    Those of ``TABLES`` that the spec has, its captured tables, the inputs of its softmax, its numbers.
     """
     forward = is_forward(direction)
     statistics = spec.forward_statistics if forward else spec.saved_statistics
     absent = {"lse", "lse_low"}.difference(statistics)
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
-    return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers_of(spec))
+    return (
+        *(a for a in own if a.name not in absent),
+        *_tables(spec),
+        *inputs_of(spec),
+        *numbers_of(spec),
+    )
 
 
 def _tables(spec: AttentionSpec) -> list[Argument]:

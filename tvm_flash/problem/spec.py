@@ -15,6 +15,7 @@ from .dtype import DTYPES, DType
 from .sequences import KINDS
 
 ALIGNMENTS = ("bottom_right", "top_left")
+SOFTMAXES = ("softmax", "sink", "softmax1", "sigmoid")
 RETURNS = ("out_lse", "out")
 HEAD_DIM_RANGE = (8, 512)
 ALIBI_SLOPES = TableType("float32", 2)
@@ -40,6 +41,9 @@ class AttentionSpec:
     softcap: cap * tanh(score / cap) after the scale.
     alibi: subtract slopes[b, h] * |i - k_idx|, slopes (B, H) float32 a run-time argument.
     score_mod, mask_mod: traced functions; ``capture`` traces and makes the spec in one go.
+    softmax: what makes weights of a row's scores. "softmax"; "sink": with a learned logit per head
+        in the denominator, an argument of a call; "softmax1": with a one there; "sigmoid": each key
+        by itself, without lse.
     returns: "out_lse" or "out", whether the kernel writes lse too.
     sequences: "dense", all of one length in (B, S, H, D); "packed", of any lengths one behind the
         other in (total, H, D); "paged", packed queries over keys in pages, forward only.
@@ -57,6 +61,7 @@ class AttentionSpec:
     alibi: bool = False
     score_mod: ScoreProgram | None = None
     mask_mod: ScoreProgram | None = None
+    softmax: str = "softmax"
     alignment: str = "bottom_right"
     returns: str = "out_lse"
     sequences: str = "dense"
@@ -66,6 +71,7 @@ class AttentionSpec:
         if self.head_dim_v is None:
             self._set("head_dim_v", self.head_dim)
         _check_choice("dtype", self.dtype, tuple(DTYPES))
+        _check_choice("softmax", self.softmax, SOFTMAXES)
         _check_choice("alignment", self.alignment, ALIGNMENTS)
         _check_choice("returns", self.returns, RETURNS)
         _check_choice("sequences", self.sequences, tuple(KINDS))
@@ -110,10 +116,12 @@ class AttentionSpec:
     def saved_statistics(self) -> tuple[str, ...]:
         """Names of the arrays (B, H, Sq) float32 that the backward takes of the forward.
 
-        "lse", and "lse_low" beside a score_mod: it may give scores (a bias of torch.finfo.min, the
+        "lse", of what has a sum over a row, and "lse_low" beside a score_mod: it may give scores (a bias of torch.finfo.min, the
         mask of many models) so large that a float32 lse keeps nothing of the sum's logarithm. The
         two together are the log-sum-exp to twice the precision.
         """
+        if self.softmax == "sigmoid":
+            return ()
         return ("lse", "lse_low") if self.score_mod is not None else ("lse",)
 
     @property
@@ -150,6 +158,7 @@ class AttentionSpec:
             window[ends] if self.window_left or self.window_right else "",
             "softcap" * self.softcap,
             "alibi" * self.alibi,
+            self.softmax * (self.softmax != "softmax"),
             f"s{self.score_mod.digest}" if self.score_mod else "",
             f"m{self.mask_mod.digest}" if self.mask_mod else "",
             "topleft" * (self.alignment == "top_left"),
@@ -162,8 +171,9 @@ class AttentionSpec:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
-        if self.sequences == "dense":  # as it was written before there were others
-            del data["sequences"]
+        for name, first in (("sequences", "dense"), ("softmax", "softmax")):
+            if data[name] == first:  # as it was written before there were others
+                del data[name]
         return {"version": JSON_VERSION, **data, "layout": _LAYOUT}
 
     @classmethod

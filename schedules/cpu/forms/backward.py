@@ -41,7 +41,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     """
     sig = Signature(spec, "backward")
     scores, places = Scores(sig, math), places_of(sig)
-    gradient = BoundGradient(gradient_of("softmax"), math)
+    gradient = BoundGradient(gradient_of(spec.softmax), math)
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows

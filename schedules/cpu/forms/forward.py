@@ -24,7 +24,7 @@ from .tiles import ForwardTile
 
 
 def streaming_forward(
-    spec: AttentionSpec, tile: ForwardTile, functions=None, threads=None, kind: str = "softmax"
+    spec: AttentionSpec, tile: ForwardTile, functions=None, threads=None
 ) -> tirx.PrimFunc:
     """The forward with an online softmax over key blocks (FlashAttention, algorithm 1).
 
@@ -36,17 +36,17 @@ def streaming_forward(
 
     functions: the vector forms of exp2 and friends (None: intrinsics). threads: an int64 expression
     (None: 1); tiles get small enough to occupy that many, down to a single group. Each product sits
-    in its own nested sblock, which is what lets Schedule tile it. kind: a key of ``KINDS``.
+    in its own nested sblock, which is what lets Schedule tile it.
     """
     sig = Signature(spec, "forward")
     scores, places = Scores(sig, functions), places_of(sig)
     find_tile = places.find_row_tile()
     hides_rows = scores.hides_rows
-    softmax = BoundRecurrence(recurrence_of(kind), functions)
+    softmax = BoundRecurrence(recurrence_of(spec.softmax), functions)
     raise_maxima, rescale_sums = raised_maxima(softmax), rescaled_sums(softmax)
     store_results = stored_results(softmax)
-    inputs, numbers = row_numbers(kind, sig)
-    statistics = spec.forward_statistics if softmax.has_sum else ()
+    inputs, numbers = list(sig.inputs.values()), partial(row_numbers, sig)
+    statistics = spec.forward_statistics
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     BQ, BK, D, Dv = tile.block_q, tile.block_k, tile.depth, tile.depth_v
     operand, pack = tile.operand, tile.operand.pack
@@ -305,4 +305,4 @@ def streaming_forward(
                         )  # fmt: skip
 
     softmax.check(statistics, "scores", "pv", *scores.used)
-    return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)

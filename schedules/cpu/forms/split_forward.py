@@ -46,9 +46,7 @@ class SplitTile:
         return self.rows
 
 
-def split_forward(
-    spec: AttentionSpec, tile: SplitTile, math=None, kind: str = "softmax"
-) -> tirx.PrimFunc:
+def split_forward(spec: AttentionSpec, tile: SplitTile, math=None) -> tirx.PrimFunc:
     """Flash-decoding (Dao et al., 2023): a task per chunk of keys, then one combination per row.
 
     The query rows that share a key/value head (its heads times Sq positions) are packed into one
@@ -56,14 +54,14 @@ def split_forward(
     plain one; the partial (m, l, acc) of chunks are combined in order, so that the bits do not
     depend on the number of threads. They take B * H * Sq * ceil(Sk / chunk) * (depth_v + 2) floats.
     Head dimensions are the minor axis of both products, keys that of the softmax. ``math`` gives
-    the vector forms of exp2 and friends (None: intrinsics); kind is a key of ``KINDS``.
+    the vector forms of exp2 and friends (None: intrinsics).
     """
     sig = Signature(spec, "forward")
     scores, places = Scores(sig, math), places_of(sig, with_part=True)
     find_tile = places.find_chunk()
-    softmax = BoundRecurrence(recurrence_of(kind), math)
-    inputs, numbers = row_numbers(kind, sig)
-    statistics = spec.forward_statistics if softmax.has_sum else ()
+    softmax = BoundRecurrence(recurrence_of(spec.softmax), math)
+    inputs, numbers = list(sig.inputs.values()), partial(row_numbers, sig)
+    statistics = spec.forward_statistics
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     R, RB, C, BK, W = tile.rows, tile.row_block, tile.chunk, tile.block_k, tile.lanes
     D, Dv = tile.depth, tile.depth_v
@@ -280,4 +278,4 @@ def split_forward(
         combine(chunk_m, chunk_l, chunk_acc, inputs, O, results)
 
     softmax.check(statistics, "scores", "pv", *scores.used)
-    return sig.finish(attention, f"{spec.name}_fwd", statistics, inputs)
+    return sig.finish(attention, f"{spec.name}_fwd", statistics)

@@ -10,8 +10,9 @@ from problems import Sizes, captured, compile_function, inputs
 
 from tvm_flash.codegen.cuda import ptx_of, ptx_version
 from tvm_flash.definition.derive.bound import BACKWARD_BLOCKS, BoundGradient, BoundRecurrence
-from tvm_flash.definition.kinds import KINDS, gradient_of, recurrence_of
+from tvm_flash.definition.kinds import gradient_of, recurrence_of
 from tvm_flash.definition.plain_backward import plain_backward
+from tvm_flash.definition.rows import KINDS
 from tvm_flash.definition.signature import Signature
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cpu.defaults import forward_config
@@ -28,13 +29,13 @@ SIZES = [Sizes(b=1, sq=40, sk=75, h=4, hk=2), Sizes(b=1, sq=19, sk=9, h=2, hk=1)
 SINKS = [(-1.0, 3.0), (400.0, 800.0)]  # among the scores; far above all of them
 
 
-def scheduled(spec, form, kind):
+def scheduled(spec, form):
     target = host_target()
     if form == "streaming":
         config = replace(forward_config(spec, target), block_q=64, group=16, lanes=16, block_k=16)
-        return schedule_forward(spec, replace(config, rows_s=4), kind)
+        return schedule_forward(spec, replace(config, rows_s=4))
     config = replace(default_split_config(spec, target), chunk=32, block_k=16)
-    return schedule_split_forward(spec, config, kind)
+    return schedule_split_forward(spec, config)
 
 
 def problem(spec, kind, sizes, sink, variant):
@@ -62,8 +63,8 @@ def check(named, out, lse, tolerance):
 @pytest.mark.parametrize("kind", KINDS)
 def test_cpu_forms(kind, form):
     """Rows without a visible key, maxima that lag, a start that counts once in many chunks."""
-    spec = AttentionSpec(dtype="float32", head_dim=24, head_dim_v=16, causal=True)
-    kernel = compile_function(scheduled(spec, form, kind), host_target().tvm_target())
+    spec = AttentionSpec(dtype="float32", head_dim=24, head_dim_v=16, causal=True, softmax=kind)
+    kernel = compile_function(scheduled(spec, form), host_target().tvm_target())
     for sizes in SIZES:
         for sink in SINKS if kind == "sink" else SINKS[:1]:
             named, out, lse = problem(spec, kind, sizes, sink, {"causal": True})
@@ -77,9 +78,9 @@ def test_gpu_forward(kind, variant):
     options = {"causal": True}
     if variant == "score_mod":
         options |= {"score_mod": rises, "window_size": (10**6, 0)}
-    spec, _, _ = captured(options, dtype="float16", head_dim=16)
+    spec, _, _ = captured(options, dtype="float16", head_dim=16, softmax=kind)
     arch, config = ARCHS["sm_80"], ForwardConfig(32, 16, 2)
-    launch = forward_launch(spec, config, arch, "kinds", kind)
+    launch = forward_launch(spec, config, arch, "kinds")
     for sizes in SIZES:
         for sink in SINKS if kind == "sink" else SINKS[:1]:
             named, out, lse = problem(spec, kind, sizes, sink, options)

@@ -5,9 +5,10 @@ import torch
 from attention_kinds import exact, rises
 from problems import Sizes, captured, compile_function, inputs
 
-from tvm_flash.definition.kinds import KINDS, gradient_of, recurrence_of
+from tvm_flash.definition.kinds import gradient_of, recurrence_of
 from tvm_flash.definition.plain import plain_forward
 from tvm_flash.definition.plain_backward import plain_backward
+from tvm_flash.definition.rows import KINDS
 from tvm_flash.schedules.target import host_target
 from tvm_flash.verify.rule import largest_error
 
@@ -24,10 +25,10 @@ VARIANTS = {"causal": {"causal": True}, "score_mod": {"score_mod": rises, "windo
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_definitions(kind, variant):
     options = VARIANTS[variant]
-    spec, tables, numbers = captured(options, dtype="float32", head_dim=8)
+    spec, tables, numbers = captured(options, dtype="float32", head_dim=8, softmax=kind)
     target = host_target().tvm_target()
-    forward = compile_function(plain_forward(spec, KINDS[kind]), target)
-    backward = compile_function(plain_backward(spec, kind), target)
+    forward = compile_function(plain_forward(spec), target)
+    backward = compile_function(plain_backward(spec), target)
     for sizes in SIZES:
         q, k, v, dout = inputs(spec, sizes)
         sink = torch.linspace(-1, 3, sizes.h)

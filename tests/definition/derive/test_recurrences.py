@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from recurrences import split, streamed
 
-from tvm_flash.definition.kinds import KINDS, recurrence_of
+from tvm_flash.definition.kinds import recurrence_of
+from tvm_flash.definition.rows import KINDS
 
 ROWS, KEYS, COLUMNS = 12, 75, 5
 LAST = ROWS - 1  # a row that sees no key
