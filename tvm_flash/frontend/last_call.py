@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import weakref
+from operator import is_
 from typing import Any
 
 import torch
 
 
 class LastCall:
-    """One answer, for arguments that are the same tensors with the same numbers in them.
+    """One answer, for arguments that are the same tensors on a CPU with the same numbers in them.
 
     The numbers are compared, not torch's count of changes: buffers that serving loops fill are
-    often arrays on the same memory. An answer of inference mode is not given outside of it.
+    often arrays on the same memory. An answer of inference mode is not given outside of it. The
+    tensors are kept too, of which an answer has views.
     """
 
     def __init__(self) -> None:
         self._kept: tuple | None = None
 
-    def answer(self, arguments: tuple) -> Any:
-        """What was kept for ``arguments``, else None."""
+    def answer(self, tensors: tuple, sizes: tuple) -> Any:
+        """What was kept for ``tensors``, some of which may be None, and equal ``sizes``."""
         kept = self._kept
-        if kept is None or kept[0] != _print(arguments):
+        if kept is None:
             return None
-        # An identity may be given anew after its tensor is gone.
-        return kept[2] if all(ref() is not None for ref in kept[1]) else None
+        known, places, arrays, numbers, others, answer = kept
+        if (
+            len(known) == len(tensors)
+            and all(map(is_, tensors, known))
+            and others == (sizes, torch.is_inference_mode_enabled())
+            and places == _places(tensors)
+            and numbers == [x.tobytes() for x in arrays]
+        ):
+            return answer
+        return None
 
-    def keep(self, arguments: tuple, answer: Any) -> None:
-        """Keep ``answer`` for ``arguments``, in place of the one before."""
-        if (known := _print(arguments)) is not None:
-            tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-            self._kept = known, tuple(map(weakref.ref, tensors)), answer
+    def keep(self, tensors: tuple, sizes: tuple, answer: Any) -> None:
+        """Keep ``answer`` for these, in place of the one before."""
+        # Arrays on the memory itself, which stays though a tensor is given other memory.
+        arrays = [x.detach().numpy() for x in tensors if x is not None]
+        others = sizes, torch.is_inference_mode_enabled()
+        numbers = [x.tobytes() for x in arrays]
+        self._kept = tensors, _places(tensors), arrays, numbers, others, answer
 
 
-# What is compared by its value; whatever else is given is for the checks to name.
-_PLAIN = (int, tuple, type(None))
-
-
-def _print(arguments: tuple) -> tuple | None:
-    """What tells arguments apart; None where one cannot be read, or is of another type."""
-    parts = []
-    for x in arguments:
-        if isinstance(x, torch.Tensor):
-            try:
-                parts.append((id(x), x.shape, x.numpy().tobytes()))
-            except (TypeError, RuntimeError):  # on another device, or without elements in memory
-                return None
-        elif isinstance(x, _PLAIN):
-            parts.append(x)
-        else:
-            return None
-    return torch.is_inference_mode_enabled(), *parts
+def _places(tensors: tuple) -> list[tuple]:
+    """Where the tensors lie: one may be given other memory, or other sizes."""
+    return [(x.data_ptr(), x.shape, x.stride()) for x in tensors if x is not None]
