@@ -153,7 +153,7 @@ def attention(
         ragged = ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
         out, lse = ragged_attention(
             q, k, v, ragged, features, scale, (left, right, softcap), deterministic, alibi_slopes,
-            (score_mod, mask_mod), as_splits(num_splits),
+            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0,
         )  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.

@@ -24,26 +24,28 @@ class LastCall:
         kept = self._kept
         if kept is None:
             return None
-        known, places, arrays, numbers, others, answer = kept
+        known, others, states, answer = kept
         if (
-            len(known) == len(tensors)
-            and all(map(is_, tensors, known))
-            and others == (sizes, torch.is_inference_mode_enabled())
-            and places == _places(tensors)
-            and numbers == [x.tobytes() for x in arrays]
+            len(known) != len(tensors)
+            or not all(map(is_, tensors, known))
+            or others != (sizes, torch.is_inference_mode_enabled())
         ):
-            return answer
-        return None
+            return None
+        for x, place, array, numbers in states:
+            if _place(x) != place or array.tobytes() != numbers:
+                return None
+        return answer
 
     def keep(self, tensors: tuple, sizes: tuple, answer: Any) -> None:
         """Keep ``answer`` for these, in place of the one before."""
-        # Arrays on the memory itself, which stays though a tensor is given other memory.
-        arrays = [x.detach().numpy() for x in tensors if x is not None]
-        others = sizes, torch.is_inference_mode_enabled()
-        numbers = [x.tobytes() for x in arrays]
-        self._kept = tensors, _places(tensors), arrays, numbers, others, answer
+        states = []
+        for x in {id(x): x for x in tensors if x is not None}.values():
+            # An array on the memory itself, which stays though the tensor is given another.
+            array = x.detach().numpy()
+            states.append((x, _place(x), array, array.tobytes()))
+        self._kept = tensors, (sizes, torch.is_inference_mode_enabled()), states, answer
 
 
-def _places(tensors: tuple) -> list[tuple]:
-    """Where the tensors lie: one may be given other memory, or other sizes."""
-    return [(x.data_ptr(), x.shape, x.stride()) for x in tensors if x is not None]
+def _place(x: torch.Tensor) -> tuple:
+    """Where the elements of ``x`` lie, all of which may be changed in place."""
+    return x.data_ptr(), x.shape, x.stride()

@@ -19,7 +19,8 @@ def ragged_attention(
     features: the fields of problem.Features up to the kind. numbers: window_left, window_right,
     softcap. mods: score_mod, mask_mod.
     """
-    look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
+    is_read = ragged.extents is not None  # which a compiler does not
+    look = problem_of if is_read or not torch.compiler.is_compiling() else problem_while_compiling
     (spec, default_scale), tables = look(q, k, v, (*features, ragged.kind), *mods)
     scale = default_scale if scale is None else scale
     if alibi_slopes is not None:

@@ -22,13 +22,17 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
 
     given: its parameters by name; the numbers in its spans are checked where they can be read.
     """
-    q, k, v = given["q"], given["k"], given["v"]
-    check_tensors(q, k, v, 3, 4 if kind == PAGED else 3)
-    check_packed_sizes(q.shape, k.shape, v.shape)
+    check_rows(given["q"], given["k"], given["v"], 4 if kind == PAGED else 3)
     _check_span_tensors(kind, given)
-    check_tables(given["tables"], q, k)
+    check_tables(given["tables"], given["q"], given["k"])
     if direction == "backward":
         _check_saved(kind, given)
+
+
+def check_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank: int) -> None:
+    """Raise unless packed q and the keys and values of this rank fit each other."""
+    check_tensors(q, k, v, 3, rank)
+    check_packed_sizes(q.shape, k.shape, v.shape)
 
 
 def _check_saved(kind: str, given: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from .ops import call_of, is_ordered, readable_rows
 from .packed_rows import Extent, is_readable
 from .placement import place_of
 from .ragged_checks import PACKED, PAGED, check_ragged_call, check_spans
-from .recording import Recording, named, parameters
+from .recording import Recording, named
 from .results import forward_layouts, from_layouts, outputs_of
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
@@ -50,8 +50,6 @@ _paged_forward = _define(PAGED, "forward")
 FORWARD = {PACKED: _packed_forward, PAGED: _paged_forward}
 # What says where entries lie.
 _SPANS = {kind: names(KINDS[kind].shapes.own, "input") for kind in FORWARD}
-# Where one of these is without elements, there is nothing to compute.
-_NEEDED = {PACKED: ("q", "k", "starts_q"), PAGED: ("q", "k", "starts_q", "page_table")}
 
 
 def ragged_operator(
@@ -63,76 +61,94 @@ def ragged_operator(
     spec: from ``spec_name`` or ``spec_json``. numbers: window_left, window_right, softcap. extents:
     what ``check_spans`` says of spans that are contiguous and plain; None if it was not asked.
     """
-    call = (
-        q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, deterministic, *numbers,
-        num_splits,
-    )  # fmt: skip
     run = FORWARD[kind]
-    if not torch.compiler.is_compiling():
+    if extents is not None or not torch.compiler.is_compiling():
         if not is_plain_call(q, k, v, [*spans, *tables] if extents is None else tables):
             # What records the call may be run by another process.
-            call = tuple(lasting_text(x) if x is spec else x for x in call)
+            spec = lasting_text(spec)
         elif torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             run = _DIFFERENTIABLE[kind]
         else:
-            given = dict(zip(parameters(run), call, strict=True))
-            return _forward(kind, given, extents or _extents(kind, given))[:2]
-    return run(*call)[:2]
+            known = (softmax_scale, *numbers, max_seqlen_k)
+            if extents is None:
+                extents = _extents(kind, q, k, spans, max_seqlen_k)
+            return _forward(kind, q, k, v, spans, tables, spec, known, num_splits, extents)[:2]
+    return run(
+        q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, deterministic, *numbers,
+        num_splits,
+    )[:2]  # fmt: skip
 
 
 def _run_forward(kind: str, *inputs) -> tuple:
-    given = named(FORWARD[kind], inputs)
-    check_ragged_call(kind, "forward", given)
-    return _completed(_forward(kind, given, _extents(kind, given)))
+    check_ragged_call(kind, "forward", named(FORWARD[kind], inputs))
+    return _forward_in_node(kind, *inputs)
 
 
 def _forward_in_node(kind: str, *inputs) -> tuple:
     """``_run_forward`` of tensors that were checked."""
     given = named(FORWARD[kind], inputs)
-    return _completed(_forward(kind, given, _extents(kind, given)))
+    q, k, v, tables, spec = (given[name] for name in ("q", "k", "v", "tables", "spec"))
+    spans, numbers = [given[name].contiguous() for name in _SPANS[kind]], _numbers_of(given)
+    extents = _extents(kind, q, k, spans, given[LONGEST.name])
+    split = given["num_splits"]
+    return _completed(_forward(kind, q, k, v, spans, tables, spec, numbers, split, extents))
 
 
-def _forward(kind: str, given, extents) -> list[torch.Tensor]:
-    """out, lse and, where the spec has it, lse_low; rows of no entry are 0, their lse -inf."""
-    q, k, v = given["q"], given["k"], given["v"]
-    spec, layouts, numbers = _forward_plan(given["spec"], kind, q.shape, v.shape)
+def _forward(
+    kind: str, q, k, v, spans, tables, text: str, numbers, num_splits: int, extents
+) -> list[torch.Tensor]:
+    """out, lse and, where the spec has it, lse_low; rows of no entry are 0, their lse -inf.
+
+    numbers: those of ``_NUMBERS``, in order.
+    """
+    spec, layouts, own = _forward_plan(text, kind, q.shape, v.shape)
     results = from_layouts(layouts, q)
-    has_work = _has_work(kind, given)
+    # Without entries, or of paged ones a table, there is nothing to compute.
+    has_work = q.numel() and k.numel() and spans[0].numel() and spans[-1].numel()
     # On a GPU nobody knows whether there are rows that no entry writes.
     if not has_work or extents is None or extents[0].rows != q.shape[0]:
         for x, empty in zip(results, (0.0, -torch.inf, 0.0), strict=False):
             x.fill_(empty)
     if has_work:
-        kernel = _kernel(spec, "forward", given, extents)
-        rows = readable_rows(q), readable_rows(k), readable_rows(v)
-        spans = [given[name].contiguous() for name in _SPANS[kind]]
-        kernel(*rows, *results, *spans, *given["tables"], *[given[name] for name in numbers])
+        kernel = _kernel(spec, "forward", q, _longest(extents, numbers[-1]), num_splits == 1)
+        numbers = [numbers[place] for place in own]
+        q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)
+        kernel.function(q, k, v, *results, *spans, *tables, *numbers)
     return results
 
 
 def _run_backward(*inputs) -> tuple:
     given = named(_packed_backward, inputs)
     check_ragged_call(PACKED, "backward", given)
-    spec = _spec_of(given["spec"], PACKED)
-    found, extents = arguments(spec, "backward"), _extents(PACKED, given)
+    spec, spans = _spec_of(given["spec"], PACKED), [given[name] for name in _SPANS[PACKED]]
+    q, k, longest_k = given["q"], given["k"], given[LONGEST.name]
+    found, extents = arguments(spec, "backward"), _extents(PACKED, q, k, spans, longest_k)
     sizes = given_sizes(found, given)
     results = outputs_of(found, spec, sizes, given)
-    has_work = _has_work(PACKED, given)
+    has_work = q.numel() and k.numel() and spans[0].numel()
     for name, axis in (("dq", 0), ("dk", 1), ("dv", 1)):
         if not has_work or extents is None or extents[axis].rows != results[name].shape[0]:
             results[name].zero_()
     if has_work:
-        kernel = _kernel(spec, "backward", given, extents)
-        sizes[LONGEST.name] = _longest(given, extents)[1]
+        direction = "backward_deterministic" if is_ordered(given["deterministic"]) else "backward"
+        longest = _longest(extents, longest_k)
+        kernel = _kernel(spec, direction, q, longest)
+        sizes[LONGEST.name] = longest[1]
         kernel(*call_of(kernel, sizes, {**given, **results}).values())
     return tuple(results.values())
 
 
 @lru_cache(maxsize=4096)
 def _forward_plan(text: str, kind: str, query, value) -> tuple:
-    """The spec of ``text``, ``forward_layouts``, and the names of the numbers of its kernels."""
+    """The spec of ``text``, ``forward_layouts``, and which of ``_NUMBERS`` its kernels take."""
     spec = _spec_of(text, kind)
-    return spec, forward_layouts(spec, query, value), names(numbers_of(spec), "number")
+    own = tuple(_NUMBERS.index(a) for a in numbers_of(spec))
+    return spec, forward_layouts(spec, query, value), own
+
+
+def _numbers_of(given) -> list:
+    """The numbers of a call, in the order of ``_NUMBERS``."""
+    return [given[a.name] for a in _NUMBERS]
 
 
 def _spec_of(text: str, kind: str) -> AttentionSpec:
@@ -146,14 +162,13 @@ def _spec_of(text: str, kind: str) -> AttentionSpec:
 _last = LastCall()
 
 
-def _extents(kind: str, given) -> tuple[Extent, Extent] | None:
+def _extents(kind: str, q, k, spans, longest_k: int) -> tuple[Extent, Extent] | None:
     """The extents of queries and keys on a CPU, once the numbers of a call are checked."""
-    q, k, longest_k = given["q"], given["k"], given[LONGEST.name]
     if not (q.is_cpu or is_readable(q)):
         return None
-    spans, sizes = tuple([given[name] for name in _SPANS[kind]]), (q.shape[0], k.shape[:2])
+    spans, sizes = tuple(spans), (q.shape[0], k.shape[:2])
     if not q.is_cpu or (extents := _last.answer(spans, sizes)) is None:
-        extents = check_spans(given)
+        extents = check_spans({"q": q, "k": k, **dict(zip(_SPANS[kind], spans, strict=True))})
         if q.is_cpu:
             _last.keep(spans, sizes, extents)
     if extents[1].longest > longest_k:
@@ -164,27 +179,18 @@ def _extents(kind: str, given) -> tuple[Extent, Extent] | None:
     return extents if q.is_cpu else None
 
 
-def _has_work(kind: str, given) -> bool:
-    """Whether there are entries, queries and keys: kernels are for those."""
-    return all([given[name].numel() for name in _NEEDED[kind]])
-
-
-def _kernel(spec: AttentionSpec, direction: str, given, extents):
-    """The kernel for a call, by the lengths that are known of it."""
-    device, capability = place_of(given["q"])
-    if direction == "backward" and is_ordered(given["deterministic"]):
-        direction = "backward_deterministic"
-    # A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
-    is_fixed = given.get("num_splits") == 1
-    bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *_longest(given, extents))
-    return resolve(spec, direction, device, capability, bucket)
-
-
-def _longest(given, extents) -> tuple[int, int]:
+def _longest(extents, longest_k: int) -> tuple[int, int]:
     """The most queries and keys of an entry, as far as is known."""
-    if extents is None:
-        return 0, given[LONGEST.name]
-    return extents[0].longest, extents[1].longest
+    return (0, longest_k) if extents is None else (extents[0].longest, extents[1].longest)
+
+
+def _kernel(spec: AttentionSpec, direction: str, q, longest, is_fixed: bool = False):
+    """The kernel for entries of the ``longest`` queries and keys, or for any with ``is_fixed``.
+
+    A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
+    """
+    bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *longest)
+    return resolve(spec, direction, *place_of(q), bucket)
 
 
 def _completed(results) -> tuple:

@@ -169,6 +169,8 @@ def _check_longest(name: str, number, extent: Extent | None) -> int | None:
     """
     if number is None:
         return None
+    if type(number) is int and extent is not None and extent.longest <= number <= MAX_SEQLEN:
+        return number  # the most frequent case
     if isinstance(number, torch.Tensor):
         if number.numel() != 1:
             shape = tuple(number.shape)
