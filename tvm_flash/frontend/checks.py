@@ -21,15 +21,17 @@ MAX_COUNT = 2**31 - 1
 MAX_BYTES = 2**63 - 1
 
 
-def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    """Raise unless q, k and v are alike in all but their sizes.
+def check_tensors(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank_q: int = 4, rank: int = 4
+) -> None:
+    """Raise unless q, and k and v of ``rank``, are alike in all but their sizes.
 
     TypeError: not a tensor, dtype, memory layout. NotImplementedError: device. ValueError: rank.
     """
-    if not _are_alike_on_cpu(q, k, v):
-        check_first(q)
-        check_alike("k", k, q)
-        check_alike("v", v, q)
+    if not _are_alike_on_cpu(q, k, v, rank_q, rank):
+        check_first(q, rank_q)
+        check_alike("k", k, q, rank)
+        check_alike("v", v, q, rank)
 
 
 def check_sizes(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> None:
@@ -52,6 +54,16 @@ def check_sizes(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> None:
     widest = max(head_dim, head_dim_v)
     _check_counts(batch, max(seqlen_q, seqlen_k), heads)
     _check_bytes(batch, max(seqlen_q, seqlen_k), heads, widest)
+
+
+def check_packed_sizes(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> None:
+    """ValueError unless the shapes q (total_q, H, D), k (.., Hk, D) and v (.., Hk, Dv) fit."""
+    if k[:-1] != v[:-1]:
+        shapes = f"k has {tuple(k)}, v has {tuple(v)}"
+        raise ValueError(f"{shapes}: each key needs one value, of as many heads")
+    if q[-1] != k[-1]:
+        raise ValueError(f"head_dim of q is {q[-1]}, of k {k[-1]}: make them equal")
+    check_heads(q[-2], k[-2])
 
 
 def check_heads(heads: int, kv_heads: int) -> None:
@@ -194,7 +206,7 @@ def check_all_dense(**tensors: torch.Tensor) -> None:
             check_dense(name, x)
 
 
-def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+def _are_alike_on_cpu(q, k, v, rank_q: int, rank: int) -> bool:
     """All of ``check_tensors`` for the frequent case, in a third of the time of one by one.
 
     It passes nested tensors of strided layout, whose shapes cannot be read: to ask for them takes
@@ -204,7 +216,8 @@ def _are_alike_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool
         isinstance(q, torch.Tensor)
         and isinstance(k, torch.Tensor)
         and isinstance(v, torch.Tensor)
-        and q.ndim == k.ndim == v.ndim == 4
+        and q.ndim == rank_q
+        and k.ndim == v.ndim == rank
         and q.dtype in NAMES
         and q.dtype is k.dtype is v.dtype
         and q.is_cpu

@@ -43,7 +43,8 @@ def flash_attn_varlen_func(
     besides raises NotImplementedError by name.
     """
     check_no_dropout(dropout_p)
-    check_extras(others)
+    if others:
+        check_extras(others)
     result = attention(
         q, k, v, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
         softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic,

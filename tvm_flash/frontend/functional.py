@@ -11,7 +11,8 @@ from .captured import Captured
 from .checks import check_alibi, check_tensors
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
-from .ragged import Lengths, is_jagged, jagged_parts, nested_like, ragged_attention, ragged_of
+from .ragged import is_jagged, jagged_parts, nested_like, ragged_attention
+from .spans import Lengths, ragged_of
 from .values import (
     NO_WINDOW,
     as_flag,
@@ -113,10 +114,7 @@ def attention(
     ):
         if layout != "bshd" and block_table is None:
             raise ValueError(f"{layout=} is of dense tensors: packed ones are (total, H, D)")
-        lengths = Lengths(
-            cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
-            seqused_q, seqused_k, block_table, leftpad_k,
-        )  # fmt: skip
+        lengths = Lengths(cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, block_table, leftpad_k)
     elif type(q) is not torch.Tensor and is_jagged(q):
         nested = q
         (q, k, v), lengths = jagged_parts(q, k, v)
@@ -152,9 +150,10 @@ def attention(
             q, k, v, [*slopes, *tables], spec, scale, deterministic, left, right, softcap
         )
     else:
+        ragged = ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
         out, lse = ragged_attention(
-            q, k, v, ragged_of(q, k, v, lengths), features, scale, (left, right, softcap),
-            deterministic, alibi_slopes, (score_mod, mask_mod), as_splits(num_splits),
+            q, k, v, ragged, features, scale, (left, right, softcap), deterministic, alibi_slopes,
+            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0,
         )  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from .checks import check_alike
 from .functional import LAYOUTS
-from .packed_rows import check_numbers, check_table, is_readable, sequence_and_position
+from .packed_rows import check_numbers, check_table, is_readable, read, sequence_and_position
 from .ragged_checks import missing_page
 
 
@@ -102,7 +102,7 @@ def appended(cache: CachePages, k, v, cu_k) -> Iterator[CachePages]:
     no room for raises where numbers can be read, and is left out elsewhere.
     """
     if can_be_checked := cache.is_readable and is_readable(cu_k):
-        check_cache_numbers(cache, (cu_k[1:] - cu_k[:-1]).numpy())
+        check_cache_numbers(cache, read(cu_k[1:] - cu_k[:-1]))
         k, v = k[: int(cu_k[-1])], v[: int(cu_k[-1])]
     k, v, past = k.detach(), v.detach(), cache.past + (cu_k[1:] - cu_k[:-1])
     if not (len(past) and k.numel() and cache.k.numel()):
@@ -151,7 +151,7 @@ def check_cache_numbers(cache: CachePages, counts=0) -> None:
     ValueError: negative numbers, padding past the keys. RuntimeError: a full cache, a page that
     does not exist.
     """
-    numbers = (x.numpy().astype(np.int64) for x in (cache.past, cache.first))
+    numbers = (read(x).astype(np.int64) for x in (cache.past, cache.first))
     (before, first), capacity = numbers, cache.capacity
     past = before + counts
     _raise_where(before < 0, "cache_seqlens", before, "0 or more", ValueError)
@@ -179,7 +179,7 @@ def _raise_where(wrong, name: str, numbers, wanted: str, error: type[Exception])
 
 def _check_apart(cache: CachePages, entries, pages, places) -> None:
     """ValueError where two new rows go to one place."""
-    slots = (pages * cache.k.shape[1] + places).numpy()
+    slots = read(pages * cache.k.shape[1] + places)
     order = np.argsort(slots, kind="stable")
     again = slots[order][1:] == slots[order][:-1]
     if again.any():

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-import weakref
+from operator import is_
 from typing import Any
 
 import torch
 
 
 class LastCall:
-    """One answer, for arguments that are the same tensors with the same numbers in them.
+    """One answer, for arguments that are the same tensors on a CPU with the same numbers in them.
 
     The numbers are compared, not torch's count of changes: buffers that serving loops fill are
-    often arrays on the same memory. An answer of inference mode is not given outside of it.
+    often arrays on the same memory. An answer of inference mode is not given outside of it. The
+    tensors are kept too, of which an answer has views.
     """
 
     def __init__(self) -> None:
         self._kept: tuple | None = None
 
-    def answer(self, arguments: tuple) -> Any:
-        """What was kept for ``arguments``, else None."""
+    def answer(self, tensors: tuple, sizes: tuple) -> Any:
+        """What was kept for ``tensors``, some of which may be None, and equal ``sizes``."""
         kept = self._kept
-        if kept is None or kept[0] != _print(arguments):
+        if kept is None:
             return None
-        # An identity may be given anew after its tensor is gone.
-        return kept[2] if all(ref() is not None for ref in kept[1]) else None
-
-    def keep(self, arguments: tuple, answer: Any) -> None:
-        """Keep ``answer`` for ``arguments``, in place of the one before."""
-        if (known := _print(arguments)) is not None:
-            tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-            self._kept = known, tuple(map(weakref.ref, tensors)), answer
-
-
-# What is compared by its value; whatever else is given is for the checks to name.
-_PLAIN = (int, tuple, type(None))
-
-
-def _print(arguments: tuple) -> tuple | None:
-    """What tells arguments apart; None where one cannot be read, or is of another type."""
-    parts = []
-    for x in arguments:
-        if isinstance(x, torch.Tensor):
-            try:
-                parts.append((id(x), x.shape, x.numpy().tobytes()))
-            except (TypeError, RuntimeError):  # on another device, or without elements in memory
+        known, others, states, answer = kept
+        if (
+            len(known) != len(tensors)
+            or not all(map(is_, tensors, known))
+            or others != (sizes, torch.is_inference_mode_enabled())
+        ):
+            return None
+        for x, place, array, numbers in states:
+            if _place(x) != place or array.tobytes() != numbers:
                 return None
-        elif isinstance(x, _PLAIN):
-            parts.append(x)
-        else:
-            return None
-    return torch.is_inference_mode_enabled(), *parts
+        return answer
+
+    def keep(self, tensors: tuple, sizes: tuple, answer: Any) -> None:
+        """Keep ``answer`` for these, in place of the one before."""
+        states = []
+        for x in {id(x): x for x in tensors if x is not None}.values():
+            # An array on the memory itself, which stays though the tensor is given another.
+            array = x.detach().numpy()
+            states.append((x, _place(x), array, array.tobytes()))
+        self._kept = tensors, (sizes, torch.is_inference_mode_enabled()), states, answer
+
+
+def _place(x: torch.Tensor) -> tuple:
+    """Where the elements of ``x`` lie, all of which may be changed in place."""
+    return x.data_ptr(), x.shape, x.stride()

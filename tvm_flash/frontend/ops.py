@@ -93,7 +93,7 @@ def _run_forward(
             kernel(*call_of(kernel, sizes | {"splits": splits}, given).values())
             return results
     kernel = resolve(spec, "forward", device, capability, bucket)
-    run, q, k, v = kernel.function, _rows(q), _rows(k), _rows(v)
+    run, q, k, v = kernel.function, readable_rows(q), readable_rows(k), readable_rows(v)
     if tables or len(results) != 2 or len(own) != 1:
         run(q, k, v, *results, *tables, *[numbers[place] for place in own])
     else:  # a call without a star takes less time
@@ -132,7 +132,7 @@ def call_of(kernel, sizes, given) -> dict[str, torch.Tensor]:
     """What ``kernel`` is called with, in order: what is ``given``, tensors as it can read them, and
     memory for others."""
     readable = {
-        a.name: x if not a.is_tensor else x.contiguous() if a.dense else _rows(x)
+        a.name: x if not a.is_tensor else x.contiguous() if a.dense else readable_rows(x)
         for a in kernel.arguments
         if (x := given.get(a.name)) is not None
     }
@@ -141,6 +141,13 @@ def call_of(kernel, sizes, given) -> dict[str, torch.Tensor]:
     # Asked for where memory is needed: a packed forward has all.
     layouts = cache(partial(layouts_of, kernel, sizes, torch.get_num_threads()))
     return completed(kernel.arguments, readable, lambda a: allocated(a, layouts()[a.name], given))
+
+
+def readable_rows(x: torch.Tensor) -> torch.Tensor:
+    """``x`` itself when kernels can read its rows, else a copy."""
+    if x.is_cpu and x.is_contiguous():  # the most frequent case
+        return x
+    return x if placement.has_readable_rows(x) else x.contiguous()
 
 
 def _forward_results(*inputs):
@@ -154,13 +161,6 @@ def _backward_results(*inputs):
     given = named(_backward_operator, inputs)
     check_backward_call(given)
     return tuple(outputs("backward", spec_of(given["spec"]), given).values())
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """``x`` itself when kernels can read its rows, else a copy."""
-    if x.is_cpu and x.is_contiguous():  # the most frequent case
-        return x
-    return x if placement.has_readable_rows(x) else x.contiguous()
 
 
 def _forward_flops(q, k, v, *_, **__) -> int:

@@ -12,7 +12,7 @@ from torch._C import _is_tracing
 from ..problem.spec import AttentionSpec
 from ..score.program import ScoreProgram
 from .captured import NOTHING, already_captured, capture, captured_on
-from .checks import NAMES, check_all_dense, check_captured, check_sizes
+from .checks import NAMES, check_all_dense, check_captured, check_packed_sizes, check_sizes
 from .observers import untraced_shapes
 from .spec_names import spec_json, spec_name
 from .values import as_flag
@@ -74,39 +74,13 @@ def problem_of(q, k, v, features: tuple, score_mod, mask_mod) -> tuple[PosedProb
     return problem, mods.tables
 
 
-def ragged_problem_of(q, v, features: tuple, score_mod, mask_mod) -> tuple[PosedProblem, tuple]:
-    """As ``problem_of``, of sequences that are not dense: their sizes are the operator's to check.
-
-    Also in code that torch.compile reads.
-    """
-    if torch.compiler.is_compiling():
-        features = _decided(features)
-    known = (features, q.dtype, operator.index(q.shape[-1]), operator.index(v.shape[-1]))
-    mods = already_captured(score_mod, mask_mod)
-    if mods is None and torch.compiler.is_compiling():
-        text, tables = _captured_json(q.device, score_mod, mask_mod, *known)
-        return PosedProblem(text, known[2] ** -0.5), tables
-    if mods is None:
-        mods = captured_on(q.device, score_mod, mask_mod)
-    check_captured(mods.tables)
-    name = _json if torch.compiler.is_compiling() else _ragged
-    text = name(*known, mods.score_mod, mods.mask_mod)
-    return PosedProblem(text, known[2] ** -0.5), mods.tables
-
-
-@lru_cache(maxsize=1024)
-def _ragged(features: tuple, dtype, head_dim, head_dim_v, score_mod, mask_mod) -> str:
-    """The name of the spec of these."""
-    return spec_name(_spec(Features(*features), dtype, head_dim, head_dim_v, score_mod, mask_mod))
-
-
 def problem_while_compiling(
     q, k, v, features: tuple, score_mod, mask_mod
 ) -> tuple[PosedProblem, tuple]:
     """As ``problem_of``, in code that torch.compile can read."""
     features = _decided(features)
-    check_sizes(q.shape, k.shape, v.shape)
-    head_dims = (operator.index(q.shape[3]), operator.index(v.shape[3]))
+    _check_sizes(features, q.shape, k.shape, v.shape)
+    head_dims = (operator.index(q.shape[-1]), operator.index(v.shape[-1]))
     known, scale = (features, q.dtype, *head_dims), head_dims[0] ** -0.5
     mods = already_captured(score_mod, mask_mod)
     if mods is None:
@@ -126,14 +100,26 @@ def _decided(features: tuple) -> tuple:
 
 def _problem(dtype, q, k, v, features: tuple, score_mod, mask_mod) -> PosedProblem:
     """The problem of the shapes q, k and v."""
-    check_sizes(q, k, v)
-    head_dim, head_dim_v = operator.index(q[3]), operator.index(v[3])
-    spec = _spec(Features(*features), dtype, head_dim, head_dim_v, score_mod, mask_mod)
-    return PosedProblem(spec_name(spec), head_dim**-0.5)
+    _check_sizes(features, q, k, v)
+    head_dim, head_dim_v = operator.index(q[-1]), operator.index(v[-1])
+    return PosedProblem(
+        _name(features, dtype, head_dim, head_dim_v, score_mod, mask_mod), head_dim**-0.5
+    )
 
 
 # Shapes repeat: one look-up takes the place of a dozen comparisons.
 _known_problem = lru_cache(maxsize=4096)(_problem)
+
+
+def _check_sizes(features: tuple, q, k, v) -> None:
+    check = check_sizes if Features(*features).sequences == "dense" else check_packed_sizes
+    check(q, k, v)
+
+
+@lru_cache(maxsize=1024)
+def _name(features: tuple, dtype, head_dim, head_dim_v, score_mod, mask_mod) -> str:
+    """The name of the spec of these; the totals of packed batches seldom repeat."""
+    return spec_name(_spec(Features(*features), dtype, head_dim, head_dim_v, score_mod, mask_mod))
 
 
 def _spec(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..problem.arguments import TABLES, given_sizes, shape_of
-from ..problem.lengths import MAX_SEQLEN
 from ..problem.sequences import KINDS
-from .checks import check_alike, check_first, check_heads, check_like, check_tables
-from .packed_rows import check_int32
+from .checks import check_like, check_packed_sizes, check_tables, check_tensors
+from .packed_rows import Extent, check_int32, extent_of, longest_of, read
+
+# Kinds of sequences (problem.sequences).
+PACKED, PAGED = "packed", "paged"
 
 
 def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> None:
@@ -20,7 +22,7 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
 
     given: its parameters by name; the numbers in its spans are checked where they can be read.
     """
-    check_rows(given["q"], given["k"], given["v"], 4 if kind == "paged" else 3)
+    check_rows(given["q"], given["k"], given["v"], 4 if kind == PAGED else 3)
     _check_span_tensors(kind, given)
     check_tables(given["tables"], given["q"], given["k"])
     if direction == "backward":
@@ -29,15 +31,8 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
 
 def check_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank: int) -> None:
     """Raise unless packed q and the keys and values of this rank fit each other."""
-    check_first(q, 3)
-    check_alike("k", k, q, rank)
-    check_alike("v", v, q, rank)
-    if k.shape[:-1] != v.shape[:-1]:
-        shapes = f"k has {tuple(k.shape)}, v has {tuple(v.shape)}"
-        raise ValueError(f"{shapes}: each key needs one value, of as many heads")
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"head_dim of q is {q.shape[-1]}, of k {k.shape[-1]}: make them equal")
-    check_heads(q.shape[-2], k.shape[-2])
+    check_tensors(q, k, v, 3, rank)
+    check_packed_sizes(q.shape, k.shape, v.shape)
 
 
 def _check_saved(kind: str, given: Mapping[str, Any]) -> None:
@@ -64,41 +59,25 @@ def _check_span_tensors(kind: str, given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} of shape {tuple(x.shape)} must be of {entries[0]} entries")
 
 
-class Extent(NamedTuple):
-    """What the spans of an axis say: the longest entry, and the rows of all entries together."""
-
-    longest: int
-    rows: int
-
-
-def check_spans(given: Mapping[str, Any], longest_k: int) -> tuple[Extent, Extent]:
-    """The extents of queries and of keys of spans on a CPU, whose numbers are checked.
+def check_spans(given: Mapping[str, Any]) -> tuple[Extent, Extent]:
+    """The extents of queries and of keys of spans that can be read, whose numbers are checked.
 
     RuntimeError for a page that does not exist (as FlashAttention), ValueError for all others.
-    longest_k: max_seqlen_k of the call, which may not be exceeded.
     """
-    queries = _in_order("q", given, given["q"].shape[0])
-    table, k = given.get("page_table"), given["k"]
-    if table is None:
-        keys = _in_order("k", given, k.shape[0])
-    else:
-        keys = _inside(given, table.shape[1] * k.shape[1])
-        _check_pages(table, given["ends_k"].numpy(), *k.shape[:2])
-    if keys.longest > longest_k:
-        raise ValueError(
-            f"max_seqlen_k={longest_k} is too small: a sequence has {keys.longest} keys"
-        )
-    return queries, keys
+    queries, k = _in_order("q", given, given["q"].shape[0]), given["k"]
+    if (table := given.get("page_table")) is None:
+        return queries, _in_order("k", given, k.shape[0])
+    return queries, check_pages(given["starts_k"], given["ends_k"], table, k)
 
 
 def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
     """The extent of spans that lie in rows 0 .. total one behind the other; else ValueError."""
-    starts, ends = given[f"starts_{axis}"].numpy(), given[f"ends_{axis}"].numpy()
+    starts, ends = read(given[f"starts_{axis}"]), read(given[f"ends_{axis}"])
     # The ends of all entries in order, between the ends of the tensor: none may go back.
     places = np.empty(2 * len(starts) + 2, np.int64)
     places[0], places[-1], places[1:-1:2], places[2:-1:2] = 0, total, starts, ends
     steps = places[1:] - places[:-1]
-    if steps.min() < 0:
+    if longest_of(steps) > total:  # not so where none goes back
         wanted = "cumulative lengths must not decrease and stay within the tensor"
         _refuse_span(axis, starts, ends, total, wanted)
         entry = int(np.argmax(starts[1:] < ends[:-1])) + 1
@@ -106,16 +85,24 @@ def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
             f"sequence {entry} begins at row {starts[entry]} of {axis}, before the end "
             f"{ends[entry - 1]} of the one before it"
         )
-    return _extent(axis, steps[1::2])
+    return extent_of(axis, steps[1::2])
 
 
-def _inside(given: Mapping[str, Any], capacity: int) -> Extent:
-    """The extent of keys in pages, each in positions 0 .. capacity; else ValueError."""
-    starts, ends = given["starts_k"].numpy(), given["ends_k"].numpy()
-    if len(starts):
-        wanted = "seqused_k and leftpad_k must stay within the pages of block_table"
-        _refuse_span("k", starts, ends, capacity, wanted)
-    return _extent("k", ends.astype(np.int64) - starts)
+def check_pages(starts, ends, table: torch.Tensor, k: torch.Tensor) -> Extent:
+    """The extent of keys starts .. ends (B,) in the pages k (pages, page_size, ...) of ``table``.
+
+    ValueError for keys outside of the table's pages; RuntimeError for a page that does not exist.
+    """
+    starts, ends, (pages, page_size) = read(starts), read(ends), k.shape[:2]
+    wanted = "seqused_k and leftpad_k must stay within the pages of block_table"
+    _refuse_span("k", starts, ends, table.shape[1] * page_size, wanted)
+    if (missing := missing_page(table, ends, pages, page_size)) is not None:
+        entry, place, number = missing
+        raise RuntimeError(
+            f"block_table[{entry}, {place}]={number} must lie in 0 .. {pages - 1}: "
+            f"there are {pages} pages"
+        )
+    return extent_of("k", ends.astype(np.int64) - starts)
 
 
 def _refuse_span(axis: str, starts, ends, total: int, wanted: str) -> None:
@@ -129,30 +116,13 @@ def _refuse_span(axis: str, starts, ends, total: int, wanted: str) -> None:
         )
 
 
-def _extent(axis: str, lengths) -> Extent:
-    longest = int(lengths.max()) if len(lengths) else 0
-    if longest > MAX_SEQLEN:
-        raise ValueError(f"a sequence has {longest} rows of {axis}, the limit is {MAX_SEQLEN}")
-    return Extent(longest, int(lengths.sum()))
-
-
-def _check_pages(table: torch.Tensor, ends, pages: int, page_size: int) -> None:
-    """RuntimeError unless every page that an entry reaches exists."""
-    if (missing := missing_page(table, ends, pages, page_size)) is not None:
-        entry, place, number = missing
-        raise RuntimeError(
-            f"block_table[{entry}, {place}]={number} must lie in 0 .. {pages - 1}: "
-            f"there are {pages} pages"
-        )
-
-
 def missing_page(table: torch.Tensor, ends, pages: int, page_size: int) -> tuple | None:
     """(entry, place, number) of the first number in table (B, most) of no page; None: all exist.
 
     ends: past the last position of each entry, a numpy array (B,); pages that none reaches count
     not.
     """
-    numbers = table.numpy()
+    numbers = read(table)
     used = np.arange(numbers.shape[1]) < -(-ends.astype(np.int64)[:, None] // max(page_size, 1))
     wrong = used & ((numbers < 0) | (numbers >= pages))
     if not wrong.any():

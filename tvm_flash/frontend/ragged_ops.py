@@ -6,16 +6,29 @@ from functools import lru_cache, partial
 
 import torch
 
-from ..problem.arguments import LONGEST, NUMBERS, TABLES, arguments, given_sizes, names
+from ..problem.arguments import (
+    LONGEST,
+    NUMBERS,
+    TABLES,
+    arguments,
+    given_sizes,
+    names,
+    numbers_of,
+)
 from ..problem.lengths import DEFAULT_BUCKET, bucket_of
+from ..problem.sequences import KINDS
+from ..problem.spec import AttentionSpec
 from ..runtime.kernels import resolve
+from .autograd import differentiable
+from .last_call import LastCall
 from .library import NO_SECOND_GRADIENTS, define, register, without_derivative
 from .observers import is_plain_call
-from .ops import call_of, is_ordered
+from .ops import call_of, is_ordered, readable_rows
+from .packed_rows import Extent, is_readable
 from .placement import place_of
-from .ragged_checks import check_ragged_call, check_spans
-from .recording import Recording, named, parameters
-from .results import outputs_of
+from .ragged_checks import PACKED, PAGED, check_ragged_call, check_spans
+from .recording import Recording, named
+from .results import forward_layouts, from_layouts, outputs_of
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
 from .splitting import splits_on
@@ -25,8 +38,6 @@ _NUMBERS = (*NUMBERS, LONGEST)
 # 1: the same bits for a request alone, in any batch and at any place of it; on GPUs any number of
 # parts gives that. 0: whatever is fastest.
 _SPLITS = "SymInt num_splits=0"
-# Kinds of sequences; those of the second have no gradients.
-PACKED, PAGED = "packed", "paged"
 
 
 def _define(kind: str, direction: str):
@@ -39,6 +50,8 @@ def _define(kind: str, direction: str):
 _packed_forward, _packed_backward = _define(PACKED, "forward"), _define(PACKED, "backward")
 _paged_forward = _define(PAGED, "forward")
 FORWARD = {PACKED: _packed_forward, PAGED: _paged_forward}
+# What says where entries lie.
+_SPANS = {kind: names(KINDS[kind].shapes.own, "input") for kind in FORWARD}
 
 
 def ragged_operator(
@@ -48,97 +61,172 @@ def ragged_operator(
     """(out, lse) of checked arguments, differentiable where the ``kind`` is.
 
     spec: from ``spec_name`` or ``spec_json``. numbers: window_left, window_right, softcap. extents:
-    what ``check_spans`` gave, None if it was not asked.
+    what ``check_spans`` says of spans that are contiguous and plain; None if it was not asked.
     """
-    call = (
+    run = FORWARD[kind]
+    if extents is not None or not torch.compiler.is_compiling():
+        if not is_plain_call(q, k, v, [*spans, *tables] if extents is None else tables):
+            # What records the call may be run by another process.
+            spec = lasting_text(spec)
+        elif torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            run = _DIFFERENTIABLE[kind]
+        else:
+            known = (softmax_scale, *numbers, max_seqlen_k)
+            if extents is None:
+                extents = _extents(kind, q, k, spans, max_seqlen_k)
+            return _forward(kind, q, k, v, spans, tables, spec, known, num_splits, extents)[:2]
+    return run(
         q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, deterministic, *numbers,
         num_splits,
-    )  # fmt: skip
-    if not torch.compiler.is_compiling():
-        if not is_plain_call(q, k, v, [*spans, *tables]):
-            # What records the call may be run by another process.
-            call = tuple(lasting_text(x) if x is spec else x for x in call)
-        elif not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
-            given = dict(zip(parameters(FORWARD[kind]), call, strict=True))
-            results = _computed(kind, "forward", given, extents)
-            return results["out"], results["lse"]
-    return FORWARD[kind](*call)[:2]
+    )[:2]  # fmt: skip
 
 
-def _run(operator, kind: str, direction: str, *inputs):
-    given = named(operator, inputs)
-    check_ragged_call(kind, direction, given)
-    results = _computed(kind, direction, given)
-    return _completed(results, names(TABLES[kind][direction], "output"), given["q"])
+def _run_forward(kind: str, *inputs) -> tuple:
+    check_ragged_call(kind, "forward", named(FORWARD[kind], inputs))
+    return _forward_in_node(kind, *inputs)
 
 
-def _computed(kind: str, direction: str, given, extents=None) -> dict[str, torch.Tensor]:
-    """The results of a kernel by name; rows that belong to no entry are 0, their lse -inf."""
-    spec, found = _plan(given["spec"], kind, direction)
-    longest = 0, given[LONGEST.name]
-    if given["q"].is_cpu:
-        extents = check_spans(given, longest[1]) if extents is None else extents
-        longest = extents[0].longest, extents[1].longest
-    sizes = given_sizes(found, given)
-    results = outputs_of(found, spec, sizes, given)
-    has_work = _has_work(given)
-    _clear(results, given, extents, has_work)
+def _forward_in_node(kind: str, *inputs) -> tuple:
+    """``_run_forward`` of tensors that were checked."""
+    given = named(FORWARD[kind], inputs)
+    q, k, v, tables, spec = (given[name] for name in ("q", "k", "v", "tables", "spec"))
+    spans, numbers = [given[name].contiguous() for name in _SPANS[kind]], _numbers_of(given)
+    extents = _extents(kind, q, k, spans, given[LONGEST.name])
+    split = given["num_splits"]
+    return _completed(_forward(kind, q, k, v, spans, tables, spec, numbers, split, extents))
+
+
+def _forward(
+    kind: str, q, k, v, spans, tables, text: str, numbers, num_splits: int, extents
+) -> list[torch.Tensor]:
+    """out, lse and, where the spec has it, lse_low; rows of no entry are 0, their lse -inf.
+
+    numbers: those of ``_NUMBERS``, in order.
+    """
+    spec, layouts, own = _forward_plan(text, kind, q.shape, v.shape)
+    results = from_layouts(layouts, q)
+    # Without entries, or of paged ones a table, there is nothing to compute.
+    has_work = q.numel() and k.numel() and spans[0].numel() and spans[-1].numel()
+    # On a GPU nobody knows whether there are rows that no entry writes.
+    if not has_work or extents is None or extents[0].rows != q.shape[0]:
+        for x, empty in zip(results, (0.0, -torch.inf, 0.0), strict=False):
+            x.fill_(empty)
     if has_work:
-        _call(spec, direction, longest, sizes, {**given, **results})
+        longest = _longest(extents, numbers[-1])
+        if place_of(q)[0] == "cuda":
+            given = dict(zip(("q", "k", "v", "tables"), (q, k, v, tables), strict=True))
+            given |= zip(_recording.outputs, results, strict=False)
+            given |= zip((*_SPANS[kind], *(a.name for a in _NUMBERS)), (*spans, *numbers), strict=True)
+            if _run_parts(spec, given, longest[1], num_splits):
+                return results
+        kernel = _kernel(spec, "forward", q, longest, num_splits == 1)
+        numbers = [numbers[place] for place in own]
+        q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)
+        kernel.function(q, k, v, *results, *spans, *tables, *numbers)
     return results
 
 
-@lru_cache(maxsize=1024)
-def _plan(text: str, kind: str, direction: str) -> tuple:
-    """The spec of an operator of ``kind``, and the arguments of its kernel."""
+def _run_parts(spec: AttentionSpec, given, longest_k: int, asked: int) -> bool:
+    """Whether keys are divided, as ``splits_on`` says; then results are written."""
+    q = given["q"]
+    sizes = given_sizes(arguments(spec, "forward"), given)
+    splits = splits_on("cuda", q, sizes, longest_k, asked)
+    if splits:
+        kernel = _kernel(spec, "forward_split", q, (0, longest_k))
+        sizes |= {"splits": splits, LONGEST.name: longest_k}
+        kernel(*call_of(kernel, sizes, given).values())
+    return bool(splits)
+
+
+def _run_backward(*inputs) -> tuple:
+    given = named(_packed_backward, inputs)
+    check_ragged_call(PACKED, "backward", given)
+    spec, spans = _spec_of(given["spec"], PACKED), [given[name] for name in _SPANS[PACKED]]
+    q, k, longest_k = given["q"], given["k"], given[LONGEST.name]
+    found, extents = arguments(spec, "backward"), _extents(PACKED, q, k, spans, longest_k)
+    sizes = given_sizes(found, given)
+    results = outputs_of(found, spec, sizes, given)
+    has_work = q.numel() and k.numel() and spans[0].numel()
+    for name, axis in (("dq", 0), ("dk", 1), ("dv", 1)):
+        if not has_work or extents is None or extents[axis].rows != results[name].shape[0]:
+            results[name].zero_()
+    if has_work:
+        direction = "backward_deterministic" if is_ordered(given["deterministic"]) else "backward"
+        longest = _longest(extents, longest_k)
+        kernel = _kernel(spec, direction, q, longest)
+        sizes[LONGEST.name] = longest[1]
+        kernel(*call_of(kernel, sizes, {**given, **results}).values())
+    return tuple(results.values())
+
+
+@lru_cache(maxsize=4096)
+def _forward_plan(text: str, kind: str, query, value) -> tuple:
+    """The spec of ``text``, ``forward_layouts``, and which of ``_NUMBERS`` its kernels take."""
+    spec = _spec_of(text, kind)
+    own = tuple(_NUMBERS.index(a) for a in numbers_of(spec))
+    return spec, forward_layouts(spec, query, value), own
+
+
+def _numbers_of(given) -> list:
+    """The numbers of a call, in the order of ``_NUMBERS``."""
+    return [given[a.name] for a in _NUMBERS]
+
+
+def _spec_of(text: str, kind: str) -> AttentionSpec:
+    """The spec of ``text``; ValueError unless it is of ``kind``."""
     spec = spec_of(text)
     if spec.sequences != kind:
         raise ValueError(f"a spec of {spec.sequences} sequences for the operator of {kind} ones")
-    return spec, arguments(spec, direction)
+    return spec
 
 
-def _has_work(given) -> bool:
-    """Whether there are entries, queries and keys: kernels are for those."""
-    needed = (given[name] for name in ("starts_q", "q", "k", "page_table") if name in given)
-    return all(x.numel() for x in needed)
+_last = LastCall()
 
 
-def _call(spec, direction: str, longest, sizes, given) -> None:
-    device, capability = place_of(given["q"])
-    asked = given.get("num_splits", 0)
-    if direction == "backward":
-        direction = "backward_deterministic" if is_ordered(given["deterministic"]) else direction
-    elif splits := splits_on(device, given["q"], sizes, longest[1], asked):
-        direction, sizes = "forward_split", {**sizes, "splits": splits}
-    # A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
-    bucket = DEFAULT_BUCKET if asked == 1 else bucket_of(direction, *longest)
-    kernel = resolve(spec, direction, device, capability, bucket)
-    kernel(*call_of(kernel, {**sizes, LONGEST.name: longest[1]}, given).values())
+def _extents(kind: str, q, k, spans, longest_k: int) -> tuple[Extent, Extent] | None:
+    """The extents of queries and keys on a CPU, once the numbers of a call are checked."""
+    if not (q.is_cpu or is_readable(q)):
+        return None
+    spans, sizes = tuple(spans), (q.shape[0], k.shape[:2])
+    if not q.is_cpu or (extents := _last.answer(spans, sizes)) is None:
+        extents = check_spans({"q": q, "k": k, **dict(zip(_SPANS[kind], spans, strict=True))})
+        if q.is_cpu:
+            _last.keep(spans, sizes, extents)
+    if extents[1].longest > longest_k:
+        raise ValueError(
+            f"max_seqlen_k={longest_k} is too small: a sequence has {extents[1].longest} keys"
+        )
+    # On a GPU they were read to be checked; kernels choose nothing by them.
+    return extents if q.is_cpu else None
 
 
-def _clear(results, given, extents, has_work: bool) -> None:
-    """Fill what no entry may write; on a GPU nobody knows whether there is such."""
-    gaps = (True, True)
-    if extents is not None and has_work:
-        gaps = tuple(x.rows != given[axis].shape[0] for x, axis in zip(extents, "qk", strict=True))
-    for name, x in results.items():
-        if gaps[name in ("dk", "dv")]:
-            x.fill_(float("-inf")) if name == "lse" else x.zero_()
+def _longest(extents, longest_k: int) -> tuple[int, int]:
+    """The most queries and keys of an entry, as far as is known."""
+    return (0, longest_k) if extents is None else (extents[0].longest, extents[1].longest)
 
 
-def _completed(results, wanted, q) -> tuple:
-    """All results; one that the spec lacks is a tensor without elements."""
-    return tuple(
-        results[name] if name in results else q.new_empty(0, dtype=torch.float32) for name in wanted
-    )
+def _kernel(spec: AttentionSpec, direction: str, q, longest, is_fixed: bool = False):
+    """The kernel for entries of the ``longest`` queries and keys, or for any with ``is_fixed``.
+
+    A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
+    """
+    bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *longest)
+    return resolve(spec, direction, *place_of(q), bucket)
 
 
-def _empty_results(operator, kind: str, direction: str, *inputs):
+def _completed(results) -> tuple:
+    """All results of a forward; one that the spec lacks is a tensor without elements."""
+    lacking = len(_recording.outputs) - len(results)
+    return (*results, *(results[1].new_empty(0) for _ in range(lacking)))
+
+
+def _empty_results(operator, kind: str, direction: str, *inputs) -> tuple:
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    spec, found = _plan(given["spec"], kind, direction)
-    results = outputs_of(found, spec, given_sizes(found, given), given)
-    return _completed(results, names(TABLES[kind][direction], "output"), given["q"])
+    spec = _spec_of(given["spec"], kind)
+    found = arguments(spec, direction)
+    results = tuple(outputs_of(found, spec, given_sizes(found, given), given).values())
+    return _completed(results) if direction == "forward" else results
 
 
 def _flops(operator, columns, *inputs, **options) -> int:
@@ -152,9 +240,9 @@ def _flops(operator, columns, *inputs, **options) -> int:
     return 2 * q.shape[1] * pairs * columns(q.shape[-1], columns_v)
 
 
-def _register(operator, kind: str, direction: str, derivative) -> None:
+def _register(operator, kind: str, direction: str, run, derivative) -> None:
     products = (lambda d, dv: 3 * d + 2 * dv) if direction == "backward" else (lambda d, dv: d + dv)
-    run, results = (partial(f, operator, kind, direction) for f in (_run, _empty_results))
+    results = partial(_empty_results, operator, kind, direction)
     register(
         operator, run, results, derivative, one_by_one(operator),
         partial(_flops, operator, products), flops_of_tensors=True,
@@ -162,9 +250,17 @@ def _register(operator, kind: str, direction: str, derivative) -> None:
 
 
 _recording = Recording(_packed_forward, _packed_backward, TABLES[PACKED])
-_NO_GRADIENTS = without_derivative(
-    "attention to a cache has no gradient: run it under torch.no_grad(), or pack the keys"
-)
-_register(_packed_forward, PACKED, "forward", (_recording.save, _recording.gradients))
-_register(_packed_backward, PACKED, "backward", NO_SECOND_GRADIENTS)
-_register(_paged_forward, PAGED, "forward", _NO_GRADIENTS)
+_DERIVATIVES = {
+    PACKED: (_recording.save, _recording.gradients),
+    PAGED: without_derivative(
+        "attention to a cache has no gradient: run it under torch.no_grad(), or pack the keys"
+    ),
+}
+# Nobody watches, so the dispatcher need not.
+_DIFFERENTIABLE = {
+    kind: differentiable(f"attention_{kind}_forward", partial(_forward_in_node, kind), *derivative)
+    for kind, derivative in _DERIVATIVES.items()
+}
+for _kind, _derivative in _DERIVATIVES.items():
+    _register(FORWARD[_kind], _kind, "forward", partial(_run_forward, _kind), _derivative)
+_register(_packed_backward, PACKED, "backward", _run_backward, NO_SECOND_GRADIENTS)

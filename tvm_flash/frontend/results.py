@@ -15,7 +15,7 @@ from ..problem.arguments import (
     named_sizes,
     numbers_of,
     shape_of,
-    size_values,
+    sizes_of_shapes,
 )
 from ..problem.lengths import bucket_of
 from ..problem.spec import AttentionSpec
@@ -41,11 +41,17 @@ def forward_plan(text: str, query, value) -> tuple[AttentionSpec, str | None, tu
     takes the place of arithmetic.
     """
     spec = spec_of(text)
-    found = [a for a in arguments(spec, "forward") if a.role == "output"]
-    layouts = tuple(_layouts(found, size_values(spec, call_sizes(query, value))).values())
     own = tuple(NUMBERS.index(a) for a in numbers_of(spec))
     is_empty = 0 in query or 0 in value
-    return spec, None if is_empty else bucket_of("forward", query[1], value[1]), layouts, own
+    bucket = None if is_empty else bucket_of("forward", query[1], value[1])
+    return spec, bucket, forward_layouts(spec, query, value), own
+
+
+def forward_layouts(spec: AttentionSpec, query, value) -> tuple:
+    """Size, strides and dtype of each output for these shapes of q and v."""
+    found = arguments(spec, "forward")
+    sizes = sizes_of_shapes(found, {"q": query, "v": value})
+    return tuple(_layouts([a for a in found if a.role == "output"], sizes).values())
 
 
 def layouts_of(kernel, sizes, threads: int) -> dict[str, tuple]:

@@ -172,11 +172,20 @@ def named_sizes(sizes: Sequence[Any]) -> dict[str, Any]:
 
 def given_sizes(found: Sequence[Argument], given: Mapping[str, Any]) -> dict[str, int]:
     """The sizes that ``given`` tensors have, by name, as their arguments' shapes name them."""
+    tensors = (a.name for a in found if a.is_tensor)
+    shapes = {name: given[name].shape for name in tensors if given.get(name) is not None}
+    return sizes_of_shapes(found, shapes)
+
+
+def sizes_of_shapes(
+    found: Sequence[Argument], shapes: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """As ``given_sizes``, of the ``shapes`` of tensors."""
     return {
         size: extent
         for a in found
-        if a.is_tensor and given.get(a.name) is not None
-        for size, extent in zip(a.shape, given[a.name].shape, strict=True)
+        if a.name in shapes
+        for size, extent in zip(a.shape, shapes[a.name], strict=True)
         if isinstance(size, str)
     }
 
