@@ -131,7 +131,8 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     for block in ("delta_row", "dq_row"):
         # Rows too, or a single head would leave these passes to one thread.
         sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock(block))))
-    sch.parallel(sch.get_loops(sch.get_sblock("worker"))[0])
+    for block in ("worker", *["dsink_head"] * (spec.softmax == "sink")):
+        sch.parallel(sch.get_loops(sch.get_sblock(block))[0])
     _zeros(sch, config, tile, has_block_sums=spec.sequences != "dense")
     _transposes(sch, config, tile)
     _spread_rows(sch, config, tile)

@@ -16,10 +16,11 @@ from .signature import Signature
 def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q.
 
-    P and the derivative through it are those derived of the forward's definition (``kind``: a key
-    of ``KINDS``). Arguments: q, k, v, out, dout (layouts of the forward), what the forward saved
-    (``spec.saved_statistics``) and dlse, (B, H, Sq) float32, dq, dk, dv (results), the captured
-    tables, the numbers of the call. The oracle of the backward schedules; it compiles as it stands.
+    P and the derivative through it are those derived of the forward's definition. Arguments: q, k,
+    v, out, dout (layouts of the forward), what the forward saved (``spec.saved_statistics``) and
+    dlse, (B, H, Sq) float32, dq, dk, dv and, where there is a sink, dsink (H,) float32 (results),
+    the sink, the captured tables, the numbers of the call. The oracle of the backward
+    schedules; it compiles as it stands.
     """
     sig = Signature(spec, "backward")
     scores, gradient = Scores(sig), BoundGradient(gradient_of(spec.softmax))
@@ -27,14 +28,13 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     has_sum = gradient.has_sum
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
-    saved = spec.saved_statistics if has_sum else ()
-    with_low = "lse_low" in saved
+    with_low, has_sink = "lse_low" in spec.saved_statistics, bool(sig.inputs)
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
         L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
-        dK: sig.own("dk"), dV: sig.own("dv"),
+        dK: sig.own("dk"), dV: sig.own("dv"), dSink: sig.own("dsink"),
     ):  # fmt: skip
         delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
@@ -97,6 +97,17 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                 dV_sum[vb, vh, vj, vd] += P[vb, vh * group + vg, vi, vj] * T.Cast(
                     "float32", dO[vb, vi, vh * group + vg, vd]
                 )
+        if has_sink:
+            for h, b, i in T.grid(H, B, Sq):
+                with T.sblock("dsink"):
+                    vh, vb, vi = T.axis.remap("SRR", [h, b, i])
+                    with T.init():
+                        dSink[vh] = T.float32(0)
+                    low = T.meta_var([L_low[vb, vh, vi]] * with_low)
+                    dSink[vh] += gradient.by_sink(
+                        gradient.weight(sig.inputs["sink"][vh], gradient.row(L[vb, vh, vi]), *low),
+                        delta[vb, vh, vi],
+                    )
         for b, i, h, d in T.grid(B, Sq, H, dim):
             with T.sblock("store_dq"):
                 vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])
@@ -110,4 +121,4 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                 vb, vj, vh, vd = T.axis.remap("SSSS", [b, j, h, d])
                 dV[vb, vj, vh, vd] = T.Cast(dtype, dV_sum[vb, vh, vj, vd])
 
-    return sig.finish(attention, f"{spec.name}_bwd", saved)
+    return sig.finish(attention, f"{spec.name}_bwd")

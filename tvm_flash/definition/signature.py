@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
-from ..problem.arguments import TABLES, Argument, arguments, inputs_of, numbers_of
+from ..problem.arguments import SOFTMAX_INPUTS, TABLES, Argument, arguments, numbers_of
 from ..problem.sequences import KINDS
 from ..problem.spec import AttentionSpec
 
@@ -28,7 +28,8 @@ SEQUENCES = "tvm_flash.sequences"
 # What definitions call them, as papers do.
 LETTERS = {
     "q": "Q", "k": "K", "v": "V", "out": "O", "dout": "dO", "lse": "L", "lse_low": "L_low",
-    "dlse": "dL", "dq": "dQ", "dk": "dK", "dv": "dV", "delta": "delta_r", "dq_acc": "A",
+    "dlse": "dL", "dq": "dQ", "dk": "dK", "dv": "dV", "dsink": "dSink", "delta": "delta_r",
+    "dq_acc": "A",
 }  # fmt: skip
 _NAMES = {letter: name for name, letter in LETTERS.items()}
 
@@ -46,7 +47,8 @@ class Signature:
 
     Arguments are those of problem.arguments. Sizes and strides are int64: offsets never overflow.
     numbers: those of the call, by name; spans: what says where entries lie, by name, where the
-    kind of sequences has it; inputs: those of the kind of softmax. seqlen_q, seqlen_k: of dense ones. batch_rows: queries of all entries.
+    kind of sequences has it; inputs: what the kind of softmax takes besides scores, by name.
+    seqlen_q, seqlen_k: of dense sequences. batch_rows: queries of all entries.
     direction: whose call ``finish`` makes of a function; None for one with arguments of its own.
     """
 
@@ -74,7 +76,8 @@ class Signature:
         )
         self.inputs = {
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
-            for a in inputs_of(spec)
+            for a in arguments(spec, "forward")
+            if a.name in SOFTMAX_INPUTS
         }
         self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec)}
 
@@ -116,7 +119,7 @@ class Signature:
         symbol: str,
         statistics: Sequence[str] | None = None,
     ) -> tirx.PrimFunc:
-        """``func`` with a parameter more for each of the spans, tables, inputs and numbers, and
+        """``func`` with a parameter more for each of the spans, inputs, tables and numbers, and
         without those of its arguments that the direction's call has not.
 
         statistics: those of a definition that saves others than the spec's call ("lse", "lse_low").
@@ -129,7 +132,7 @@ class Signature:
             call = (call - {"lse", "lse_low"}) | {*statistics}
         own = [p for p in func.params if call is None or _NAMES.get(p.name, p.name) in call]
         params = [
-            *own, *self.spans.values(), *self.tables, *self.inputs.values(), *self.numbers.values(),
+            *own, *self.spans.values(), *self.inputs.values(), *self.tables, *self.numbers.values(),
         ]  # fmt: skip
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         if self.spans:

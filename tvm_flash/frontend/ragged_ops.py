@@ -116,7 +116,9 @@ def _forward(
         if place_of(q)[0] == "cuda":
             given = dict(zip(("q", "k", "v", "tables"), (q, k, v, tables), strict=True))
             given |= zip(_recording.outputs, results, strict=False)
-            given |= zip((*_SPANS[kind], *(a.name for a in _NUMBERS)), (*spans, *numbers), strict=True)
+            given |= zip(
+                (*_SPANS[kind], *(a.name for a in _NUMBERS)), (*spans, *numbers), strict=True
+            )
             if _run_parts(spec, given, longest[1], num_splits):
                 return results
         kernel = _kernel(spec, "forward", q, longest, num_splits == 1)

@@ -42,6 +42,7 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         shape = ("splits", *shapes.statistic, *columns)
         return Argument(name, shape, "workspace", "float32", dense=True)
 
+    sink = Argument("sink", ("H",), "input", "float32", dense=True, optional=True)
     sums = ("copies", *shapes.sums, "head_dim_pad")
     inputs = (rows("q", "input", "D"), keys("k", "input", "D"), keys("v", "input", "Dv"))
     forward = (
@@ -62,13 +63,15 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         rows("dq", "output", "D", like="q"),
         keys("dk", "output", "D", like="k"),
         keys("dv", "output", "Dv", like="v"),
+        Argument("dsink", ("H",), "output", "float32", dense=True, optional=True),
         statistic("delta", "workspace"),
         Argument("dq_acc", sums, "workspace", "float32", dense=True, zeroed=True),
         *shapes.own,
+        sink,
     )
     return {
-        "forward": (*forward, *shapes.own),
-        "forward_split": (*forward, *parts, *shapes.own),
+        "forward": (*forward, *shapes.own, sink),
+        "forward_split": (*forward, *parts, *shapes.own, sink),
         "backward": backward,
         # It sums dQ in registers.
         "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
@@ -115,30 +118,22 @@ def numbers_of(spec: AttentionSpec) -> tuple[Argument, ...]:
     return own if spec.sequences == "dense" else (*own, LONGEST)
 
 
-# What a kind of softmax takes besides, by its name in AttentionSpec.softmax.
-_INPUTS = {"sink": (Argument("sink", ("H",), "input", "float32", dense=True),)}
-
-
-def inputs_of(spec: AttentionSpec) -> tuple[Argument, ...]:
-    """What the softmax of ``spec`` takes besides the scores."""
-    return _INPUTS.get(spec.softmax, ())
+# What a kind of softmax takes besides the scores.
+SOFTMAX_INPUTS = ("sink",)
 
 
 def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     """What the kernel of ``spec`` in ``direction`` is called with, in order.
 
-    Those of ``TABLES`` that the spec has, its captured tables, the inputs of its softmax, its numbers.
+    Those of ``TABLES`` that the spec has, its captured tables, its numbers.
     """
     forward = is_forward(direction)
     statistics = spec.forward_statistics if forward else spec.saved_statistics
     absent = {"lse", "lse_low"}.difference(statistics)
+    if spec.softmax != "sink":
+        absent |= {"sink", "dsink"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
-    return (
-        *(a for a in own if a.name not in absent),
-        *_tables(spec),
-        *inputs_of(spec),
-        *numbers_of(spec),
-    )
+    return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers_of(spec))
 
 
 def _tables(spec: AttentionSpec) -> list[Argument]:

@@ -116,9 +116,9 @@ class AttentionSpec:
     def saved_statistics(self) -> tuple[str, ...]:
         """Names of the arrays (B, H, Sq) float32 that the backward takes of the forward.
 
-        "lse", of what has a sum over a row, and "lse_low" beside a score_mod: it may give scores (a bias of torch.finfo.min, the
-        mask of many models) so large that a float32 lse keeps nothing of the sum's logarithm. The
-        two together are the log-sum-exp to twice the precision.
+        "lse", where a row has a sum, and "lse_low" beside a score_mod: it may give scores (a bias
+        of torch.finfo.min, the mask of many models) so large that a float32 lse keeps nothing of
+        the sum's logarithm. The two together are the log-sum-exp to twice the precision.
         """
         if self.softmax == "sigmoid":
             return ()

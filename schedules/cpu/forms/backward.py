@@ -14,7 +14,7 @@ from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .backward_keys import key_gradient, tile_gradient
-from .backward_rows import delta_pass, dq_pass
+from .backward_rows import delta_pass, dq_pass, dsink_pass
 from .backward_staging import staged_rows, transposed, turned_keys
 from .backward_sums import query_gradient
 from .entries import places_of
@@ -51,6 +51,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     workers = dealt_work(sig.batch, sig.kv_heads, copies, TIR)
     delta_rows, dq_rows = delta_pass(sig, gradient), dq_pass(sig)
+    has_sink, dsink_rows = bool(sig.inputs), dsink_pass(sig, gradient)
     look_up, shared = places.look_up(), places.share_blocks
     zero_dq, add_dq = query_gradient()
 
@@ -74,10 +75,12 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     def attention(
         Q: sig.own("q"), K: sig.own("k"), V: sig.own("v"), O: sig.own("out"), dO: sig.own("dout"),
         L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
-        dK: sig.own("dk"), dV: sig.own("dv"), delta_r: sig.own("delta"),
+        dK: sig.own("dk"), dV: sig.own("dv"), dSink: sig.own("dsink"), delta_r: sig.own("delta"),
         A: sig.own("dq_acc", copies=copies, rows=rows, head_dim_pad=Dl),
     ):  # fmt: skip
         delta_rows(O, dO, dL, delta_r)
+        if has_sink:
+            dsink_rows(delta_r, L, L_low, dSink)
         for t in T.serial(workers.count):
             with T.sblock("worker"):
                 vt = T.axis.spatial(workers.count, t)

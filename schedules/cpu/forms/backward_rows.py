@@ -1,4 +1,4 @@
-"""The two passes over rows around the backward's blocks: delta before them, the sum of dQ after."""
+"""The passes over rows around the backward's blocks: delta before them, the sum of dQ after."""
 
 from __future__ import annotations
 
@@ -52,6 +52,46 @@ def delta_pass(sig: Signature, gradient: BoundGradient):
                         delta[at] = delta[at] + part[vl]
 
     return delta_rows
+
+
+def dsink_pass(sig: Signature, gradient: BoundGradient):
+    """The gradient of each head's sink, a sum over all rows; those of no entry have lse -inf."""
+    entries, rows, sequences = sequences_of(sig).every_query(sig.batch)
+    with_low = "lse_low" in sig.spec.saved_statistics
+
+    @T.inline
+    def dsink_rows(delta, L, L_low, dSink):
+        for h in range(sig.heads):
+            with T.sblock("dsink_head"):
+                vh = T.axis.spatial(sig.heads, h)
+                T.reads(whole([delta, L, *[L_low] * with_low, *sig.inputs.values()]))
+                T.writes(dSink[vh])
+                part = T.sblock_alloc_buffer((PARTS,), "float32")
+                weight = T.sblock_alloc_buffer((1,), "float32")
+                for l in range(PARTS):
+                    with T.sblock("dsink_start"):
+                        vl = T.axis.spatial(PARTS, l)
+                        part[vl] = T.float32(0)
+                for b, i in T.grid(entries, rows):
+                    with T.sblock("dsink_row"):
+                        vb, vi = T.axis.opaque(entries, b), T.axis.opaque(rows, i)
+                        T.reads(whole([delta, L, *[L_low] * with_low, part]))
+                        T.writes(whole([part]))
+                        at = T.meta_var(sequences.statistic(vb, vh, vi))
+                        low = T.meta_var([L_low[at]] * with_low)
+                        weight[0] = gradient.weight(
+                            sig.inputs["sink"][vh], gradient.row(L[at]), *low
+                        )
+                        lane = T.meta_var(T.truncmod(vi, PARTS))
+                        part[lane] = part[lane] + gradient.by_sink(weight[0], delta[at])
+                for l in range(PARTS):
+                    with T.sblock("dsink"):
+                        vl = T.axis.reduce(PARTS, l)
+                        with T.init():
+                            dSink[vh] = T.float32(0)
+                        dSink[vh] = dSink[vh] + part[vl]
+
+    return dsink_rows
 
 
 def dq_pass(sig: Signature):

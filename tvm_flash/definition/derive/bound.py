@@ -16,6 +16,7 @@ from .gradient import Gradient
 from .recurrence import Recurrence
 
 _COMBINE = {"sum": lambda a, b: a + b, "max": tirx.max, "min": tirx.min}
+_NOTHING = number(0)
 _NATURAL = {"m": named("m") * number(LN2)}
 # Blocks of a backward definition that a kernel's formulas or products stand for.
 BACKWARD_BLOCKS = ("delta", "scores", "score_mod", "mask", "p", "dp", "ds", "dq", "dk", "dv")
@@ -182,6 +183,10 @@ class BoundGradient(_Bound):
     def derivative(self, p: Expr, dp: Expr, delta: Expr) -> Expr:
         """The gradient by the masked score, of the normalised weight ``p``."""
         return self._filled("ds", self.gradient.derivative, {"p": p, "dp": dp, "delta": delta})
+
+    def by_sink(self, p: Expr, delta: Expr) -> Expr:
+        """The gradient by the score of a key without a value, as a sink is, of its weight ``p``."""
+        return tirx.Select(p == _NOTHING, _NOTHING, self.derivative(p, _NOTHING, delta))
 
     def check(self, *used: str) -> None:
         """Raise AssertionError unless each block of the backward's definition was used."""
