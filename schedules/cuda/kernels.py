@@ -14,6 +14,7 @@ from .merge import merge_launch
 from .program import Launch
 from .residence import residence_reasons
 from .row_kernels import delta_launch, query_gradient_launch
+from .sink_gradient import sink_gradient_launch
 from .split_forward import SplitForwardConfig, parts_launch
 from .tiling import round_up
 
@@ -41,7 +42,8 @@ def split_forward_launches(
 def backward_launches(
     spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
 ) -> tuple[list[Launch], dict[str, int]]:
-    """delta of the rows; dK and dV by key tile; dQ out of their sums, or by itself in order."""
+    """delta of the rows; dK and dV by key tile; dQ out of their sums, or by itself in order; the
+    gradient of the sink."""
     config, *ordered = configs
     launches = [
         delta_launch(spec, f"{symbol}_delta"),
@@ -55,6 +57,8 @@ def backward_launches(
         depth = config.depth(spec.head_dim)
         launches.append(query_gradient_launch(spec, arch, f"{symbol}_dq", config.block_q, depth))
         meta["head_dim_pad"] = depth
+    if spec.softmax == "sink":
+        launches.append(sink_gradient_launch(spec, f"{symbol}_dsink"))
     return launches, meta
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tvm import tirx
@@ -13,7 +13,7 @@ from ...definition.kinds import recurrence_of, row_numbers
 from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
-from .arch import FULL_WARP, WARP
+from .arch import WARP
 from .builder import CudaKernel, assign, leave_unless, loop_while, name_registers, store, when
 from .entries import group_grid
 from .forward import ForwardConfig
@@ -21,6 +21,7 @@ from .group_tile import GroupRow, GroupTile
 from .math import CudaMath
 from .parameters import input_tensors, parameter_tensors
 from .program import Launch
+from .row_kernels import join_lanes
 from .softmax import MaximumUnits
 from .tiling import round_up
 
@@ -83,12 +84,12 @@ class _Merge:
         with self._parts(kernel.lane, WARP) as part:
             own = self._state("part_m", part)
             assign(self.maximum, row.join("m", self.maximum, own))
-        _join_lanes(self.maximum, lambda a, b: row.join("m", a, b))
+        join_lanes(self.maximum, lambda a, b: row.join("m", a, b))
         self.total = kernel.scalar(row.nothing("l"), "float32")
         with self._parts(kernel.lane, WARP) as part:
             share = self._state("part_l", part) * self._alpha(part)
             assign(self.total, row.join("l", self.total, share))
-        _join_lanes(self.total, lambda a, b: row.join("l", a, b))
+        join_lanes(self.total, lambda a, b: row.join("l", a, b))
         first = row.start("l", m=self.maximum, **numbers)
         assign(self.total, row.join("l", first, self.total))
         name_registers(self)
@@ -161,10 +162,3 @@ class _Merge:
         with loop_while(part < self.count):
             yield part
             assign(part, part + step)
-
-
-def _join_lanes(register, join: Callable) -> None:
-    """Combine over the lanes of a warp, in place; all of them get the result."""
-    for distance in (16, 8, 4, 2, 1):
-        other = T.tvm_warp_shuffle_xor(T.uint32(FULL_WARP), register, distance, WARP, WARP)
-        assign(register, join(register, other))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import tirx
 from tvm.script import tirx as T
 
@@ -11,7 +13,7 @@ from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import FULL_WARP, CudaArch
-from .builder import WARP, CudaKernel, barrier, store, when
+from .builder import WARP, CudaKernel, assign, barrier, store, when
 from .copies import store_rows
 from .entries import find_row, query_grid, row_grid
 from .gradient_sums import sum_order
@@ -23,6 +25,13 @@ from .tensor_core import product_for
 from .tiling import QueryTile
 
 _WARPS = 4
+
+
+def join_lanes(register, join: Callable) -> None:
+    """Combine over the lanes of a warp, in place; all of them get the result."""
+    for distance in (16, 8, 4, 2, 1):
+        other = T.tvm_warp_shuffle_xor(T.uint32(FULL_WARP), register, distance, WARP, WARP)
+        assign(register, join(register, other))
 
 
 def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
@@ -48,9 +57,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
                 else:
                     with when(column < spec.head_dim_v):
                         store(total, (0,), total[0] + product)
-        for distance in (16, 8, 4, 2, 1):
-            other = T.tvm_warp_shuffle_xor(T.uint32(FULL_WARP), total[0], distance, 32, 32)
-            store(total, (0,), total[0] + other)
+        join_lanes(total[0], lambda a, b: a + b)
         with when(tirx.And(kernel.lane == 0, row < tile.rows)):
             at = tile.statistic(row)
             store(buffers["delta"], at, total[0] + gradient.delta_start(buffers["dlse"][at]))
