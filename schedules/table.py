@@ -85,8 +85,8 @@ class ScheduleTable:
 
         Raises UnsupportedSpec for a direction that the spec has not, or what no schedule serves.
         """
-        if not is_forward(direction) and not spec.has_gradient:
-            raise UnsupportedSpec([f"{spec.name}: attention over keys in pages has no gradient"])
+        if not is_forward(direction) and spec.without_gradient:
+            raise UnsupportedSpec([f"{spec.name}: {spec.without_gradient}"])
         return [
             config
             for row in self._serving(direction)

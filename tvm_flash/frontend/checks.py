@@ -11,6 +11,7 @@ import torch
 from ..problem.arguments import TABLE, call_sizes, named_sizes, shape_of
 from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
+from ..problem.spec import SOFTMAXES, AttentionSpec
 from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
 from ..score.layouts import check_dense
 
@@ -85,6 +86,44 @@ def check_operator_call(q, k, v, tables) -> None:
     check_tensors(q, k, v)
     check_sizes(q.shape, k.shape, v.shape)
     check_tables(tables, q, k)
+
+
+def as_softmax(softmax: str, sink, q: torch.Tensor, return_lse: bool) -> tuple:
+    """The kind of softmax that a call asks for by both, and its sink (H,) float32, or None.
+
+    ValueError, TypeError for what does not go together, or a sink that is none.
+    """
+    kinds = [kind for kind in SOFTMAXES if kind != "sink"]
+    if softmax not in kinds:
+        raise ValueError(f"{softmax=} must be one of {', '.join(kinds)}; for a sink give sink")
+    if softmax == "sigmoid" and return_lse:
+        raise ValueError("softmax='sigmoid' has no lse: it has no sum over a row")
+    if sink is None:
+        return softmax, None
+    if softmax != "softmax":
+        raise ValueError(f"sink is of softmax='softmax', not {softmax!r}")
+    if not isinstance(sink, torch.Tensor):
+        raise TypeError(f"sink must be a tensor, not {type(sink).__name__}")
+    check_dense("sink", sink)
+    if not sink.is_floating_point():
+        raise TypeError(f"{sink.dtype=} must be floating point")
+    if sink.shape != (q.shape[-2],):
+        raise ValueError(
+            f"sink of shape {tuple(sink.shape)} must be (num_heads,) = ({q.shape[-2]},)"
+        )
+    if sink.device != q.device:
+        raise _on_another_device("sink", sink, q)
+    return "sink", sink.float()
+
+
+def check_sink(spec: AttentionSpec, sink: torch.Tensor | None, q: torch.Tensor) -> None:
+    """Raise unless ``sink`` (H,) float32 beside q is there where ``spec`` has one, not else."""
+    if (spec.softmax == "sink") != (sink is not None):
+        wanted = "needs sink" if sink is None else "takes no sink"
+        raise ValueError(f"softmax={spec.softmax!r} of the spec {wanted}")
+    if sink is not None:
+        check_dense("sink", sink)
+        check_like("sink", sink, (q.shape[-2],), torch.float32, q)
 
 
 def check_tables(tables, q: torch.Tensor, k: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch._C import _is_any_autocast_enabled
 
 from .captured import Captured
-from .checks import check_alibi, check_tensors
+from .checks import as_softmax, check_alibi, check_tensors
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import is_jagged, jagged_parts, nested_like, ragged_attention
@@ -56,6 +56,8 @@ def attention(
     block_table: torch.Tensor | None = None,
     leftpad_k: torch.Tensor | None = None,
     num_splits: int | None = 0,
+    softmax: str = "softmax",
+    sink: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -70,6 +72,11 @@ def attention(
     q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured
     tensors indexed by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod,
     masks.
+    softmax: what makes weights of a row's scores S. "softmax": exp(S) / sum(exp(S)); "softmax1":
+    one more in the denominator, so that a row may attend to nothing (Miller, 2023); "sigmoid": each
+    key by itself (Ramapuram et al., 2024), without lse and gradients. sink (H,): a learned logit
+    for each head that has exp(sink) in the denominator and no value (gpt-oss; StreamingLLM, Xiao et
+    al., 2023); any floating dtype, differentiable.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
@@ -136,7 +143,9 @@ def attention(
     is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
     alibi = alibi_slopes is not None
     # The fields of problem.Features; to make one takes 2 % of a small call.
-    features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep)
+    if sink is not None or softmax != "softmax":
+        softmax, sink = as_softmax(softmax, sink, q, return_lse)
+    features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep, softmax)
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
     if lengths is None:
@@ -147,13 +156,13 @@ def attention(
         if alibi_slopes is not None:
             slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
         out, lse = attention_operator(
-            q, k, v, [*slopes, *tables], spec, scale, deterministic, left, right, softcap
+            q, k, v, [*slopes, *tables], spec, scale, sink, deterministic, left, right, softcap
         )
     else:
         ragged = ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
         out, lse = ragged_attention(
             q, k, v, ragged, features, scale, (left, right, softcap), deterministic, alibi_slopes,
-            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0,
+            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0, sink,
         )  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.

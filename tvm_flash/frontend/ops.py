@@ -12,12 +12,21 @@ from ..runtime.call import completed
 from ..runtime.kernels import resolve
 from . import placement
 from .autograd import differentiable
-from .checks import check_backward_call, check_operator_call
+from .checks import check_backward_call, check_operator_call, check_sink
 from .library import NO_SECOND_GRADIENTS, define, register
 from .observers import is_plain_call
 from .placement import place_of
 from .recording import Recording, named
-from .results import allocated, forward_plan, from_layouts, layouts_of, outputs
+from .results import (
+    allocated,
+    completed_gradients,
+    forward_plan,
+    from_layouts,
+    gradients_without_keys,
+    layouts_of,
+    outputs,
+    results_without_keys,
+)
 from .schemas import schema
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
 from .splitting import splits_on
@@ -33,28 +42,43 @@ _recording = Recording(_forward_operator, _backward_operator, TABLE)
 
 
 def attention_operator(
-    q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False,
+    q, k, v, tables, spec: str, softmax_scale: float, sink=None, deterministic: bool = False,
     window_left: int = -1, window_right: int = -1, softcap: float = 0.0,
 ):  # fmt: skip
     """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of checked arguments, differentiable.
 
     ``spec`` is from ``spec_name`` or ``spec_json``, and takes of the numbers those that it has. lse
-    is in natural units, -inf where a row sees no key. deterministic: gradients have the same bits
+    is in natural units, -inf where a row sees no key, without elements where the spec has none.
+    sink (H,) float32: of a spec that has it. deterministic: gradients have the same bits
     every run; torch may ask for that too.
     """
     run = _forward_operator
     if not torch.compiler.is_compiling():
-        if not is_plain_call(q, k, v, tables):
+        if not is_plain_call(q, k, v, tables if sink is None else [*tables, sink]):
             spec = lasting_text(spec)
-        elif torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        elif torch.is_grad_enabled() and (
+            q.requires_grad or k.requires_grad or v.requires_grad
+            or (sink is not None and sink.requires_grad)
+        ):  # fmt: skip
             run = _differentiable_forward
         else:
-            return _run_forward(
-                q, k, v, tables, spec, softmax_scale, False, window_left, window_right, softcap
-            )[:2]
+            results = _run_forward(
+                q,
+                k,
+                v,
+                tables,
+                spec,
+                softmax_scale,
+                sink,
+                False,
+                window_left,
+                window_right,
+                softcap,
+            )
+            return results[:2] if len(results) > 1 else _completed(*results)[:2]
     ordered = is_ordered(deterministic)
     numbers = (window_left, window_right, softcap)
-    return run(q, k, v, tables, spec, softmax_scale, ordered, *numbers)[:2]
+    return run(q, k, v, tables, spec, softmax_scale, sink, ordered, *numbers)[:2]
 
 
 def is_ordered(deterministic: bool) -> bool:
@@ -62,9 +86,14 @@ def is_ordered(deterministic: bool) -> bool:
     return bool(deterministic) or torch.are_deterministic_algorithms_enabled()
 
 
-def _forward(q, k, v, tables, *others):
-    check_operator_call(q, k, v, tables)
-    return _completed(*_run_forward(q, k, v, tables, *others))
+def _forward(*inputs):
+    _check_forward(named(_forward_operator, inputs))
+    return _completed(*_run_forward(*inputs))
+
+
+def _check_forward(given) -> None:
+    check_operator_call(given["q"], given["k"], given["v"], given["tables"])
+    check_sink(spec_of(given["spec"]), given["sink"], given["q"])
 
 
 def _forward_in_node(*inputs):
@@ -73,27 +102,29 @@ def _forward_in_node(*inputs):
 
 
 def _run_forward(
-    q, k, v, tables, spec: str, softmax_scale: float, deterministic: bool = False,
+    q, k, v, tables, spec: str, softmax_scale: float, sink=None, deterministic: bool = False,
     window_left: int = -1, window_right: int = -1, softcap: float = 0.0,
 ):  # fmt: skip
     """out, lse and, where the spec has it, lse_low, written by the kernel for these sizes."""
     spec, bucket, layouts, own = forward_plan(spec, q.shape, v.shape)
     results = from_layouts(layouts, q)
     if bucket is None:
-        return _results_without_keys(*results)
+        return results_without_keys(spec.softmax, sink, *results)
     device, capability = place_of(q)
     numbers = (softmax_scale, window_left, window_right, softcap)
     if device == "cuda":
         sizes = named_sizes(call_sizes(q.shape, v.shape))
         if splits := splits_on(device, q, sizes, k.shape[1]):
             kernel = resolve(spec, "forward_split", device, capability, bucket)
-            given = dict(zip(("q", "k", "v", "tables"), (q, k, v, tables), strict=True))
+            given = {"q": q, "k": k, "v": v, "tables": tables, "sink": sink}
             given |= zip(_recording.outputs, results, strict=False)
             given |= zip(names(NUMBERS, "number"), numbers, strict=True)
             kernel(*call_of(kernel, sizes | {"splits": splits}, given).values())
             return results
     kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, readable_rows(q), readable_rows(k), readable_rows(v)
+    if sink is not None:
+        tables = (sink.contiguous(), *tables)
     if tables or len(results) != 2 or len(own) != 1:
         run(q, k, v, *results, *tables, *[numbers[place] for place in own])
     else:  # a call without a star takes less time
@@ -108,24 +139,23 @@ def _completed(*results):
     return (*results, *(out.new_empty(out.shape[0], 0, dtype=torch.float32) for _ in range(absent)))
 
 
-def _results_without_keys(out, lse, *lse_low):
-    return out.zero_(), lse.fill_(float("-inf")), *(low.zero_() for low in lse_low)
-
-
 def _backward(*inputs):
     given = named(_backward_operator, inputs)
     check_backward_call(given)
     q, k = given["q"], given["k"]
     spec = spec_of(given["spec"])
+    check_sink(spec, given["sink"], q)
     if q.numel() == 0 or k.numel() == 0:
-        return tuple(grad.zero_() for grad in outputs("backward", spec, given).values())
+        return completed_gradients(
+            gradients_without_keys(outputs("backward", spec, given), given), q
+        )
     sizes = call_sizes(q.shape, given["v"].shape)
     device, capability = place_of(q)
     direction = "backward_deterministic" if is_ordered(given["deterministic"]) else "backward"
     kernel = resolve(spec, direction, device, capability, bucket_of(direction, *sizes[3:]))
     call = call_of(kernel, sizes, given)
     kernel(*call.values())
-    return tuple(call[name] for name in names(kernel.arguments, "output"))
+    return completed_gradients(call, q)
 
 
 def call_of(kernel, sizes, given) -> dict[str, torch.Tensor]:
@@ -153,14 +183,14 @@ def readable_rows(x: torch.Tensor) -> torch.Tensor:
 def _forward_results(*inputs):
     """Empty results, of tensors without elements too."""
     given = named(_forward_operator, inputs)
-    check_operator_call(given["q"], given["k"], given["v"], given["tables"])
+    _check_forward(given)
     return _completed(*outputs("forward", spec_of(given["spec"]), given).values())
 
 
 def _backward_results(*inputs):
     given = named(_backward_operator, inputs)
     check_backward_call(given)
-    return tuple(outputs("backward", spec_of(given["spec"]), given).values())
+    return completed_gradients(outputs("backward", spec_of(given["spec"]), given), given["q"])
 
 
 def _forward_flops(q, k, v, *_, **__) -> int:

@@ -35,6 +35,7 @@ class Features(NamedTuple):
     alibi: bool
     alignment: str
     is_steep: bool
+    softmax: str = "softmax"
     sequences: str = "dense"
 
 

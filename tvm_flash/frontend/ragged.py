@@ -12,8 +12,9 @@ from .spans import Lengths, Ragged
 
 
 def ragged_attention(
-    q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods, num_splits
-):
+    q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods,
+    num_splits, sink,
+):  # fmt: skip
     """out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
     features: the fields of problem.Features up to the kind. numbers: window_left, window_right,
@@ -27,7 +28,7 @@ def ragged_attention(
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
     return ragged_operator(
         ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
-        deterministic, numbers, num_splits, ragged.extents,
+        deterministic, numbers, num_splits, sink, ragged.extents,
     )  # fmt: skip
 
 

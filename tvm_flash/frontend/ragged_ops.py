@@ -28,7 +28,7 @@ from .packed_rows import Extent, is_readable
 from .placement import place_of
 from .ragged_checks import PACKED, PAGED, check_ragged_call, check_spans
 from .recording import Recording, named
-from .results import forward_layouts, from_layouts, outputs_of
+from .results import completed_gradients, forward_layouts, from_layouts, outputs_of
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
 from .splitting import splits_on
@@ -50,13 +50,15 @@ def _define(kind: str, direction: str):
 _packed_forward, _packed_backward = _define(PACKED, "forward"), _define(PACKED, "backward")
 _paged_forward = _define(PAGED, "forward")
 FORWARD = {PACKED: _packed_forward, PAGED: _paged_forward}
+# Kinds of softmax whose rows have results where no key is seen.
+_WITHOUT_KEYS = ("sink", "softmax1")
 # What says where entries lie.
 _SPANS = {kind: names(KINDS[kind].shapes.own, "input") for kind in FORWARD}
 
 
 def ragged_operator(
     kind: str, q, k, v, spans, tables, spec: str, softmax_scale: float, max_seqlen_k: int,
-    deterministic: bool, numbers, num_splits: int, extents=None,
+    deterministic: bool, numbers, num_splits: int, sink=None, extents=None,
 ):  # fmt: skip
     """(out, lse) of checked arguments, differentiable where the ``kind`` is.
 
@@ -65,18 +67,23 @@ def ragged_operator(
     """
     run = FORWARD[kind]
     if extents is not None or not torch.compiler.is_compiling():
-        if not is_plain_call(q, k, v, [*spans, *tables] if extents is None else tables):
+        others = [*spans, *tables] if extents is None else tables
+        if not is_plain_call(q, k, v, others if sink is None else [*others, sink]):
             # What records the call may be run by another process.
             spec = lasting_text(spec)
-        elif torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        elif torch.is_grad_enabled() and (
+            q.requires_grad or k.requires_grad or v.requires_grad
+            or (sink is not None and sink.requires_grad)
+        ):  # fmt: skip
             run = _DIFFERENTIABLE[kind]
         else:
             known = (softmax_scale, *numbers, max_seqlen_k)
             if extents is None:
                 extents = _extents(kind, q, k, spans, max_seqlen_k)
-            return _forward(kind, q, k, v, spans, tables, spec, known, num_splits, extents)[:2]
+            results = _forward(kind, q, k, v, spans, tables, spec, known, num_splits, sink, extents)
+            return results[:2] if len(results) > 1 else _completed(results)[:2]
     return run(
-        q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, deterministic, *numbers,
+        q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, sink, deterministic, *numbers,
         num_splits,
     )[:2]  # fmt: skip
 
@@ -92,12 +99,12 @@ def _forward_in_node(kind: str, *inputs) -> tuple:
     q, k, v, tables, spec = (given[name] for name in ("q", "k", "v", "tables", "spec"))
     spans, numbers = [given[name].contiguous() for name in _SPANS[kind]], _numbers_of(given)
     extents = _extents(kind, q, k, spans, given[LONGEST.name])
-    split = given["num_splits"]
-    return _completed(_forward(kind, q, k, v, spans, tables, spec, numbers, split, extents))
+    split, sink = given["num_splits"], given["sink"]
+    return _completed(_forward(kind, q, k, v, spans, tables, spec, numbers, split, sink, extents))
 
 
 def _forward(
-    kind: str, q, k, v, spans, tables, text: str, numbers, num_splits: int, extents
+    kind: str, q, k, v, spans, tables, text: str, numbers, num_splits: int, sink, extents
 ) -> list[torch.Tensor]:
     """out, lse and, where the spec has it, lse_low; rows of no entry are 0, their lse -inf.
 
@@ -105,6 +112,8 @@ def _forward(
     """
     spec, layouts, own = _forward_plan(text, kind, q.shape, v.shape)
     results = from_layouts(layouts, q)
+    if spec.softmax in _WITHOUT_KEYS and not k.numel():
+        k, v, *spans = _a_key(k, v, spans)
     # Without entries, or of paged ones a table, there is nothing to compute.
     has_work = q.numel() and k.numel() and spans[0].numel() and spans[-1].numel()
     # On a GPU nobody knows whether there are rows that no entry writes.
@@ -114,7 +123,7 @@ def _forward(
     if has_work:
         longest = _longest(extents, numbers[-1])
         if place_of(q)[0] == "cuda":
-            given = dict(zip(("q", "k", "v", "tables"), (q, k, v, tables), strict=True))
+            given = {"q": q, "k": k, "v": v, "tables": tables, "sink": sink}
             given |= zip(_recording.outputs, results, strict=False)
             given |= zip(
                 (*_SPANS[kind], *(a.name for a in _NUMBERS)), (*spans, *numbers), strict=True
@@ -123,6 +132,8 @@ def _forward(
                 return results
         kernel = _kernel(spec, "forward", q, longest, num_splits == 1)
         numbers = [numbers[place] for place in own]
+        if sink is not None:
+            tables = (sink.contiguous(), *tables)
         q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)
         kernel.function(q, k, v, *results, *spans, *tables, *numbers)
     return results
@@ -146,6 +157,9 @@ def _run_backward(*inputs) -> tuple:
     spec, spans = _spec_of(given["spec"], PACKED), [given[name] for name in _SPANS[PACKED]]
     q, k, longest_k = given["q"], given["k"], given[LONGEST.name]
     found, extents = arguments(spec, "backward"), _extents(PACKED, q, k, spans, longest_k)
+    if is_padded := spec.softmax in _WITHOUT_KEYS and not k.numel():
+        k, v, *spans = _a_key(k, given["v"], spans)
+        given |= {"k": k, "v": v}
     sizes = given_sizes(found, given)
     results = outputs_of(found, spec, sizes, given)
     has_work = q.numel() and k.numel() and spans[0].numel()
@@ -158,7 +172,21 @@ def _run_backward(*inputs) -> tuple:
         kernel = _kernel(spec, direction, q, longest)
         sizes[LONGEST.name] = longest[1]
         kernel(*call_of(kernel, sizes, {**given, **results}).values())
-    return tuple(results.values())
+    if is_padded:
+        results |= {name: results[name][:0] for name in ("dk", "dv")}
+    return completed_gradients(results, q)
+
+
+def _a_key(k, v, spans) -> tuple:
+    """k, v and spans of a call without keys, with memory for one that nobody sees."""
+    k, v = (x.new_zeros([max(n, 1) for n in x.shape]) for x in (k, v))
+    last = spans[-1]
+    return (
+        k,
+        v,
+        *spans[:-1],
+        last if last.numel() else last.new_zeros([max(n, 1) for n in last.shape]),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -219,7 +247,7 @@ def _kernel(spec: AttentionSpec, direction: str, q, longest, is_fixed: bool = Fa
 def _completed(results) -> tuple:
     """All results of a forward; one that the spec lacks is a tensor without elements."""
     lacking = len(_recording.outputs) - len(results)
-    return (*results, *(results[1].new_empty(0) for _ in range(lacking)))
+    return (*results, *(results[0].new_empty(0, dtype=torch.float32) for _ in range(lacking)))
 
 
 def _empty_results(operator, kind: str, direction: str, *inputs) -> tuple:
@@ -227,8 +255,10 @@ def _empty_results(operator, kind: str, direction: str, *inputs) -> tuple:
     check_ragged_call(kind, direction, given)
     spec = _spec_of(given["spec"], kind)
     found = arguments(spec, direction)
-    results = tuple(outputs_of(found, spec, given_sizes(found, given), given).values())
-    return _completed(results) if direction == "forward" else results
+    results = outputs_of(found, spec, given_sizes(found, given), given)
+    if direction == "forward":
+        return _completed(tuple(results.values()))
+    return completed_gradients(results, given["q"])
 
 
 def _flops(operator, columns, *inputs, **options) -> int:

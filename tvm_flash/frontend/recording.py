@@ -48,6 +48,8 @@ class Recording:
         given = names(table["backward"], "input")
         constants = [x for x in self.outputs if f"d{x}" not in given]
         self._constants_of = _picker(constants, self.outputs)
+        wanted = [x[1:] for x in names(table["backward"], "output")]
+        self._wanted = [(x, list(known).index(x)) for x in wanted]
         self._inputs_of = _picker(parameters(backward), (*self._saved, *plain, "tables", *upstream))
 
     def save(self, ctx, inputs, results) -> None:
@@ -59,13 +61,17 @@ class Recording:
         ctx.set_materialize_grads(False)
 
     def gradients(self, ctx, dout, *upstream):
-        """Gradients by q, k and v, and None by all others."""
+        """Gradients by the inputs of which the backward's outputs are named, and None by others."""
         tensors = ctx.saved_tensors  # once: checkpointing unpacks them a single time
         saved, tables = tensors[: len(self._saved)], list(tensors[len(self._saved) :])
         if dout is None:
             dout = torch.zeros_like(saved[self._saved.index("out")])
         inputs = self._inputs_of((*saved, *ctx.plain, tables, dout, *upstream))
-        return *self._backward(*inputs), *(None,) * (ctx.count - 3)
+        given, found = dict(zip(self._saved, saved, strict=False)), [None] * ctx.count
+        for (name, place), grad in zip(self._wanted, self._backward(*inputs), strict=True):
+            if given[name] is not None:
+                found[place] = grad
+        return tuple(found)
 
 
 def _picker(wanted, known):

@@ -9,10 +9,12 @@ import torch
 
 from ..problem.arguments import (
     NUMBERS,
+    TABLE,
     Argument,
     arguments,
     call_sizes,
     named_sizes,
+    names,
     numbers_of,
     shape_of,
     sizes_of_shapes,
@@ -30,6 +32,9 @@ except ImportError:
 
     def _empty_strided_cpu(size, stride, dtype):
         return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
+
+
+_GRADIENTS = names(TABLE["backward"], "output")
 
 
 @lru_cache(maxsize=4096)
@@ -108,6 +113,31 @@ def outputs_of(found, spec: AttentionSpec, sizes, given) -> dict[str, torch.Tens
         for a in found
         if a.role == "output"
     }
+
+
+def results_without_keys(softmax: str, sink: torch.Tensor | None, out, *statistics) -> tuple:
+    """out and its statistics, written, of rows that see no key."""
+    if statistics:
+        statistics[0].fill_(0.0 if softmax == "softmax1" else float("-inf"))
+    if sink is not None:
+        statistics[0].copy_(sink[:, None].expand_as(statistics[0]))
+    return out.zero_(), *statistics[:1], *(low.zero_() for low in statistics[1:])
+
+
+def gradients_without_keys(found: dict[str, torch.Tensor], given) -> dict[str, torch.Tensor]:
+    """Empty gradients, written, of a call on dense tensors without keys, whose lse is the sink."""
+    for x in found.values():
+        x.zero_()
+    if given["sink"] is not None and given["dlse"] is not None and given["dlse"].numel():
+        found["dsink"].copy_(given["dlse"].sum((0, 2)))
+    return found
+
+
+def completed_gradients(found: Mapping[str, torch.Tensor], q: torch.Tensor) -> tuple:
+    """All outputs of a backward operator: one that the spec lacks is a tensor without elements."""
+    return tuple(
+        found[x] if x in found else q.new_empty(0, dtype=torch.float32) for x in _GRADIENTS
+    )
 
 
 def _writable_like(x: torch.Tensor) -> torch.Tensor:

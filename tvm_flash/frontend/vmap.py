@@ -13,13 +13,14 @@ def batched(operator):
     """The vmap rule of ``operator``, whose tensors, but for its tables, have the batch first."""
     names = [parameter.name for parameter in operator._schema.arguments]
     places = {name: names.index(name) for name in ("q", "tables", "spec")}
+    sink = names.index("sink")
 
     def rule(info, dims, *inputs):
         q, tables, spec = (inputs[place] for place in places.values())
         n, batch = info.batch_size, _batch(q, dims[places["q"]])
         mapped = tuple(zip(tables or (), dims[places["tables"]] or (), strict=True))
         joined = _joined_tables(mapped, spec_of(spec), n, batch)
-        if joined is None:
+        if joined is None or (len(inputs) > sink and inputs[sink] is not None):
             return _one_by_one(operator, n, dims, inputs)
         call = [
             _joined(x, dim, n) if isinstance(x, torch.Tensor) else x

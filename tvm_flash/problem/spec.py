@@ -131,8 +131,15 @@ class AttentionSpec:
 
     @property
     def has_gradient(self) -> bool:
-        """Whether there is a backward: not through keys in pages, which others may share."""
-        return self.sequences != "paged"
+        """Whether there is a backward."""
+        return not self.without_gradient
+
+    @property
+    def without_gradient(self) -> str:
+        """Why there is no backward (empty: there is one)."""
+        if self.sequences == "paged":
+            return "attention over keys in pages has no gradient"  # others may share them
+        return "sigmoid attention has no gradient yet" if self.softmax == "sigmoid" else ""
 
     @property
     def is_bounded(self) -> bool:
