@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
-from ...definition.score_expressions import is_scale_only
+from ...definition.score_expressions import has_linear_exponent
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob, register_reasons, vector_registers
@@ -128,7 +128,8 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     """The streaming definition of ``spec`` under ``config``, ready to compile."""
     tile = config.tile(spec)
     sch = s_tir.Schedule(streaming_backward(spec, tile, VectorMath(config.exp2_degree)))
-    for block in ("delta_row", "dq_row"):
+    passes = ("dq_row",) if spec.softmax == "sigmoid" else ("delta_row", "dq_row")
+    for block in passes:
         # Rows too, or a single head would leave these passes to one thread.
         sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock(block))))
     for block in ("worker", *["dsink_head"] * (spec.softmax == "sink")):
@@ -137,7 +138,7 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     _transposes(sch, config, tile)
     _spread_rows(sch, config, tile)
     # A score that is only scaled goes from the product to P in one block.
-    modified = () if is_scale_only(spec) else ("score_mod", "mask")
+    modified = () if has_linear_exponent(spec) else ("score_mod", "mask")
     _band_product(sch, config, "scores", (*modified, "p"), tile.depth)
     _band_product(sch, config, "dp", ("ds",), tile.depth_v)
     keys, rows = (n // tile.operand.pack for n in (config.step_k, config.block_q))

@@ -54,7 +54,7 @@ class _KeyGradients:
         self.warp_keys = config.block_k * self.split // config.num_warps
         self.warp_queries = config.block_q // self.split
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
-        self.statistics = (*spec.saved_statistics, "delta")
+        self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dk", "dv")
         tensors = parameter_tensors(
             self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth
@@ -162,7 +162,7 @@ class _KeyGradients:
         tiles, per_step = self.dp.n_tiles, self.product.tiles_per_step
         columns = [partial(weights, columns=[first + n]) for n in range(tiles)]
         self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, columns)
-        delta = self._statistic("delta", stage)
+        delta = self._statistic("delta", stage) if self.statistics else None
         for start in range(0, tiles, per_step):
             own = range(start, start + per_step)
             dscores = partial(self.recompute.dscores, self.dp, delta, first, own)

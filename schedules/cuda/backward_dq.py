@@ -58,7 +58,7 @@ class _QueryGradient:
         self.scores = Scores(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
-        self.statistics = (*spec.saved_statistics, "delta")
+        self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dq")
         self.kernel = CudaKernel(
             symbol, self.sig, parameter_tensors(self.sig, spec, names), query_grid(config.block_q),
@@ -130,7 +130,7 @@ class _QueryGradient:
         weights = partial(self.recompute.weights, self.bound, *site, *statistics)
         pieces = [partial(weights, columns=[n]) for n in range(self.s.n_tiles)]
         self._product(self.dp, self.do_tile, self.v_tile, pieces)
-        self.recompute.dscores(self.dp, self._statistic("delta"))
+        self.recompute.dscores(self.dp, self._statistic("delta") if self.statistics else None)
         self._accumulate()
         barrier()
         with when(self.visits.has_next):

@@ -45,8 +45,9 @@ def backward_launches(
     """delta of the rows; dK and dV by key tile; dQ out of their sums, or by itself in order; the
     gradient of the sink."""
     config, *ordered = configs
+    first = [delta_launch(spec, f"{symbol}_delta")] if spec.row_statistics else []
     launches = [
-        delta_launch(spec, f"{symbol}_delta"),
+        *first,
         key_gradient_launch(spec, config, arch, f"{symbol}_dkdv", with_dq=not ordered),
     ]
     meta = _blocks(config)

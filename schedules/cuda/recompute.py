@@ -47,18 +47,22 @@ class Recompute:
 
     def weights(
         self, bound: BoundScores, q_index: Callable, k_index: Callable,
-        lse: Callable, lse_low: Callable | None = None, columns: Collection[int] | None = None,
+        lse: Callable | None = None, lse_low: Callable | None = None,
+        columns: Collection[int] | None = None,
     ) -> None:  # fmt: skip
         """The dot products in ``s`` become P.
 
-        Indices and statistics, ``converted``, are functions of (m, n, r). columns: of tiles; None
-        is all. The mask is applied to every tile: a branch around it would keep the compiler from
+        Indices and statistics, ``converted``, are functions of (m, n, r); lse None: a row has no
+        sum. columns: of tiles; None is all. The mask is applied to every tile: a branch around it would keep the compiler from
         mixing these instructions with products, which hide them.
         """
         s = self.s
         for m, n, r in s.elements(columns):
             raw, site = s.registers[m, n, r], (q_index(m, n, r), k_index(m, n, r))
             seen = bound.visible(*site)
+            if lse is None:
+                self._weigh_alone(bound, (m, n, r), site, seen)
+                continue
             if self.factor is not None:
                 # Rows past the last one add nothing: they are zeros, or not stored (backward_dq).
                 exponent = self.gradient.exponent(raw * self.factor, lse(m, n, r))
@@ -72,6 +76,15 @@ class Recompute:
             exponent = tirx.Select(seen, exponent, T.float32(float("-inf")))
             store(s.registers, (m, n, r), tirx.exp2(exponent))
 
+    def _weigh_alone(self, bound: BoundScores, at: tuple, site: tuple, seen) -> None:
+        """P of a kind without a sum over a row."""
+        raw = self.s.registers[at]
+        if self._gradient is not None:
+            seen = tirx.And(site[0] < bound.rows, seen)
+            store(self._gradient, at, bound.gradient(raw, *site))
+        weight = self.gradient.weight(self.kernel.scalar(bound.scaled(raw, *site), "float32"))
+        store(self.s.registers, at, tirx.Select(seen, weight, T.float32(0)))
+
     def check(self, *products: str) -> None:
         """Raise AssertionError unless the kernel used every block of the backward's definition.
 
@@ -80,10 +93,11 @@ class Recompute:
         self.gradient.check(*products, *self.scores.used)
 
     def dscores(
-        self, dp: Accumulator, delta: Callable, first: int = 0,
+        self, dp: Accumulator, delta: Callable | None, first: int = 0,
         columns: Collection[int] | None = None,
     ) -> None:  # fmt: skip
-        """dP becomes dS (but for final_factor), given P in ``s``; delta is a function of (m, n, r).
+        """dP becomes dS (but for final_factor), given P in ``s``; delta is a function of (m, n, r),
+        None where the derivative takes none.
 
         ``dp`` may be a part: its tile columns are those from ``first`` on of ``s``. columns: those
         of ``dp`` that are wanted; None is all.
@@ -92,5 +106,6 @@ class Recompute:
             whole = (m, first + n, r)
             p = self.s.registers[whole]
             gradient = None if self._gradient is None else self._gradient[whole]
-            by_score = self.gradient.derivative(p, dp.registers[m, n, r], delta(*whole))
+            own = None if delta is None else delta(*whole)
+            by_score = self.gradient.derivative(p, dp.registers[m, n, r], own)
             store(dp.registers, (m, n, r), self.scores.dscore(p, by_score, gradient))

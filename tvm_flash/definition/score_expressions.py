@@ -60,6 +60,11 @@ def is_scale_only(spec: AttentionSpec) -> bool:
     return not (spec.softcap or spec.alibi or spec.score_mod)
 
 
+def has_linear_exponent(spec: AttentionSpec) -> bool:
+    """Whether a weight is exp of the dot product times a number less one of its row."""
+    return is_scale_only(spec) and spec.softmax != "sigmoid"
+
+
 def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
     """Whether the query sees the key (bool), or None when nothing hides any."""
     masks = []

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from ..problem.arguments import TABLE, call_sizes, named_sizes, shape_of
+from ..problem.arguments import arguments, call_sizes, named_sizes, shape_of
 from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
 from ..problem.spec import SOFTMAXES, AttentionSpec
 from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
 from ..score.layouts import check_dense
+from .spec_names import spec_of
 
 NAMES = {row.torch: name for name, row in DTYPES.items()}
 DEVICES = ("cpu", "cuda", "meta")
@@ -146,7 +147,7 @@ def check_backward_call(given: Mapping[str, Any]) -> None:
     """
     q, k, v = given["q"], given["k"], given["v"]
     check_operator_call(q, k, v, given["tables"])
-    sizes = (q.shape, v.shape, q.dtype)
+    sizes = (given["spec"], q.shape, v.shape)
     try:
         expected = _expected(*sizes)
     except TypeError:  # symbolic sizes have no hash
@@ -168,8 +169,8 @@ def check_like(name: str, x: torch.Tensor, shape, dtype: torch.dtype, q: torch.T
 
 
 @lru_cache(maxsize=1024)
-def _expected(query, value, dtype) -> list[tuple]:
-    """Name, shape and dtype of what the backward is given beside q, k and v.
+def _expected(text: str, query, value) -> list[tuple]:
+    """Name, shape and dtype of what the backward of a spec is given beside q, k and v.
 
     Last, its shape where it is without elements, which only the optional may be.
     """
@@ -178,11 +179,13 @@ def _expected(query, value, dtype) -> list[tuple]:
         (
             a.name,
             shape_of(a, values),
-            getattr(torch, a.dtype) if a.dtype else dtype,
+            getattr(torch, a.dtype),
             (query[0], 0) if a.optional else None,
         )
-        for a in TABLE["backward"]
-        if a.role in ("input", "saved") and a.name not in ("q", "k", "v")
+        for a in arguments(spec_of(text), "backward")
+        if a.role in ("input", "saved")
+        and a.name not in ("q", "k", "v")
+        and not a.name.startswith("table")
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..problem.arguments import TABLES, given_sizes, shape_of
+from ..problem.arguments import arguments, given_sizes, shape_of
 from ..problem.sequences import KINDS
 from .checks import check_like, check_packed_sizes, check_sink, check_tables, check_tensors
 from .packed_rows import Extent, check_int32, extent_of, longest_of, read
@@ -39,14 +39,13 @@ def check_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank: int) -> 
 
 def _check_saved(kind: str, given: Mapping[str, Any]) -> None:
     """As ``check_backward_call``, of a kind whose sizes the tensors name."""
-    table = TABLES[kind]["backward"]
-    wanted = [a for a in table if a.role in ("input", "saved") and "total" in str(a.shape)]
+    found = arguments(spec_of(given["spec"]), "backward")
+    wanted = [a for a in found if a.role in ("input", "saved") and "total" in str(a.shape)]
     sizes = given_sizes([a for a in wanted if a.name in ("q", "k", "v")], given)
     for a in wanted:
         x, shape = given[a.name], shape_of(a, sizes)
-        dtype = getattr(torch, a.dtype) if a.dtype else given["q"].dtype
         if x is not None and not (a.optional and x.numel() == 0):
-            check_like(a.name, x, shape, dtype, given["q"])
+            check_like(a.name, x, shape, getattr(torch, a.dtype), given["q"])
 
 
 def _check_span_tensors(kind: str, given: Mapping[str, Any]) -> None:

@@ -132,6 +132,8 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     absent = {"lse", "lse_low"}.difference(statistics)
     if spec.softmax != "sink":
         absent |= {"sink", "dsink"}
+    if not spec.row_statistics:
+        absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
     return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers_of(spec))
 

@@ -125,6 +125,11 @@ class AttentionSpec:
         return ("lse", "lse_low") if self.score_mod is not None else ("lse",)
 
     @property
+    def row_statistics(self) -> tuple[str, ...]:
+        """Names of what the backward's products take of each row: none without a sum."""
+        return (*self.saved_statistics, "delta") if self.saved_statistics else ()
+
+    @property
     def forward_statistics(self) -> tuple[str, ...]:
         """Names of the statistics that the forward writes: none where the spec returns "out"."""
         return self.saved_statistics if self.returns == "out_lse" else ()
@@ -139,7 +144,7 @@ class AttentionSpec:
         """Why there is no backward (empty: there is one)."""
         if self.sequences == "paged":
             return "attention over keys in pages has no gradient"  # others may share them
-        return "sigmoid attention has no gradient yet" if self.softmax == "sigmoid" else ""
+        return ""
 
     @property
     def is_bounded(self) -> bool:

@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 from ....definition.arithmetic import TIR, int32, visibility
 from ....definition.derive.bound import BoundGradient
 from ....definition.kinds import gradient_of
+from ....definition.score_expressions import has_linear_exponent
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
@@ -43,7 +44,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     scores, places = Scores(sig, math), places_of(sig)
     gradient = BoundGradient(gradient_of(spec.softmax), math)
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
-    with_low, only_scaled = "lse_low" in spec.saved_statistics, scores.scale_only
+    with_low, is_linear = "lse_low" in spec.saved_statistics, has_linear_exponent(spec)
+    has_sum, has_delta = gradient.has_sum, gradient.reads_delta
     operand, pack, turned = tile.operand, tile.operand.pack, tile.head_rows
     BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
     D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
@@ -78,13 +80,16 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         dK: sig.own("dk"), dV: sig.own("dv"), dSink: sig.own("dsink"), delta_r: sig.own("delta"),
         A: sig.own("dq_acc", copies=copies, rows=rows, head_dim_pad=Dl),
     ):  # fmt: skip
-        delta_rows(O, dO, dL, delta_r)
+        if has_delta:
+            delta_rows(O, dO, dL, delta_r)
         if has_sink:
             dsink_rows(delta_r, L, L_low, dSink)
         for t in T.serial(workers.count):
             with T.sblock("worker"):
                 vt = T.axis.spatial(workers.count, t)
-                rows_in = T.meta_var([Q, dO, delta_r, L, *[L_low] * with_low])
+                rows_in = T.meta_var(
+                    [Q, dO, *[delta_r] * has_delta, *[L] * has_sum, *[L_low] * with_low]
+                )
                 T.reads(whole([*rows_in, K, V]))
                 T.writes(whole([A, dK, dV]))
                 place_of = T.sblock_alloc_buffer((places.size,), "int64")
@@ -115,13 +120,15 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 dO_r = T.sblock_alloc_buffer((BQ, Wv), word)
                 dO_p = T.sblock_alloc_buffer((BQp, Dvl), word) if pairs else T.meta_var(dO_r)
                 dO_c = T.sblock_alloc_buffer((Dvl, BQp), word) if turned else T.meta_var(dO_p)
-                lse_b = T.sblock_alloc_buffer((BQ,), "float32")
+                lse_b = T.sblock_alloc_buffer((BQ,), "float32") if has_sum else T.meta_var(Q_r)
                 low_b = T.sblock_alloc_buffer((BQ,), "float32") if with_low else T.meta_var(lse_b)
-                delta_b = T.sblock_alloc_buffer((BQ,), "float32")
+                delta_b = (
+                    T.sblock_alloc_buffer((BQ,), "float32") if has_delta else T.meta_var(lse_b)
+                )
                 dQ_b = T.sblock_alloc_buffer((BQ, Dl), "float32") if shared else T.meta_var(A)
                 S = T.sblock_alloc_buffer((BQ, BS), "float32")
-                X = T.meta_var(S) if only_scaled else T.sblock_alloc_buffer((BQ, BS), "float32")
-                Y = T.meta_var(S) if only_scaled else T.sblock_alloc_buffer((BQ, BS), "float32")
+                X = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
+                Y = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
                 P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P)
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
@@ -199,14 +206,16 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 if turned:
                                     turn_q(Q_p, Q_c)
                                     turn_do(dO_p, dO_c)
-                                for i in range(BQ):
-                                    with T.sblock("load_delta"):
-                                        vi = T.axis.spatial(BQ, i)
-                                        delta_b[vi] = number(delta_r, q0 + vi, 0)
-                                for i in range(BQ):
-                                    with T.sblock("load_lse"):
-                                        vi = T.axis.spatial(BQ, i)
-                                        lse_b[vi] = number(L, q0 + vi, "inf", gradient.row)
+                                if has_delta:
+                                    for i in range(BQ):
+                                        with T.sblock("load_delta"):
+                                            vi = T.axis.spatial(BQ, i)
+                                            delta_b[vi] = number(delta_r, q0 + vi, 0)
+                                if has_sum:
+                                    for i in range(BQ):
+                                        with T.sblock("load_lse"):
+                                            vi = T.axis.spatial(BQ, i)
+                                            lse_b[vi] = number(L, q0 + vi, "inf", gradient.row)
                                 if with_low:
                                     for i in range(BQ):
                                         with T.sblock("load_low"):
@@ -233,7 +242,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     S[vi, vj] = S[vi, vj] + operand.dot(
                                                         Q_r[vi, vd], Kt[s, vd, vj]
                                                     )
-                                            if only_scaled:
+                                            if is_linear:
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
@@ -257,9 +266,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
+                                                        row = T.meta_var([lse_b[vi]] * has_sum)
                                                         low = T.meta_var([low_b[vi]] * with_low)
                                                         P[vi, vj] = gradient.weight(
-                                                            Y[vi, vj], lse_b[vi], *low
+                                                            Y[vi, vj], *row, *low
                                                         )
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):

@@ -155,6 +155,11 @@ class BoundGradient(_Bound):
         """Whether the weight takes a statistic of the row."""
         return self.gradient.row is not None
 
+    @property
+    def reads_delta(self) -> bool:
+        """Whether the derivative takes delta."""
+        return self.gradient.reads_delta
+
     def row(self, lse: Expr) -> Expr:
         """What ``weight`` takes of a saved ``lse``."""
         return self._filled("p", self.gradient.row, {"lse": lse})
