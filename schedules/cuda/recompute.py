@@ -53,8 +53,8 @@ class Recompute:
         """The dot products in ``s`` become P.
 
         Indices and statistics, ``converted``, are functions of (m, n, r); lse None: a row has no
-        sum. columns: of tiles; None is all. The mask is applied to every tile: a branch around it would keep the compiler from
-        mixing these instructions with products, which hide them.
+        sum. columns: of tiles; None is all. The mask is applied to every tile: a branch around it
+        would keep the compiler from mixing these instructions with products, which hide them.
         """
         s = self.s
         for m, n, r in s.elements(columns):
