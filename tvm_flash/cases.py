@@ -44,6 +44,7 @@ class Case:
     alibi: bool = False
     score_mod: str | None = None
     mask_mod: str | None = None
+    softmax: str = "softmax"
     variant: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
@@ -57,6 +58,7 @@ class Case:
             head_dim=self.head_dim,
             head_dim_v=self.head_dim_v,
             alibi=self.alibi,
+            softmax=self.softmax,
             **kinds,
             **known,
             **mods,
@@ -109,6 +111,10 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     dlse = torch.randn(c.batch, c.heads, c.seqlen_q, generator=generator)
     slopes = torch.rand(c.batch, c.heads, generator=generator) * 0.3 if case.alibi else None
     variant = {**case.variant, **case.functions(generator), "alibi_slopes": slopes}
+    if case.softmax == "sink":
+        variant["sink"] = torch.randn(case.heads, generator=generator)
+    elif case.softmax != "softmax":
+        variant["softmax"] = case.softmax
     return Inputs(q, k, v, dout, dlse, variant)
 
 
@@ -225,9 +231,14 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "top_left_tall": {
         "variant": {"causal": True, "alignment": "top_left"}, "seqlen_q": 90, "seqlen_k": 40,
     },
+    "sink": {"softmax": "sink"},
+    "sink_causal": {"softmax": "sink", "variant": {"causal": True}, "seqlen_q": 90, "seqlen_k": 40},
+    "softmax1": {"softmax": "softmax1"},
+    "sigmoid": {"softmax": "sigmoid", "variant": {"causal": True}},
+    "sigmoid_score_mod": {"softmax": "sigmoid", "score_mod": "relative_bias"},
     "everything": {
         "variant": {"causal": True, "window_size": (40, 0), "softcap": 5.0}, "alibi": True,
-        "score_mod": "relative_bias", "mask_mod": "document", "heads": 4,
+        "softmax": "sink", "score_mod": "relative_bias", "mask_mod": "document", "heads": 4,
     },
     **{name: {"score_mod": name} for name in SCORE_MODS},
     **{name: {"mask_mod": name, "batch": 1} for name in EXAMPLES},
@@ -254,7 +265,15 @@ def _correctness() -> Iterator[Case]:
     for name, fields in _VARIANTS.items():
         yield Case(name, **fields)
     for dtype in ("bfloat16", "float16"):
-        for name in ("window_causal", "softcap", "alibi_causal", "relative_bias", "document"):
+        for name in (
+            "window_causal",
+            "softcap",
+            "alibi_causal",
+            "relative_bias",
+            "document",
+            "sink",
+            "sigmoid",
+        ):
             yield Case(f"{DTYPES[dtype].short}_{name}", dtype, **_VARIANTS[name])
     for dtype in _DIMS:
         yield Case(f"{DTYPES[dtype].short}_full", dtype, seqlen_q=113, seqlen_k=203)

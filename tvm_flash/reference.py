@@ -22,14 +22,17 @@ def attention_reference(
     score_mod: Callable | None = None,
     mask_mod: Callable | None = None,
     alignment: str = "bottom_right",
+    softmax: str = "softmax",
+    sink: torch.Tensor | None = None,
     upcast: torch.dtype | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """out (B, Sq, H, Dv), lse (B, H, Sq) of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv).
 
     Computed in ``upcast`` (torch.float64: the oracle) or in the inputs' own dtype (None: what
     PyTorch gives without a fused kernel). Stores every Sq x Sk array; differentiable by autograd,
     without NaN for rows that see no key (out 0, lse -inf). User functions are the originals, called
     on index tensors that broadcast: b (B,1,1,1), h (1,H,1,1), q_idx (1,1,Sq,1), k_idx (1,1,1,Sk).
+    softmax="sigmoid" has no lse: None.
     """
     if upcast is not None:
         q, k, v = q.to(upcast), k.to(upcast), v.to(upcast)
@@ -51,6 +54,10 @@ def attention_reference(
         scores = _masked(scores, variants.window(left, right)(b, h, row, k_idx))
     if mask_mod is not None:
         scores = _masked(scores, mask_mod(b, h, q_idx, k_idx))
+    if softmax == "sigmoid":
+        return (scores.sigmoid() @ v).transpose(1, 2), None
+    if sink is not None or softmax == "softmax1":
+        scores, v = _with_sink(scores, v, sink)
     return _softmax_output(scores, v)
 
 
@@ -66,6 +73,13 @@ def index_tensors(
 
 def _masked(scores: torch.Tensor, visible) -> torch.Tensor:
     return torch.where(visible, scores, float("-inf"))
+
+
+def _with_sink(scores, v, sink: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A key more, whose value is 0 and whose score is that of the head's ``sink`` (None: 0)."""
+    logits = scores.new_zeros(scores.shape[1]) if sink is None else sink.to(scores.dtype)
+    logits = logits[:, None, None].expand(*scores.shape[:3], 1)
+    return torch.cat([scores, logits], -1), torch.nn.functional.pad(v, (0, 0, 0, 1))
 
 
 def _softmax_output(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

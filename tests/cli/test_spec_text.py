@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tvm_flash.cases import CASES
 from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs, text_of
 from tvm_flash.problem.sequences import KINDS
-from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.problem.spec import SOFTMAXES, AttentionSpec
 
 
 def test_every_word():
@@ -33,6 +33,13 @@ def test_kinds_of_sequences(sequences):
     spec = AttentionSpec(dtype="float16", head_dim=64, causal=True, sequences=sequences)
     assert parse_spec(text_of(spec)) == spec
     assert (sequences in text_of(spec)) == (sequences != "dense")
+
+
+@pytest.mark.parametrize("kind", SOFTMAXES)
+def test_kinds_of_softmax(kind):
+    spec = AttentionSpec(dtype="float16", head_dim=64, causal=True, softmax=kind)
+    assert parse_spec(text_of(spec)) == spec
+    assert (kind in text_of(spec)) == (kind != "softmax")
 
 
 @given(

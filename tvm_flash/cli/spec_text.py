@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
-from ..problem.spec import AttentionSpec
+from ..problem.spec import SOFTMAXES, AttentionSpec
 from .error_text import one_line
 
 _ELEMENTS = {
@@ -27,6 +27,7 @@ A spec is a list of words separated by commas:
   window=left | window=right  a window that is open on the other side
   softcap                     softcap * tanh(score / softcap)
   alibi                       ALiBi: bias by distance, a slope for each head
+  sink | softmax1 | sigmoid   a learned logit, or a one, in the denominator; weights one by one
   top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
   packed | paged              sequences of any lengths in one tensor; their keys in pages
@@ -74,6 +75,7 @@ def text_of(spec: AttentionSpec) -> str:
         ends[spec.window_left, right] if spec.window_left or spec.window_right else "",
         "softcap" * spec.softcap,
         "alibi" * spec.alibi,
+        spec.softmax * (spec.softmax != "softmax"),
         "top_left" * (spec.alignment == "top_left"),
         "no_lse" * (spec.returns == "out"),
         spec.sequences * (spec.sequences != "dense"),
@@ -217,6 +219,7 @@ _FLAGS: dict[str, tuple[str, object]] = {
     "window": ("window", "both"),
     "softcap": ("softcap", True),
     "alibi": ("alibi", True),
+    **{kind: ("softmax", kind) for kind in SOFTMAXES},
     "top_left": ("alignment", "top_left"),
     "bottom_right": ("alignment", "bottom_right"),
     "no_lse": ("returns", "out"),

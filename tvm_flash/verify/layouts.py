@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 
+from ..problem.arguments import SOFTMAX_INPUTS
+
 # Rows of a page: no power of two, so that a tile of keys takes parts of pages.
 PAGE_SIZE = 13
 
 Call = dict[str, Any]
 _STATISTICS = ("lse", "lse_low", "dlse")
+_OF_HEADS = tuple(f"d{name}" for name in SOFTMAX_INPUTS)
 
 
 def as_sequences(kind: str, given: Call, sizes: tuple[int, ...]) -> Call:
@@ -33,7 +36,9 @@ def as_dense(kind: str, results: Call, sizes: tuple[int, ...]) -> Call:
         return results
     batch = sizes[0]
     return {
-        name: x.unflatten(1, (batch, -1)).transpose(0, 1)
+        name: x
+        if name in _OF_HEADS
+        else x.unflatten(1, (batch, -1)).transpose(0, 1)
         if name in _STATISTICS
         else x.unflatten(0, (batch, -1))
         for name, x in results.items()
@@ -42,7 +47,7 @@ def as_dense(kind: str, results: Call, sizes: tuple[int, ...]) -> Call:
 
 def _laid(name: str, x: torch.Tensor) -> torch.Tensor:
     """(B, S, H, D) as (B * S, H, D), a statistic (B, H, S) as (H, B * S); tables as they are."""
-    if name.startswith("table"):
+    if name.startswith("table") or name in SOFTMAX_INPUTS:
         return x
     return x.transpose(0, 1).flatten(1).contiguous() if name in _STATISTICS else x.flatten(0, 1)
 

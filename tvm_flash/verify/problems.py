@@ -55,7 +55,8 @@ class Problem:
     def case(self, spec: AttentionSpec) -> Case:
         """Inputs of this problem for ``spec``, whose variants are left to ``question.ask``."""
         dims = (spec.dtype, spec.head_dim, spec.head_dim_v)
-        return Case(self.name, *dims, *self.sizes, self.logits_scale, self.view)
+        known = {"softmax": spec.softmax}
+        return Case(self.name, *dims, *self.sizes, self.logits_scale, self.view, **known)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -16,7 +16,7 @@ from ..cases import Inputs
 from ..problem.dtype import DTYPES
 from ..reference import attention_reference
 
-FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3}
+FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dsink": 3}
 # Where plain torch is exact by luck (a softmax of one key is 1), twice its error is 0.
 ROUND_OFF = 1e-5
 
@@ -50,9 +50,10 @@ def judged(
     attention: Callable, inputs: Inputs, *, backward: bool = True, **options
 ) -> list[Deviation]:
     """``attention`` (which takes ``return_lse``) on ``inputs``, held to the rule."""
+    has_lse = inputs.variant.get("softmax") != "sigmoid"
     return deviations(
         str(inputs.q.dtype).removeprefix("torch."),
-        results(attention, inputs, backward=backward, return_lse=True, **options),
+        results(attention, inputs, backward=backward, return_lse=has_lse, **options),
         results(attention_reference, inputs, torch.float64, backward=backward),
         results(attention_reference, inputs, backward=backward),
     )
@@ -66,20 +67,30 @@ def results(
     backward: bool = True,
     **options,
 ) -> Results:
-    """out, lse and, with ``backward``, dq, dk, dv of ``attention``, computed in ``dtype``.
+    """out, lse, if it has one, and with ``backward`` gradients of ``attention`` in ``dtype``.
 
     dtype: None is that of ``inputs``. options: keywords besides ``inputs.variant``.
     """
     # Leaves of that dtype, for autograd rounds a gradient to the dtype of its leaf: exact ones need
     # float64 leaves. Not clones, which would be dense.
-    leaves = [x.detach().to(dtype or x.dtype).requires_grad_(backward) for x in inputs[:3]]
-    out, lse = attention(*leaves, **inputs.variant, **options)
-    found = (out.detach(), lse.detach())
+    given = dict(zip(("q", "k", "v"), inputs[:3], strict=True))
+    if (sink := inputs.variant.get("sink")) is not None:
+        given["sink"] = sink
+    leaves = {
+        name: x.detach().to(dtype or x.dtype).requires_grad_(backward) for name, x in given.items()
+    }
+    answer = attention(**{**inputs.variant, **leaves}, **options)
+    answer = answer if isinstance(answer, tuple) else (answer, None)
+    made = {name: x for name, x in zip(("out", "lse"), answer, strict=True) if x is not None}
+    found = {name: x.detach() for name, x in made.items()}
     if backward:
-        upstream = (inputs.dout.to(out.dtype), inputs.dlse.to(lse.dtype))
+        upstream = [getattr(inputs, f"d{name}").to(x.dtype) for name, x in made.items()]
         # A score_mod may ignore the score, and with it q and k.
-        found += torch.autograd.grad((out, lse), leaves, upstream, materialize_grads=True)
-    return dict(zip(FACTORS, found, strict=False))
+        gradients = torch.autograd.grad(
+            tuple(made.values()), tuple(leaves.values()), upstream, materialize_grads=True
+        )
+        found |= {f"d{name}": x for name, x in zip(leaves, gradients, strict=True)}
+    return found
 
 
 def deviations(

@@ -113,7 +113,7 @@ def verification(
 def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
     question = ask(candidate.spec, problem, seed)
-    lse = question.exact["lse"]
+    lse = question.exact.get("lse", torch.zeros(1))
     empty = int((lse == -torch.inf).sum())
     started = time.perf_counter()
     try:
@@ -144,6 +144,7 @@ def _run(
     """Results of one call by name, and what its launches did."""
     inputs, spec = question.inputs, candidate.spec
     given = {name: getattr(inputs, name) for name in ("q", "k", "v", "dout", "dlse")}
+    given["sink"] = inputs.variant.get("sink")
     given |= {f"table{n}": table for n, table in enumerate(question.tables)} | question.numbers
     if not is_forward(candidate.direction):
         given |= _saved(candidate.forward, problem, question)
@@ -161,8 +162,11 @@ def _run(
 def _saved(forward: Candidate | None, problem: Problem, question: Question) -> Tensors:
     """What the forward gives; without one, what is right."""
     if forward is None:
-        out, lse = question.exact["out"].to(question.inputs.q.dtype), question.exact["lse"].float()
-        return {"out": out, "lse": lse, "lse_low": torch.zeros_like(lse)}
+        saved = {"out": question.exact["out"].to(question.inputs.q.dtype)}
+        if "lse" in question.exact:
+            saved["lse"] = question.exact["lse"].float()
+            saved["lse_low"] = torch.zeros_like(saved["lse"])
+        return saved
     try:
         return _run(forward, problem, question)[0]
     except Exception as error:
