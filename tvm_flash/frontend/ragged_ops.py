@@ -120,10 +120,10 @@ def _forward(
 def _run_backward(*inputs) -> tuple:
     given = named(_packed_backward, inputs)
     check_ragged_call(PACKED, "backward", given)
-    spec, spans = _spec_of(given["spec"], PACKED), [given[name] for name in _SPANS[PACKED]]
+    spec, found = _arguments_of(given["spec"], PACKED, "backward")
     q, k, longest_k = given["q"], given["k"], given[LONGEST.name]
-    found, extents = arguments(spec, "backward"), _extents(PACKED, q, k, spans, longest_k)
-    sizes = given_sizes(found, given)
+    spans = [given[name] for name in _SPANS[PACKED]]
+    extents, sizes = _extents(PACKED, q, k, spans, longest_k), given_sizes(found, given)
     results = outputs_of(found, spec, sizes, given)
     has_work = q.numel() and k.numel() and spans[0].numel()
     for name, axis in (("dq", 0), ("dk", 1), ("dv", 1)):
@@ -141,7 +141,7 @@ def _run_backward(*inputs) -> tuple:
 @lru_cache(maxsize=4096)
 def _forward_plan(text: str, kind: str, query, value) -> tuple:
     """The spec of ``text``, ``forward_layouts``, and which of ``_NUMBERS`` its kernels take."""
-    spec = _spec_of(text, kind)
+    spec, _ = _arguments_of(text, kind, "forward")
     own = tuple(_NUMBERS.index(a) for a in numbers_of(spec))
     return spec, forward_layouts(spec, query, value), own
 
@@ -151,12 +151,13 @@ def _numbers_of(given) -> list:
     return [given[a.name] for a in _NUMBERS]
 
 
-def _spec_of(text: str, kind: str) -> AttentionSpec:
-    """The spec of ``text``; ValueError unless it is of ``kind``."""
+@lru_cache(maxsize=1024)
+def _arguments_of(text: str, kind: str, direction: str) -> tuple[AttentionSpec, tuple]:
+    """The spec of ``text`` and its kernel's arguments; ValueError unless it is of ``kind``."""
     spec = spec_of(text)
     if spec.sequences != kind:
         raise ValueError(f"a spec of {spec.sequences} sequences for the operator of {kind} ones")
-    return spec
+    return spec, arguments(spec, direction)
 
 
 _last = LastCall()
@@ -202,8 +203,7 @@ def _completed(results) -> tuple:
 def _empty_results(operator, kind: str, direction: str, *inputs) -> tuple:
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    spec = _spec_of(given["spec"], kind)
-    found = arguments(spec, direction)
+    spec, found = _arguments_of(given["spec"], kind, direction)
     results = tuple(outputs_of(found, spec, given_sizes(found, given), given).values())
     return _completed(results) if direction == "forward" else results
 

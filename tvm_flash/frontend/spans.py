@@ -141,7 +141,7 @@ def _bounds(axis: str, cumulative, x, used=None, entries: int | None = None) -> 
             f"{name}[{entry}]={numbers[entry]} must lie in 0..{most[entry]}, the rows of "
             f"sequence {entry}"
         )
-    return starts, starts + used, extent_of(axis, numbers.astype(np.int64))
+    return starts, starts + used, extent_of(numbers.astype(np.int64))
 
 
 def _of_pages(k: torch.Tensor, entries: int, lengths: Lengths) -> tuple:

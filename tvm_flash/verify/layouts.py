@@ -70,7 +70,7 @@ def in_pages(
     entries = torch.repeat_interleave(counts)
     shift = counts - counts.cumsum(0)
     if first is not None:
-        shift = shift + torch.tensor(first)
+        shift = shift + torch.tensor(first, dtype=torch.int64)
     positions = torch.arange(len(x)) + shift[entries]
     laid = x.new_full((pages, page_size, *x.shape[1:]), torch.nan)
     laid[table[entries, positions // page_size].long(), positions % page_size] = x
