@@ -322,6 +322,9 @@ def test_what_flash_attention_3_has_besides_is_of_speed_or_refused_by_name():
             flash_attn_varlen_func(q, q, q, *lengths, **{name: value})
         with pytest.raises(NotImplementedError, match=f"{name}=.* is not served: .*{reason}"):
             flash_attn_with_kvcache(q[None], q[None], q[None], **{name: value})
+        with pytest.raises(NotImplementedError, match=f"{name}=.* is not served: .*{reason}"):
+            flash_attn_func(q[None], q[None], q[None], **{name: value})
+    assert flash_attn_func(q[None], q[None], q[None], pack_gqa=True).shape == q[None].shape
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_len'"):
         flash_attn_varlen_func(q, q, q, *lengths, max_len=3)
 
