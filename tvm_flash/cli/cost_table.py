@@ -24,7 +24,7 @@ def cost_summary(reports: Sequence[KernelReport]) -> Table:
         *numbers("fewest blocks"), *numbers("compiled", unit="s", rank=1),
     )  # fmt: skip
     rows = []
-    for arch in sorted({report.arch for report in reports}):
+    for arch in dict.fromkeys(report.arch for report in reports):
         own = [report for report in reports if report.arch == arch]
         spills = [r.resources.spill_stores + r.resources.spill_loads for r in own]
         rows.append(

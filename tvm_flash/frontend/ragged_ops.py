@@ -71,6 +71,7 @@ def ragged_operator(
         else:
             known = (softmax_scale, *numbers, max_seqlen_k)
             if extents is None:
+                spans = [x.contiguous() for x in spans]
                 extents = _extents(kind, q, k, spans, max_seqlen_k)
             return _forward(kind, q, k, v, spans, tables, spec, known, num_splits, extents)[:2]
     return run(
@@ -87,10 +88,10 @@ def _run_forward(kind: str, *inputs) -> tuple:
 def _forward_in_node(kind: str, *inputs) -> tuple:
     """``_run_forward`` of tensors that were checked."""
     given = named(FORWARD[kind], inputs)
-    q, k, v, tables, spec = (given[name] for name in ("q", "k", "v", "tables", "spec"))
-    spans, numbers = [given[name].contiguous() for name in _SPANS[kind]], _numbers_of(given)
+    q, k, v, spec, split = (given[name] for name in ("q", "k", "v", "spec", "num_splits"))
+    spans = [given[name].contiguous() for name in _SPANS[kind]]
+    numbers, tables = [given[a.name] for a in _NUMBERS], given["tables"] or ()
     extents = _extents(kind, q, k, spans, given[LONGEST.name])
-    split = given["num_splits"]
     return _completed(_forward(kind, q, k, v, spans, tables, spec, numbers, split, extents))
 
 
@@ -144,11 +145,6 @@ def _forward_plan(text: str, kind: str, query, value) -> tuple:
     spec, _ = _arguments_of(text, kind, "forward")
     own = tuple(_NUMBERS.index(a) for a in numbers_of(spec))
     return spec, forward_layouts(spec, query, value), own
-
-
-def _numbers_of(given) -> list:
-    """The numbers of a call, in the order of ``_NUMBERS``."""
-    return [given[a.name] for a in _NUMBERS]
 
 
 @lru_cache(maxsize=1024)
