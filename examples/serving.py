@@ -144,7 +144,7 @@ def main():
     made = sum(len(request.tokens) for request in requests)
     right = sum(request.tokens == decode_alone(model, request) for request in requests)
     print(f"{made} tokens of {len(requests)} requests in {counts['steps']} steps")
-    print(f"{seconds / made * 1e3:.2f} ms a token (the first run compiles kernels)")
+    print(f"{seconds:.2f} s, {made / seconds:.0f} tokens a second (the first run compiles kernels)")
     print(f"{counts['rows']} rows were computed; padded batches would have {counts['padded']}")
     print(f"cache: at most {counts['pages']} of {PAGES} pages, {PAGES - cache.num_free_pages} now")
     print(f"{right} of {len(requests)} requests have the tokens that they have alone")

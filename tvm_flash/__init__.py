@@ -25,6 +25,7 @@ _EXPORTS = {
     "flash_attn_with_kvcache": "frontend.kvcache",
     "varlen_attention": "frontend.flash_varlen",
     "apply_rotary": "frontend.rotary",
+    "apply_rotary_emb": "flash_attn_interface",
     "merge_states": "frontend.merging",
     "PagedCache": "frontend.paged_cache",
     "load": "runtime.loader",
@@ -36,7 +37,7 @@ _EXPORTS = {
     "CacheFull": "errors",
 }
 # Modules that users know as a whole.
-_MODULES = ("bert_padding", "masks")
+_MODULES = ("bert_padding", "flash_attn_interface", "masks")
 
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 

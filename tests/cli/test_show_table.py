@@ -13,7 +13,7 @@ from tvm_flash.bench.document import read
 from tvm_flash.bench.table import Mark, Table, numbers, words
 from tvm_flash.bench.tables import floor_table, missed_table, section_tables
 from tvm_flash.cli import show_table
-from tvm_flash.cli.cost_table import cost_tables
+from tvm_flash.cli.cost_table import cost_summary, cost_tables
 from tvm_flash.cli.loop_table import loop_table
 from tvm_flash.cli.show_table import drawn, fitting, show, width_of
 from tvm_flash.cli.verdict_table import verdict_table
@@ -88,6 +88,7 @@ def every_table():
     yield from section_tables(made_up["cells"], made_up["sections"])
     yield missed_table([c for c in data["cells"] if "ratio" in c and c["target"]])
     yield from cost_tables([report(), report()])
+    yield cost_summary([report(), report()])
     yield loop_table([loop()])
     yield from (verdict_table([verification()], by_problem) for by_problem in (False, True))
 
@@ -112,6 +113,22 @@ SMALL = Table(
     (*words("name"), *numbers("time", unit="ms"), *numbers("first", rank=2), *numbers("n", rank=1)),
     [("a long name of a kernel", "1.25", "12345", Mark("7", "good")), ("b", "3.5", "1", "2")],
 )
+
+
+def test_names_are_broken_where_they_have_parts():
+    table = Table("", tuple(words("name")), [(SYMBOL,), ("/usr/lib/python3/site-packages/x.so",)])
+    lines = [line.strip() for line in text_of(table, 25).splitlines()]
+    assert "attn_bf16_d128_causal_" in lines and "softcap_alibi_bwd_det" in lines
+    assert "/usr/lib/python3/site-" not in lines and "/usr/lib/python3/" in lines
+
+
+def test_a_summary_of_kernels_counts_those_that_spill():
+    dry = report()
+    dry.resources = SimpleNamespace(
+        registers=40, spill_stores=0, spill_loads=0, stack=0, seconds=1.0
+    )
+    table = cost_summary([report(), dry, report()])
+    assert table.rows == [("sm_100", "3", "255", "2", "2468", "228.0", "12", "247.8")]
 
 
 def test_the_highest_rank_is_left_out_first():

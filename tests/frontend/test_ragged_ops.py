@@ -313,10 +313,34 @@ def test_what_flash_attention_3_has_besides_is_of_speed_or_refused_by_name():
     speed = {"num_splits": 3, "pack_gqa": True, "sm_margin": 8, "attention_chunk": 0, "qv": None}
     speed["causal"] = True
     assert torch.equal(flash_attn_varlen_func(q, q, q, *lengths, **speed), want)
-    for name, value in (("attention_chunk", 5), ("qv", q), ("k_descale", torch.ones(2))):
-        with pytest.raises(NotImplementedError, match=f"{name}=.* is not served"):
+    refused = {
+        "attention_chunk": (5, "mask_mod"), "qv": (q, "join q and qv"),
+        "k_descale": (torch.ones(2), "softmax_scale"), "s_aux": (torch.ones(HEADS), "sinks"),
+    }  # fmt: skip
+    for name, (value, reason) in refused.items():
+        with pytest.raises(NotImplementedError, match=f"{name}=.* is not served: .*{reason}"):
             flash_attn_varlen_func(q, q, q, *lengths, **{name: value})
-        with pytest.raises(NotImplementedError, match=f"{name}=.* is not served"):
+        with pytest.raises(NotImplementedError, match=f"{name}=.* is not served: .*{reason}"):
             flash_attn_with_kvcache(q[None], q[None], q[None], **{name: value})
+        with pytest.raises(NotImplementedError, match=f"{name}=.* is not served: .*{reason}"):
+            flash_attn_func(q[None], q[None], q[None], **{name: value})
+    assert flash_attn_func(q[None], q[None], q[None], pack_gqa=True).shape == q[None].shape
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_len'"):
         flash_attn_varlen_func(q, q, q, *lengths, max_len=3)
+
+
+def test_q_and_qv_joined_are_what_flash_attention_3_computes():
+    """As the refusal of qv advises: scores q k^T + qv v^T, scaled by both widths."""
+    q, qv, k, v = (random(1, 9, HEADS, DIM, seed=n) for n in range(4))
+    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) + torch.einsum("bqhd,bkhd->bhqk", qv, v)
+    want = torch.einsum("bhqk,bkhd->bqhd", (scores * (2 * DIM) ** -0.5).softmax(-1), v)
+    got = flash_attn_func(torch.cat([q, qv], -1), torch.cat([k, v], -1), v)
+    torch.testing.assert_close(got, want)
+
+
+def test_names_of_flash_attentions_modules():
+    interface = tvm_flash.flash_attn_interface
+    for name in interface.__all__:
+        assert getattr(interface, name) is getattr(tvm_flash, name)
+    assert tvm_flash.apply_rotary_emb is tvm_flash.apply_rotary
+    assert {*SIGNATURES} <= {*interface.__all__}

@@ -319,6 +319,18 @@ def test_lengths_in_a_buffer_that_an_array_fills():
         attention(*inputs[:3], **options)
 
 
+def test_lengths_with_strides(monkeypatch):
+    """As columns of a table are; read on CPUs, and where nobody reads them."""
+    inputs, cu = packed_inputs([(40, 40), (30, 30)]), int32(0, 40, 70)
+    column = torch.stack([cu, cu + 1], 1)[:, 0]
+    want = attention(*inputs[:3], cu_seqlens_q=cu, cu_seqlens_k=cu)
+    options = {"cu_seqlens_q": column, "cu_seqlens_k": column}
+    assert torch.equal(attention(*inputs[:3], **options), want)
+    monkeypatch.setattr("tvm_flash.frontend.spans.is_readable", lambda x: False)
+    monkeypatch.setattr("tvm_flash.frontend.packed_rows.is_readable", lambda x: False)
+    assert torch.equal(attention(*inputs[:3], **options, max_seqlen_k=40), want)
+
+
 def test_gradients_after_the_same_lengths_in_inference_mode():
     cu, used = int32(0, 40, 70), int32(40, 20)
     q, k, v = (x.requires_grad_() for x in packed_inputs([(70, 70)])[:3])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_flash import cases
+from tvm_flash import capture, cases
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.score.program import ScoreProgram, TableType
 from tvm_flash.score.program_size import MAX_TREE_NODES
@@ -192,7 +192,7 @@ REFUSED = {
     ),
     "empty": (lambda s, b, h, q, k: s + torch.ones(0)[q], UnsupportedSpec, "no elements"),
     "complex": (lambda s, b, h, q, k: s + torch.ones(3).cfloat()[q], UnsupportedSpec, "complex64"),
-    "arity": (lambda s, b, h: s, TypeError, "5 were given"),
+    "arity": (lambda s, b, h: s, TypeError, "is called as score_mod.score, b, h, q_idx, k_idx"),
 }  # fmt: skip
 
 
@@ -295,3 +295,17 @@ def test_malformed_programs_are_refused(lines, tables):
 def test_programs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         program_of(lambda s, b, h, q, k: s).instructions = ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_mod": lambda s, q, k: s}, "score_mod takes other arguments .*score, b, h, q_idx"),
+        ({"mask_mod": lambda s, b, h, q, k: q > k}, "missing a required .* mask_mod.b, h, q_idx"),
+        ({"mask_mod": 3}, "mask_mod of int is no function"),
+        ({"score_mod": lambda s, b, h, q, k: len(3)}, "object of type 'int' has no len"),
+    ],
+)
+def test_functions_of_other_arguments_are_told_how_they_are_called(options, message):
+    with pytest.raises(TypeError, match=message):
+        capture(**options)

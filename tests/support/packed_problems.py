@@ -10,6 +10,7 @@ import torch
 
 from tvm_flash.cases import Inputs
 from tvm_flash.reference import attention_reference
+from tvm_flash.verify.layouts import in_pages
 from tvm_flash.verify.rule import deviations, results
 
 HEADS, KV_HEADS, DIM = 4, 2, 32
@@ -104,13 +105,12 @@ class Entries:
         counts = [-(-end // size) for end in (starts + lengths).tolist()]
         order = torch.randperm(sum(counts) + 2, generator=torch.Generator().manual_seed(size))
         table = torch.full((len(counts), max(counts, default=0) + 1), -7, dtype=torch.int32)
-        pages = [x.new_full((len(order), size, *x.shape[1:]), torch.nan) for x in (k, v)]
-        for entry, keys in enumerate(self.slices("k")):
-            own = order[sum(counts[:entry]) :][: counts[entry]]
+        for entry, own in enumerate(order[: sum(counts)].split(counts)):
             table[entry, : len(own)] = own
-            places = left[entry] + torch.arange(self.keys[entry])
-            for x, whole in zip((k, v), pages, strict=True):
-                whole[own[places // size], places % size] = x[keys]
+        pages = [
+            in_pages(x[~self.outside("k")], self.keys, table, len(order), size, left)
+            for x in (k, v)
+        ]
         spans = {"starts_k": starts, "ends_k": starts + lengths}
         return {"k": pages[0], "v": pages[1], "page_table": table, **spans}
 

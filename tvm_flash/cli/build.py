@@ -11,7 +11,7 @@ import typer
 
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from .console import console, counted_progress
-from .cost_table import cost_tables
+from .cost_table import cost_summary, cost_tables
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
 from .unread import refuse_unread
@@ -59,6 +59,9 @@ def build(
     show_list: Annotated[
         bool, typer.Option("--list", help="Only print the kernels of the presets, for --specs.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="GPUs: what each kernel costs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
@@ -81,7 +84,7 @@ def build(
         print(json.dumps({**manifest, **report}, indent=2, sort_keys=True))
         return
     if costs:
-        for table in cost_tables(costs):
+        for table in cost_tables(costs) if verbose else [cost_summary(costs)]:
             show(table)
     count = len(manifest["kernels"])
     size = (path / manifest["library"]).stat().st_size

@@ -16,6 +16,32 @@ _KINDS = ("mma", "ldmatrix", "cp.async", "ex2", "fma", "all")
 _MORE_KINDS = ("mul", "add", "integer", "branch")
 
 
+def cost_summary(reports: Sequence[KernelReport]) -> Table:
+    """One line for each architecture: what the costliest of its kernels take."""
+    columns = (
+        *words("arch"), *numbers("kernels", "most registers", "of these spill"),
+        *numbers("most spilled", unit="B"), *numbers("most shared", unit="KiB"),
+        *numbers("fewest blocks"), *numbers("compiled", unit="s", rank=1),
+    )  # fmt: skip
+    rows = []
+    for arch in dict.fromkeys(report.arch for report in reports):
+        own = [report for report in reports if report.arch == arch]
+        spills = [r.resources.spill_stores + r.resources.spill_loads for r in own]
+        rows.append(
+            (
+                arch,
+                str(len(own)),
+                str(max(report.resources.registers for report in own)),
+                str(sum(spilled > 0 for spilled in spills)),
+                str(max(spills)),
+                f"{max(report.shared_bytes for report in own) / 1024:.1f}",
+                str(min(report.blocks_per_sm for report in own)),
+                f"{sum(report.resources.seconds for report in own):.1f}",
+            )
+        )
+    return Table("kernels by architecture; --verbose shows each", tuple(columns), rows)
+
+
 def cost_tables(reports: Sequence[KernelReport]) -> list[Table]:
     """Resources, one line for each kernel and architecture; instructions, one for each kernel."""
     return [_resources(reports), _instructions(reports)]

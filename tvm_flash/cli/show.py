@@ -86,9 +86,9 @@ def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
     """The text of one stage; needs tvm."""
     require_tvm()
     if stage is Stage.definition:
-        return _definition(spec, direction)
+        return _note(spec) + _definition(spec, direction)
     if stage is Stage.recurrence:
-        return _recurrence(spec)
+        return _note(spec) + _recurrence(spec)
     if target.startswith("cuda"):
         return _cuda_text(spec, stage, direction, target)
     if stage in OF_GPUS:
@@ -145,6 +145,16 @@ def require_tvm() -> None:
         raise UnsupportedSpec(
             "kernels are made by apache-tvm, which is missing: pip install 'tvm-flash[compile]'"
         )
+
+
+def _note(spec: AttentionSpec) -> str:
+    """A line on top of what is printed of one sequence where a spec is of more."""
+    if spec.sequences == "dense":
+        return ""
+    return (
+        f"# Of one sequence, as for sequences=dense: how those that are {spec.sequences} lie is a "
+        "matter of the\n# schedule (--stage scheduled).\n"
+    )
 
 
 def _definition(spec: AttentionSpec, direction: str) -> str:

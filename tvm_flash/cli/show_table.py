@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.box import SIMPLE
 from rich.cells import cell_len
 from rich.table import Table as Drawing
@@ -35,7 +37,8 @@ def drawn(table: Table, width: int) -> Drawing:
         justify = "left" if column.text else "right"
         drawing.add_column(Text(column.heading), justify=justify, width=room, overflow="fold")
     for row in table.rows:
-        drawing.add_row(*map(_styled, row))
+        cells = map(_styled, row)
+        drawing.add_row(*map(_broken, cells, _allotted(table, width)))
     return drawing
 
 
@@ -77,6 +80,19 @@ def _widths(table: Table, folded: bool) -> list[int]:
         widest = max([rows, *map(cell_len, heading)])
         widths.append(min(widest, _FOLDED) if folded and column.text else widest)
     return widths
+
+
+def _broken(cell: Text, room: int) -> Text:
+    """``cell`` in lines of at most ``room``, ended behind blanks, "_" and "/" where there are some.
+
+    Names of kernels and of files are the longest cells.
+    """
+    lines = [""]
+    for piece in re.findall(r"[^\s_/]*[\s_/]?", cell.plain):
+        if lines[-1] and cell_len(f"{lines[-1]}{piece}".rstrip()) > room:
+            lines.append("")
+        lines[-1] += piece
+    return Text("\n".join(line.rstrip() for line in lines), cell.style)
 
 
 def _styled(cell: str | Mark) -> Text:

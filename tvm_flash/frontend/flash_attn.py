@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..score.layouts import check_dense
+from .extras import check_extras
 from .functional import Window, attention
 from .values import NO_WINDOW, check_no_dropout
 
@@ -21,14 +24,17 @@ def flash_attn_func(
     alibi_slopes: torch.Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
+    **others: Any,
 ):
     """Attention of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv); see ``attention``.
 
     Returns out (B, Sq, H, Dv); with ``return_attn_probs`` (out, lse (B, H, Sq) float32, None): the
     third of FlashAttention's values holds dropout's pattern, and there is no dropout.
-    dropout_p > 0 raises NotImplementedError.
+    dropout_p > 0 raises NotImplementedError. others: as ``flash_attn_varlen_func`` has it.
     """
     check_no_dropout(dropout_p)
+    if others:
+        check_extras(others)
     result = attention(
         q,
         k,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .extras import check_extras
 from .flash_attn import unpacked
 from .functional import Window, attention
 from .values import NO_WINDOW, check_no_dropout
@@ -129,22 +130,3 @@ def varlen_attention(
         block_table=block_table, return_lse=bool(getattr(return_aux, "lse", False)),
         num_splits=num_splits,
     )  # fmt: skip
-
-
-# FlashAttention-3's keywords that change speed alone, and what others are where they ask nothing.
-_OF_SPEED = ("pack_gqa", "sm_margin", "scheduler_metadata")
-_WITHOUT = {
-    "attention_chunk": 0, "qv": None, "q_descale": None, "k_descale": None, "v_descale": None,
-}  # fmt: skip
-
-
-def check_extras(others: dict[str, Any]) -> None:
-    """NotImplementedError or TypeError for keywords of FlashAttention-3 that are not served."""
-    for name, value in others.items():
-        if name in _OF_SPEED:
-            continue
-        if name not in _WITHOUT:
-            raise TypeError(f"unexpected keyword argument {name!r}")
-        if value is not None and value != _WITHOUT[name]:
-            given = type(value).__name__ if isinstance(value, torch.Tensor) else f"{value!r:.60}"
-            raise NotImplementedError(f"{name}={given} is not served: leave it out")

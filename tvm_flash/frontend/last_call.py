@@ -47,5 +47,5 @@ class LastCall:
 
 
 def _place(x: torch.Tensor) -> tuple:
-    """Where the elements of ``x`` lie, all of which may be changed in place."""
+    """Where the elements of ``x`` lie, which operations in place may change."""
     return x.data_ptr(), x.shape, x.stride()

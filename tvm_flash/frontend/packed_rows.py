@@ -109,9 +109,9 @@ def sequence_and_position(
     return sequence, (row - cu_seqlens[sequence]).long()
 
 
-def extent_of(axis: str, lengths: np.ndarray) -> Extent:
+def extent_of(lengths: np.ndarray) -> Extent:
     """The extent of sequences of these ``lengths`` (int64), none of which is negative."""
-    return Extent(_within_limit(axis, longest_of(lengths)), int(lengths.sum()))
+    return Extent(_within_limit(longest_of(lengths)), int(lengths.sum()))
 
 
 def longest_of(lengths: np.ndarray) -> int:
@@ -122,10 +122,9 @@ def longest_of(lengths: np.ndarray) -> int:
     return int(unsigned[unsigned.argmax()])  # in a quarter of the time of max()
 
 
-def _within_limit(axis: str, longest: int) -> int:
+def _within_limit(longest: int) -> int:
     if longest > MAX_SEQLEN:
-        rows = f"rows of {axis.strip('_')}".removesuffix(" of ")
-        raise ValueError(f"a sequence has {longest} {rows}, the limit is {MAX_SEQLEN}")
+        raise ValueError(f"a sequence has {longest} rows, the limit is {MAX_SEQLEN}")
     return longest
 
 
@@ -145,4 +144,4 @@ def _extent(axis: str, values: np.ndarray, total: int, max_seqlen: int | None) -
         raise ValueError(
             f"max_seqlen{axis}={max_seqlen} is too small: {name} has a sequence of {longest} rows"
         )
-    return Extent(_within_limit(axis, longest), last)
+    return Extent(_within_limit(longest), last)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..problem.arguments import arguments, given_sizes, shape_of
+from ..problem.arguments import arguments, shape_of, sizes_of_shapes
 from ..problem.sequences import KINDS
 from .checks import check_like, check_packed_sizes, check_sink, check_tables, check_tensors
 from .packed_rows import Extent, check_int32, extent_of, longest_of, read
@@ -28,7 +29,7 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
     check_tables(given["tables"], given["q"], given["k"])
     check_sink(spec_of(given["spec"]), given["sink"], given["q"])
     if direction == "backward":
-        _check_saved(kind, given)
+        _check_saved(given)
 
 
 def check_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank: int) -> None:
@@ -37,15 +38,33 @@ def check_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rank: int) -> 
     check_packed_sizes(q.shape, k.shape, v.shape)
 
 
-def _check_saved(kind: str, given: Mapping[str, Any]) -> None:
-    """As ``check_backward_call``, of a kind whose sizes the tensors name."""
-    found = arguments(spec_of(given["spec"]), "backward")
-    wanted = [a for a in found if a.role in ("input", "saved") and "total" in str(a.shape)]
-    sizes = given_sizes([a for a in wanted if a.name in ("q", "k", "v")], given)
-    for a in wanted:
-        x, shape = given[a.name], shape_of(a, sizes)
-        if x is not None and not (a.optional and x.numel() == 0):
-            check_like(a.name, x, shape, getattr(torch, a.dtype), given["q"])
+def _check_saved(given: Mapping[str, Any]) -> None:
+    """As ``check_backward_call``, of sequences whose sizes the tensors name."""
+    q = given["q"]
+    shapes = q.shape, given["k"].shape, given["v"].shape
+    try:
+        expected = _expected(given["spec"], *shapes)
+    except TypeError:  # symbolic sizes have no hash
+        expected = _expected.__wrapped__(given["spec"], *shapes)
+    for name, shape, dtype, optional in expected:
+        x = given[name]
+        if x is not None and not (optional and x.numel() == 0):
+            check_like(name, x, shape, dtype, q)
+
+
+@lru_cache(maxsize=1024)
+def _expected(text: str, query, key, value) -> list[tuple]:
+    """Name, shape, dtype and whether it may be absent, of what is saved."""
+    spec = spec_of(text)
+    found = [a for a in arguments(spec, "backward") if a.role in ("input", "saved")]
+    found = [a for a in found if not a.name.startswith("table")]
+    sizes = sizes_of_shapes(found, {"q": query, "k": key, "v": value})
+    spans = KINDS[spec.sequences].shapes.own
+    return [
+        (a.name, shape_of(a, sizes), getattr(torch, a.dtype), a.optional)
+        for a in found
+        if a.name not in ("q", "k", "v") and a not in spans
+    ]
 
 
 def _check_span_tensors(kind: str, given: Mapping[str, Any]) -> None:
@@ -86,7 +105,7 @@ def _in_order(axis: str, given: Mapping[str, Any], total: int) -> Extent:
             f"sequence {entry} begins at row {starts[entry]} of {axis}, before the end "
             f"{ends[entry - 1]} of the one before it"
         )
-    return extent_of(axis, steps[1::2])
+    return extent_of(steps[1::2])
 
 
 def check_pages(starts, ends, table: torch.Tensor, k: torch.Tensor) -> Extent:
@@ -103,7 +122,7 @@ def check_pages(starts, ends, table: torch.Tensor, k: torch.Tensor) -> Extent:
             f"block_table[{entry}, {place}]={number} must lie in 0 .. {pages - 1}: "
             f"there are {pages} pages"
         )
-    return extent_of("k", ends.astype(np.int64) - starts)
+    return extent_of(ends.astype(np.int64) - starts)
 
 
 def _refuse_span(axis: str, starts, ends, total: int, wanted: str) -> None:

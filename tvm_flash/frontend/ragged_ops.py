@@ -79,6 +79,7 @@ def ragged_operator(
         else:
             known = (softmax_scale, *numbers, max_seqlen_k)
             if extents is None:
+                spans = [x.contiguous() for x in spans]
                 extents = _extents(kind, q, k, spans, max_seqlen_k)
             results = _forward(kind, q, k, v, spans, tables, spec, known, num_splits, sink, extents)
             return results[:2] if len(results) > 1 else _completed(results)[:2]
@@ -96,10 +97,11 @@ def _run_forward(kind: str, *inputs) -> tuple:
 def _forward_in_node(kind: str, *inputs) -> tuple:
     """``_run_forward`` of tensors that were checked."""
     given = named(FORWARD[kind], inputs)
-    q, k, v, tables, spec = (given[name] for name in ("q", "k", "v", "tables", "spec"))
-    spans, numbers = [given[name].contiguous() for name in _SPANS[kind]], _numbers_of(given)
+    q, k, v, spec, split = (given[name] for name in ("q", "k", "v", "spec", "num_splits"))
+    spans = [given[name].contiguous() for name in _SPANS[kind]]
+    numbers, tables = [given[a.name] for a in _NUMBERS], given["tables"] or ()
     extents = _extents(kind, q, k, spans, given[LONGEST.name])
-    split, sink = given["num_splits"], given["sink"]
+    sink = given["sink"]
     return _completed(_forward(kind, q, k, v, spans, tables, spec, numbers, split, sink, extents))
 
 
@@ -154,18 +156,19 @@ def _run_parts(spec: AttentionSpec, given, longest_k: int, asked: int) -> bool:
 def _run_backward(*inputs) -> tuple:
     given = named(_packed_backward, inputs)
     check_ragged_call(PACKED, "backward", given)
-    spec, spans = _spec_of(given["spec"], PACKED), [given[name] for name in _SPANS[PACKED]]
+    spec, found = _arguments_of(given["spec"], PACKED, "backward")
     q, k, longest_k = given["q"], given["k"], given[LONGEST.name]
-    found, extents = arguments(spec, "backward"), _extents(PACKED, q, k, spans, longest_k)
+    spans = [given[name] for name in _SPANS[PACKED]]
     if is_padded := spec.softmax in _WITHOUT_KEYS and not k.numel():
         k, v, *spans = _a_key(k, given["v"], spans)
         given |= {"k": k, "v": v}
-    sizes = given_sizes(found, given)
+    extents, sizes = _extents(PACKED, q, k, spans, longest_k), given_sizes(found, given)
     results = outputs_of(found, spec, sizes, given)
     has_work = q.numel() and k.numel() and spans[0].numel()
-    for name, axis in (("dq", 0), ("dk", 1), ("dv", 1)):
-        if not has_work or extents is None or extents[axis].rows != results[name].shape[0]:
-            results[name].zero_()
+    for name, x in results.items():
+        axis = int(name in ("dk", "dv"))
+        if not has_work or extents is None or extents[axis].rows != x.shape[0]:
+            x.zero_()  # nobody else may write all of it
     if has_work:
         direction = "backward_deterministic" if is_ordered(given["deterministic"]) else "backward"
         longest = _longest(extents, longest_k)
@@ -181,33 +184,26 @@ def _a_key(k, v, spans) -> tuple:
     """k, v and spans of a call without keys, with memory for one that nobody sees."""
     k, v = (x.new_zeros([max(n, 1) for n in x.shape]) for x in (k, v))
     last = spans[-1]
-    return (
-        k,
-        v,
-        *spans[:-1],
-        last if last.numel() else last.new_zeros([max(n, 1) for n in last.shape]),
-    )
+    if last.ndim == 2 and not last.numel():
+        last = last.new_zeros([max(n, 1) for n in last.shape])
+    return k, v, *spans[:-1], last
 
 
 @lru_cache(maxsize=4096)
 def _forward_plan(text: str, kind: str, query, value) -> tuple:
     """The spec of ``text``, ``forward_layouts``, and which of ``_NUMBERS`` its kernels take."""
-    spec = _spec_of(text, kind)
+    spec, _ = _arguments_of(text, kind, "forward")
     own = tuple(_NUMBERS.index(a) for a in numbers_of(spec))
     return spec, forward_layouts(spec, query, value), own
 
 
-def _numbers_of(given) -> list:
-    """The numbers of a call, in the order of ``_NUMBERS``."""
-    return [given[a.name] for a in _NUMBERS]
-
-
-def _spec_of(text: str, kind: str) -> AttentionSpec:
-    """The spec of ``text``; ValueError unless it is of ``kind``."""
+@lru_cache(maxsize=1024)
+def _arguments_of(text: str, kind: str, direction: str) -> tuple[AttentionSpec, tuple]:
+    """The spec of ``text`` and its kernel's arguments; ValueError unless it is of ``kind``."""
     spec = spec_of(text)
     if spec.sequences != kind:
         raise ValueError(f"a spec of {spec.sequences} sequences for the operator of {kind} ones")
-    return spec
+    return spec, arguments(spec, direction)
 
 
 _last = LastCall()
@@ -253,8 +249,7 @@ def _completed(results) -> tuple:
 def _empty_results(operator, kind: str, direction: str, *inputs) -> tuple:
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    spec = _spec_of(given["spec"], kind)
-    found = arguments(spec, direction)
+    spec, found = _arguments_of(given["spec"], kind, direction)
     results = outputs_of(found, spec, given_sizes(found, given), given)
     if direction == "forward":
         return _completed(tuple(results.values()))

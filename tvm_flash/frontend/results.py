@@ -64,17 +64,14 @@ def layouts_of(kernel, sizes, threads: int) -> dict[str, tuple]:
 
     sizes: as ``problem.arguments.size_values`` takes them.
     """
-    if isinstance(sizes, Mapping):  # lengths of entries, which seldom repeat
-        return _layouts_of(kernel, sizes, threads)
-    return _known_layouts(kernel, sizes, threads)
+    are_named = isinstance(sizes, Mapping)
+    return _known_layouts(kernel, tuple(sizes.items()) if are_named else sizes, are_named, threads)
 
 
-def _layouts_of(kernel, sizes, threads: int) -> dict[str, tuple]:
+@lru_cache(maxsize=1024)
+def _known_layouts(kernel, sizes: tuple, are_named: bool, threads: int) -> dict[str, tuple]:
     found = [a for a in kernel.arguments if a.is_tensor and not a.name.startswith("table")]
-    return _layouts(found, kernel.sizes(sizes, threads))
-
-
-_known_layouts = lru_cache(maxsize=1024)(_layouts_of)
+    return _layouts(found, kernel.sizes(dict(sizes) if are_named else sizes, threads))
 
 
 def from_layouts(layouts, q) -> list[torch.Tensor]:

@@ -70,7 +70,7 @@ def ragged_of(q, k, v, lengths: Lengths, max_seqlen_q=None, max_seqlen_k=None) -
     longest = _check_longest("max_seqlen_k", max_seqlen_k, keys)
     if keys is not None and q.is_cpu:
         return ragged
-    # Where kernels choose nothing by what was read, it was read to be checked.
+    # What a GPU holds is read to be checked alone: nothing is chosen by it.
     most = ragged.longest_k if longest is None else longest
     return Ragged(ragged.kind, ragged.spans, most)
 
@@ -141,7 +141,7 @@ def _bounds(axis: str, cumulative, x, used=None, entries: int | None = None) -> 
             f"{name}[{entry}]={numbers[entry]} must lie in 0..{most[entry]}, the rows of "
             f"sequence {entry}"
         )
-    return starts, starts + used, extent_of(axis, numbers.astype(np.int64))
+    return starts, starts + used, extent_of(numbers.astype(np.int64))
 
 
 def _of_pages(k: torch.Tensor, entries: int, lengths: Lengths) -> tuple:

@@ -169,20 +169,23 @@ def named_sizes(sizes: Sequence[Any]) -> dict[str, Any]:
 
 def given_sizes(found: Sequence[Argument], given: Mapping[str, Any]) -> dict[str, int]:
     """The sizes that ``given`` tensors have, by name, as their arguments' shapes name them."""
-    tensors = (a.name for a in found if a.is_tensor)
-    shapes = {name: given[name].shape for name in tensors if given.get(name) is not None}
-    return sizes_of_shapes(found, shapes)
+    tensors = ((a, given.get(a.name)) for a in found if a.is_tensor)
+    return _sizes((a.shape, x.shape) for a, x in tensors if x is not None)
 
 
 def sizes_of_shapes(
     found: Sequence[Argument], shapes: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
     """As ``given_sizes``, of the ``shapes`` of tensors."""
+    return _sizes((a.shape, shapes[a.name]) for a in found if a.name in shapes)
+
+
+def _sizes(pairs) -> dict[str, Any]:
+    """Extents by the names of sizes, of pairs of an argument's shape and a tensor's."""
     return {
         size: extent
-        for a in found
-        if a.name in shapes
-        for size, extent in zip(a.shape, shapes[a.name], strict=True)
+        for shape, extents in pairs
+        for size, extent in zip(shape, extents, strict=True)
         if isinstance(size, str)
     }
 

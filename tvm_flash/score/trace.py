@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -33,7 +34,7 @@ def trace_score_mod(
     for Python control flow on a symbol; both name the line.
     """
     recorder = Recorder(SCORE_SYMBOLS, device)
-    return recorder.finish(fn(*recorder.symbols), "float32")
+    return recorder.finish(_called("score_mod", SCORE_SYMBOLS, fn, recorder.symbols), "float32")
 
 
 def trace_mask_mod(
@@ -44,7 +45,24 @@ def trace_mask_mod(
     As ``trace_score_mod``; the result must be a bool.
     """
     recorder = Recorder(MASK_SYMBOLS, device)
-    return recorder.finish(fn(*recorder.symbols), "bool")
+    return recorder.finish(_called("mask_mod", MASK_SYMBOLS, fn, recorder.symbols), "bool")
+
+
+def _called(name: str, wanted: Sequence[str], fn: Callable, symbols):
+    """``fn(*symbols)``; TypeError says how ``name`` is called where ``fn`` cannot be."""
+    try:
+        return fn(*symbols)
+    except TypeError:
+        call = f"it is called as {name}({', '.join(wanted)})"
+        if not callable(fn):
+            raise TypeError(f"{name} of {type(fn).__name__} is no function: {call}") from None
+        try:
+            inspect.signature(fn).bind(*symbols)
+        except TypeError as error:
+            raise TypeError(f"{name} takes other arguments ({error}): {call}") from None
+        except ValueError:  # of a function in C, which tells nobody
+            pass
+        raise
 
 
 def with_tables(

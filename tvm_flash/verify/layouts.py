@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,16 +58,38 @@ def _spans(axis: str, batch: int, length: int) -> Call:
     return {f"starts_{axis}": starts, f"ends_{axis}": starts + length}
 
 
+def in_pages(
+    x: torch.Tensor,
+    lengths: Sequence[int],
+    table: torch.Tensor,
+    pages: int,
+    page_size: int,
+    first: Sequence[int] | None = None,
+) -> torch.Tensor:
+    """Packed rows x (total, ...) in pages (pages, page_size, ...), NaN where no row lies.
+
+    Entry b has ``lengths[b]`` rows at the positions from first[b] (default 0) on, position p in
+    page table[b, p // page_size].
+    """
+    counts = torch.tensor(lengths, dtype=torch.int64)
+    entries = torch.repeat_interleave(counts)
+    shift = counts - counts.cumsum(0)
+    if first is not None:
+        shift = shift + torch.tensor(first, dtype=torch.int64)
+    positions = torch.arange(len(x)) + shift[entries]
+    laid = x.new_full((pages, page_size, *x.shape[1:]), torch.nan)
+    laid[table[entries, positions // page_size].long(), positions % page_size] = x
+    return laid
+
+
 def _in_pages(given: Call, batch: int, keys: int) -> Call:
     """k, v (pages, PAGE_SIZE, Hk, columns), the table that finds them, spans of positions."""
     most = -(-keys // PAGE_SIZE)
     order = torch.randperm(batch * most + 1, generator=torch.Generator().manual_seed(0))
-    table = order[: batch * most].view(batch, most)
-    position = torch.arange(keys)
-    pages = {}
-    for name in ("k", "v"):
-        x = given[name]
-        pages[name] = x.new_full((len(order), PAGE_SIZE, *x.shape[2:]), torch.nan)
-        pages[name][table[:, position // PAGE_SIZE], position % PAGE_SIZE] = x
+    table = order[: batch * most].view(batch, most).int()
+    pages = {
+        name: in_pages(given[name].flatten(0, 1), [keys] * batch, table, len(order), PAGE_SIZE)
+        for name in ("k", "v")
+    }
     starts = torch.zeros(batch, dtype=torch.int32)
-    return {**pages, "page_table": table.int(), "starts_k": starts, "ends_k": starts + keys}
+    return {**pages, "page_table": table, "starts_k": starts, "ends_k": starts + keys}

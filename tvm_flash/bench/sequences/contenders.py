@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ...verify.layouts import in_pages
 from ..contender import AS_DRAWN, OURS, Attention, Contender, Layout
 from .problems import AppendedProblem, CachedProblem, PackedProblem
 
@@ -113,14 +114,8 @@ def _unpadded(problem, x: torch.Tensor) -> torch.Tensor:
 
 def _in_pages(problem: CachedProblem, x: torch.Tensor) -> torch.Tensor:
     """(total, Hk, D) as (pages, page_size, Hk, D), by the problem's page table."""
-    size = problem.page_size
-    pages = x.new_zeros(sum(problem.page_counts), size, *x.shape[1:])
-    for table, rows in zip(
-        problem.page_table().long(), x.split(list(problem.lengths)), strict=True
-    ):
-        position = torch.arange(len(rows))
-        pages[table[position // size], position % size] = rows
-    return pages
+    count, size = sum(problem.page_counts), problem.page_size
+    return in_pages(x, problem.lengths, problem.page_table(), count, size)
 
 
 _joined: Callable = lambda problem, parts: torch.cat([part[0] for part in parts])  # noqa: E731
