@@ -35,12 +35,12 @@ class GroupTile(QueryTile):
     """
 
     def __init__(self, kernel: CudaKernel, block_q: int, split: bool):
-        place = find_group(kernel, block_q, split)
+        self.group = kernel.scalar(int32(kernel.sig.group), name="group")
+        place = find_group(kernel, block_q, self.group, split)
         super(QueryTile, self).__init__(kernel, place)
         self.block_q, self.queries, self.kv_head = block_q, place.rows, place.head
         self.part = kernel.scalar(place.part)
         self._splits = int32(kernel.sig.sizes["splits"])
-        self.group = kernel.scalar(int32(kernel.sig.group))
         self.rows = kernel.scalar(self.queries * self.group)
         name_registers(self)
 

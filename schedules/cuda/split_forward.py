@@ -9,7 +9,7 @@ from tvm.script import tirx as T
 
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
-from .builder import Tensor, emit, store, when
+from .builder import Tensor, emit, leave_unless, store, when
 from .entries import group_grid
 from .forward import Forward, ForwardConfig
 from .group_tile import GroupRow, GroupScores, GroupTile
@@ -35,7 +35,7 @@ def parts_launch(
     """The kernel that leaves the states of each row and part of the keys in workspaces.
 
     Sums of a part are not normalised, and start with nothing: ``merge_launch`` makes results of
-    them. Where the last parts have no tile of keys (``Visits.part``), nothing is written.
+    them. The last parts may have no tile of keys (``Visits.part``): nothing is written there.
     """
     return _Parts(spec, config, arch, symbol, kind).launch()
 
@@ -65,6 +65,10 @@ class _Parts(Forward):
     def _held_row(self, m: int, half: int) -> GroupRow:
         row = self.tile.row(self._number(m, half))
         return GroupRow(self.kernel.scalar(row.query), self.kernel.scalar(row.head))
+
+    def _make_cursors(self) -> None:
+        leave_unless(self.visits.any)
+        super()._make_cursors()
 
     def _row_states(self) -> OnlineSoftmax | WeightsAlone:
         if not self.row.has_sum:
