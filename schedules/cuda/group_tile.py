@@ -15,7 +15,7 @@ from .builder import CudaKernel, name_registers, typed
 from .entries import find_group
 from .rows import Cursor, address_of
 from .shared_tile import SharedTile
-from .tiling import QueryTile
+from .tiling import QueryTile, held
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,23 @@ class GroupTile(QueryTile):
 
     def key_visits(self, block_k: int) -> Visits:
         """The tiles of keys that these rows see in this part, the last one first."""
-        return self.all_visits(self.block_q, block_k).part(self.part, self._splits)
+        return self._all_visits(self.block_q, block_k).part(self.part, self._splits)
 
     def parts(self, block_q: int, block_k: int):
         """How many parts have tiles of keys that these rows see, of which the first are those.
 
         block_q: rows of the tile, one that holds these, that was split.
         """
-        return self.all_visits(block_q, block_k).parts(self._splits)
+        return self._all_visits(block_q, block_k).parts(self._splits)
 
-    def all_visits(self, block_q: int, block_k: int) -> Visits:
+    def _all_visits(self, block_q: int, block_k: int) -> Visits:
         """The tiles of keys, in all parts, of the tile of ``block_q`` rows that holds these."""
         first = self.first - tirx.truncmod(self.first, block_q)
         last = tirx.truncdiv(first + (block_q - 1), self.group)
         seen = visibility(self._kernel.sig, (self.queries, self.keys))
         queries = tirx.truncdiv(first, self.group), last + 1
-        return seen.keys(*queries, block_k, last_first=True)
+        visits = seen.keys(*queries, block_k, last_first=True)
+        return held(self._kernel, visits, "count")
 
     def element(self, row: GroupRow, column) -> tuple:
         """Index of an element of ``row`` in a tensor of queries."""

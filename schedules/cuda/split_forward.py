@@ -54,6 +54,7 @@ class _Parts(Forward):
     def _open_tile(self) -> None:
         kernel = self.kernel
         self.tile = tile = GroupTile(kernel, self.config.block_q, split=True)
+        leave_unless(tile.part < tile.parts(self.config.block_q, self.config.block_k))
         held = held_inverse_cap(kernel, self.scores), (tile.queries, tile.keys)
         self.bound = GroupScores(lambda head: self.scores.at(tile.batch, head, *held))
 
@@ -65,10 +66,6 @@ class _Parts(Forward):
     def _held_row(self, m: int, half: int) -> GroupRow:
         row = self.tile.row(self._number(m, half))
         return GroupRow(self.kernel.scalar(row.query), self.kernel.scalar(row.head))
-
-    def _make_cursors(self) -> None:
-        leave_unless(self.visits.any)
-        super()._make_cursors()
 
     def _row_states(self) -> OnlineSoftmax | WeightsAlone:
         if not self.row.has_sum:
@@ -84,7 +81,7 @@ class _Parts(Forward):
 
     def _finish(self) -> None:
         self.softmax.finish()
-        self.copies.landed()
+        self.copies.drain()
         for (m, half), row in self._rows.items():
             with when(self._number(m, half) < self.tile.rows):
                 self._store_row(m, half, (self.tile.part, *self.tile.statistic(row)))

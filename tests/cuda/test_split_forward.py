@@ -137,9 +137,9 @@ def counted(direction: str, keys: int, splits: int = 1) -> Report:
 
 
 def test_keys_are_read_once_for_a_group_and_cost_no_more_than_undivided():
-    plain, longer = (counted("forward", keys) for keys in (256, 512))
-    found, more = (counted(SPLIT, keys, splits=3) for keys in (256, 512))
-    read = 512 * 64 * 2
+    plain, longer = (counted("forward", keys) for keys in (384, 768))
+    found, more = (counted(SPLIT, keys, splits=3) for keys in (384, 768))
+    read = 768 * 64 * 2
     for name in "kv":
         assert more.bytes_read[name] == read and longer.bytes_read[name] == 4 * read
     own, other = (
