@@ -48,7 +48,7 @@ class _Merge:
         self.scores = Scores(self.sig, CudaMath())
         self.row = BoundRecurrence(recurrence_of(kind), CudaMath())
         self.statistics = spec.forward_statistics if self.row.has_sum else ()
-        self.inputs, self.numbers_of = row_numbers(kind, self.sig)
+        self.inputs, _ = row_numbers(kind, self.sig)
         states = ("part_m", "part_l") if self.row.has_sum else ()
         # k tells how many keys there are.
         names = ("k", "out", *self.statistics, "part_out", *states)
@@ -76,7 +76,8 @@ class _Merge:
 
     def _merge_states(self) -> None:
         """The row's maximum and sum: each lane takes some of the parts, then lanes are joined."""
-        kernel, row, numbers = self.kernel, self.row, self.numbers_of(self.own.head)
+        kernel, row = self.kernel, self.row
+        numbers = {x.name: kernel.buffers[x.name][self.own.head,] for x in self.inputs}
         self.units = MaximumUnits(kernel, self.scores, row)
         self.maximum = kernel.scalar(row.start("m", **numbers), "float32")
         with self._parts(kernel.lane, WARP) as part:
