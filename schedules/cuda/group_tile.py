@@ -15,7 +15,7 @@ from .builder import CudaKernel, name_registers, typed
 from .entries import find_group
 from .rows import Cursor, address_of
 from .shared_tile import SharedTile
-from .tiling import QueryTile, held
+from .tiling import RowTile, held
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class GroupRow:
     head: Any
 
 
-class GroupTile(QueryTile):
+class GroupTile(RowTile):
     """The tile of this block: rows first .. first + block_q - 1 of the group of kv_head.
 
     Row r is that of query r // group in head r % group of the group, so that one tile of keys
@@ -37,7 +37,7 @@ class GroupTile(QueryTile):
     def __init__(self, kernel: CudaKernel, block_q: int, split: bool):
         self.group = kernel.scalar(int32(kernel.sig.group), name="group")
         place = find_group(kernel, block_q, self.group, split)
-        super(QueryTile, self).__init__(kernel, place)
+        super().__init__(kernel, place)
         self.block_q, self.queries, self.kv_head = block_q, place.rows, place.head
         self.part = kernel.scalar(place.part)
         self._splits = int32(kernel.sig.sizes["splits"])
@@ -50,6 +50,7 @@ class GroupTile(QueryTile):
         return GroupRow(query, self.kv_head * self.group + (number - query * self.group))
 
     def query_cursor(self, name: str, target: SharedTile) -> Cursor:
+        """A cursor that brings this tile of the tensor ``name`` of queries to ``target``."""
         return GroupCursor(self._kernel, target, self, name)
 
     def key_visits(self, block_k: int) -> Visits:
@@ -77,6 +78,7 @@ class GroupTile(QueryTile):
         return self._sequences.query(self.batch, row.head, row.query, column)
 
     def statistic(self, row: GroupRow) -> tuple:
+        """Index of a statistic of ``row``."""
         return self._sequences.statistic(self.batch, row.head, row.query)
 
 
