@@ -124,7 +124,7 @@ def test_blocks_go_with_rows_entries_and_parts():
 
 
 def counted(direction: str, keys: int, splits: int = 1) -> Report:
-    """Counts of the first launch, on one query of four heads that share their keys, in tiles of 64."""
+    """Counts of the first launch: one query, four heads that share their keys, tiles of 64."""
     spec, sizes = AttentionSpec(dtype="float16", head_dim=64), (1, 4, 1, 1, keys)
     config = SplitForwardConfig(64, 64).to_json()
     config |= {} if direction == SPLIT else {"schedule": "cuda.forward"}
