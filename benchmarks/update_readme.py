@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from before_after import table as before_and_after
+from divided_keys import table as divided_keys
 from main_loops import table as main_loops
 from presets import table as presets
 
@@ -32,6 +33,7 @@ GAINS = ("<!-- gains:begin -->", "<!-- gains:end -->")
 CHANGE = ("<!-- change:begin -->", "<!-- change:end -->")
 LOOP_TABLE = ("<!-- loops:begin -->", "<!-- loops:end -->")
 PRESETS = ("<!-- presets:begin -->", "<!-- presets:end -->")
+DIVIDED = ("<!-- divided:begin -->", "<!-- divided:end -->")
 SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
 
@@ -61,6 +63,7 @@ def renewed() -> dict[Path, str]:
         ("before-after.json", PAGE, CHANGE, lambda found: before_and_after(found["rows"])),
         ("main-loops.json", CUDA, LOOP_TABLE, main_loops),
         ("presets.json", CUDA, PRESETS, presets),
+        ("divided-keys.json", CUDA, DIVIDED, divided_keys),
     )
     for name, path, markers, table in kept:
         if (file := RESULTS / name).is_file():

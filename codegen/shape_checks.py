@@ -29,6 +29,8 @@ _ROWS = (
 _COUNTED = {"copies": "copy", "splits": "part"}
 # Their numbers are int32.
 _MOST_PAGES = 2**31 - 1
+# Rows of a group and tiles of them are numbered in int32.
+_MOST_ROWS = 2**30
 
 Check = tuple[tirx.Expr, str]
 
@@ -46,7 +48,7 @@ def with_shape_checks(
         for extent in getattr(param, "shape", ())
         if isinstance(extent, tirx.Var)
     }
-    checks = [*_heads(sizes), *_lengths(sizes), *_pages(sizes)]
+    checks = [*_heads(sizes), *_lengths(sizes), *_groups(sizes), *_pages(sizes)]
     checks += [*_workspaces(func, sizes, meta), *_tables(sizes)]
     wide = {p: tirx.Var(p.name, "int64") for p in func.params if _is_narrow_integer(p)}
     params = [wide.get(param, param) for param in func.params]
@@ -77,6 +79,14 @@ def _lengths(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
         if name in sizes:
             limit = f"{MAX_SEQLEN} rows (axis {axis}) are the most that {tensors} may have"
             yield sizes[name] <= MAX_SEQLEN, f"{limit}: split the {what}"
+
+
+def _groups(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
+    if "splits" not in sizes:
+        return
+    rows = sizes["H"] * sizes.get("Sq", sizes.get("total_q"))
+    limit = f"{_MOST_ROWS} rows of all heads are the most that q may have where keys are divided"
+    yield rows <= _MOST_ROWS, f"{limit}: split the batch"
 
 
 def _pages(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:

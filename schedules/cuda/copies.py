@@ -104,8 +104,7 @@ class Copies:
 
         All threads may read it after the next ``landed``.
         """
-        if self.asynchronous:
-            wait()
+        self.drain()
         kind, tile = _VECTOR[cursor.access_bytes], cursor.tile
         signs = tirx.const(_SIGN_BITS[_word_type(kind), tile.element_bytes], _word_type(kind))
         for context in cursor.pieces():
@@ -124,9 +123,13 @@ class Copies:
 
     def landed(self) -> None:
         """Wait until all groups of all threads have landed; all threads of the block meet."""
+        self.drain()
+        barrier()
+
+    def drain(self) -> None:
+        """Wait until this thread's own groups have landed, as it must before it ends."""
         if self.asynchronous:
             wait()
-        barrier()
 
 
 def commit() -> None:

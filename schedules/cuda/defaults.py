@@ -41,10 +41,15 @@ FORWARD_TF32 = {
     128: (Forward(64, 32), Forward(64, 16)),
     256: (Forward(64, 16), Forward(32, 16, num_warps=2)),
 }
-# A tile of a group's rows is mostly empty where one query meets many keys: loads are what counts.
+# A tile of a group's rows is mostly empty where one query meets many keys: loads are what counts,
+# two stages of them in two blocks. min_blocks=2: left to itself ptxas keeps to the registers of
+# three, for which there is no shared memory, and spills.
 SPLIT = {
-    64: (Split(64, 64), Split(64, 32)),
-    128: (Split(64, 64), Split(64, 32), Split(64, 64, stages=1), Split(64, 32, stages=1)),
+    64: (Split(64, 64, min_blocks=2), Split(64, 32)),
+    128: (
+        Split(64, 64, min_blocks=2), Split(64, 32), Split(64, 64, stages=1),
+        Split(64, 32, stages=1),
+    ),
     256: (
         Split(64, 32), Split(64, 32, stages=1), Split(64, 16, stages=1),
         Split(32, 16, num_warps=2, stages=1),

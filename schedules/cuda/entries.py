@@ -109,11 +109,12 @@ def find_row(kernel: CudaKernel, rows: int) -> Place:
     return _at(kernel, row_work(sig.sizes, rows), rows, sequences)
 
 
-def find_group(kernel: CudaKernel, rows: int, split: bool) -> Place:
-    """The place of this block in ``group_work``, rows of a group being numbered by query, then by
-    head. A block without a row ends here."""
+def find_group(kernel: CudaKernel, rows: int, group, split: bool) -> Place:
+    """The place of this block in ``group_work``. A block without a row ends here.
+
+    group: query heads of one, a register.
+    """
     sig, sequences = kernel.sig, sequences_of(kernel.sig)
-    group = kernel.scalar(int32(sig.group), name="group")
     work = group_work(sig.sizes, rows, sig.sizes["splits"] if split else 1)
     if not sig.spans:
         return _at(kernel, work, rows, sequences)

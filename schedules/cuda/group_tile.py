@@ -15,7 +15,7 @@ from .builder import CudaKernel, name_registers, typed
 from .entries import find_group
 from .rows import Cursor, address_of
 from .shared_tile import SharedTile
-from .tiling import QueryTile
+from .tiling import RowTile, held
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class GroupRow:
     head: Any
 
 
-class GroupTile(QueryTile):
+class GroupTile(RowTile):
     """The tile of this block: rows first .. first + block_q - 1 of the group of kv_head.
 
     Row r is that of query r // group in head r % group of the group, so that one tile of keys
@@ -35,12 +35,12 @@ class GroupTile(QueryTile):
     """
 
     def __init__(self, kernel: CudaKernel, block_q: int, split: bool):
-        place = find_group(kernel, block_q, split)
-        super(QueryTile, self).__init__(kernel, place)
+        self.group = kernel.scalar(int32(kernel.sig.group), name="group")
+        place = find_group(kernel, block_q, self.group, split)
+        super().__init__(kernel, place)
         self.block_q, self.queries, self.kv_head = block_q, place.rows, place.head
         self.part = kernel.scalar(place.part)
         self._splits = int32(kernel.sig.sizes["splits"])
-        self.group = kernel.scalar(int32(kernel.sig.group))
         self.rows = kernel.scalar(self.queries * self.group)
         name_registers(self)
 
@@ -50,32 +50,35 @@ class GroupTile(QueryTile):
         return GroupRow(query, self.kv_head * self.group + (number - query * self.group))
 
     def query_cursor(self, name: str, target: SharedTile) -> Cursor:
+        """A cursor that brings this tile of the tensor ``name`` of queries to ``target``."""
         return GroupCursor(self._kernel, target, self, name)
 
     def key_visits(self, block_k: int) -> Visits:
         """The tiles of keys that these rows see in this part, the last one first."""
-        return self.all_visits(self.block_q, block_k).part(self.part, self._splits)
+        return self._all_visits(self.block_q, block_k).part(self.part, self._splits)
 
     def parts(self, block_q: int, block_k: int):
         """How many parts have tiles of keys that these rows see, of which the first are those.
 
         block_q: rows of the tile, one that holds these, that was split.
         """
-        return self.all_visits(block_q, block_k).parts(self._splits)
+        return self._all_visits(block_q, block_k).parts(self._splits)
 
-    def all_visits(self, block_q: int, block_k: int) -> Visits:
+    def _all_visits(self, block_q: int, block_k: int) -> Visits:
         """The tiles of keys, in all parts, of the tile of ``block_q`` rows that holds these."""
         first = self.first - tirx.truncmod(self.first, block_q)
         last = tirx.truncdiv(first + (block_q - 1), self.group)
         seen = visibility(self._kernel.sig, (self.queries, self.keys))
         queries = tirx.truncdiv(first, self.group), last + 1
-        return seen.keys(*queries, block_k, last_first=True)
+        visits = seen.keys(*queries, block_k, last_first=True)
+        return held(self._kernel, visits, "count")
 
     def element(self, row: GroupRow, column) -> tuple:
         """Index of an element of ``row`` in a tensor of queries."""
         return self._sequences.query(self.batch, row.head, row.query, column)
 
     def statistic(self, row: GroupRow) -> tuple:
+        """Index of a statistic of ``row``."""
         return self._sequences.statistic(self.batch, row.head, row.query)
 
 

@@ -74,11 +74,8 @@ class _Merge:
 
     def _merge_states(self) -> None:
         """The row's maximum and sum: each lane takes some of the parts, then lanes are joined."""
-        kernel, row, numbers = (
-            self.kernel,
-            self.row,
-            row_numbers(self.sig, self.own.head, self.kernel.buffers),
-        )
+        kernel, row = self.kernel, self.row
+        numbers = row_numbers(self.sig, self.own.head, kernel.buffers)
         self.units = MaximumUnits(kernel, self.scores, row)
         self.maximum = kernel.scalar(row.start("m", **numbers), "float32")
         with self._parts(kernel.lane, WARP) as part:

@@ -9,7 +9,7 @@ from tvm.script import tirx as T
 
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
-from .builder import Tensor, emit, store, when
+from .builder import Tensor, emit, leave_unless, store, when
 from .entries import group_grid
 from .forward import Forward, ForwardConfig
 from .group_tile import GroupRow, GroupScores, GroupTile
@@ -33,7 +33,7 @@ def parts_launch(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, sym
     """The kernel that leaves the states of each row and part of the keys in workspaces.
 
     Sums of a part are not normalised, and start with nothing: ``merge_launch`` makes results of
-    them. Where the last parts have no tile of keys (``Visits.part``), nothing is written.
+    them. The last parts may have no tile of keys (``Visits.part``): nothing is written there.
     """
     return _Parts(spec, config, arch, symbol).launch()
 
@@ -52,6 +52,7 @@ class _Parts(Forward):
     def _open_tile(self) -> None:
         kernel = self.kernel
         self.tile = tile = GroupTile(kernel, self.config.block_q, split=True)
+        leave_unless(tile.part < tile.parts(self.config.block_q, self.config.block_k))
         held = held_inverse_cap(kernel, self.scores), (tile.queries, tile.keys)
         self.bound = GroupScores(lambda head: self.scores.at(tile.batch, head, *held))
 
@@ -78,7 +79,7 @@ class _Parts(Forward):
 
     def _finish(self) -> None:
         self.softmax.finish()
-        self.copies.landed()
+        self.copies.drain()
         for (m, half), row in self._rows.items():
             with when(self._number(m, half) < self.tile.rows):
                 self._store_row(m, half, (self.tile.part, *self.tile.statistic(row)))

@@ -43,7 +43,34 @@ class _Tile:
         return Rows(buffer, int(buffer.shape[-1]), index, steps)
 
 
-class QueryTile(_Tile):
+class RowTile(_Tile):
+    """What tiles of queries have in common: the keys that they read, those of ``kv_head``."""
+
+    def key_rows(self, name: str) -> Rows:
+        """Rows of the key/value head in the tensor ``name`` of keys."""
+        return self._rows(name, "key", self.kv_head)
+
+    def key_cursors(self, targets: Mapping[str, SharedTile], first, advance: int) -> list[Cursor]:
+        """Cursors that bring ``key_rows`` of each tensor to its target, in pages where they are.
+
+        first, advance: as of ``RowCursor``. Tiles are asked for in the order of ``targets``.
+        """
+        kernel = self._kernel
+        if self._sequences.is_run(self.batch, 1) is True:
+            return [
+                RowCursor(kernel, target, self.key_rows(name), first, advance)
+                for name, target in targets.items()
+            ]
+        sequences = in_int32(kernel, self._sequences)
+        index = partial(sequences.key, self.batch, self.kv_head)
+        rows = [
+            PagedRows(kernel.buffers[name], lambda row: index(row, 0), self.keys)
+            for name in targets
+        ]
+        return page_cursors(kernel, list(targets.values()), rows, first, advance)
+
+
+class QueryTile(RowTile):
     """The query tile of this block: batch, head, kv_head, rows first .. first + block_q - 1.
 
     find: which work the block's place is of, a function of entries.py.
@@ -78,29 +105,6 @@ class QueryTile(_Tile):
         """The tiles of keys that these rows see, the last one first."""
         seen = visibility(self._kernel.sig, (self.rows, self.keys))
         return seen.keys(self.first, self.first + self.block_q, block_k, last_first=True)
-
-    def key_rows(self, name: str) -> Rows:
-        """Rows of the key/value head in the tensor ``name`` of keys."""
-        return self._rows(name, "key", self.kv_head)
-
-    def key_cursors(self, targets: Mapping[str, SharedTile], first, advance: int) -> list[Cursor]:
-        """Cursors that bring ``key_rows`` of each tensor to its target, in pages where they are.
-
-        first, advance: as of ``RowCursor``. Tiles are asked for in the order of ``targets``.
-        """
-        kernel = self._kernel
-        if self._sequences.is_run(self.batch, 1) is True:
-            return [
-                RowCursor(kernel, target, self.key_rows(name), first, advance)
-                for name, target in targets.items()
-            ]
-        sequences = in_int32(kernel, self._sequences)
-        index = partial(sequences.key, self.batch, self.kv_head)
-        rows = [
-            PagedRows(kernel.buffers[name], lambda row: index(row, 0), self.keys)
-            for name in targets
-        ]
-        return page_cursors(kernel, list(targets.values()), rows, first, advance)
 
     def statistic(self, row) -> tuple:
         """Index of a statistic of ``row`` of this head."""

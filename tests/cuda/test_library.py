@@ -24,7 +24,7 @@ from tvm_flash.verify.hook import InterpretedDevice
 
 SPEC = AttentionSpec(dtype="bfloat16", head_dim=64, causal=True)
 SCALE = 64**-0.5
-DIRECTIONS = ("forward", "backward", "backward_deterministic")
+DIRECTIONS, SPLIT = ("forward", "backward", "backward_deterministic"), "forward_split"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def kernels(tmp_path_factory):
     """(library, its kernels by direction) for two architectures."""
     folder = tmp_path_factory.mktemp("attention") / "kernels"
     before = dict(registered)
-    library = load(build([SPEC], "cuda:sm_80,sm_90", folder, directions=DIRECTIONS))
+    library = load(build([SPEC], "cuda:sm_80,sm_90", folder, directions=(*DIRECTIONS, SPLIT)))
     yield library, {kernel.direction: kernel for kernel in library.kernels}
     registered.clear()
     registered.update(before)
@@ -79,6 +79,22 @@ def test_forward_and_both_backwards(kernels, problem, bounds, capability):
             grads = call_backward(device, kernel, forward, dout)
             for got, want, bound in zip(grads, want_grads, bounds[1:], strict=True):
                 assert largest_error(got, want) <= bound
+
+
+def test_keys_in_parts(kernels, problem, bounds):
+    library, by_direction = kernels
+    (q, k, v), _, want_out, want_lse, _ = problem
+    kernel = by_direction[SPLIT]
+    sizes = kernel.sizes((1, 4, 2, 70, 100), threads=1)
+    given = {"q": q, "k": k, "v": v, "softmax_scale": SCALE}
+    with InterpretedDevice(library, (9, 0)) as device:
+        none = completed(kernel.arguments, given, new_tensors({**sizes, "splits": 0}))
+        with pytest.raises(ValueError, match="part_out must have at least one part"):
+            device.call(kernel, none, outputs=("out", "lse"))
+        call = completed(kernel.arguments, given, new_tensors({**sizes, "splits": 2}))
+        device.call(kernel, call, outputs=names(kernel.arguments, *WRITTEN))
+    assert largest_error(call["out"], want_out) <= bounds[0]
+    torch.testing.assert_close(call["lse"].double(), want_lse, atol=1e-5, rtol=1e-5)
 
 
 def call_backward(device, kernel, forward, dout, dq_acc=lambda shape: shape):

@@ -49,6 +49,7 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda x: True), raising=False)
     monkeypatch.setattr("tvm_flash.frontend.ragged_ops.place_of", lambda x: ("cuda", (8, 0)))
     monkeypatch.setattr("tvm_flash.frontend.ragged_ops.resolve", looked_for)
+    monkeypatch.setattr("tvm_flash.frontend.placement.processors_of", lambda x: 108)
     monkeypatch.setattr(packed_rows, "is_current_stream_capturing", lambda: False)
 
 

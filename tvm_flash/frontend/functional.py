@@ -90,9 +90,10 @@ def attention(
     most) int32: k and v are pages (pages, page_size, Hk, D), sequence b has its keys at the
     positions leftpad_k[b] (default 0) .. seqused_k[b] - 1 of pages block_table[b]; no gradients.
     Out is (total_q, H, Dv), 0 in rows of no sequence, lse (H, total_q). num_splits: 1 gives a
-    sequence the same bits alone and in any batch, at any place and on any number of threads; with 0
-    the kernel is chosen by the lengths of the batch. Nested tensors (B, S*, H,
-    D) of layout torch.jagged need none of these.
+    sequence the same bits alone and in any batch, at any place and on any number of threads; on
+    GPUs so do more, the parts into which the keys of each sequence are divided; with 0 the kernel
+    is chosen by the lengths of the batch. Nested tensors (B, S*, H, D) of layout torch.jagged need
+    none of these.
 
     Returns out (B, Sq, H, Dv) in q's dtype and layout, and with ``return_lse`` also lse (B, H, Sq),
     float32, natural log, differentiable. Rows that see no key give 0 and -inf. Works under

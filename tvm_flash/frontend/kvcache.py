@@ -66,9 +66,9 @@ def flash_attn_with_kvcache(
     given); without causal and window all rows of q at that one.
 
     Queries are aligned with the end of all keys, the new ones included. num_splits: 1 for the same
-    bits in any batch, else the kernels choose. out: memory for the result. Returns out (B, Sq, H,
-    Dv) or (total_q, H, Dv); with return_softmax_lse also lse (B, H, Sq) or (H, total_q), float32.
-    No gradients.
+    bits in any batch, on GPUs also more, of parts of the keys; 0: the kernels choose. out: memory
+    for the result. Returns out (B, Sq, H, Dv) or (total_q, H, Dv); with return_softmax_lse also lse
+    (B, H, Sq) or (H, total_q), float32. No gradients.
 
     Raises as ``attention``; RuntimeError for a page that does not exist or a cache that is full,
     ValueError for sequences that append to one place. On CPUs that is before anything is written;

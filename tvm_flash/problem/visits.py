@@ -39,10 +39,11 @@ class Visits:
 
     def parts(self, most):
         """How many of ``most`` parts have tiles: those before the others."""
-        a, size = self.arithmetic, self.arithmetic.maximum(self._share(most), 1)
-        return a.quotient(self.count + (size - 1), size)
+        size = self.arithmetic.maximum(self._share(most), 1)
+        return self.arithmetic.quotient(self.count + (size - 1), size)
 
     def _share(self, parts):
+        """Tiles of each part but the last."""
         return self.arithmetic.quotient(self.count + (parts - 1), parts)
 
     def first(self, number):

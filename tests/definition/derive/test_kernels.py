@@ -20,7 +20,9 @@ from tvm_flash.schedules.cpu.forward import schedule_forward
 from tvm_flash.schedules.cpu.split_forward import default_split_config, schedule_split_forward
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.forward import ForwardConfig, forward_launch
+from tvm_flash.schedules.cuda.merge import merge_launch
 from tvm_flash.schedules.cuda.program import CudaProgram
+from tvm_flash.schedules.cuda.split_forward import SplitForwardConfig, parts_launch
 from tvm_flash.schedules.target import host_target
 from tvm_flash.verify.plan import run_program
 from tvm_flash.verify.rule import largest_error
@@ -72,24 +74,45 @@ def test_cpu_forms(kind, form):
             check(named, out, lse, 3e-6)
 
 
+def whole(spec):
+    """One kernel for all keys."""
+    return (forward_launch(spec, ForwardConfig(32, 16, 2), ARCHS["sm_80"], "kinds"),)
+
+
+def divided(spec):
+    """A start counts once in many parts."""
+    config = SplitForwardConfig(32, 16, 2)
+    parts = parts_launch(spec, config, ARCHS["sm_80"], "parts")
+    return parts, merge_launch(spec, config, "merge")
+
+
+def workspaces(named):
+    """Memory for the states of three parts."""
+    batch, rows, heads, columns = named["out"].shape
+    shape = 3, batch, heads, rows
+    states = {name: torch.empty(shape) for name in ("part_m", "part_l")}
+    return {"part_out": torch.empty(*shape, columns), **states}
+
+
+@pytest.mark.parametrize("launches", [whole, divided])
 @pytest.mark.parametrize("variant", ["causal", "score_mod"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gpu_forward(kind, variant):
+def test_gpu_forward(kind, variant, launches):
     options = {"causal": True}
     if variant == "score_mod":
         options |= {"score_mod": rises, "window_size": (10**6, 0)}
     spec, _, _ = captured(options, dtype="float16", head_dim=16, softmax=kind)
-    arch, config = ARCHS["sm_80"], ForwardConfig(32, 16, 2)
-    launch = forward_launch(spec, config, arch, "kinds")
+    made = launches(spec)
     for sizes in SIZES:
         for sink in SINKS if kind == "sink" else SINKS[:1]:
             named, out, lse = problem(spec, kind, sizes, sink, options)
             if variant == "score_mod" and lse is not None:
                 named["lse_low"] = torch.full_like(named["lse"], math.nan)
-            called = named | {"softmax_scale": spec.head_dim**-0.5, "window_left": 10**6}
-            called = {name: called[name] for name in (*named, *Signature(spec).numbers)}
-            program = CudaProgram("kinds", tuple(called), (launch,))
-            run_program(program, ptx_of(program, ptx_version((arch,))), called)
+            tensors = named | (workspaces(named) if launches is divided else {})
+            called = tensors | {"softmax_scale": spec.head_dim**-0.5, "window_left": 10**6}
+            called = {name: called[name] for name in (*tensors, *Signature(spec).numbers)}
+            program = CudaProgram("kinds", tuple(called), made)
+            run_program(program, ptx_of(program, ptx_version((ARCHS["sm_80"],))), called)
             check(named, out, lse, 3e-3)
 
 

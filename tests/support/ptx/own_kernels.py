@@ -19,12 +19,19 @@ from tvm_flash.schedules.cuda.backward_config import BackwardConfig
 from tvm_flash.schedules.cuda.forward import ForwardConfig
 from tvm_flash.schedules.cuda.program import CudaProgram, Launch
 from tvm_flash.schedules.cuda.select import cuda_programs
+from tvm_flash.schedules.cuda.split_forward import SplitForwardConfig
 from tvm_flash.verify.buffers import MappedTensors
-from tvm_flash.verify.plan import bind, grid_of
+from tvm_flash.verify.plan import bind, grid_of, parsed
 from tvm_flash.verify.rule import deviations, results
 
 WRITTEN = {"forward": ("out", "lse"), "delta": ("delta",), "dkdv": ("dk", "dv", "dq_acc"),
-           "dq": ("dq",), "ordered": ("dq",)}  # fmt: skip
+           "dq": ("dq",), "ordered": ("dq",),
+           "parts": ("out", "lse"), "merge": ("out", "lse")}  # fmt: skip
+DIRECTIONS = {"forward": "forward", "ordered": "backward_deterministic",
+              "parts": "forward_split", "merge": "forward_split"}  # fmt: skip
+# What the launches of a program hand on to one another: a mutant runs among them.
+HANDED_ON = ("part_out", "part_m", "part_l")
+MOST_PARTS = 37
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,32 @@ class Own:
     config: ForwardConfig | BackwardConfig | None = None
 
     @cached_property
-    def program(self) -> CudaProgram:
-        """The program for sm_80, with this launch alone."""
-        directions = {"forward": "forward", "ordered": "backward_deterministic"}
+    def whole(self) -> CudaProgram:
+        """The program for sm_80."""
         config = self.config.to_json() if self.config else None
-        direction = directions.get(self.role, "backward")
+        direction = DIRECTIONS.get(self.role, "backward")
         ((_, program),) = cuda_programs(self.spec, direction, (ARCHS["sm_80"],), config)
-        number = {"dkdv": 1, "dq": 2, "ordered": 2}.get(self.role, 0)
-        return replace(program, launches=program.launches[number : number + 1])
+        return program
+
+    @cached_property
+    def program(self) -> CudaProgram:
+        """The same, with this launch alone."""
+        number = {"dkdv": 1, "dq": 2, "ordered": 2, "merge": 1}.get(self.role, 0)
+        return replace(self.whole, launches=self.whole.launches[number : number + 1])
+
+    @cached_property
+    def launches(self) -> list[tuple[Launch, str]]:
+        """What runs to judge it, with the texts: itself, or all where it is judged by their end."""
+        divides = self.role in ("parts", "merge")
+        program = self.whole if divides else self.program
+        return list(zip(program.launches, ptx_of(program), strict=True))
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The tensors that those take."""
+        taken = dict.fromkeys(name for step, _ in self.launches for name in step.arguments)
+        del taken["softmax_scale"]
+        return list(taken)
 
     @cached_property
     def ptx(self) -> str:
@@ -76,6 +101,8 @@ OWN = {
         "dkdv", _WIDE, BackwardConfig(64, 64, num_warps=8, column_groups=2, stages=2)
     ),
     "own_ordered_dq_f16_d64_causal": Own("ordered", _HALF),
+    "own_parts_f16_d64_causal": Own("parts", _HALF, SplitForwardConfig(64, 16)),
+    "own_merge_f16_d80": Own("merge", _ODD, SplitForwardConfig(64, 16)),
     "own_delta_f16_d80": Own("delta", _ODD),
     "own_dq_rows_f16_d80": Own("dq", _ODD),
 }
@@ -98,18 +125,21 @@ class Problem:
     def __call__(self, kernel) -> None:
         """Launch under all checks; AssertionError when a result is wrong or not written."""
         own, tensors, memory = self.own, self._tensors, DeviceMemory()
-        written = [name for name in WRITTEN[own.role] if name in tensors]
+        written = [name for name in (*WRITTEN[own.role], *HANDED_ON) if name in tensors]
         zeroed = [name for name in ZEROED if name in written]
         for name in zeroed:
             tensors[name].zero_()
         mapped = MappedTensors(memory, tensors, written, zeroed)
-        c, step, scale = self.case, own.step, self.case.numbers["softmax_scale"]
-        sizes = named_sizes((c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k))
-        launch(
-            kernel, grid_of(step, sizes), (step.threads, 1, 1),
-            bind(step, own.ptx, tensors | {"softmax_scale": scale}), memory,
-            shared_bytes=step.shared_bytes, seed=self.seed,
-        )  # fmt: skip
+        scale, sizes = self.case.numbers["softmax_scale"], named_sizes(self._sizes)
+        sizes["splits"] = self._splits
+        for step, ptx in own.launches:
+            is_own = step.name == own.step.name
+            launch(
+                kernel if is_own else parsed(ptx).kernels[f"{step.name}_kernel"],
+                grid_of(step, sizes), (step.threads, 1, 1),
+                bind(step, ptx, tensors | {"softmax_scale": scale}), memory,
+                shared_bytes=step.shared_bytes, seed=self.seed,
+            )  # fmt: skip
         mapped.check()
         self._judge(tensors, scale)
 
@@ -124,6 +154,16 @@ class Problem:
         held = deviations(self.case.dtype, found, exact, plain)
         wrong = [str(deviation) for deviation in held if not deviation.ok]
         assert not wrong, "; ".join(wrong)
+
+    @property
+    def _splits(self) -> int:
+        """Parts of the keys, where they are divided: also more than tiles, and than lanes."""
+        return MOST_PARTS if self.case.seqlen_k > 32 * self.own.tile[1] else 1 + self.seed * 2
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        c = self.case
+        return c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k
 
     @cached_property
     def _inputs(self) -> Inputs:
@@ -170,12 +210,13 @@ class Problem:
         }  # fmt: skip
         meta = self.own.program.meta
         if "head_dim_pad" in meta:
-            c = self.case
-            sizes = (c.batch, c.heads, c.kv_heads, c.seqlen_q, c.seqlen_k)
-            shape = shape_of(TABLE["backward"][-1], size_values(self.own.spec, sizes, meta))
-            generator = torch.Generator().manual_seed(shape[3])
-            tensors["dq_acc"] = torch.randn(shape, generator=generator)
-        return {name: tensors[name] for name in self.own.step.arguments[:-1]}
+            values = size_values(self.own.spec, self._sizes, meta) | {"splits": self._splits}
+            generator = torch.Generator().manual_seed(self.case.seqlen_q)
+            for argument in (*TABLE["backward"], *TABLE["forward_split"]):
+                if argument.name in ("dq_acc", *HANDED_ON):
+                    shape = shape_of(argument, values)
+                    tensors[argument.name] = torch.randn(shape, generator=generator)
+        return {name: tensors[name] for name in self.own.names}
 
 
 def in_rows(sums: torch.Tensor, meta: dict[str, int]) -> torch.Tensor:
@@ -225,6 +266,8 @@ def _sizes(own: Own) -> Iterator[tuple[dict, bool]]:
     # A forward changes the signs of Q in shared memory.
     negative = {"causal": own.spec.causal, "softmax_scale": -0.2}
     yield size(block_q + 3, block_k + 5, alone | {"variant": negative})
+    if own.role == "merge":  # more parts than lanes
+        yield size(2, MOST_PARTS * block_k - 3, grouped)
 
 
 def places(block: int, order: int = 1) -> list[int]:
