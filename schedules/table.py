@@ -9,6 +9,7 @@ from typing import Any
 
 from ..artifact.library import DIRECTIONS
 from ..errors import UnsupportedSpec
+from ..problem.arguments import direction_reasons
 from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
 from .config_fields import Config, checked, config_from
@@ -16,6 +17,7 @@ from .records import best_config
 from .space import Knob, Space
 
 FORWARD = ("forward",)
+APPEND = ("append",)
 BACKWARD = ("backward", "backward_deterministic")
 
 # (config, spec, target) -> why the config does not serve (empty: it does).
@@ -85,8 +87,8 @@ class ScheduleTable:
 
         Raises UnsupportedSpec for a direction that the spec has not, or what no schedule serves.
         """
-        if direction != "forward" and not spec.has_gradient:
-            raise UnsupportedSpec([f"{spec.name}: attention over keys in pages has no gradient"])
+        if reasons := direction_reasons(spec, direction):
+            raise UnsupportedSpec(reasons)
         return [
             config
             for row in self._serving(direction)

@@ -16,8 +16,14 @@ from ..problem.spec import AttentionSpec
 
 # 2: kernels list their arguments. 3: window ends and softcap are among these.
 FORMAT = 3
-# The last: the same bits every run. On CPUs every backward is, on GPUs it is a kernel of its own.
-DIRECTIONS = {"forward": "fwd", "backward": "bwd", "backward_deterministic": "bwd_det"}
+# backward_deterministic: the same bits every run. On CPUs every backward is, on GPUs it is a kernel
+# of its own. append: rows go into the pages of a cache.
+DIRECTIONS = {
+    "forward": "fwd",
+    "backward": "bwd",
+    "backward_deterministic": "bwd_det",
+    "append": "append",
+}
 
 # Rows or columns of a tile, also of several at once: far above any schedule's, far below what a
 # workspace cannot be sized with.

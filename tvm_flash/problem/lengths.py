@@ -17,6 +17,8 @@ DECODE_QUERIES = 16
 FORWARD_BUCKETS = ("tiny", "decode", "short", "medium", "long")
 BACKWARD_BUCKETS = ("tiny", "short", "medium", "long")
 DEFAULT_BUCKET = "long"
+# Rows that are appended are moved one by one, however many there are.
+_BUCKETS = {"forward": FORWARD_BUCKETS, "append": (DEFAULT_BUCKET,)}
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for
 # every length, so this decides speed alone; one for few rows is too slow to stand in for others.
@@ -31,7 +33,7 @@ _STAND_INS = {
 
 def buckets_of(direction: str) -> tuple[str, ...]:
     """The buckets of a direction (a key of artifact.DIRECTIONS)."""
-    return FORWARD_BUCKETS if direction == "forward" else BACKWARD_BUCKETS
+    return _BUCKETS.get(direction, BACKWARD_BUCKETS)
 
 
 def bucket_of(direction: str, seqlen_q: int, seqlen_k: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from .arguments import TABLES
 from .spec import AttentionSpec
 
 HALVES = ("bfloat16", "float16")
@@ -101,10 +102,13 @@ PRESETS = {
 
 
 def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[AttentionSpec, str]]:
-    """(spec, direction) of those of ``directions`` that the spec has; all of them, where it has
-    none: it is then refused by name."""
-    served = [d for d in directions if d == "forward" or spec.has_gradient]
-    return [(spec, direction) for direction in served or directions]
+    """(spec, direction) of those of ``directions`` that the spec has, and of appending to its pages;
+    all of ``directions``, where it has none: it is then refused by name."""
+    table = TABLES[spec.sequences]
+    served = [d for d in directions if d in table] or list(directions)
+    pairs = [(spec, direction) for direction in served if direction != "append"]
+    appends = "append" in table and not {"forward", "append"}.isdisjoint(directions)
+    return [*pairs, (spec.append_spec, "append")] if appends else pairs
 
 
 def preset_named(name: str) -> Preset:

@@ -122,9 +122,14 @@ class AttentionSpec:
         return self.saved_statistics if self.returns == "out_lse" else ()
 
     @property
-    def has_gradient(self) -> bool:
-        """Whether there is a backward: not through keys in pages, which others may share."""
-        return self.sequences != "paged"
+    def append_spec(self) -> AttentionSpec:
+        """The spec whose kernel appends to its pages: rows are all that it knows of them."""
+        return AttentionSpec(
+            dtype=self.dtype,
+            head_dim=self.head_dim,
+            head_dim_v=self.head_dim_v,
+            sequences="paged",
+        )
 
     @property
     def is_bounded(self) -> bool:
