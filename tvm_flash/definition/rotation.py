@@ -5,8 +5,6 @@ cos and sin are tables, of a row for each position.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 
 def rotated(first, second, cos, sin) -> tuple:
     """The pair (first, second) turned by an angle of these, float32."""

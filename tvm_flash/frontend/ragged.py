@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from .last_call import LastCall
 from .packed_rows import check_cu_seqlens, check_numbers, check_table, is_readable
 from .problem import ragged_problem_of
 from .ragged_checks import Extent, check_rows, check_spans
-from .ragged_ops import PACKED, PAGED, ragged_operator
+from .ragged_ops import PACKED, PAGED, ready_operator
 from .values import as_integer
 
 
@@ -95,11 +96,12 @@ def _spans(q: torch.Tensor, k: torch.Tensor, lengths: Lengths, paged: bool) -> R
     return Ragged(kind, (starts_q, ends_q, starts_k, ends_k, *more), longest)
 
 
-def ragged_attention(
+def ready_attention(
     q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods, num_splits
-):
-    """out (total_q, H, Dv) and lse (H, total_q) of checked options.
+) -> Callable[[], tuple]:
+    """A function that gives out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
+    All that may fail has been done then, as ``ready_operator`` says.
     features: the fields of problem.Features up to the kind. numbers: window_left, window_right,
     softcap. mods: score_mod, mask_mod.
     """
@@ -107,7 +109,7 @@ def ragged_attention(
     scale = default_scale if scale is None else scale
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
-    return ragged_operator(
+    return ready_operator(
         ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
         deterministic, numbers, num_splits, ragged.extents,
     )  # fmt: skip

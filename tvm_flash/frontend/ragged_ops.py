@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
@@ -39,14 +40,15 @@ _paged_forward = _define(PAGED, "forward")
 FORWARD = {PACKED: _packed_forward, PAGED: _paged_forward}
 
 
-def ragged_operator(
+def ready_operator(
     kind: str, q, k, v, spans, tables, spec: str, softmax_scale: float, max_seqlen_k: int,
     deterministic: bool, numbers, num_splits: int, extents=None,
-):  # fmt: skip
-    """(out, lse) of checked arguments, differentiable where the ``kind`` is.
+) -> Callable[[], tuple]:  # fmt: skip
+    """A function that gives (out, lse) of checked arguments, differentiable where the ``kind`` is.
 
-    spec: from ``spec_name`` or ``spec_json``. numbers: window_left, window_right, softcap. extents:
-    what ``check_spans`` gave, None if it was not asked.
+    What may fail has been done: its kernel is found, its memory taken; not where torch records,
+    traces or transforms the call. spec: from ``spec_name`` or ``spec_json``. numbers: window_left,
+    window_right, softcap. extents: what ``check_spans`` gave, None if it was not asked.
     """
     call = (
         q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, deterministic, *numbers,
@@ -58,20 +60,28 @@ def ragged_operator(
             call = tuple(lasting_text(x) if x is spec else x for x in call)
         elif not (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
             given = dict(zip(parameters(FORWARD[kind]), call, strict=True))
-            results = _computed(kind, "forward", given, extents)
-            return results["out"], results["lse"]
-    return FORWARD[kind](*call)[:2]
+            return partial(_finish, *_ready(kind, "forward", given, extents))
+    return lambda: FORWARD[kind](*call)[:2]
+
+
+def _finish(results, run: Callable[[], object]) -> tuple[torch.Tensor, torch.Tensor]:
+    run()
+    return results["out"], results["lse"]
 
 
 def _run(operator, kind: str, direction: str, *inputs):
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
-    results = _computed(kind, direction, given)
+    results, run = _ready(kind, direction, given)
+    run()
     return _completed(results, names(TABLES[kind][direction], "output"), given["q"])
 
 
-def _computed(kind: str, direction: str, given, extents=None) -> dict[str, torch.Tensor]:
-    """The results of a kernel by name; rows that belong to no entry are 0, their lse -inf."""
+def _ready(kind: str, direction: str, given, extents=None) -> tuple[dict, Callable[[], object]]:
+    """Memory of the results by name, and the kernel's call, which fills it.
+
+    Rows that belong to no entry are 0, their lse -inf.
+    """
     spec, found = _plan(given["spec"], kind, direction)
     longest = 0, given[LONGEST.name]
     if given["q"].is_cpu:
@@ -81,9 +91,9 @@ def _computed(kind: str, direction: str, given, extents=None) -> dict[str, torch
     results = outputs_of(found, spec, sizes, given)
     has_work = _has_work(given)
     _clear(results, given, extents, has_work)
-    if has_work:
-        _call(spec, direction, longest, sizes, {**given, **results})
-    return results
+    if not has_work:
+        return results, tuple
+    return results, _call(spec, direction, longest, sizes, {**given, **results})
 
 
 @lru_cache(maxsize=1024)
@@ -101,7 +111,8 @@ def _has_work(given) -> bool:
     return all(x.numel() for x in needed)
 
 
-def _call(spec, direction: str, longest, sizes, given) -> None:
+def _call(spec, direction: str, longest, sizes, given) -> Callable[[], object]:
+    """A kernel with what it is called with."""
     device, capability = place_of(given["q"])
     if direction == "backward" and is_ordered(given["deterministic"]):
         direction = "backward_deterministic"
@@ -109,7 +120,7 @@ def _call(spec, direction: str, longest, sizes, given) -> None:
     is_fixed = given.get("num_splits") == 1
     bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *longest)
     kernel = resolve(spec, direction, device, capability, bucket)
-    kernel(*call_of(kernel, {**sizes, LONGEST.name: longest[1]}, given).values())
+    return partial(kernel, *call_of(kernel, {**sizes, LONGEST.name: longest[1]}, given).values())
 
 
 def _clear(results, given, extents, has_work: bool) -> None:

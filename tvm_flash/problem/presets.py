@@ -102,8 +102,9 @@ PRESETS = {
 
 
 def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[AttentionSpec, str]]:
-    """(spec, direction) of those of ``directions`` that the spec has, and of appending to its pages;
-    all of ``directions``, where it has none: it is then refused by name."""
+    """(spec, direction) of those of ``directions`` that the spec has, and of what its callers need
+    too: to append to its pages. All of ``directions``, where it has none: it is then refused by
+    name."""
     table = TABLES[spec.sequences]
     served = [d for d in directions if d in table] or list(directions)
     pairs = [(spec, direction) for direction in served if direction != "append"]

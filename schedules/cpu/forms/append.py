@@ -58,7 +58,8 @@ def append(spec: AttentionSpec) -> tirx.PrimFunc:
                 b: T.let[T.int64] = place[0]
                 row: T.let[T.int64] = place[2]
                 queries, keys = T.meta_var(sequences.lengths(b))
-                if row >= 0 and row < queries and row < keys:
+                # Two conditions: a place is looked up for rows that there are.
+                if row >= 0 and row < queries and row < keys:  # noqa: SIM102
                     if not sequences.lacks_place(b, row):
                         at = T.meta_var(sequences.key(b, 0, row, 0))
                         page: T.let[T.int64] = at[0]

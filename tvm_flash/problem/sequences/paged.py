@@ -44,7 +44,7 @@ class PagedSequences(PackedSequences):
         return page, a.remainder(position, size) + row, head, column
 
     def lacks_place(self, entry, row) -> Any:
-        """Whether numbers say that the key ``row``, which ``lengths`` count, lies outside all pages.
+        """Whether the key ``row``, which ``lengths`` count, lies outside all pages by the numbers.
 
         Whoever writes asks: what is clamped for a reader is another's place.
         """
