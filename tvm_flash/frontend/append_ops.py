@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from ..problem.arguments import INTERLEAVED, TABLES, arguments
+from ..problem.arguments import INTERLEAVED, TABLES
 from ..problem.spec import AttentionSpec
 from ..runtime.kernels import resolve
 from .checks import NAMES
 from .library import define, register_update
 from .observers import is_plain_call
 from .placement import has_readable_rows, place_of
-from .recording import named
 from .schemas import schema
 
 _append = define(schema("append", TABLES["paged"]["append"], (INTERLEAVED,)))
@@ -26,19 +25,19 @@ class Angles(NamedTuple):
     float32, or in the dtype of the keys as ``rounded``; None where there are none.
     """
 
+    interleaved: bool = False
     cos: torch.Tensor | None = None
     sin: torch.Tensor | None = None
     rounded_cos: torch.Tensor | None = None
     rounded_sin: torch.Tensor | None = None
-    interleaved: bool = False
 
     @classmethod
     def of(cls, cos, sin, interleaved: bool, dtype: torch.dtype) -> Angles:
         """Tables of any floating dtype for rows of ``dtype``."""
         cos, sin = (x if x.stride(1) == 1 else x.contiguous() for x in (cos, sin))
-        if cos.dtype == dtype != torch.float32 and sin.dtype == dtype:
-            return cls(None, None, cos, sin, interleaved)
-        return cls(cos.float(), sin.float(), None, None, interleaved)
+        if cos.dtype == sin.dtype == dtype != torch.float32:
+            return cls(interleaved, rounded_cos=cos, rounded_sin=sin)
+        return cls(interleaved, cos.float(), sin.float())
 
 
 class Places(NamedTuple):
@@ -54,6 +53,12 @@ class Places(NamedTuple):
     past: torch.Tensor
     table: torch.Tensor
 
+    @classmethod
+    def one_by_one(cls, cu_seqlens: torch.Tensor) -> Places:
+        """Of rows that go where they lie: to one page, of which each entry has its own rows."""
+        starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
+        return cls(starts, ends, starts, ends, starts.new_zeros((starts.shape[0], 1)))
+
 
 def append(k, v, k_pages, v_pages, places: Places, rotary_seqlens, angles: Angles) -> None:
     """Write rows of k (total, Hk, D), rotated, and v (total, Hv, Dv), of any Hv, into their pages.
@@ -63,62 +68,62 @@ def append(k, v, k_pages, v_pages, places: Places, rotary_seqlens, angles: Angle
     Rows of no entry, and those whose place lies outside the pages, are left out. Checked before:
     shapes, dtypes and devices. Raises UnsupportedSpec where there is no kernel.
     """
-    *tables, interleaved = angles
-    call = (k, v, rotary_seqlens, k_pages, v_pages, *places, int(interleaved), *tables)
-    others = [v, rotary_seqlens, *places, *(x for x in tables if x is not None)]
+    call = (k, v, rotary_seqlens, k_pages, v_pages, *places, *angles)
+    others = [x for x in (v, rotary_seqlens, *places, *angles[1:]) if x is not None]
     if torch.compiler.is_compiling() or not is_plain_call(k, k_pages, v_pages, others):
         _append(*call)
     else:
         _run(*call)
 
 
-def rotated(x, cu_seqlens, rotary_seqlens, angles: Angles, head_dim_v=None, out=None):
+def rotated(x, places: Places, rotary_seqlens, angles: Angles, head_dim_v: int, out=None):
     """Packed rows of x (total, H, D), rotated as ``append`` does it: into ``out``, or new memory.
 
-    Rows of no entry are left out. head_dim_v: of the kernel that does it, default that of x.
+    places: ``Places.one_by_one``. Rows of no entry are left out. head_dim_v: of the kernel.
     """
-    out = x.new_empty(x.shape) if out is None else out
-    none = x.new_empty((x.shape[0], 0, x.shape[2] if head_dim_v is None else head_dim_v))
-    starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
-    # One page, of which each entry has its own rows.
-    places = Places(starts, ends, starts, ends, starts.new_zeros((starts.shape[0], 1)))
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    # No values: a column of x would do, but for its width.
+    none = x.as_strided((x.shape[0], 0, head_dim_v), (0, 0, 1))
     append(x, none, out[None], none[None], places, rotary_seqlens, angles)
     return out
 
 
-def _run(*inputs) -> None:
-    given = named(_append, inputs)
-    k, v, names = given["k_new"], given["v_new"], ("k_pages", "v_pages")
-    pages = [given[name] for name in names]
-    if k.numel() + v.numel() == 0 or given["page_table"].numel() * pages[0][..., 0, 0].numel() == 0:
+def _run(
+    k, v, rotary_seqlens, k_pages, v_pages, starts, ends, first, past, table, interleaved: int,
+    cos=None, sin=None, rounded_cos=None, rounded_sin=None,
+) -> None:  # fmt: skip
+    """The operator: arguments in its order, the kernel's in that of the table."""
+    if not (k.shape[0] and table.numel() and k_pages.shape[0] and k_pages.shape[1]):
         return
-    function, order = _kernel(k.dtype, k.shape[2], v.shape[2], *place_of(k))
-    nothing = {"cos": torch.float32, "sin": torch.float32}
-    written = [_readable(x) for x in pages]
-    given |= {"k_new": _readable(k), "v_new": _readable(v)}
-    given |= dict(zip(names, written, strict=True))
-    function(*[
-        k.new_empty((0, 0), dtype=nothing.get(name)) if given[name] is None
-        else given[name].contiguous() if dense else given[name]
-        for name, dense in order
-    ])  # fmt: skip
-    for target, source in zip(pages, written, strict=True):
+    spec = _spec(k.dtype, k.shape[2], v.shape[2])
+    kernel = resolve(spec, "append", *place_of(k))
+    if cos is None:
+        cos = sin = _nothing(torch.float32, k.device)
+    if rounded_cos is None:
+        rounded_cos = rounded_sin = _nothing(k.dtype, k.device)
+    written = _readable(k_pages), _readable(v_pages)
+    numbers = [x.contiguous() for x in (rotary_seqlens, starts, ends, first, past, table)]
+    kernel.function(
+        _readable(k), _readable(v), cos, sin, rounded_cos, rounded_sin, numbers[0], *written,
+        *numbers[1:], int(interleaved),
+    )  # fmt: skip
+    for target, source in zip((k_pages, v_pages), written, strict=True):
         if target is not source:
             target.copy_(source)
         torch.autograd.graph.increment_version(target)
 
 
 @lru_cache(maxsize=256)
-def _spec(dtype: torch.dtype, head_dim: int, head_dim_v: int) -> tuple[AttentionSpec, tuple]:
-    """The spec of an append kernel; name of each of its arguments, and whether it is dense."""
+def _spec(dtype: torch.dtype, head_dim: int, head_dim_v: int) -> AttentionSpec:
     widths = {"head_dim": head_dim, "head_dim_v": head_dim_v}
-    spec = AttentionSpec(dtype=NAMES[dtype], sequences="paged", **widths)
-    return spec, tuple((a.name, a.dense) for a in arguments(spec, "append"))
+    return AttentionSpec(dtype=NAMES[dtype], sequences="paged", **widths)
 
 
-def _kernel(dtype, head_dim: int, head_dim_v: int, device: str, capability) -> tuple:
-    spec, order = _spec(dtype, head_dim, head_dim_v)
-    return resolve(spec, "append", device, capability).function, order
+@lru_cache(maxsize=64)
+def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A table of no angles."""
+    with torch.inference_mode(False):
+        return torch.empty((0, 0), dtype=dtype, device=device)
 
 
 def _readable(x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from .kvcache_step import InUse, step_of
 from .placement import has_readable_rows
 from .ragged import ready_attention
 from .ragged_checks import check_rows
-from .rotary import check_angles, rotated_packed
+from .rotary import check_angles, rotated_queries
 from .values import NO_WINDOW, as_flag, as_splits, autocast
 
 
@@ -98,8 +98,7 @@ def flash_attn_with_kvcache(
         raise ValueError("rotary_seqlens is of rotary_cos and rotary_sin: give them")
     features, scale, numbers = options_of(causal, window_size, softcap, softmax_scale, alibi_slopes)
     if rotates:
-        for x in (rows, new[0]):
-            check_angles(x, rotary_cos, rotary_sin, packed=True)
+        check_angles(rows, rotary_cos, rotary_sin, packed=True)
         interleaved = as_flag("interleaved", rotary_interleaved)
     step = step_of(
         q, pages, k,
@@ -112,7 +111,7 @@ def flash_attn_with_kvcache(
     )  # fmt: skip
     if rotates:
         angles = rotary_cos, rotary_sin, interleaved
-        rows = rotated_packed(rows, *step.rotation, *angles, head_dim_v=v_cache.shape[-1])
+        rows = rotated_queries(rows, step.rotation, *angles, v_cache.shape[-1])
 
     def attend(rows: torch.Tensor) -> Callable[[], tuple]:
         q, k, v = map(autocast, (rows, *pages)) if _is_any_autocast_enabled() else (rows, *pages)

@@ -13,7 +13,7 @@ from .last_call import LastCall
 from .observers import is_plain_call
 from .packed_rows import check_cu_seqlens, sequence_and_position
 from .ragged import Lengths, Ragged, ragged_of
-from .rotary import check_reach
+from .rotary import Rotation, check_reach
 
 
 class InUse(NamedTuple):
@@ -39,14 +39,14 @@ class Step(NamedTuple):
     """Where the rows of a call lie, and what they are rotated by.
 
     ragged: the queries, and all keys, new ones included. places: of the new rows. offsets (B,)
-    int32: the position that the first of them is rotated by. rotation: cu_seqlens of the queries,
-    and the position that the first of each is rotated by.
+    int32: the position that the first of them is rotated by. rotation: of the queries, None where
+    nothing is rotated.
     """
 
     ragged: Ragged
     places: Places | None
     offsets: torch.Tensor
-    rotation: tuple[torch.Tensor, torch.Tensor]
+    rotation: Rotation | None
 
 
 def step_of(q: torch.Tensor, pages: tuple, k: torch.Tensor | None, given: InUse) -> Step:
@@ -84,11 +84,11 @@ def _step(q, pages, k, given: InUse) -> Step:
     offsets = cache.past
     if given.rotary_seqlens is not None:
         offsets = number_of_each("rotary_seqlens", given.rotary_seqlens, entries, q.device)
-    rotation = cu_q, offsets
+    rotation = None
     if given.angles is not None:
         rotation = _of_queries(q, cu_q, offsets, given.moves)
         check_reach(offsets, cu_k, given.angles)
-        check_reach(rotation[1], rotation[0], given.angles)
+        check_reach(rotation.offsets, rotation.cu_seqlens, given.angles)
     ends = ends.clamp(max=cache.capacity)
     lengths = Lengths(
         cu_seqlens_q=cu_q, max_seqlen_q=given.max_seqlen_q, seqused_k=ends,
@@ -110,11 +110,11 @@ def _cumulative(axis: str, x: torch.Tensor, cu_seqlens) -> torch.Tensor:
     return torch.arange(batch + 1, dtype=torch.int32, device=x.device) * length
 
 
-def _of_queries(q: torch.Tensor, cu_seqlens, offsets, moves: bool) -> tuple:
-    """cu_seqlens and offsets to rotate ``q`` by: where it does not move, each row is an entry."""
-    if moves or (q.ndim == 4 and q.shape[1] == 1):
-        return cu_seqlens, offsets
-    total = q.shape[:-2].numel()
-    sequence, _ = sequence_and_position(cu_seqlens, total)
-    each = torch.arange(total + 1, dtype=torch.int32, device=q.device)
-    return each, pad(offsets, (0, 1))[sequence]
+def _of_queries(q: torch.Tensor, cu_seqlens, offsets, moves: bool) -> Rotation:
+    """The rotation of ``q``: where its sequences do not move, each row is one of its own."""
+    if not (moves or (q.ndim == 4 and q.shape[1] == 1)):
+        total = q.shape[:-2].numel()
+        sequence, _ = sequence_and_position(cu_seqlens, total)
+        cu_seqlens = torch.arange(total + 1, dtype=torch.int32, device=q.device)
+        offsets = pad(offsets, (0, 1))[sequence]
+    return Rotation(cu_seqlens, offsets, Places.one_by_one(cu_seqlens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +13,21 @@ from ..errors import UnsupportedSpec
 from ..problem.lengths import MAX_SEQLEN
 from ..problem.spec import HEAD_DIM_RANGE
 from ..score.layouts import check_dense
-from .append_ops import Angles, rotated
+from .append_ops import Angles, Places, rotated
 from .checks import NAMES
 from .observers import is_plain_call
 from .packed_rows import check_cu_seqlens, is_readable, sequence_and_position
 from .values import as_flag
 
 _INTEGERS = (torch.int32, torch.int64)
+
+
+class Rotation(NamedTuple):
+    """Where packed rows lie, and the position that the first of each sequence is rotated by."""
+
+    cu_seqlens: torch.Tensor
+    offsets: torch.Tensor
+    places: Places
 
 
 def apply_rotary(
@@ -95,20 +104,19 @@ def _rotated_by_kernel(x, cos, sin, interleaved: bool, offsets, cu_seqlens) -> t
         offsets = offsets.int()
     else:
         offsets = torch.full_like(cu_seqlens[1:], offsets)
-    angles = Angles.of(cos, sin, interleaved, x.dtype)
-    return rotated(rows, cu_seqlens, offsets, angles, out=out).view(x.shape)
+    angles, places = Angles.of(cos, sin, interleaved, x.dtype), Places.one_by_one(cu_seqlens)
+    return rotated(rows, places, offsets, angles, x.shape[-1], out).view(x.shape)
 
 
-def rotated_packed(
-    x, cu_seqlens, offsets, cos, sin, interleaved: bool, head_dim_v: int
-) -> torch.Tensor:
+def rotated_queries(x, rotation: Rotation, cos, sin, interleaved: bool, head_dim_v: int):
     """As ``apply_rotary``, of checked arguments; rows of no sequence are anything.
 
     head_dim_v: of the cache, whose kernel does it.
     """
+    cu_seqlens, offsets, places = rotation
     if not _want_gradients(x, cos, sin):
         angles = Angles.of(cos, sin, interleaved, x.dtype)
-        return rotated(x, cu_seqlens, offsets, angles, head_dim_v)
+        return rotated(x, places, offsets, angles, head_dim_v)
     cos, sin = _angles(cos, sin, x, offsets, cu_seqlens)
     return _rotated(x, cos, sin, interleaved, torch.empty_like(x))
 
