@@ -93,6 +93,29 @@ def find_key_tile(kernel: CudaKernel, block_k: int) -> Place:
     return _search(kernel, work, sequences, sequences.key_slots(block_k), of_keys=True)
 
 
+def packed_row_work(sizes: Mapping[str, Any], parts: int) -> Work:
+    """A warp for each of so many parts of each packed row, or of a slot without a row."""
+    return Work({"slot": _slots(sizes["total_q"], sizes, 1), "part": parts})
+
+
+def find_packed_row(kernel: CudaKernel, parts: int) -> Place:
+    """The place of this warp in ``packed_row_work``, its part as ``head``.
+
+    A warp without a row, or whose row has no key of the same number, ends here.
+    """
+    work, sequences = packed_row_work(kernel.sig.sizes, parts), sequences_of(kernel.sig)
+    worker = kernel.scalar(kernel.block * kernel.num_warps + kernel.warp)
+    slots, place = sequences.query_slots(1), replace(work, arithmetic=TIR).place(worker)
+    slot = kernel.scalar(place["slot"], name="slot")
+    entry = _uniform(kernel, _last_begun(kernel, slots, slot))
+    span = tuple(_uniform(kernel, int32(number)) for number in sequences.span(entry))
+    sequences = sequences.holding(span)
+    rows, keys = (kernel.scalar(length) for length in sequences.lengths(entry))
+    row = kernel.scalar(int32(slot - slots.begin(entry)), name="row")
+    leave_unless(tirx.And(row >= 0, row < tirx.min(rows, keys)))
+    return Place(entry, kernel.scalar(place["part"]), row, sequences, rows, keys)
+
+
 def find_row(kernel: CudaKernel, rows: int) -> Place:
     """The place of this block in ``row_work``: where entries differ, as if all were one."""
     sig = kernel.sig

@@ -33,6 +33,7 @@ class Direction(str, Enum):
     forward = "forward"
     backward = "backward"
     backward_deterministic = "backward_deterministic"
+    append = "append"
 
 
 OF_GPUS = (Stage.cuda, Stage.ptx, Stage.sass)
@@ -54,7 +55,9 @@ def show(
     ] = Stage.definition,
     direction: Annotated[
         Direction,
-        typer.Option(metavar="DIRECTION", help="forward, backward or backward_deterministic."),
+        typer.Option(
+            metavar="DIRECTION", help="forward, backward, backward_deterministic or append."
+        ),
     ] = Direction.forward,
     target: Annotated[
         str,
@@ -144,6 +147,10 @@ def require_tvm() -> None:
 
 
 def _definition(spec: AttentionSpec, direction: str) -> str:
+    if direction == "append":  # its only order: of rows, each by itself
+        from ..schedules.cpu.forms.append import append
+
+        return append(spec).script()
     if direction == "forward":
         from ..definition.plain import plain_forward as plain
     else:

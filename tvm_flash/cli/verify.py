@@ -29,6 +29,7 @@ class Direction(str, Enum):
     forward = "forward"
     backward = "backward"
     backward_deterministic = "backward_deterministic"
+    append = "append"
 
 
 def verify(
@@ -42,7 +43,8 @@ def verify(
         list[Direction] | None,
         typer.Option(
             metavar="DIRECTION",
-            help="forward, backward or backward_deterministic; may be repeated. Default: all.",
+            help="forward, backward, backward_deterministic or append; may be repeated. "
+            "Default: all.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One problem for each kernel.")] = False,

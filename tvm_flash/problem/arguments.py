@@ -96,8 +96,10 @@ TABLES["paged"] = {
 }
 # Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
-# Names of what the caller zeroes.
-ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed)
+# Names of what holds values before it is written: the caller's zeros, or the rows of a cache.
+ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed) + tuple(
+    a.name for a in TABLES["paged"]["append"] if a.role == "updated"
+)
 # Positions and window ends are added in int32.
 MAX_WINDOW = 2**30
 # The cap, its inverse and a score of 2^-26 or more over the cap are normal float32 numbers: GPUs

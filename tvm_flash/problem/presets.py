@@ -106,10 +106,10 @@ def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[A
     too: to append to its pages. All of ``directions``, where it has none: it is then refused by
     name."""
     table = TABLES[spec.sequences]
-    served = [d for d in directions if d in table] or list(directions)
-    pairs = [(spec, direction) for direction in served if direction != "append"]
-    appends = "append" in table and not {"forward", "append"}.isdisjoint(directions)
-    return [*pairs, (spec.append_spec, "append")] if appends else pairs
+    served = [(spec, d) for d in directions if d in table and d != "append"]
+    if "append" in table and not {"forward", "append"}.isdisjoint(directions):
+        served.append((spec.append_spec, "append"))
+    return served or [(spec, direction) for direction in directions]
 
 
 def preset_named(name: str) -> Preset:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
-from ..problem.arguments import TABLE, WRITTEN, ZEROED, names
+from ..problem.arguments import TABLES, WRITTEN, ZEROED, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch
 from .buffers import MappedTensors, tensors_of
@@ -58,7 +58,10 @@ def run_program(
 
 def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     """Parameters that a program of the usual names writes."""
-    table = TABLE["backward" if "dout" in program.parameters else "forward"]
+    directions = {"dout": "backward", "k_new": "append"}
+    found = [x for name, x in directions.items() if name in program.parameters]
+    direction = found[0] if found else "forward"
+    table = TABLES["paged" if direction == "append" else "dense"][direction]
     return tuple(name for name in program.parameters if name in names(table, *WRITTEN))
 
 

@@ -16,7 +16,7 @@ from ..cases import Inputs
 from ..problem.dtype import DTYPES
 from ..reference import attention_reference
 
-FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3}
+FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "k_pages": 2, "v_pages": 2}
 # Where plain torch is exact by luck (a softmax of one key is 1), twice its error is 0.
 ROUND_OFF = 1e-5
 

@@ -13,6 +13,7 @@ from ..errors import UnsupportedSpec
 from ..problem.arguments import WRITTEN, arguments, given_sizes, names, size_values
 from ..problem.spec import AttentionSpec
 from ..runtime.call import completed, new_tensors
+from .appended import append_problems, judge_append
 from .layouts import as_dense, as_sequences
 from .problems import Problem, problems
 from .question import Question, ask
@@ -56,6 +57,8 @@ class Candidate:
 
     def listed(self, quick: bool) -> list[Problem]:
         """Its problems; large logits need the rounding of its own forward."""
+        if self.direction == "append":
+            return append_problems(quick)
         found = problems(*self.tile, quick)
         alone = self.direction != "forward" and self.forward is None
         return [problem for problem in found if problem.logits_scale == 1 or not alone]
@@ -108,6 +111,8 @@ def verification(
 
 def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
+    if candidate.direction == "append":
+        return judge_append(candidate, problem, seed)
     question = ask(candidate.spec, problem, seed)
     lse = question.exact["lse"]
     empty = int((lse == -torch.inf).sum())
