@@ -55,7 +55,7 @@ class Places(NamedTuple):
 
     @classmethod
     def one_by_one(cls, cu_seqlens: torch.Tensor) -> Places:
-        """Of rows that go where they lie: to one page, of which each entry has its own rows."""
+        """Places of rows that go where they lie: to one page, of which each entry has its own."""
         starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
         return cls(starts, ends, starts, ends, starts.new_zeros((starts.shape[0], 1)))
 

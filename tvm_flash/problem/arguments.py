@@ -154,8 +154,9 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
 
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
-    """Why ``spec`` has no kernels of ``direction`` (empty: it has)."""
-    if direction in TABLES[spec.sequences]:
+    """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
+    is_known = any(direction in table for table in TABLES.values())
+    if direction in TABLES[spec.sequences] or not is_known:
         return []
     if direction == "append":
         return [f"{spec.name}: keys in pages alone are appended to, of sequences='paged'"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # The longest sequence, of queries or keys, in each bucket; "long" has no limit.
 LIMITS = {"tiny": 32, "short": 256, "medium": 1024}
 
@@ -34,6 +36,12 @@ _STAND_INS = {
 def buckets_of(direction: str) -> tuple[str, ...]:
     """The buckets of a direction (a key of artifact.DIRECTIONS)."""
     return _BUCKETS.get(direction, BACKWARD_BUCKETS)
+
+
+def kept_buckets(direction: str, wanted: Sequence[str]) -> list[str]:
+    """The buckets of a direction that are among ``wanted``; its only one, where it has no more."""
+    served = buckets_of(direction)
+    return [bucket for bucket in served if bucket in wanted or len(served) == 1]
 
 
 def bucket_of(direction: str, seqlen_q: int, seqlen_k: int) -> str:
