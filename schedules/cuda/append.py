@@ -12,6 +12,7 @@ from tvm.script import tirx as T
 from ...definition.arithmetic import int32
 from ...definition.rotation import members, rotated
 from ...definition.signature import Signature
+from ...errors import UnsupportedSpec
 from ...problem.arguments import TABLES
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
@@ -45,8 +46,11 @@ class AppendConfig(Config):
 
 
 def append_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[AppendConfig]:
-    """The only config."""
-    return [AppendConfig()]
+    """The only config. Raises UnsupportedSpec where it does not serve."""
+    config = AppendConfig()
+    if reasons := config.reasons(spec, arch):
+        raise UnsupportedSpec([f"{arch.name}: {text}" for text in reasons])
+    return [config]
 
 
 def append_grid() -> Grid:
