@@ -17,7 +17,10 @@ from tvm_flash.verify.trial import Candidate, judge
 APPEND = torch.ops.tvm_flash.append.default
 # dtype, head_dim, head_dim_v: whole vectors, parts of them, an odd column.
 WIDTHS = [
-    ("float32", 64, 64), ("bfloat16", 128, 128), ("float16", 40, 24), ("bfloat16", 9, 33),
+    ("float32", 64, 64), ("bfloat16", 128, 128),
+    *(pytest.param(width, marks=pytest.mark.sweep) for width in (
+        ("float16", 40, 24), ("bfloat16", 9, 33), ("float32", 15, 8),
+    )),
 ]  # fmt: skip
 
 
