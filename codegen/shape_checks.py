@@ -96,7 +96,7 @@ def _pages(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
 def _angles(params: Sequence[tirx.Var], sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
     for name in ("pairs", "rounded_pairs"):
         if name in sizes:
-            head_dim = params[0].shape[-1]
+            head_dim = int(params[0].shape[-1])
             said = f"cos and sin may have {head_dim // 2} columns (axis 1), half of the head_dim"
             yield sizes[name] <= head_dim // 2, f"{said}={head_dim}: give fewer"
 

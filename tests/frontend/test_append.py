@@ -179,3 +179,12 @@ def test_a_width_that_kernels_are_not_made_for():
     assert torch.equal(turned[..., 4:], x[..., 4:]) and not torch.equal(turned, x)
     with pytest.raises(ValueError, match="head_dim=6"):
         flash_attn_with_kvcache(x, x[:, :, :1].clone(), x[:, :, :1].clone(), cache_seqlens=1)
+
+
+def test_in_inference_mode_and_outside_of_it():
+    """What is kept of a call in one mode is not used in the other."""
+    for mode in (True, False, True):
+        with torch.inference_mode(mode):
+            held, rows = Held("rows"), random(B, 1, KV_HEADS, DIM, seed=5)
+            append_to(held, k=rows, v=rows, rotary_cos=COS, rotary_sin=SIN)
+            assert torch.equal(held.rows(0, held.v)[37], rows[0, 0])

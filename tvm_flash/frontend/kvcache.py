@@ -124,8 +124,10 @@ def flash_attn_with_kvcache(
     if new is not None:
         angles = Angles.of(*angles, new[0].dtype) if rotates else Angles()
         append(*new, *pages, step.places, step.offsets, angles)
-    if rows.requires_grad or _is_any_autocast_enabled() or not all(map(has_readable_rows, pages)):
-        run = attend(rows)  # the pages were copied before rows were appended
+        if _is_any_autocast_enabled() or not all(map(has_readable_rows, pages)):
+            run = attend(rows.detach())  # pages were copied before rows were appended
+    if rows.requires_grad:
+        run = attend(rows)
     result, lse = run()
     if shape is not None:
         result = result.view(*shape, *result.shape[1:])

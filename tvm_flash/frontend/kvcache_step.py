@@ -59,7 +59,8 @@ def step_of(q: torch.Tensor, pages: tuple, k: torch.Tensor | None, given: InUse)
     if torch.compiler.is_compiling() or not is_plain_call(q, *pages, tensors):
         return _step(q, pages, k, given)
     # Layers differ in their pages, not in what is looked at here.
-    arguments = (*given, q.shape[:-1], pages[0].shape, None if k is None else k.shape)
+    shapes = q.shape[:-1], pages[0].shape, None if k is None else k.shape
+    arguments = (*given, *shapes, (q.device.type, q.device.index))
     if (known := _last.answer(arguments)) is None:
         known = _step(q, pages, k, given)
         _last.keep(arguments, known)
