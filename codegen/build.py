@@ -14,7 +14,7 @@ from . import tvm_import  # noqa: F401  tvm whole, before what follows imports p
 from ..artifact.library import KernelRecord, Manifest, sha256_of, symbol_name, write_manifest
 from ..errors import BuildError
 from ..machine import architecture, system
-from ..problem.lengths import FORWARD_BUCKETS, buckets_of, check_buckets
+from ..problem.lengths import FORWARD_BUCKETS, check_buckets, kept_buckets
 from ..problem.presets import all_pairs
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import cuda_archs
@@ -91,9 +91,7 @@ def build_pairs(
     jobs = [
         scheduling(spec, direction, target, chosen)
         for spec, direction in dict.fromkeys((spec, named.get(d, d)) for spec, d in pairs)
-        for chosen in choose_all(
-            spec, direction, target, [b for b in buckets_of(direction) if b in buckets], folders
-        )
+        for chosen in choose_all(spec, direction, target, kept_buckets(direction, buckets), folders)
     ]
     return build_jobs(jobs, target, Path(path), progress)
 

@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.ir.expr import StringImm
 
 from ..definition.signature import argument_of
-from ..problem.arguments import LONGEST, NUMBERS
+from ..problem.arguments import INTERLEAVED, LONGEST, NUMBERS
 from ..problem.lengths import MAX_SEQLEN
 from ..schedules.cuda.program import Grid
 
@@ -49,7 +49,7 @@ def with_shape_checks(
         if isinstance(extent, tirx.Var)
     }
     checks = [*_heads(sizes), *_lengths(sizes), *_groups(sizes), *_pages(sizes)]
-    checks += [*_workspaces(func, sizes, meta), *_tables(sizes)]
+    checks += [*_workspaces(func, sizes, meta), *_tables(sizes), *_angles(func.params, sizes)]
     wide = {p: tirx.Var(p.name, "int64") for p in func.params if _is_narrow_integer(p)}
     params = [wide.get(param, param) for param in func.params]
     checks += _numbers(params)
@@ -105,6 +105,14 @@ def _pages(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
     )
 
 
+def _angles(params: Sequence[tirx.Var], sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
+    for name in ("pairs", "rounded_pairs"):
+        if name in sizes:
+            head_dim = int(params[0].shape[-1])
+            said = f"cos and sin may have {head_dim // 2} columns (axis 1), half of the head_dim"
+            yield sizes[name] <= head_dim // 2, f"{said}={head_dim}: give fewer"
+
+
 def _workspaces(
     func: tirx.PrimFunc, sizes: Mapping[str, tirx.Var], meta: Mapping[str, int]
 ) -> Iterator[Check]:
@@ -140,7 +148,7 @@ def _is_narrow_integer(param: tirx.Var) -> bool:
 
 
 def _numbers(params: Sequence[tirx.Var]) -> Iterator[Check]:
-    limits = {a.name: a.limits for a in (*NUMBERS, LONGEST) if a.limits}
+    limits = {a.name: a.limits for a in (*NUMBERS, LONGEST, INTERLEAVED) if a.limits}
     for param in params:
         if param.name in limits:
             least, most = limits[param.name]

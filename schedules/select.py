@@ -15,12 +15,13 @@ from ..errors import UnsupportedSpec
 from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
 from .config_fields import Config
+from .cpu.append import AppendConfig, append_defaults, schedule_append
 from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
 from .cpu.defaults import backward_defaults, forward_defaults, split_defaults
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
 from .space import Space
-from .table import BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
+from .table import APPEND, BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
 from .target import CpuTarget
 
 
@@ -48,6 +49,7 @@ SCHEDULES = ScheduleTable(
             BACKWARD, BackwardConfig, schedule_backward, BACKWARD_KNOBS, backward_defaults,
             padding=lambda config, spec: config.tile(spec).depth_lanes,
         ),
+        Schedule(APPEND, AppendConfig, schedule_append, (), append_defaults),
     ],
     reasons=_misfits,
     residence=_registers,

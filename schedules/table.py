@@ -9,13 +9,15 @@ from typing import Any
 
 from ..artifact.library import DIRECTIONS
 from ..errors import UnsupportedSpec
-from ..problem.lengths import DEFAULT_BUCKET, is_forward
+from ..problem.arguments import direction_reasons
+from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
 from .config_fields import Config, checked, config_from
 from .records import best_config
 from .space import Knob, Space
 
 FORWARD, SPLIT = ("forward",), ("forward_split",)
+APPEND = ("append",)
 BACKWARD = ("backward", "backward_deterministic")
 
 # (config, spec, target) -> why the config does not serve (empty: it does).
@@ -85,8 +87,8 @@ class ScheduleTable:
 
         Raises UnsupportedSpec for a direction that the spec has not, or what no schedule serves.
         """
-        if not is_forward(direction) and spec.without_gradient:
-            raise UnsupportedSpec([f"{spec.name}: {spec.without_gradient}"])
+        if reasons := direction_reasons(spec, direction):
+            raise UnsupportedSpec(reasons)
         return [
             config
             for row in self._serving(direction)

@@ -13,8 +13,8 @@ from .builder import CudaKernel, assign, barrier, emit, store, when
 from .rows import Cursor, Piece, RowCursor, Rows
 from .shared_tile import SharedTile
 
-# Words of a vector access and the suffix PTX gives it.
-_VECTOR = {16: "v4.b32", 8: "v2.b32", 4: "b32", 2: "b16"}
+# Bytes of a vector access, and the suffix PTX gives it.
+VECTOR = {16: "v4.b32", 8: "v2.b32", 4: "b32", 2: "b16"}
 
 # Signs of the elements in a word, by its type and an element's bytes.
 _SIGN_BITS = {("uint16", 2): 0x8000, ("uint32", 2): 0x8000_8000, ("uint32", 4): 0x8000_0000}
@@ -60,10 +60,10 @@ def each(parts: Iterable[Callable[[], None]]) -> None:
 def store_rows(kernel: CudaKernel, tile: SharedTile, target: Rows, first, end) -> None:
     """The tile to rows first .. of ``target``, as far as they lie before ``end``."""
     cursor = RowCursor(kernel, tile, target, first, once=True)
-    kind = _VECTOR[cursor.access_bytes]
+    kind = VECTOR[cursor.access_bytes]
     for context in cursor.pieces(end - first):
         with context as piece, when(piece.inside):
-            words = _words(kernel, kind)
+            words = words_of(kernel, kind)
             emit(T.ptx[f"ld.shared.{kind}"](*words, piece.place(0)))
             emit(T.ptx[f"st.global.{kind}"](piece.pointer, *words))
 
@@ -105,11 +105,11 @@ class Copies:
         All threads may read it after the next ``landed``.
         """
         self.drain()
-        kind, tile = _VECTOR[cursor.access_bytes], cursor.tile
+        kind, tile = VECTOR[cursor.access_bytes], cursor.tile
         signs = tirx.const(_SIGN_BITS[_word_type(kind), tile.element_bytes], _word_type(kind))
         for context in cursor.pieces():
             with context as piece:
-                words = _words(self.kernel, kind)
+                words = words_of(self.kernel, kind)
                 place = piece.place(0)
                 emit(T.ptx[f"ld.shared.{kind}"](*words, place))
                 for word in words:
@@ -151,7 +151,7 @@ def _copy_async(target, origin, size: int, inside) -> None:
 
 
 def _copy_through_registers(kernel: CudaKernel, target, origin, size: int, inside) -> None:
-    kind = _VECTOR[size]
+    kind = VECTOR[size]
     words = kernel.registers((max(size // 4, 1),), _word_type(kind))
     values = [words[n] for n in range(max(size // 4, 1))]
     for n in range(len(values)):
@@ -161,7 +161,8 @@ def _copy_through_registers(kernel: CudaKernel, target, origin, size: int, insid
     emit(T.ptx[f"st.shared.{kind}"](target, *values))
 
 
-def _words(kernel: CudaKernel, kind: str) -> list:
+def words_of(kernel: CudaKernel, kind: str) -> list:
+    """Registers for what an access of this suffix moves."""
     count = {"v4.b32": 4, "v2.b32": 2}.get(kind, 1)
     words = kernel.registers((count,), _word_type(kind))
     return [words[n] for n in range(count)]

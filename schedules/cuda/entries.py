@@ -12,7 +12,7 @@ from tvm.script import tirx as T
 from ...definition.arithmetic import TIR, Sequences, int32, sequences_of
 from ...problem.arithmetic import INTS, Arithmetic
 from ...problem.sequences import PackedSequences, kind_of
-from ...problem.work import Slots, Work
+from ...problem.work import Slots, Work, slot_count
 from .arch import FULL_WARP, WARP
 from .builder import CudaKernel, assign, leave_unless, loop_while
 from .program import Grid, blocks
@@ -100,6 +100,31 @@ def find_key_tile(kernel: CudaKernel, block_k: int) -> Place:
     if not kernel.sig.spans:
         return _at(kernel, work, block_k, sequences)
     return _search(kernel, work, sequences, sequences.key_slots(block_k), of_keys=True)
+
+
+def packed_row_work(sizes: Mapping[str, Any], parts: int) -> Work:
+    """A warp for each of so many parts of each packed row, or of a slot without a row."""
+    rows = sizes["total_q"]
+    slots = slot_count(sizes["B"], rows, 1, INTS if isinstance(rows, int) else TIR)
+    return Work({"slot": slots, "part": parts})
+
+
+def find_packed_row(kernel: CudaKernel, parts: int) -> Place:
+    """The place of this warp in ``packed_row_work``, its part as ``head``.
+
+    A warp without a row, or whose row has no key of the same number, ends here.
+    """
+    work, sequences = packed_row_work(kernel.sig.sizes, parts), sequences_of(kernel.sig)
+    worker = kernel.scalar(kernel.block * kernel.num_warps + kernel.warp)
+    slots, place = sequences.query_slots(1), replace(work, arithmetic=TIR).place(worker)
+    slot = kernel.scalar(place["slot"], name="slot")
+    entry = _uniform(kernel, _last_begun(kernel, slots, slot))
+    span = tuple(_uniform(kernel, int32(number)) for number in sequences.span(entry))
+    sequences = sequences.holding(span)
+    rows, keys = (kernel.scalar(length) for length in sequences.lengths(entry))
+    row = kernel.scalar(int32(slot - slots.begin(entry)), name="row")
+    leave_unless(tirx.And(row >= 0, row < tirx.min(rows, keys)))
+    return Place(entry, kernel.scalar(place["part"]), row, sequences, rows, keys)
 
 
 def find_row(kernel: CudaKernel, rows: int) -> Place:

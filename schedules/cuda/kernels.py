@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...problem.spec import AttentionSpec
-from ..table import BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
+from ..table import APPEND, BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
+from .append import AppendConfig, append_configs, append_launch
 from .arch import CudaArch
 from .backward import key_gradient_launch
 from .backward_config import BACKWARD_KNOBS, BackwardConfig
@@ -63,6 +64,13 @@ def backward_launches(
     return launches, meta
 
 
+def append_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """Appending is one kernel, which has no tiles."""
+    return [append_launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
+
+
 def _blocks(config: ForwardConfig | BackwardConfig) -> dict[str, int]:
     return {"block_q": config.block_q, "block_k": config.block_k}
 
@@ -72,6 +80,7 @@ SCHEDULES = ScheduleTable(
         Schedule(FORWARD, ForwardConfig, forward_launches, FORWARD_KNOBS, forward_configs),
         Schedule(SPLIT, SplitForwardConfig, split_forward_launches, FORWARD_KNOBS, split_configs),
         Schedule(BACKWARD, BackwardConfig, backward_launches, BACKWARD_KNOBS, backward_configs),
+        Schedule(APPEND, AppendConfig, append_launches, (), append_configs),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),
     residence=residence_reasons,

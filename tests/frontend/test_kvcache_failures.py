@@ -19,7 +19,7 @@ FAILURES = {
     "values": ({"v": random(B, 2, KV_HEADS, DIM)}, ValueError),
     "overlapping memory for the result": (
         {"out": random(B, 1, 1, DIM).expand(-1, -1, 4, -1)},
-        RuntimeError,
+        ValueError,
     ),
     "positions without angles": ({"rotary_cos": COS[:50], "rotary_sin": SIN[:50]}, ValueError),
 }
@@ -36,14 +36,18 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was(name, store):
         assert torch.equal(now.view(torch.int32), was.view(torch.int32))
 
 
-def test_a_kernel_that_fails_leaves_the_cache_as_it_was(monkeypatch):
+@pytest.mark.parametrize("what", ["ragged_ops.resolve", "ragged_ops.call_of", "append_ops.resolve"])
+@pytest.mark.parametrize("wants_gradient", [False, True])
+def test_no_kernel_and_no_memory_leave_the_cache_as_it_was(what, wants_gradient, monkeypatch):
+    """Both kernels are found, and memory is taken, before a row is written."""
+
     def fail(*args, **options):
         raise MemoryError("no room")
 
-    held, before = Held(16), Held(16)
-    monkeypatch.setattr("tvm_flash.frontend.kvcache.attention", fail)
+    held, before, q = Held(16), Held(16), random(B, 1, HEADS, DIM)
+    monkeypatch.setattr(f"tvm_flash.frontend.{what}", fail)
     with pytest.raises(MemoryError):
-        append_to(held)
+        append_to(held, q=q.requires_grad_(wants_gradient))
     assert torch.equal(held.k.view(torch.int32), before.k.view(torch.int32))
 
 

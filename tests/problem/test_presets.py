@@ -34,9 +34,13 @@ def test_no_kernel_is_listed_twice():
 
 
 def test_directions():
-    assert {d for _, d in PRESETS["serving"].pairs(EVERY)} == SERVING
-    assert {d for _, d in PRESETS["serving"].pairs(("forward",))} == SERVING
+    serving = PRESETS["serving"].pairs(EVERY)
+    assert {d for _, d in serving} == {*SERVING, "append"}
+    assert {d for _, d in PRESETS["serving"].pairs(("forward",))} == {*SERVING, "append"}
     assert not PRESETS["serving"].pairs(("backward",))
+    assert {spec.append_spec for spec in PRESETS["serving"].specs if spec.sequences == "paged"} == {
+        spec for spec, d in serving if d == "append"
+    }, "who loads it can append to every cache that it attends to"
     assert {d for _, d in PRESETS["training"].pairs(EVERY)} == set(EVERY)
     assert {d for _, d in PRESETS["training"].pairs(("forward",))} == {"forward"}
 

@@ -39,6 +39,7 @@ ENTRIES_CUDA = [
         ("packed", "forward_split"),
     )
 ]  # fmt: skip
+APPENDS, APPENDING = replace(parse_spec("bf16,d=8"), sequences="paged"), ("x86-64-v3", "sm_80")
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
 
 
@@ -66,6 +67,16 @@ def test_scheduled_cuda_code_of_entries(spec, direction, update_golden):
     compare(FOLDER / f"{symbol_name(spec, direction)}.sm_80.txt", code, update_golden)
 
 
+@pytest.mark.parametrize("target", APPENDING)
+def test_code_of_appending(target, update_golden):
+    if target in ARCHS:
+        ((_, program),) = cuda_programs(APPENDS, "append", (ARCHS[target],))
+        code = program.launches[0].func.script()
+    else:
+        code = scheduled_module(APPENDS, "append", cpu_target(target)).mod.script()
+    compare(FOLDER / f"{symbol_name(APPENDS, 'append')}.{target}.txt", code, update_golden)
+
+
 def compare(file, code, update_golden):
     code = code.strip() + "\n"
     if update_golden:
@@ -89,4 +100,5 @@ def test_no_golden_file_is_left_over():
         for direction in ("forward", "backward")
     }
     expected |= {f"{symbol_name(*found)}.sm_80.txt" for found in ENTRIES_CUDA}
+    expected |= {f"{symbol_name(APPENDS, 'append')}.{target}.txt" for target in APPENDING}
     assert {path.name for path in FOLDER.glob("*.txt")} <= expected

@@ -35,6 +35,7 @@ class Direction(str, Enum):
     forward_split = "forward_split"
     backward = "backward"
     backward_deterministic = "backward_deterministic"
+    append = "append"
 
 
 OF_GPUS = (Stage.cuda, Stage.ptx, Stage.sass)
@@ -57,7 +58,8 @@ def show(
     direction: Annotated[
         Direction,
         typer.Option(
-            metavar="DIRECTION", help="forward, forward_split, backward or backward_deterministic."
+            metavar="DIRECTION",
+            help="forward, forward_split, backward, backward_deterministic or append.",
         ),
     ] = Direction.forward,
     target: Annotated[
@@ -158,6 +160,10 @@ def _note(spec: AttentionSpec) -> str:
 
 
 def _definition(spec: AttentionSpec, direction: str) -> str:
+    if direction == "append":  # its only order: of rows, each by itself
+        from ..schedules.cpu.forms.append import append
+
+        return append(spec).script()
     if is_forward(direction):
         from ..definition.plain import plain_forward as plain
     else:

@@ -44,16 +44,18 @@ def own_specs(
 def grouped(
     specs: Iterable[AttentionSpec], presets: list[str] | None, directions: Iterable[str]
 ) -> list[tuple[list[AttentionSpec], tuple[str, ...]]]:
-    """``specs`` and those of ``presets``, the ones that come in the same of ``directions``
-    together."""
+    """``specs`` and those of ``presets``, the ones that come in the same directions together.
+
+    Without what is built for them besides.
+    """
     found: dict[AttentionSpec, list[str]] = {}
-    directions = tuple(directions)
-    for spec, direction in all_pairs(specs, presets or [], directions):
-        if direction in directions:
+    asked = tuple(directions)
+    for spec, direction in all_pairs(specs, presets or [], asked):
+        if direction in asked:
             found.setdefault(spec, []).append(direction)
     groups: dict[tuple[str, ...], list[AttentionSpec]] = {}
-    for spec, directions in found.items():
-        groups.setdefault(tuple(directions), []).append(spec)
+    for spec, served in found.items():
+        groups.setdefault(tuple(served), []).append(spec)
     return [(specs, directions) for directions, specs in groups.items()]
 
 

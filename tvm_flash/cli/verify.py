@@ -30,6 +30,7 @@ class Direction(str, Enum):
     forward_split = "forward_split"
     backward = "backward"
     backward_deterministic = "backward_deterministic"
+    append = "append"
 
 
 def verify(
@@ -43,8 +44,8 @@ def verify(
         list[Direction] | None,
         typer.Option(
             metavar="DIRECTION",
-            help="forward, forward_split, backward or backward_deterministic; may be repeated. "
-            "Default: all.",
+            help="forward, forward_split, backward, backward_deterministic or append; may be "
+            "repeated. Default: all.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One problem for each kernel.")] = False,

@@ -36,7 +36,7 @@ def sequences_of(sig: Signature) -> Sequences:
     """The sequences of a call of ``sig``; lengths are int64, as its sizes are."""
     if not sig.spans:
         return DenseSequences(sig.seqlen_q, sig.seqlen_k)
-    longest = tirx.Cast("int64", sig.numbers["max_seqlen_k"])
+    longest = tirx.Cast("int64", sig.numbers.get("max_seqlen_k", tirx.const(0, "int32")))
     return KINDS[sig.spec.sequences](sig.sizes, _wide(sig.spans), longest, TIR)
 
 

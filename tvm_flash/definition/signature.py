@@ -22,6 +22,8 @@ KNOWN = {
     kind: {argument.name: argument for found in table.values() for argument in found}
     for kind, table in TABLES.items()
 }
+# Sizes that a spec or a kernel's tile fixes.
+_OF_KERNELS = ("D", "Dv", "copies", "head_dim_pad")
 # The attribute of a function that names its kind, where that is not "dense".
 SEQUENCES = "tvm_flash.sequences"
 
@@ -55,10 +57,8 @@ class Signature:
     def __init__(self, spec: AttentionSpec, direction: str | None = None):
         self.spec, self.direction = spec, direction
         self._known, shapes = KNOWN[spec.sequences], KINDS[spec.sequences].shapes
-        entries = [size for argument in shapes.own for size in argument.shape]
-        symbolic = dict.fromkeys(
-            ("B", "H", "Hk", "splits", *shapes.queries, *shapes.keys, *entries)
-        )
+        found = [size for argument in self._known.values() for size in argument.shape]
+        symbolic = [x for x in dict.fromkeys(found) if isinstance(x, str) and x not in _OF_KERNELS]
         self.sizes = {name: tirx.Var(name, "int64") for name in symbolic}
         self.batch, self.heads, self.kv_heads = (self.sizes[name] for name in ("B", "H", "Hk"))
         self.seqlen_q, self.seqlen_k = self.sizes.get("Sq"), self.sizes.get("Sk")
@@ -79,7 +79,7 @@ class Signature:
             for a in arguments(spec, "forward")
             if a.name in SOFTMAX_INPUTS
         }
-        self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec)}
+        self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec, direction)}
 
     def _table_shape(self, table: Argument) -> list:
         own = self.sizes
@@ -102,7 +102,9 @@ class Signature:
         if argument.dense:
             return View(shape, ())
         strides = _symbols(f"{_STRIDES.get(name, name)}_stride", shape[1:])
-        return View(shape, (*strides, 1))
+        # Of the type that the axis is counted in.
+        unit = 1 if isinstance(shape[-1], int) else tirx.const(1, "int64")
+        return View(shape, (*strides, unit))
 
     def dtype(self, name: str) -> str:
         """The element type of the argument ``name``."""

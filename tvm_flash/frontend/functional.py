@@ -11,7 +11,7 @@ from .captured import Captured
 from .checks import as_softmax, check_alibi, check_tensors
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
-from .ragged import is_jagged, jagged_parts, nested_like, ragged_attention
+from .ragged import is_jagged, jagged_parts, nested_like, ready_attention
 from .spans import Lengths, ragged_of
 from .values import (
     NO_WINDOW,
@@ -130,6 +130,49 @@ def attention(
         check_tensors(q, k, v)
         if num_splits:
             raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
+    if sink is not None or softmax != "softmax":
+        softmax, sink = as_softmax(softmax, sink, q, return_lse)
+    features, scale, numbers = options_of(
+        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax
+    )
+    if not (deterministic is True or deterministic is False):
+        deterministic = as_flag("deterministic", deterministic)
+    if lengths is None:
+        look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
+        (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
+        scale = default_scale if scale is None else scale
+        slopes = ()
+        if alibi_slopes is not None:
+            slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
+        out, lse = attention_operator(
+            q, k, v, [*slopes, *tables], spec, scale, sink, deterministic, *numbers
+        )
+    else:
+        out, lse = ready_attention(
+            q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), features, scale,
+            numbers, deterministic, alibi_slopes, (score_mod, mask_mod),
+            as_splits(num_splits) if num_splits else 0, sink,
+        )()  # fmt: skip
+        out = out if nested is None else nested_like(nested, out)
+    # With pages k and v alone are of that layout: out is packed, as q is.
+    if layout == "bhsd" and block_table is None:
+        out = out.transpose(1, 2)
+    return (out, lse) if return_lse else out
+
+
+def options_of(
+    causal,
+    window_size,
+    softcap,
+    softmax_scale,
+    alibi_slopes,
+    alignment: str = "bottom_right",
+    softmax: str = "softmax",
+) -> tuple[tuple, float | None, tuple]:
+    """The fields of problem.Features up to the kind; the scale; window_left, window_right, softcap.
+
+    Of options as ``attention`` takes them, and raises for them.
+    """
     # What is right as it is asks for no function: each would be 1 % of a small call.
     if not (causal is True or causal is False):
         causal = as_flag("causal", causal)
@@ -143,33 +186,9 @@ def attention(
     scale = None if softmax_scale is None else as_scale("softmax_scale", softmax_scale)
     is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
     alibi = alibi_slopes is not None
-    # The fields of problem.Features; to make one takes 2 % of a small call.
-    if sink is not None or softmax != "softmax":
-        softmax, sink = as_softmax(softmax, sink, q, return_lse)
+    # To make a Features takes 2 % of a small call.
     features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep, softmax)
-    if not (deterministic is True or deterministic is False):
-        deterministic = as_flag("deterministic", deterministic)
-    if lengths is None:
-        look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
-        (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
-        scale = default_scale if scale is None else scale
-        slopes = ()
-        if alibi_slopes is not None:
-            slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
-        out, lse = attention_operator(
-            q, k, v, [*slopes, *tables], spec, scale, sink, deterministic, left, right, softcap
-        )
-    else:
-        ragged = ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
-        out, lse = ragged_attention(
-            q, k, v, ragged, features, scale, (left, right, softcap), deterministic, alibi_slopes,
-            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0, sink,
-        )  # fmt: skip
-        out = out if nested is None else nested_like(nested, out)
-    # With pages k and v alone are of that layout: out is packed, as q is.
-    if layout == "bhsd" and block_table is None:
-        out = out.transpose(1, 2)
-    return (out, lse) if return_lse else out
+    return features, scale, (left, right, softcap)
 
 
 def _rows_first(layout: str, *tensors: torch.Tensor):

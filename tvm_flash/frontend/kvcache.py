@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
+from torch._C import _is_any_autocast_enabled
 
+from .append_ops import Angles, append
 from .checks import check_alike, check_first
-from .flash_varlen import check_extras
-from .functional import Window, attention
-from .kvcache_pages import (
-    appended,
-    cache_pages,
-    check_cache_numbers,
-    check_new_rows,
-    number_of_each,
-)
-from .packed_rows import check_cu_seqlens, sequence_and_position
-from .rotary import apply_rotary
-from .values import NO_WINDOW, as_flag, as_window
+from .extras import check_extras
+from .functional import Window, options_of
+from .kvcache_pages import check_new_rows, is_expanded, pages_of
+from .kvcache_step import InUse, step_of
+from .placement import has_readable_rows
+from .ragged import ready_attention
+from .ragged_checks import check_rows
+from .rotary import check_angles, rotated_queries
+from .values import NO_WINDOW, as_flag, as_splits, autocast
 
 
 def flash_attn_with_kvcache(
@@ -79,12 +77,10 @@ def flash_attn_with_kvcache(
     return_softmax_lse = as_flag("return_softmax_lse", return_softmax_lse)
     if block_table is not None and page_table is not None:
         raise ValueError("block_table and page_table are one thing: give one")
-    table = page_table if block_table is None else block_table
-    rows, cu_q, shape = _packed("_q", q, q, cu_seqlens_q)
-    cache = cache_pages(
-        q, k_cache, v_cache, cache_seqlens, cache_batch_idx, cache_leftpad, table, len(cu_q) - 1,
-        cache_layout,
-    )  # fmt: skip
+    check_first(q, 4 if cu_seqlens_q is None else 3)
+    pages = pages_of(q, k_cache, v_cache, cache_layout)
+    rows, shape = _packed(q)
+    check_rows(rows, *pages, 4)
     if out is not None:
         _check_out(out, q, v_cache)
     if (k is None) != (v is None):
@@ -92,52 +88,58 @@ def flash_attn_with_kvcache(
     rotates = rotary_cos is not None or rotary_sin is not None
     if k is None:
         _check_nothing_new(rotates, cu_seqlens_k_new)
-        appending = nullcontext(cache)
-        if cache.is_readable:
-            check_cache_numbers(cache)
+        new = None
     else:
         check_alike("k", k, q, 4 if cu_seqlens_k_new is None else 3)
         check_alike("v", v, q, k.ndim)
-        k, cu_k, _ = _packed("_k_new", k, q, cu_seqlens_k_new)
-        v = v if v.ndim == 3 else v.flatten(0, 1)
-        check_new_rows(cache, k, v, cu_k)
+        new = tuple(_packed(x)[0] for x in (k, v))
+        check_new_rows(pages, *new)
     if rotary_seqlens is not None and not rotates:
         raise ValueError("rotary_seqlens is of rotary_cos and rotary_sin: give them")
+    features, scale, numbers = options_of(causal, window_size, softcap, softmax_scale, alibi_slopes)
     if rotates:
-        offsets = cache.past
-        if rotary_seqlens is not None:
-            offsets = number_of_each("rotary_seqlens", rotary_seqlens, len(cu_q) - 1, q.device)
-        angles = {"cos": rotary_cos, "sin": rotary_sin, "interleaved": rotary_interleaved}
-        moves = as_flag("causal", causal) or as_window(window_size) != NO_WINDOW
-        rows = _rotated_queries(rows, cu_q, offsets, moves, angles)
-        k = apply_rotary(k, **angles, seqlen_offsets=offsets, cu_seqlens=cu_k)
-    if k is not None:
-        appending = appended(cache, k, v, cu_k)
-    with appending as longer:
-        result, lse = attention(
-            rows, longer.k, longer.v, cu_seqlens_q=cu_q, max_seqlen_q=max_seqlen_q,
-            seqused_k=longer.past, leftpad_k=longer.first, block_table=longer.table,
-            softmax_scale=softmax_scale, causal=causal, window_size=window_size, softcap=softcap,
-            alibi_slopes=alibi_slopes, num_splits=num_splits, return_lse=True,
+        check_angles(rows, rotary_cos, rotary_sin, packed=True)
+        interleaved = as_flag("interleaved", rotary_interleaved)
+    step = step_of(
+        q, pages, k,
+        InUse(
+            cache_seqlens, cache_batch_idx, cache_leftpad,
+            page_table if block_table is None else block_table, cu_seqlens_q, max_seqlen_q,
+            cu_seqlens_k_new, rotary_seqlens, len(rotary_cos) if rotates else None,
+            any(features[:3]),
+        ),
+    )  # fmt: skip
+    if rotates:
+        angles = rotary_cos, rotary_sin, interleaved
+        rows = rotated_queries(rows, step.rotation, *angles, v_cache.shape[-1])
+
+    def attend(rows: torch.Tensor) -> Callable[[], tuple]:
+        q, k, v = map(autocast, (rows, *pages)) if _is_any_autocast_enabled() else (rows, *pages)
+        return ready_attention(
+            q, k, v, step.ragged, features, scale, numbers, False, alibi_slopes, (None, None),
+            as_splits(num_splits),
         )  # fmt: skip
-        if shape is not None:
-            result = result.view(*shape, *result.shape[1:])
-            lse = lse.view(lse.shape[0], *shape).transpose(0, 1)
-        if out is not None:
-            result = out.copy_(result)
+
+    run = attend(rows.detach())
+    if new is not None:
+        angles = Angles.of(*angles, new[0].dtype) if rotates else Angles()
+        append(*new, *pages, step.places, step.offsets, angles)
+        if _is_any_autocast_enabled() or not all(map(has_readable_rows, pages)):
+            run = attend(rows.detach())  # pages were copied before rows were appended
+    if rows.requires_grad:
+        run = attend(rows)
+    result, lse = run()
+    if shape is not None:
+        result = result.view(*shape, *result.shape[1:])
+        lse = lse.view(lse.shape[0], *shape).transpose(0, 1)
+    if out is not None:
+        result = out.copy_(result)
     return (result, lse) if return_softmax_lse else result
 
 
-def _packed(axis: str, x: torch.Tensor, q: torch.Tensor, cu_seqlens) -> tuple:
-    """Rows (total, H, D), cumulative lengths, and (B, S) where ``x`` was (B, S, H, D)."""
-    if axis == "_q":
-        check_first(x, 4 if cu_seqlens is None else 3)
-    if cu_seqlens is not None:
-        check_cu_seqlens(cu_seqlens, x, axis=axis)
-        return x, cu_seqlens, None
-    batch, length = x.shape[:2]
-    entries = torch.arange(batch + 1, dtype=torch.int32, device=x.device)
-    return x.flatten(0, 1), entries * length, (batch, length)
+def _packed(x: torch.Tensor) -> tuple:
+    """Rows (total, H, D), and (B, S) where ``x`` was (B, S, H, D)."""
+    return (x, None) if x.ndim == 3 else (x.flatten(0, 1), x.shape[:2])
 
 
 def _check_nothing_new(rotates: bool, cu_seqlens_k_new) -> None:
@@ -153,13 +155,5 @@ def _check_out(out, q: torch.Tensor, v_cache: torch.Tensor) -> None:
     check_alike("out", out, q, q.ndim)
     if out.shape != (shape := (*q.shape[:-1], v_cache.shape[-1])):
         raise ValueError(f"out of shape {tuple(out.shape)} must be of shape {tuple(shape)}")
-
-
-def _rotated_queries(q, cu_q, offsets, moves: bool, angles: dict) -> torch.Tensor:
-    """q rotated by its positions from ``offsets`` on; all rows of a sequence by that one, unless
-    it ``moves``."""
-    if not moves:
-        sequence, _ = sequence_and_position(cu_q, len(q))
-        offsets = pad(offsets, (0, 1))[sequence]
-        cu_q = torch.arange(len(q) + 1, dtype=torch.int32, device=q.device)
-    return apply_rotary(q, **angles, seqlen_offsets=offsets, cu_seqlens=cu_q)
+    if is_expanded(out):
+        raise ValueError(f"out of strides {out.stride()} is expanded: its rows are one memory")

@@ -1,19 +1,16 @@
-"""The cache of a call of flash_attn_with_kvcache, as pages: checked, appended to, put back."""
+"""The cache of a call of flash_attn_with_kvcache, as pages; its tensors and numbers checked."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from .checks import check_alike
 from .functional import LAYOUTS
-from .packed_rows import check_numbers, check_table, is_readable, read, sequence_and_position
+from .packed_rows import check_numbers, check_table, is_readable, read
 from .ragged_checks import missing_page
 
 
@@ -40,27 +37,24 @@ class CachePages(NamedTuple):
         """Whether the numbers of a call can be checked."""
         return all(map(is_readable, (self.k, self.v, self.table, self.first, self.past)))
 
-    def places(self, entries: torch.Tensor, positions: torch.Tensor) -> tuple:
-        """Index of rows in pages: page and row of each of ``positions`` of ``entries``."""
-        size = max(self.k.shape[1], 1)
-        quotient = torch.div(positions, size, rounding_mode="floor")
-        return self.table[entries, quotient].long(), positions - quotient * size
 
+def pages_of(q, k, v, layout: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Caches as pages (pages, page_size, Hk, D | Dv). TypeError, ValueError for what does not fit.
 
-def cache_pages(q, k, v, seqlens, batch_idx, leftpad, table, entries: int, layout) -> CachePages:
-    """The cache of a call on ``entries`` sequences: one without a table has one page for each.
-
-    TypeError, ValueError for tensors that do not fit ``q`` and each other.
+    A sequence of a cache without a table has one page, as long as the cache is.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"cache_layout={layout!r} must be one of {', '.join(LAYOUTS)}")
-    check_alike("k_cache", k, q)
-    check_alike("v_cache", v, q)
+    check_alike("k_cache", k, q, 4)
+    check_alike("v_cache", v, q, 4)
     if k.shape[:3] != v.shape[:3]:
         shapes = f"k_cache has {tuple(k.shape)}, v_cache {tuple(v.shape)}"
         raise ValueError(f"{shapes}: all but the last dimension must be equal")
-    if layout == "bhsd":
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
+    return (k, v) if layout == "bshd" else (k.transpose(1, 2), v.transpose(1, 2))
+
+
+def cache_pages(q, k, v, seqlens, batch_idx, leftpad, table, entries: int) -> CachePages:
+    """The cache of a call on ``entries`` sequences. TypeError, ValueError for what does not fit."""
     paged = table is not None
     if paged and batch_idx is not None:
         raise ValueError("block_table finds the pages: leave cache_batch_idx out")
@@ -94,66 +88,36 @@ def number_of_each(name: str, x, entries: int, device: torch.device) -> torch.Te
     return torch.full((entries,), number, dtype=torch.int32, device=device)
 
 
-@contextmanager
-def appended(cache: CachePages, k, v, cu_k) -> Iterator[CachePages]:
-    """``cache`` with the packed rows of k and v behind its keys; as it was where the body fails.
-
-    k, v: checked by ``check_new_rows``. Rows past ``cu_k[-1]`` belong to no sequence. What there is
-    no room for raises where numbers can be read, and is left out elsewhere.
-    """
-    if can_be_checked := cache.is_readable and is_readable(cu_k):
-        check_cache_numbers(cache, read(cu_k[1:] - cu_k[:-1]))
-        k, v = k[: int(cu_k[-1])], v[: int(cu_k[-1])]
-    k, v, past = k.detach(), v.detach(), cache.past + (cu_k[1:] - cu_k[:-1])
-    if not (len(past) and k.numel() and cache.k.numel()):
-        yield cache._replace(past=past.clamp(max=cache.capacity))
-        return
-    entries, offsets = sequence_and_position(cu_k, len(k))
-    positions = pad(cache.past, (0, 1))[entries] + offsets
-    fits = (entries < len(past)) & (positions >= 0) & (positions < cache.capacity)
-    inside = positions.clamp(0, cache.capacity - 1)
-    pages, places = cache.places(entries.clamp(max=len(past) - 1), inside)
-    fits &= (pages >= 0) & (pages < len(cache.k))
-    if can_be_checked:
-        _check_apart(cache, entries, pages, places)
-    else:
-        k, v, pages, places = _fitting(cache, fits, k, v, pages, places)
-    with torch.no_grad():
-        before = cache.k[pages, places], cache.v[pages, places]
-        cache.k[pages, places], cache.v[pages, places] = k, v
-    try:
-        yield cache._replace(past=past.clamp(max=cache.capacity))
-    except BaseException:
-        with torch.no_grad():
-            cache.k[pages, places], cache.v[pages, places] = before
-        raise
+def is_expanded(x: torch.Tensor) -> bool:
+    """Whether elements of ``x`` share memory, so that it cannot be written."""
+    return any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True))
 
 
-def check_new_rows(cache: CachePages, k: torch.Tensor, v: torch.Tensor, cu_k) -> None:
-    """ValueError unless packed k and v are like the rows of the cache, for as many sequences."""
-    for name, new, pages in (("k", k, cache.k), ("v", v, cache.v)):
-        if new.shape[1:] != pages.shape[2:]:
+def check_new_rows(pages: tuple, k: torch.Tensor, v: torch.Tensor) -> None:
+    """ValueError unless packed k and v are like the rows of the pages, which can be written."""
+    for name, new, cache in (("k", k, pages[0]), ("v", v, pages[1])):
+        if new.shape[1:] != cache.shape[2:]:
             raise ValueError(
                 f"rows of {name} {tuple(new.shape[1:])} must be like the cache's, "
-                f"{tuple(pages.shape[2:])}"
+                f"{tuple(cache.shape[2:])}"
             )
-        if any(n > 1 and step == 0 for n, step in zip(pages.shape, pages.stride(), strict=True)):
-            raise ValueError(f"{name}_cache of strides {pages.stride()} is expanded: .clone() it")
+        if is_expanded(cache):
+            raise ValueError(f"{name}_cache of strides {cache.stride()} is expanded: .clone() it")
     if len(k) != len(v):
         raise ValueError(f"k has {len(k)} rows, v has {len(v)}: each key needs one value")
-    if len(cu_k) - 1 != len(cache.past):
-        raise ValueError(f"k has {len(cu_k) - 1} sequences, q has {len(cache.past)}")
 
 
-def check_cache_numbers(cache: CachePages, counts=0) -> None:
-    """Raise unless what is in use, with ``counts`` more, lies in pages that exist.
+def check_cache_numbers(cache: CachePages, cu_k: torch.Tensor | None) -> None:
+    """Raise unless what is in use, and new rows (cu_k, None: none), lie in pages that exist.
 
-    ValueError: negative numbers, padding past the keys. RuntimeError: a full cache, a page that
-    does not exist.
+    ValueError: negative numbers, padding past the keys, sequences that append to one place.
+    RuntimeError: a full cache, a page that does not exist. Nothing where numbers are not read.
     """
+    if not (cache.is_readable and (cu_k is None or is_readable(cu_k))):
+        return
     numbers = (read(x).astype(np.int64) for x in (cache.past, cache.first))
     (before, first), capacity = numbers, cache.capacity
-    past = before + counts
+    past = before if cu_k is None else before + np.diff(read(cu_k))
     _raise_where(before < 0, "cache_seqlens", before, "0 or more", ValueError)
     _raise_where(first < 0, "cache_leftpad", first, "0 or more", ValueError)
     if (full := past > capacity).any():
@@ -169,6 +133,8 @@ def check_cache_numbers(cache: CachePages, counts=0) -> None:
         entry, place, number = missing
         name = f"block_table[{entry}, {place}]" if cache.paged else f"cache_batch_idx[{entry}]"
         raise RuntimeError(f"{name}={number} must lie in 0 .. {pages - 1}: the cache has {pages}")
+    if cu_k is not None:
+        _check_apart(cache, before, past)
 
 
 def _raise_where(wrong, name: str, numbers, wanted: str, error: type[Exception]) -> None:
@@ -177,30 +143,23 @@ def _raise_where(wrong, name: str, numbers, wanted: str, error: type[Exception])
         raise error(f"{name}[{entry}]={numbers[entry]} must be {wanted}")
 
 
-def _check_apart(cache: CachePages, entries, pages, places) -> None:
-    """ValueError where two new rows go to one place."""
-    slots = read(pages * cache.k.shape[1] + places)
-    order = np.argsort(slots, kind="stable")
-    again = slots[order][1:] == slots[order][:-1]
+def _check_apart(cache: CachePages, before: np.ndarray, past: np.ndarray) -> None:
+    """ValueError where two new rows, at the positions ``before`` .. ``past``, go to one place."""
+    size = cache.k.shape[1]
+    # The part of each page that an entry appends to: first row and past the last, among all pages.
+    first, last = before // size, -(-past // size)
+    counts = np.where(past > before, last - first, 0)
+    entry = np.repeat(np.arange(len(counts)), counts)
+    column = np.arange(len(entry)) - (counts.cumsum() - counts - first)[entry]
+    page = read(cache.table)[entry, column].astype(np.int64)
+    start, end = (np.clip(x[entry] - column * size, 0, size) + page * size for x in (before, past))
+    order = np.argsort(start, kind="stable")
+    again = start[order][1:] < end[order][:-1]
     if again.any():
         pair = order[int(again.argmax()) :][:2]
-        one, other = (int(entries[row]) for row in pair)
+        one, other = sorted(int(entry[part]) for part in pair)
         name = "block_table" if cache.paged else "cache_batch_idx"
         raise ValueError(
-            f"sequences {one} and {other} append to one place, row {int(places[pair[0]])} of page "
-            f"{int(pages[pair[0]])}: {name} must keep them apart"
+            f"sequences {one} and {other} append to one place, row {start[pair[1]] % size} of page "
+            f"{page[pair[1]]}: {name} must keep them apart"
         )
-
-
-def _fitting(cache: CachePages, fits, k, v, pages, places) -> tuple:
-    """k, v and where they go, with a row that fits in place of each that does not.
-
-    To write a row again changes nothing. If none fits, what one place holds goes there again.
-    """
-    rows = torch.arange(len(k), device=k.device)
-    source = torch.where(fits, rows, fits.int().argmax())
-    pages, places = pages.clamp(0, len(cache.k) - 1)[source], places[source]
-    is_new = fits[source][:, None, None]
-    k = torch.where(is_new, k[source], cache.k[pages, places])
-    v = torch.where(is_new, v[source], cache.v[pages, places])
-    return k, v, pages, places

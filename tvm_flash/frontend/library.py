@@ -52,6 +52,16 @@ def register(
     register_flop_formula(operator.overloadpacket, get_raw=flops_of_tensors)(flops)
 
 
+def register_update(operator, kernel: Callable) -> None:
+    """Tell torch how ``operator``, which writes its arguments in place and gives nothing, works.
+
+    Nothing is recorded of it: callers detach what they hand over.
+    """
+    name = operator._schema.name
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(name, lambda *_, **__: None, lib=_library)
+
+
 def without_derivative(message: str) -> Derivative:
     """NotImplementedError with ``message`` where somebody asks for a gradient."""
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .checks import check_alibi
 from .packed_rows import is_readable
 from .problem import problem_of, problem_while_compiling
-from .ragged_ops import ragged_operator
+from .ragged_ops import ready_operator
 from .spans import Lengths, Ragged
 
 
-def ragged_attention(
+def ready_attention(
     q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods,
-    num_splits, sink,
-):  # fmt: skip
-    """out (total_q, H, Dv) and lse (H, total_q) of checked options.
+    num_splits, sink=None,
+) -> Callable[[], tuple]:  # fmt: skip
+    """A function that gives out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
+    All that may fail has been done then, as ``ready_operator`` says.
     features: the fields of problem.Features up to the kind. numbers: window_left, window_right,
     softcap. mods: score_mod, mask_mod.
     """
@@ -26,7 +29,7 @@ def ragged_attention(
     scale = default_scale if scale is None else scale
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
-    return ragged_operator(
+    return ready_operator(
         ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
         deterministic, numbers, num_splits, sink, ragged.extents,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
@@ -56,14 +57,16 @@ _WITHOUT_KEYS = ("sink", "softmax1")
 _SPANS = {kind: names(KINDS[kind].shapes.own, "input") for kind in FORWARD}
 
 
-def ragged_operator(
+def ready_operator(
     kind: str, q, k, v, spans, tables, spec: str, softmax_scale: float, max_seqlen_k: int,
     deterministic: bool, numbers, num_splits: int, sink=None, extents=None,
-):  # fmt: skip
-    """(out, lse) of checked arguments, differentiable where the ``kind`` is.
+) -> Callable[[], tuple]:  # fmt: skip
+    """A function that gives (out, lse) of checked arguments, differentiable where the ``kind`` is.
 
-    spec: from ``spec_name`` or ``spec_json``. numbers: window_left, window_right, softcap. extents:
-    what ``check_spans`` says of spans that are contiguous and plain; None if it was not asked.
+    What may fail has been done: its kernel is found, its memory taken; not where torch records,
+    traces or transforms the call. spec: from ``spec_name`` or ``spec_json``. numbers: window_left,
+    window_right, softcap. extents: what ``check_spans`` says of spans that are contiguous and
+    plain; None if it was not asked.
     """
     run = FORWARD[kind]
     if extents is not None or not torch.compiler.is_compiling():
@@ -81,12 +84,20 @@ def ragged_operator(
             if extents is None:
                 spans = [x.contiguous() for x in spans]
                 extents = _extents(kind, q, k, spans, max_seqlen_k)
-            results = _forward(kind, q, k, v, spans, tables, spec, known, num_splits, sink, extents)
-            return results[:2] if len(results) > 1 else _completed(results)[:2]
-    return run(
+            return partial(
+                _finish,
+                *_ready(kind, q, k, v, spans, tables, spec, known, num_splits, sink, extents),
+            )
+    return lambda: run(
         q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, sink, deterministic, *numbers,
         num_splits,
     )[:2]  # fmt: skip
+
+
+def _finish(results: list[torch.Tensor], run: Callable[[], object]) -> tuple:
+    """out and lse, once ``run`` has filled them."""
+    run()
+    return tuple(results[:2]) if len(results) > 1 else _completed(results)[:2]
 
 
 def _run_forward(kind: str, *inputs) -> tuple:
@@ -101,16 +112,19 @@ def _forward_in_node(kind: str, *inputs) -> tuple:
     spans = [given[name].contiguous() for name in _SPANS[kind]]
     numbers, tables = [given[a.name] for a in _NUMBERS], given["tables"] or ()
     extents = _extents(kind, q, k, spans, given[LONGEST.name])
-    sink = given["sink"]
-    return _completed(_forward(kind, q, k, v, spans, tables, spec, numbers, split, sink, extents))
+    results, run = _ready(
+        kind, q, k, v, spans, tables, spec, numbers, split, given["sink"], extents
+    )
+    run()
+    return _completed(results)
 
 
-def _forward(
+def _ready(
     kind: str, q, k, v, spans, tables, text: str, numbers, num_splits: int, sink, extents
-) -> list[torch.Tensor]:
-    """out, lse and, where the spec has it, lse_low; rows of no entry are 0, their lse -inf.
+) -> tuple[list[torch.Tensor], Callable[[], object]]:
+    """Memory of out, lse and, where the spec has it, lse_low, and a kernel's call, which fills it.
 
-    numbers: those of ``_NUMBERS``, in order.
+    Rows of no entry are 0, their lse -inf. numbers: those of ``_NUMBERS``, in order.
     """
     spec, layouts, own = _forward_plan(text, kind, q.shape, v.shape)
     results = from_layouts(layouts, q)
@@ -122,35 +136,33 @@ def _forward(
     if not has_work or extents is None or extents[0].rows != q.shape[0]:
         for x, empty in zip(results, (0.0, -torch.inf, 0.0), strict=False):
             x.fill_(empty)
-    if has_work:
-        longest = _longest(extents, numbers[-1])
-        if place_of(q)[0] == "cuda":
-            given = {"q": q, "k": k, "v": v, "tables": tables, "sink": sink}
-            given |= zip(_recording.outputs, results, strict=False)
-            given |= zip(
-                (*_SPANS[kind], *(a.name for a in _NUMBERS)), (*spans, *numbers), strict=True
-            )
-            if _run_parts(spec, given, longest[1], num_splits):
-                return results
-        kernel = _kernel(spec, "forward", q, longest, num_splits == 1)
-        numbers = [numbers[place] for place in own]
-        if sink is not None:
-            tables = (sink.contiguous(), *tables)
-        q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)
-        kernel.function(q, k, v, *results, *spans, *tables, *numbers)
-    return results
+    if not has_work:
+        return results, tuple
+    longest = _longest(extents, numbers[-1])
+    if place_of(q)[0] == "cuda":
+        given = {"q": q, "k": k, "v": v, "tables": tables, "sink": sink}
+        given |= zip(_recording.outputs, results, strict=False)
+        given |= zip(_SPANS[kind], spans, strict=True)
+        given |= zip((a.name for a in _NUMBERS), numbers, strict=True)
+        if run := _divided(spec, given, longest[1], num_splits):
+            return results, run
+    kernel = _kernel(spec, "forward", q, longest, num_splits == 1)
+    numbers = [numbers[place] for place in own]
+    if sink is not None:
+        tables = (sink.contiguous(), *tables)
+    q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)
+    return results, partial(kernel.function, q, k, v, *results, *spans, *tables, *numbers)
 
 
-def _run_parts(spec: AttentionSpec, given, longest_k: int, asked: int) -> bool:
-    """Whether keys are divided, as ``splits_on`` says; then results are written."""
-    q = given["q"]
+def _divided(spec: AttentionSpec, given, longest_k: int, asked: int) -> Callable | None:
+    """A kernel's call that divides the keys, if ``splits_on`` says so."""
     sizes = given_sizes(arguments(spec, "forward"), given)
-    splits = splits_on("cuda", q, sizes, longest_k, asked)
-    if splits:
-        kernel = _kernel(spec, "forward_split", q, (0, longest_k))
-        sizes |= {"splits": splits, LONGEST.name: longest_k}
-        kernel(*call_of(kernel, sizes, given).values())
-    return bool(splits)
+    splits = splits_on("cuda", given["q"], sizes, longest_k, asked)
+    if not splits:
+        return None
+    kernel = _kernel(spec, "forward_split", given["q"], (0, longest_k))
+    sizes |= {"splits": splits, LONGEST.name: longest_k}
+    return partial(kernel, *call_of(kernel, sizes, given).values())
 
 
 def _run_backward(*inputs) -> tuple:

@@ -1,15 +1,33 @@
-"""Rotary position embedding (Su et al. 2021), with FlashAttention's conventions, in torch alone."""
+"""Rotary position embedding (Su et al. 2021), with FlashAttention's conventions."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from ..errors import UnsupportedSpec
+from ..problem.lengths import MAX_SEQLEN
+from ..problem.spec import HEAD_DIM_RANGE
 from ..score.layouts import check_dense
+from .append_ops import Angles, Places, rotated
+from .checks import NAMES
+from .observers import is_plain_call
 from .packed_rows import check_cu_seqlens, is_readable, sequence_and_position
 from .values import as_flag
 
 _INTEGERS = (torch.int32, torch.int64)
+
+
+class Rotation(NamedTuple):
+    """Where packed rows lie, and the position that the first of each sequence is rotated by."""
+
+    cu_seqlens: torch.Tensor
+    offsets: torch.Tensor
+    places: Places
 
 
 def apply_rotary(
@@ -39,15 +57,68 @@ def apply_rotary(
     is then not rotated, as in FlashAttention.
     """
     interleaved, inplace = as_flag("interleaved", interleaved), as_flag("inplace", inplace)
-    _check_tensors(x, cos, sin, packed=cu_seqlens is not None)
+    check_angles(x, cos, sin, packed=cu_seqlens is not None)
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x, max_seqlen)
     elif max_seqlen is not None:
         raise ValueError(f"{max_seqlen=} is of packed sequences: give cu_seqlens too")
     _check_offsets(seqlen_offsets, x, cu_seqlens)
-    _check_reach(seqlen_offsets, x, cu_seqlens, len(cos))
+    check_reach(seqlen_offsets, x.shape[1] if cu_seqlens is None else cu_seqlens, len(cos))
+    if _is_for_kernels(x, cos, sin, seqlen_offsets):
+        with suppress(UnsupportedSpec):  # nothing can be compiled here: torch computes it
+            out = _rotated_by_kernel(x, cos, sin, interleaved, seqlen_offsets, cu_seqlens)
+            return x.copy_(out) if inplace else out
     cos, sin = _angles(cos, sin, x, seqlen_offsets, cu_seqlens)
     return _rotated(x, cos, sin, interleaved, x if inplace else torch.empty_like(x))
+
+
+def _is_for_kernels(x, cos, sin, offsets) -> bool:
+    """Whether rows of x are such as caches hold, with nobody watching and no gradient asked for."""
+    low, high = HEAD_DIM_RANGE
+    return (
+        x.dtype in NAMES
+        and low <= x.shape[-1] <= high
+        and 0 < x.shape[:-2].numel() <= MAX_SEQLEN
+        and not torch.compiler.is_compiling()
+        and is_plain_call(x, cos, sin, [offsets] if isinstance(offsets, torch.Tensor) else ())
+        and (x.is_cpu or x.is_cuda)
+        and not _want_gradients(x, cos, sin)
+        and (isinstance(offsets, torch.Tensor) or abs(offsets) < 2**31)
+    )
+
+
+def _want_gradients(*tensors: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _rotated_by_kernel(x, cos, sin, interleaved: bool, offsets, cu_seqlens) -> torch.Tensor:
+    """As ``_rotated``; packed rows of no sequence stay as they are."""
+    rows, out = x, None
+    if cu_seqlens is None:
+        batch, length = x.shape[:2]
+        cu_seqlens = torch.arange(batch + 1, dtype=torch.int32, device=x.device) * length
+        rows = x.flatten(0, 1)
+    else:
+        out = x.clone(memory_format=torch.contiguous_format)
+    if isinstance(offsets, torch.Tensor):
+        offsets = offsets.int()
+    else:
+        offsets = torch.full_like(cu_seqlens[1:], offsets)
+    angles, places = Angles.of(cos, sin, interleaved, x.dtype), Places.one_by_one(cu_seqlens)
+    return rotated(rows, places, offsets, angles, x.shape[-1], out).view(x.shape)
+
+
+def rotated_queries(x, rotation: Rotation, cos, sin, interleaved: bool, head_dim_v: int):
+    """As ``apply_rotary``, of checked arguments; rows of no sequence are anything.
+
+    head_dim_v: of the cache, whose kernel does it.
+    """
+    cu_seqlens, offsets, places = rotation
+    if not _want_gradients(x, cos, sin):
+        angles = Angles.of(cos, sin, interleaved, x.dtype)
+        return rotated(x, places, offsets, angles, head_dim_v)
+    cos, sin = _angles(cos, sin, x, offsets, cu_seqlens)
+    return _rotated(x, cos, sin, interleaved, torch.empty_like(x))
 
 
 def _rotated(x, cos, sin, interleaved: bool, out: torch.Tensor) -> torch.Tensor:
@@ -58,11 +129,11 @@ def _rotated(x, cos, sin, interleaved: bool, out: torch.Tensor) -> torch.Tensor:
     pair = _pair(rotary_dim, interleaved)
     first, second = (x[..., member].to(wide) for member in pair)
     # Both before either is written.
-    rotated = (
+    values = (
         torch.addcmul(first * cos, second, sin, value=-1),
         torch.addcmul(first * sin, second, cos),
     )
-    for member, value in zip(pair, rotated, strict=True):
+    for member, value in zip(pair, values, strict=True):
         out[..., member] = value.to(x.dtype)
     if out is not x and rotary_dim < x.shape[-1]:
         out[..., rotary_dim:] = x[..., rotary_dim:]
@@ -101,7 +172,8 @@ def _positions(x, seqlen_offsets, cu_seqlens) -> torch.Tensor:
     return torch.where(sequence < len(cu_seqlens) - 1, position + seqlen_offsets, -1)
 
 
-def _check_tensors(x, cos, sin, *, packed: bool) -> None:
+def check_angles(x, cos, sin, *, packed: bool) -> None:
+    """TypeError, ValueError unless cos and sin can rotate x (B, S, H, D), or (total, H, D)."""
     for name, tensor in (("x", x), ("cos", cos), ("sin", sin)):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
@@ -141,24 +213,32 @@ def _check_offsets(offsets, x, cu_seqlens) -> None:
         raise ValueError(f"seqlen_offsets is on {offsets.device}, x on {x.device}: move one")
 
 
-def _check_reach(offsets, x, cu_seqlens, rows: int) -> None:
-    """ValueError for a position outside of the ``rows`` of cos, where positions can be read."""
-    lengths = x.shape[1] if cu_seqlens is None else cu_seqlens
-    if not all(is_readable(n) for n in (offsets, lengths) if isinstance(n, torch.Tensor)):
+def check_reach(offsets, lengths, rows: int) -> None:
+    """ValueError for a position outside of the ``rows`` of cos, where positions can be read.
+
+    offsets: an int or (B,). lengths: of all sequences, or cumulative ones (B + 1,).
+    """
+    tensors = [n for n in (offsets, lengths) if isinstance(n, torch.Tensor)]
+    if not all(map(is_readable, tensors)):
         return
-    if cu_seqlens is not None:
-        lengths = cu_seqlens.diff()
-    ends = offsets + lengths
-    if isinstance(ends, torch.Tensor):
-        starts = torch.as_tensor(offsets).expand_as(ends)
-        has_rows = torch.as_tensor(lengths).expand_as(ends) > 0
-        if not has_rows.any():
-            return
-        offsets, ends = starts[has_rows].min().item(), ends[has_rows].max().item()
-    if offsets < 0:
-        raise ValueError(f"a position of {offsets}: seqlen_offsets must be >= 0")
-    if ends > rows:
+    first, past = _reach(offsets, lengths) if tensors else (offsets, offsets + lengths)
+    if first < 0:
+        raise ValueError(f"a position of {first}: seqlen_offsets must be >= 0")
+    if past > rows:
         raise ValueError(
-            f"positions up to {ends - 1}, but cos and sin have {rows} rows: give longer ones, or "
+            f"positions up to {past - 1}, but cos and sin have {rows} rows: give longer ones, or "
             "smaller seqlen_offsets"
         )
+
+
+def _reach(offsets, lengths) -> tuple[int, int]:
+    """The first position of any sequence and the one past the last; (0, 0) without a row."""
+    starts = np.asarray(offsets, np.int64)
+    counts = (
+        np.diff(np.asarray(lengths, np.int64)) if isinstance(lengths, torch.Tensor) else lengths
+    )
+    starts, ends = np.broadcast_arrays(starts, starts + counts)
+    has_rows = ends > starts
+    if not has_rows.any():
+        return 0, 0
+    return int(starts[has_rows].min()), int(ends[has_rows].max())

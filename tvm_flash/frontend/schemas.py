@@ -15,21 +15,21 @@ def schema(
 ) -> str:
     """The operator ``name`` in torch's words, for the arguments of ``table``.
 
-    Its parameters by name: tensors, captured tables, the spec as text, numbers, then what is
-    optional, the numbers that not all specs have, ``choices`` of the operator itself. Results are
-    the outputs; workspaces are the operator's own.
+    Its parameters by name: tensors, captured tables and the spec as text where there are scores,
+    numbers, then what is optional, the numbers that not all specs have, ``choices`` of the operator
+    itself. Results are the outputs; workspaces are the operator's own.
     """
+    has_scores = NUMBERS[0] in numbers
     given = [a for a in table if a.role in ("input", "saved", "updated")]
     letters = dict(zip(names(given, "updated"), "abcdefgh", strict=False))
     kinds = {a.name: f"Tensor({letters[a.name]}!)" if a.name in letters else "Tensor"
              for a in given}  # fmt: skip
     parameters = [
         *(f"{kinds[a.name]} {a.name}" for a in given if not a.optional),
-        "Tensor[] tables",
-        "str spec",
+        *["Tensor[] tables", "str spec"] * has_scores,
         *(_number_parameter(a) for a in numbers if a.absent is None),
         *(f"{kinds[a.name]}? {a.name}=None" for a in given if a.optional),
-        "bool deterministic=False",
+        *["bool deterministic=False"] * has_scores,
         *(_number_parameter(a) for a in numbers if a.absent is not None),
         *choices,
     ]

@@ -12,40 +12,46 @@ WRITTEN = ("output", "workspace", "updated")
 
 
 @dataclass(frozen=True)
-class Up:
-    """The size ``size`` rounded up to a multiple of the size ``block``; larger is allowed."""
+class Padded:
+    """The size ``size`` and as much more as the size ``block`` says; larger is allowed.
+
+    of(size, block): its value, of ints or of a compiler's expressions. said(block): how it exceeds
+    ``size``, for people.
+    """
 
     size: str
     block: str
+
+    def of(self, size, block):
+        raise NotImplementedError
+
+    def said(self, block: int) -> str:
+        raise NotImplementedError
+
+
+class Up(Padded):
+    """``size`` rounded up to a multiple of ``block``."""
 
     def __str__(self) -> str:
         return f"Up({self.size}, {self.block})"
 
     def of(self, size, block):
-        """Its value, of ints or of a compiler's expressions."""
         return (size + (block - 1)) // block * block
 
     def said(self, block: int) -> str:
-        """How it exceeds ``size``, for people."""
         return f"rounded up to a multiple of {block}"
 
 
-@dataclass(frozen=True)
-class Past:
-    """The size ``size`` and a whole ``block`` more; larger is allowed."""
-
-    size: str
-    block: str
+class Past(Padded):
+    """``size`` and a whole ``block`` more."""
 
     def __str__(self) -> str:
         return f"{self.size} + {self.block}"
 
     def of(self, size, block):
-        """Its value, of ints or of a compiler's expressions."""
         return size + block
 
     def said(self, block: int) -> str:
-        """How it exceeds ``size``, for people."""
         return f"and {block} more"
 
 
@@ -61,7 +67,7 @@ class Argument:
     """
 
     name: str
-    shape: tuple[str | Up | Past, ...]
+    shape: tuple[str | Padded, ...]
     role: str
     dtype: str = ""
     dense: bool = False

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .argument import ROLES, WRITTEN, Argument, Past, Up
+from .argument import ROLES, WRITTEN, Argument, Padded, Past, Up
 from .lengths import MAX_SEQLEN, is_forward
 from .sequences import KINDS, Shapes
+from .sequences.shapes import entry_numbers
 from .spec import AttentionSpec
 
 __all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
@@ -78,12 +79,42 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
     }
 
 
-# By kind of sequences, then by direction.
+def _append_table(shapes: Shapes) -> tuple[Argument, ...]:
+    """The arguments of rows that are written into pages, keys rotated by their positions.
+
+    Row i of entry b is row starts_q[b] + i of k_new and v_new; it goes to position starts_k[b] + i,
+    and its angles stand in row rotary_seqlens[b] + i of cos and sin, or of others in the dtype of
+    the keys; without columns nothing is rotated. v has heads of its own, also none.
+    """
+    keys, values = (*shapes.keys, "Hk", "D"), (*shapes.keys, "Hv", "Dv")
+    exact, rounded = ("angles", "pairs"), ("rounded_angles", "rounded_pairs")
+    return (
+        Argument("k_new", (*shapes.queries, *keys[-2:]), "input"),
+        Argument("v_new", (*shapes.queries, *values[-2:]), "input"),
+        Argument("cos", exact, "input", "float32", optional=True),
+        Argument("sin", exact, "input", "float32", optional=True),
+        Argument("rounded_cos", rounded, "input", optional=True),
+        Argument("rounded_sin", rounded, "input", optional=True),
+        entry_numbers("rotary_seqlens"),
+        Argument("k_pages", keys, "updated"),
+        Argument("v_pages", values, "updated"),
+        *shapes.own,
+    )
+
+
+# By kind of sequences, then by direction. Pages may be others' too: no gradient goes into them.
 TABLES = {name: _table(kind.shapes) for name, kind in KINDS.items()}
+TABLES["paged"] = {
+    "forward": TABLES["paged"]["forward"],
+    "forward_split": TABLES["paged"]["forward_split"],
+    "append": _append_table(KINDS["paged"].shapes),
+}
 # Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
-# Names of what the caller zeroes.
-ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed)
+# Names of what holds values before it is written: the caller's zeros, or the rows of a cache.
+ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed) + tuple(
+    a.name for a in TABLES["paged"]["append"] if a.role == "updated"
+)
 # Names of memory that kernels use among themselves, of which nobody else reads anything.
 WORKSPACES = tuple(dict.fromkeys(n for t in TABLE.values() for n in names(t, "workspace")))
 # Positions and window ends are added in int32.
@@ -112,8 +143,16 @@ NUMBERS = (
 LONGEST = Argument("max_seqlen_k", (), "number", "int32", limits=(0, MAX_SEQLEN))
 
 
-def numbers_of(spec: AttentionSpec) -> tuple[Argument, ...]:
+# Whether a pair that is rotated is (2 i, 2 i + 1), or (i, i + rotary_dim / 2).
+INTERLEAVED = Argument("interleaved", (), "number", "int32", limits=(0, 1))
+# Of directions that compute no scores.
+_OTHER_NUMBERS = {"append": (INTERLEAVED,)}
+
+
+def numbers_of(spec: AttentionSpec, direction: str = "forward") -> tuple[Argument, ...]:
     """The numbers of a call of ``spec``, in the order of ``NUMBERS``."""
+    if direction in _OTHER_NUMBERS:
+        return _OTHER_NUMBERS[direction]
     own = tuple(a for a in NUMBERS if a.absent is None or getattr(spec, a.name))
     return own if spec.sequences == "dense" else (*own, LONGEST)
 
@@ -135,7 +174,18 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     if not spec.row_statistics:
         absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
-    return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers_of(spec))
+    numbers = numbers_of(spec, direction)
+    return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers)
+
+
+def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
+    """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
+    is_known = any(direction in table for table in TABLES.values())
+    if direction in TABLES[spec.sequences] or not is_known:
+        return []
+    if direction == "append":
+        return [f"{spec.name}: keys in pages alone are appended to, of sequences='paged'"]
+    return [f"{spec.name}: attention over keys in pages has no gradient"]
 
 
 def _tables(spec: AttentionSpec) -> list[Argument]:
@@ -150,8 +200,9 @@ def _tables(spec: AttentionSpec) -> list[Argument]:
 
 def missing_sizes(direction: str, meta: Mapping[str, int]) -> list[str]:
     """The sizes of a kernel's tile that its workspaces need and ``meta`` does not give."""
-    sizes = [size for argument in TABLE[direction] for size in argument.shape]
-    needed = {size.block for size in sizes if isinstance(size, Up | Past)}
+    table = next(own[direction] for own in TABLES.values() if direction in own)
+    sizes = [size for argument in table for size in argument.shape]
+    needed = {size.block for size in sizes if isinstance(size, Padded)}
     needed |= {"block_k"} if "copies" in sizes else set()
     needed |= {"head_dim_pad"} & {size for size in sizes if isinstance(size, str)}
     return [name for name in TILE_SIZES if name in needed and name not in meta]

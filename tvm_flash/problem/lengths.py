@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # The longest sequence, of queries or keys, in each bucket; "long" has no limit.
 LIMITS = {"tiny": 32, "short": 256, "medium": 1024}
 
@@ -17,6 +19,12 @@ DECODE_QUERIES = 16
 FORWARD_BUCKETS = ("tiny", "decode", "short", "medium", "long")
 BACKWARD_BUCKETS = ("tiny", "short", "medium", "long")
 DEFAULT_BUCKET = "long"
+# Rows that are appended are moved one by one, however many there are.
+_BUCKETS = {
+    "forward": FORWARD_BUCKETS,
+    "forward_split": FORWARD_BUCKETS,
+    "append": (DEFAULT_BUCKET,),
+}
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for
 # every length, so this decides speed alone; one for few rows is too slow to stand in for others.
@@ -36,7 +44,13 @@ def is_forward(direction: str) -> bool:
 
 def buckets_of(direction: str) -> tuple[str, ...]:
     """The buckets of a direction (a key of artifact.DIRECTIONS)."""
-    return FORWARD_BUCKETS if is_forward(direction) else BACKWARD_BUCKETS
+    return _BUCKETS.get(direction, BACKWARD_BUCKETS)
+
+
+def kept_buckets(direction: str, wanted: Sequence[str]) -> list[str]:
+    """The buckets of a direction that are among ``wanted``; its only one, where it has no more."""
+    served = buckets_of(direction)
+    return [bucket for bucket in served if bucket in wanted or len(served) == 1]
 
 
 def bucket_of(direction: str, seqlen_q: int, seqlen_k: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .lengths import is_forward
+from .arguments import TABLES
 from .spec import AttentionSpec
 
 HALVES = ("bfloat16", "float16")
@@ -117,10 +117,14 @@ PRESETS = {
 
 
 def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[AttentionSpec, str]]:
-    """(spec, direction) of those of ``directions`` that the spec has; all of them, where it has
-    none: it is then refused by name."""
-    served = [d for d in directions if is_forward(d) or spec.has_gradient]
-    return [(spec, direction) for direction in served or directions]
+    """(spec, direction) of those of ``directions`` that the spec has, and of what its callers need
+    too: to append to its pages. All of ``directions``, where it has none: it is then refused by
+    name."""
+    table = TABLES[spec.sequences]
+    served = [(spec, d) for d in directions if d in table and d != "append"]
+    if "append" in table and not {"forward", "append"}.isdisjoint(directions):
+        served.append((spec.append_spec, "append"))
+    return served or [(spec, direction) for direction in directions]
 
 
 def preset_named(name: str) -> Preset:

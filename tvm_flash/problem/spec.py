@@ -135,16 +135,14 @@ class AttentionSpec:
         return self.saved_statistics if self.returns == "out_lse" else ()
 
     @property
-    def has_gradient(self) -> bool:
-        """Whether there is a backward."""
-        return not self.without_gradient
-
-    @property
-    def without_gradient(self) -> str:
-        """Why there is no backward (empty: there is one)."""
-        if self.sequences == "paged":
-            return "attention over keys in pages has no gradient"  # others may share them
-        return ""
+    def append_spec(self) -> AttentionSpec:
+        """The spec whose kernel appends to its pages: rows are all that it knows of them."""
+        return AttentionSpec(
+            dtype=self.dtype,
+            head_dim=self.head_dim,
+            head_dim_v=self.head_dim_v,
+            sequences="paged",
+        )
 
     @property
     def is_bounded(self) -> bool:

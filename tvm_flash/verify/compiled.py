@@ -46,14 +46,14 @@ def verify_spec(
 
     find_toolkit()
     served = cuda_archs(archs or "cuda")
-    directions = [direction for _, direction in served_pairs(spec, tuple(directions))]
+    pairs = served_pairs(spec, tuple(directions))
     # A backward is run on what its forward gave, whether that is judged or not.
     found = [
-        _candidate(spec, direction, chosen, program, seed)
-        for direction in dict.fromkeys(("forward", *directions))
-        for chosen, program in cuda_programs(spec, direction, served)
+        _candidate(own, direction, chosen, program, seed)
+        for own, direction in dict.fromkeys(((spec, "forward"), *pairs))
+        for chosen, program in cuda_programs(own, direction, served)
     ]
-    found = [with_forward(c, found) for c in found if c.direction in directions]
+    found = [with_forward(c, found) for c in found if (c.spec, c.direction) in pairs]
     return verification(spec.name, "cuda", found, quick=quick, seed=seed, progress=progress)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
-from ..problem.arguments import TABLE, WRITTEN, ZEROED, names
+from ..problem.arguments import TABLES, WRITTEN, ZEROED, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch
 from .buffers import MappedTensors, tensors_of
@@ -58,8 +58,9 @@ def run_program(
 
 def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     """Parameters that a program of the usual names writes."""
-    told = {"dout": "backward", "part_out": "forward_split"}
-    table = TABLE[next((told[x] for x in program.parameters if x in told), "forward")]
+    told = {"dout": "backward", "part_out": "forward_split", "k_new": "append"}
+    direction = next((told[x] for x in program.parameters if x in told), "forward")
+    table = TABLES["paged" if direction == "append" else "dense"][direction]
     return tuple(name for name in program.parameters if name in names(table, *WRITTEN))
 
 

@@ -14,6 +14,7 @@ from ..problem.arguments import WRITTEN, arguments, given_sizes, names, size_val
 from ..problem.lengths import is_forward
 from ..problem.spec import AttentionSpec
 from ..runtime.call import completed, new_tensors
+from .appended import append_problems, judge_append
 from .layouts import as_dense, as_sequences
 from .problems import Problem, problems
 from .question import Question, ask
@@ -60,6 +61,8 @@ class Candidate:
 
     def listed(self, quick: bool) -> list[Problem]:
         """Its problems; large logits need the rounding of its own forward."""
+        if self.direction == "append":
+            return append_problems(quick)
         found = problems(*self.tile, quick)
         alone = not is_forward(self.direction) and self.forward is None
         return [problem for problem in found if problem.logits_scale == 1 or not alone]
@@ -112,6 +115,8 @@ def verification(
 
 def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
+    if candidate.direction == "append":
+        return judge_append(candidate, problem, seed)
     question = ask(candidate.spec, problem, seed)
     lse = question.exact.get("lse", torch.zeros(1))
     empty = int((lse == -torch.inf).sum())

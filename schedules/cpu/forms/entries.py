@@ -85,6 +85,18 @@ class SearchedPlaces(Places):
 
         return find
 
+    def find_row(self):
+        """An inline function (place, number): entry and row of a row of q, whatever the head."""
+        search, look_up, starts = self._search(), self.look_up(), self._sequences.starts
+
+        @T.inline
+        def find(place, number):
+            search(place, starts, number)
+            look_up(place)
+            place[2] = number - place[3]
+
+        return find
+
     def find_packed_row(self):
         sig, starts = self._sig, self._sequences.starts
         search, look_up, packed = self._search(), self.look_up(), sig.group * sig.batch_rows

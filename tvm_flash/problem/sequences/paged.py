@@ -40,9 +40,22 @@ class PagedSequences(PackedSequences):
     def key_of_run(self, entry, head, first, row, column) -> tuple:
         a, size = self.arithmetic, self.sizes["page_size"]
         position = self._keys(entry)[0] + first
-        page = self.spans["page_table"][entry, a.quotient(position, size)]
-        page = a.minimum(a.maximum(page, 0), self.sizes["pages"] - 1)
+        page = a.minimum(a.maximum(self._page(entry, position), 0), self.sizes["pages"] - 1)
         return page, a.remainder(position, size) + row, head, column
+
+    def lacks_place(self, entry, row) -> Any:
+        """Whether the key ``row``, which ``lengths`` count, lies outside all pages by the numbers.
+
+        Whoever writes asks: what is clamped for a reader is another's place.
+        """
+        a, first = self.arithmetic, self.spans["starts_k"][entry]
+        page = self._page(entry, self._keys(entry)[0] + row)
+        return a.either(first < 0, a.either(page < 0, page >= self.sizes["pages"]))
+
+    def _page(self, entry, position):
+        """The page of a position, as the table says."""
+        number = self.arithmetic.quotient(position, self.sizes["page_size"])
+        return self.spans["page_table"][entry, number]
 
     def is_run(self, entry, block: int) -> Any:
         first, remainder = self._keys(entry)[0], self.arithmetic.remainder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..argument import Argument, Past, Up
+from ..argument import Argument, Padded
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Shapes:
     queries: tuple[str, ...]
     keys: tuple[str, ...]
     statistic: tuple[str, ...]
-    sums: tuple[str | Up | Past, ...]
+    sums: tuple[str | Padded, ...]
     own: tuple[Argument, ...] = ()
 
     def rows(self, of: str) -> str:

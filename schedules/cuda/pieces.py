@@ -1,0 +1,58 @@
+"""A few neighbouring elements of a row in registers: loaded, read as float32, stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ...problem.dtype import DTYPES
+from .builder import CudaKernel, assign, emit
+from .copies import VECTOR, words_of
+from .product import Product
+
+
+class Piece:
+    """``width`` elements of ``product``'s dtype, moved by one access: a multiple of 2, or 1."""
+
+    def __init__(self, kernel: CudaKernel, product: Product, width: int):
+        self._product, self._width = product, width
+        self._bytes = DTYPES[product.dtype].bytes
+        self._kind = VECTOR[width * self._bytes]
+        self._words = words_of(kernel, self._kind)
+        self._pair = kernel.scalar(T.uint32(0), "uint32")
+
+    def load(self, pointer) -> None:
+        """Bring what ``pointer`` shows."""
+        emit(T.ptx[f"ld.global.{self._kind}"](*self._words, pointer))
+
+    def store(self, pointer) -> None:
+        """Write it where ``pointer`` shows."""
+        emit(T.ptx[f"st.global.{self._kind}"](pointer, *self._words))
+
+    def values(self) -> list:
+        """Its elements, float32."""
+        return [self._value(number) for number in range(self._width)]
+
+    def _value(self, number: int):
+        if self._bytes == 4:
+            return tirx.reinterpret("float32", self._words[number])
+        word = tirx.Cast("uint32", self._words[number // 2])
+        if self._product.dtype == "bfloat16":  # the upper half of a float32
+            word = word & T.uint32(0xFFFF0000) if number % 2 else word << T.uint32(16)
+            return tirx.reinterpret("float32", word)
+        half = tirx.Cast("uint16", word >> T.uint32(16 * (number % 2)))
+        return tirx.Cast("float32", tirx.reinterpret("float16", half))
+
+    def set(self, values: Sequence) -> None:
+        """Let these float32 be its elements, rounded."""
+        if self._bytes == 4:
+            for word, value in zip(self._words, values, strict=True):
+                assign(word, tirx.reinterpret("uint32", value))
+        elif self._width == 1:
+            self._product.convert(self._pair, values[0], T.float32(0))
+            assign(self._words[0], tirx.Cast("uint16", self._pair))
+        else:
+            for number, word in enumerate(self._words):
+                self._product.convert(word, *values[2 * number : 2 * number + 2])
