@@ -28,7 +28,7 @@ LIMITS: Mapping[str, range | tuple] = {
     **dict.fromkeys(("num_warps", "column_groups", "dp_parts", "dq_parts"), _FEW),
     "chunk": range(1, 2**14 + 1),
     "tasks_per_thread": range(1, 257),
-    "prefetch": range(1025),
+    **dict.fromkeys(("ahead", "heads"), range(65)),
     "exp2_degree": range(1, 9),
     "stages": range(1, 9),
     "min_blocks": range(33),

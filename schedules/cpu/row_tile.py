@@ -10,10 +10,7 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 from tvm.tirx.script.builder import ir as build
 
-from ...problem.dtype import DTYPES
 from .row_lanes import folded, interleaved, slice_of, strided
-
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class RowTile:
 
     A row of K or V is loaded and converted once for all rows of queries. step: keys that the score
     product multiplies at once. dtype: of K or V in memory. staged: K or V is a dense local block,
-    not an argument. prefetch: how many keys further an argument is asked for (0: not at all).
+    not an argument.
     """
 
     rows: int
@@ -32,10 +29,9 @@ class RowTile:
     vector: int
     dtype: str
     staged: bool
-    prefetch: int = 0
 
     def name(self, kind: str) -> str:
-        place = "staged" if self.staged else f"direct_p{self.prefetch}"
+        place = "staged" if self.staged else "direct"
         sizes = f"{self.rows}x{self.keys}x{self.columns}_s{self.step}_v{self.vector}"
         return f"tvm_flash_{kind}_{sizes}_{self.dtype}_{place}"
 
@@ -178,7 +174,6 @@ def _scores(tile: RowTile) -> tirx.PrimFunc:
             row = T.meta_var(_registers(step, tile))
             for j in T.serial(keys // step):
                 _zero(acc, tile)
-                _prefetch(K, j * step, step, tile)
                 for d in T.serial(columns // tile.load):
                     _add_scores(acc, row, Q, K, j * step, d * tile.load, tile)
                 _store_scores(S, acc, j * step, tile)
@@ -207,7 +202,6 @@ def _pv(tile: RowTile) -> tirx.PrimFunc:
             row = T.meta_var(_registers(columns // tile.vector, tile))
             _zero(acc, tile)
             for j in T.serial(keys):
-                _prefetch(V, j, 1, tile)
                 _add_values(acc, row, P, V, j, tile)
             _add_output(O, acc, tile)
 
@@ -233,20 +227,6 @@ def _set(register, value, tile: RowTile) -> None:
 def _zero(registers: list, tile: RowTile) -> None:
     for register in registers:
         _set(register, tirx.Broadcast(tirx.const(0, "float32"), tile.vector), tile)
-
-
-def _prefetch(buffer, key, count: int, tile: RowTile) -> None:
-    """Ask for ``count`` rows; addresses past the end of the tensor do no harm."""
-    if tile.staged or not tile.prefetch:
-        return
-    line = CACHE_LINE // DTYPES[tile.dtype].bytes
-    read, first_level, data = (tirx.const(n, "int32") for n in (0, 3, 1))
-    for n in range(count):
-        for column in range(0, tile.columns, line):
-            address = T.address_of(buffer[tile.index(key + n + tile.prefetch, column)])
-            build.evaluate(
-                tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, first_level, data)
-            )
 
 
 def _add_scores(acc: list, row: list, Q, K, key, column, tile: RowTile) -> None:

@@ -14,12 +14,8 @@ from ..target import CpuTarget
 from .forms.split_forward import SplitTile, split_forward
 from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
+from .threads import usable_threads, with_threads
 from .vector_math import VectorMath, degree_reasons
-
-# Bytes of K or V asked for ahead. Measured on Emerald Rapids, D = 128, 8192 keys, 32/8 heads: bf16
-# takes 2.0 times as long without where heads lie side by side (1.4 where they lie apart), 1.3 with
-# 2 KiB, the same with 4 to 16; float32 1.4 times as long without, 1.1 with 32 KiB.
-PREFETCH_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -27,21 +23,25 @@ class SplitForwardConfig(Config):
     """Numbers of the split forward; they change speed, never results beyond rounding.
 
     rows: packed query rows (heads of a group times positions) of a task. row_block: rows that share
-    a loaded key. chunk: keys of a task. block_k: keys of one call of a micro-kernel; what remains
-    of a chunk is staged. step: keys the score product multiplies at once. columns: of head_dim_v
-    whose sums stay in registers. vector: float32 lanes of a register. prefetch: how many keys ahead
+    a loaded key. heads: most key/value heads of a task; tasks_per_thread: they have fewer where
+    there would be fewer than so many a thread. chunk: keys of a task. block_k: keys of one call of
+    a micro-kernel; what remains of a chunk is staged, and so are keys in pages that are no multiple
+    of it. step: keys the score product multiplies at once. columns: of head_dim_v whose sums stay
+    in registers. vector: float32 lanes of a register. ahead: how many blocks before they are read
     K and V are asked for (0: left to the hardware). exp2_degree: of the softmax's exponential.
     """
 
     schedule = "cpu.split_forward"
     rows: int = 16
     row_block: int = 4
+    heads: int = 8
     chunk: int = 256
-    block_k: int = 64
+    block_k: int = 8
     step: int = 4
     columns: int = 64
     vector: int = 16
-    prefetch: int = 32
+    ahead: int = 1
+    tasks_per_thread: int = 4
     exp2_degree: int = 5
 
     def reasons(self, spec: AttentionSpec) -> list[str]:
@@ -50,13 +50,15 @@ class SplitForwardConfig(Config):
         multiples = [
             ("rows", self.rows, "row_block", self.row_block),
             ("chunk", self.chunk, "block_k", self.block_k),
-            ("block_k", self.block_k, "vector", self.vector),
+            ("chunk", self.chunk, "vector", self.vector),
             ("block_k", self.block_k, "step", self.step),
             ("row_block * step", self.row_block * self.step, "vector", self.vector),
             ("vector", self.vector, "step", self.step),
             ("columns", self.columns, "vector", self.vector),
             ("padded head_dim_v", depth_v, "columns", self.columns),
         ]
+        wide, narrow = sorted((self.block_k, self.vector), reverse=True)
+        multiples.append(("the larger of block_k and vector", wide, "the smaller", narrow))
         found = [
             f"{name}={size} must be a multiple of {unit_name}={unit}"
             for name, size, unit_name, unit in multiples
@@ -71,8 +73,8 @@ class SplitForwardConfig(Config):
     def tile(self, spec: AttentionSpec) -> SplitTile:
         """The split definition's tile under this config."""
         depth, depth_v = (round_up(n, self.vector) for n in (spec.head_dim, spec.head_dim_v))
-        sizes = (self.rows, self.row_block, self.chunk, self.block_k)
-        return SplitTile(*sizes, self.vector, depth, depth_v)
+        sizes = (self.rows, self.row_block, self.heads, self.chunk, self.block_k, self.vector)
+        return SplitTile(*sizes, depth, depth_v, self.ahead, self.tasks_per_thread)
 
     @property
     def registers(self) -> int:
@@ -85,11 +87,12 @@ class SplitForwardConfig(Config):
 SPLIT_KNOBS = (
     Knob("rows", (4, 8, 16), "packed query rows of a task"),
     Knob("row_block", (1, 2, 4, 8), "rows that share a loaded key"),
+    Knob("heads", (1, 2, 4, 8, 16), "key/value heads of a task"),
     Knob("chunk", (128, 256, 512, 1024, 2048), "keys of a task"),
-    Knob("block_k", (16, 32, 64), "keys of one call of a micro-kernel"),
+    Knob("block_k", (4, 8, 16, 32, 64), "keys of one call of a micro-kernel"),
     Knob("step", (1, 2, 4, 8), "keys that the score product multiplies at once"),
     Knob("columns", (32, 64, 128), "of head_dim_v whose sums stay in registers"),
-    Knob("prefetch", (0, 8, 16, 32, 64), "keys ahead that K and V are asked for"),
+    Knob("ahead", (0, 1, 2, 4), "blocks before they are read, K and V are asked for"),
 )
 
 
@@ -105,13 +108,7 @@ def default_split_config(spec: AttentionSpec, target: CpuTarget) -> SplitForward
         step=4 if target.registers == 32 else 2,
         columns=widest * vector,
         vector=vector,
-        prefetch=_prefetch(spec),
     )
-
-
-def _prefetch(spec: AttentionSpec) -> int:
-    row = spec.head_dim * spec.element.bytes
-    return min(max(PREFETCH_BYTES // row, 8), 64)
 
 
 def schedule_split_forward(
@@ -119,14 +116,15 @@ def schedule_split_forward(
 ) -> tirx.PrimFunc:
     """The split definition of ``spec`` under ``config``, ready to compile; kind: of ``KINDS``."""
     tile, has_sum = config.tile(spec), bool(recurrence_of(kind).rows)
-    sch = s_tir.Schedule(split_forward(spec, tile, VectorMath(config.exp2_degree), kind))
+    math = VectorMath(config.exp2_degree)
+    sch = s_tir.Schedule(split_forward(spec, tile, math, usable_threads(), kind))
     for block in ("chunk", "combine"):
         sch.parallel(sch.get_loops(sch.get_sblock(block))[0])
     _products(sch, config, spec, tile)
     _softmax(sch, config, has_sum)
     _staging(sch, config, spec, tile)
     _combination(sch, config, has_sum)
-    return sch.mod["main"]
+    return with_threads(sch.mod["main"])
 
 
 def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
@@ -135,7 +133,7 @@ def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitT
     def shape(columns: int, staged: bool) -> RowTile:
         dtype = "float32" if staged else spec.dtype
         sizes = (config.row_block, config.block_k, columns, config.step, config.vector)
-        return RowTile(*sizes, dtype, staged, config.prefetch)
+        return RowTile(*sizes, dtype, staged)
 
     for block, staged in (("scores", False), ("rest_scores", True)):
         row = sch.get_loops(sch.get_sblock(block))[-3]

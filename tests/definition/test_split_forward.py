@@ -148,7 +148,7 @@ def test_large_logits(causal_kernel):
 
 def test_config_changes_no_result():
     spec = AttentionSpec(dtype="float32", head_dim=32, causal=True)
-    kernel = split_kernel(spec, rows=4, chunk=128, block_k=32, prefetch=0)
+    kernel = split_kernel(spec, rows=4, chunk=128, block_k=32, ahead=0)
     check(kernel, spec, Sizes(sq=3, sk=300, h=8), causal=True)
 
 
@@ -171,7 +171,7 @@ def test_unsupported_config_lists_every_reason():
 @pytest.mark.parametrize(
     "name, instructions",
     [
-        ("x86-64-v4", ["vfmadd", "zmm", "prefetcht0", "vpslld"]),
+        ("x86-64-v4", ["vfmadd", "zmm", "prefetcht1", "vpslld"]),
         ("aarch64", ["fmla", "v0.4s", "prfm"]),
     ],
 )

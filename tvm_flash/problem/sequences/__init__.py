@@ -3,8 +3,8 @@
 from .dense import DenseSequences
 from .packed import PackedSequences
 from .paged import PagedSequences
-from .shapes import Shapes
+from .shapes import Shapes, key_of_run
 
 KINDS = {"dense": DenseSequences, "packed": PackedSequences, "paged": PagedSequences}
 
-__all__ = ["KINDS", "DenseSequences", "PackedSequences", "PagedSequences", "Shapes"]
+__all__ = ["KINDS", "DenseSequences", "PackedSequences", "PagedSequences", "Shapes", "key_of_run"]
