@@ -108,6 +108,7 @@ def default_split_config(spec: AttentionSpec, target: CpuTarget) -> SplitForward
         step=4 if target.registers == 32 else 2,
         columns=widest * vector,
         vector=vector,
+        exp2_degree=spec.element.exp2_degree,
     )
 
 

@@ -104,7 +104,10 @@ def split_forward(
             count_chunks(before)
         tiles: T.let[T.int64] = before[sig.batch, 0]
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
-        heads: T.let[T.int64] = heads_of_task(tiles, sig.kv_heads, tile.heads, tasks, TIR)
+        # Heads that lie apart are read in order one after the other.
+        together = T.meta_var(K.strides[-2] < K.strides[-3])
+        most = T.meta_var(T.Select(together, T.int64(tile.heads), T.int64(1)))
+        heads: T.let[T.int64] = heads_of_task(tiles, sig.kv_heads, most, tasks, TIR)
         work = T.meta_var(chunks.work(tiles, heads))
         for t in T.serial(work.count):
             with T.sblock("chunk"):
