@@ -36,7 +36,7 @@ class SearchedPlaces(Places):
         return self._sequences.query_slots(rows).count
 
     def row_work(self, tiles) -> Work:
-        return Work({"head": self._sig.heads, "slot": tiles}, arithmetic=TIR)
+        return Work({"slot": tiles, "head": self._sig.heads}, arithmetic=TIR)
 
     def find_row_tile(self):
         search, look_up = entry_search(self._sig.batch), self.look_up()
