@@ -12,6 +12,8 @@ from ..config_fields import Config
 from ..space import Knob, register_reasons, vector_registers
 from ..target import CpuTarget
 from .forms.split_forward import SplitTile, split_forward
+from .forms.tiles import Bf16PairOperand, Float32Operand
+from .row_pair_tile import RowPairTile, register_pair_pv, register_pair_scores, with_pair_dots
 from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
 from .threads import usable_threads, with_threads
@@ -29,6 +31,7 @@ class SplitForwardConfig(Config):
     of it. step: keys the score product multiplies at once. columns: of head_dim_v whose sums stay
     in registers. vector: float32 lanes of a register. ahead: how many blocks before they are read
     K and V are asked for (0: left to the hardware). exp2_degree: of the softmax's exponential.
+    unit: "fma" multiplies in float32, "dot" takes bf16 operands in pairs (AVX512_BF16).
     """
 
     schedule = "cpu.split_forward"
@@ -43,6 +46,12 @@ class SplitForwardConfig(Config):
     ahead: int = 1
     tasks_per_thread: int = 4
     exp2_degree: int = 5
+    unit: str = "fma"
+
+    @property
+    def operand(self) -> Float32Operand | Bf16PairOperand:
+        """How this unit wants matrix operands staged."""
+        return Float32Operand() if self.unit == "fma" else Bf16PairOperand()
 
     def reasons(self, spec: AttentionSpec) -> list[str]:
         """Why this config cannot serve ``spec`` (empty: it can)."""
@@ -64,17 +73,36 @@ class SplitForwardConfig(Config):
             for name, size, unit_name, unit in multiples
             if size % unit
         ]
+        if self.unit not in ("fma", "dot"):
+            found.append(f"unit={self.unit!r} must be fma or dot")
+        if self.unit == "dot":
+            found += self._pair_reasons(spec)
         return [
             *found,
             *degree_reasons(spec.dtype, self.exp2_degree),
             *register_reasons(self.registers),
         ]
 
+    def _pair_reasons(self, spec: AttentionSpec) -> list[str]:
+        found = [] if spec.dtype == "bfloat16" else [f"unit=dot multiplies bf16, not {spec.dtype}"]
+        found += [] if self.vector == 16 else [f"unit=dot needs vectors of 16, not {self.vector}"]
+        columns = {
+            "head_dim": spec.head_dim,
+            "head_dim_v": spec.head_dim_v,
+            "columns": self.columns,
+        }
+        return found + [
+            f"{name}={size} must be a multiple of 32: unit=dot loads pairs of columns"
+            for name, size in columns.items()
+            if size % 32
+        ]
+
     def tile(self, spec: AttentionSpec) -> SplitTile:
         """The split definition's tile under this config."""
         depth, depth_v = (round_up(n, self.vector) for n in (spec.head_dim, spec.head_dim_v))
         sizes = (self.rows, self.row_block, self.heads, self.chunk, self.block_k, self.vector)
-        return SplitTile(*sizes, depth, depth_v, self.ahead, self.tasks_per_thread)
+        options = (self.operand, self.ahead, self.tasks_per_thread)
+        return SplitTile(*sizes, depth, depth_v, *options)
 
     @property
     def registers(self) -> int:
@@ -109,7 +137,13 @@ def default_split_config(spec: AttentionSpec, target: CpuTarget) -> SplitForward
         columns=widest * vector,
         vector=vector,
         exp2_degree=spec.element.exp2_degree,
+        unit="dot" if _takes_pairs(spec, target) else "fma",
     )
+
+
+def _takes_pairs(spec: AttentionSpec, target: CpuTarget) -> bool:
+    whole = spec.head_dim % 32 == 0 and spec.head_dim_v % 32 == 0
+    return spec.dtype == "bfloat16" and "avx512_bf16" in target.features and whole
 
 
 def schedule_split_forward(
@@ -125,27 +159,33 @@ def schedule_split_forward(
     _softmax(sch, config, has_sum)
     _staging(sch, config, spec, tile)
     _combination(sch, config, has_sum)
-    return with_threads(sch.mod["main"])
+    func = with_threads(sch.mod["main"])
+    return with_pair_dots(func) if config.unit == "dot" else func
 
 
 def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
     """S = Q K^T and O += P V, from the arguments and from staged blocks."""
 
+    if config.unit == "dot":
+        kind_of_tile, scores, pv = RowPairTile, register_pair_scores, register_pair_pv
+    else:
+        kind_of_tile, scores, pv = RowTile, register_scores, register_pv
+
     def shape(columns: int, staged: bool) -> RowTile:
-        dtype = "float32" if staged else spec.dtype
+        dtype = config.operand.dtype if staged else spec.dtype
         sizes = (config.row_block, config.block_k, columns, config.step, config.vector)
-        return RowTile(*sizes, dtype, staged)
+        return kind_of_tile(*sizes, dtype, staged)
 
     for block, staged in (("scores", False), ("rest_scores", True)):
         row = sch.get_loops(sch.get_sblock(block))[-3]
         init = sch.decompose_reduction(sch.get_sblock(block), row)
         vectorize(sch, sch.get(init).name_hint, config.vector)
-        sch.tensorize(row, register_scores(shape(tile.depth, staged)))
+        sch.tensorize(row, scores(shape(tile.depth, staged)))
     for block, staged in (("pv", False), ("rest_pv", True)):
         row, column, key = sch.get_loops(sch.get_sblock(block))[-3:]
         columns, column = sch.split(column, [None, config.columns])
         sch.reorder(columns, row, column, key)
-        sch.tensorize(row, register_pv(shape(config.columns, staged)))
+        sch.tensorize(row, pv(shape(config.columns, staged)))
 
 
 def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
@@ -159,7 +199,9 @@ def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
 
 def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
     """Vectors of whole rows; padded columns are loaded one by one."""
-    if spec.head_dim == tile.depth:
+    if config.unit == "dot":  # pairs of columns: LLVM finds that they are words in memory
+        pass
+    elif spec.head_dim == tile.depth:
         vectorize(sch, "load_q", config.vector)
         vectorize(sch, "load_k", config.vector)
     if spec.head_dim_v == tile.depth_v:

@@ -1,4 +1,4 @@
-"""Where blocks of keys lie that are read in place: looked up once for all heads, asked for ahead."""
+"""Blocks of keys that are read in place: looked up once for all heads, and asked for ahead."""
 
 from __future__ import annotations
 

@@ -50,6 +50,7 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
                 whose = T.meta_var((before, out_b, lengths[0], kv_head, packed))
                 nearest: T.let[T.int64] = chunks.result(*whose, begin)
                 apart: T.let[T.int64] = lengths[0] * sig.heads
+                at = T.meta_var(lambda n: nearest + n * apart)
                 top = T.sblock_alloc_buffer((1,), "float32")
                 total = T.sblock_alloc_buffer((1,), "float32")
                 inverse = T.sblock_alloc_buffer((1,), "float32")
@@ -60,13 +61,13 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
                             vn = T.axis.reduce(count, n)
                             with T.init():
                                 top[0] = softmax.start("m", **numbers(out_h))
-                            top[0] = softmax.join("m", top[0], chunk_m[nearest + vn * apart])
+                            top[0] = softmax.join("m", top[0], chunk_m[at(vn)])
                     for n in range(count):
                         with T.sblock("total"):
                             vn = T.axis.reduce(count, n)
                             with T.init():
                                 total[0] = softmax.start("l", m=top[0], **numbers(out_h))
-                            own = T.meta_var((chunk_l[nearest + vn * apart], chunk_m[nearest + vn * apart]))
+                            own = T.meta_var((chunk_l[at(vn)], chunk_m[at(vn)]))
                             total[0] = softmax.join("l", total[0], softmax.repaired(*own, top[0]))
                 for n, d in T.grid(count, Dv):
                     with T.sblock("merge"):
@@ -74,12 +75,12 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
                         vd = T.axis.spatial(Dv, d)
                         with T.init():
                             out[vd] = softmax.start("acc")
-                        own = T.meta_var((chunk_acc[nearest + vn * apart, vd], chunk_m[nearest + vn * apart]))
+                        own = T.meta_var((chunk_acc[at(vn), vd], chunk_m[at(vn)]))
                         out[vd] = softmax.join("acc", out[vd], softmax.repaired(*own, top[0]))
                 if softmax.has_sum:
                     with T.sblock("inverse"):
                         inverse[0] = softmax.inverse(total[0])
-                at = T.meta_var(sequences.statistic(out_b, out_h, out_q))
+                to = T.meta_var(sequences.statistic(out_b, out_h, out_q))
                 for d in range(dim_v):
                     with T.sblock("out"):
                         T.where(there)
@@ -90,11 +91,11 @@ def combined_chunks(sig: Signature, softmax: BoundRecurrence, numbers: Callable,
                     with T.sblock("lse"):
                         T.where(there)
                         L = T.meta_var(results["lse"])
-                        L[at] = softmax.lse(top[0], total[0])
+                        L[to] = softmax.lse(top[0], total[0])
                 if "lse_low" in results:
                     with T.sblock("lse_low"):
                         T.where(there)
                         L, L_low = T.meta_var(results["lse"]), T.meta_var(results["lse_low"])
-                        L_low[at] = softmax.lse_low(L[at], top[0], total[0])
+                        L_low[to] = softmax.lse_low(L[to], top[0], total[0])
 
     return combine

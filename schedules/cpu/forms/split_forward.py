@@ -20,8 +20,9 @@ from .regions import whole
 from .row_states import row_states
 from .split_combine import combined_chunks
 from .split_products import key_scores, value_sums
-from .staging import Rows, padded
+from .staging import Rows, column_word
 from .tasks import heads_of_task
+from .tiles import FLOAT32, Bf16PairOperand, Float32Operand
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class SplitTile:
     lanes: int
     depth: int
     depth_v: int
+    operand: Float32Operand | Bf16PairOperand = FLOAT32
     ahead: int = 0
     tasks_per_thread: int = 4
 
@@ -76,6 +78,7 @@ def split_forward(
     sig = Signature(spec, "forward")
     RB, C, BK, W, U = tile.row_block, tile.chunk, tile.block_k, tile.lanes, tile.aligned
     D, Dv, R = tile.depth, tile.depth_v, tile.heads * tile.rows
+    operand, pack = tile.operand, tile.operand.pack
     scores, chunks = Scores(sig, math), Chunks(sig, tile.rows, C)
     count_chunks, find_chunk, places = chunks.count(), chunks.find(), chunks.places
     softmax = BoundRecurrence(recurrence_of(kind), math)
@@ -157,13 +160,14 @@ def split_forward(
                 head = T.sblock_alloc_buffer((R,), "int32")
                 position = T.sblock_alloc_buffer((R,), "int32")
                 runs = T.sblock_alloc_buffer((C // BK, width), "int64")
-                Qt = T.sblock_alloc_buffer((R, D), "float32")
-                Kb = T.sblock_alloc_buffer((BK, D), "float32")
-                Vb = T.sblock_alloc_buffer((BK, Dv), "float32")
+                Qt = T.sblock_alloc_buffer((R, D // pack), operand.dtype)
+                Kb = T.sblock_alloc_buffer((BK, D // pack), operand.dtype)
+                Vb = T.sblock_alloc_buffer((BK // pack, Dv), operand.dtype)
                 S = T.sblock_alloc_buffer((R, C), "float32")
                 X = T.sblock_alloc_buffer((R, C), "float32")
                 Y = T.sblock_alloc_buffer((R, C), "float32")
-                P = T.sblock_alloc_buffer((R, C), "float32")
+                E = T.sblock_alloc_buffer((R, C), "float32")
+                P = E if pack == 1 else T.sblock_alloc_buffer((R, C // pack), operand.dtype)
                 lane_m = T.sblock_alloc_buffer((R, W), "float32")
                 lane_l = T.sblock_alloc_buffer((R, W), "float32")
                 m = T.sblock_alloc_buffer((R,), "float32")
@@ -182,17 +186,17 @@ def split_forward(
                         vr = T.axis.spatial(tile.rows, i)
                         row = T.meta_var(r0 + T.min(vr, rows - 1))
                         position[vi] = T.Cast("int32", T.truncdiv(row, group))
-                for i, d in T.grid(own * groups * RB, D):
+                for i, d in T.grid(own * groups * RB, D // pack):
                     with T.sblock("load_q"):
                         vi = T.axis.spatial(R, i)
-                        vd = T.axis.spatial(D, d)
-                        row_at = T.meta_var(sequences.query(b, head[vi], position[vi], vd))
-                        Qt[vi, vd] = padded(Q, row_at, True, dim)
+                        vd = T.axis.spatial(D // pack, d)
+                        row_at = T.meta_var(partial(sequences.query, b, head[vi]))
+                        of_row = T.meta_var(Rows(Q, row_at, lengths[0], dim))
+                        Qt[vi, vd] = column_word(operand, of_row, position[vi], vd * pack)
                 find_runs(runs, sequences, b, first, direct)
                 direct_scores(Qt, K, S, runs, hk, own, groups, direct_k)
-                staged_scores(
-                    Qt, Rows(K, key_at, keys, dim), Kb, S, first, hk, own, groups, direct_k, blocks
-                )
+                of_task = T.meta_var((first, hk, own, groups))
+                staged_scores(Qt, K, key_at, keys, Kb, S, *of_task, direct_k, blocks)
                 for i, j in T.grid(own * groups * RB, vectors * W):
                     with T.sblock("score_mod"):
                         vi = T.axis.spatial(R, i)
@@ -211,18 +215,23 @@ def split_forward(
                     with T.sblock("exp"):
                         vi = T.axis.spatial(R, i)
                         vj = T.axis.spatial(C, j)
-                        P[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
+                        E[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
+                if pack > 1:
+                    for i, j in T.grid(own * groups * RB, vectors * (W // pack)):
+                        with T.sblock("store_p"):
+                            vi = T.axis.spatial(R, i)
+                            vj = T.axis.spatial(C // pack, j)
+                            pair = T.meta_var([E[vi, vj * pack + e] for e in range(pack)])
+                            P[vi, vj] = operand.encode(*pair)
                 if softmax.has_sum:
-                    reduce_sum(P, lane_l, l, own * groups * RB, vectors)
+                    reduce_sum(E, lane_l, l, own * groups * RB, vectors)
                 for i, d in T.grid(own * groups * RB, Dv):
                     with T.sblock("init_acc"):
                         vi = T.axis.spatial(R, i)
                         vd = T.axis.spatial(Dv, d)
                         acc[vi, vd] = softmax.nothing("acc")
                 direct_sums(P, V, acc, runs, hk, own, groups, direct_v)
-                staged_sums(
-                    P, Rows(V, key_at, keys, dim_v), Vb, acc, first, hk, own, groups, direct_v, blocks
-                )
+                staged_sums(P, V, key_at, keys, Vb, acc, *of_task, direct_v, blocks)
                 for h in range(own):
                     with T.sblock("store"):
                         vh = T.axis.spatial(tile.heads, h)
