@@ -86,16 +86,15 @@ class SplitForwardConfig(Config):
     def _pair_reasons(self, spec: AttentionSpec) -> list[str]:
         found = [] if spec.dtype == "bfloat16" else [f"unit=dot multiplies bf16, not {spec.dtype}"]
         found += [] if self.vector == 16 else [f"unit=dot needs vectors of 16, not {self.vector}"]
-        columns = {
-            "head_dim": spec.head_dim,
-            "head_dim_v": spec.head_dim_v,
-            "columns": self.columns,
-        }
-        return found + [
-            f"{name}={size} must be a multiple of 32: unit=dot loads pairs of columns"
-            for name, size in columns.items()
+        heads = [("head_dim", spec.head_dim), ("head_dim_v", spec.head_dim_v)]
+        found += [
+            f"{name}={size} must be a multiple of 32: unit=dot loads 32 columns at once"
+            for name, size in (*heads, ("columns", self.columns))
             if size % 32
         ]
+        return found + (
+            [f"block_k={self.block_k} must be even: keys go in pairs"] * (self.block_k % 2)
+        )
 
     def tile(self, spec: AttentionSpec) -> SplitTile:
         """The split definition's tile under this config."""
@@ -130,14 +129,15 @@ def default_split_config(spec: AttentionSpec, target: CpuTarget) -> SplitForward
     # rows x columns of sums, a row of V and one probability fill the register file.
     row_block, most = 4, (target.registers - 1) // 5
     vectors = round_up(spec.head_dim_v, vector) // vector
-    widest = max(n for n in range(1, most + 1) if vectors % n == 0)
+    pairs = _takes_pairs(spec, target)
+    least = 2 if pairs else 1  # vectors that one load of V fills
+    widest = max(n for n in range(least, most + 1, least) if vectors % n == 0)
     return SplitForwardConfig(
         row_block=row_block,
         step=4 if target.registers == 32 else 2,
         columns=widest * vector,
         vector=vector,
-        exp2_degree=spec.element.exp2_degree,
-        unit="dot" if _takes_pairs(spec, target) else "fma",
+        unit="dot" if pairs else "fma",
     )
 
 
