@@ -108,6 +108,23 @@ def test_default_config_on_every_runnable_target(name, dtype):
         check(kernel, spec, sizes)
 
 
+@pytest.mark.skipif("x86-64-v4+bf16" not in RUNNABLE, reason="needs AVX512_BF16")
+@pytest.mark.parametrize("columns", [64, 160])
+def test_pairs_of_bf16_and_what_remains_of_their_blocks(columns):
+    target = cpu_target("x86-64-v4+bf16")
+    spec = AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=columns)
+    kernel = split_kernel(spec, target, unit="dot")
+    for sk in (1, 7, 8, 9, 257, 333):
+        check(kernel, spec, Sizes(b=1, sq=3, sk=sk, h=6, hk=3))
+
+
+def test_heads_of_a_task_change_no_bit():
+    spec = AttentionSpec(dtype="float32", head_dim=32)
+    q, k, v, _ = inputs(spec, Sizes(b=2, sq=2, sk=300, h=10, hk=5))
+    found = [call_forward(split_kernel(spec, heads=n, tasks_per_thread=1), q, k, v) for n in (1, 3)]
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_odd_head_dim_is_staged_and_wide_values_are_not():
     spec = AttentionSpec(dtype="bfloat16", head_dim=59, head_dim_v=256)
     check(split_kernel(spec), spec, Sizes(b=1, sq=2, sk=321, h=4, hk=2))
