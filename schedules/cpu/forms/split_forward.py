@@ -194,7 +194,7 @@ def split_forward(
                         of_row = T.meta_var(Rows(Q, row_at, lengths[0], dim))
                         Qt[vi, vd] = column_word(operand, of_row, position[vi], vd * pack)
                 find_runs(runs, sequences, b, first, direct)
-                direct_scores(Qt, K, V, S, runs, hk, own, groups, direct_k)
+                direct_scores(Qt, K, S, runs, hk, own, groups, direct_k)
                 of_task = T.meta_var((first, hk, own, groups))
                 staged_scores(Qt, K, key_at, keys, Kb, S, *of_task, direct_k, blocks)
                 for i, j in T.grid(own * groups * RB, vectors * W):

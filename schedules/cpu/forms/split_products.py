@@ -21,19 +21,16 @@ def key_scores(tile, dim: int):
     scores, rest_scores = _scores("scores", tile), _scores("rest_scores", tile)
 
     @T.inline
-    def direct_scores(Qt, K, V, S, runs, first_head, heads, groups, direct):
+    def direct_scores(Qt, K, S, runs, first_head, heads, groups, direct):
         for n, h in T.grid(direct, heads):
             with T.sblock("direct_scores"):
                 vn = T.axis.spatial(C // BK, n)
                 vh = T.axis.spatial(tile.heads, h)
-                T.reads(whole([Qt, K, V, runs]))
+                T.reads(whole([Qt, K, runs]))
                 T.writes(whole([S]))
                 row0: T.let[T.int32] = vh * groups * tile.row_block
                 head: T.let[T.int64] = first_head + vh
-                if vn + tile.ahead < direct:
-                    ask(K, runs, vn + tile.ahead, head, tile, tile.depth)
-                else:  # V comes after K
-                    ask(V, runs, vn + tile.ahead - direct, head, tile, tile.depth_v)
+                ask(K, runs, T.min(vn + tile.ahead, direct - 1), head, tile, tile.depth)
                 outer: T.let[T.int64] = runs[vn, 0]
                 inner: T.let[T.int64] = runs[vn, runs.shape[1] - 1]
                 run = T.meta_var((outer, inner)[-int(runs.shape[1]) :])
@@ -76,8 +73,7 @@ def value_sums(tile, dim_v: int):
                 T.writes(whole([acc]))
                 row0: T.let[T.int32] = vh * groups * tile.row_block
                 head: T.let[T.int64] = first_head + vh
-                if vn + tile.ahead < direct:
-                    ask(V, runs, vn + tile.ahead, head, tile, tile.depth_v)
+                ask(V, runs, T.min(vn + tile.ahead, direct - 1), head, tile, tile.depth_v)
                 outer: T.let[T.int64] = runs[vn, 0]
                 inner: T.let[T.int64] = runs[vn, runs.shape[1] - 1]
                 run = T.meta_var((outer, inner)[-int(runs.shape[1]) :])
