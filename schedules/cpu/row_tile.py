@@ -10,10 +10,7 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 from tvm.tirx.script.builder import ir as build
 
-from ...problem.dtype import DTYPES
 from .row_lanes import folded, interleaved, slice_of, strided
-
-CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class RowTile:
 
     A row of K or V is loaded and converted once for all rows of queries. step: keys that the score
     product multiplies at once. dtype: of K or V in memory. staged: K or V is a dense local block,
-    not an argument. prefetch: how many keys further an argument is asked for (0: not at all).
+    not an argument.
     """
 
     rows: int
@@ -32,10 +29,9 @@ class RowTile:
     vector: int
     dtype: str
     staged: bool
-    prefetch: int = 0
 
     def name(self, kind: str) -> str:
-        place = "staged" if self.staged else f"direct_p{self.prefetch}"
+        place = "staged" if self.staged else "direct"
         sizes = f"{self.rows}x{self.keys}x{self.columns}_s{self.step}_v{self.vector}"
         return f"tvm_flash_{kind}_{sizes}_{self.dtype}_{place}"
 
@@ -174,14 +170,13 @@ def _scores(tile: RowTile) -> tirx.PrimFunc:
         with T.sblock("root"):
             T.reads(S[0:rows, 0:keys], Q[0:rows, 0:columns], tile.region(K))
             T.writes(S[0:rows, 0:keys])
-            acc = T.meta_var(_registers(rows * step, tile))
-            row = T.meta_var(_registers(step, tile))
+            acc = T.meta_var(registers(rows * step, tile))
+            row = T.meta_var(registers(step, tile))
             for j in T.serial(keys // step):
-                _zero(acc, tile)
-                _prefetch(K, j * step, step, tile)
+                zero(acc, tile)
                 for d in T.serial(columns // tile.load):
                     _add_scores(acc, row, Q, K, j * step, d * tile.load, tile)
-                _store_scores(S, acc, j * step, tile)
+                store_scores(S, acc, j * step, tile)
 
     return implementation
 
@@ -203,13 +198,12 @@ def _pv(tile: RowTile) -> tirx.PrimFunc:
         with T.sblock("root"):
             T.reads(O[0:rows, 0:columns], P[0:rows, 0:keys], tile.region(V))
             T.writes(O[0:rows, 0:columns])
-            acc = T.meta_var(_registers(rows * columns // tile.vector, tile))
-            row = T.meta_var(_registers(columns // tile.vector, tile))
-            _zero(acc, tile)
+            acc = T.meta_var(registers(rows * columns // tile.vector, tile))
+            row = T.meta_var(registers(columns // tile.vector, tile))
+            zero(acc, tile)
             for j in T.serial(keys):
-                _prefetch(V, j, 1, tile)
                 _add_values(acc, row, P, V, j, tile)
-            _add_output(O, acc, tile)
+            add_output(O, acc, tile)
 
     return implementation
 
@@ -218,35 +212,21 @@ def _pv(tile: RowTile) -> tirx.PrimFunc:
 # because TVM moves a buffer of 1024 bytes or more to the heap, where LLVM cannot drop the stores.
 
 
-def _registers(count: int, tile: RowTile) -> list:
+def registers(count: int, tile: RowTile) -> list:
     return [build.alloc_buffer((tile.vector,), "float32") for _ in range(count)]
 
 
-def _get(register, tile: RowTile):
+def get(register, tile: RowTile):
     return register[tile.lanes()]
 
 
-def _set(register, value, tile: RowTile) -> None:
+def set_to(register, value, tile: RowTile) -> None:
     build.buffer_store(register, value, [tile.lanes()])
 
 
-def _zero(registers: list, tile: RowTile) -> None:
+def zero(registers: list, tile: RowTile) -> None:
     for register in registers:
-        _set(register, tirx.Broadcast(tirx.const(0, "float32"), tile.vector), tile)
-
-
-def _prefetch(buffer, key, count: int, tile: RowTile) -> None:
-    """Ask for ``count`` rows; addresses past the end of the tensor do no harm."""
-    if tile.staged or not tile.prefetch:
-        return
-    line = CACHE_LINE // DTYPES[tile.dtype].bytes
-    read, first_level, data = (tirx.const(n, "int32") for n in (0, 3, 1))
-    for n in range(count):
-        for column in range(0, tile.columns, line):
-            address = T.address_of(buffer[tile.index(key + n + tile.prefetch, column)])
-            build.evaluate(
-                tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, read, first_level, data)
-            )
+        set_to(register, tirx.Broadcast(tirx.const(0, "float32"), tile.vector), tile)
 
 
 def _add_scores(acc: list, row: list, Q, K, key, column, tile: RowTile) -> None:
@@ -254,20 +234,20 @@ def _add_scores(acc: list, row: list, Q, K, key, column, tile: RowTile) -> None:
     queries = [tile.vectors_like(Q, i, column) for i in range(tile.rows)]
     for part in range(tile.load // tile.vector):
         for n in range(tile.step):
-            _set(row[n], keys[n][part], tile)
+            set_to(row[n], keys[n][part], tile)
         for i in range(tile.rows):
             for n in range(tile.step):
                 sums = acc[i * tile.step + n]
-                _set(sums, _get(sums, tile) + queries[i][part] * _get(row[n], tile), tile)
+                set_to(sums, get(sums, tile) + queries[i][part] * get(row[n], tile), tile)
 
 
-def _store_scores(S, acc: list, key, tile: RowTile) -> None:
+def store_scores(S, acc: list, key, tile: RowTile) -> None:
     """Add the sum of each accumulator's lanes; ``vector`` of them give one vector of sums."""
     for first in range(0, len(acc), tile.vector):
         sums = _sum_lanes(acc[first : first + tile.vector], tile)
         for n in range(0, tile.vector, tile.step):
             target = [(first + n) // tile.step, T.ramp(key, 1, tile.step)]
-            value = S[tuple(target)] + slice_of(_get(sums, tile), n, tile.step)
+            value = S[tuple(target)] + slice_of(get(sums, tile), n, tile.step)
             build.buffer_store(S, value, target)
 
 
@@ -281,14 +261,14 @@ def _sum_lanes(registers: list, tile: RowTile):
         half, run = len(registers) // 2, run // 2
         # Pairs (n, n + half) bring the lanes into the order of the registers.
         for low, high in zip(registers[:half], registers[half:], strict=True):
-            _set(low, folded(_get(low, tile), _get(high, tile), tile.vector, run), tile)
+            set_to(low, folded(get(low, tile), get(high, tile), tile.vector, run), tile)
         registers = registers[:half]
     return registers[0]
 
 
-def _add_output(O, acc: list, tile: RowTile) -> None:
+def add_output(O, acc: list, tile: RowTile) -> None:
     """Add the sums of this block of keys: in long running sums rounding would add up."""
-    values = [_get(register, tile) for register in acc]
+    values = [get(register, tile) for register in acc]
     if tile.paired:
         pairs = zip(values[::2], values[1::2], strict=True)
         values = [half for pair in pairs for half in interleaved(*pair, tile.vector)]
@@ -300,9 +280,9 @@ def _add_output(O, acc: list, tile: RowTile) -> None:
 def _add_values(acc: list, row: list, P, V, key, tile: RowTile) -> None:
     vectors = [x for d in range(0, tile.columns, tile.load) for x in tile.vectors(V, key, d)]
     for register, value in zip(row, vectors, strict=True):
-        _set(register, value, tile)
+        set_to(register, value, tile)
     for i in range(tile.rows):
         probability = tirx.Broadcast(P[i, key], tile.vector)
         for n, register in enumerate(row):
             sums = acc[i * len(row) + n]
-            _set(sums, _get(sums, tile) + probability * _get(register, tile), tile)
+            set_to(sums, get(sums, tile) + probability * get(register, tile), tile)

@@ -108,6 +108,23 @@ def test_default_config_on_every_runnable_target(name, dtype):
         check(kernel, spec, sizes)
 
 
+@pytest.mark.skipif("x86-64-v4+bf16" not in RUNNABLE, reason="needs AVX512_BF16")
+@pytest.mark.parametrize("columns", [64, 160])
+def test_pairs_of_bf16_and_what_remains_of_their_blocks(columns):
+    target = cpu_target("x86-64-v4+bf16")
+    spec = AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=columns)
+    kernel = split_kernel(spec, target, unit="dot")
+    for sk in (1, 7, 8, 9, 257, 333):
+        check(kernel, spec, Sizes(b=1, sq=3, sk=sk, h=6, hk=3))
+
+
+def test_heads_of_a_task_change_no_bit():
+    spec = AttentionSpec(dtype="float32", head_dim=32)
+    q, k, v, _ = inputs(spec, Sizes(b=2, sq=2, sk=300, h=10, hk=5))
+    found = [call_forward(split_kernel(spec, heads=n, tasks_per_thread=1), q, k, v) for n in (1, 3)]
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_odd_head_dim_is_staged_and_wide_values_are_not():
     spec = AttentionSpec(dtype="bfloat16", head_dim=59, head_dim_v=256)
     check(split_kernel(spec), spec, Sizes(b=1, sq=2, sk=321, h=4, hk=2))
@@ -148,7 +165,7 @@ def test_large_logits(causal_kernel):
 
 def test_config_changes_no_result():
     spec = AttentionSpec(dtype="float32", head_dim=32, causal=True)
-    kernel = split_kernel(spec, rows=4, chunk=128, block_k=32, prefetch=0)
+    kernel = split_kernel(spec, rows=4, chunk=128, block_k=32, ahead=0)
     check(kernel, spec, Sizes(sq=3, sk=300, h=8), causal=True)
 
 
@@ -171,7 +188,7 @@ def test_unsupported_config_lists_every_reason():
 @pytest.mark.parametrize(
     "name, instructions",
     [
-        ("x86-64-v4", ["vfmadd", "zmm", "prefetcht0", "vpslld"]),
+        ("x86-64-v4", ["vfmadd", "zmm", "prefetcht1", "vpslld"]),
         ("aarch64", ["fmla", "v0.4s", "prfm"]),
     ],
 )

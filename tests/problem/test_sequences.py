@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_flash.problem.arithmetic import INTS
-from tvm_flash.problem.sequences import DenseSequences, PackedSequences, PagedSequences
+from tvm_flash.problem.sequences import (
+    DenseSequences,
+    PackedSequences,
+    PagedSequences,
+    key_of_run,
+)
 
 SEQUENCES = DenseSequences(5, 7)
 
@@ -18,7 +23,7 @@ def test_dense_rows_are_found_in_tensors_of_the_public_layout():
         of_head = queries[entry, :, 2]
         assert queries[SEQUENCES.query(entry, 2, 4, 6)] == of_head[4, 6]
         assert keys[SEQUENCES.key(entry, 0, 6, 1)] == keys[entry, :, 0][6, 1]
-        assert keys[SEQUENCES.key_of_run(entry, 0, 4, 2, 1)] == keys[entry, :, 0][6, 1]
+        assert keys[key_of_run(SEQUENCES.run(entry, 4), 0, 2, 1)] == keys[entry, :, 0][6, 1]
         assert statistic[SEQUENCES.statistic(entry, 2, 4)] == statistic[entry, 2][4]
 
 
@@ -56,7 +61,7 @@ def test_packed_rows_follow_where_the_spans_say():
     queries, keys, lse = torch.rand(20, 3, 8), torch.rand(30, 1, 8), torch.rand(3, 20)
     assert [sequences.lengths(entry) for entry in range(3)] == [(4, 9), (0, 1), (14, 20)]
     assert queries[sequences.query(2, 1, 5, 3)] == queries[11, 1, 3]
-    assert keys[sequences.key(2, 0, 5, 3)] == keys[sequences.key_of_run(2, 0, 4, 1, 3)]
+    assert sequences.key(2, 0, 5, 3) == key_of_run(sequences.run(2, 4), 0, 1, 3)
     assert keys[sequences.key(2, 0, 5, 3)] == keys[15, 0, 3]
     assert lse[sequences.statistic(2, 1, 5)] == lse[1, 11]
     held = sequences.holding(sequences.span(2))
@@ -97,7 +102,7 @@ def test_paged_keys_are_looked_up():
     assert sequences.lengths(0)[1] == 11 and sequences.lengths(1)[1] == 5
     assert sequences.key(0, 1, 9, 3) == (2, 1, 1, 3)
     assert keys[sequences.key(1, 1, 3, 3)] == keys[5, 1, 1, 3], "position 5: behind the left pad"
-    assert sequences.key_of_run(0, 1, 4, 2, 3) == (0, 2, 1, 3)
+    assert key_of_run(sequences.run(0, 4), 1, 2, 3) == (0, 2, 1, 3)
     assert sequences.key(0, 1, slice(0, 9), 3) == (slice(0, 6), slice(0, 4), 1, 3)
     assert paged([[3]], 4, [(0, 9)]).lengths(0)[1] == 4, "no position past the last page"
     hostile = paged([[3, -7], [9, 2]], 4, [(0, 8), (0, 8)])

@@ -107,8 +107,9 @@ def test_spans_outside_of_tensors_reach_nothing_else(forwards, shift):
     given = call_inputs(PROBLEM)
     for name in ("starts_k", "ends_k", "ends_q"):
         given[name] = (given[name].long() + shift).clamp(-(2**31), 2**31 - 1).int()
-    made = call(*forwards["packed"], "forward", given)
-    assert made["out"].shape == given["q"].shape
+    for longest in (given["longest"], 1):
+        made = call(*forwards["packed"], "forward", {**given, "longest": longest})
+        assert made["out"].shape == given["q"].shape
 
 
 def test_packed_backward():

@@ -204,9 +204,12 @@ def test_shapes_change_the_predicted_time_as_they_should():
 
 def test_a_split_forward_takes_the_chunks_that_rows_see_heads_side_by_side():
     spec, config = F32, default_split_config(F32, V4)  # chunks of 256 keys
-    tasks = split_tasks(core_of(V4), spec, config, Sizes(1, 4, 4, 1, 1000), 1)
-    assert len(tasks) == 16 and tasks[:12] == [tasks[0]] * 12, "the last chunk of every head"
-    assert tasks[12:] == [tasks[12]] * 4 and 0 < tasks[12] < tasks[0]
+    sizes = Sizes(1, 4, 4, 1, 1000)
+    tasks = split_tasks(core_of(V4), spec, config, sizes, 1)
+    assert len(tasks) == 4 and tasks[:3] == [tasks[0]] * 3, "the four heads of a chunk"
+    assert 0 < tasks[3] < tasks[0]
+    apart = split_tasks(core_of(V4), spec, config, sizes, 4)
+    assert len(apart) == 16 and sum(apart) == pytest.approx(sum(tasks)), "a task for each head"
     narrow = replace(spec, causal=True, window_left=True)  # a quarter of the keys: 250
     tasks = split_tasks(core_of(V4), narrow, config, Sizes(1, 1, 1, 1, 1000), 1)
     assert tasks[:2] == [0.0] * 2 and min(tasks[2:]) > 0, "keys 749 to 999"

@@ -17,7 +17,7 @@ from ....problem.spec import AttentionSpec
 from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass, dsink_pass
 from .backward_staging import staged_rows, transposed, turned_keys
-from .backward_sums import query_gradient
+from .backward_sums import Beside, BlockOfRows, InPlace
 from .entries import places_of
 from .regions import whole
 from .staging import Rows, row_number
@@ -54,8 +54,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     workers = dealt_work(sig.batch, sig.kv_heads, copies, TIR)
     delta_rows, dq_rows = delta_pass(sig, gradient), dq_pass(sig)
     has_sink, dsink_rows = bool(sig.inputs), dsink_pass(sig, gradient)
-    look_up, shared = places.look_up(), places.share_blocks
-    zero_dq, add_dq = query_gradient()
+    dq_sums = (Beside if places.share_blocks else InPlace)(BQ, Dl)
+    look_up, zero_dq, add_dq = places.look_up(), dq_sums.zero(), dq_sums.add()
 
     def place(row, column):
         return (column, row) if turned else (row, column)
@@ -125,7 +125,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 delta_b = (
                     T.sblock_alloc_buffer((BQ,), "float32") if has_delta else T.meta_var(lse_b)
                 )
-                dQ_b = T.sblock_alloc_buffer((BQ, Dl), "float32") if shared else T.meta_var(A)
+                dQ_b = dq_sums.buffer(A)
                 S = T.sblock_alloc_buffer((BQ, BS), "float32")
                 X = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 Y = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
@@ -182,6 +182,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 number = T.meta_var(partial(row_number, number_at, lengths[0]))
                                 row0: T.let[T.int32] = of_keys.held(start=first).first(vm)
                                 q0: T.let[T.int64] = T.Cast("int64", row0)
+                                dq_block = T.meta_var(BlockOfRows(c, sum_at, q0, lengths[0]))
                                 of_rows = T.meta_var(
                                     seen.keys(
                                         row0, row0 + BQ, BS, within=(k0, k0 + BK),
@@ -221,8 +222,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         with T.sblock("load_low"):
                                             vi = T.axis.spatial(BQ, i)
                                             low_b[vi] = number(L_low, q0 + vi, 0)
-                                if shared:
-                                    zero_dq(dQ_b)
+                                zero_dq(dQ_b)
                                 for u in T.serial(steps):
                                     with T.sblock("step"):
                                         vu = T.axis.opaque(steps, u)
@@ -315,26 +315,16 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         add_dv(P_p, dO_c, dV_c, s)
                                         with T.sblock("dq_scope"):
                                             T.reads(whole([dS_r, K_p]))
-                                            block_sum = T.meta_var(
-                                                sum_at(slice(q0, q0 + BQ), slice(0, Dl))
-                                            )
-                                            T.writes(
-                                                *whole([dQ_b]) if shared else [A[(c, *block_sum)]]
-                                            )
+                                            T.writes(dq_sums.region(dQ_b, dq_block))
                                             for i, d, j in T.grid(BQ, Dl, BSp):
                                                 with T.sblock("dq"):
                                                     vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                                    to = T.meta_var(
-                                                        (vi, vd)
-                                                        if shared
-                                                        else (c, *sum_at(q0 + vi, vd))
-                                                    )
+                                                    to = T.meta_var(dq_sums.at(dq_block, vi, vd))
                                                     dQ_b[to] = dQ_b[to] + operand.dot(
                                                         dS_r[vi, vj], K_p[s * BSp + vj, vd]
                                                     )
                                         add_dk(dS_p, Q_c, dK_c, s)
-                                if shared:
-                                    add_dq(dQ_b, A, c, sum_at, q0, lengths[0])
+                                add_dq(dQ_b, A, dq_block)
                         if turned:
                             turn_dk(dK_c, dK_b)
                             turn_dv(dV_c, dV_b)

@@ -11,9 +11,9 @@ from ....problem.work import Work
 from .equal_entries import Places, tiles_of
 
 
-def places_of(sig: Signature, with_part: bool = False) -> Places:
-    """Places of the tasks of a call of ``sig``; with_part: of tasks among which keys are split."""
-    return (SearchedPlaces if sig.spans else Places)(sig, with_part)
+def places_of(sig: Signature) -> Places:
+    """Places of the tasks of a call of ``sig``."""
+    return (SearchedPlaces if sig.spans else Places)(sig)
 
 
 class SearchedPlaces(Places):
@@ -24,14 +24,10 @@ class SearchedPlaces(Places):
     """
 
     share_blocks = True
-    _own = 7
+    size = 7
 
-    def sequences(self, place, first_key=None) -> Sequences:
-        first_key = self.first_key(place) if first_key is None else first_key
-        return self._sequences.holding((place[3], place[4], first_key, place[6]))
-
-    def first_key(self, place):
-        return place[5]
+    def sequences(self, place) -> Sequences:
+        return self._sequences.holding((place[3], place[4], place[5], place[6]))
 
     def some(self, condition, count):
         return tirx.Select(condition, count, 0)
@@ -40,10 +36,10 @@ class SearchedPlaces(Places):
         return self._sequences.query_slots(rows).count
 
     def row_work(self, tiles) -> Work:
-        return Work({"head": self._sig.heads, "slot": tiles}, arithmetic=TIR)
+        return Work({"slot": tiles, "head": self._sig.heads}, arithmetic=TIR)
 
     def find_row_tile(self):
-        search, look_up = self._search(), self.look_up()
+        search, look_up = entry_search(self._sig.batch), self.look_up()
 
         @T.inline
         def find(place, task, work, rows):
@@ -58,36 +54,13 @@ class SearchedPlaces(Places):
 
         return find
 
-    def packed_row(self, place):
-        sig = self._sig
-        return place[1] * (sig.group * sig.batch_rows) + sig.group * place[3] + place[2]
-
-    def key_chunks(self, keys: int):
-        return tiles_of(self._sequences.longest_k, keys)
-
-    def chunks(self, rows: int, keys: int) -> Work:
-        slots = self._sequences.query_slots(rows, each=self._sig.group).count
-        axes = {"part": self.key_chunks(keys), "slot": slots, "head": self._sig.kv_heads}
-        return Work(axes, arithmetic=TIR)
-
-    def find_chunk(self):
-        search, look_up, part = self._search(), self.look_up(), self.size - 1
-
-        @T.inline
-        def find(place, task, work, rows):
-            share = T.meta_var(work.place(task))
-            slots = T.meta_var(self._sequences.query_slots(rows, each=self._sig.group))
-            search(place, slots.begin, share["slot"])
-            look_up(place)
-            place[1] = share["head"]
-            place[2] = (share["slot"] - slots.begin(place[0])) * rows
-            place[part] = share["part"]
-
-        return find
-
     def find_row(self):
         """An inline function (place, number): entry and row of a row of q, whatever the head."""
-        search, look_up, starts = self._search(), self.look_up(), self._sequences.starts
+        search, look_up, starts = (
+            entry_search(self._sig.batch),
+            self.look_up(),
+            self._sequences.starts,
+        )
 
         @T.inline
         def find(place, number):
@@ -99,7 +72,8 @@ class SearchedPlaces(Places):
 
     def find_packed_row(self):
         sig, starts = self._sig, self._sequences.starts
-        search, look_up, packed = self._search(), self.look_up(), sig.group * sig.batch_rows
+        search, look_up = entry_search(sig.batch), self.look_up()
+        packed = sig.group * sig.batch_rows
 
         @T.inline
         def find(place, number):
@@ -125,20 +99,20 @@ class SearchedPlaces(Places):
 
         return store
 
-    def _search(self):
-        """An inline function (place, begin, value): stores the last entry that begins at ``value``
-        or before."""
-        entries = self._sig.batch
 
-        @T.inline
-        def search(place, begin, value):
-            place[0] = T.int64(0)
-            place[1] = entries
-            while place[1] - place[0] > T.int64(1):
-                place[2] = T.truncdiv(place[0] + place[1], T.int64(2))
-                if begin(place[2]) <= value:
-                    place[0] = place[2]
-                else:
-                    place[1] = place[2]
+def entry_search(entries):
+    """An inline function (place, begin, value): stores the last of ``entries`` that begins at
+    ``value`` or before."""
 
-        return search
+    @T.inline
+    def search(place, begin, value):
+        place[0] = T.int64(0)
+        place[1] = entries
+        while place[1] - place[0] > T.int64(1):
+            place[2] = T.truncdiv(place[0] + place[1], T.int64(2))
+            if begin(place[2]) <= value:
+                place[0] = place[2]
+            else:
+                place[1] = place[2]
+
+    return search

@@ -8,36 +8,27 @@ from tvm.script import tirx as T
 from ....definition.arithmetic import TIR, Sequences, sequences_of
 from ....definition.signature import Signature
 from ....problem.work import Work
-from .tasks import chunk_work, tile_work
+from .tasks import tile_work
 
 
 class Places:
     """Places of tasks in a buffer (size,) int64, where entries are equal: found by division.
 
-    The numbers are the entry, the head and the first row, and where keys are split the part, last.
+    The numbers are the entry, the head and the first row.
     Through memory: TVM puts a let's value into every use. A quotient is then divided again in each
     row, and its simplifier's time explodes with nested bounds.
     """
 
     # Whether rows of a block that lie past the end of an entry are those of another.
     share_blocks = False
-    # Numbers in front of the part.
-    _own = 3
+    size = 3
 
-    def __init__(self, sig: Signature, with_part: bool = False):
+    def __init__(self, sig: Signature):
         self._sig, self._sequences = sig, sequences_of(sig)
-        self.size = self._own + with_part
 
-    def sequences(self, place, first_key=None) -> Sequences:
-        """The sequences at ``place``, whose entry's span they take from there.
-
-        first_key: what holds ``first_key(place)``.
-        """
+    def sequences(self, place) -> Sequences:
+        """The sequences at ``place``, whose entry's span they take from there."""
         return self._sequences
-
-    def first_key(self, place):
-        """Where the keys of the entry begin, of ``key``'s positions."""
-        return tirx.const(0, "int64")
 
     def some(self, condition, count):
         """``count``, or 0 where a task may have no rows and ``condition`` does not hold."""
@@ -70,32 +61,6 @@ class Places:
     def packed_rows(self):
         """Rows of all entries, with the heads of a key/value head packed: every row of q."""
         return self._sig.batch_rows * self._sig.heads
-
-    def packed_row(self, place):
-        """Number of the packed row at ``place``, whose head is a key/value head, among all."""
-        sig = self._sig
-        return (place[0] * sig.kv_heads + place[1]) * (sig.group * sig.seqlen_q) + place[2]
-
-    def key_chunks(self, keys: int):
-        """Chunks of so many keys that the longest entry has."""
-        return tiles_of(self._sig.seqlen_k, keys)
-
-    def chunks(self, rows: int, keys: int) -> Work:
-        """A task for each chunk of ``keys`` keys and tile of ``rows`` packed rows."""
-        sig, tiles = self._sig, tiles_of(self._sig.group * self._sig.seqlen_q, rows)
-        return chunk_work(sig.batch, self.key_chunks(keys), tiles, sig.kv_heads, TIR)
-
-    def find_chunk(self):
-        """An inline function (place, task, work, rows): where a task of ``chunks`` lies."""
-        find_rows, part = Places.find_row_tile(self), self.size - 1
-
-        @T.inline
-        def find(place, task, work, rows):
-            find_rows(place, task, work, rows)
-            share = T.meta_var(work.place(task))
-            place[part] = share["part"]
-
-        return find
 
     def find_packed_row(self):
         """An inline function (place, number): entry, query head and row of a packed row."""

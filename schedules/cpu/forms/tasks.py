@@ -23,13 +23,21 @@ def tile_work(batch, heads, tiles, arithmetic: Arithmetic = INTS) -> Work:
     return Work(axes, last_first=True, arithmetic=arithmetic)
 
 
-def chunk_work(batch, chunks, tiles, kv_heads, arithmetic: Arithmetic = INTS) -> Work:
-    """The split forward: a task for each chunk of keys and tile of packed rows.
+def chunk_work(chunks, head_blocks, arithmetic: Arithmetic = INTS) -> Work:
+    """The split forward: a task for each chunk of keys and tile of packed rows, and some heads.
 
     Heads of a chunk go side by side, as their keys lie.
     """
-    axes = {"entry": batch, "part": chunks, "tile": tiles, "head": kv_heads}
-    return Work(axes, arithmetic=arithmetic)
+    return Work({"slot": chunks, "head": head_blocks}, arithmetic=arithmetic)
+
+
+def heads_of_task(chunks, kv_heads, most: int, tasks, arithmetic: Arithmetic = INTS):
+    """How many key/value heads a task of the split forward takes, whose keys lie side by side.
+
+    At most ``most``, and fewer where there would be less than so many ``tasks``.
+    """
+    share = arithmetic.quotient(chunks * kv_heads, tasks)
+    return arithmetic.maximum(arithmetic.minimum(share, arithmetic.minimum(most, kv_heads)), 1)
 
 
 def dealt_work(batch, kv_heads, copies, arithmetic: Arithmetic = INTS) -> Work:

@@ -3,7 +3,7 @@
 from .dense import DenseSequences
 from .packed import PackedSequences
 from .paged import PagedSequences
-from .shapes import Shapes
+from .shapes import Shapes, key_of_run
 
 KINDS = {"dense": DenseSequences, "packed": PackedSequences, "paged": PagedSequences}
 
@@ -13,4 +13,12 @@ def kind_of(sizes):
     return next(kind for kind in KINDS.values() if kind.shapes.rows("q") in sizes)
 
 
-__all__ = ["KINDS", "DenseSequences", "PackedSequences", "PagedSequences", "Shapes", "kind_of"]
+__all__ = [
+    "KINDS",
+    "DenseSequences",
+    "PackedSequences",
+    "PagedSequences",
+    "Shapes",
+    "key_of_run",
+    "kind_of",
+]

@@ -47,6 +47,11 @@ class DenseSequences:
         """The sizes of dense sequences that have the same queries."""
         return sizes
 
+    @property
+    def longest_k(self) -> Any:
+        """Keys that no entry exceeds."""
+        return self.seqlen_k
+
     def lengths(self, entry) -> tuple:
         """(seqlen_q, seqlen_k) of ``entry``."""
         return self.seqlen_q, self.seqlen_k
@@ -67,9 +72,9 @@ class DenseSequences:
         """Index of an element in k, v and their gradients."""
         return entry, row, head, column
 
-    def key_of_run(self, entry, head, first, row, column) -> tuple:
-        """Index of an element of the key ``row`` after ``first``, in whose run it must lie."""
-        return entry, first + row, head, column
+    def run(self, entry, first) -> tuple:
+        """Where the key ``first`` lies, and those at one stride behind it: see ``key_of_run``."""
+        return entry, first
 
     def is_run(self, entry, block: int) -> Any:
         """Whether each ``block`` keys from a multiple of that on lie at one stride."""

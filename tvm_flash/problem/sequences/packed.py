@@ -92,9 +92,9 @@ class PackedSequences:
         """Index of an element in k, v and their gradients."""
         return _after(self._keys(entry)[0], row), head, column
 
-    def key_of_run(self, entry, head, first, row, column) -> tuple:
-        """Index of an element of the key ``row`` after ``first``, in whose run it must lie."""
-        return self.key(entry, head, first + row, column)
+    def run(self, entry, first) -> tuple:
+        """Where the key ``first`` lies, and those at one stride behind it: see ``key_of_run``."""
+        return (self._keys(entry)[0] + first,)
 
     def is_run(self, entry, block: int) -> Any:
         """Whether each ``block`` keys from a multiple of that on lie at one stride."""

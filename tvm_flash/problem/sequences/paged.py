@@ -7,7 +7,7 @@ from typing import Any
 
 from ..argument import Argument
 from .packed import SPANS, PackedSequences
-from .shapes import Shapes
+from .shapes import Shapes, key_of_run
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class PagedSequences(PackedSequences):
     def key(self, entry, head, row, column) -> tuple:
         if isinstance(row, slice):  # no narrower region holds them
             return slice(0, self.sizes["pages"]), slice(0, self.sizes["page_size"]), head, column
-        return self.key_of_run(entry, head, row, 0, column)
+        return key_of_run(self.run(entry, row), head, 0, column)
 
-    def key_of_run(self, entry, head, first, row, column) -> tuple:
+    def run(self, entry, first) -> tuple:
         a, size = self.arithmetic, self.sizes["page_size"]
         position = self._keys(entry)[0] + first
         page = a.minimum(a.maximum(self._page(entry, position), 0), self.sizes["pages"] - 1)
-        return page, a.remainder(position, size) + row, head, column
+        return page, a.remainder(position, size)
 
     def lacks_place(self, entry, row) -> Any:
         """Whether the key ``row``, which ``lengths`` count, lies outside all pages by the numbers.

@@ -27,6 +27,15 @@ class Shapes:
         return (self.queries if of == "q" else self.keys)[-1]
 
 
+def key_of_run(run: tuple, head, row, column) -> tuple:
+    """Index of an element in k and v, ``row`` keys behind the first of ``run``, in which it lies.
+
+    run: what ``run(entry, first)`` of a kind gives.
+    """
+    *outer, first = run
+    return *outer, first + row, head, column
+
+
 def entry_numbers(name: str) -> Argument:
     """An argument (B,) int32: a number for each entry."""
     return Argument(name, ("B",), "input", "int32", dense=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ...problem.spec import AttentionSpec
-from ...schedules.cpu.forms.tasks import chunk_work
+from ...schedules.cpu.forms.tasks import chunk_work, heads_of_task
 from ...schedules.cpu.split_forward import SplitForwardConfig
 from ..trial import Sizes
 from .core import Core
@@ -24,11 +24,12 @@ _COMBINED = 60
 def split_tasks(
     core: Core, spec: AttentionSpec, config: SplitForwardConfig, sizes: Sizes, threads: int
 ) -> list[float]:
-    """Clocks of each task, in the order in which they start: a chunk, and its share of combining.
+    """Clocks of each task, in the order in which they start: a chunk of keys for some heads, and
+    its share of combining.
 
     Each of ``threads`` cores is given memory's whole rate for one: what they share is not modelled.
     """
-    group = sizes.num_heads // sizes.num_kv_heads
+    kv_heads, group = sizes.num_kv_heads, sizes.num_heads // sizes.num_kv_heads
     packed, rows, chunk = group * sizes.seqlen_q, config.rows, config.chunk
     seen = visibility(spec, sizes.seqlen_q, sizes.seqlen_k)
 
@@ -41,8 +42,14 @@ def split_tasks(
         return _chunk(core, spec, config, end - first, keys) if keys > 0 else 0.0
 
     tiles, chunks = -(-packed // rows), -(-sizes.seqlen_k // chunk)
-    work = chunk_work(sizes.batch, chunks, tiles, sizes.num_kv_heads)
-    return [clocks(place["tile"], place["part"]) for place in work.places()]
+    of_all, wanted = sizes.batch * chunks * tiles, threads * config.tasks_per_thread
+    heads = heads_of_task(of_all, kv_heads, config.heads, wanted)
+    taken = []
+    for place in chunk_work(of_all, -(-kv_heads // heads)).places():
+        part, tile = divmod(place["slot"] % (chunks * tiles), tiles)
+        own = min(heads, kv_heads - place["head"] * heads)
+        taken.append(own * clocks(tile, part))
+    return taken
 
 
 def _chunk(
