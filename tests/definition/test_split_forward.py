@@ -55,6 +55,7 @@ def test_every_feature_of_a_spec(name):
     known = {"dtype": case.dtype, "head_dim": 16, "alibi": case.alibi}
     spec, tables, numbers = captured(given.variant, **known)
     tables = (given.variant["alibi_slopes"], *tables) if case.alibi else tables
+    tables = (given.variant["sink"], *tables) if case.softmax == "sink" else tables
     kernel = split_kernel(spec, **small_blocks(spec, host_target()))
     found = call_forward(kernel, *given[:3], tables, spec.forward_statistics, numbers)
     doubled = [x.double() for x in given[:3]]

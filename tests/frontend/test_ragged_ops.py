@@ -315,7 +315,7 @@ def test_what_flash_attention_3_has_besides_is_of_speed_or_refused_by_name():
     assert torch.equal(flash_attn_varlen_func(q, q, q, *lengths, **speed), want)
     refused = {
         "attention_chunk": (5, "mask_mod"), "qv": (q, "join q and qv"),
-        "k_descale": (torch.ones(2), "softmax_scale"), "s_aux": (torch.ones(HEADS), "sinks"),
+        "k_descale": (torch.ones(2), "softmax_scale"),
     }  # fmt: skip
     for name, (value, reason) in refused.items():
         with pytest.raises(NotImplementedError, match=f"{name}=.* is not served: .*{reason}"):

@@ -47,6 +47,8 @@ def captured(variant, **fields):
     numbers: what follows softmax_scale in a call of the spec's kernels.
     """
     given = {name: x for name, x in variant.items() if name != "alibi_slopes"}
+    if given.pop("sink", None) is not None:
+        fields["softmax"] = "sink"
     numbers = {name: given.pop(name) for name in ("window_size", "softcap") if name in given}
     kinds = kinds_of(causal=given.pop("causal", False), **numbers)
     spec, tables = AttentionSpec.capture(**fields, **kinds, **given)

@@ -25,7 +25,7 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     sig = Signature(spec, "backward")
     scores, gradient = Scores(sig), BoundGradient(gradient_of(spec.softmax))
     masked_scores, upstream_products = score_blocks(scores), dot_products("dp", sig.group)
-    has_sum = gradient.has_sum
+    has_sum, has_delta = gradient.has_sum, gradient.reads_delta
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
     dtype, dim, dim_v, group = spec.dtype, spec.head_dim, spec.head_dim_v, sig.group
     with_low, has_sink = "lse_low" in spec.saved_statistics, bool(sig.inputs)
@@ -36,7 +36,7 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
         L: sig.own("lse"), L_low: sig.own("lse_low"), dL: sig.own("dlse"), dQ: sig.own("dq"),
         dK: sig.own("dk"), dV: sig.own("dv"), dSink: sig.own("dsink"),
     ):  # fmt: skip
-        delta = T.sblock_alloc_buffer((B, H, Sq), "float32")
+        delta = T.sblock_alloc_buffer((B, H, Sq), "float32") if has_delta else T.meta_var(None)
         S = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         X = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
         Y = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
@@ -46,14 +46,15 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
         dQ_sum = T.sblock_alloc_buffer((B, H, Sq, dim), "float32")
         dK_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim), "float32")
         dV_sum = T.sblock_alloc_buffer((B, Hk, Sk, dim_v), "float32")
-        for b, h, i, d in T.grid(B, H, Sq, dim_v):
-            with T.sblock("delta"):
-                vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
-                with T.init():
-                    delta[vb, vh, vi] = gradient.delta_start(dL[vb, vh, vi])
-                delta[vb, vh, vi] += gradient.delta_term(
-                    T.Cast("float32", O[vb, vi, vh, vd]), T.Cast("float32", dO[vb, vi, vh, vd])
-                )
+        if has_delta:
+            for b, h, i, d in T.grid(B, H, Sq, dim_v):
+                with T.sblock("delta"):
+                    vb, vh, vi, vd = T.axis.remap("SSSR", [b, h, i, d])
+                    with T.init():
+                        delta[vb, vh, vi] = gradient.delta_start(dL[vb, vh, vi])
+                    delta[vb, vh, vi] += gradient.delta_term(
+                        T.Cast("float32", O[vb, vi, vh, vd]), T.Cast("float32", dO[vb, vi, vh, vd])
+                    )
         masked_scores(Q, K, S, X, Y)
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("p"):
@@ -68,9 +69,10 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
             with T.sblock("ds"):
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 bound = T.meta_var(scores.at(vb, vh))
+                of_row = T.meta_var([delta[vb, vh, vi]] if has_delta else [])
                 dS[vb, vh, vi, vj] = scores.dscore(
                     P[vb, vh, vi, vj],
-                    gradient.derivative(P[vb, vh, vi, vj], dP[vb, vh, vi, vj], delta[vb, vh, vi]),
+                    gradient.derivative(P[vb, vh, vi, vj], dP[vb, vh, vi, vj], *of_row),
                     bound.gradient(S[vb, vh, vi, vj], vi, vj),
                 )
         for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):

@@ -8,23 +8,30 @@ import torch
 
 # FlashAttention-3's keywords that change speed alone, and others with what to do without them.
 _OF_SPEED = ("pack_gqa", "sm_margin", "scheduler_metadata")
-_NO_SINKS = "no kernel adds learned sinks to the softmax yet"
+# What others call the learned logits of heads, ``attention``'s sink.
+_SINKS = ("s_aux", "sinks", "learnable_sink")
 _NO_FLOAT8 = "q, k and v are float32, bfloat16 or float16: multiply them, or softmax_scale, by it"
 _REFUSED = {
     "attention_chunk": "give `attention` a mask_mod: q_idx // chunk == k_idx // chunk",
     "qv": "no kernel adds a second product to the scores; join q and qv, k and v along head_dim",
     "q_descale": _NO_FLOAT8, "k_descale": _NO_FLOAT8, "v_descale": _NO_FLOAT8,
-    "s_aux": _NO_SINKS, "sinks": _NO_SINKS, "learnable_sink": _NO_SINKS,
 }  # fmt: skip
 
 
-def check_extras(others: dict[str, Any]) -> None:
-    """NotImplementedError or TypeError for keywords of FlashAttention-3 that are not served."""
+def sink_of(others: dict[str, Any]) -> torch.Tensor | None:
+    """The sink among ``others``, by any of its names.
+
+    NotImplementedError or TypeError for keywords of FlashAttention-3 that are not served.
+    """
     for name, value in others.items():
-        if name in _OF_SPEED:
+        if name in _OF_SPEED or name in _SINKS:
             continue
         if name not in _REFUSED:
             raise TypeError(f"unexpected keyword argument {name!r}")
         if value is not None and not (isinstance(value, int) and value == 0):
             given = type(value).__name__ if isinstance(value, torch.Tensor) else f"{value!r:.60}"
             raise NotImplementedError(f"{name}={given} is not served: {_REFUSED[name]}")
+    sinks = [others[name] for name in _SINKS if others.get(name) is not None]
+    if len(sinks) > 1:
+        raise TypeError(f"{', '.join(_SINKS)} are one thing: give one")
+    return sinks[0] if sinks else None

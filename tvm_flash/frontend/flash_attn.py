@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..score.layouts import check_dense
-from .extras import check_extras
+from .extras import sink_of
 from .functional import Window, attention
 from .values import NO_WINDOW, check_no_dropout
 
@@ -33,8 +33,7 @@ def flash_attn_func(
     dropout_p > 0 raises NotImplementedError. others: as ``flash_attn_varlen_func`` has it.
     """
     check_no_dropout(dropout_p)
-    if others:
-        check_extras(others)
+    sink = sink_of(others) if others else None
     result = attention(
         q,
         k,
@@ -46,6 +45,7 @@ def flash_attn_func(
         alibi_slopes=alibi_slopes,
         deterministic=deterministic,
         return_lse=return_attn_probs,
+        sink=sink,
     )
     return (*result, None) if return_attn_probs else result
 

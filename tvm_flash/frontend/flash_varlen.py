@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .extras import check_extras
+from .extras import sink_of
 from .flash_attn import unpacked
 from .functional import Window, attention
 from .values import NO_WINDOW, check_no_dropout
@@ -40,18 +40,18 @@ def flash_attn_varlen_func(
     cu_seqlens_q, cu_seqlens_k: (B + 1,) int32. block_table (B, most) int32: k and v are pages
     (pages, page_size, Hk, D). Returns out (total_q, H, Dv); with ``return_attn_probs`` (out, lse
     (H, total_q) float32, None). num_splits: 1 for the same bits in any batch. others:
-    FlashAttention-3's pack_gqa and sm_margin may be given, being of speed alone; what it has
-    besides raises NotImplementedError by name.
+    ``attention``'s sink as s_aux, sinks or learnable_sink; FlashAttention-3's pack_gqa and
+    sm_margin, being of speed alone; what it has besides raises NotImplementedError by name.
     """
     check_no_dropout(dropout_p)
-    if others:
-        check_extras(others)
+    sink = sink_of(others) if others else None
     result = attention(
         q, k, v, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
         softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic,
         return_lse=return_attn_probs, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
         max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k, seqused_q=seqused_q,
         seqused_k=seqused_k, block_table=block_table, num_splits=num_splits,
+        sink=sink,
     )  # fmt: skip
     return (*result, None) if return_attn_probs else result
 

@@ -9,8 +9,8 @@ import torch
 from torch._C import _is_any_autocast_enabled
 
 from .append_ops import Angles, append
-from .checks import check_alike, check_first
-from .extras import check_extras
+from .checks import as_softmax, check_alike, check_first
+from .extras import sink_of
 from .functional import Window, options_of
 from .kvcache_pages import check_new_rows, is_expanded, pages_of
 from .kvcache_step import InUse, step_of
@@ -73,7 +73,7 @@ def flash_attn_with_kvcache(
     on GPUs and under torch.compile numbers in tensors are not read: what does not fit is left out.
     A call that fails leaves the cache as it was.
     """
-    check_extras(others)
+    sink = sink_of(others)
     return_softmax_lse = as_flag("return_softmax_lse", return_softmax_lse)
     if block_table is not None and page_table is not None:
         raise ValueError("block_table and page_table are one thing: give one")
@@ -96,7 +96,12 @@ def flash_attn_with_kvcache(
         check_new_rows(pages, *new)
     if rotary_seqlens is not None and not rotates:
         raise ValueError("rotary_seqlens is of rotary_cos and rotary_sin: give them")
-    features, scale, numbers = options_of(causal, window_size, softcap, softmax_scale, alibi_slopes)
+    softmax = "softmax"
+    if sink is not None:
+        softmax, sink = as_softmax(softmax, sink, q, return_softmax_lse)
+    features, scale, numbers = options_of(
+        causal, window_size, softcap, softmax_scale, alibi_slopes, softmax=softmax
+    )
     if rotates:
         check_angles(rows, rotary_cos, rotary_sin, packed=True)
         interleaved = as_flag("interleaved", rotary_interleaved)
@@ -117,7 +122,7 @@ def flash_attn_with_kvcache(
         q, k, v = map(autocast, (rows, *pages)) if _is_any_autocast_enabled() else (rows, *pages)
         return ready_attention(
             q, k, v, step.ragged, features, scale, numbers, False, alibi_slopes, (None, None),
-            as_splits(num_splits),
+            as_splits(num_splits), sink,
         )  # fmt: skip
 
     run = attend(rows.detach())

@@ -35,7 +35,7 @@ class SinkFromFloor(Sink):
 
 class SinkNotRepaired(Sink):
     def first_sum(self, row, m):
-        return self.sink[row[1]]
+        return self.sig.inputs["sink"][row[1]]
 
 
 class OneAddedAtTheEnd(Softmax):
@@ -99,7 +99,9 @@ DEFINITIONS = {
 
 
 def plain(kind, statistics=("lse",)):
-    return plain_forward(AttentionSpec(dtype="float32", head_dim=8), kind, statistics)
+    softmax = "sink" if issubclass(kind, Sink) else "softmax"
+    spec = AttentionSpec(dtype="float32", head_dim=8, softmax=softmax)
+    return plain_forward(spec, kind, statistics)
 
 
 @pytest.mark.parametrize("kind", DEFINITIONS, ids=lambda kind: kind.__name__)

@@ -185,7 +185,7 @@ class BoundGradient(_Bound):
         """What a column adds to delta."""
         return self._filled("delta", self.gradient.delta_term, {"out": out, "dout": dout})
 
-    def derivative(self, p: Expr, dp: Expr, delta: Expr) -> Expr:
+    def derivative(self, p: Expr, dp: Expr, delta: Expr | None = None) -> Expr:
         """The gradient by the masked score, of the normalised weight ``p``."""
         return self._filled("ds", self.gradient.derivative, {"p": p, "dp": dp, "delta": delta})
 
