@@ -74,7 +74,7 @@ def attention(
     masks.
     softmax: what makes weights of a row's scores S. "softmax": exp(S) / sum(exp(S)); "softmax1":
     one more in the denominator, so that a row may attend to nothing (Miller, 2023); "sigmoid": each
-    key by itself (Ramapuram et al., 2024), without lse and gradients. sink (H,): a learned logit
+    key by itself (Ramapuram et al., 2024), without lse. sink (H,): a learned logit
     for each head that has exp(sink) in the denominator and no value (gpt-oss; StreamingLLM, Xiao et
     al., 2023); any floating dtype, differentiable.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
