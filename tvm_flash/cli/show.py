@@ -12,6 +12,7 @@ from rich.syntax import Syntax
 from ..problem.lengths import is_forward
 from ..problem.spec import AttentionSpec
 from .console import console
+from .direction import LISTED, Direction
 from .spec_text import parse_spec
 
 
@@ -26,16 +27,6 @@ class Stage(str, Enum):
     cuda = "cuda"
     ptx = "ptx"
     sass = "sass"
-
-
-class Direction(str, Enum):
-    """Which of the kernels of a spec."""
-
-    forward = "forward"
-    forward_split = "forward_split"
-    backward = "backward"
-    backward_deterministic = "backward_deterministic"
-    append = "append"
 
 
 OF_GPUS = (Stage.cuda, Stage.ptx, Stage.sass)
@@ -57,10 +48,7 @@ def show(
     ] = Stage.definition,
     direction: Annotated[
         Direction,
-        typer.Option(
-            metavar="DIRECTION",
-            help="forward, forward_split, backward, backward_deterministic or append.",
-        ),
+        typer.Option(metavar="DIRECTION", help=f"{LISTED}."),
     ] = Direction.forward,
     target: Annotated[
         str,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import console, progress, refuse_unwritable, reporting_errors
-from .show import Direction, require_tvm
+from .direction import LISTED, Direction
+from .show import require_tvm
 from .spec_text import parse_spec
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def table(
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.jsonl.gz to write.")],
     direction: Annotated[
         Direction,
-        typer.Option(metavar="DIRECTION", help="forward, backward or backward_deterministic."),
+        typer.Option(metavar="DIRECTION", help=f"{LISTED}."),
     ] = Direction.forward,
     seqlen: Annotated[int, typer.Option(min=1, help="Queries and keys.")] = 512,
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from rich.markup import escape
 
 from ..errors import ArtifactError, UnsupportedSpec
 from .console import console, counted_progress, refuse_unwritable
+from .direction import LISTED, Direction
 from .loop_table import PREDICTED, loop_table, without_loops
 from .show_table import show
 from .spec_text import parse_specs
@@ -21,16 +21,6 @@ from .verdict_table import verdict_table
 if TYPE_CHECKING:
     from ..tune.simulation.artifact import KernelLoop
     from ..verify.verdict import Verification
-
-
-class Direction(str, Enum):
-    """Which kernels of a spec."""
-
-    forward = "forward"
-    forward_split = "forward_split"
-    backward = "backward"
-    backward_deterministic = "backward_deterministic"
-    append = "append"
 
 
 def verify(
@@ -44,8 +34,7 @@ def verify(
         list[Direction] | None,
         typer.Option(
             metavar="DIRECTION",
-            help="forward, forward_split, backward, backward_deterministic or append; may be "
-            "repeated. Default: all.",
+            help=f"{LISTED}; may be repeated. Default: all.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One problem for each kernel.")] = False,
