@@ -84,17 +84,19 @@ class SplitForwardConfig(Config):
         ]
 
     def _pair_reasons(self, spec: AttentionSpec) -> list[str]:
-        found = [] if spec.dtype == "bfloat16" else [f"unit=dot multiplies bf16, not {spec.dtype}"]
-        found += [] if self.vector == 16 else [f"unit=dot needs vectors of 16, not {self.vector}"]
-        heads = [("head_dim", spec.head_dim), ("head_dim_v", spec.head_dim_v)]
-        found += [
-            f"{name}={size} must be a multiple of 32: unit=dot loads 32 columns at once"
-            for name, size in (*heads, ("columns", self.columns))
-            if size % 32
+        sizes = {
+            "head_dim": spec.head_dim, "head_dim_v": spec.head_dim_v, "columns": self.columns,
+        }  # fmt: skip
+        return [
+            *[f"unit=dot multiplies bf16, not {spec.dtype}"] * (spec.dtype != "bfloat16"),
+            *[f"unit=dot needs vectors of 16, not {self.vector}"] * (self.vector != 16),
+            *(
+                f"{name}={size} must be a multiple of 32: unit=dot loads 32 columns at once"
+                for name, size in sizes.items()
+                if size % 32
+            ),
+            *[f"block_k={self.block_k} must be even: keys go in pairs"] * (self.block_k % 2),
         ]
-        return found + (
-            [f"block_k={self.block_k} must be even: keys go in pairs"] * (self.block_k % 2)
-        )
 
     def tile(self, spec: AttentionSpec) -> SplitTile:
         """The split definition's tile under this config."""
@@ -163,7 +165,6 @@ def schedule_split_forward(spec: AttentionSpec, config: SplitForwardConfig) -> t
 
 def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
     """S = Q K^T and O += P V, from the arguments and from staged blocks."""
-
     if config.unit == "dot":
         kind_of_tile, scores, pv = RowPairTile, register_pair_scores, register_pair_pv
     else:
@@ -197,9 +198,8 @@ def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
 
 def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
     """Vectors of whole rows; padded columns are loaded one by one."""
-    if config.unit == "dot":  # pairs of columns: LLVM finds that they are words in memory
-        pass
-    elif spec.head_dim == tile.depth:
+    # Of pairs of columns LLVM finds by itself that they are words in memory.
+    if config.unit == "fma" and spec.head_dim == tile.depth:
         vectorize(sch, "load_q", config.vector)
         vectorize(sch, "load_k", config.vector)
     if spec.head_dim_v == tile.depth_v:

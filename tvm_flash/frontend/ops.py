@@ -63,18 +63,9 @@ def attention_operator(
             run = _differentiable_forward
         else:
             results = _run_forward(
-                q,
-                k,
-                v,
-                tables,
-                spec,
-                softmax_scale,
-                sink,
-                False,
-                window_left,
-                window_right,
+                q, k, v, tables, spec, softmax_scale, sink, False, window_left, window_right,
                 softcap,
-            )
+            )  # fmt: skip
             return results[:2] if len(results) > 1 else _completed(*results)[:2]
     ordered = is_ordered(deterministic)
     numbers = (window_left, window_right, softcap)

@@ -16,11 +16,11 @@ from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass, dsink_pass
-from .backward_staging import staged_rows, transposed, turned_keys
+from .backward_staging import staged_numbers, staged_rows, transposed, turned_keys
 from .backward_sums import Beside, BlockOfRows, InPlace
 from .entries import places_of
 from .regions import whole
-from .staging import Rows, row_number
+from .staging import Rows
 from .tasks import dealt_work
 from .tiles import BackwardTile
 
@@ -65,6 +65,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     (load_k, pair_k), (load_v, _), (load_q, pair_q), (load_do, pair_do) = (
         staged_rows(name, operand) for name in ("k", "v", "q", "do")
     )
+    load_delta, load_low = (staged_numbers(name, 0) for name in ("delta", "low"))
+    load_lse = staged_numbers("lse", "inf", gradient.row)
     turn_k, turn_v = map(turned_keys, ("k", "v"))
     turn_q, turn_do, turn_dk, turn_dv = map(transposed, ("q", "do", "dk", "dv"))
 
@@ -179,7 +181,6 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
                                 sum_at = T.meta_var(partial(sequences.gradient_sum, b, h))
                                 number_at = T.meta_var(partial(sequences.statistic, b, h))
-                                number = T.meta_var(partial(row_number, number_at, lengths[0]))
                                 row0: T.let[T.int32] = of_keys.held(start=first).first(vm)
                                 q0: T.let[T.int64] = T.Cast("int64", row0)
                                 dq_block = T.meta_var(BlockOfRows(c, sum_at, q0, lengths[0]))
@@ -208,20 +209,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                     turn_q(Q_p, Q_c)
                                     turn_do(dO_p, dO_c)
                                 if has_delta:
-                                    for i in range(BQ):
-                                        with T.sblock("load_delta"):
-                                            vi = T.axis.spatial(BQ, i)
-                                            delta_b[vi] = number(delta_r, q0 + vi, 0)
+                                    load_delta(number_at, lengths[0], delta_r, q0, delta_b)
                                 if has_sum:
-                                    for i in range(BQ):
-                                        with T.sblock("load_lse"):
-                                            vi = T.axis.spatial(BQ, i)
-                                            lse_b[vi] = number(L, q0 + vi, "inf", gradient.row)
+                                    load_lse(number_at, lengths[0], L, q0, lse_b)
                                 if with_low:
-                                    for i in range(BQ):
-                                        with T.sblock("load_low"):
-                                            vi = T.axis.spatial(BQ, i)
-                                            low_b[vi] = number(L_low, q0 + vi, 0)
+                                    load_low(number_at, lengths[0], L_low, q0, low_b)
                                 zero_dq(dQ_b)
                                 for u in T.serial(steps):
                                     with T.sblock("step"):

@@ -32,6 +32,21 @@ def staged_rows(name: str, operand):
     return load, pair
 
 
+def staged_numbers(name: str, otherwise, converted=lambda value: value):
+    """Block "load_`name`": numbers of the rows from ``first`` on, ``converted``; ``otherwise`` past
+    the last of ``count``. index(row): where one lies."""
+
+    @T.inline
+    def load(index, count, source, first, to):
+        for i in range(to.shape[0]):
+            with T.sblock(f"load_{name}"):
+                vi = T.axis.spatial(to.shape[0], i)
+                value = T.meta_var(converted(source[index(first + vi)]))
+                to[vi] = T.if_then_else(first + vi < count, value, T.float32(otherwise))
+
+    return load
+
+
 def turned_keys(name: str):
     """Block "turn_`name`": (steps, words, keys of a step) from loaded rows."""
 

@@ -36,15 +36,6 @@ def row_word(operand, rows: Rows, row, column):
     return _word(operand, rows, [(row + e, column) for e in range(operand.pack)])
 
 
-def row_number(index, count, buffer, row, otherwise, converted=lambda value: value):
-    """The number of a row in ``buffer``, ``converted``; ``otherwise`` past the last of ``count``.
-
-    index(row): where it lies.
-    """
-    value = converted(buffer[index(row)])
-    return tirx.if_then_else(row < count, value, tirx.const(float(otherwise), "float32"))
-
-
 def _word(operand, rows: Rows, places):
     buffer, index, count, columns = rows
     return operand.stage(
