@@ -10,6 +10,7 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 from tvm.tirx.script.builder import ir as build
 
+from .forms.regions import whole
 from .forms.tiles import Bf16PairOperand
 from .llvm_text import with_llvm
 from .micro_tile import DOT_BF16
@@ -106,10 +107,6 @@ def register_pair_pv(tile: RowPairTile) -> str:
     return name
 
 
-def _whole(buffer, shape):
-    return buffer[tuple(slice(0, extent) for extent in shape)]
-
-
 def _scores_description(tile: RowPairTile) -> tirx.PrimFunc:
     rows, keys, words, shape = tile.rows, tile.keys, tile.row_words, tile.k_shape
 
@@ -119,8 +116,8 @@ def _scores_description(tile: RowPairTile) -> tirx.PrimFunc:
         K = T.match_buffer(k, shape, tile.dtype, offset_factor=1)
         S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1)
         with T.sblock("root"):
-            T.reads(S[0:rows, 0:keys], Q[0:rows, 0:words], _whole(K, shape))
-            T.writes(S[0:rows, 0:keys])
+            T.reads(whole([S, Q, K]))
+            T.writes(whole([S]))
             for i, j, d in T.grid(rows, keys, words):
                 with T.sblock("update"):
                     vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -138,8 +135,8 @@ def _pv_description(tile: RowPairTile) -> tirx.PrimFunc:
         V = T.match_buffer(v, shape, tile.dtype, offset_factor=1)
         O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1)
         with T.sblock("root"):
-            T.reads(O[0:rows, 0:columns], P[0:rows, 0:pairs], _whole(V, shape))
-            T.writes(O[0:rows, 0:columns])
+            T.reads(whole([O, P, V]))
+            T.writes(whole([O]))
             for i, d, j in T.grid(rows, columns, pairs):
                 with T.sblock("update"):
                     vi, vd, vj = T.axis.remap("SSR", [i, d, j])
@@ -164,8 +161,8 @@ def _scores(tile: RowPairTile) -> tirx.PrimFunc:
         )
         S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1, strides=[s_row, 1])
         with T.sblock("root"):
-            T.reads(S[0:rows, 0:keys], Q[0:rows, 0:words], _whole(K, shape))
-            T.writes(S[0:rows, 0:keys])
+            T.reads(whole([S, Q, K]))
+            T.writes(whole([S]))
             acc = T.meta_var(registers(rows * step, tile))
             for j in T.serial(keys // step):
                 zero(acc, tile)
@@ -191,8 +188,8 @@ def _pv(tile: RowPairTile) -> tirx.PrimFunc:
         )
         O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1, strides=[o_row, 1])
         with T.sblock("root"):
-            T.reads(O[0:rows, 0:columns], P[0:rows, 0:pairs], _whole(V, shape))
-            T.writes(O[0:rows, 0:columns])
+            T.reads(whole([O, P, V]))
+            T.writes(whole([O]))
             acc = T.meta_var(registers(rows * columns // tile.vector, tile))
             zero(acc, tile)
             for j in T.serial(pairs):

@@ -10,6 +10,7 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 from tvm.tirx.script.builder import ir as build
 
+from .forms.regions import whole
 from .row_lanes import folded, interleaved, slice_of, strided
 
 
@@ -45,10 +46,6 @@ class RowTile:
 
     def index(self, key, column) -> tuple:
         return (key, column) if self.staged else (key, 0, column)
-
-    def region(self, buffer):
-        """All of the block of K or V."""
-        return buffer[tuple(slice(0, extent) for extent in self.shape)]
 
     def lanes(self, start=0):
         return T.ramp(start, 1, self.vector)
@@ -124,8 +121,8 @@ def _scores_description(tile: RowTile) -> tirx.PrimFunc:
         K = T.match_buffer(k, tile.shape, tile.dtype, offset_factor=1)
         S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1)
         with T.sblock("root"):
-            T.reads(S[0:rows, 0:keys], Q[0:rows, 0:columns], tile.region(K))
-            T.writes(S[0:rows, 0:keys])
+            T.reads(whole([S, Q, K]))
+            T.writes(whole([S]))
             for i, j, d in T.grid(rows, keys, columns):
                 with T.sblock("update"):
                     vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -143,8 +140,8 @@ def _pv_description(tile: RowTile) -> tirx.PrimFunc:
         V = T.match_buffer(v, tile.shape, tile.dtype, offset_factor=1)
         O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1)
         with T.sblock("root"):
-            T.reads(O[0:rows, 0:columns], P[0:rows, 0:keys], tile.region(V))
-            T.writes(O[0:rows, 0:columns])
+            T.reads(whole([O, P, V]))
+            T.writes(whole([O]))
             for i, d, j in T.grid(rows, columns, keys):
                 with T.sblock("update"):
                     vi, vd, vj = T.axis.remap("SSR", [i, d, j])
@@ -168,8 +165,8 @@ def _scores(tile: RowTile) -> tirx.PrimFunc:
         )
         S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1, strides=[s_row, 1])
         with T.sblock("root"):
-            T.reads(S[0:rows, 0:keys], Q[0:rows, 0:columns], tile.region(K))
-            T.writes(S[0:rows, 0:keys])
+            T.reads(whole([S, Q, K]))
+            T.writes(whole([S]))
             acc = T.meta_var(registers(rows * step, tile))
             row = T.meta_var(registers(step, tile))
             for j in T.serial(keys // step):
@@ -196,8 +193,8 @@ def _pv(tile: RowTile) -> tirx.PrimFunc:
         )
         O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1, strides=[o_row, 1])
         with T.sblock("root"):
-            T.reads(O[0:rows, 0:columns], P[0:rows, 0:keys], tile.region(V))
-            T.writes(O[0:rows, 0:columns])
+            T.reads(whole([O, P, V]))
+            T.writes(whole([O]))
             acc = T.meta_var(registers(rows * columns // tile.vector, tile))
             row = T.meta_var(registers(columns // tile.vector, tile))
             zero(acc, tile)
