@@ -11,7 +11,7 @@ from .append_ops import Places
 from .kvcache_pages import cache_pages, check_cache_numbers, number_of_each
 from .last_call import LastCall
 from .observers import is_plain_call
-from .packed_rows import check_cu_seqlens, sequence_and_position
+from .packed_rows import check_cu_seqlens, equal_cu_seqlens, sequence_and_position
 from .rotary import Rotation, check_reach
 from .spans import Lengths, Ragged, ragged_of
 
@@ -109,8 +109,7 @@ def _cumulative(axis: str, x: torch.Tensor, cu_seqlens) -> torch.Tensor:
     if cu_seqlens is not None:
         check_cu_seqlens(cu_seqlens, x, axis=axis)
         return cu_seqlens
-    batch, length = x.shape[:2]
-    return torch.arange(batch + 1, dtype=torch.int32, device=x.device) * length
+    return equal_cu_seqlens(x)
 
 
 def _of_queries(q: torch.Tensor, cu_seqlens, offsets, moves: bool) -> Rotation:

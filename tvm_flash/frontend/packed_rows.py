@@ -69,6 +69,12 @@ def check_cu_seqlens(
     return _extent(axis, read(cu_seqlens), total, max_seqlen)
 
 
+def equal_cu_seqlens(x: torch.Tensor) -> torch.Tensor:
+    """Cumulative lengths (B + 1,) int32 of the sequences of ``x`` (B, S, H, D)."""
+    batch, length = x.shape[:2]
+    return torch.arange(batch + 1, dtype=torch.int32, device=x.device) * length
+
+
 def check_int32(name: str, x: torch.Tensor, device: torch.device) -> None:
     """Raise unless ``x`` is a dense tensor of int32 on ``device``, that of the rows."""
     if not isinstance(x, torch.Tensor):

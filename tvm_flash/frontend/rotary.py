@@ -16,7 +16,12 @@ from ..score.layouts import check_dense
 from .append_ops import Angles, Places, rotated
 from .checks import NAMES
 from .observers import is_plain_call
-from .packed_rows import check_cu_seqlens, is_readable, sequence_and_position
+from .packed_rows import (
+    check_cu_seqlens,
+    equal_cu_seqlens,
+    is_readable,
+    sequence_and_position,
+)
 from .values import as_flag
 
 _INTEGERS = (torch.int32, torch.int64)
@@ -95,9 +100,7 @@ def _rotated_by_kernel(x, cos, sin, interleaved: bool, offsets, cu_seqlens) -> t
     """As ``_rotated``; packed rows of no sequence stay as they are."""
     rows, out = x, None
     if cu_seqlens is None:
-        batch, length = x.shape[:2]
-        cu_seqlens = torch.arange(batch + 1, dtype=torch.int32, device=x.device) * length
-        rows = x.flatten(0, 1)
+        cu_seqlens, rows = equal_cu_seqlens(x), x.flatten(0, 1)
     else:
         out = x.clone(memory_format=torch.contiguous_format)
     if isinstance(offsets, torch.Tensor):
