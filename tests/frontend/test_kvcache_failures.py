@@ -36,7 +36,9 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was(name, store):
         assert torch.equal(now.view(torch.int32), was.view(torch.int32))
 
 
-@pytest.mark.parametrize("what", ["ragged_ops.resolve", "ragged_ops.call_of", "append_ops.resolve"])
+@pytest.mark.parametrize(
+    "what", ["ragged_ops.resolve", "ragged_ops.from_layouts", "append_ops.resolve"]
+)
 @pytest.mark.parametrize("wants_gradient", [False, True])
 def test_no_kernel_and_no_memory_leave_the_cache_as_it_was(what, wants_gradient, monkeypatch):
     """Both kernels are found, and memory is taken, before a row is written."""
