@@ -62,6 +62,12 @@ def test_a_backward_over_pages_is_refused_in_a_line():
     assert "attention over keys in pages has no gradient" in result.output
 
 
+@pytest.mark.parametrize("words", ["", ",packed"])
+def test_only_pages_are_appended_to(words):
+    result = call("show", f"{SPEC}{words}", "--direction", "append", status=2)
+    assert "keys in pages alone are appended to" in result.output
+
+
 def test_a_search_of_packed_specs_alone_is_refused(tmp_path):
     result = call("tune", f"{SPEC},packed", "--logs", str(tmp_path), status=2)
     assert "take the numbers of the dense ones: search those" in result.output

@@ -7,6 +7,8 @@ from interpreted import aligned_rows, interpreted, resolver
 from packed_problems import DIM, KV_HEADS, random
 
 from tvm_flash import AttentionSpec, apply_rotary
+from tvm_flash.codegen.cuda import ptx_of, ptx_version
+from tvm_flash.codegen.nvcc import assemble
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.frontend import append_ops
 from tvm_flash.ptx_interpreter import Checks
@@ -59,6 +61,17 @@ def test_nothing_outside_the_tensors_is_read_or_written(numbers, name):
 def test_turing_does_not_convert_to_bfloat16():
     with pytest.raises(UnsupportedSpec, match="sm_75: no conversion to bfloat16"):
         cuda_programs(spec_of("bfloat16", 64, 64), "append", (ARCHS["sm_75"],))
+
+
+@pytest.mark.parametrize("head_dim", [8, 16, 128])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_no_architecture_spills(dtype, head_dim):
+    archs = tuple(arch for arch in ARCHS.values() if arch.bf16)
+    spec = spec_of(dtype, head_dim, head_dim)
+    for _, program in cuda_programs(spec, "append", archs):
+        (name,), (ptx,) = [x.name for x in program.launches], ptx_of(program, ptx_version(archs))
+        for arch in archs:
+            assert assemble(ptx, name, arch.name).resources.in_local_memory == 0, arch.name
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.syntax import Syntax
 
+from ..errors import UnsupportedSpec
+from ..problem.arguments import direction_reasons
 from ..problem.lengths import is_forward
 from ..problem.spec import AttentionSpec
 from .console import console
@@ -129,8 +131,6 @@ def require_tvm() -> None:
     """Raise UnsupportedSpec, saying what to install, where tvm is missing."""
     from importlib.util import find_spec
 
-    from ..errors import UnsupportedSpec
-
     if find_spec("tvm") is None:
         raise UnsupportedSpec(
             "kernels are made by apache-tvm, which is missing: pip install 'tvm-flash[compile]'"
@@ -148,6 +148,8 @@ def _note(spec: AttentionSpec) -> str:
 
 
 def _definition(spec: AttentionSpec, direction: str) -> str:
+    if reasons := direction_reasons(spec, direction):
+        raise UnsupportedSpec(reasons)
     if direction == "append":  # its only order: of rows, each by itself
         from ..schedules.cpu.forms.append import append
 

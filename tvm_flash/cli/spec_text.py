@@ -27,10 +27,10 @@ A spec is a list of words separated by commas:
   window=left | window=right  a window that is open on the other side
   softcap                     softcap * tanh(score / softcap)
   alibi                       ALiBi: bias by distance, a slope for each head
-  sink | softmax1 | sigmoid   a learned logit, or a one, in the denominator; weights one by one
+  sink | softmax1 | sigmoid   denominator with a learned logit, with a 1; none
   top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
-  packed | paged              sequences of any lengths in one tensor; their keys in pages
+  packed | paged              sequences in one tensor; their keys in pages
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
 A kernel takes any window ends, softcap and slopes: they are given in a call.
