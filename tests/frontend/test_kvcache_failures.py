@@ -9,6 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tvm_flash import flash_attn_with_kvcache
 
+with torch.inference_mode():
+    OF_INFERENCE = torch.empty(B, 1, HEADS, DIM)
+
 FAILURES = {
     "full": ({"cache_seqlens": int32(37, CAPACITY, 64)}, RuntimeError),
     "negative": ({"cache_seqlens": int32(37, -1, 64)}, ValueError),
@@ -21,6 +24,11 @@ FAILURES = {
         {"out": random(B, 1, 1, DIM).expand(-1, -1, 4, -1)},
         ValueError,
     ),
+    "memory for the result that wants a gradient": (
+        {"out": torch.empty(B, 1, HEADS, DIM, requires_grad=True)},
+        ValueError,
+    ),
+    "memory for the result of inference mode": ({"out": OF_INFERENCE}, ValueError),
     "positions without angles": ({"rotary_cos": COS[:50], "rotary_sin": SIN[:50]}, ValueError),
 }
 
@@ -36,7 +44,9 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was(name, store):
         assert torch.equal(now.view(torch.int32), was.view(torch.int32))
 
 
-@pytest.mark.parametrize("what", ["ragged_ops.resolve", "ragged_ops.call_of", "append_ops.resolve"])
+@pytest.mark.parametrize(
+    "what", ["ragged_ops.resolve", "ragged_ops.from_layouts", "append_ops.resolve"]
+)
 @pytest.mark.parametrize("wants_gradient", [False, True])
 def test_no_kernel_and_no_memory_leave_the_cache_as_it_was(what, wants_gradient, monkeypatch):
     """Both kernels are found, and memory is taken, before a row is written."""
@@ -70,6 +80,20 @@ def test_gradients_are_refused_not_wrong():
     assert not held.k.requires_grad and held.k.grad_fn is None
     with pytest.raises(NotImplementedError, match="attention to a cache has no gradient"):
         out.sum().backward()
+
+
+def test_caches_that_autograd_would_not_have_written():
+    """Where columns lie apart K is copied back; nothing refuses that once V is written."""
+    shape = (*Held("rows").k.shape[:-1], 2 * DIM)
+    wide = torch.zeros(shape, requires_grad=True)
+    with torch.inference_mode():
+        of_inference = torch.zeros(shape)
+    for memory in (wide, of_inference):
+        held, rows = Held("rows"), random(B, 1, KV_HEADS, DIM, seed=1)
+        held.k = memory[..., ::2]
+        append_to(held, k=rows, v=rows)
+        assert torch.equal(memory.detach()[0, 37, :, ::2], rows[0, 0])
+        assert torch.equal(held.rows(0, held.v)[37], rows[0, 0])
 
 
 def test_fake_tensors_get_shapes_and_leave_nothing_behind():
