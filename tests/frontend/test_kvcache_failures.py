@@ -112,11 +112,13 @@ def test_fake_tensors_get_shapes_and_leave_nothing_behind():
 def test_a_compiled_call_attends_and_appends():
     torch._dynamo.reset()
     held, other, q = Held(16), Held(16), random(B, 1, HEADS, DIM)
+    memory = torch.empty_like(q)
     k, v = (random(B, 1, KV_HEADS, DIM, seed=n) for n in (1, 2))
 
-    def step(held, q, k, v):
-        return held(q, k, v, COS, SIN, cache_seqlens=SEQLENS, causal=True)[0]
+    def step(held, q, k, v, out=None):
+        return held(q, k, v, COS, SIN, cache_seqlens=SEQLENS, causal=True, out=out)[0]
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(other, q, k, v), step(held, q, k, v))
+    assert torch.equal(compiled(other, q, k, v, memory), step(held, q, k, v))
+    assert torch.equal(memory, step(held, q, k, v))
     assert torch.equal(held.k.nan_to_num(), other.k.nan_to_num())
