@@ -133,6 +133,21 @@ def test_views(how):
         assert torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
+@pytest.mark.parametrize("how", ["rows", 16])
+def test_new_rows_that_are_rows_of_the_cache(how):
+    """Those given are appended, though some are written before they would be read."""
+    held, apart = Held(how), Held(how)
+    seqlens, table = int32(37, 0, 64), held.keywords.get("block_table")
+    first = 0 if table is None else int(table[0, 2])  # the page with the positions 32 .. 47
+    start = 34 if table is None else 2
+    rows = [x[first : first + 1, start : start + 6].expand(B, -1, -1, -1) for x in (held.k, held.v)]
+    copies = [x.clone() for x in rows]
+    append_to(held, k=rows[0], v=rows[1], cache_seqlens=seqlens)
+    append_to(apart, k=copies[0], v=copies[1], cache_seqlens=seqlens)
+    for one, other in ((held.k, apart.k), (held.v, apart.v)):
+        assert torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
+
+
 def test_under_autocast_the_cache_gets_the_rows_as_they_are():
     held, rows = Held(16), random(B, 1, KV_HEADS, DIM, seed=1)
     with torch.autocast("cpu", torch.bfloat16):

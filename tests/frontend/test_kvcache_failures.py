@@ -9,6 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tvm_flash import flash_attn_with_kvcache
 
+with torch.inference_mode():
+    OF_INFERENCE = torch.empty(B, 1, HEADS, DIM)
+
 FAILURES = {
     "full": ({"cache_seqlens": int32(37, CAPACITY, 64)}, RuntimeError),
     "negative": ({"cache_seqlens": int32(37, -1, 64)}, ValueError),
@@ -21,6 +24,11 @@ FAILURES = {
         {"out": random(B, 1, 1, DIM).expand(-1, -1, 4, -1)},
         ValueError,
     ),
+    "memory for the result that wants a gradient": (
+        {"out": torch.empty(B, 1, HEADS, DIM, requires_grad=True)},
+        ValueError,
+    ),
+    "memory for the result of inference mode": ({"out": OF_INFERENCE}, ValueError),
     "positions without angles": ({"rotary_cos": COS[:50], "rotary_sin": SIN[:50]}, ValueError),
 }
 
@@ -74,6 +82,20 @@ def test_gradients_are_refused_not_wrong():
         out.sum().backward()
 
 
+def test_caches_that_autograd_would_not_have_written():
+    """Where columns lie apart K is copied back; nothing refuses that once V is written."""
+    shape = (*Held("rows").k.shape[:-1], 2 * DIM)
+    wide = torch.zeros(shape, requires_grad=True)
+    with torch.inference_mode():
+        of_inference = torch.zeros(shape)
+    for memory in (wide, of_inference):
+        held, rows = Held("rows"), random(B, 1, KV_HEADS, DIM, seed=1)
+        held.k = memory[..., ::2]
+        append_to(held, k=rows, v=rows)
+        assert torch.equal(memory.detach()[0, 37, :, ::2], rows[0, 0])
+        assert torch.equal(held.rows(0, held.v)[37], rows[0, 0])
+
+
 def test_fake_tensors_get_shapes_and_leave_nothing_behind():
     mode, held = FakeTensorMode(), Held("rows")
     with mode:
@@ -90,11 +112,13 @@ def test_fake_tensors_get_shapes_and_leave_nothing_behind():
 def test_a_compiled_call_attends_and_appends():
     torch._dynamo.reset()
     held, other, q = Held(16), Held(16), random(B, 1, HEADS, DIM)
+    memory = torch.empty_like(q)
     k, v = (random(B, 1, KV_HEADS, DIM, seed=n) for n in (1, 2))
 
-    def step(held, q, k, v):
-        return held(q, k, v, COS, SIN, cache_seqlens=SEQLENS, causal=True)[0]
+    def step(held, q, k, v, out=None):
+        return held(q, k, v, COS, SIN, cache_seqlens=SEQLENS, causal=True, out=out)[0]
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(other, q, k, v), step(held, q, k, v))
+    assert torch.equal(compiled(other, q, k, v, memory), step(held, q, k, v))
+    assert torch.equal(memory, step(held, q, k, v))
     assert torch.equal(held.k.nan_to_num(), other.k.nan_to_num())

@@ -124,6 +124,27 @@ def test_no_keys_at_all():
     assert_close(torch.autograd.grad(lse.sum(), sink)[0], torch.full((HEADS,), 2.0 * ROWS))
 
 
+@pytest.mark.parametrize("pages", [0, 3])
+@pytest.mark.parametrize("columns", [0, 1])
+def test_no_keys_in_pages(pages, columns):
+    """A table without columns, a cache without pages: the rows have what a sink gives them."""
+    q, k, _ = (x.detach().flatten(0, 1)[:8] for x in qkv())
+    cache = k[: 2 * pages].view(pages, 2, KV_HEADS, DIM)
+    lengths = {
+        "cu_seqlens_q": cumulative([2, 4]),
+        "seqused_k": torch.zeros(2, dtype=torch.int32),
+        "block_table": torch.zeros(2, columns, dtype=torch.int32),
+    }
+    for options, want in (
+        ({}, torch.full((HEADS,), -torch.inf)),
+        ({"sink": SINK}, SINK),
+        ({"softmax": "softmax1"}, torch.zeros(HEADS)),
+    ):
+        out, lse = attention(q, cache, cache, return_lse=True, **lengths, **options)
+        assert (out == 0).all() and (lse[:, 6:] == -torch.inf).all()
+        assert_close(lse[:, :6], want[:, None].expand(-1, 6))
+
+
 @pytest.mark.parametrize("name", ["s_aux", "sinks", "learnable_sink"])
 def test_names_that_others_have(name):
     q, k, v = (x.detach() for x in qkv())

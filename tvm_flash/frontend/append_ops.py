@@ -103,13 +103,19 @@ def _run(
         rounded_cos = rounded_sin = _nothing(k.dtype, k.device)
     written = _readable(k_pages), _readable(v_pages)
     numbers = [x.contiguous() for x in (rotary_seqlens, starts, ends, first, past, table)]
+    k, v = _readable(k), _readable(v)
+    memory = [x.untyped_storage().data_ptr() for x in written if x.numel()]
+    if k.untyped_storage().data_ptr() in memory or v.untyped_storage().data_ptr() in memory:
+        k, v = k.clone(), v.clone()  # rows of the cache itself, which may be written before read
     kernel.function(
-        _readable(k), _readable(v), cos, sin, rounded_cos, rounded_sin, numbers[0], *written,
-        *numbers[1:], int(interleaved),
+        k, v, cos, sin, rounded_cos, rounded_sin, numbers[0], *written, *numbers[1:],
+        int(interleaved),
     )  # fmt: skip
     for target, source in zip((k_pages, v_pages), written, strict=True):
         if target is not source:
-            target.copy_(source)
+            # As kernels write: whatever autograd would say of it, the other pages are written.
+            with torch.inference_mode():
+                target.copy_(source)
         torch.autograd.graph.increment_version(target)
 
 

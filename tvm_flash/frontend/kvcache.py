@@ -162,3 +162,9 @@ def _check_out(out, q: torch.Tensor, v_cache: torch.Tensor) -> None:
         raise ValueError(f"out of shape {tuple(out.shape)} must be of shape {tuple(shape)}")
     if is_expanded(out):
         raise ValueError(f"out of strides {out.stride()} is expanded: its rows are one memory")
+    if out.requires_grad and torch.is_grad_enabled():
+        raise ValueError("out requires a gradient: give its .detach(), or call under no_grad()")
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return
+    if out.is_inference():
+        raise ValueError("out was made in inference mode: give its .clone(), or call there")

@@ -128,7 +128,7 @@ def _ready(
     """
     spec, layouts, own = _forward_plan(text, kind, q.shape, v.shape)
     results = from_layouts(layouts, q)
-    if spec.softmax in _WITHOUT_KEYS and not k.numel():
+    if spec.softmax in _WITHOUT_KEYS and not (k.numel() and spans[-1].numel()):
         k, v, *spans = _a_key(k, v, spans)
     # Without entries, or of paged ones a table, there is nothing to compute.
     has_work = q.numel() and k.numel() and spans[0].numel() and spans[-1].numel()
@@ -194,11 +194,10 @@ def _run_backward(*inputs) -> tuple:
 
 def _a_key(k, v, spans) -> tuple:
     """k, v and spans of a call without keys, with memory for one that nobody sees."""
-    k, v = (x.new_zeros([max(n, 1) for n in x.shape]) for x in (k, v))
-    last = spans[-1]
-    if last.ndim == 2 and not last.numel():
-        last = last.new_zeros([max(n, 1) for n in last.shape])
-    return k, v, *spans[:-1], last
+    k, v = (x.new_zeros((1,) * (x.ndim - 2) + x.shape[-2:]) for x in (k, v))
+    starts_q, ends_q, starts_k, ends_k, *table = spans
+    tables = (x.new_zeros((x.shape[0], 1)) for x in table)
+    return k, v, starts_q, ends_q, torch.zeros_like(starts_k), torch.zeros_like(ends_k), *tables
 
 
 @lru_cache(maxsize=4096)

@@ -160,7 +160,11 @@ def neighborhood(shape: int | Sequence[int], kernel: int | Sequence[int]) -> Cal
     2023), equation 1.
     """
     shape, kernel = _axes("shape", shape), _axes("kernel", kernel)
-    if len(shape) != len(kernel) or any(k > n for n, k in zip(shape, kernel, strict=True)):
+    if (
+        not shape
+        or len(shape) != len(kernel)
+        or any(k > n for n, k in zip(shape, kernel, strict=True))
+    ):
         raise ValueError(f"{kernel=} must have a number up to that of {shape=} for each axis")
 
     def mask_mod(b, h, q_idx, k_idx):
@@ -264,7 +268,8 @@ def _check_table(name: str, table, *shapes: str, is_bool: bool) -> None:
     """TypeError, ValueError unless ``table`` is a tensor of one of ``shapes``."""
     if not isinstance(table, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(table).__name__}")
-    if (table.dtype == torch.bool) != is_bool or table.is_floating_point():
+    is_integer = not (table.is_floating_point() or table.is_complex())
+    if (table.dtype == torch.bool) != is_bool or not is_integer:
         wanted = "torch.bool" if is_bool else "an integer dtype"
         raise TypeError(f"{name} has {table.dtype}, must have {wanted}")
     if table.ndim not in {sum(map(str.isupper, shape)) for shape in shapes}:
