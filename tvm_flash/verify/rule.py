@@ -79,7 +79,8 @@ def results(
     leaves = {
         name: x.detach().to(dtype or x.dtype).requires_grad_(backward) for name, x in given.items()
     }
-    answer = attention(**{**inputs.variant, **leaves}, **options)
+    named = {name: leaves[name] for name in leaves if name in inputs.variant}
+    answer = attention(*(leaves[x] for x in "qkv"), **{**inputs.variant, **named}, **options)
     answer = answer if isinstance(answer, tuple) else (answer, None)
     made = {name: x for name, x in zip(("out", "lse"), answer, strict=True) if x is not None}
     found = {name: x.detach() for name, x in made.items()}
