@@ -296,7 +296,7 @@ def test_command_line(toys_for_schedules, tmp_path):
     (tmp_path / "specs.txt").write_text("fp16,d=64\n")
     command = ["build", "--specs", str(tmp_path / "specs.txt"), "--deterministic"]
     command += ["--target", "cuda:sm_80,sm_90", "-o", str(tmp_path / "kernels")]
-    done = CliRunner().invoke(app, command, terminal_width=200)
+    done = CliRunner().invoke(app, [*command, "--verbose"], terminal_width=200)
     assert done.exit_code == 0, done.output
     assert "3 kernels for cuda sm_80 sm_90" in done.output
     assert "registers" in done.output and "ldmatrix" in done.output

@@ -96,7 +96,7 @@ def test_what_was_read_chooses_no_kernel(on_gpu, switched_on, monkeypatch):
     monkeypatch.setattr("tvm_flash.frontend.ragged_ops.resolve", lambda *x: asked.append(x[1:]))
     for reads in (True, False):
         monkeypatch.setattr(packed_rows, "_READS_GPUS", reads)
-        with pytest.raises(AttributeError, match="function"):
+        with pytest.raises(AttributeError, match=r"function|arguments"):
             flash_attn_varlen_func(**{**PACKED, "max_seqlen_k": None})
     assert asked[0] == asked[1]
 

@@ -28,9 +28,14 @@ def batched(operator):
         ]
         call[places["tables"]] = joined
         results = operator(*call)
-        return tuple(x.unflatten(0, (n, batch)) for x in results), (0,) * len(results)
+        return tuple(_entries(x, n, batch) for x in results), (0,) * len(results)
 
     return rule
+
+
+def _entries(x: torch.Tensor, n: int, batch: int) -> torch.Tensor:
+    """A result of ``n * batch`` entries by entry; what the spec lacks is without elements."""
+    return x.unflatten(0, (n, batch)) if x.ndim > 1 else x.expand(n, *x.shape)
 
 
 def one_by_one(operator):
