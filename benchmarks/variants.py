@@ -34,8 +34,8 @@ PATIENCE = Patience(5, 30, 3.0, shortest=1e-3)
 class Variant:
     """A row: its name, the formula of the score or weight, and the keywords of a call, as code.
 
-    In formulas s is a scaled dot product q_i k_j, i of a query, j of a key, h of a head. The code is
-    evaluated where ``tables`` stand, so that what the page says is what was timed.
+    In formulas s is a scaled dot product of query i and key j of head h. The code is evaluated
+    where ``tables`` stand, so that what the page says is what was timed.
     """
 
     name: str
