@@ -198,7 +198,7 @@ def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
 
 def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
     """Vectors of whole rows; padded columns are loaded one by one."""
-    # Of pairs of columns LLVM finds by itself that they are words in memory.
+    # LLVM finds by itself that pairs of columns are words in memory.
     if config.unit == "fma" and spec.head_dim == tile.depth:
         vectorize(sch, "load_q", config.vector)
         vectorize(sch, "load_k", config.vector)
