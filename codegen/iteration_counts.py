@@ -44,6 +44,9 @@ def _work(func: tirx.PrimFunc, tile: tuple[int, int]) -> tirx.Expr:
     queries, _, values = func.params[:3]
     *entries, heads, head_dim = queries.shape
     depth = int(head_dim) + int(values.shape[-1])
+    if "state_out" in names:  # four products of a row with a chunk, or with the state
+        rows = entries[0] * (entries[1] + values.shape[1])
+        return rows * heads * (tile[1] * depth + 2 * int(head_dim) * int(values.shape[-1]))
     depth = depth * 5 // 2 if "dO" in names else depth  # five products, not two
     if queries.dtype != "float32":
         depth *= _SLOWER
