@@ -28,8 +28,6 @@ _EXPORTS = {
     "apply_rotary_emb": "flash_attn_interface",
     "merge_states": "frontend.merging",
     "linear_attention": "frontend.linear_attention",
-
-
     "PagedCache": "frontend.paged_cache",
     "load": "runtime.loader",
     "build": "codegen.build",

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from ..feature_maps import FEATURE_MAPS
 from . import linear_ops
 from .checks import check_first, check_heads, check_like, check_tensors
-from ..feature_maps import FEATURE_MAPS
 
 
 def linear_attention(
@@ -78,7 +78,9 @@ def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> N
     """Raise unless features of q and k, and v, fit each other."""
     check_first(q)
     if (k.dtype, v.dtype) != (q.dtype, q.dtype):
-        raise TypeError(f"features have dtypes {q.dtype} and {k.dtype}, v has {v.dtype}: one of them")
+        raise TypeError(
+            f"features have dtypes {q.dtype} and {k.dtype}, v has {v.dtype}: one of them"
+        )
     if (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]) or k.shape[:3] != v.shape[:3]:
         raise ValueError(
             f"features of q {tuple(q.shape)} and k {tuple(k.shape)}, and v {tuple(v.shape)}, must "

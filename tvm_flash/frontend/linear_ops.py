@@ -21,7 +21,7 @@ _CONSTANTS = ("q_extra", "k_extra", "v_extra", "key_weight", "out_weight", "deca
 
 
 def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:
-    """(B, heads, S) float32 of one value, for the rows of ``like`` (B, S, ...); one row of memory."""
+    """(B, heads, S) float32 of one value, beside the rows of ``like`` (B, S, ...)."""
     row = like.new_full((like.shape[1],), value, dtype=torch.float32)
     return row.expand(like.shape[0], heads, like.shape[1])
 
@@ -105,14 +105,10 @@ def _gradients(ctx, dout, _, dstate):
 
     rate = decay[:, None, None]
     upstream = dstate / rate
-    dq, *_ = walk(
-        dout, v, k, dextra, c, b, weight, factor, state.transpose(2, 3), reverse
-    )
+    dq, *_ = walk(dout, v, k, dextra, c, b, weight, factor, state.transpose(2, 3), reverse)
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
     b, c, weight = (x.repeat_interleave(group, dim=1) for x in (b, c, weight))
-    dk, *_ = walk(
-        v, dout, q, c, dextra, a, factor, weight, upstream.transpose(2, 3), 1 - reverse
-    )
+    dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, upstream.transpose(2, 3), 1 - reverse)
     dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, upstream, 1 - reverse)
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
     gradients = (dq, dk, dv, *[None] * 6, before * rate)

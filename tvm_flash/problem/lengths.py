@@ -19,7 +19,8 @@ DECODE_QUERIES = 16
 FORWARD_BUCKETS = ("tiny", "decode", "short", "medium", "long")
 BACKWARD_BUCKETS = ("tiny", "short", "medium", "long")
 DEFAULT_BUCKET = "long"
-# Rows that are appended are moved one by one, however many there are; linear attention takes chunks.
+# Rows that are appended are moved one by one, however many there are; in linear attention chunks of
+# rows are.
 _BUCKETS = {
     "forward": FORWARD_BUCKETS,
     "forward_split": FORWARD_BUCKETS,

@@ -116,9 +116,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                     with T.sblock("keys"):
                         vn = T.axis.opaque(count, n)
                         T.reads(*inputs, powers[0 : 2 * C], M[0:Dp, 0:Ep])
-                        T.writes(
-                            Kr[0:C, 0:Dp], Kd[0:C, 0:Dp], Vr[0:C, 0:Ep], M[0:Dp, 0:Ep]
-                        )
+                        T.writes(Kr[0:C, 0:Dp], Kd[0:C, 0:Dp], Vr[0:C, 0:Ep], M[0:Dp, 0:Ep])
                         j0: T.let[T.int64] = first + vn * C
                         rows: T.let[T.int64] = T.min(Sk - j0, T.int64(C))
                         load(Kr, K, k_extra, None, b, hk, j0, Sk, D, Dp)
@@ -134,23 +132,24 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                 T.writes(whole([parts]))
                 b: T.let[T.int64] = T.truncdiv(vt, H)
                 h: T.let[T.int64] = T.truncmod(vt, H)
+                before = T.sblock_alloc_buffer((D + 1, Dv + 1), "float32")
                 run: T.let[T.int64] = chunks_of(Sk) * C
-                # Only the last part may be shorter, and no state is asked for behind it.
-                passed: T.let[T.float32] = T.pow(decay[h], T.Cast("float32", run))
                 for d in T.serial(D + 1):
                     for e in T.serial(Dv + 1):
-                        before = T.sblock_alloc_buffer((2,), "float32")
-                        before[0] = state[b, h, d, e]
-                        for s in range(splits):
-                            before[1] = parts[s, b, h, d, e]
-                            if causal:
-                                parts[s, b, h, d, e] = before[0]
-                                before[0] = before[0] * passed + before[1]
-                            else:
-                                before[0] = before[0] + before[1]
-                        if not causal:
-                            for s in range(splits):
-                                parts[s, b, h, d, e] = before[0]
+                        before[d, e] = state[b, h, d, e]
+                for s in range(splits):
+                    rows: T.let[T.int64] = T.max(T.min(Sk - s * run, run), T.int64(0))
+                    passed: T.let[T.float32] = T.pow(decay[h], T.Cast("float32", rows))
+                    for d in T.serial(D + 1):
+                        for e in T.serial(Dv + 1):
+                            own: T.let[T.float32] = parts[s, b, h, d, e]
+                            parts[s, b, h, d, e] = before[d, e]
+                            before[d, e] = before[d, e] * passed + own
+                if not causal:
+                    for s in range(splits):
+                        for d in T.serial(D + 1):
+                            for e in T.serial(Dv + 1):
+                                parts[s, b, h, d, e] = before[d, e]
         for t in T.parallel(splits * B * H):
             with T.sblock("rows"):
                 vt = T.axis.spatial(splits * B * H, t)
