@@ -28,6 +28,8 @@ _EXPORTS = {
     "apply_rotary_emb": "flash_attn_interface",
     "merge_states": "frontend.merging",
     "linear_attention": "frontend.linear_attention",
+    "softmax": "frontend.row_softmax",
+    "logsumexp": "frontend.row_softmax",
     "PagedCache": "frontend.paged_cache",
     "load": "runtime.loader",
     "build": "codegen.build",

@@ -185,7 +185,7 @@ def test_the_order_of_the_kernels_arguments():
 def test_specs_of_other_attention_have_none():
     spec = AttentionSpec(dtype="float32", head_dim=16, softcap=True)
     assert direction_reasons(spec, "linear")
-    with pytest.raises(UnsupportedSpec, match="linear attention knows"):
+    with pytest.raises(UnsupportedSpec, match="'linear' knows of a spec"):
         resolve(spec, "linear")
 
 

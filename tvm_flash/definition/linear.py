@@ -1,4 +1,4 @@
-"""Linear attention in TensorIR, with every product of a query and a key: what kernels must equal."""
+"""Linear attention in TensorIR, by every product of a query and a key: what kernels must equal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def out_factor(sig: Signature, out_extra, out_weight):
 def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
     """S = Q^ K^T, P = g^(i - j) S where j <= i, out^ = P (w V^) + g^(i + 1) Q^ state.
 
-    The arguments of ``problem.linear``; parts are left as they are. What is not causal has no order:
-    g is then 1. It compiles as it stands.
+    The arguments of ``problem.linear``; parts are left as they are. What is not causal has no
+    order: g is then 1. It compiles as it stands.
     """
     sig = Signature(spec, "linear")
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k

@@ -14,6 +14,7 @@ from typing import Any
 from .argument import ROLES, WRITTEN, Argument, Padded, Past, Up
 from .lengths import MAX_SEQLEN, is_forward
 from .linear import LINEAR_NUMBERS, linear_table
+from .row_softmax import softmax_table
 from .sequences import KINDS, Shapes
 from .sequences.shapes import entry_numbers
 from .spec import AttentionSpec
@@ -112,7 +113,7 @@ TABLES["paged"] = {
 }
 # Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
-TABLE["linear"] = linear_table(KINDS["dense"].shapes)
+TABLE |= {"linear": linear_table(KINDS["dense"].shapes), "softmax": softmax_table()}
 # Names of what holds values before it is written: the caller's zeros, or the rows of a cache.
 ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed) + tuple(
     a.name for a in TABLES["paged"]["append"] if a.role == "updated"
@@ -148,7 +149,7 @@ LONGEST = Argument("max_seqlen_k", (), "number", "int32", limits=(0, MAX_SEQLEN)
 # Whether a pair that is rotated is (2 i, 2 i + 1), or (i, i + rotary_dim / 2).
 INTERLEAVED = Argument("interleaved", (), "number", "int32", limits=(0, 1))
 # Of directions that compute no scores.
-_OTHER_NUMBERS = {"append": (INTERLEAVED,), "linear": LINEAR_NUMBERS}
+_OTHER_NUMBERS = {"append": (INTERLEAVED,), "linear": LINEAR_NUMBERS, "softmax": ()}
 
 
 def numbers_of(spec: AttentionSpec, direction: str = "forward") -> tuple[Argument, ...]:
@@ -182,8 +183,9 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
-    if direction == "linear" and not _is_linear(spec):
-        return [f"{spec.name}: linear attention knows of a spec dtype, dimensions and causal alone"]
+    if direction in _OWN_FIELDS and not _is_of(spec, _OWN_FIELDS[direction]):
+        known = ", ".join(_OWN_FIELDS[direction])
+        return [f"{spec.name}: {direction!r} knows of a spec {known} alone"]
     is_known = any(direction in table for table in TABLES.values())
     if direction in TABLES[spec.sequences] or not is_known:
         return []
@@ -192,8 +194,12 @@ def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     return [f"{spec.name}: attention over keys in pages has no gradient"]
 
 
-def _is_linear(spec: AttentionSpec) -> bool:
-    own = ("dtype", "head_dim", "head_dim_v", "causal")
+# What directions without scores know of a spec: others have no such kernels.
+_DIMS = ("dtype", "head_dim", "head_dim_v")
+_OWN_FIELDS = {"linear": (*_DIMS, "causal"), "softmax": _DIMS}
+
+
+def _is_of(spec: AttentionSpec, own: Sequence[str]) -> bool:
     return spec == AttentionSpec(**{name: getattr(spec, name) for name in own})
 
 

@@ -26,6 +26,7 @@ _BUCKETS = {
     "forward_split": FORWARD_BUCKETS,
     "append": (DEFAULT_BUCKET,),
     "linear": (DEFAULT_BUCKET,),
+    "softmax": (DEFAULT_BUCKET,),
 }
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for
