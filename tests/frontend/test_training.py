@@ -80,6 +80,4 @@ def test_a_block_like_gpt_oss_learns_as_in_torch():
     print(f"loss {want[0]:.4f} -> torch {want[-20:].mean():.4f}, ours {own[-20:].mean():.4f}; "
           f"largest difference {(own - want).abs().max():.2e}, sinks {sink.tolist()}")  # fmt: skip
     assert want[-20:].mean() < 0.6 * want[0] and sink.abs().min() > 1e-3
-    # Roundings that differ grow: equal for long, then within what seeds differ by.
-    torch.testing.assert_close(own[:50], want[:50], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(own, want, rtol=0.03, atol=0.03)
+    torch.testing.assert_close(own, want, rtol=1e-3, atol=1e-3)

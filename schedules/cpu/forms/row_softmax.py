@@ -24,19 +24,22 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
     softmax = BoundRecurrence(recurrence_of("softmax"), functions)
     width, dtype = lanes * steps, spec.dtype
 
+    def vectors_from(first):
+        """Vectors of the block that begins with column ``first``."""
+        left = tirx.truncdiv(columns - first + (lanes - 1), tirx.const(lanes, "int64"))
+        return tirx.min(left, tirx.const(steps, "int64"))
+
     @T.inline
-    def load(block, x, line, first):
-        """A block of a row; what is behind its end has no share."""
-        if first + width <= columns:
-            for c in T.serial(width):
+    def load(block, x, line, first, vectors):
+        """``vectors`` of a row; what is behind its end has no share."""
+        if first + vectors * lanes <= columns:
+            for c in T.serial(vectors * lanes):
                 block[c] = T.Cast("float32", x[line, first + c])
         else:
-            for c in T.serial(width):
-                block[c] = T.if_then_else(
-                    first + c < columns,
-                    T.Cast("float32", x[line, first + c]),
-                    T.float32(float("-inf")),
-                )
+            for c in T.serial(columns - first):
+                block[c] = T.Cast("float32", x[line, first + c])
+            for c in T.serial(first + vectors * lanes - columns):
+                block[columns - first + c] = T.float32(float("-inf"))
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def rows(x: sig.own("x"), shares: sig.own("shares"), line_lse: sig.own("line_lse")):
@@ -55,16 +58,17 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                     m[i] = softmax.start("m")
                     l[i] = softmax.nothing("l")
                 for n in T.serial(blocks):
-                    load(block, x, line, n * width)
+                    vectors: T.let[T.int64] = vectors_from(n * width)
+                    load(block, x, line, n * width, vectors)
                     for i in T.vectorized(lanes):
                         m_new[i] = m[i]
-                    for s in T.serial(steps):
+                    for s in T.serial(vectors):
                         for i in T.vectorized(lanes):
                             m_new[i] = softmax.join("m", m_new[i], block[s * lanes + i])
                     for i in T.vectorized(lanes):
                         l[i] = softmax.repaired(l[i], m[i], m_new[i])
                         m[i] = m_new[i]
-                    for s in T.serial(steps):
+                    for s in T.serial(vectors):
                         for i in T.vectorized(lanes):
                             l[i] = softmax.join(
                                 "l", l[i], softmax.weight(block[s * lanes + i], m[i])
@@ -73,14 +77,17 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                 row[1] = softmax.start("l", m=row[0])
                 for i in T.serial(lanes):
                     row[0] = softmax.join("m", row[0], m[i])
+                for i in T.vectorized(lanes):
+                    l[i] = softmax.repaired(l[i], m[i], row[0])
                 for i in T.serial(lanes):
-                    row[1] = softmax.join("l", row[1], softmax.repaired(l[i], m[i], row[0]))
+                    row[1] = softmax.join("l", row[1], l[i])
                 line_lse[line] = softmax.lse(row[0], row[1])
                 row[2] = softmax.inverse(row[1])
                 if shares.shape[0] > 0:
                     for n in T.serial(blocks):
-                        load(block, x, line, n * width)
-                        for s in T.serial(steps):
+                        vectors: T.let[T.int64] = vectors_from(n * width)
+                        load(block, x, line, n * width, vectors)
+                        for s in T.serial(vectors):
                             for i in T.vectorized(lanes):
                                 block[s * lanes + i] = softmax.out(
                                     softmax.weight(block[s * lanes + i], row[0]), row[2]
