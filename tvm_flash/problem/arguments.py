@@ -183,8 +183,8 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
-    if direction in _OWN_FIELDS and not _is_of(spec, _OWN_FIELDS[direction]):
-        known = ", ".join(_OWN_FIELDS[direction])
+    if direction in OWN_FIELDS and not _is_of(spec, OWN_FIELDS[direction]):
+        known = ", ".join(OWN_FIELDS[direction])
         return [f"{spec.name}: {direction!r} knows of a spec {known} alone"]
     is_known = any(direction in table for table in TABLES.values())
     if direction in TABLES[spec.sequences] or not is_known:
@@ -194,9 +194,9 @@ def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     return [f"{spec.name}: attention over keys in pages has no gradient"]
 
 
-# What directions without scores know of a spec: others have no such kernels.
+# What directions beside attention know of a spec: specs with more have no such kernels.
 _DIMS = ("dtype", "head_dim", "head_dim_v")
-_OWN_FIELDS = {"linear": (*_DIMS, "causal"), "softmax": _DIMS}
+OWN_FIELDS = {"linear": (*_DIMS, "causal"), "softmax": _DIMS}
 
 
 def _is_of(spec: AttentionSpec, own: Sequence[str]) -> bool:
