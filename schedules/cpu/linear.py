@@ -68,8 +68,10 @@ def linear_defaults(
     widths = [target.vector * n for n in range(1, most + 1)]
     padded = {width: round_up(spec.head_dim_v + 1, width) for width in widths}
     columns = min(widths, key=lambda width: padded[width] * (1 + target.vector / width))
-    lanes = max(width for width in widths if 64 % width == 0)
-    return (LinearConfig(lanes=lanes, columns=columns, vector=target.vector),)
+    # A token alone is decoded from a state: a chunk would be mostly empty.
+    chunk = 16 if bucket == "tiny" else 64
+    lanes = max(width for width in widths if chunk % width == 0)
+    return (LinearConfig(chunk=chunk, lanes=lanes, columns=columns, vector=target.vector),)
 
 
 def schedule_linear(spec: AttentionSpec, config: LinearConfig) -> tirx.PrimFunc:

@@ -47,7 +47,7 @@ def with_gradients(function, tensors, state, dtype=None, **options):
 
 @grid(
     "dtype, causal, normalize, sq, hk, dims, has_state",
-    ("float32", "bfloat16", "float16"),
+    ("float32", "float16"),
     (True, False),
     (True, False),
     (1, 63, 130, 0),

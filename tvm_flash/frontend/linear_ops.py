@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 
 from ..problem.arguments import TABLE
+from ..problem.lengths import bucket_of
 from ..problem.linear import LINEAR_NUMBERS
 from ..problem.spec import AttentionSpec
 from ..runtime.kernels import resolve
@@ -35,7 +36,9 @@ def _run(
     batch, heads = state.shape[:2]
     if not batch * heads:
         return results
-    kernel = resolve(_spec(q.dtype, q.shape[3], v.shape[3], causal), "linear", *place_of(q))
+    spec = _spec(q.dtype, q.shape[3], v.shape[3], causal)
+    bucket = bucket_of("linear", q.shape[1], k.shape[1])
+    kernel = resolve(spec, "linear", *place_of(q), bucket)
     rows = max(q.shape[1], k.shape[1])
     parts = state.new_empty((_parts(batch * heads, rows, kernel, q), *state.shape))
     q, k, v = (x if has_readable_rows(x) else x.contiguous() for x in (q, k, v))

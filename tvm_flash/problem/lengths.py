@@ -25,7 +25,7 @@ _BUCKETS = {
     "forward": FORWARD_BUCKETS,
     "forward_split": FORWARD_BUCKETS,
     "append": (DEFAULT_BUCKET,),
-    "linear": (DEFAULT_BUCKET,),
+    "linear": ("tiny", DEFAULT_BUCKET),
     "softmax": (DEFAULT_BUCKET,),
 }
 
@@ -61,6 +61,8 @@ def bucket_of(direction: str, seqlen_q: int, seqlen_k: int) -> str:
     longest = seqlen_q if seqlen_q > seqlen_k else seqlen_k
     if longest <= LIMITS["tiny"]:
         return "tiny"
+    if direction == "linear":
+        return DEFAULT_BUCKET
     if is_forward(direction) and seqlen_q <= DECODE_QUERIES:
         return "decode"
     if longest <= LIMITS["short"]:

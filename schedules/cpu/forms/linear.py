@@ -18,13 +18,15 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
     A state M = sum_j g^(n - 1 - j) w_j k^_j v^_j over n rows is all that later rows need of them.
     1. The sums of each part of the keys; 2. the state before each part (where the spec is not
     causal: that behind the last); 3. the rows of each part, chunk by chunk, with the state of what
-    is before. A causal call of one part has nothing to do in 1.
+    is before. A causal call of one part has no 1.
     """
     sig = Signature(spec, "linear")
     B, H, Sq, Sk, group = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k, sig.group
     D, Dv, dtype, causal = spec.head_dim, spec.head_dim_v, spec.dtype, spec.causal
     C, Dp, Dt, Ep = tile.chunk, tile.depth, tile.depth_square, tile.lanes_v
     splits = sig.sizes["splits"]
+    # Nobody asks for what is behind the last part of causal rows.
+    summed = splits - 1 if causal else splits
     reverse = sig.numbers["reverse"]
 
     def place(row, rows):
@@ -91,9 +93,9 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
         out_extra: sig.own("out_extra"), state_out: sig.own("state_out"), parts: sig.own("parts"),
     ):  # fmt: skip
         inputs = T.meta_var(whole([K, V, k_extra, v_extra, key_weight, decay]))
-        for t in T.parallel(splits * B * H):
+        for t in T.parallel(summed * B * H):
             with T.sblock("sum_part"):
-                vt = T.axis.spatial(splits * B * H, t)
+                vt = T.axis.spatial(summed * B * H, t)
                 T.reads(inputs)
                 T.writes(whole([parts]))
                 s: T.let[T.int64] = T.truncdiv(vt, B * H)
@@ -106,8 +108,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                 Vr = T.sblock_alloc_buffer((C, Ep), "float32")
                 M = T.sblock_alloc_buffer((Dp, Ep), "float32")
                 first: T.let[T.int64] = s * chunks_of(Sk) * C
-                skipped = T.meta_var(T.Select(s + 1 == splits, T.int64(0), T.int64(1)))
-                count: T.let[T.int64] = chunks_from(first, Sk) * (skipped if causal else 1)
+                count: T.let[T.int64] = chunks_from(first, Sk)
                 take_powers(powers, decay, h)
                 for d in T.serial(Dp):
                     for e in T.serial(Ep):
@@ -174,11 +175,14 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                 first: T.let[T.int64] = s * chunks_of(Sq) * C
                 count: T.let[T.int64] = chunks_from(first, Sq)
                 take_powers(powers, decay, h)
-                for d in T.serial(Dp):
+                for d in T.serial(D + 1):
+                    for e in T.serial(Dv + 1):
+                        M[d, e] = parts[s, b, h, d, e]
+                    for e in T.serial(Ep - (Dv + 1)):
+                        M[d, Dv + 1 + e] = T.float32(0)
+                for d in T.serial(Dp - (D + 1)):
                     for e in T.serial(Ep):
-                        M[d, e] = T.if_then_else(
-                            d < D + 1 and e < Dv + 1, parts[s, b, h, d, e], T.float32(0)
-                        )
+                        M[D + 1 + d, e] = T.float32(0)
                 for n in range(count):
                     with T.sblock("chunk"):
                         vn = T.axis.opaque(count, n)
