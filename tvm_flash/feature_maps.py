@@ -34,7 +34,6 @@ def positive_random_features(
     *,
     softmax_scale: float | None = None,
     seed: int = 0,
-    device: torch.device | str | None = None,
 ) -> FeatureMap:
     """Features whose products estimate exp(scale q . k), without bias (Choromanski et al.,
     "Rethinking Attention with Performers", 2021, section 2.3 and lemma 1).
@@ -46,7 +45,7 @@ def positive_random_features(
     of different calls, and keys of a state, fit each other.
     """
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
-    directions = _orthogonal_rows(features, head_dim, seed).to(device)
+    directions = _orthogonal_rows(features, head_dim, seed)
 
     def phi(x: torch.Tensor) -> torch.Tensor:
         scaled = x.float() * scale**0.5

@@ -9,6 +9,11 @@ from ..problem.spec import AttentionSpec
 from .signature import Signature
 
 
+def place(sig: Signature, row, rows):
+    """Where a row of ``rows`` lies before which ``row`` are walked."""
+    return tirx.Select(sig.numbers["reverse"] != 0, rows - 1 - row, row)
+
+
 def out_factor(sig: Signature, out_extra, out_weight):
     """What an element of a row of the output is multiplied by."""
     zero = tirx.const(0, "float32")
@@ -25,11 +30,6 @@ def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
     sig = Signature(spec, "linear")
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     D, Dv, group, causal = spec.head_dim, spec.head_dim_v, sig.group, spec.causal
-    reverse = sig.numbers["reverse"]
-
-    def place(row, rows):
-        """Where a row lies of which ``row`` are walked before."""
-        return tirx.Select(reverse != 0, rows - 1 - row, row)
 
     def element(rows, extra, b, h, row, column, width):
         """An element of a row with its column in float32."""
@@ -55,19 +55,19 @@ def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
         for b, h, i, d in T.grid(B, H, Sq, D + 1):
             with T.sblock("q_hat"):
                 vb, vh, vi, vd = T.axis.remap("SSSS", [b, h, i, d])
-                q_hat[vb, vh, vi, vd] = element(Q, q_extra, vb, vh, place(vi, Sq), vd, D)
+                q_hat[vb, vh, vi, vd] = element(Q, q_extra, vb, vh, place(sig, vi, Sq), vd, D)
         for b, h, j, d in T.grid(B, H, Sk, D + 1):
             with T.sblock("k_hat"):
                 vb, vh, vj, vd = T.axis.remap("SSSS", [b, h, j, d])
                 k_hat[vb, vh, vj, vd] = element(
-                    K, k_extra, vb, T.truncdiv(vh, group), place(vj, Sk), vd, D
+                    K, k_extra, vb, T.truncdiv(vh, group), place(sig, vj, Sk), vd, D
                 )
         for b, h, j, d in T.grid(B, H, Sk, Dv + 1):
             with T.sblock("v_hat"):
                 vb, vh, vj, vd = T.axis.remap("SSSS", [b, h, j, d])
                 v_hat[vb, vh, vj, vd] = (
-                    element(V, v_extra, vb, T.truncdiv(vh, group), place(vj, Sk), vd, Dv)
-                    * key_weight[vb, T.truncdiv(vh, group), place(vj, Sk)]
+                    element(V, v_extra, vb, T.truncdiv(vh, group), place(sig, vj, Sk), vd, Dv)
+                    * key_weight[vb, T.truncdiv(vh, group), place(sig, vj, Sk)]
                 )
         for b, h, i, j, d in T.grid(B, H, Sq, Sk, D + 1):
             with T.sblock("scores"):
@@ -94,13 +94,15 @@ def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
             with T.sblock("out"):
                 vb, vh, vi, ve = T.axis.remap("SSSS", [b, h, i, e])
                 factor = T.meta_var(
-                    out_factor(sig, sums[vb, vh, vi, Dv], out_weight[vb, vh, place(vi, Sq)])
+                    out_factor(sig, sums[vb, vh, vi, Dv], out_weight[vb, vh, place(sig, vi, Sq)])
                 )
-                O[vb, place(vi, Sq), vh, ve] = T.Cast(spec.dtype, sums[vb, vh, vi, ve] * factor)
+                O[vb, place(sig, vi, Sq), vh, ve] = T.Cast(
+                    spec.dtype, sums[vb, vh, vi, ve] * factor
+                )
         for b, h, i in T.grid(B, H, Sq):
             with T.sblock("out_extra"):
                 vb, vh, vi = T.axis.remap("SSS", [b, h, i])
-                out_extra[vb, vh, place(vi, Sq)] = sums[vb, vh, vi, Dv]
+                out_extra[vb, vh, place(sig, vi, Sq)] = sums[vb, vh, vi, Dv]
         for b, h, d, e, j in T.grid(B, H, D + 1, Dv + 1, Sk):
             with T.sblock("state_out"):
                 vb, vh, vd, ve, vj = T.axis.remap("SSSSR", [b, h, d, e, j])

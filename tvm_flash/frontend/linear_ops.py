@@ -18,7 +18,6 @@ from .placement import has_readable_rows, place_of
 from .schemas import schema
 
 linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=False",)))
-_CONSTANTS = ("q_extra", "k_extra", "v_extra", "key_weight", "out_weight", "decay")
 
 
 def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:

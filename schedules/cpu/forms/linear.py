@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.linear import out_factor
+from ....definition.linear import out_factor, place
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .regions import whole
@@ -27,10 +27,6 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
     splits = sig.sizes["splits"]
     # Nobody asks for what is behind the last part of causal rows.
     summed = splits - 1 if causal else splits
-    reverse = sig.numbers["reverse"]
-
-    def place(row, rows):
-        return tirx.Select(reverse != 0, rows - 1 - row, row)
 
     def chunks_of(rows):
         """Chunks of a part."""
@@ -47,7 +43,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
         """Rows from ``first`` on with their column in float32, times their weight; zeros beyond."""
         for i in T.serial(C):
             if first + i < limit:
-                row: T.let[T.int64] = place(first + i, limit)
+                row: T.let[T.int64] = place(sig, first + i, limit)
                 factor: T.let[T.float32] = weight[b, h, row] if weight is not None else T.float32(1)
                 for d in T.serial(width):
                     target[i, d] = T.Cast("float32", rows[b, row, h, d]) * factor
@@ -231,7 +227,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                                     acc[vi, ve] = acc[vi, ve] + P[vj, vi] * Vr[vj, ve]
                             take_chunk(M, Kr, Vr, Kd, powers, rows)
                         for i in range(rows):
-                            row: T.let[T.int64] = place(i0 + i, Sq)
+                            row: T.let[T.int64] = place(sig, i0 + i, Sq)
                             factor: T.let[T.float32] = out_factor(
                                 sig, acc[i, Dv], out_weight[b, h, row]
                             )
