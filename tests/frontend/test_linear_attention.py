@@ -151,7 +151,7 @@ def test_feature_maps_are_differentiated_by_torch():
         assert torch.equal(got, want)
 
 
-def test_torch_compile_and_opcheck():
+def test_torch_compile():
     q, k, v = (x.requires_grad_() for x in given(sq=10))
 
     def loss(q, k, v):
@@ -164,6 +164,14 @@ def test_torch_compile_and_opcheck():
         strict=True,
     ):
         torch.testing.assert_close(got, want)
+
+
+def test_opcheck():
+    q, k, v = (x.requires_grad_() for x in given(sq=10))
+    zeros, ones = (linear_ops.filled(value, q, H) for value in (0.0, 1.0))
+    state = torch.zeros(2, H, 17, 17, requires_grad=True)
+    call = (q, k, v, zeros, zeros, ones, ones, ones, torch.ones(H), state, 0, 1, True)
+    torch.library.opcheck(linear_ops.linear, call)
 
 
 def test_there_are_no_second_gradients():

@@ -74,7 +74,7 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                                 "l", l[i], softmax.weight(block[s * lanes + i], m[i])
                             )
                 row[0] = softmax.start("m")
-                row[1] = softmax.start("l", m=row[0])
+                row[1] = softmax.nothing("l")
                 for i in T.serial(lanes):
                     row[0] = softmax.join("m", row[0], m[i])
                 for i in T.vectorized(lanes):
