@@ -16,6 +16,9 @@ _UNKNOWN = 2**62
 # An element of a row that goes into a page takes as long as so many multiplications.
 _MOVED = 4
 
+# An element of a softmax, read twice and with an exponential each time, likewise.
+_EXPONENTIAL = 16
+
 # Products of 16-bit numbers take so many times as long where the CPU has none of its own for them.
 _SLOWER = 4
 
@@ -39,11 +42,16 @@ def _work(func: tirx.PrimFunc, tile: tuple[int, int]) -> tirx.Expr:
     if names[:2] == ["k_new", "v_new"]:
         elements = [reduce(mul, param.shape) for param in func.params[:2]]
         return (elements[0] + elements[1]) * _MOVED
+    if names[:2] == ["x", "shares"]:
+        return reduce(mul, func.params[0].shape) * _EXPONENTIAL
     if names[:3] != ["Q", "K", "V"]:
         return tirx.const(_UNKNOWN, "int64")
     queries, _, values = func.params[:3]
     *entries, heads, head_dim = queries.shape
     depth = int(head_dim) + int(values.shape[-1])
+    if "state_out" in names:  # four products of a row with a chunk, or with the state
+        rows = entries[0] * (entries[1] + values.shape[1])
+        return rows * heads * (tile[1] * depth + 2 * int(head_dim) * int(values.shape[-1]))
     depth = depth * 5 // 2 if "dO" in names else depth  # five products, not two
     if queries.dtype != "float32":
         depth *= _SLOWER

@@ -13,6 +13,7 @@ from tvm.ir.expr import StringImm
 from ..definition.signature import argument_of
 from ..problem.arguments import INTERLEAVED, LONGEST, NUMBERS
 from ..problem.lengths import MAX_SEQLEN
+from ..problem.linear import LINEAR_NUMBERS
 from ..schedules.cuda.program import Grid
 
 # Blocks of a CUDA grid along x, y and z.
@@ -148,7 +149,8 @@ def _is_narrow_integer(param: tirx.Var) -> bool:
 
 
 def _numbers(params: Sequence[tirx.Var]) -> Iterator[Check]:
-    limits = {a.name: a.limits for a in (*NUMBERS, LONGEST, INTERLEAVED) if a.limits}
+    known = (*NUMBERS, LONGEST, INTERLEAVED, *LINEAR_NUMBERS)
+    limits = {a.name: a.limits for a in known if a.limits}
     for param in params:
         if param.name in limits:
             least, most = limits[param.name]

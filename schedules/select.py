@@ -19,9 +19,11 @@ from .cpu.append import AppendConfig, append_defaults, schedule_append
 from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
 from .cpu.defaults import backward_defaults, forward_defaults, split_defaults
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
+from .cpu.linear import LinearConfig, linear_defaults, schedule_linear
+from .cpu.row_softmax import RowSoftmaxConfig, schedule_softmax, softmax_defaults
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
 from .space import Space
-from .table import APPEND, BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
+from .table import APPEND, BACKWARD, FORWARD, LINEAR, SOFTMAX, SPLIT, Schedule, ScheduleTable
 from .target import CpuTarget
 
 
@@ -50,6 +52,8 @@ SCHEDULES = ScheduleTable(
             padding=lambda config, spec: config.tile(spec).depth_lanes,
         ),
         Schedule(APPEND, AppendConfig, schedule_append, (), append_defaults),
+        Schedule(LINEAR, LinearConfig, schedule_linear, (), linear_defaults),
+        Schedule(SOFTMAX, RowSoftmaxConfig, schedule_softmax, (), softmax_defaults),
     ],
     reasons=_misfits,
     residence=_registers,

@@ -18,6 +18,8 @@ from .space import Knob, Space
 
 FORWARD, SPLIT = ("forward",), ("forward_split",)
 APPEND = ("append",)
+LINEAR = ("linear",)
+SOFTMAX = ("softmax",)
 BACKWARD = ("backward", "backward_deterministic")
 
 # (config, spec, target) -> why the config does not serve (empty: it does).
@@ -89,11 +91,12 @@ class ScheduleTable:
         """
         if reasons := direction_reasons(spec, direction):
             raise UnsupportedSpec(reasons)
-        return [
-            config
-            for row in self._serving(direction)
-            for config in row.defaults(spec, target, bucket)
-        ]
+        serving = self._serving(direction)
+        if not serving:
+            raise UnsupportedSpec(
+                [f"{spec.name}: there are no {direction!r} kernels for {target.name}"]
+            )
+        return [config for row in serving for config in row.defaults(spec, target, bucket)]
 
     def measured(
         self,

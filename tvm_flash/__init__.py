@@ -27,6 +27,9 @@ _EXPORTS = {
     "apply_rotary": "frontend.rotary",
     "apply_rotary_emb": "flash_attn_interface",
     "merge_states": "frontend.merging",
+    "linear_attention": "frontend.linear_attention",
+    "softmax": "frontend.row_softmax",
+    "logsumexp": "frontend.row_softmax",
     "PagedCache": "frontend.paged_cache",
     "load": "runtime.loader",
     "build": "codegen.build",
@@ -37,7 +40,7 @@ _EXPORTS = {
     "CacheFull": "errors",
 }
 # Modules that users know as a whole.
-_MODULES = ("bert_padding", "flash_attn_interface", "masks")
+_MODULES = ("bert_padding", "feature_maps", "flash_attn_interface", "masks")
 
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 

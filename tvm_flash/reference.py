@@ -94,3 +94,41 @@ def _softmax_output(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor
     lse = (finite - peak).exp().sum(dim=-1).log() + peak.squeeze(-1)
     out = torch.where(empty, 0.0, torch.softmax(finite, dim=-1)) @ v
     return out.transpose(1, 2), torch.where(empty.squeeze(-1), float("-inf"), lse)
+
+
+def linear_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    decay: torch.Tensor | None = None,
+    normalize: bool = True,
+    scale: float = 1.0,
+    initial_state: torch.Tensor | None = None,
+    upcast: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """out (B, Sq, H, Dv) and the state (B, H, D, Dv + 1) of ``linear_attention``, of features.
+
+    By every product of a query and a key, as ``attention_reference`` does it.
+    """
+    dtype = upcast or q.dtype
+    group = q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
+    q, k, v = (x.to(dtype).transpose(1, 2) for x in (q, k, v))
+    v = torch.nn.functional.pad(v, (0, 1), value=1.0)
+    rates = q.new_ones(q.shape[1]) if decay is None else decay.to(dtype)
+    rows, keys = (torch.arange(x.shape[2], device=q.device) for x in (q, k))
+    steps = (rows[:, None] - keys) * causal
+    powers = torch.where(steps >= 0, rates[:, None, None] ** steps.clamp(min=0), 0.0)
+    sums = (q @ k.transpose(2, 3) * scale * powers) @ v
+    past = (keys.numel() - 1 - keys) * causal
+    state = (k * scale * (rates[:, None] ** past)[..., None]).transpose(2, 3) @ v
+    if initial_state is not None:
+        before = initial_state.to(dtype)
+        sums = sums + (q * (rates[:, None] ** ((rows + 1) * causal))[..., None]) @ before
+        state = state + (rates ** (keys.numel() * causal))[:, None, None] * before
+    out, normalizer = sums[..., :-1], sums[..., -1:]
+    if normalize:
+        out = torch.where(normalizer == 0, 0.0, out / normalizer)
+    return out.transpose(1, 2), state

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tvm_flash import PagedCache
+from tvm_flash import PagedCache, feature_maps
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}  # a checkout that is not installed will do
@@ -122,3 +122,21 @@ def test_linformer_and_the_table(transformers, example):
     expected = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(0, 1)
     torch.testing.assert_close(out[0].double(), expected, atol=1e-5, rtol=1e-5)
     assert "routing" in example("sparse_transformers.py", "--seqlen", "128")
+
+
+def test_scatterbrain_is_exact_within_buckets_and_estimated_elsewhere():
+    torch.manual_seed(4)
+    script = runpy.run_path(str(ROOT / "examples" / "scatterbrain.py"))
+    q, k, v = (torch.randn(2, 50, 2, 16) for _ in range(3))
+    phi = feature_maps.positive_random_features(16, 32)
+    axes = torch.randn(16, script["TOPICS"], generator=torch.Generator().manual_seed(1))
+    hashes = (torch.cat([x @ axes, -(x @ axes)], -1).argmax(-1).transpose(1, 2) for x in (q, k))
+    bucket_q, bucket_k = hashes
+    is_near = bucket_q[..., None] == bucket_k[..., None, :]
+    exact = torch.einsum("bihd,bjhd->bhij", q, k).mul(16**-0.5).exp()
+    weights = torch.where(is_near, exact, torch.einsum("bihf,bjhf->bhij", phi(q), phi(k)))
+    expected = torch.einsum("bhij,bjhd->bihd", weights / weights.sum(-1, keepdim=True), v)
+    torch.testing.assert_close(script["scatterbrain"](q, k, v, phi), expected, atol=1e-5, rtol=1e-4)
+    script["errors"].__globals__["FEATURES"] = (32,)
+    found = script["errors"](128)
+    assert set(found) == {"hashed alone", "Performer", "Scatterbrain"}

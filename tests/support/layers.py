@@ -66,7 +66,7 @@ LAYERS = (
     ),
     Layer(
         "PyTorch",
-        ("frontend", "bert_padding", "flash_attn_interface", "masks"),
+        ("frontend", "bert_padding", "feature_maps", "flash_attn_interface", "masks"),
         "operators with autograd, and the functions users call",
     ),
     Layer(

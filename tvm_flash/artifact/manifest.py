@@ -18,13 +18,16 @@ from ..problem.spec import AttentionSpec
 FORMAT = 3
 # forward_split: the keys of a row in parts, which are merged. backward_deterministic: the same bits
 # every run. On GPUs both are kernels of their own; on CPUs every backward gives the same bits, and
-# the forward divides keys by itself. append: rows go into the pages of a cache.
+# the forward divides keys by itself. append: rows go into the pages of a cache. linear: linear
+# attention (problem/linear.py). softmax: of whole rows, without values.
 DIRECTIONS = {
     "forward": "fwd",
     "forward_split": "fwd_split",
     "backward": "bwd",
     "backward_deterministic": "bwd_det",
     "append": "append",
+    "linear": "linear",
+    "softmax": "softmax",
 }
 
 # Rows or columns of a tile, also of several at once: far above any schedule's, far below what a

@@ -154,6 +154,10 @@ def _definition(spec: AttentionSpec, direction: str) -> str:
         from ..schedules.cpu.forms.append import append
 
         return append(spec).script()
+    if direction == "linear":
+        from ..definition.linear import plain_linear
+
+        return plain_linear(spec).script()
     if is_forward(direction):
         from ..definition.plain import plain_forward as plain
     else:

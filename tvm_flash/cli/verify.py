@@ -136,11 +136,11 @@ def _verify(
         raise UnsupportedSpec(f"--gpu takes a library, not {subject}: tvm-flash build makes one")
     from ..verify.compiled import verify_spec
 
-    chosen = directions or [one.value for one in Direction]
+    chosen: dict[str, Any] = {"directions": directions} if directions else {}
     found = []
     for spec in parse_specs(subject):
         with counted_progress("verify") as step:
-            found.append(verify_spec(spec, chosen, archs, **settings, progress=step))
+            found.append(verify_spec(spec, archs=archs, **chosen, **settings, progress=step))
     return found
 
 

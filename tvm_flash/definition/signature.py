@@ -12,7 +12,14 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
-from ..problem.arguments import SOFTMAX_INPUTS, TABLES, Argument, arguments, numbers_of
+from ..problem.arguments import (
+    SOFTMAX_INPUTS,
+    TABLES,
+    Argument,
+    arguments,
+    columns_of,
+    numbers_of,
+)
 from ..problem.sequences import KINDS
 from ..problem.spec import AttentionSpec
 
@@ -23,7 +30,7 @@ KNOWN = {
     for kind, table in TABLES.items()
 }
 # Sizes that a spec or a kernel's tile fixes.
-_OF_KERNELS = ("D", "Dv", "copies", "head_dim_pad")
+_OF_KERNELS = ("D", "Dv", "D+1", "Dv+1", "copies", "head_dim_pad")
 # The attribute of a function that names its kind, where that is not "dense".
 SEQUENCES = "tvm_flash.sequences"
 
@@ -64,7 +71,7 @@ class Signature:
         self.seqlen_q, self.seqlen_k = self.sizes.get("Sq"), self.sizes.get("Sk")
         self.rows = tuple(self.sizes[name] for name in shapes.statistic)
         self.batch_rows = reduce(mul, (self.sizes[name] for name in shapes.queries))
-        self.sizes |= {"D": spec.head_dim, "Dv": spec.head_dim_v}
+        self.sizes |= columns_of(spec)
         self.spans = {
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in shapes.own

@@ -52,6 +52,17 @@ def register(
     register_flop_formula(operator.overloadpacket, get_raw=flops_of_tensors)(flops)
 
 
+def register_composed(operator, kernel: Callable, results: Callable, recorded: Callable) -> None:
+    """Tell torch how ``operator``, without captured tables, is computed.
+
+    results: empty ones, of fake tensors. recorded: of ``autograd.differentiable``.
+    """
+    name = operator._schema.name
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    _library.impl(name, recorded, "Autograd")
+    torch.library.register_fake(name, results, lib=_library)
+
+
 def register_update(operator, kernel: Callable) -> None:
     """Tell torch how ``operator``, which writes its arguments in place and gives nothing, works.
 

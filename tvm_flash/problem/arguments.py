@@ -13,6 +13,8 @@ from typing import Any
 
 from .argument import ROLES, WRITTEN, Argument, Padded, Past, Up
 from .lengths import MAX_SEQLEN, is_forward
+from .linear import LINEAR_NUMBERS, linear_table
+from .row_softmax import softmax_table
 from .sequences import KINDS, Shapes
 from .sequences.shapes import entry_numbers
 from .spec import AttentionSpec
@@ -111,6 +113,7 @@ TABLES["paged"] = {
 }
 # Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
+TABLE |= {"linear": linear_table(KINDS["dense"].shapes), "softmax": softmax_table()}
 # Names of what holds values before it is written: the caller's zeros, or the rows of a cache.
 ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed) + tuple(
     a.name for a in TABLES["paged"]["append"] if a.role == "updated"
@@ -146,7 +149,7 @@ LONGEST = Argument("max_seqlen_k", (), "number", "int32", limits=(0, MAX_SEQLEN)
 # Whether a pair that is rotated is (2 i, 2 i + 1), or (i, i + rotary_dim / 2).
 INTERLEAVED = Argument("interleaved", (), "number", "int32", limits=(0, 1))
 # Of directions that compute no scores.
-_OTHER_NUMBERS = {"append": (INTERLEAVED,)}
+_OTHER_NUMBERS = {"append": (INTERLEAVED,), "linear": LINEAR_NUMBERS, "softmax": ()}
 
 
 def numbers_of(spec: AttentionSpec, direction: str = "forward") -> tuple[Argument, ...]:
@@ -180,12 +183,24 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
+    if direction in OWN_FIELDS and not _is_of(spec, OWN_FIELDS[direction]):
+        known = ", ".join(OWN_FIELDS[direction])
+        return [f"{spec.name}: {direction!r} knows of a spec {known} alone"]
     is_known = any(direction in table for table in TABLES.values())
     if direction in TABLES[spec.sequences] or not is_known:
         return []
     if direction == "append":
         return [f"{spec.name}: keys in pages alone are appended to, of sequences='paged'"]
     return [f"{spec.name}: attention over keys in pages has no gradient"]
+
+
+# What directions beside attention know of a spec: specs with more have no such kernels.
+_DIMS = ("dtype", "head_dim", "head_dim_v")
+OWN_FIELDS = {"linear": (*_DIMS, "causal"), "softmax": _DIMS}
+
+
+def _is_of(spec: AttentionSpec, own: Sequence[str]) -> bool:
+    return spec == AttentionSpec(**{name: getattr(spec, name) for name in own})
 
 
 def _tables(spec: AttentionSpec) -> list[Argument]:
@@ -263,8 +278,14 @@ def size_values(
         key_tiles = -(-longest // meta["block_k"])
         wanted = -(-2 * threads * max(longest, 1) // max(total * sizes["Hk"], 1))
         copies = max(1, min(key_tiles, wanted))
-    columns = {"D": spec.head_dim, "Dv": spec.head_dim_v}
+    columns = columns_of(spec)
     return {"splits": 1, **sizes, **columns, "copies": copies, **(meta or {})}
+
+
+def columns_of(spec: AttentionSpec) -> dict[str, int]:
+    """The sizes that ``spec`` fixes, by name."""
+    dims = {"D": spec.head_dim, "Dv": spec.head_dim_v}
+    return dims | {f"{name}+1": size + 1 for name, size in dims.items()}
 
 
 def shape_of(argument: Argument, values: Mapping[str, Any]) -> tuple:

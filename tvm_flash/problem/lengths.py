@@ -19,11 +19,14 @@ DECODE_QUERIES = 16
 FORWARD_BUCKETS = ("tiny", "decode", "short", "medium", "long")
 BACKWARD_BUCKETS = ("tiny", "short", "medium", "long")
 DEFAULT_BUCKET = "long"
-# Rows that are appended are moved one by one, however many there are.
+# Rows that are appended are moved one by one, however many there are; in linear attention chunks of
+# rows are.
 _BUCKETS = {
     "forward": FORWARD_BUCKETS,
     "forward_split": FORWARD_BUCKETS,
     "append": (DEFAULT_BUCKET,),
+    "linear": ("tiny", DEFAULT_BUCKET),
+    "softmax": (DEFAULT_BUCKET,),
 }
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for
@@ -58,6 +61,8 @@ def bucket_of(direction: str, seqlen_q: int, seqlen_k: int) -> str:
     longest = seqlen_q if seqlen_q > seqlen_k else seqlen_k
     if longest <= LIMITS["tiny"]:
         return "tiny"
+    if direction == "linear":
+        return DEFAULT_BUCKET
     if is_forward(direction) and seqlen_q <= DECODE_QUERIES:
         return "decode"
     if longest <= LIMITS["short"]:

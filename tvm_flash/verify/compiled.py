@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..artifact.library import DIRECTIONS, symbol_name
 from ..errors import UnsupportedSpec
+from ..problem.arguments import OWN_FIELDS
 from ..problem.presets import served_pairs
 from ..problem.spec import AttentionSpec
 from .trial import CallArguments, Candidate, Progress, tile_of, verification, with_forward
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def verify_spec(
     spec: AttentionSpec,
-    directions: Collection[str] = tuple(DIRECTIONS),
+    directions: Collection[str] = tuple(d for d in DIRECTIONS if d not in OWN_FIELDS),
     archs: Collection[str] | None = None,
     *,
     quick: bool = False,

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UnsupportedSpec
-from ..problem.arguments import WRITTEN, arguments, given_sizes, names, size_values
+from ..problem.arguments import (
+    OWN_FIELDS,
+    WRITTEN,
+    arguments,
+    given_sizes,
+    names,
+    size_values,
+)
 from ..problem.lengths import is_forward
 from ..problem.spec import AttentionSpec
 from ..runtime.call import completed, new_tensors
 from .appended import append_problems, judge_append
+from .beside_attention import judge_beside, problems_beside
 from .layouts import as_dense, as_sequences
 from .problems import Problem, problems
 from .question import Question, ask
@@ -63,6 +71,8 @@ class Candidate:
         """Its problems; large logits need the rounding of its own forward."""
         if self.direction == "append":
             return append_problems(quick)
+        if self.direction in OWN_FIELDS:
+            return problems_beside(self, quick)
         found = problems(*self.tile, quick)
         alone = not is_forward(self.direction) and self.forward is None
         return [problem for problem in found if problem.logits_scale == 1 or not alone]
@@ -117,6 +127,8 @@ def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
     if candidate.direction == "append":
         return judge_append(candidate, problem, seed)
+    if candidate.direction in OWN_FIELDS:
+        return judge_beside(candidate, problem, seed)
     question = ask(candidate.spec, problem, seed)
     lse = question.exact.get("lse", torch.zeros(1))
     empty = int((lse == -torch.inf).sum())

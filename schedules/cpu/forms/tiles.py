@@ -118,3 +118,27 @@ class BackwardTile:
     words_v: int
     operand: Float32Operand | Bf16PairOperand = FLOAT32
     head_rows: bool = False
+
+
+@dataclass(frozen=True)
+class LinearTile:
+    """Rows of a chunk of linear attention, and widths rounded up to what a tile covers.
+
+    depth: columns of q and k with the one in float32. depth_square: the same for the transposed
+    copy of q. lanes_v: columns of v with the one in float32.
+    """
+
+    chunk: int
+    depth: int
+    depth_square: int
+    lanes_v: int
+
+    @property
+    def block_q(self) -> int:
+        """Queries that are computed together."""
+        return self.chunk
+
+    @property
+    def block_k(self) -> int:
+        """Keys that are computed together."""
+        return self.chunk

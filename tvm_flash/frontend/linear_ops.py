@@ -1,0 +1,122 @@
+"""The operator of linear attention, whose gradients are three calls of itself."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from ..problem.arguments import TABLE
+from ..problem.lengths import bucket_of
+from ..problem.linear import LINEAR_NUMBERS
+from ..problem.spec import AttentionSpec
+from ..runtime.kernels import resolve
+from .autograd import below_autograd, differentiable
+from .checks import NAMES
+from .library import define, register_composed
+from .placement import has_readable_rows, place_of
+from .schemas import schema
+
+linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=False",)))
+
+
+def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:
+    """(B, heads, S) float32 of one value, beside the rows of ``like`` (B, S, ...)."""
+    row = like.new_full((like.shape[1],), value, dtype=torch.float32)
+    return row.expand(like.shape[0], heads, like.shape[1])
+
+
+def _run(
+    q, k, v, q_extra, k_extra, v_extra, key_weight, out_weight, decay, state, reverse: int,
+    normalize: int, causal: bool = False,
+):  # fmt: skip
+    """The operator; its arguments are the kernel's but for the results."""
+    results = _results(q, k, v, q_extra, k_extra, v_extra, key_weight, out_weight, decay, state)
+    batch, heads = state.shape[:2]
+    if not batch * heads:
+        return results
+    spec = _spec(q.dtype, q.shape[3], v.shape[3], causal)
+    bucket = bucket_of("linear", q.shape[1], k.shape[1])
+    kernel = resolve(spec, "linear", *place_of(q), bucket)
+    rows = max(q.shape[1], k.shape[1])
+    parts = state.new_empty((_parts(batch * heads, rows, kernel, q), *state.shape))
+    q, k, v = (x if has_readable_rows(x) else x.contiguous() for x in (q, k, v))
+    of_rows = (q_extra, k_extra, v_extra, key_weight, out_weight)
+    of_rows = [x if x.stride(2) == 1 else x.contiguous() for x in of_rows]
+    kernel.function(
+        q, k, v, *of_rows, decay.contiguous(), state.contiguous(), *results, parts,
+        int(reverse), int(normalize),
+    )  # fmt: skip
+    return results
+
+
+def _results(q, k, v, *others):
+    """Memory for out, out_extra and state_out; of fake tensors too."""
+    state = others[6]
+    return (
+        q.new_empty((*q.shape[:3], v.shape[3])),
+        state.new_empty((q.shape[0], q.shape[2], q.shape[1])),
+        torch.empty_like(state, memory_format=torch.contiguous_format),
+    )
+
+
+def _parts(heads: int, rows: int, kernel, q: torch.Tensor) -> int:
+    """Parts of a sequence that run at once: where heads alone would leave threads without work."""
+    wanted = -(-torch.get_num_threads() // heads) if q.is_cpu else 1
+    return max(1, min(wanted, rows // kernel.meta["block_k"]))
+
+
+@lru_cache(maxsize=256)
+def _spec(dtype: torch.dtype, head_dim: int, head_dim_v: int, causal: bool) -> AttentionSpec:
+    widths = {"head_dim": head_dim, "head_dim_v": head_dim_v}
+    return AttentionSpec(dtype=NAMES[dtype], causal=causal, **widths)
+
+
+def _save(ctx, inputs, outputs) -> None:
+    *tensors, reverse, normalize = inputs[:12]
+    causal = inputs[12] if len(inputs) > 12 else False
+    ctx.plain = (reverse, normalize, causal, len(inputs))
+    ctx.save_for_backward(*tensors, *outputs[:2])
+    ctx.mark_non_differentiable(outputs[1])
+
+
+def _gradients(ctx, dout, _, dstate):
+    """dQ, dK and dV are linear attention of the same tensors in other places.
+
+    r_i scales rows of the output: of dQ's too, in dK and dV it weights the keys, which are the
+    queries then, while the weight of a key scales a row of theirs. Those two go from the last row
+    to the first.
+    """
+    if any(ctx.needs_input_grad[3:9]):
+        raise NotImplementedError(
+            "linear attention has gradients of q, k, v and the state: none of decay, and no second "
+            "ones"
+        )
+    q, k, v, a, b, c, weight, out_weight, decay, state, out, normalizer = ctx.saved_tensors
+    reverse, normalize, causal, count = ctx.plain
+    heads, group = q.shape[2], q.shape[2] // k.shape[2]
+    if normalize:
+        factor = torch.where(normalizer == 0, 0.0, 1 / normalizer)
+        dextra = -(out.float() * dout.float()).sum(-1).transpose(1, 2)
+    else:
+        factor, dextra = out_weight, torch.zeros_like(normalizer)
+
+    def walk(q, k, v, a, b, c, weight, factor, state, reverse):
+        call = (q, k, v, a, b, c, weight, factor, decay, state)
+        return linear(*call, reverse, 0, causal)
+
+    rate = decay[:, None, None]
+    upstream = dstate / rate
+    dq, *_ = walk(dout, v, k, dextra, c, b, weight, factor, state.transpose(2, 3), reverse)
+    k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
+    b, c, weight = (x.repeat_interleave(group, dim=1) for x in (b, c, weight))
+    dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, upstream.transpose(2, 3), 1 - reverse)
+    dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, upstream, 1 - reverse)
+    dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
+    gradients = (dq, dk, dv, *[None] * 6, before * rate)
+    return (*gradients, *[None] * (count - len(gradients)))
+
+
+register_composed(
+    linear, _run, _results, differentiable("linear", below_autograd(linear), _save, _gradients)
+)

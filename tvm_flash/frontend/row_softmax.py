@@ -1,0 +1,96 @@
+"""softmax and logsumexp over the last axis, by the recurrence that attention is derived from."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from ..problem.arguments import TABLE
+from ..problem.spec import HEAD_DIM_RANGE, AttentionSpec
+from ..runtime.kernels import resolve
+from .autograd import below_autograd, differentiable
+from .checks import NAMES
+from .library import define, register_composed
+from .placement import place_of
+from .schemas import schema
+
+_softmax = define(schema("softmax", TABLE["softmax"], (), ("bool lse_alone=False",)))
+
+
+def softmax(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """exp(x) / sum(exp(x)) along the last axis, in the dtype of x; differentiable.
+
+    Maximum and sum of a row are found in one pass (Milakov, Gimelshein, "Online normalizer
+    calculation for softmax", 2018), in float32. x: float32, bfloat16 or float16 of any shape. dim:
+    the last axis. A row of -inf is 0, as attention's rows without a key are (torch: NaN); one with
+    +inf or NaN is NaN. Raises ValueError or TypeError for other tensors.
+    """
+    _check(x, dim)
+    return _softmax(x.reshape(-1, x.shape[-1]))[0].view(x.shape)
+
+
+def logsumexp(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """log(sum(exp(x))) along the last axis, as ``softmax``; float32 whatever the dtype of x.
+
+    -inf for a row of -inf, of which the gradient is 0.
+    """
+    _check(x, dim)
+    return _softmax(x.reshape(-1, x.shape[-1]), True)[1].view(x.shape[:-1])
+
+
+def _check(x: torch.Tensor, dim: int) -> None:
+    if not isinstance(x, torch.Tensor) or x.dtype not in NAMES:
+        given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"x is {given}, must be a tensor of {', '.join(NAMES.values())}")
+    if x.dim() == 0 or dim not in (-1, x.dim() - 1):
+        raise ValueError(f"{dim=} of {x.dim()} must be the last: move it there (x.movedim)")
+    if x.shape[-1] == 0:
+        raise ValueError(f"x {tuple(x.shape)} must have columns")
+
+
+def _run(x: torch.Tensor, lse_alone: bool = False):
+    """The operator: x (lines, columns)."""
+    out, lse = _results(x, lse_alone)
+    if x.shape[0]:
+        x = x if x.stride(1) == 1 else x.contiguous()
+        resolve(_spec(x.dtype), "softmax", *place_of(x)).function(x, out, lse)
+    return out, lse
+
+
+def _results(x: torch.Tensor, lse_alone: bool = False):
+    lines = 0 if lse_alone else x.shape[0]
+    return (
+        x.new_empty((lines, x.shape[1])),
+        x.new_empty((x.shape[0],), dtype=torch.float32),
+    )
+
+
+@lru_cache(maxsize=8)
+def _spec(dtype: torch.dtype) -> AttentionSpec:
+    """Rows have no head dimension: the least there is."""
+    return AttentionSpec(dtype=NAMES[dtype], head_dim=HEAD_DIM_RANGE[0])
+
+
+def _save(ctx, inputs, outputs) -> None:
+    out, lse = outputs
+    ctx.lse_alone, ctx.count = len(inputs) > 1 and inputs[1], len(inputs)
+    ctx.save_for_backward(*((inputs[0], lse) if ctx.lse_alone else (out,)))
+    ctx.mark_non_differentiable(out if ctx.lse_alone else lse)
+
+
+def _gradients(ctx, dout, dlse):
+    if ctx.lse_alone:
+        x, lse = ctx.saved_tensors
+        # exp(-inf - 0) is 0 where no element has a share.
+        shares = (x.float() - lse.masked_fill(lse == -torch.inf, 0.0)[:, None]).exp()
+        dx = (shares * dlse[:, None]).to(x.dtype)
+    else:
+        (out,) = ctx.saved_tensors
+        dx = torch._softmax_backward_data(dout, out, -1, out.dtype)
+    return (dx, *[None] * (ctx.count - 1))
+
+
+register_composed(
+    _softmax, _run, _results, differentiable("softmax", below_autograd(_softmax), _save, _gradients)
+)

@@ -1,0 +1,89 @@
+"""Linear attention and the softmax of rows on trial: their kernels called with random numbers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..problem.arguments import arguments, named_sizes, names, size_values
+from ..problem.spec import AttentionSpec
+from ..reference import linear_reference
+from ..runtime.call import completed, new_tensors
+from .problems import Problem
+from .rule import deviations
+from .verdict import Counts, Outcome
+
+if TYPE_CHECKING:
+    from .trial import Candidate
+
+Tensors = dict[str, torch.Tensor]
+
+
+def problems_beside(candidate: Candidate, quick: bool = False) -> list[Problem]:
+    """Lengths around the candidate's tile; causal calls have as many queries as keys."""
+    block = candidate.tile[0]
+    lengths = [2 * block + 1] if quick else [1, block - 1, block, 2 * block + 1, 300]
+    return [
+        Problem(f"{rows}", rows, rows if candidate.spec.causal else rows + 9, 2, 4, 2)
+        for rows in dict.fromkeys(lengths)
+        if rows
+    ]
+
+
+def judge_beside(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
+    """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
+    ask = {"linear": _linear, "softmax": _softmax}[candidate.direction]
+    given, exact, plain = ask(candidate.spec, problem, torch.Generator().manual_seed(seed))
+    table = arguments(candidate.spec, candidate.direction)
+    sizes = {"lines": problem.seqlen_q, "shared_lines": problem.seqlen_q, "columns": 300}
+    values = size_values(candidate.spec, named_sizes(problem.sizes) | sizes, candidate.meta)
+    call = completed(table, given, new_tensors(values))
+    started = time.perf_counter()
+    try:
+        reports = candidate.run(call, names(table, "output", "workspace"))
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        return Outcome(problem, seconds=time.perf_counter() - started, failure=message)
+    seconds = time.perf_counter() - started
+    held = deviations(candidate.spec.dtype, {x: call[x] for x in exact}, exact, plain)
+    failure = "; ".join(str(deviation) for deviation in held if not deviation.ok)
+    return Outcome(problem, tuple(held), Counts.of(reports), seconds, failure=failure)
+
+
+def _linear(
+    spec: AttentionSpec, problem: Problem, generator: torch.Generator
+) -> tuple[dict[str, Any], Tensors, Tensors]:
+    """A normalised call, and what it gives in float64 and in the dtype of ``spec``."""
+    batch, heads, kv_heads, rows, keys = problem.sizes
+
+    def rand(*shape, dtype=torch.float32):
+        return (torch.rand(shape, generator=generator) + 0.1).to(dtype)
+
+    own, size = {"dtype": spec.element.torch}, spec.head_dim
+    q, k = rand(batch, rows, heads, size, **own), rand(batch, keys, kv_heads, size, **own)
+    v = rand(batch, keys, kv_heads, spec.head_dim_v, **own)
+    decay = rand(heads).clamp(max=1) if spec.causal else torch.ones(heads)
+    results = [
+        linear_reference(q, k, v, causal=spec.causal, decay=decay, upcast=upcast)
+        for upcast in (torch.float64, None)
+    ]
+    of_queries, of_keys = (batch, heads, rows), (batch, kv_heads, keys)
+    given = {
+        "q": q, "k": k, "v": v, "decay": decay,
+        "q_extra": torch.zeros(of_queries), "k_extra": torch.zeros(of_keys),
+        "v_extra": torch.ones(of_keys), "key_weight": torch.ones(of_keys),
+        "out_weight": torch.ones(of_queries), "reverse": 0, "normalize": 1,
+        "state": torch.zeros(batch, heads, size + 1, spec.head_dim_v + 1),
+    }  # fmt: skip
+    return given, *({"out": out} for out, _ in results)
+
+
+def _softmax(
+    spec: AttentionSpec, problem: Problem, generator: torch.Generator
+) -> tuple[dict[str, Any], Tensors, Tensors]:
+    """Rows of 300 columns, and their softmax in float64 and in the dtype of ``spec``."""
+    x = (torch.randn(problem.seqlen_q, 300, generator=generator) * 4).to(spec.element.torch)
+    exact, plain = ({"shares": torch.softmax(y, -1)} for y in (x.double(), x))
+    return {"x": x}, exact, plain
