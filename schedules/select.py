@@ -20,8 +20,13 @@ from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
 from .cpu.defaults import backward_defaults, forward_defaults, split_defaults
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
+from .cpu.table_gradients import (
+    TableGradientConfig,
+    schedule_table_gradients,
+    table_gradient_defaults,
+)
 from .space import Space
-from .table import APPEND, BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
+from .table import APPEND, BACKWARD, FORWARD, SPLIT, TABLES, Schedule, ScheduleTable
 from .target import CpuTarget
 
 
@@ -48,6 +53,9 @@ SCHEDULES = ScheduleTable(
         Schedule(
             BACKWARD, BackwardConfig, schedule_backward, BACKWARD_KNOBS, backward_defaults,
             padding=lambda config, spec: config.tile(spec).depth_lanes,
+        ),
+        Schedule(
+            TABLES, TableGradientConfig, schedule_table_gradients, (), table_gradient_defaults
         ),
         Schedule(APPEND, AppendConfig, schedule_append, (), append_defaults),
     ],

@@ -18,6 +18,7 @@ from .space import Knob, Space
 
 FORWARD, SPLIT = ("forward",), ("forward_split",)
 APPEND = ("append",)
+TABLES = ("tables",)
 BACKWARD = ("backward", "backward_deterministic")
 
 # (config, spec, target) -> why the config does not serve (empty: it does).

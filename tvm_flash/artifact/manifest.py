@@ -19,11 +19,13 @@ FORMAT = 3
 # forward_split: the keys of a row in parts, which are merged. backward_deterministic: the same bits
 # every run. On GPUs both are kernels of their own; on CPUs every backward gives the same bits, and
 # the forward divides keys by itself. append: rows go into the pages of a cache.
+# tables: the gradients of captured tables.
 DIRECTIONS = {
     "forward": "fwd",
     "forward_split": "fwd_split",
     "backward": "bwd",
     "backward_deterministic": "bwd_det",
+    "tables": "tables",
     "append": "append",
 }
 

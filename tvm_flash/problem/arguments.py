@@ -70,12 +70,14 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         *shapes.own,
         sink,
     )
+    saved = ("q", "k", "v", "out", "dout", "lse", "lse_low", "dlse", "delta")
     return {
         "forward": (*forward, *shapes.own, sink),
         "forward_split": (*forward, *parts, *shapes.own, sink),
         "backward": backward,
         # It sums dQ in registers.
         "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
+        "tables": (*(a for a in backward if a.name in saved), *shapes.own),
     }
 
 
@@ -174,13 +176,24 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     if not spec.row_statistics:
         absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
-    numbers = numbers_of(spec, direction)
-    return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers)
+    tables, numbers = _tables(spec), numbers_of(spec, direction)
+    if direction == "tables":
+        tables += [_gradient_of(tables[n]) for n in spec.learned]
+    return (*(a for a in own if a.name not in absent), *tables, *numbers)
+
+
+def _gradient_of(table: Argument) -> Argument:
+    """The gradient of a captured table, in copies that are to be added."""
+    shape = ("parts", *table.shape)
+    name = f"d{table.name}"
+    return Argument(name, shape, "output", "float32", dense=True, zeroed=True)
 
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
     is_known = any(direction in table for table in TABLES.values())
+    if is_known and bool(spec.learned) != (direction == "tables"):
+        return [f"{spec.name}: the direction of learned tables is 'tables', and of no others"]
     if direction in TABLES[spec.sequences] or not is_known:
         return []
     if direction == "append":

@@ -19,11 +19,12 @@ DECODE_QUERIES = 16
 FORWARD_BUCKETS = ("tiny", "decode", "short", "medium", "long")
 BACKWARD_BUCKETS = ("tiny", "short", "medium", "long")
 DEFAULT_BUCKET = "long"
-# Rows that are appended are moved one by one, however many there are.
+# Rows that are appended are moved one by one, however many there are; tables have one config.
 _BUCKETS = {
     "forward": FORWARD_BUCKETS,
     "forward_split": FORWARD_BUCKETS,
     "append": (DEFAULT_BUCKET,),
+    "tables": (DEFAULT_BUCKET,),
 }
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for
