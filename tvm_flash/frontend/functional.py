@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch._C import _is_any_autocast_enabled
 
+from . import table_ops  # noqa: F401  its operators are called by those of attention
 from .captured import Captured
 from .checks import as_softmax, check_alibi, check_tensors
 from .ops import attention_operator

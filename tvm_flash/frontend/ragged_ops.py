@@ -28,9 +28,9 @@ from .ops import call_of, is_ordered, readable_rows
 from .packed_rows import Extent, is_readable
 from .placement import place_of
 from .ragged_checks import PACKED, PAGED, check_ragged_call, check_spans
-from .recording import Recording, named
+from .recording import Recording, named, parameters
 from .results import completed_gradients, forward_layouts, from_layouts, outputs_of
-from .schemas import schema
+from .schemas import LEARNED, schema
 from .spec_names import lasting_text, spec_of
 from .splitting import splits_on
 from .vmap import one_by_one
@@ -76,7 +76,7 @@ def ready_operator(
             spec = lasting_text(spec)
         elif torch.is_grad_enabled() and (
             q.requires_grad or k.requires_grad or v.requires_grad
-            or (sink is not None and sink.requires_grad)
+            or (sink is not None and sink.requires_grad) or any(x.requires_grad for x in tables)
         ):  # fmt: skip
             run = _DIFFERENTIABLE[kind]
         else:
@@ -287,7 +287,11 @@ def _register(operator, kind: str, direction: str, run, derivative) -> None:
     )  # fmt: skip
 
 
-_recording = Recording(_packed_forward, _packed_backward, TABLES[PACKED])
+# Of ``table_ops``.
+TABLE_GRADIENTS = define(
+    schema("attention_packed_tables", TABLES[PACKED]["tables"], _NUMBERS, [LEARNED], ["gradients"])
+)
+_recording = Recording(_packed_forward, _packed_backward, TABLE_GRADIENTS, TABLES[PACKED])
 _DERIVATIVES = {
     PACKED: (_recording.save, _recording.gradients),
     PAGED: without_derivative(
@@ -296,7 +300,10 @@ _DERIVATIVES = {
 }
 # Nobody watches, so the dispatcher need not.
 _DIFFERENTIABLE = {
-    kind: differentiable(f"attention_{kind}_forward", partial(_forward_in_node, kind), *derivative)
+    kind: differentiable(
+        f"attention_{kind}_forward", partial(_forward_in_node, kind), *derivative,
+        list(parameters(FORWARD[kind])).index("tables"),
+    )  # fmt: skip
     for kind, derivative in _DERIVATIVES.items()
 }
 for _kind, _derivative in _DERIVATIVES.items():
