@@ -85,12 +85,12 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                 Y = T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
-                G = T.sblock_alloc_buffer((len(reads), BQ, BS), "float32")
+                G = T.meta_var([T.sblock_alloc_buffer((BQ, BS), "float32") for _ in reads])
                 for n in T.serial(tasks.count(part)):
                     with T.sblock("q_tile"):
                         vn = T.axis.opaque(tasks.count(part), n)
                         block = T.meta_var([Q_r, dO_r, lse_b, low_b, delta_b])
-                        work = T.meta_var([K_r, V_r, Kt, Vt, S, X, Y, P, dP, G])
+                        work = T.meta_var([K_r, V_r, Kt, Vt, S, X, Y, P, dP, *G])
                         T.reads(whole([*rows_in, K, V, *results]))
                         T.writes(whole([*block, *work, *results]))
                         place_of = T.sblock_alloc_buffer((places.size,), "int64")
@@ -181,7 +181,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                 )
                                 with T.sblock("ds_scope"):
                                     T.reads(whole([dO_r, Vt, P, S, delta_b]))
-                                    T.writes(whole([dP, G]))
+                                    T.writes(whole([dP, *G]))
                                     for i, j, d in T.grid(BQ, BS, Dv):
                                         with T.sblock("dp"):
                                             vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -192,7 +192,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                             )
                                     shares(G, P, dP, delta_b, pair)
                                 with T.sblock("sum_scope"):
-                                    T.reads(whole([G, S, *results]))
+                                    T.reads(whole([*G, S, *results]))
                                     T.writes(whole(results))
                                     sums(G, of_reads, part, pair, None)
 

@@ -35,7 +35,7 @@ def in_turn(steps: Sequence[Callable]) -> Callable:
 def shares_of(number: int, scores, gradient):
     """Block "share_`number`": what each pair adds to the element that read ``number`` took.
 
-    Into G (reads, rows, keys), of P, dP, delta and the dot products; at(i, j): the read's
+    Into G, (rows, keys) for each read, of P, dP, delta and the dot products; at(i, j): the read's
     ``TableGradient`` there.
     """
 
@@ -44,7 +44,7 @@ def shares_of(number: int, scores, gradient):
         for i, j in T.grid(*P.shape):
             with T.sblock(f"share_{number}"):
                 vi, vj = T.axis.remap("SS", [i, j])
-                G[number, vi, vj] = scores.dscore(
+                G[number][vi, vj] = scores.dscore(
                     P[vi, vj],
                     gradient.derivative(P[vi, vj], dP[vi, vj], delta[vi]),
                     at(number, vi, vj).slope,
@@ -56,51 +56,51 @@ def shares_of(number: int, scores, gradient):
 def sums_of(number: int, load: Load):
     """The sum of the shares of read ``number`` over the pairs of a tile that have one element, and
     its way into copy ``part`` of the table's gradient."""
-    by_row, by_key = ({"score", symbol} & load.symbols for symbol in ("q_idx", "k_idx"))
+    by_row, by_key = (bool({"score", axis} & load.symbols) for axis in ("q_idx", "k_idx"))
     add = _added(number)
 
     @T.inline
     def of_pairs(G, D, part, at, _):
-        add(G, (number,), D, part, at, (G.shape[1], G.shape[2]))
+        add(G[number], D, part, at)
 
     @T.inline
     def of_rows(G, D, part, at, _):
-        lanes = T.sblock_alloc_buffer((G.shape[1], PARTS), "float32")
-        sums = T.sblock_alloc_buffer((G.shape[1], 1), "float32")
-        for i, n, l in T.grid(G.shape[1], G.shape[2] // PARTS, PARTS):
+        lanes = T.sblock_alloc_buffer((G[number].shape[0], PARTS), "float32")
+        sums = T.sblock_alloc_buffer((G[number].shape[0], 1), "float32")
+        for i, n, l in T.grid(G[number].shape[0], G[number].shape[1] // PARTS, PARTS):
             with T.sblock(f"lanes_{number}"):
                 vi, vn, vl = T.axis.remap("SRS", [i, n, l])
                 with T.init():
                     lanes[vi, vl] = T.float32(0)
-                lanes[vi, vl] = lanes[vi, vl] + G[number, vi, vn * PARTS + vl]
-        for i, l in T.grid(G.shape[1], PARTS):
+                lanes[vi, vl] = lanes[vi, vl] + G[number][vi, vn * PARTS + vl]
+        for i, l in T.grid(G[number].shape[0], PARTS):
             with T.sblock(f"rows_{number}"):
                 vi, vl = T.axis.remap("SR", [i, l])
                 with T.init():
                     sums[vi, 0] = T.float32(0)
                 sums[vi, 0] = sums[vi, 0] + lanes[vi, vl]
-        add(sums, (), D, part, at, (G.shape[1], 1))
+        add(sums, D, part, at)
 
     @T.inline
     def of_keys(G, D, part, at, _):
-        sums = T.sblock_alloc_buffer((1, G.shape[2]), "float32")
-        for i, j in T.grid(G.shape[1], G.shape[2]):
+        sums = T.sblock_alloc_buffer((1, G[number].shape[1]), "float32")
+        for i, j in T.grid(G[number].shape[0], G[number].shape[1]):
             with T.sblock(f"keys_{number}"):
                 vi, vj = T.axis.remap("RS", [i, j])
                 with T.init():
                     sums[0, vj] = T.float32(0)
-                sums[0, vj] = sums[0, vj] + G[number, vi, vj]
+                sums[0, vj] = sums[0, vj] + G[number][vi, vj]
         if by_key:
-            add(sums, (), D, part, at, (1, G.shape[2]))
+            add(sums, D, part, at)
         else:
             total = T.sblock_alloc_buffer((1, 1), "float32")
-            for j in range(G.shape[2]):
+            for j in range(G[number].shape[1]):
                 with T.sblock(f"total_{number}"):
-                    vj = T.axis.reduce(G.shape[2], j)
+                    vj = T.axis.reduce(G[number].shape[1], j)
                     with T.init():
                         total[0, 0] = T.float32(0)
                     total[0, 0] = total[0, 0] + sums[0, vj]
-            add(total, (), D, part, at, (1, 1))
+            add(total, D, part, at)
 
     return of_keys if not by_row else of_pairs if by_key else of_rows
 
@@ -109,16 +109,16 @@ def _added(number: int):
     """Block "add_`number`": each sum to its element, one after the other."""
 
     @T.inline
-    def add(sums, before, D, part, at, shape):
-        for i, j in T.grid(*shape):
+    def add(sums, D, part, at):
+        for i, j in T.grid(*sums.shape):
             with T.sblock(f"add_{number}"):
-                vi, vj = T.axis.opaque(shape[0], i), T.axis.opaque(shape[1], j)
+                vi, vj = T.axis.remap("SS", [i, j])
                 T.reads(whole([sums, D[number]]))
                 T.writes(whole([D[number]]))
                 one = T.meta_var(at(number, vi, vj))
                 to = T.meta_var((part, *one.index))
                 target = T.meta_var(D[number])
                 if one.kept:
-                    target[to] = target[to] + sums[(*before, vi, vj)]
+                    target[to] = target[to] + sums[vi, vj]
 
     return add
