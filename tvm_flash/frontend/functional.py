@@ -13,6 +13,7 @@ from .checks import as_softmax, check_alibi, check_tensors
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import is_jagged, jagged_parts, nested_like, ready_attention
+from .score_inputs import check_no_alibi, learns, longest_of, with_inputs
 from .spans import Lengths, ragged_of
 from .values import (
     NO_WINDOW,
@@ -59,6 +60,7 @@ def attention(
     num_splits: int | None = 0,
     softmax: str = "softmax",
     sink: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -131,6 +133,14 @@ def attention(
         check_tensors(q, k, v)
         if num_splits:
             raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
+    ragged = None if lengths is None else ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
+    if bias is not None or learns(softmax_scale) or learns(softcap):
+        if alibi_slopes is not None:
+            check_no_alibi(softmax_scale, softcap)
+        score_mod, softmax_scale, softcap = with_inputs(
+            q, longest_of(q, k, ragged), bias, softmax_scale, softcap, score_mod, mask_mod
+        )
+        mask_mod = None
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
     features, scale, numbers = options_of(
@@ -150,8 +160,7 @@ def attention(
         )
     else:
         out, lse = ready_attention(
-            q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), features, scale,
-            numbers, deterministic, alibi_slopes, (score_mod, mask_mod),
+            q, k, v, ragged, features, scale, numbers, deterministic, alibi_slopes, (score_mod, mask_mod),
             as_splits(num_splits) if num_splits else 0, sink,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)

@@ -10,6 +10,7 @@ import torch
 from torch._C import _is_tracing
 
 from ..problem.spec import AttentionSpec
+from ..score.gradients import check_no_gradient
 from ..score.program import ScoreProgram
 from .captured import NOTHING, already_captured, capture, captured_on
 from .checks import NAMES, check_all_dense, check_captured, check_packed_sizes, check_sizes
@@ -154,6 +155,8 @@ def _json(constants: tuple, dtype, head_dim, head_dim_v, score_mod, mask_mod) ->
 def _captured_json(device, score_mod, mask_mod, constants: tuple, dtype, head_dim, head_dim_v):
     """As ``_json``, of functions that are traced first, and the tensors they captured."""
     mods = captured_on(device, score_mod, mask_mod)
+    for number, table in enumerate(mods.tables):  # the compiler would make a constant of it
+        check_no_gradient(f"captured tensor {number}", table)
     text = _json(constants, dtype, head_dim, head_dim_v, mods.score_mod, mods.mask_mod)
     return text, mods.tables
 
