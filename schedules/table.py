@@ -18,7 +18,7 @@ from .space import Knob, Space
 
 FORWARD, SPLIT = ("forward",), ("forward_split",)
 APPEND = ("append",)
-TABLES = ("tables",)
+TABLES = ("tables", "tables_deterministic")
 BACKWARD = ("backward", "backward_deterministic")
 
 # (config, spec, target) -> why the config does not serve (empty: it does).

@@ -26,6 +26,7 @@ DIRECTIONS = {
     "backward": "bwd",
     "backward_deterministic": "bwd_det",
     "tables": "tables",
+    "tables_deterministic": "tables_det",
     "append": "append",
 }
 

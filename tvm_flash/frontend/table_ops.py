@@ -16,7 +16,7 @@ from ..runtime.kernels import resolve
 from .checks import check_backward_call
 from .library import NO_SECOND_GRADIENTS, register
 from .ops import TABLE_GRADIENTS as DENSE
-from .ops import call_of
+from .ops import call_of, is_ordered
 from .placement import place_of
 from .ragged_checks import PACKED as PACKED_KIND
 from .ragged_checks import check_ragged_call
@@ -35,18 +35,19 @@ def _run(operator, *inputs) -> torch.Tensor:
     tables = [given["tables"][n] for n in spec.learned]
     if any(given[name].numel() == 0 for name in ("q", "k", "starts_q") if name in given):
         return _empty(given).zero_()
-    kernel = resolve(spec, "tables", *place_of(q), DEFAULT_BUCKET)
-    sizes = given_sizes([a for a in arguments(spec, "tables") if a.name in given], given)
+    direction = "tables_deterministic" if is_ordered(given["deterministic"]) else "tables"
+    kernel = resolve(spec, direction, *place_of(q), DEFAULT_BUCKET)
+    named_tables = {f"table{n}": x for n, x in enumerate(given["tables"])}
+    sizes = given_sizes(arguments(spec, direction), {**given, **named_tables})
     elements, threads = sum(x.numel() for x in tables), torch.get_num_threads() * q.is_cpu
     sizes["parts"] = parts = table_parts(spec, sizes, elements, threads)
-    found = {
-        f"dtable{n}": q.new_zeros((parts, *table.shape), dtype=torch.float32)
-        for n, table in zip(spec.learned, tables, strict=True)
-    }
+    sizes["learned"] = len(tables)
     sizes |= {LONGEST.name: given[LONGEST.name]} if LONGEST.name in given else {}
-    kernel(*call_of(kernel, sizes, {**given, **found}).values())
-    sums = [x.sum(0) if parts > 1 else x for x in found.values()]
-    return sums[0].flatten() if len(sums) == 1 else torch.cat([x.flatten() for x in sums])
+    call = call_of(kernel, sizes, given)
+    kernel(*call.values())
+    sums = [call[f"dtable{n}"] for n in spec.learned]
+    sums = [(x.sum(0) if parts > 1 else x).flatten() for x in sums]
+    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 @lru_cache(maxsize=1024)

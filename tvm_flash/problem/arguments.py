@@ -77,7 +77,10 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         "backward": backward,
         # It sums dQ in registers.
         "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
-        "tables": (*(a for a in backward if a.name in saved), *shapes.own),
+        **dict.fromkeys(
+            ("tables", "tables_deterministic"),
+            (*(a for a in backward if a.name in saved), *shapes.own),
+        ),
     }
 
 
@@ -177,23 +180,26 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
         absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
     tables, numbers = _tables(spec), numbers_of(spec, direction)
-    if direction == "tables":
-        tables += [_gradient_of(tables[n]) for n in spec.learned]
+    if direction in ("tables", "tables_deterministic"):
+        of_learned = [tables[n] for n in spec.learned]
+        tables += [_sums(f"d{a.name}", a, "output", "float32") for a in of_learned]
+        if direction != "tables":
+            largest = Argument("largest", ("learned",), "workspace", "int32", True, True)
+            fixed = [_sums(f"fixed{n}", tables[n], "workspace", "int64") for n in spec.learned]
+            tables += [largest, *fixed]
     return (*(a for a in own if a.name not in absent), *tables, *numbers)
 
 
-def _gradient_of(table: Argument) -> Argument:
-    """The gradient of a captured table, in copies that are to be added."""
-    shape = ("parts", *table.shape)
-    name = f"d{table.name}"
-    return Argument(name, shape, "output", "float32", dense=True, zeroed=True)
+def _sums(name: str, table: Argument, role: str, dtype: str) -> Argument:
+    """Sums for each element of a captured table, in copies that are to be added."""
+    return Argument(name, ("parts", *table.shape), role, dtype, dense=True, zeroed=True)
 
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
     is_known = any(direction in table for table in TABLES.values())
-    if is_known and bool(spec.learned) != (direction == "tables"):
-        return [f"{spec.name}: the direction of learned tables is 'tables', and of no others"]
+    if is_known and bool(spec.learned) != direction.startswith("tables"):
+        return [f"{spec.name}: directions of learned tables are 'tables' and of none else"]
     if direction in TABLES[spec.sequences] or not is_known:
         return []
     if direction == "append":

@@ -24,7 +24,7 @@ _BUCKETS = {
     "forward": FORWARD_BUCKETS,
     "forward_split": FORWARD_BUCKETS,
     "append": (DEFAULT_BUCKET,),
-    "tables": (DEFAULT_BUCKET,),
+    **dict.fromkeys(("tables", "tables_deterministic"), (DEFAULT_BUCKET,)),
 }
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for
