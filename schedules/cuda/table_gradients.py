@@ -120,7 +120,11 @@ class _Read:
             bool({"score", axis} & load.symbols) for axis in ("q_idx", "k_idx")
         )
         s = owner.s
-        shapes = {(True, False): (s.m_tiles, 2), (False, True): (s.n_tiles, 2), (False, False): (1,)}
+        shapes = {
+            (True, False): (s.m_tiles, 2),
+            (False, True): (s.n_tiles, 2),
+            (False, False): (1,),
+        }
         shape = shapes.get((self.by_row, self.by_key))
         self.held = owner.kernel.registers(shape, "float32") if shape else None
         self.places = [] if shape is None else _places(shape)

@@ -73,8 +73,10 @@ def attention(
     * tanh(s / cap), 0 is off. One kernel serves every window and softcap. Numbers may be tensors of
     one element: their values are read. alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h,
     q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured
-    tensors indexed by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod,
-    masks.
+    tensors indexed by symbols; or a ``Captured`` of both. bias: added to scores, floating point, of a
+    shape that broadcasts to (B, H, Sq, Sk); read as it is, never expanded. Order: scale, softcap,
+    ALiBi, bias, score_mod, masks. bias, alibi_slopes, captured tensors of floating point, and
+    softmax_scale and softcap that are tensors have gradients too (docs/bias.md).
     softmax: what makes weights of a row's scores S. "softmax": exp(S) / sum(exp(S)); "softmax1":
     one more in the denominator, so that a row may attend to nothing (Miller, 2023); "sigmoid": each
     key by itself (Ramapuram et al., 2024), without lse. sink (H,): a learned logit

@@ -205,7 +205,10 @@ def _flops(q, k, columns: int) -> int:
 # Nobody watches, so the dispatcher need not.
 _record = (_recording.save, _recording.gradients)
 _differentiable_forward = differentiable(
-    "attention_forward", _forward_in_node, *_record, list(parameters(_forward_operator)).index("tables")
+    "attention_forward",
+    _forward_in_node,
+    *_record,
+    list(parameters(_forward_operator)).index("tables"),
 )
 register(
     _forward_operator, _forward, _forward_results, _record, batched(_forward_operator),

@@ -301,7 +301,9 @@ _DERIVATIVES = {
 # Nobody watches, so the dispatcher need not.
 _DIFFERENTIABLE = {
     kind: differentiable(
-        f"attention_{kind}_forward", partial(_forward_in_node, kind), *derivative,
+        f"attention_{kind}_forward",
+        partial(_forward_in_node, kind),
+        *derivative,
         list(parameters(FORWARD[kind])).index("tables"),
     )  # fmt: skip
     for kind, derivative in _DERIVATIVES.items()

@@ -190,6 +190,11 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     return (*(a for a in own if a.name not in absent), *tables, *numbers)
 
 
+def is_table_sum(name: str) -> bool:
+    """Whether an argument of this name is added to for a captured table: zeros before."""
+    return name.startswith(("dtable", "fixed", "largest"))
+
+
 def _sums(name: str, table: Argument, role: str, dtype: str) -> Argument:
     """Sums for each element of a captured table, in copies that are to be added."""
     return Argument(name, ("parts", *table.shape), role, dtype, dense=True, zeroed=True)

@@ -13,9 +13,7 @@ BUDGET = 64 * 2**20
 _ROWS, _TASKS = 64, 4
 
 
-def table_parts(
-    spec: AttentionSpec, sizes: Mapping[str, int], elements: int, threads: int
-) -> int:
+def table_parts(spec: AttentionSpec, sizes: Mapping[str, int], elements: int, threads: int) -> int:
     """Copies of ``elements`` float32 for a call of ``spec`` with these ``sizes`` on ``threads``.
 
     As many as give the threads work, where the places that own their elements are too few. The
