@@ -1,13 +1,12 @@
-"""How what pairs add to gradients of tables is summed: by float atomics, or by integers in any order.
+"""How gradients of tables are summed: by float atomics, or by integers, in any order.
 
-Sums of float32 depend on the order in which blocks run, those of integers do not. So a deterministic
-gradient takes two passes over the pairs: the largest number that is added to each table, then all
-of them as int64 in units of it that no sum can exceed.
+Sums of float32 depend on the order in which blocks run, those of integers do not. So a
+deterministic gradient takes two passes over the pairs: the largest number that is added to each
+table, then all of them as int64 in units of it that no sum can exceed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
 from operator import mul
 
@@ -17,6 +16,7 @@ from tvm.script import tirx as T
 from ...definition.signature import Signature, View
 from ...problem.spec import AttentionSpec
 from .builder import CudaKernel, Tensor, assign, emit, loop_while, store
+from .parameters import parameter_tensors
 from .program import Launch
 
 # Bits of a sum; of a float32's exponent: its place and its value for 1.
@@ -24,11 +24,12 @@ _BITS, _EXPONENT, _ONE = 60, 23, 127
 _BLOCKS, _WARPS = 64, 8
 
 
-@dataclass(frozen=True)
 class FloatSums:
     """red.add.f32 into dtable, which is zero before."""
 
-    sig: Signature
+    def __init__(self, sig: Signature):
+        self.sig = sig
+        self.units: dict[int, list] = {}
 
     def tensors(self) -> list[Tensor]:
         return [
@@ -44,7 +45,6 @@ class FloatSums:
         emit(T.ptx["red.global.add.f32"](target, value))
 
 
-@dataclass(frozen=True)
 class LargestNumbers(FloatSums):
     """The bits of the largest number that is added to each table, NaN above all."""
 
@@ -57,9 +57,8 @@ class LargestNumbers(FloatSums):
         emit(T.ptx["red.global.max.s32"](target, bits))
 
 
-@dataclass(frozen=True)
 class IntegerSums(FloatSums):
-    """Sums of int64 in fixed``n``: numbers in units of the largest one and of how many there are."""
+    """Sums of int64 in ``fixed``, of units made of the largest number and of how many there are."""
 
     def tensors(self) -> list[Tensor]:
         sums = [
@@ -69,7 +68,6 @@ class IntegerSums(FloatSums):
         return [*LargestNumbers(self.sig).tensors(), *sums]
 
     def start(self, kernel: CudaKernel) -> None:
-        self.units = {}
         for n in self.sig.table_gradients:
             exponent = kernel.scalar(_exponent_of(kernel, self.sig, n), "int32")
             factors = _power(-exponent), _power(_spare_bits(self.sig))
@@ -88,7 +86,7 @@ def _place(sig: Signature, table: int) -> int:
 
 
 def _exponent_of(kernel: CudaKernel, sig: Signature, table: int):
-    """e of the largest number that is added to a table, 2^e <= it < 2^(e + 1); less where none is."""
+    """e of the largest number that is added to a table, 2^e <= it < 2^(e + 1)."""
     bits = kernel.buffers["largest"][_place(sig, table)]
     exponent = tirx.shift_right(bits, tirx.const(_EXPONENT, "int32")) - _ONE
     # 2^-e and its inverse shall both be normal numbers.
@@ -112,7 +110,8 @@ def _power(exponent):
 def fixed_to_float_launch(spec: AttentionSpec, symbol: str) -> Launch:
     """dtable of the sums in fixed; NaN where a number was not finite."""
     sig = Signature(spec)
-    tensors = [*IntegerSums(sig).tensors(), *FloatSums(sig).tensors()]
+    sizes = parameter_tensors(sig, spec, ("q", "k"))
+    tensors = [*sizes, *IntegerSums(sig).tensors(), *FloatSums(sig).tensors()]
     with CudaKernel(symbol, sig, tensors, lambda sizes: (_BLOCKS, 1, 1), _WARPS) as kernel:
         for table, gradient in sig.table_gradients.items():
             bits = kernel.buffers["largest"][_place(sig, table)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from packed_problems import cumulative
-from table_problems import B, BIASES, D, FULL, H, HK, OTHERS, SK, SQ, bias
+from table_problems import BIASES, FULL, HK, OTHERS, SK, SQ, B, D, H, bias
 
 from tvm_flash import attention, capture
 from tvm_flash import scaled_dot_product_attention as sdpa

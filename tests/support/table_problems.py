@@ -50,8 +50,10 @@ class Learning:
         draw = partial(torch.randn, generator=generator)
         q, k, v, dout = (draw(shape).to(self.dtype).to(dtype) for shape in shapes.values())
         # In (0.2, 1.2): scales, caps and slopes are not negative.
-        tables = [(torch.rand(s, generator=generator) + 0.2).to(self.of_tables).to(dtype or self.of_tables)
-                  for s in self.shapes]  # fmt: skip
+        tables = [
+            (torch.rand(shape, generator=generator) + 0.2).to(self.of_tables).to(dtype)
+            for shape in self.shapes
+        ]
         leaves = [x.requires_grad_() for x in (q, k, v, *tables)]
         out = attention(*leaves[:3], **self.options(*leaves[3:]))
         out = out[0] if isinstance(out, tuple) else out

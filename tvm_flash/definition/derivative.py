@@ -18,7 +18,8 @@ _BINARY = (
 
 
 def differentiate(expr: Expr, var: Expr) -> Expr:
-    """d ``expr`` / d ``var``, a variable or another node of it, float32; steps (floor, comparisons, integers) have derivative 0.
+    """d ``expr`` / d ``var``, a variable or another node of it, float32; steps (floor,
+    comparisons, integers) have derivative 0.
 
     At a tie of max or min the derivative is the mean of both sides, as in torch.
     Raises UnsupportedSpec for an operation without a known derivative.

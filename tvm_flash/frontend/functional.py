@@ -73,8 +73,8 @@ def attention(
     * tanh(s / cap), 0 is off. One kernel serves every window and softcap. Numbers may be tensors of
     one element: their values are read. alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h,
     q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured
-    tensors indexed by symbols; or a ``Captured`` of both. bias: added to scores, floating point, of a
-    shape that broadcasts to (B, H, Sq, Sk); read as it is, never expanded. Order: scale, softcap,
+    tensors indexed by symbols; or a ``Captured`` of both. bias: floating point, of a shape that
+    broadcasts to (B, H, Sq, Sk); read as it is, never expanded. Order: scale, softcap,
     ALiBi, bias, score_mod, masks. bias, alibi_slopes, captured tensors of floating point, and
     softmax_scale and softcap that are tensors have gradients too (docs/bias.md).
     softmax: what makes weights of a row's scores S. "softmax": exp(S) / sum(exp(S)); "softmax1":
@@ -162,8 +162,8 @@ def attention(
         )
     else:
         out, lse = ready_attention(
-            q, k, v, ragged, features, scale, numbers, deterministic, alibi_slopes, (score_mod, mask_mod),
-            as_splits(num_splits) if num_splits else 0, sink,
+            q, k, v, ragged, features, scale, numbers, deterministic, alibi_slopes,
+            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0, sink,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.

@@ -305,7 +305,7 @@ _DIFFERENTIABLE = {
         partial(_forward_in_node, kind),
         *derivative,
         list(parameters(FORWARD[kind])).index("tables"),
-    )  # fmt: skip
+    )
     for kind, derivative in _DERIVATIVES.items()
 }
 for _kind, _derivative in _DERIVATIVES.items():

@@ -1,4 +1,4 @@
-"""Which tiles of rows a task of the gradients of tables takes: no other task adds to its elements."""
+"""Which tiles of rows a task of the gradients of tables takes, to whose elements no other adds."""
 
 from __future__ import annotations
 
