@@ -13,7 +13,7 @@ from .checks import as_softmax, check_alibi, check_tensors
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import is_jagged, jagged_parts, nested_like, ready_attention
-from .score_inputs import check_no_alibi, learns, longest_of, with_inputs
+from .score_inputs import as_inputs, check_no_alibi, learns, longest_of
 from .spans import Lengths, ragged_of
 from .values import (
     NO_WINDOW,
@@ -136,17 +136,16 @@ def attention(
         if num_splits:
             raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
     ragged = None if lengths is None else ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
+    inputs = own = ()
     if bias is not None or learns(softmax_scale) or learns(softcap):
         if alibi_slopes is not None:
             check_no_alibi(softmax_scale, softcap)
-        score_mod, softmax_scale, softcap = with_inputs(
-            q, longest_of(q, k, ragged), bias, softmax_scale, softcap, score_mod, mask_mod
-        )
-        mask_mod = None
+        shape = longest_of(q, k, ragged)
+        inputs, own, softmax_scale, softcap = as_inputs(q, shape, bias, softmax_scale, softcap)
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
     features, scale, numbers = options_of(
-        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax
+        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, inputs
     )
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
@@ -158,12 +157,12 @@ def attention(
         if alibi_slopes is not None:
             slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
         out, lse = attention_operator(
-            q, k, v, [*slopes, *tables], spec, scale, sink, deterministic, *numbers
+            q, k, v, [*slopes, *own, *tables], spec, scale, sink, deterministic, *numbers
         )
     else:
         out, lse = ready_attention(
             q, k, v, ragged, features, scale, numbers, deterministic, alibi_slopes,
-            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0, sink,
+            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0, sink, own,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.
@@ -180,6 +179,7 @@ def options_of(
     alibi_slopes,
     alignment: str = "bottom_right",
     softmax: str = "softmax",
+    inputs: tuple = (),
 ) -> tuple[tuple, float | None, tuple]:
     """The fields of problem.Features up to the kind; the scale; window_left, window_right, softcap.
 
@@ -199,7 +199,17 @@ def options_of(
     is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
     alibi = alibi_slopes is not None
     # To make a Features takes 2 % of a small call.
-    features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep, softmax)
+    features = (
+        causal,
+        has_left,
+        has_right,
+        softcap > 0,
+        alibi,
+        alignment,
+        is_steep,
+        inputs,
+        softmax,
+    )
     return features, scale, (left, right, softcap)
 
 

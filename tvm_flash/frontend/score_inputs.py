@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, reduce
 
 import torch
 
 from ..score import variants
 from ..score.compose import after
-from ..score.gradients import check_no_gradient, wants_gradient
+from ..score.gradients import wants_gradient
 from ..score.layouts import check_dense
 from ..score.program import ScoreProgram
 from ..score.trace import trace_score_mod
-from .captured import Captured, already_captured, captured_on
 from .values import as_scale, as_softcap
 
 # What a bias may be, and the letters of its four dimensions.
@@ -43,16 +42,13 @@ def longest_of(q, k, ragged) -> tuple:
     return ragged.entries, q.shape[1], queries, AtLeast(ragged.longest_k)
 
 
-def with_inputs(q, shape: Sequence, bias, scale, softcap, score_mod, mask_mod) -> tuple:
-    """The functions of a call behind what scores take before them, a scale and a softcap for it.
+def as_inputs(q, shape: Sequence, bias, scale, softcap) -> tuple:
+    """What is done to scores before the score_mod, as ``before`` takes it; its tables; a scale and
+    a softcap for the call.
 
     Those that want gradients are tables, as a bias is, and 1 and 0 for the call. shape: as
     ``longest_of`` has it. Raises as ``attention`` does.
     """
-    mods = already_captured(score_mod, mask_mod)
-    if mods is None:
-        look = _captured_constant if torch.compiler.is_compiling() else captured_on
-        mods = look(q.device, score_mod, mask_mod)
     first: list[tuple[str, list[torch.Tensor]]] = []
     if of_scale := learns(scale):
         first.append((_SCALE, [_number("softmax_scale", scale, q, as_scale)]))
@@ -68,9 +64,15 @@ def with_inputs(q, shape: Sequence, bias, scale, softcap, score_mod, mask_mod) -
     if bias is not None:
         axes, table = bias_table(bias, q, shape)
         first.append((axes, [table]))
-    types = tuple((kind, *(str(x.dtype) for x in tables)) for kind, tables in first)
-    tables = (*(x for _, own in first for x in own), *mods.tables)
-    return Captured(_joined(types, mods.score_mod), mods.mask_mod, tables), scale, softcap
+    inputs = tuple([(kind, str(tables[0].dtype)) for kind, tables in first])
+    return inputs, tuple([x for _, tables in first for x in tables]), scale, softcap
+
+
+def before(inputs: Sequence[tuple[str, str]], score_mod: ScoreProgram | None):
+    """The program of a call: each of ``inputs``, a kind and the dtype of its tables, then
+    ``score_mod``; None where there is neither."""
+    programs = [*(_program(*own) for own in inputs), *[score_mod] * (score_mod is not None)]
+    return reduce(after, programs) if programs else None
 
 
 def bias_table(bias: torch.Tensor, q: torch.Tensor, shape: Sequence) -> tuple[str, torch.Tensor]:
@@ -121,40 +123,17 @@ _SCALE, _SOFTCAP = "scale", "softcap"
 
 
 @cache
-def _program(kind: str, *dtypes: str) -> ScoreProgram:
+def _program(kind: str, dtype: str) -> ScoreProgram:
     """The score_mod of an input: "scale", "softcap", or a bias with the dimensions ``kind``."""
-    dtypes = [getattr(torch, name.removeprefix("torch.")) for name in dtypes]
+    number = torch.ones((), dtype=getattr(torch, dtype.removeprefix("torch.")))
     if kind == _SCALE:
-        scale = torch.ones((), dtype=dtypes[0])
-        return trace_score_mod(lambda score, b, h, q_idx, k_idx: score * scale)[0]
+        return trace_score_mod(lambda score, b, h, q_idx, k_idx: score * number)[0]
     if kind == _SOFTCAP:
-        return trace_score_mod(variants.softcap(torch.ones((), dtype=dtypes[0])))[0]
-    table = torch.zeros([1] * len(kind), dtype=dtypes[0])
+        return trace_score_mod(variants.softcap(number))[0]
+    table = number.expand([1] * len(kind))
 
     def biased(score, *symbols):
         index = tuple(x for letter, x in zip(AXES, symbols, strict=True) if letter in kind)
         return score + (table[index] if index else table)
 
     return trace_score_mod(biased)[0]
-
-
-def _joined(types: tuple, last: ScoreProgram | None) -> ScoreProgram:
-    """The programs of ``types``, then ``last``, one after the other."""
-    joined = None
-    for own in types:
-        program = _program(*own)
-        joined = program if joined is None else after(joined, program)
-    return joined if last is None else after(joined, last)
-
-
-def _captured_constant(device, score_mod, mask_mod) -> Captured:
-    """``captured_on`` where a compiler makes constants of what was captured."""
-    mods = captured_on(device, score_mod, mask_mod)
-    for number, table in enumerate(mods.tables):
-        check_no_gradient(f"captured tensor {number}", table)
-    return mods
-
-
-# As in ``problem``: the compiler runs these and keeps what they return.
-_joined._dynamo_marked_constant = True
-_captured_constant._dynamo_marked_constant = True
