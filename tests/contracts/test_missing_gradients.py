@@ -123,7 +123,7 @@ def test_a_mask_that_wants_a_gradient():
     table = torch.zeros(6, 6)
     captured = capture(mask_mod=lambda b, h, q, k: table[q, k] >= 0)
     for wanting in (torch.zeros(6, 6), torch.zeros(6, 6).double()):
-        with pytest.raises(ValueError, match="captured tensor 0 .*no derivative"):
+        with pytest.raises(ValueError, match=r"captured tensor 0 .*no derivative"):
             attention(Q, K, V, mask_mod=captured.with_tables(wanting.requires_grad_()))
 
 
@@ -151,13 +151,3 @@ def test_a_compiled_region():
     assert torch.equal(slope(compiled), slope(block))
     with torch.no_grad():
         assert torch.equal(compiled(table), block(table))
-
-
-def test_a_compiled_function_cannot_learn_a_constant():
-    torch._dynamo.reset()
-    table = torch.zeros(6, 6, requires_grad=True)
-    compiled = torch.compile(
-        lambda q: attention(q, K, V, score_mod=biased(table)), backend="aot_eager"
-    )
-    with pytest.raises(Exception, match=r"captured tensor 0 .*requires grad"):
-        compiled(Q)

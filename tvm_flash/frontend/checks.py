@@ -190,11 +190,11 @@ def _expected(text: str, query, value) -> list[tuple]:
 
 
 def check_captured(tables) -> None:
-    """NotImplementedError for a captured tensor that is a view of one that wants a gradient, and
-    was made without."""
+    """NotImplementedError for a captured view, made without gradients, of a tensor that wants one:
+    it would go no further than the view."""
     for number, table in enumerate(tables):
         base = table._base
-        if base is not None and wants_gradient(base) and not wants_gradient(table):
+        if base is not None and table.grad_fn is None and wants_gradient(base):
             raise NotImplementedError(missing_gradient(f"captured tensor {number}", table))
 
 

@@ -134,8 +134,8 @@ class AttentionSpec:
 
     @cached_property
     def owned_symbols(self) -> frozenset[str]:
-        """Of b, h and q_idx those that are an index of each learned table, at the same place in
-        all its reads: what lies at different ones of them adds to different elements."""
+        """Those of b, h and q_idx that are an index of each learned table, at the same place in all
+        its reads: what lies at different ones of them adds to different elements."""
         found = {"b", "h", "q_idx"}
         for table in self.learned:
             own = [load for load in self.table_loads if load.table == table]
