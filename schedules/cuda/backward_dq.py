@@ -67,7 +67,7 @@ class QueryTileGradient:
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, *self.outputs)
         self.kernel = CudaKernel(
-            symbol, self.sig, [*parameter_tensors(self.sig, spec, names), *self.other_tensors()],
+            symbol, self.sig, [*parameter_tensors(self.sig, names), *self.other_tensors()],
             query_grid(config.block_q), config.num_warps, tables=True,
             min_blocks=config.min_blocks,
         )  # fmt: skip

@@ -110,7 +110,7 @@ def _power(exponent):
 def fixed_to_float_launch(spec: AttentionSpec, symbol: str) -> Launch:
     """dtable of the sums in fixed; NaN where a number was not finite."""
     sig = Signature(spec)
-    sizes = parameter_tensors(sig, spec, ("q", "k"))
+    sizes = parameter_tensors(sig, ("q", "k"))
     tensors = [*sizes, *IntegerSums(sig).tensors(), *FloatSums(sig).tensors()]
     with CudaKernel(symbol, sig, tensors, lambda sizes: (_BLOCKS, 1, 1), _WARPS) as kernel:
         for table, gradient in sig.table_gradients.items():

@@ -144,7 +144,7 @@ def attention(
         inputs, own, softmax_scale, softcap = as_inputs(q, shape, bias, softmax_scale, softcap)
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
-    features, scale, numbers = options_of(
+    features, scale, numbers = options = options_of(
         causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, inputs
     )
     if not (deterministic is True or deterministic is False):
@@ -161,8 +161,8 @@ def attention(
         )
     else:
         out, lse = ready_attention(
-            q, k, v, ragged, features, scale, numbers, deterministic, alibi_slopes,
-            (score_mod, mask_mod), as_splits(num_splits) if num_splits else 0, sink, own,
+            q, k, v, ragged, options, deterministic, alibi_slopes, (score_mod, mask_mod),
+            as_splits(num_splits) if num_splits else 0, sink, own,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.
