@@ -10,7 +10,7 @@ S, HEADS, DIM, BUCKETS, STEPS = 48, 2, 16, 16, 200
 
 
 def buckets():
-    """The bucket of each distance: near ones have their own, far ones share some (T5, Raffel et al., 2020)."""
+    """The bucket of each distance; far ones share some (T5, Raffel et al., 2020)."""
     distance = torch.arange(2 * S - 1) - (S - 1)
     far = 4 + (distance.abs().clamp(min=4) / 4).log2().int()
     return (torch.where(distance.abs() < 4, distance.abs(), far)).clamp(max=7) + 8 * (distance < 0)

@@ -199,17 +199,8 @@ def options_of(
     is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
     alibi = alibi_slopes is not None
     # To make a Features takes 2 % of a small call.
-    features = (
-        causal,
-        has_left,
-        has_right,
-        softcap > 0,
-        alibi,
-        alignment,
-        is_steep,
-        inputs,
-        softmax,
-    )
+    kinds = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep)
+    features = (*kinds, inputs, softmax)
     return features, scale, (left, right, softcap)
 
 
