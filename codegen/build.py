@@ -87,7 +87,11 @@ def build_pairs(
         return build_cuda(cuda_jobs, archs, Path(path), progress)
     target = find_target(target)
     # On CPUs every backward gives the same bits each run, and the forward divides keys by itself.
-    named = {"backward_deterministic": "backward", "forward_split": "forward"}
+    named = {
+        "backward_deterministic": "backward",
+        "tables_deterministic": "tables",
+        "forward_split": "forward",
+    }
     jobs = [
         scheduling(spec, direction, target, chosen)
         for spec, direction in dict.fromkeys((spec, named.get(d, d)) for spec, d in pairs)

@@ -22,8 +22,23 @@ from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
 from .cpu.linear import LinearConfig, linear_defaults, schedule_linear
 from .cpu.row_softmax import RowSoftmaxConfig, schedule_softmax, softmax_defaults
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
+from .cpu.table_gradients import (
+    TableGradientConfig,
+    schedule_table_gradients,
+    table_gradient_defaults,
+)
 from .space import Space
-from .table import APPEND, BACKWARD, FORWARD, LINEAR, SOFTMAX, SPLIT, Schedule, ScheduleTable
+from .table import (
+    APPEND,
+    BACKWARD,
+    FORWARD,
+    LINEAR,
+    SOFTMAX,
+    SPLIT,
+    TABLES,
+    Schedule,
+    ScheduleTable,
+)
 from .target import CpuTarget
 
 
@@ -50,6 +65,9 @@ SCHEDULES = ScheduleTable(
         Schedule(
             BACKWARD, BackwardConfig, schedule_backward, BACKWARD_KNOBS, backward_defaults,
             padding=lambda config, spec: config.tile(spec).depth_lanes,
+        ),
+        Schedule(
+            TABLES, TableGradientConfig, schedule_table_gradients, (), table_gradient_defaults
         ),
         Schedule(APPEND, AppendConfig, schedule_append, (), append_defaults),
         Schedule(LINEAR, LinearConfig, schedule_linear, (), linear_defaults),

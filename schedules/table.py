@@ -20,6 +20,7 @@ FORWARD, SPLIT = ("forward",), ("forward_split",)
 APPEND = ("append",)
 LINEAR = ("linear",)
 SOFTMAX = ("softmax",)
+TABLES = ("tables", "tables_deterministic")
 BACKWARD = ("backward", "backward_deterministic")
 
 # (config, spec, target) -> why the config does not serve (empty: it does).

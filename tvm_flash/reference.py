@@ -24,6 +24,7 @@ def attention_reference(
     alignment: str = "bottom_right",
     softmax: str = "softmax",
     sink: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
     upcast: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """out (B, Sq, H, Dv), lse (B, H, Sq) of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv).
@@ -47,6 +48,8 @@ def attention_reference(
     if alibi_slopes is not None:
         slopes = alibi_slopes.to(scores.dtype).expand(scores.shape[:2])
         scores = variants.alibi(slopes)(scores, b, h, row, k_idx)
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
     if score_mod is not None:
         scores = score_mod(scores, b, h, q_idx, k_idx).to(scores.dtype)
     left, right = (window_size[0], 0) if causal else window_size

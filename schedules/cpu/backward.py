@@ -138,8 +138,8 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     _spread_rows(sch, config, tile)
     # A score that is only scaled goes from the product to P in one block.
     modified = () if has_linear_exponent(spec) else ("score_mod", "mask")
-    _band_product(sch, config, "scores", (*modified, "p"), tile.depth)
-    _band_product(sch, config, "dp", ("ds",), tile.depth_v)
+    band_product(sch, config, "scores", (*modified, "p"), tile.depth)
+    band_product(sch, config, "dp", ("ds",), tile.depth_v)
     keys, rows = (n // tile.operand.pack for n in (config.step_k, config.block_q))
     _sum_product(sch, config, "dq", config.rows, keys, over_keys=False)
     _sum_product(sch, config, "dv", config.key_rows, rows, over_keys=True)
@@ -184,7 +184,7 @@ def _spread_rows(sch, config: BackwardConfig, tile: BackwardTile) -> None:
         sch.storage_align(sch.get_sblock(block), 0, -2, 2 * LINE, LINE)
 
 
-def _band_product(
+def band_product(
     sch, config: BackwardConfig, product: str, consumers: tuple[str, ...], depth: int
 ) -> None:
     """A product whose bands of rows the elementwise ``consumers`` take while they are hot."""

@@ -11,7 +11,7 @@ from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
-from .builder import CudaKernel, barrier, loop_while, name_registers, store, when
+from .builder import CudaKernel, Tensor, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
 from .entries import query_grid
 from .forward import ForwardConfig
@@ -35,7 +35,7 @@ def ordered_query_gradient_launch(
     7 products in all instead of 5, no scratch memory, no zeroing, and bits that do not depend on
     the order in which blocks run. ``config`` is read as for the forward kernel (one stage).
     """
-    return _QueryGradient(spec, config, arch, symbol).launch()
+    return QueryTileGradient(spec, config, arch, symbol).launch()
 
 
 def ordered_reasons(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch) -> list[str]:
@@ -49,8 +49,14 @@ def ordered_reasons(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch) 
     return reasons
 
 
-class _QueryGradient:
-    """One kernel being written; the methods follow the order of its body."""
+class QueryTileGradient:
+    """One kernel being written; the methods follow the order of its body.
+
+    outputs: what it writes of a query tile. Another sum than dQ overrides the ``sums`` methods.
+    """
+
+    outputs = ("dq",)
+    recompute_of = Recompute
 
     def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
         self.spec, self.config = spec, config
@@ -59,10 +65,11 @@ class _QueryGradient:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.statistics = spec.row_statistics
-        names = ("q", "k", "v", "dout", *self.statistics, "dq")
+        names = ("q", "k", "v", "dout", *self.statistics, *self.outputs)
         self.kernel = CudaKernel(
-            symbol, self.sig, parameter_tensors(self.sig, names), query_grid(config.block_q),
-            config.num_warps, tables=True, min_blocks=config.min_blocks,
+            symbol, self.sig, [*parameter_tensors(self.sig, names), *self.other_tensors()],
+            query_grid(config.block_q), config.num_warps, tables=True,
+            min_blocks=config.min_blocks,
         )  # fmt: skip
         self.copies = Copies(self.kernel, arch.asynchronous_copy)
 
@@ -76,7 +83,7 @@ class _QueryGradient:
             with loop_while(self.visits.any):
                 kernel.forget_offsets()
                 self._key_tile()
-            self._finish()
+            self.finish_sums()
         # delta, dK and dV are of other launches.
         self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
         return kernel.launch()
@@ -90,16 +97,16 @@ class _QueryGradient:
         self.v_tile = shared_tile(kernel, config.block_k, depth_v, dtype)
         self.s = accumulator(kernel, self.warp_rows, config.block_k)
         self.dp = accumulator(kernel, self.warp_rows, config.block_k)
-        self.dq = accumulator(kernel, self.warp_rows, depth)
+        self.allocate_sums()
         self.a = fragment(kernel, self.product, self.s.m_tiles)
-        self.recompute = Recompute(kernel, self.scores, self.s)
+        self.recompute = self.recompute_of(kernel, self.scores, self.s)
         name_registers(self)
 
     def _start(self) -> None:
         kernel, tile = self.kernel, self.tile
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             self.copies.rows(target, 0, tile.query_rows(name), tile.first, tile.rows)
-        self.dq.zero()
+        self.start_sums()
         shape = (self.s.m_tiles, 2)
         self.row_statistics = {name: kernel.registers(shape, "float32") for name in self.statistics}
         for m in range(self.s.m_tiles):
@@ -122,22 +129,25 @@ class _QueryGradient:
     def _key_tile(self) -> None:
         self.copies.landed()
         self._product(self.s, self.q_tile, self.k_tile)
-        site = (
-            lambda m, n, r: self._q_index(m, r // 2),
-            lambda m, n, r: self.visits.first + self.s.column(n, r % 2),
-        )
         statistics = [self._statistic(name) for name in self.spec.saved_statistics]
-        weights = partial(self.recompute.weights, self.bound, *site, *statistics)
+        weights = partial(self.recompute.weights, self.bound, *self.site, *statistics)
         pieces = [partial(weights, columns=[n]) for n in range(self.s.n_tiles)]
         self._product(self.dp, self.do_tile, self.v_tile, pieces)
-        self.recompute.dscores(self.dp, self._statistic("delta") if self.statistics else None)
-        self._accumulate()
+        self.add_sums(self._statistic("delta") if self.statistics else None)
         barrier()
         with when(self.visits.has_next):
             for cursor in self.cursors:  # all tiles but the first are whole
                 self.copies.tile(cursor, 0)
         self.copies.commit()
         self.visits.step()
+
+    @property
+    def site(self) -> tuple[Callable, Callable]:
+        """Query and key of an element of S, by (m, n, r)."""
+        return (
+            lambda m, n, r: self._q_index(m, r // 2),
+            lambda m, n, r: self.visits.first + self.s.column(n, r % 2),
+        )
 
     def _statistic(self, name: str) -> Callable:
         return lambda m, n, r: self.row_statistics[name][m, r // 2]
@@ -158,8 +168,19 @@ class _QueryGradient:
             beside,
         )  # fmt: skip
 
-    def _accumulate(self) -> None:
+    def other_tensors(self) -> list[Tensor]:
+        """Parameters besides those that every problem has."""
+        return []
+
+    def allocate_sums(self) -> None:
+        self.dq = accumulator(self.kernel, self.warp_rows, self.q_tile.columns)
+
+    def start_sums(self) -> None:
+        self.dq.zero()
+
+    def add_sums(self, delta: Callable | None) -> None:
         """dQ += dS K."""
+        self.recompute.dscores(self.dp, delta)
         product = self.product
         gemm(
             self.dq, product, self.config.block_k // product.step,
@@ -172,7 +193,7 @@ class _QueryGradient:
             ),
         )  # fmt: skip
 
-    def _finish(self) -> None:
+    def finish_sums(self) -> None:
         kernel, tile = self.kernel, self.tile
         self.copies.landed()
         with kernel.overlay():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ...problem.spec import AttentionSpec
-from ..table import APPEND, BACKWARD, FORWARD, SPLIT, Schedule, ScheduleTable
+from ..table import APPEND, BACKWARD, FORWARD, SPLIT, TABLES, Schedule, ScheduleTable
 from .append import AppendConfig, append_configs, append_launch
 from .arch import CudaArch
 from .backward import key_gradient_launch
@@ -17,6 +19,13 @@ from .residence import residence_reasons
 from .row_kernels import delta_launch, query_gradient_launch
 from .sink_gradient import sink_gradient_launch
 from .split_forward import SplitForwardConfig, parts_launch
+from .table_gradients import (
+    OrderedTableGradientConfig,
+    TableGradientConfig,
+    table_configs,
+    table_gradient_launch,
+)
+from .table_sums import FloatSums, IntegerSums, LargestNumbers, fixed_to_float_launch
 from .tiling import round_up
 
 
@@ -64,6 +73,32 @@ def backward_launches(
     return launches, meta
 
 
+def table_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """delta of the rows; the gradients of captured tables by atomics."""
+    (config,) = configs
+    return _table_passes(spec, config, arch, symbol, sums=FloatSums), _blocks(config)
+
+
+def ordered_table_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """The same by integers, whose unit a pass before finds."""
+    (config,) = configs
+    passes = {"largest": LargestNumbers, "fixed": IntegerSums}
+    launches = _table_passes(spec, config, arch, symbol, **passes)
+    return [*launches, fixed_to_float_launch(spec, f"{symbol}_float")], _blocks(config)
+
+
+def _table_passes(spec, config, arch, symbol: str, **passes: type[FloatSums]) -> list[Launch]:
+    delta = [delta_launch(spec, f"{symbol}_delta")] if spec.row_statistics else []
+    return delta + [
+        table_gradient_launch(spec, config, arch, f"{symbol}_{name}", sums)
+        for name, sums in passes.items()
+    ]
+
+
 def append_launches(
     spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
 ) -> tuple[list[Launch], dict[str, int]]:
@@ -80,11 +115,16 @@ SCHEDULES = ScheduleTable(
         Schedule(FORWARD, ForwardConfig, forward_launches, FORWARD_KNOBS, forward_configs),
         Schedule(SPLIT, SplitForwardConfig, split_forward_launches, FORWARD_KNOBS, split_configs),
         Schedule(BACKWARD, BackwardConfig, backward_launches, BACKWARD_KNOBS, backward_configs),
+        Schedule(TABLES[:1], TableGradientConfig, table_launches, (), table_configs),
+        Schedule(
+            TABLES[1:], OrderedTableGradientConfig, ordered_table_launches, (),
+            partial(table_configs, ordered=True),
+        ),
         Schedule(APPEND, AppendConfig, append_launches, (), append_configs),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),
     residence=residence_reasons,
-)
+)  # fmt: skip
 # The second tiled kernel of the ordered backward, which is not searched: dQ alone.
 ORDERED_DQ = Schedule(
     ("backward_deterministic",), ForwardConfig, ordered_query_gradient_launch, (), ordered_configs

@@ -70,7 +70,7 @@ class Recompute:
                 seen = tirx.And(site[0] < bound.rows, seen)
                 score = bound.scaled(raw, *site)
                 exponent = self.gradient.exponent(score, lse(m, n, r)) * T.float32(LOG2E)
-                store(self._gradient, (m, n, r), bound.gradient(raw, *site))
+                store(self._gradient, (m, n, r), self.kept(bound, raw, *site))
             if lse_low is not None:
                 exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
             exponent = tirx.Select(seen, exponent, T.float32(float("-inf")))
@@ -81,9 +81,17 @@ class Recompute:
         raw = self.s.registers[at]
         if self._gradient is not None:
             seen = tirx.And(site[0] < bound.rows, seen)
-            store(self._gradient, at, bound.gradient(raw, *site))
+            store(self._gradient, at, self.kept(bound, raw, *site))
         weight = self.gradient.weight(self.kernel.scalar(bound.scaled(raw, *site), "float32"))
         store(self.s.registers, at, tirx.Select(seen, weight, T.float32(0)))
+
+    def kept(self, bound: BoundScores, raw, q_idx, k_idx):
+        """What is kept of a dot product: the score's own gradient."""
+        return bound.gradient(raw, q_idx, k_idx)
+
+    def by_score(self, at: tuple, dp, delta):
+        """The gradient by the masked score of element ``at`` of ``s``, from its dP."""
+        return self.gradient.derivative(self.s.registers[at], dp, delta)
 
     def check(self, *products: str) -> None:
         """Raise AssertionError unless the kernel used every block of the backward's definition.
@@ -104,8 +112,8 @@ class Recompute:
         """
         for m, n, r in dp.elements(columns):
             whole = (m, first + n, r)
-            p = self.s.registers[whole]
             gradient = None if self._gradient is None else self._gradient[whole]
             own = None if delta is None else delta(*whole)
-            by_score = self.gradient.derivative(p, dp.registers[m, n, r], own)
-            store(dp.registers, (m, n, r), self.scores.dscore(p, by_score, gradient))
+            by_score = self.by_score(whole, dp.registers[m, n, r], own)
+            product = self.scores.dscore(self.s.registers[whole], by_score, gradient)
+            store(dp.registers, (m, n, r), product)

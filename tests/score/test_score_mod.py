@@ -18,7 +18,6 @@ from tvm_flash.score.trace import trace_mask_mod, trace_score_mod
 
 TABLE = torch.randn(4, 7)
 VECTOR = torch.randn(5)
-LEARNED = torch.ones(3, requires_grad=True)
 
 
 def program_of(function):
@@ -187,9 +186,6 @@ REFUSED = {
     "nothing": (lambda s, b, h, q, k: None, UnsupportedSpec, "NoneType"),
     "numpy": (lambda s, b, h, q, k: s + np.ones(3), UnsupportedSpec, "ndarray"),
     "nan": (lambda s, b, h, q, k: s + math.nan, TypeError, "NaN"),
-    "grad": (
-        lambda s, b, h, q, k: s + LEARNED[q], NotImplementedError, "detach",
-    ),
     "empty": (lambda s, b, h, q, k: s + torch.ones(0)[q], UnsupportedSpec, "no elements"),
     "complex": (lambda s, b, h, q, k: s + torch.ones(3).cfloat()[q], UnsupportedSpec, "complex64"),
     "arity": (lambda s, b, h: s, TypeError, "is called as score_mod.score, b, h, q_idx, k_idx"),

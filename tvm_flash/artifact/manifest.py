@@ -20,11 +20,14 @@ FORMAT = 3
 # every run. On GPUs both are kernels of their own; on CPUs every backward gives the same bits, and
 # the forward divides keys by itself. append: rows go into the pages of a cache. linear: linear
 # attention (problem/linear.py). softmax: of whole rows, without values.
+# tables: the gradients of captured tables.
 DIRECTIONS = {
     "forward": "fwd",
     "forward_split": "fwd_split",
     "backward": "bwd",
     "backward_deterministic": "bwd_det",
+    "tables": "tables",
+    "tables_deterministic": "tables_det",
     "append": "append",
     "linear": "linear",
     "softmax": "softmax",

@@ -17,8 +17,9 @@ _BINARY = (
 )  # fmt: skip
 
 
-def differentiate(expr: Expr, var: tirx.Var) -> Expr:
-    """d ``expr`` / d ``var``, float32; steps (floor, comparisons, integers) have derivative 0.
+def differentiate(expr: Expr, var: Expr) -> Expr:
+    """d ``expr`` / d ``var``, a variable or another node of it, float32; steps (floor,
+    comparisons, integers) have derivative 0.
 
     At a tie of max or min the derivative is the mean of both sides, as in torch.
     Raises UnsupportedSpec for an operation without a known derivative.
@@ -74,7 +75,7 @@ def number(value: float) -> Expr:
 
 
 class _Derivative:
-    def __init__(self, var: tirx.Var):
+    def __init__(self, var: Expr):
         self.var = var
         self.known: dict[int, tuple[Expr, Expr | None]] = {}
 

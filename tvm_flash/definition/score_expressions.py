@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache, reduce
+from typing import Any, NamedTuple
 
 import torch
 from tvm import tirx
 
 from ..problem.spec import AttentionSpec, has_sum
 from ..score import variants
+from ..score.loads import Load
 from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod, trace_score_mod
 from .derivative import contains_let, differentiate, rewrite_calls
@@ -84,6 +85,54 @@ def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
 def score_grad_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:
     """d score_expr / d raw, float32, derived from the expression."""
     return differentiate(score_expr(spec, raw, site), raw)
+
+
+class TableGradient(NamedTuple):
+    """The derivative of a score by one element of a captured table.
+
+    load: which read it is. index: of the element, int32 or int64. kept: whether it lies inside the
+    table. A symbol that is an index may lie past the end, and adds nothing then.
+    """
+
+    load: Load
+    index: tuple[Expr, ...]
+    slope: Expr
+    kept: Expr
+
+
+def table_gradient_exprs(spec: AttentionSpec, raw: Expr, site: Site) -> list[TableGradient]:
+    """The derivative of ``score_expr`` by each element that it reads of a learned table."""
+    reads: list[tuple] = []
+    tables = tuple(
+        _Watched(n, table, reads) if n in spec.learned else table
+        for n, table in enumerate(site.tables)
+    )
+    score = score_expr(spec, raw, replace(site, tables=tables))
+    symbols = {"b": site.b, "h": site.h, "q_idx": site.q_idx, "k_idx": site.k_idx}
+    loads = [load for load in spec.table_loads if load.table in spec.learned]
+    found = []
+    for load, (number, index, element) in zip(loads, reads, strict=True):
+        sizes = site.tables[number].shape
+        inside = [symbols[x] < n for x, n in zip(load.axes, sizes, strict=True) if x in symbols]
+        index = tuple(symbols.get(x, own) for x, own in zip(load.axes, index, strict=True))
+        kept = reduce(tirx.And, inside) if inside else tirx.const(True, "bool")
+        found.append(TableGradient(load, index, differentiate(score, element), kept))
+    return found
+
+
+class _Watched:
+    """A captured table that keeps number, index and value of each read in ``reads``."""
+
+    def __init__(self, number: int, table: tirx.Buffer, reads: list[tuple]):
+        self.shape, self.dtype = table.shape, "float32"
+        self._number, self._table, self._reads = number, table, reads
+
+    def __getitem__(self, index: tuple) -> Expr:
+        element = self._table[index]
+        if self._table.dtype != "float32":
+            element = tirx.Cast("float32", element)
+        self._reads.append((self._number, index, element))
+        return element
 
 
 def legalise(expr: Expr, math: Any) -> Expr:

@@ -7,11 +7,13 @@ from tvm import tirx
 from .arithmetic import int32, lengths_of
 from .score_expressions import (
     Site,
+    TableGradient,
     is_scale_only,
     legalise,
     mask_expr,
     score_expr,
     score_grad_expr,
+    table_gradient_exprs,
 )
 from .signature import Signature
 
@@ -111,6 +113,12 @@ class BoundScores:
         """d score / d raw, derived from the score expression."""
         scores = self._scores
         return scores.legal(score_grad_expr(scores.spec, raw, self._site(q_idx, k_idx)))
+
+    def by_tables(self, raw, q_idx, k_idx) -> list[TableGradient]:
+        """d score / d each element of a learned table that the score reads."""
+        scores = self._scores
+        found = table_gradient_exprs(scores.spec, raw, self._site(q_idx, k_idx))
+        return [one._replace(slope=scores.legal(one.slope)) for one in found]
 
     def masked(self, score, q_idx, k_idx, boundary=None):
         """``score`` where the row sees the key, -inf elsewhere (also past the last key).

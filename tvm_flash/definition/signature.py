@@ -57,6 +57,7 @@ class Signature:
     Arguments are those of problem.arguments. Sizes and strides are int64: offsets never overflow.
     numbers: those of the call, by name; spans: what says where entries lie, by name, where the
     kind of sequences has it; inputs: what the kind of softmax takes besides scores, by name.
+    table_gradients: those of learned tables, by number, in ``parts`` copies.
     seqlen_q, seqlen_k: of dense sequences. batch_rows: queries of all entries.
     direction: whose call ``finish`` makes of a function; None for one with arguments of its own.
     """
@@ -82,10 +83,15 @@ class Signature:
             for a in own
             if a.name.startswith("table")
         )
+        self.parts = tirx.Var("parts", "int64")
+        self.table_gradients = {
+            n: declare(f"dtable{n}", [self.parts, *self.tables[n].shape], "float32")
+            for n in spec.learned
+        }
         self.inputs = {
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in own
-            if a.name in SOFTMAX_INPUTS
+            if a.name in SOFTMAX_INPUTS and direction != "tables"
         }
         self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec, direction)}
 
@@ -142,7 +148,8 @@ class Signature:
             call = (call - {"lse", "lse_low"}) | {*statistics}
         own = [p for p in func.params if call is None or _NAMES.get(p.name, p.name) in call]
         params = [
-            *own, *self.spans.values(), *self.inputs.values(), *self.tables, *self.numbers.values(),
+            *own, *self.spans.values(), *self.inputs.values(), *self.tables,
+            *self.table_gradients.values(), *self.numbers.values(),
         ]  # fmt: skip
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         if self.spans:

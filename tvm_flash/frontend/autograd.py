@@ -14,20 +14,28 @@ from torch._C._functorch import (
 )
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
+from ..score.gradients import wants_gradient
 
-def differentiable(name: str, run, save, gradients):
+
+def differentiable(name: str, run, save, gradients, tables: int):
     """``run(*inputs)`` with derivatives.
 
-    ``save(ctx, inputs, outputs)`` follows it, ``gradients(ctx, *upstream)`` gives the derivatives.
-    ``name`` is what profilers show, with "Backward" behind it.
+    ``save(ctx, inputs, outputs)`` follows it, ``gradients(ctx, *upstream)`` gives the derivatives
+    by the inputs, then by the tables ``ctx.learned``, numbers of those that want one. ``name`` is
+    what profilers show, with "Backward" behind it. tables: which of the inputs is the list of them.
     """
 
-    def forward(ctx, *inputs):
+    def forward(ctx, learned, *inputs):
+        # What is in a list is followed only where it is an input too.
+        inputs, ctx.learned = inputs[: len(inputs) - len(learned)], learned
         outputs = run(*inputs)
         save(ctx, inputs, outputs)
         return outputs
 
-    members = {"forward": forward, "backward": gradients, "jvp": _no_forward_mode}
+    def backward(ctx, *upstream):
+        return (None, *gradients(ctx, *upstream))
+
+    members = {"forward": forward, "backward": backward, "jvp": _no_forward_mode}
     members = {key: staticmethod(function) for key, function in members.items()}
     recorded = type(name, (torch.autograd.Function,), members)
     # Function.apply wants torch.func to see the whole function, by a setup_context that costs every
@@ -35,6 +43,10 @@ def differentiable(name: str, run, save, gradients):
     apply_at_one_level = super(torch.autograd.Function, recorded).apply
 
     def apply(*inputs):
+        learned = ()
+        if len(inputs) > tables and inputs[tables]:
+            learned = tuple(n for n, x in enumerate(inputs[tables]) if wants_gradient(x))
+        inputs = (learned, *inputs, *[inputs[tables][n] for n in learned])
         if peek_interpreter_stack() is None:
             return recorded.apply(*inputs)
         before = get_single_level_autograd_function_allowed()

@@ -12,7 +12,7 @@ from ..problem.arguments import arguments, call_sizes, named_sizes, shape_of
 from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
 from ..problem.spec import SOFTMAXES, AttentionSpec, has_sum
-from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
+from ..score.gradients import missing_gradient, wants_gradient
 from ..score.layouts import check_dense
 from .spec_names import spec_of
 
@@ -153,7 +153,7 @@ def check_backward_call(given: Mapping[str, Any]) -> None:
     except TypeError:  # symbolic sizes have no hash
         expected = _expected.__wrapped__(*sizes)
     for name, shape, dtype, empty in expected:
-        x = given[name]
+        x = given.get(name)
         if x is not None:
             check_like(name, x, shape if x.shape != empty else empty, dtype, q)
 
@@ -190,11 +190,23 @@ def _expected(text: str, query, value) -> list[tuple]:
 
 
 def check_captured(tables) -> None:
-    """NotImplementedError for a captured tensor that wants a gradient, or is a view of such."""
+    """NotImplementedError for a captured view, made without gradients, of a tensor that wants one:
+    it would go no further than the view."""
     for number, table in enumerate(tables):
         base = table._base
-        if wants_gradient(table) or (base is not None and wants_gradient(base)):
+        if base is not None and table.grad_fn is None and wants_gradient(base):
             raise NotImplementedError(missing_gradient(f"captured tensor {number}", table))
+
+
+def check_learned(spec: AttentionSpec, learned: Sequence[int], tables) -> None:
+    """ValueError unless scores have derivatives by the tables ``learned``, numbers."""
+    for n in learned:
+        if n not in spec.differentiable_tables:
+            raise ValueError(
+                f"captured tensor {n - spec.alibi} of shape {tuple(tables[n].shape)} requires "
+                "grad, and scores follow from it by integers, conditions or a mask, which have no "
+                "derivative: pass its .detach()"
+            )
 
 
 def check_alibi(slopes: torch.Tensor, device: torch.device, batch: int, heads: int) -> torch.Tensor:
@@ -212,7 +224,6 @@ def check_alibi(slopes: torch.Tensor, device: torch.device, batch: int, heads: i
             f"alibi_slopes of {shape=} must be (num_heads,) = ({heads},) or "
             f"(batch, num_heads) = ({batch}, {heads})"
         )
-    check_no_gradient("alibi_slopes", slopes)
     return slopes.expand(batch, heads)
 
 
@@ -223,7 +234,6 @@ def check_attn_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     check_dense("attn_mask", mask)
     if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
         raise TypeError(f"{mask.dtype=} of attn_mask must be torch.bool or floating point")
-    check_no_gradient("attn_mask", mask)
     sizes = (1,) * (len(shape) - mask.ndim) + tuple(mask.shape)
     if mask.ndim > len(shape) or any(n != 1 and n != m for n, m in zip(sizes, shape, strict=True)):
         raise ValueError(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch._C import _is_any_autocast_enabled
 
+from . import table_ops  # noqa: F401  its operators are called by those of attention
 from .captured import Captured
 from .checks import as_softmax, check_alibi, check_tensors
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import is_jagged, jagged_parts, nested_like, ready_attention
+from .score_inputs import as_inputs, check_no_alibi, learns, longest_of
 from .spans import Lengths, ragged_of
 from .values import (
     NO_WINDOW,
@@ -58,6 +60,7 @@ def attention(
     num_splits: int | None = 0,
     softmax: str = "softmax",
     sink: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -70,8 +73,10 @@ def attention(
     * tanh(s / cap), 0 is off. One kernel serves every window and softcap. Numbers may be tensors of
     one element: their values are read. alibi_slopes (H,) or (B, H) float32. score_mod(score, b, h,
     q_idx, k_idx) and mask_mod(b, h, q_idx, k_idx) as in FlexAttention: torch operations, captured
-    tensors indexed by symbols; or a ``Captured`` of both. Order: scale, softcap, ALiBi, score_mod,
-    masks.
+    tensors indexed by symbols; or a ``Captured`` of both. bias: floating point, of a shape that
+    broadcasts to (B, H, Sq, Sk); read as it is, never expanded. Order: scale, softcap,
+    ALiBi, bias, score_mod, masks. bias, alibi_slopes, captured tensors of floating point, and
+    softmax_scale and softcap that are tensors have gradients too (docs/bias.md).
     softmax: what makes weights of a row's scores S. "softmax": exp(S) / sum(exp(S)); "softmax1":
     one more in the denominator, so that a row may attend to nothing (Miller, 2023); "sigmoid": each
     key by itself (Ramapuram et al., 2024), without lse. sink (H,): a learned logit
@@ -130,10 +135,17 @@ def attention(
         check_tensors(q, k, v)
         if num_splits:
             raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
+    ragged = None if lengths is None else ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
+    inputs = own = ()
+    if bias is not None or learns(softmax_scale) or learns(softcap):
+        if alibi_slopes is not None:
+            check_no_alibi(softmax_scale, softcap)
+        shape = longest_of(q, k, ragged)
+        inputs, own, softmax_scale, softcap = as_inputs(q, shape, bias, softmax_scale, softcap)
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
     features, scale, numbers = options = options_of(
-        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax
+        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, inputs
     )
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
@@ -145,13 +157,12 @@ def attention(
         if alibi_slopes is not None:
             slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
         out, lse = attention_operator(
-            q, k, v, [*slopes, *tables], spec, scale, sink, deterministic, *numbers
+            q, k, v, [*slopes, *own, *tables], spec, scale, sink, deterministic, *numbers
         )
     else:
         out, lse = ready_attention(
-            q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), options,
-            deterministic, alibi_slopes, (score_mod, mask_mod),
-            as_splits(num_splits) if num_splits else 0, sink,
+            q, k, v, ragged, options, deterministic, alibi_slopes, (score_mod, mask_mod),
+            as_splits(num_splits) if num_splits else 0, sink, own,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.
@@ -168,6 +179,7 @@ def options_of(
     alibi_slopes,
     alignment: str = "bottom_right",
     softmax: str = "softmax",
+    inputs: tuple = (),
 ) -> tuple[tuple, float | None, tuple]:
     """The fields of problem.Features up to the kind; the scale; window_left, window_right, softcap.
 
@@ -187,7 +199,8 @@ def options_of(
     is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
     alibi = alibi_slopes is not None
     # To make a Features takes 2 % of a small call.
-    features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep, softmax)
+    kinds = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep)
+    features = (*kinds, inputs, softmax)
     return features, scale, (left, right, softcap)
 
 

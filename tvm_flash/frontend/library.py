@@ -44,8 +44,8 @@ def register(
     name = operator._schema.name
     # Not under "CPU" alone: other devices then get an error of ours.
     _library.impl(name, kernel, "CompositeExplicitAutograd")
-    recorded = differentiable(operator._opname, below_autograd(operator), *derivative)
     tables = list(parameters(operator)).index("tables")
+    recorded = differentiable(operator._opname, below_autograd(operator), *derivative, tables)
     _library.impl(name, _with_list(recorded, tables), "Autograd")
     torch.library.register_fake(name, results, lib=_library)
     torch.library.register_vmap(name, mapped, lib=_library)

@@ -16,7 +16,7 @@ from .checks import check_backward_call, check_operator_call, check_sink
 from .library import NO_SECOND_GRADIENTS, define, register
 from .observers import is_plain_call
 from .placement import place_of
-from .recording import Recording, named
+from .recording import Recording, named, parameters
 from .results import (
     allocated,
     completed_gradients,
@@ -28,7 +28,7 @@ from .results import (
     outputs,
     results_without_keys,
 )
-from .schemas import schema
+from .schemas import LEARNED, schema
 from .spec_names import lasting_text, spec_json, spec_name, spec_of
 from .splitting import splits_on
 from .vmap import batched
@@ -39,7 +39,11 @@ _forward_operator, _backward_operator = (
     define(schema(f"attention_{direction}", TABLE[direction]))
     for direction in ("forward", "backward")
 )
-_recording = Recording(_forward_operator, _backward_operator, TABLE)
+# Of ``table_ops``.
+TABLE_GRADIENTS = define(
+    schema("attention_tables", TABLE["tables"], choices=[LEARNED], results=["gradients"])
+)
+_recording = Recording(_forward_operator, _backward_operator, TABLE_GRADIENTS, TABLE)
 
 
 def attention_operator(
@@ -59,7 +63,7 @@ def attention_operator(
             spec = lasting_text(spec)
         elif torch.is_grad_enabled() and (
             q.requires_grad or k.requires_grad or v.requires_grad
-            or (sink is not None and sink.requires_grad)
+            or (sink is not None and sink.requires_grad) or any(x.requires_grad for x in tables)
         ):  # fmt: skip
             run = _differentiable_forward
         else:
@@ -195,7 +199,12 @@ def _flops(q, k, columns: int) -> int:
 
 # Nobody watches, so the dispatcher need not.
 _record = (_recording.save, _recording.gradients)
-_differentiable_forward = differentiable("attention_forward", _forward_in_node, *_record)
+_differentiable_forward = differentiable(
+    "attention_forward",
+    _forward_in_node,
+    *_record,
+    list(parameters(_forward_operator)).index("tables"),
+)
 register(
     _forward_operator, _forward, _forward_results, _record, batched(_forward_operator),
     _forward_flops,

@@ -10,10 +10,12 @@ import torch
 from torch._C import _is_tracing
 
 from ..problem.spec import AttentionSpec
+from ..score.gradients import check_no_gradient
 from ..score.program import ScoreProgram
 from .captured import NOTHING, already_captured, capture, captured_on
 from .checks import NAMES, check_all_dense, check_captured, check_packed_sizes, check_sizes
 from .observers import untraced_shapes
+from .score_inputs import before
 from .spec_names import spec_json, spec_name
 from .values import as_flag
 
@@ -25,7 +27,8 @@ class Features(NamedTuple):
 
     All but is_steep are AttentionSpec's. is_steep: softmax_scale is so large that a float32 lse
     would say little of a row's sum; then the spec is that of a score_mod that changes nothing,
-    whose kernels save more (AttentionSpec.saved_statistics).
+    whose kernels save more (AttentionSpec.saved_statistics). inputs: what is done to scores before
+    the score_mod, as ``score_inputs.before`` takes it.
     """
 
     causal: bool
@@ -35,6 +38,7 @@ class Features(NamedTuple):
     alibi: bool
     alignment: str
     is_steep: bool
+    inputs: tuple = ()
     softmax: str = "softmax"
     sequences: str = "dense"
 
@@ -96,7 +100,7 @@ def _decided(features: tuple) -> tuple:
 
     It hands a plain tuple on as a constant, and would lose the fields of a NamedTuple.
     """
-    return tuple([x if isinstance(x, str) else as_flag("kind", x) for x in features])
+    return tuple([x if isinstance(x, (str, tuple)) else as_flag("kind", x) for x in features])
 
 
 def _problem(dtype, q, k, v, features: tuple, score_mod, mask_mod) -> PosedProblem:
@@ -131,10 +135,11 @@ def _spec(
     score_mod: ScoreProgram | None,
     mask_mod: ScoreProgram | None,
 ) -> AttentionSpec:
+    score_mod = before(features.inputs, score_mod)
     if features.is_steep and score_mod is None:
         score_mod = _UNCHANGED.score_mod
     fields = features._asdict()
-    del fields["is_steep"]
+    del fields["is_steep"], fields["inputs"]
     return AttentionSpec(
         dtype=NAMES[dtype],
         head_dim=head_dim,
@@ -154,6 +159,8 @@ def _json(constants: tuple, dtype, head_dim, head_dim_v, score_mod, mask_mod) ->
 def _captured_json(device, score_mod, mask_mod, constants: tuple, dtype, head_dim, head_dim_v):
     """As ``_json``, of functions that are traced first, and the tensors they captured."""
     mods = captured_on(device, score_mod, mask_mod)
+    for number, table in enumerate(mods.tables):  # the compiler would make a constant of it
+        check_no_gradient(f"captured tensor {number}", table)
     text = _json(constants, dtype, head_dim, head_dim_v, mods.score_mod, mods.mask_mod)
     return text, mods.tables
 

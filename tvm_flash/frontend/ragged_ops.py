@@ -28,7 +28,7 @@ from .ops import call_of, is_ordered, readable_rows
 from .packed_rows import Extent, is_readable
 from .placement import place_of
 from .ragged_checks import PACKED, PAGED, check_ragged_call, check_spans
-from .recording import Recording, named
+from .recording import Recording, named, parameters
 from .results import (
     LSE_WITHOUT_KEYS,
     completed_gradients,
@@ -37,7 +37,7 @@ from .results import (
     from_layouts,
     outputs_of,
 )
-from .schemas import schema
+from .schemas import LEARNED, schema
 from .spec_names import lasting_text, spec_of
 from .splitting import splits_on
 from .vmap import one_by_one
@@ -81,7 +81,7 @@ def ready_operator(
             spec = lasting_text(spec)
         elif torch.is_grad_enabled() and (
             q.requires_grad or k.requires_grad or v.requires_grad
-            or (sink is not None and sink.requires_grad)
+            or (sink is not None and sink.requires_grad) or any(x.requires_grad for x in tables)
         ):  # fmt: skip
             run = _DIFFERENTIABLE[kind]
         else:
@@ -286,7 +286,11 @@ def _register(operator, kind: str, direction: str, run, derivative) -> None:
     )  # fmt: skip
 
 
-_recording = Recording(_packed_forward, _packed_backward, TABLES[PACKED])
+# Of ``table_ops``.
+TABLE_GRADIENTS = define(
+    schema("attention_packed_tables", TABLES[PACKED]["tables"], _NUMBERS, [LEARNED], ["gradients"])
+)
+_recording = Recording(_packed_forward, _packed_backward, TABLE_GRADIENTS, TABLES[PACKED])
 _DERIVATIVES = {
     PACKED: (_recording.save, _recording.gradients),
     PAGED: without_derivative(
@@ -295,7 +299,12 @@ _DERIVATIVES = {
 }
 # Nobody watches, so the dispatcher need not.
 _DIFFERENTIABLE = {
-    kind: differentiable(f"attention_{kind}_forward", partial(_forward_in_node, kind), *derivative)
+    kind: differentiable(
+        f"attention_{kind}_forward",
+        partial(_forward_in_node, kind),
+        *derivative,
+        list(parameters(FORWARD[kind])).index("tables"),
+    )
     for kind, derivative in _DERIVATIVES.items()
 }
 for _kind, _derivative in _DERIVATIVES.items():

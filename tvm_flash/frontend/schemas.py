@@ -6,18 +6,23 @@ from collections.abc import Sequence
 
 from ..problem.arguments import NUMBERS, Argument, names
 
+# Numbers of the tables that want gradients.
+LEARNED = "int[] learned=[]"
+
 
 def schema(
     name: str,
     table: Sequence[Argument],
     numbers: Sequence[Argument] = NUMBERS,
     choices: Sequence[str] = (),
+    results: Sequence[str] = (),
 ) -> str:
     """The operator ``name`` in torch's words, for the arguments of ``table``.
 
     Its parameters by name: tensors, captured tables and the spec as text where there are scores,
     numbers, then what is optional, the numbers that not all specs have, ``choices`` of the operator
-    itself. Results are the outputs; workspaces are the operator's own.
+    itself. Results are the outputs, or ``results`` where no table has those; workspaces are the
+    operator's own.
     """
     has_scores = NUMBERS[0] in numbers
     given = [a for a in table if a.role in ("input", "saved", "updated")]
@@ -33,8 +38,9 @@ def schema(
         *(_number_parameter(a) for a in numbers if a.absent is not None),
         *choices,
     ]
-    results = ", ".join(f"Tensor {name}" for name in names(table, "output"))
-    return f"{name}({', '.join(parameters)}) -> ({results})"
+    outputs = names(table, "output") or results
+    outputs = ", ".join(f"Tensor {name}" for name in outputs)
+    return f"{name}({', '.join(parameters)}) -> ({outputs})"
 
 
 def _number_parameter(number: Argument) -> str:

@@ -9,6 +9,7 @@ from .broadcasting import broadcast_leads, share_heads
 from .captured import Captured, capture
 from .checks import check_all_dense, check_attn_mask, check_ranks
 from .functional import attention
+from .score_inputs import learns
 from .values import as_flag, as_scale, autocast, check_no_dropout
 
 
@@ -41,7 +42,7 @@ def scaled_dot_product_attention(
 
     query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with leading dimensions that
     broadcast; is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True
-    takes part) or a float bias, without gradient; with is_causal both hold. Returns (..., H, Sq,
+    takes part) or a float bias, differentiable; with is_causal both hold. Returns (..., H, Sq,
     Dv); 0 for rows that see no key. dropout_p > 0 raises NotImplementedError; other errors as
     ``attention``.
     """
@@ -54,12 +55,14 @@ def scaled_dot_product_attention(
         q, k, v = broadcast_leads(query, key, value)
         lead = q.shape[:-3]
         q, k, v = share_heads(*map(_four_dimensional, (q, k, v)), as_flag("enable_gqa", enable_gqa))
-        mods = None
-        if attn_mask is not None:
+        mods = bias = None
+        if attn_mask is not None and learns(attn_mask):
+            bias = _as_bias(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
+        elif attn_mask is not None:
             mods = _as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
         out = attention(
-            q, k, v, softmax_scale=None if scale is None else as_scale("scale", scale),
-            causal=is_causal, score_mod=mods, layout="bhsd",
+            q, k, v, softmax_scale=_as_scale(scale), causal=is_causal, score_mod=mods, bias=bias,
+            layout="bhsd",
             alignment="top_left" if is_causal else "bottom_right",
         )  # fmt: skip
     except (TypeError, ValueError, RuntimeError):
@@ -76,13 +79,29 @@ def _four_dimensional(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(0, -4) if x.ndim > 4 else x[(None,) * (4 - x.ndim)] if x.ndim < 4 else x
 
 
+def _as_scale(scale):
+    return scale if scale is None or learns(scale) else as_scale("scale", scale)
+
+
 def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
     """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
     table = check_attn_mask(mask, shape)
     if len(shape) > 4:
-        # Only what is stored of broadcast heads, rows and keys is brought together.
-        stored = mask[(None,) * (len(shape) - mask.ndim)]
-        stored = stored.expand(*shape[:-3], *stored.shape[-3:]).flatten(0, -4)
-        table = stored.expand(-1, *shape[-3:])
+        table = _with_one_lead(mask, shape).expand(-1, *shape[-3:])
     mods = _OF_MASK.get(mask.dtype) or _OF_MASK[torch.float32]
     return mods.with_tables(_four_dimensional(table))
+
+
+def _as_bias(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """attn_mask that wants a gradient as a bias of four dimensions."""
+    check_attn_mask(mask, shape)
+    return _with_one_lead(mask, shape) if len(shape) > 4 else mask
+
+
+def _with_one_lead(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """``mask`` with one leading dimension for those of ``shape``.
+
+    Only what is stored of broadcast heads, rows and keys is brought together.
+    """
+    stored = mask[(None,) * (len(shape) - mask.ndim)]
+    return stored.expand(*shape[:-3], *stored.shape[-3:]).flatten(0, -4)

@@ -72,12 +72,17 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         *shapes.own,
         sink,
     )
+    saved = ("q", "k", "v", "out", "dout", "lse", "lse_low", "dlse", "delta")
     return {
         "forward": (*forward, *shapes.own, sink),
         "forward_split": (*forward, *parts, *shapes.own, sink),
         "backward": backward,
         # It sums dQ in registers.
         "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
+        **dict.fromkeys(
+            ("tables", "tables_deterministic"),
+            (*(a for a in backward if a.name in saved), *shapes.own),
+        ),
     }
 
 
@@ -177,8 +182,25 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     if not spec.row_statistics:
         absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
-    numbers = numbers_of(spec, direction)
-    return (*(a for a in own if a.name not in absent), *_tables(spec), *numbers)
+    tables, numbers = _tables(spec), numbers_of(spec, direction)
+    if direction in ("tables", "tables_deterministic"):
+        of_learned = [tables[n] for n in spec.learned]
+        tables += [_sums(f"d{a.name}", a, "output", "float32") for a in of_learned]
+        if direction != "tables":
+            largest = Argument("largest", ("learned",), "workspace", "int32", True, True)
+            fixed = [_sums(f"fixed{n}", tables[n], "workspace", "int64") for n in spec.learned]
+            tables += [largest, *fixed]
+    return (*(a for a in own if a.name not in absent), *tables, *numbers)
+
+
+def is_table_sum(name: str) -> bool:
+    """Whether an argument of this name is added to for a captured table: zeros before."""
+    return name.startswith(("dtable", "fixed", "largest"))
+
+
+def _sums(name: str, table: Argument, role: str, dtype: str) -> Argument:
+    """Sums for each element of a captured table, in copies that are to be added."""
+    return Argument(name, ("parts", *table.shape), role, dtype, dense=True, zeroed=True)
 
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
@@ -187,6 +209,8 @@ def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
         known = ", ".join(OWN_FIELDS[direction])
         return [f"{spec.name}: {direction!r} knows of a spec {known} alone"]
     is_known = any(direction in table for table in TABLES.values())
+    if is_known and bool(spec.learned) != direction.startswith("tables"):
+        return [f"{spec.name}: directions of learned tables are 'tables' and of none else"]
     if direction in TABLES[spec.sequences] or not is_known:
         return []
     if direction == "append":

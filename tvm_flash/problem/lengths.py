@@ -20,13 +20,14 @@ FORWARD_BUCKETS = ("tiny", "decode", "short", "medium", "long")
 BACKWARD_BUCKETS = ("tiny", "short", "medium", "long")
 DEFAULT_BUCKET = "long"
 # Rows that are appended are moved one by one, however many there are; in linear attention chunks of
-# rows are.
+# rows are; tables have one config.
 _BUCKETS = {
     "forward": FORWARD_BUCKETS,
     "forward_split": FORWARD_BUCKETS,
     "append": (DEFAULT_BUCKET,),
     "linear": ("tiny", DEFAULT_BUCKET),
     "softmax": (DEFAULT_BUCKET,),
+    **dict.fromkeys(("tables", "tables_deterministic"), (DEFAULT_BUCKET,)),
 }
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for

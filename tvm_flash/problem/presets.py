@@ -121,7 +121,11 @@ def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[A
     too: to append to its pages. All of ``directions``, where it has none: it is then refused by
     name."""
     table = TABLES[spec.sequences]
-    served = [(spec, d) for d in directions if d in table and d != "append"]
+    of_tables = bool(spec.learned)
+    served = [
+        (spec, d) for d in directions
+        if d in table and d != "append" and d.startswith("tables") == of_tables
+    ]  # fmt: skip
     if "append" in table and not {"forward", "append"}.isdisjoint(directions):
         served.append((spec.append_spec, "append"))
     return served or [(spec, direction) for direction in directions]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..score.loads import Load, differentiable_tables, loads
 from ..score.program import ScoreProgram, TableType
 from ..score.trace import trace_mask_mod, trace_score_mod
 from .dtype import DTYPES, DType
@@ -47,6 +48,8 @@ class AttentionSpec:
     returns: "out_lse" or "out", whether the kernel writes lse too.
     sequences: "dense", all of one length in (B, S, H, D); "packed", of any lengths one behind the
         other in (total, H, D); "paged", packed queries over keys in pages, forward only.
+    learned: tables, by their numbers in ``table_types``, whose gradients the kernel computes: of
+        the direction "tables" alone, whose specs have some.
 
     Raises ValueError or TypeError that name the field, its value and the limit.
     """
@@ -65,6 +68,7 @@ class AttentionSpec:
     alignment: str = "bottom_right"
     returns: str = "out_lse"
     sequences: str = "dense"
+    learned: tuple[int, ...] = ()
 
     def __post_init__(self):
         self._set("dtype", str(self.dtype).removeprefix("torch."))
@@ -82,6 +86,9 @@ class AttentionSpec:
         self._set("window_right", self.window_right and not self.causal)
         _check_program("score_mod", self.score_mod, is_score=True)
         _check_program("mask_mod", self.mask_mod, is_score=False)
+        self._set("learned", tuple(self.learned))
+        if unknown := [n for n in self.learned if n not in self.differentiable_tables]:
+            raise ValueError(f"learned={unknown}: no score has a derivative by such a table")
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)
@@ -111,6 +118,30 @@ class AttentionSpec:
         programs = [p for p in (self.score_mod, self.mask_mod) if p is not None]
         captured = tuple(t for p in programs for t in p.tables)
         return (ALIBI_SLOPES, *captured) if self.alibi else captured
+
+    @cached_property
+    def table_loads(self) -> tuple[Load, ...]:
+        """Where scores read tables, by their numbers in ``table_types``."""
+        own = [Load(0, ("b", "h"), frozenset("bh"))] if self.alibi else []
+        found = loads(self.score_mod) if self.score_mod else []
+        return (*own, *(load._replace(table=load.table + self.alibi) for load in found))
+
+    @cached_property
+    def differentiable_tables(self) -> frozenset[int]:
+        """Numbers of the tables, in ``table_types``, that scores have derivatives by."""
+        found = differentiable_tables(self.score_mod) if self.score_mod else set()
+        return frozenset([*range(self.alibi), *(n + self.alibi for n in found)])
+
+    @cached_property
+    def owned_symbols(self) -> frozenset[str]:
+        """Those of b, h and q_idx that are an index of each learned table, at the same place in all
+        its reads: what lies at different ones of them adds to different elements."""
+        found = {"b", "h", "q_idx"}
+        for table in self.learned:
+            own = [load for load in self.table_loads if load.table == table]
+            places = set.intersection(*(set(enumerate(load.axes)) for load in own))
+            found &= {symbol for _, symbol in places}
+        return frozenset(found)
 
     @cached_property
     def saved_statistics(self) -> tuple[str, ...]:
@@ -173,6 +204,7 @@ class AttentionSpec:
             f"m{self.mask_mod.digest}" if self.mask_mod else "",
             "topleft" * (self.alignment == "top_left"),
             "nolse" * (self.returns == "out"),
+            "".join(["grad", *(f"_{n}" for n in self.learned)]) * bool(self.learned),
         ]
         return "_".join(part for part in parts if part)
 
@@ -181,7 +213,8 @@ class AttentionSpec:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
-        for name, first in (("sequences", "dense"), ("softmax", "softmax")):
+        data["learned"] = list(self.learned)
+        for name, first in (("sequences", "dense"), ("softmax", "softmax"), ("learned", [])):
             if data[name] == first:  # as it was written before there were others
                 del data[name]
         return {"version": JSON_VERSION, **data, "layout": _LAYOUT}

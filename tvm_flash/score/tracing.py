@@ -9,7 +9,6 @@ from functools import partial
 import torch
 
 from ..errors import UnsupportedSpec
-from .gradients import missing_gradient, wants_gradient
 from .layouts import check_dense
 from .program import (
     DTYPES,
@@ -319,8 +318,6 @@ def _literal_rank(value, rank: int) -> int:
 def _as_table(tensor: torch.Tensor) -> torch.Tensor:
     check_dense(f"captured tensor ({user_line()})", tensor)
     shape = tuple(tensor.shape)
-    if wants_gradient(tensor):
-        raise UnsupportedSpec(missing_gradient(f"captured tensor ({user_line()})", tensor))
     if tensor.dtype not in TABLE_NAMES:
         raise UnsupportedSpec(
             f"captured tensor of {tensor.dtype} ({user_line()}): convert it to one of "

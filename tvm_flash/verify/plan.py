@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
-from ..problem.arguments import TABLES, WRITTEN, ZEROED, names
+from ..problem.arguments import TABLES, WRITTEN, ZEROED, is_table_sum, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch
 from .buffers import MappedTensors, tensors_of
@@ -40,7 +40,8 @@ def run_program(
     """
     memory = DeviceMemory()
     outputs = program_outputs(program) if outputs is None else outputs
-    mapped = MappedTensors(memory, tensors_of(call), outputs, zeroed)
+    sums = {name for name in call if is_table_sum(name)}
+    mapped = MappedTensors(memory, tensors_of(call), {*outputs, *sums}, {*zeroed, *sums})
     settings = {"checks": checks or Checks(), "seed": seed}
     reports = []
     for step, ptx in zip(program.launches, ptx_texts, strict=True):
