@@ -129,7 +129,9 @@ def attention(
     else:
         check_tensors(q, k, v)
         if num_splits:
-            raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
+            raise ValueError(
+                f"{num_splits=} is of packed and cached calls: leave it out, or give cu_seqlens_q"
+            )
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
     features, scale, numbers = options_of(
