@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from ..tune.request import Request
 
 DIRECTIONS = ("forward", "backward")
+_NOT_SEARCHED = {
+    "forward_split": "no call with few queries is timed on GPUs; on CPUs tune forward, for decode",
+    "backward_deterministic": "it has no space of its own: tune backward",
+    "append": "it has no numbers, rows are moved one by one",
+}
 # Options that say what is searched, as --carry reads them; those that --carried reads.
 _SEARCHED = ("specs", "specs_file", "preset", "target", "directions", "trials", "seed", "strategy")
 _TIMED = ("seconds", "timeout", "logs")
@@ -220,6 +225,9 @@ def _hardware(rpc: str | None, key: str, target: str, jobs: int | None, timeout:
 
 def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if reasons := [f"{word} is not searched: {_NOT_SEARCHED[word]}" for word in words
+                   if name == "directions" and word in _NOT_SEARCHED]:  # fmt: skip
+        raise UnsupportedSpec(reasons)
     if unknown := [word for word in words if word not in known]:
         raise UnsupportedSpec(f"--{name} {','.join(unknown)!r} must be of {', '.join(known)}")
     return words
