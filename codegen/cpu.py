@@ -27,11 +27,6 @@ def llvm_version() -> str:
     return str(llvm_version_major())
 
 
-# LLVM eliminates common subexpressions itself; TVM's pass moves some out of the branch that
-# computes them (LLVM then refuses the module) and takes minutes on long score functions.
-PASS_OPTIONS = {"tirx.disable_cse_tir": True}
-
-
 def prepared(plan: Scheduled) -> tvm.IRModule:
     """The functions of ``plan`` as they ship: they check shapes, and announce what is to do."""
     checked = {var: with_shape_checks(f, plan.meta) for var, f in plan.mod.functions.items()}
@@ -45,7 +40,7 @@ def compile_module(mod: tvm.IRModule, target: CpuTarget) -> tvm.runtime.Module:
     """Lower ``mod`` for ``target`` and generate its machine code in memory."""
     tvm_target = target.tvm_target()
     try:
-        with tvm_target, tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
+        with tvm_target, tvm.transform.PassContext(opt_level=3):
             return tvm.compile(mod, target=tvm_target, tir_pipeline=PIPELINE).mod
     except Exception as error:
         raise BuildError(

@@ -52,8 +52,9 @@ def attention_reference(
         scores = scores + bias.to(scores.dtype)
     if score_mod is not None:
         scores = score_mod(scores, b, h, q_idx, k_idx).to(scores.dtype)
-    left, right = (window_size[0], 0) if causal else window_size
-    if (left, right) != (-1, -1):
+    ends = [None if end == -1 else end for end in window_size]
+    left, right = ends[0], 0 if causal else ends[1]
+    if (left, right) != (None, None):
         scores = _masked(scores, variants.window(left, right)(b, h, row, k_idx))
     if mask_mod is not None:
         scores = _masked(scores, mask_mod(b, h, q_idx, k_idx))

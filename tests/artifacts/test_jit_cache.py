@@ -13,6 +13,7 @@ import torch
 from tvm_flash.artifact.library import verify
 from tvm_flash.codegen import cache, jit, versions
 from tvm_flash.errors import BuildError, UnsupportedSpec
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime import kernels
 from tvm_flash.runtime.loader import load, registered
 
@@ -122,6 +123,9 @@ def test_without_tvm_the_error_says_what_to_do(spec, monkeypatch):
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     with pytest.raises(UnsupportedSpec, match=r"tvm-flash\[compile\]"):
         kernels.resolve(spec, "forward")
+    pages = AttentionSpec(dtype="float32", head_dim=24, sequences="paged")
+    with pytest.raises(UnsupportedSpec, match=r"append of attn_f32_d24_paged.*build .* again"):
+        kernels.resolve(pages, "append")
 
 
 def test_failed_build_leaves_no_entry(scheduled, spec, fresh, monkeypatch):

@@ -107,6 +107,13 @@ def test_build_for_lengths_that_do_not_exist():
     assert "tiny, decode" in call("build", SPEC, "--buckets", "tiny,vast", status=2).stderr
 
 
+def test_build_refuses_what_a_target_does_not_read():
+    told = call("build", SPEC, "--split", "--deterministic", status=2).stderr
+    assert "--target llvm reads no --split, --deterministic" in told
+    told = call("build", SPEC, "--target", "cuda", "--buckets", "long", status=2).stderr
+    assert "--target cuda reads no --buckets" in told
+
+
 def test_verify_of_a_folder_that_is_not_there():
     assert "no/such/folder does not exist" in call("verify", "no/such/folder", status=2).stderr
     text = call("verify", "fp32,d=16,score_mod=no/file.py:f", status=2).stderr

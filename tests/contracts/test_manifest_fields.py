@@ -112,6 +112,16 @@ def test_variants_of_a_gpu_kernel_are_checked(kernels, config):
         load(edit(kernels, **changes))
 
 
+@pytest.mark.parametrize(
+    ("spec", "direction"), [({}, "append"), ({"sequences": "paged"}, "backward")]
+)
+def test_a_direction_that_the_spec_lacks_is_an_artifact_error(kernels, spec, direction):
+    (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
+    changes = {"direction": direction, "spec": {**record["spec"], **spec}}
+    with pytest.raises(ArtifactError, match=rf"direction='{direction}' of .*keys in pages"):
+        load(edit(kernels, kernels=[{**record, **changes}]))
+
+
 def test_a_backward_without_its_tile_is_an_artifact_error(kernels):
     (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
     known = {name: value for name, value in record.items() if name != "block_q"}

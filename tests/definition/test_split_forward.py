@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import tvm
 from problems import Sizes, call_forward, captured, compile_function, exact, inputs
 
 from tvm_flash.artifact.library import symbol_name
 from tvm_flash.cases import CORRECTNESS, make_inputs
-from tvm_flash.codegen.cpu import PASS_OPTIONS, compile_module
+from tvm_flash.codegen.cpu import compile_module
 from tvm_flash.definition.signature import as_module
 from tvm_flash.machine import cpu_features
 from tvm_flash.problem.spec import AttentionSpec
@@ -38,8 +37,7 @@ def split_kernel(spec, target=None, **changes):
     target = target or host_target()
     config = replace(default_split_config(spec, target), **changes)
     assert config.reasons(spec) == []
-    with tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
-        return compile_function(schedule_split_forward(spec, config), target.tvm_target())
+    return compile_function(schedule_split_forward(spec, config), target.tvm_target())
 
 
 def small_blocks(spec, target) -> dict:

@@ -1,4 +1,4 @@
-"""num_splits=1: the bits of a sequence do not depend on what else is in the batch."""
+"""The bits of a sequence do not depend on what else is in the batch: what holds on CPUs."""
 
 import pytest
 import torch
@@ -37,9 +37,11 @@ def test_alone_in_a_batch_at_any_place_on_any_number_of_threads(options):
         torch.set_num_threads(threads)
 
 
-def test_decoding_from_pages():
+# One is too short for the kernel that divides keys.
+@pytest.mark.parametrize(("splits", "least"), [(1, 17), (0, 33), (3, 33)])
+def test_decoding_from_pages(splits, least):
     """One query each: alone, and beside others that are longer, in other pages."""
-    problem = Entries((1, 1, 1), (17, 600, 90), heads=4, kv_heads=2)
+    problem = Entries((1, 1, 1), (least, 600, 290), heads=4, kv_heads=2)
     q, k, v, *_ = problem.inputs(32)
     laid = problem.in_pages(k, v, 16, left=(0, 0, 0))
     q, ends, table = q[:, None], laid["ends_k"], laid["page_table"]
@@ -47,7 +49,7 @@ def test_decoding_from_pages():
     def decoded(chosen):
         return flash_attn_with_kvcache(
             q[chosen], laid["k"], laid["v"], cache_seqlens=ends[chosen].contiguous(),
-            block_table=table[chosen].contiguous(), num_splits=1,
+            block_table=table[chosen].contiguous(), num_splits=splits,
         )  # fmt: skip
 
     whole = decoded([0, 1, 2])

@@ -24,11 +24,13 @@ def test_every_mask_is_drawn(tmp_path):
     shown = draw("--seqlen", "16")
     assert shown.returncode == 0, shown.stderr
     assert all(f"{name}: " in shown.stdout for name in EXAMPLES)
-    assert draw("causal", "bigbird", "--save", str(tmp_path / "masks.png")).returncode == 0
+    saved = draw("causal", "bigbird", "--save", str(tmp_path / "masks.png"))
+    assert saved.returncode == 0 and saved.stdout == f"wrote {tmp_path / 'masks.png'}\n"
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_cannot_be_drawn():
+    assert "Usage: python -m tvm_flash.masks" in draw("-h").stdout
     unknown = draw("casual")
     assert unknown.returncode == 2 and "no mask casual: there are causal" in unknown.stderr
     nowhere = draw("causal", "--save", "/nowhere/masks.png")

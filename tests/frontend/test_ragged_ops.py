@@ -70,7 +70,9 @@ def test_opcheck_backward(with_dlse, qkv):
 def test_opcheck_of_pages(qkv):
     spans = (*SPANS[:2], int32(0, 0, 1), int32(14, 3, 15), TABLE)
     torch.library.opcheck(
-        FORWARD_PAGED, (qkv[0].detach(), *PAGES, *spans, [], spec_name(PAGED), 0.25, 15)
+        FORWARD_PAGED,
+        (qkv[0].detach(), *PAGES, *spans, [], spec_name(PAGED), 0.25, 15),
+        {"num_splits": 4},
     )
 
 
@@ -137,11 +139,13 @@ def test_fake_and_meta_tensors_get_shapes_without_a_kernel(qkv):
     meta = [x.detach().to("meta") for x in (*qkv, CU_Q, CU_K)]
     out, lse = attend(*meta, max_seqlen_k=torch.tensor(15, device="meta"), return_lse=True)
     assert out.is_meta and out.shape == (29, HEADS, DIM) and lse.shape == (HEADS, 29)
+    divided, lse = attend(*meta, num_splits=4, return_lse=True)
+    assert divided.shape == out.shape and lse.shape == (HEADS, 29)
     mode, plain = FakeTensorMode(), (*detached(qkv), CU_Q, CU_K)
     with mode:
         fakes = [mode.from_tensor(x) for x in plain]
         leaves = [x.requires_grad_() for x in fakes[:3]]
-        out = attend(*leaves, *fakes[3:])
+        out = attend(*leaves, *fakes[3:], num_splits=4)
         grads = torch.autograd.grad(out.sum(), leaves)
     assert out.shape == (29, HEADS, DIM) and out.dtype == torch.float32
     assert [x.shape for x in grads] == [x.shape for x in qkv]

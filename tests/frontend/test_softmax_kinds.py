@@ -39,6 +39,8 @@ def test_a_sink_scales_plain_attention():
     assert_close(lse_of_one, lse_of_zero)
     none = attention(q, k, v, causal=True, sink=torch.full((HEADS,), -torch.inf))
     assert_close(none, plain)
+    infinite = attention(q, k, v, sink=torch.full((HEADS,), torch.inf))
+    assert infinite.isnan().all(), "as torch.softmax of a row with a score of +inf"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

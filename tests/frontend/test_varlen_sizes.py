@@ -48,6 +48,22 @@ def test_pages_of_nothing(name):
     assert lse.shape == (HEADS, len(q))
 
 
+def test_memory_of_decoding_goes_with_the_keys_there_are():
+    """Room for entries all as long as the longest would be 150 TB."""
+    page, short, dim = 2**20, 2**17, 8
+    q, pages = random(short + 1, 2, dim), random(1, page, 1, dim)
+    used = torch.ones(short + 1, dtype=torch.int32)
+    used[7] = 4 * page
+    out = attention(
+        q, pages, pages, cu_seqlens_q=torch.arange(short + 2, dtype=torch.int32), seqused_k=used,
+        block_table=used.new_zeros(short + 1, 4),
+    )  # fmt: skip
+    keys = pages[0, :, 0].double()
+    expected = keys[0].expand(short + 1, 2, dim).clone()
+    expected[7] = (q[7].double() @ keys.T * dim**-0.5).softmax(-1) @ keys
+    torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_memory_goes_with_rows_and_not_with_sequences(direction):
     """All that a call reads and writes, its own memory included: as much for 1 as for 10^5."""

@@ -44,6 +44,9 @@ def packed(batch, heads, kv_heads, total):
         (dense(1, 8, 8, 1), TILE_KEYS, 0),
         (dense(2, 8, 8, 1), 0, 0),
         (packed(0, 8, 8, 0), 100, 0),
+        (packed(3, 8, 8, 0), 100, 0),
+        (dense(2, 8, 8, 0), 100, 0),
+        (dense(2, 0, 0, 1), 100, 0),
     ],
 )
 def test_calls(sizes, keys, splits):

@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-import tvm
 from packed_problems import Entries
 from problems import compile_function
 
-from tvm_flash.codegen.cpu import PASS_OPTIONS
 from tvm_flash.problem.arguments import arguments, given_sizes, shape_of, size_values
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cpu.backward import schedule_backward
@@ -29,8 +27,7 @@ def spec_of(kind, **fields):
 
 
 def kernel(func):
-    with tvm.transform.PassContext(opt_level=3, config=PASS_OPTIONS):
-        return compile_function(func, host_target().tvm_target())
+    return compile_function(func, host_target().tvm_target())
 
 
 def streaming(spec):

@@ -21,6 +21,7 @@ from problems import (
 )
 from soft_bf16 import SOFT_DOT, SOFT_PAIRS
 
+from tvm_flash.codegen.cpu_pipeline import PIPELINE
 from tvm_flash.definition.plain import plain_forward
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.machine import cpu_features
@@ -42,13 +43,16 @@ TOLERANCE = {"float32": 3e-6, "bfloat16": 2**-7, "float16": 2**-10}
 
 def compiled(scheduled, target):
     symbol = next(iter(scheduled.mod.functions)).name_hint
-    with target.tvm_target():
-        return tvm.compile(scheduled.mod, target=target.tvm_target())[symbol]
+    return _module(scheduled, target)[symbol]
 
 
 def assembly(scheduled, target) -> str:
+    return _module(scheduled, target).mod.inspect_source("s")
+
+
+def _module(scheduled, target):
     with target.tvm_target():
-        return tvm.compile(scheduled.mod, target=target.tvm_target()).mod.inspect_source("s")
+        return tvm.compile(scheduled.mod, target=target.tvm_target(), tir_pipeline=PIPELINE)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -23,6 +23,7 @@ def near_on_grid(q, k, extent, width):
 PAIRS = {
     "causal": (masks.causal(), K <= Q),
     "causal ahead": (masks.causal(3), K <= Q + 3),
+    "causal without itself": (masks.causal(-1), K < Q),
     "window": (masks.sliding_window(4, 2), (K >= Q - 4) & (K <= Q + 2)),
     "window without an end": (masks.sliding_window(-1, 2), K <= Q + 2),
     "dilated": (
@@ -106,7 +107,12 @@ def test_examples_of_any_length(name, seqlen):
 @pytest.mark.parametrize(
     "make, error, told",
     [
-        (lambda: masks.sliding_window(-1, -1), ValueError, "no bound"),
+        (lambda: masks.causal(1.5), TypeError, "offset=1.5 must be an int"),
+        (lambda: masks.causal(True), TypeError, "offset=True"),
+        (lambda: masks.sliding_window(-1, -1), ValueError, "without an end"),
+        (lambda: masks.sliding_window(2.5), TypeError, "left=2.5 must be an int"),
+        (lambda: masks.sliding_window(-5, 2), ValueError, "left=-5 must be at least -1"),
+        (lambda: masks.sliding_window(2, -2), ValueError, "right=-2 must be at least -1"),
         (lambda: masks.dilated_window(2, 0), ValueError, "dilation=0"),
         (lambda: masks.dilated_window(2.0, 1), TypeError, "reach=2.0"),
         (lambda: masks.document(torch.rand(4)), TypeError, "integer dtype"),
@@ -122,6 +128,9 @@ def test_examples_of_any_length(name, seqlen):
         (lambda: masks.neighborhood((), ()), ValueError, "kernel"),
         (lambda: masks.sparse_fixed(4, 5), ValueError, "summary=5"),
         (lambda: masks.all_of(), ValueError, "of no mask"),
+        (lambda: masks.any_of(masks.causal(), 3), TypeError, "any_of.. of 3"),
+        (lambda: masks.bigbird(64, random=-1), ValueError, "random=-1"),
+        (lambda: masks.random_blocks(64, 16, 1, seed="a"), TypeError, "seed='a'"),
     ],
 )
 def test_what_is_refused(make, error, told):

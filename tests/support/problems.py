@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import tvm
 
+from tvm_flash.codegen.cpu_pipeline import PIPELINE
 from tvm_flash.definition.signature import as_module
 from tvm_flash.problem.arguments import TABLE, named_sizes, numbers_of, shape_of
 from tvm_flash.problem.numbers import kinds_of, numbers_by_name
@@ -57,10 +58,12 @@ def captured(variant, **fields):
 
 
 def compile_function(func, target: tvm.target.Target):
-    """The callable of one TIR function."""
+    """The callable of one TIR function, lowered as kernels are."""
     module = as_module(func)
     with target:
-        return tvm.compile(module, target=target)[func.attrs["global_symbol"]]
+        return tvm.compile(module, target=target, tir_pipeline=PIPELINE)[
+            func.attrs["global_symbol"]
+        ]
 
 
 def call_forward(kernel, q, k, v, tables=(), statistics=("lse",), numbers=()):

@@ -154,7 +154,11 @@ def test_what_cannot_be_lowered_is_invalid(monkeypatch):
 
 
 def test_what_is_not_modelled_is_refused():
-    with pytest.raises(ValueError, match="rank that one"):
-        rank_cuda(SPEC, "backward_deterministic", "sm_80", 3)
+    for direction, reason in (
+        ("backward_deterministic", "tune backward"), ("forward_split", "few queries"),
+        ("append", "no numbers"),
+    ):  # fmt: skip
+        with pytest.raises(UnsupportedSpec, match=f"'{direction}' is not searched.*{reason}"):
+            rank_cuda(SPEC, direction, "sm_80", 3)
     with pytest.raises(UnsupportedSpec, match="sm_100"):
         rank_cuda(SPEC, "forward", "sm_100", 3)

@@ -65,6 +65,8 @@ REFUSED = {
     "no time": ([SPEC, "--seconds", "0"], "seconds"),
     "no jobs": ([SPEC, "--jobs", "0"], "jobs"),
     "a direction": ([SPEC, "--directions", "sideways"], "forward, backward"),
+    "parts": ([SPEC, "--directions", "forward_split"], "no call with few queries is timed"),
+    "rows": ([SPEC, "--directions", "forward,append"], "'append' is not searched: it has no"),
     "a bucket": ([SPEC, "--buckets", "vast"], "tiny, decode"),
     "no kernel": ([SPEC, "--buckets", "decode", "--directions", "backward"], "in common"),
     "a length": ([SPEC, "--buckets", "long", "--seqlen", "64"], "in bucket short"),

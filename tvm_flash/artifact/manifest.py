@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..json_fields import Fields, field_problems, is_object, shown
-from ..problem.arguments import TILE_SIZES, arguments
+from ..problem.arguments import TILE_SIZES, arguments, direction_reasons
 from ..problem.lengths import DEFAULT_BUCKET, FORWARD_BUCKETS, check_buckets
 from ..problem.spec import AttentionSpec
 
@@ -90,6 +90,8 @@ class KernelRecord:
         data = _checked(data, _RECORD, _RECORD_OPTIONAL)
         known = {name: data.pop(name) for name in (*_RECORD, *_RECORD_OPTIONAL) if name in data}
         spec = AttentionSpec.from_json(known.pop("spec"))
+        if reasons := direction_reasons(spec, known["direction"]):
+            raise ValueError(f"direction={known['direction']!r} of {known['symbol']}: {reasons[0]}")
         if known.pop("arguments") != _arguments(spec, known["direction"]):
             raise ValueError(
                 f"arguments of {known['symbol']} are not those that this version calls it with"

@@ -69,6 +69,8 @@ def build(
         refuse_unread(context, "--list", ("show_list", "preset"))
         print("\n".join(listing(preset)))
         return
+    unread = {"buckets"} if target.startswith("cuda") else {"split", "deterministic", "verbose"}
+    refuse_unread(context, f"--target {target}", context.params.keys() - unread)
     problems = own_specs(specs, specs_file, preset)
     wanted = {
         "presets": preset or (),

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ..errors import UnsupportedSpec
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
+from ..tune.directions import check_directions
 from .console import PLAIN, console, notes
 from .show import require_tvm
 from .show_table import show
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ..tune.hardware import Hardware
     from ..tune.request import Request
 
-DIRECTIONS = ("forward", "backward")
 # Options that say what is searched, as --carry reads them; those that --carried reads.
 _SEARCHED = ("specs", "specs_file", "preset", "target", "directions", "trials", "seed", "strategy")
 _TIMED = ("seconds", "timeout", "logs")
@@ -126,9 +126,7 @@ def tune(
     if carry is not None:
         refuse_unread(context, "--carry", ("carry", *_SEARCHED))
     require_tvm()
-    groups = grouped(
-        own_specs(specs, specs_file, preset), preset, _words("directions", directions, DIRECTIONS)
-    )
+    groups = grouped(own_specs(specs, specs_file, preset), preset, _directions(directions))
     groups = _dense(groups)
     if carry is not None:
         carry_candidates(groups, target, trials, seed, strategy, carry)
@@ -218,10 +216,9 @@ def _hardware(rpc: str | None, key: str, target: str, jobs: int | None, timeout:
     return RpcHardware(host, int(port), key, target, limit=timeout, jobs=jobs)
 
 
-def _words(name: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+def _directions(text: str) -> tuple[str, ...]:
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
-    if unknown := [word for word in words if word not in known]:
-        raise UnsupportedSpec(f"--{name} {','.join(unknown)!r} must be of {', '.join(known)}")
+    check_directions(words)
     return words
 
 

@@ -173,5 +173,4 @@ def _alibi() -> ScoreProgram:
 def _window(spec: AttentionSpec) -> ScoreProgram:
     """The window as a program with a table for each end that is a number, the left one first."""
     ends = spec.window({name: torch.zeros((), dtype=torch.int32) for name in _ENDS})
-    left, right = (variants.UNBOUNDED if end is None else end for end in ends)
-    return trace_mask_mod(variants.window(left, right))[0]
+    return trace_mask_mod(variants.window(*ends))[0]

@@ -82,6 +82,7 @@ def rotated(x, places: Places, rotary_seqlens, angles: Angles, head_dim_v: int, 
     places: ``Places.one_by_one``. Rows of no entry are left out. head_dim_v: of the kernel.
     """
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    x = x.resolve_neg()
     # No values: a column of x would do, but for its width.
     none = x.as_strided((x.shape[0], 0, head_dim_v), (0, 0, 1))
     append(x, none, out[None], none[None], places, rotary_seqlens, angles)

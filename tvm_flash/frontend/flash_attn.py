@@ -24,13 +24,16 @@ def flash_attn_func(
     alibi_slopes: torch.Tensor | None = None,
     deterministic: bool = False,
     return_attn_probs: bool = False,
+    *,
+    num_splits: int = 0,
     **others: Any,
 ):
     """Attention of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv); see ``attention``.
 
     Returns out (B, Sq, H, Dv); with ``return_attn_probs`` (out, lse (B, H, Sq) float32, None): the
     third of FlashAttention's values holds dropout's pattern, and there is no dropout.
-    dropout_p > 0 raises NotImplementedError. others: as ``flash_attn_varlen_func`` has it.
+    dropout_p > 0 raises NotImplementedError. num_splits: 0, the kernels choose; others raise
+    ValueError. others: as ``flash_attn_varlen_func`` has it.
     """
     check_no_dropout(dropout_p)
     sink = sink_of(others) if others else None
@@ -45,6 +48,7 @@ def flash_attn_func(
         alibi_slopes=alibi_slopes,
         deterministic=deterministic,
         return_lse=return_attn_probs,
+        num_splits=num_splits,
         sink=sink,
     )
     return (*result, None) if return_attn_probs else result

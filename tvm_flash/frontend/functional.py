@@ -134,7 +134,9 @@ def attention(
     else:
         check_tensors(q, k, v)
         if num_splits:
-            raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
+            raise ValueError(
+                f"{num_splits=} is of packed and cached calls: leave it out, or give cu_seqlens_q"
+            )
     ragged = None if lengths is None else ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
     inputs = own = ()
     if bias is not None or learns(softmax_scale) or learns(softcap):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..score.layouts import check_in_memory
 from .checks import check_alike
 from .functional import LAYOUTS
 from .packed_rows import check_numbers, check_table, is_readable, read
@@ -47,6 +48,8 @@ def pages_of(q, k, v, layout: str) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f"cache_layout={layout!r} must be one of {', '.join(LAYOUTS)}")
     check_alike("k_cache", k, q, 4)
     check_alike("v_cache", v, q, 4)
+    check_in_memory("k_cache", k)
+    check_in_memory("v_cache", v)
     if k.shape[:3] != v.shape[:3]:
         shapes = f"k_cache has {tuple(k.shape)}, v_cache {tuple(v.shape)}"
         raise ValueError(f"{shapes}: all but the last dimension must be equal")

@@ -12,7 +12,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.cuda import is_current_stream_capturing
 
 from ..problem.lengths import MAX_SEQLEN
-from ..score.layouts import check_dense
+from ..score.layouts import check_in_memory
 
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
 # For those who look for a mistake: numbers on GPUs are read too, which waits for all work before.
@@ -79,7 +79,7 @@ def check_int32(name: str, x: torch.Tensor, device: torch.device) -> None:
     """Raise unless ``x`` is a dense tensor of int32 on ``device``, that of the rows."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-    check_dense(name, x)
+    check_in_memory(name, x)
     if x.dtype != torch.int32:
         raise TypeError(f"{name}.dtype={x.dtype} must be torch.int32: call .int()")
     if x.device != device:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from ..errors import UnsupportedSpec
 from ..problem.lengths import MAX_SEQLEN
 from ..problem.spec import HEAD_DIM_RANGE
-from ..score.layouts import check_dense
+from ..score.layouts import check_dense, check_in_memory
 from .append_ops import Angles, Places, rotated
 from .checks import NAMES
 from .observers import is_plain_call
@@ -206,6 +206,7 @@ def _check_offsets(offsets, x, cu_seqlens) -> None:
             raise TypeError(f"seqlen_offsets={offsets!r} must be an int or an integer tensor")
         return
     batch = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
+    check_in_memory("seqlen_offsets", offsets)
     if offsets.dtype not in _INTEGERS:
         raise TypeError(f"{offsets.dtype=} of seqlen_offsets must be torch.int32 or torch.int64")
     if offsets.shape != (batch,):

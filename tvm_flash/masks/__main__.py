@@ -10,7 +10,10 @@ import typer
 from ..errors import TvmFlashError
 from . import EXAMPLES, in_characters, save, visible_pairs
 
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
+
+@app.command()
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Masks; all if none is given.")] = None,
     seqlen: Annotated[int, typer.Option(min=1, max=2048, help="Queries and keys.")] = 40,
@@ -30,7 +33,8 @@ def main(
     except (TvmFlashError, OSError, ValueError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from error
+    typer.echo(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app(prog_name="python -m tvm_flash.masks")

@@ -31,12 +31,12 @@ def chosen_splits(sizes: Mapping[str, int], longest_k: int, processors: int) -> 
     sizes: B, H, Hk and queries by name. longest_k: keys that no entry exceeds. processors: SMs of
     the device. It asks for nothing that lies in the device's memory.
     """
-    if not sizes["B"] or not longest_k:
+    if not (sizes["B"] and sizes["Hk"] and longest_k):
         return 0
     kind, group = kind_of(sizes), sizes["H"] // sizes["Hk"]
     each = kind.as_equal(sizes)
     queries = -(-each["Sq"] * each["B"] // sizes["B"])  # of an entry, on average
-    if _LEAST_RATIO * queries > longest_k:
+    if not queries or _LEAST_RATIO * queries > longest_k:
         return 0
     blocks = Work(kind.axes("q", sizes, sizes["Hk"], TILE_ROWS, group)).count
     splits = splits_of(blocks, -(-longest_k // TILE_KEYS), processors * BLOCKS_PER_SM)

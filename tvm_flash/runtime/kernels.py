@@ -20,6 +20,12 @@ from .loader import Kernel, opened, register, registered
 
 _compiling = threading.Lock()
 
+_REMEDY = "load one with tvm_flash.load(path), or install tvm-flash[compile]"
+_REMEDIES = {
+    "append": "build the library of the cache's forward again: tvm-flash build adds append to "
+    f"paged specs, which older ones did not; {_REMEDY}"
+}
+
 
 def _renew_locks() -> None:
     """Replace the locks in a forked child, where the threads that held them are gone.
@@ -77,7 +83,8 @@ def _compiled_for_cpu(spec: AttentionSpec, direction: str, bucket: str) -> Kerne
     with _compiling_alone():
         if key not in registered:
             use = partial(_only_kernel, spec, direction, bucket)
-            register([_compiler(spec.name).artifact_for(spec, direction, bucket=bucket, use=use)])
+            jit = _compiler(spec, direction)
+            register([jit.artifact_for(spec, direction, bucket=bucket, use=use)])
         return registered[key]
 
 
@@ -90,7 +97,7 @@ def _compiled_for_gpu(
     with _compiling_alone():
         if place not in _of_capability:
             use = partial(_only_kernel, spec, direction, "")
-            jit = _cuda_compiler(spec)
+            jit = _cuda_compiler(spec, direction)
             _of_capability[place] = jit.cuda_artifact_for(spec, direction, capability, use=use)
         return _of_capability[place]
 
@@ -121,17 +128,14 @@ def _only_kernel(spec: AttentionSpec, direction: str, bucket: str, path: Path) -
     raise refuse(path, f"it holds {held}, not {spec.name} {direction} {bucket}".rstrip())
 
 
-def _compiler(spec_name: str):
-    """The JIT, imported at its first use: it needs tvm, which running a built library does not.
-
-    spec_name: what it is wanted for.
-    """
+def _compiler(spec: AttentionSpec, direction: str):
+    """The JIT, imported at its first use: it needs tvm, which running a built library does not."""
     if find_spec("tvm") is None:
         raise UnsupportedSpec(
             [
-                f"no loaded library has this kernel, of {spec_name}, and apache-tvm, which "
-                "compiles one, is missing",
-                "load one with tvm_flash.load(path), or install tvm-flash[compile]",
+                f"no loaded library has this kernel, {direction} of {spec.name}, and apache-tvm, "
+                "which compiles one, is missing",
+                _REMEDIES.get(direction, _REMEDY),
             ]
         )
     with importing:
@@ -140,9 +144,9 @@ def _compiler(spec_name: str):
     return jit
 
 
-def _cuda_compiler(spec: AttentionSpec):
+def _cuda_compiler(spec: AttentionSpec, direction: str):
     """The JIT for GPUs, which needs nvcc too."""
-    jit = _compiler(spec.name)
+    jit = _compiler(spec, direction)
     with importing:
         from ..codegen.toolkit import find_toolkit
 

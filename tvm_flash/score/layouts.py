@@ -1,4 +1,4 @@
-"""Layouts that no kernel reads, nested and sparse tensors, refused with what to pass instead."""
+"""Tensors that no kernel reads, nested, sparse or negated lazily, refused with what to pass."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ def check_dense(name: str, x: torch.Tensor) -> None:
         )
     if x.layout is not torch.strided:
         raise TypeError(f"{name} of layout {x.layout} must be torch.strided: pass its .to_dense()")
+
+
+def check_in_memory(name: str, x: torch.Tensor) -> None:
+    """As ``check_dense``; TypeError too for a tensor whose memory holds its negative."""
+    check_dense(name, x)
+    if not torch.compiler.is_compiling() and x.is_neg():
+        raise TypeError(f"{name} is negated lazily (x.is_neg()): pass its .resolve_neg()")

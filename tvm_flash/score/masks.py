@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from math import prod
+from math import inf, prod
 
 import torch
 
-from .variants import UNBOUNDED, and_masks, or_masks, window
+from .variants import and_masks, or_masks, window
 
 __all__ = [
     "all_of", "any_of", "bigbird", "causal", "dilated_window", "document", "longformer",
@@ -23,13 +23,16 @@ __all__ = [
 
 
 def causal(offset: int = 0) -> Callable:
-    """Keys up to the query's position, and ``offset`` further."""
-    return _named(window(UNBOUNDED, offset), "causal", offset=offset)
+    """Keys up to the query's position, and ``offset`` further, which may be negative."""
+    _check(offset=(offset, -inf))
+    return _named(window(None, offset), "causal", offset=offset)
 
 
 def sliding_window(left: int, right: int = 0) -> Callable:
     """Keys at most ``left`` before and ``right`` after the query; -1 is no end on that side."""
-    return _named(window(left, right), "sliding_window", left=left, right=right)
+    _check(left=(left, -1), right=(right, -1))
+    ends = (None if end == -1 else end for end in (left, right))
+    return _named(window(*ends), "sliding_window", left=left, right=right)
 
 
 def dilated_window(reach: int, dilation: int) -> Callable:
@@ -115,6 +118,7 @@ def bigbird(
     draw blocks of their own.
     """
     _check(block=(block, 1), neighbors=(neighbors, 0), global_blocks=(global_blocks, 0))
+    _check(random=(random, 0))
 
     def near(b, h, q_idx, k_idx):
         return torch.abs(q_idx // block - k_idx // block) <= neighbors
@@ -133,6 +137,7 @@ def random_blocks(
     The table of blocks is (heads, blocks, count) int32; ``seed`` is of the drawing.
     """
     _check(seqlen=(seqlen, 1), block=(block, 1), count=(count, 1), heads=(heads, 1))
+    _check(seed=(seed, -inf))
     blocks = -(-seqlen // block)
     if count > blocks:
         raise ValueError(f"{count=} must be at most {blocks}, the blocks of {seqlen=}")
@@ -231,6 +236,9 @@ def not_mask(mask_mod: Callable) -> Callable:
 def _composed(compose: Callable, name: str, mask_mods: tuple) -> Callable:
     if not mask_mods:
         raise ValueError(f"{name}() of no mask: give one at least")
+    for mod in mask_mods:
+        if not callable(mod):
+            raise TypeError(f"{name}() of {mod!r:.60}: give mask_mods, functions")
     composed = compose(*mask_mods)
     parts = ", ".join(getattr(mod, "__name__", "mask_mod") for mod in mask_mods)
     composed.__name__ = f"{name}({parts})"
@@ -255,7 +263,7 @@ def _axes(name: str, numbers) -> tuple[int, ...]:
     return numbers
 
 
-def _check(**numbers: tuple[int, int]) -> None:
+def _check(**numbers: tuple[int, float]) -> None:
     """TypeError, ValueError unless each number is an int, and at least the second of its pair."""
     for name, (number, least) in numbers.items():
         if type(number) is not int:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-UNBOUNDED = -1
-
 
 def softcap(cap: float) -> Callable:
     """score_mod: cap * tanh(score / cap), which bounds scores by ``cap`` > 0 (Gemma 2, 2024)."""
@@ -36,18 +34,18 @@ def causal(b, h, q_idx, k_idx):
     return k_idx <= q_idx
 
 
-def window(left: int, right: int) -> Callable:
+def window(left: int | None, right: int | None) -> Callable:
     """mask_mod: keys in [q_idx - left, q_idx + right], both ends visible; q_idx aligned.
 
-    A side of -1 is unbounded; one of the two must be bounded.
+    None is no end on that side; one of the two must be there. Ends may be negative.
     """
-    if left == UNBOUNDED and right == UNBOUNDED:
-        raise ValueError(f"{left=} {right=}: no bound, leave the mask out")
+    if left is None and right is None:
+        raise ValueError("a window without an end hides nothing: leave the mask out")
 
     def mask_mod(b, h, q_idx, k_idx):
-        if left == UNBOUNDED:
+        if left is None:
             return k_idx <= q_idx + right
-        if right == UNBOUNDED:
+        if right is None:
             return k_idx >= q_idx - left
         return (k_idx >= q_idx - left) & (k_idx <= q_idx + right)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS, CudaArch, cuda_archs
+from .directions import check_directions
 from .sizes import problem_of
 from .trial import SearchTask
 
@@ -43,13 +44,11 @@ def gpu_tasks(
 ) -> list[SearchTask]:
     """One search for each spec and direction; a GPU kernel serves all lengths.
 
-    Raises UnsupportedSpec with the reasons of all that no schedule serves, and for the ordered
-    backward, whose second kernel has no space.
+    Raises UnsupportedSpec with the reasons of all that no schedule serves or no search is for.
     """
     from ..schedules.cuda.space import cuda_space
 
-    if "backward_deterministic" in directions:
-        raise UnsupportedSpec(["backward_deterministic has no space of its own: tune backward"])
+    check_directions(directions)
     found, refused = [], {}
     for spec in dict.fromkeys(specs):
         for d in directions:

@@ -12,10 +12,9 @@ from ..problem.lengths import buckets_of
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import CudaArch
 from ..schedules.target import CpuTarget, cpu_target, host_target
+from .directions import DIRECTIONS
 from .sizes import sizes_of
 from .trial import SearchTask
-
-DIRECTIONS = ("forward", "backward")
 
 
 def find_target(name: str, *, remote: bool = False) -> CpuTarget:

@@ -30,10 +30,9 @@ class Chunks:
         self.table = (sig.batch + 1, 2)
         self.run_width = len(self._sequences.shapes.keys)
 
-    @property
-    def most(self):
-        """How many results there are at most, each entry being as long as the longest."""
-        return self.places.packed_rows * tiles_of(self._sequences.longest_k, self.keys)
+    def results(self, table):
+        """How many results all entries leave, of a ``table`` that is filled."""
+        return table[self._sig.batch, 1] * self._sig.heads
 
     def work(self, count, heads):
         """``count`` tasks, times the blocks of so many key/value ``heads``."""
@@ -53,10 +52,6 @@ class Chunks:
                 tiles = T.meta_var(tiles_of(self._sig.group * lengths[0], self._rows))
                 table[entry + 1, 0] = table[entry, 0] + chunks * tiles
                 table[entry + 1, 1] = table[entry, 1] + chunks * lengths[0]
-                # Spans that overlap, which nobody should give: what has no room is left out.
-                if table[entry + 1, 1] * self._sig.heads > self.most:
-                    table[entry + 1, 0] = table[entry, 0]
-                    table[entry + 1, 1] = table[entry, 1]
 
         return fill
 

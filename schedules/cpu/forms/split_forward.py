@@ -96,9 +96,6 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None, threads=None)
         L_low: sig.own("lse_low"),
     ):  # fmt: skip
         results = T.meta_var(dict(zip(statistics, [L, L_low], strict=False)))
-        chunk_m = T.sblock_alloc_buffer((chunks.most,), "float32")
-        chunk_l = T.sblock_alloc_buffer((chunks.most,), "float32")
-        chunk_acc = T.sblock_alloc_buffer((chunks.most, Dv), "float32")
         before = T.sblock_alloc_buffer(chunks.table, "int64")
         with T.sblock("count_chunks"):
             T.writes(whole([before]))
@@ -110,148 +107,158 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None, threads=None)
         most = T.meta_var(T.Select(together, T.int64(tile.heads), T.int64(1)))
         heads: T.let[T.int64] = heads_of_task(tiles, sig.kv_heads, most, tasks, TIR)
         work = T.meta_var(chunks.work(tiles, heads))
-        for t in T.serial(work.count):
-            with T.sblock("chunk"):
-                vt = T.axis.spatial(work.count, t)
-                T.reads(whole([Q, K, V, before]))
-                T.writes(whole([chunk_m, chunk_l, chunk_acc]))
-                place = T.sblock_alloc_buffer((chunks.size,), "int64")
-                with T.sblock("place"):
-                    T.reads(whole([before]))
-                    T.writes(whole([place]))
-                    find_chunk(place, vt, before, work, heads)
-                sequences = T.meta_var(places.sequences(place))
-                b: T.let[T.int64] = place[0]
-                hk: T.let[T.int64] = place[1]
-                r0: T.let[T.int64] = place[2]
-                c: T.let[T.int64] = place[chunks.size - 1]
-                lengths = T.meta_var(sequences.lengths(b))
-                seen = T.meta_var(visibility(sig, lengths))
-                left = T.meta_var(T.min(group * lengths[0] - r0, tile.rows))
-                rows: T.let[T.int32] = T.Cast("int32", left)
-                q0 = T.meta_var(T.Cast("int32", T.truncdiv(r0, group)))
-                q_end = T.meta_var(T.Cast("int32", T.truncdiv(r0 + rows - 1, group)) + 1)
-                c0 = T.meta_var(T.Cast("int32", c) * C)
-                visits = T.meta_var(seen.keys(q0, q_end, U, within=(c0, c0 + C)))
-                visible = T.sblock_alloc_buffer((4,), "int32")
-                with T.sblock("visible"):
-                    T.writes(visible[0:4])
-                    # From the first visible keys on: a narrow window skips the others.
-                    visible[0] = visits.first(0)
-                    visible[1] = visits.end
-                    visible[2] = visits.full_low
-                    visible[3] = visits.full_high
-                first: T.let[T.int32] = visible[0]
-                keys: T.let[T.int32] = T.min(T.max(visible[1] - first, 0), C)
-                blocks: T.let[T.int32] = T.truncdiv(keys + (BK - 1), BK)
-                vectors: T.let[T.int32] = T.truncdiv(keys + (U - 1), U) * (U // W)
-                inner: T.let[T.int32] = T.truncdiv(keys, BK)
-                direct: T.let[T.int32] = places.in_place(sequences, b, BK, inner)
-                direct_k: T.let[T.int32] = direct if dim == D else 0
-                direct_v: T.let[T.int32] = direct if dim_v == Dv else 0
-                bounds = T.meta_var(visits.held(full_low=visible[2], full_high=visible[3]))
-                boundary: T.let[T.bool] = bounds.is_boundary(first, vectors * W)
-                own_heads = T.meta_var(T.Cast("int32", T.min(heads, sig.kv_heads - hk)))
-                own: T.let[T.int32] = T.if_then_else(keys > 0, own_heads, 0)
-                groups: T.let[T.int32] = T.truncdiv(rows + (RB - 1), RB)
-                key_at = T.meta_var(partial(sequences.key, b))
-                head = T.sblock_alloc_buffer((R,), "int32")
-                position = T.sblock_alloc_buffer((R,), "int32")
-                runs = T.sblock_alloc_buffer((C // BK, width), "int64")
-                Qt = T.sblock_alloc_buffer((R, D // pack), operand.dtype)
-                Kb = T.sblock_alloc_buffer((BK, D // pack), operand.dtype)
-                Vb = T.sblock_alloc_buffer((BK // pack, Dv), operand.dtype)
-                S = T.sblock_alloc_buffer((R, C), "float32")
-                X = T.sblock_alloc_buffer((R, C), "float32")
-                Y = T.sblock_alloc_buffer((R, C), "float32")
-                E = T.sblock_alloc_buffer((R, C), "float32")
-                P = E if pack == 1 else T.sblock_alloc_buffer((R, C // pack), operand.dtype)
-                lane_m = T.sblock_alloc_buffer((R, W), "float32")
-                lane_l = T.sblock_alloc_buffer((R, W), "float32")
-                m = T.sblock_alloc_buffer((R,), "float32")
-                l = T.sblock_alloc_buffer((R,), "float32")
-                acc = T.sblock_alloc_buffer((R, Dv), "float32")
-                # Rows past the last of a head repeat it, and are not stored.
-                for h, i in T.grid(own, groups * RB):
-                    with T.sblock("row_head"):
-                        vi = T.axis.spatial(R, h * (groups * RB) + i)
-                        vh, vr = T.axis.remap("SS", [h, i])
-                        of_head = T.meta_var(T.truncmod(r0 + T.min(vr, rows - 1), group))
-                        head[vi] = T.Cast("int32", (hk + vh) * group + of_head)
-                for h, i in T.grid(own, groups * RB):
-                    with T.sblock("row_position"):
-                        vi = T.axis.spatial(R, h * (groups * RB) + i)
-                        vr = T.axis.spatial(tile.rows, i)
-                        row = T.meta_var(r0 + T.min(vr, rows - 1))
-                        position[vi] = T.Cast("int32", T.truncdiv(row, group))
-                for i, d in T.grid(own * groups * RB, D // pack):
-                    with T.sblock("load_q"):
-                        vi = T.axis.spatial(R, i)
-                        vd = T.axis.spatial(D // pack, d)
-                        row_at = T.meta_var(partial(sequences.query, b, head[vi]))
-                        of_row = T.meta_var(Rows(Q, row_at, lengths[0], dim))
-                        Qt[vi, vd] = column_word(operand, of_row, position[vi], vd * pack)
-                find_runs(runs, sequences, b, first, direct)
-                direct_scores(Qt, K, S, runs, hk, own, groups, direct_k)
-                of_task = T.meta_var((first, hk, own, groups))
-                staged_scores(Qt, K, key_at, keys, Kb, S, *of_task, direct_k, blocks)
-                for i, j in T.grid(own * groups * RB, vectors * W):
-                    with T.sblock("score_mod"):
-                        vi = T.axis.spatial(R, i)
-                        vj = T.axis.spatial(C, j)
-                        bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
-                        X[vi, vj] = bound.scaled(S[vi, vj], position[vi], first + vj)
-                for i, j in T.grid(own * groups * RB, vectors * W):
-                    with T.sblock("mask"):
-                        vi = T.axis.spatial(R, i)
-                        vj = T.axis.spatial(C, j)
-                        bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
-                        Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
-                if softmax.has_sum:
-                    reduce_max(Y, lane_m, m, own * groups * RB, vectors)
-                for i, j in T.grid(own * groups * RB, vectors * W):
-                    with T.sblock("exp"):
-                        vi = T.axis.spatial(R, i)
-                        vj = T.axis.spatial(C, j)
-                        E[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
-                if pack > 1:
-                    for i, j in T.grid(own * groups * RB, vectors * (W // pack)):
-                        with T.sblock("store_p"):
+        # Memory for what was counted: beside a long entry there may be many short ones.
+        left_by_all: T.let[T.int64] = chunks.results(before)
+        with T.sblock("parts"):
+            T.reads(whole([Q, K, V, before, *inputs]))
+            T.writes(whole([O, *results.values()]))
+            chunk_m = T.sblock_alloc_buffer((left_by_all,), "float32")
+            chunk_l = T.sblock_alloc_buffer((left_by_all,), "float32")
+            chunk_acc = T.sblock_alloc_buffer((left_by_all, Dv), "float32")
+            for t in T.serial(work.count):
+                with T.sblock("chunk"):
+                    vt = T.axis.spatial(work.count, t)
+                    T.reads(whole([Q, K, V, before]))
+                    T.writes(whole([chunk_m, chunk_l, chunk_acc]))
+                    place = T.sblock_alloc_buffer((chunks.size,), "int64")
+                    with T.sblock("place"):
+                        T.reads(whole([before]))
+                        T.writes(whole([place]))
+                        find_chunk(place, vt, before, work, heads)
+                    sequences = T.meta_var(places.sequences(place))
+                    b: T.let[T.int64] = place[0]
+                    hk: T.let[T.int64] = place[1]
+                    r0: T.let[T.int64] = place[2]
+                    c: T.let[T.int64] = place[chunks.size - 1]
+                    lengths = T.meta_var(sequences.lengths(b))
+                    seen = T.meta_var(visibility(sig, lengths))
+                    left = T.meta_var(T.min(group * lengths[0] - r0, tile.rows))
+                    rows: T.let[T.int32] = T.Cast("int32", left)
+                    q0 = T.meta_var(T.Cast("int32", T.truncdiv(r0, group)))
+                    q_end = T.meta_var(T.Cast("int32", T.truncdiv(r0 + rows - 1, group)) + 1)
+                    c0 = T.meta_var(T.Cast("int32", c) * C)
+                    visits = T.meta_var(seen.keys(q0, q_end, U, within=(c0, c0 + C)))
+                    visible = T.sblock_alloc_buffer((4,), "int32")
+                    with T.sblock("visible"):
+                        T.writes(visible[0:4])
+                        # From the first visible keys on: a narrow window skips the others.
+                        visible[0] = visits.first(0)
+                        visible[1] = visits.end
+                        visible[2] = visits.full_low
+                        visible[3] = visits.full_high
+                    first: T.let[T.int32] = visible[0]
+                    keys: T.let[T.int32] = T.min(T.max(visible[1] - first, 0), C)
+                    blocks: T.let[T.int32] = T.truncdiv(keys + (BK - 1), BK)
+                    vectors: T.let[T.int32] = T.truncdiv(keys + (U - 1), U) * (U // W)
+                    inner: T.let[T.int32] = T.truncdiv(keys, BK)
+                    direct: T.let[T.int32] = places.in_place(sequences, b, BK, inner)
+                    direct_k: T.let[T.int32] = direct if dim == D else 0
+                    direct_v: T.let[T.int32] = direct if dim_v == Dv else 0
+                    bounds = T.meta_var(visits.held(full_low=visible[2], full_high=visible[3]))
+                    boundary: T.let[T.bool] = bounds.is_boundary(first, vectors * W)
+                    own_heads = T.meta_var(T.Cast("int32", T.min(heads, sig.kv_heads - hk)))
+                    own: T.let[T.int32] = T.if_then_else(keys > 0, own_heads, 0)
+                    groups: T.let[T.int32] = T.truncdiv(rows + (RB - 1), RB)
+                    key_at = T.meta_var(partial(sequences.key, b))
+                    head = T.sblock_alloc_buffer((R,), "int32")
+                    position = T.sblock_alloc_buffer((R,), "int32")
+                    runs = T.sblock_alloc_buffer((C // BK, width), "int64")
+                    Qt = T.sblock_alloc_buffer((R, D // pack), operand.dtype)
+                    Kb = T.sblock_alloc_buffer((BK, D // pack), operand.dtype)
+                    Vb = T.sblock_alloc_buffer((BK // pack, Dv), operand.dtype)
+                    S = T.sblock_alloc_buffer((R, C), "float32")
+                    X = T.sblock_alloc_buffer((R, C), "float32")
+                    Y = T.sblock_alloc_buffer((R, C), "float32")
+                    E = T.sblock_alloc_buffer((R, C), "float32")
+                    P = E if pack == 1 else T.sblock_alloc_buffer((R, C // pack), operand.dtype)
+                    lane_m = T.sblock_alloc_buffer((R, W), "float32")
+                    lane_l = T.sblock_alloc_buffer((R, W), "float32")
+                    m = T.sblock_alloc_buffer((R,), "float32")
+                    l = T.sblock_alloc_buffer((R,), "float32")
+                    acc = T.sblock_alloc_buffer((R, Dv), "float32")
+                    # Rows past the last of a head repeat it, and are not stored.
+                    for h, i in T.grid(own, groups * RB):
+                        with T.sblock("row_head"):
+                            vi = T.axis.spatial(R, h * (groups * RB) + i)
+                            vh, vr = T.axis.remap("SS", [h, i])
+                            of_head = T.meta_var(T.truncmod(r0 + T.min(vr, rows - 1), group))
+                            head[vi] = T.Cast("int32", (hk + vh) * group + of_head)
+                    for h, i in T.grid(own, groups * RB):
+                        with T.sblock("row_position"):
+                            vi = T.axis.spatial(R, h * (groups * RB) + i)
+                            vr = T.axis.spatial(tile.rows, i)
+                            row = T.meta_var(r0 + T.min(vr, rows - 1))
+                            position[vi] = T.Cast("int32", T.truncdiv(row, group))
+                    for i, d in T.grid(own * groups * RB, D // pack):
+                        with T.sblock("load_q"):
                             vi = T.axis.spatial(R, i)
-                            vj = T.axis.spatial(C // pack, j)
-                            pair = T.meta_var([E[vi, vj * pack + e] for e in range(pack)])
-                            P[vi, vj] = operand.encode(*pair)
-                if softmax.has_sum:
-                    reduce_sum(E, lane_l, l, own * groups * RB, vectors)
-                for i, d in T.grid(own * groups * RB, Dv):
-                    with T.sblock("init_acc"):
-                        vi = T.axis.spatial(R, i)
-                        vd = T.axis.spatial(Dv, d)
-                        acc[vi, vd] = softmax.nothing("acc")
-                direct_sums(P, V, acc, runs, hk, own, groups, direct_v)
-                staged_sums(P, V, key_at, keys, Vb, acc, *of_task, direct_v, blocks)
-                for h in range(own):
-                    with T.sblock("store"):
-                        vh = T.axis.spatial(tile.heads, h)
-                        T.reads(whole([m, l, acc, before]))
-                        T.writes(whole([chunk_m, chunk_l, chunk_acc]))
-                        to: T.let[T.int64] = chunks.result(before, b, lengths[0], hk + vh, r0, c)
-                        own_row: T.let[T.int32] = vh * groups * RB
-                        if softmax.has_sum:
-                            for i in range(rows):
-                                with T.sblock("store_m"):
+                            vd = T.axis.spatial(D // pack, d)
+                            row_at = T.meta_var(partial(sequences.query, b, head[vi]))
+                            of_row = T.meta_var(Rows(Q, row_at, lengths[0], dim))
+                            Qt[vi, vd] = column_word(operand, of_row, position[vi], vd * pack)
+                    find_runs(runs, sequences, b, first, direct)
+                    direct_scores(Qt, K, S, runs, hk, own, groups, direct_k)
+                    of_task = T.meta_var((first, hk, own, groups))
+                    staged_scores(Qt, K, key_at, keys, Kb, S, *of_task, direct_k, blocks)
+                    for i, j in T.grid(own * groups * RB, vectors * W):
+                        with T.sblock("score_mod"):
+                            vi = T.axis.spatial(R, i)
+                            vj = T.axis.spatial(C, j)
+                            bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
+                            X[vi, vj] = bound.scaled(S[vi, vj], position[vi], first + vj)
+                    for i, j in T.grid(own * groups * RB, vectors * W):
+                        with T.sblock("mask"):
+                            vi = T.axis.spatial(R, i)
+                            vj = T.axis.spatial(C, j)
+                            bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
+                            Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
+                    if softmax.has_sum:
+                        reduce_max(Y, lane_m, m, own * groups * RB, vectors)
+                    for i, j in T.grid(own * groups * RB, vectors * W):
+                        with T.sblock("exp"):
+                            vi = T.axis.spatial(R, i)
+                            vj = T.axis.spatial(C, j)
+                            E[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
+                    if pack > 1:
+                        for i, j in T.grid(own * groups * RB, vectors * (W // pack)):
+                            with T.sblock("store_p"):
+                                vi = T.axis.spatial(R, i)
+                                vj = T.axis.spatial(C // pack, j)
+                                pair = T.meta_var([E[vi, vj * pack + e] for e in range(pack)])
+                                P[vi, vj] = operand.encode(*pair)
+                    if softmax.has_sum:
+                        reduce_sum(E, lane_l, l, own * groups * RB, vectors)
+                    for i, d in T.grid(own * groups * RB, Dv):
+                        with T.sblock("init_acc"):
+                            vi = T.axis.spatial(R, i)
+                            vd = T.axis.spatial(Dv, d)
+                            acc[vi, vd] = softmax.nothing("acc")
+                    direct_sums(P, V, acc, runs, hk, own, groups, direct_v)
+                    staged_sums(P, V, key_at, keys, Vb, acc, *of_task, direct_v, blocks)
+                    for h in range(own):
+                        with T.sblock("store"):
+                            vh = T.axis.spatial(tile.heads, h)
+                            T.reads(whole([m, l, acc, before]))
+                            T.writes(whole([chunk_m, chunk_l, chunk_acc]))
+                            to: T.let[T.int64] = chunks.result(
+                                before, b, lengths[0], hk + vh, r0, c
+                            )
+                            own_row: T.let[T.int32] = vh * groups * RB
+                            if softmax.has_sum:
+                                for i in range(rows):
+                                    with T.sblock("store_m"):
+                                        vi = T.axis.spatial(tile.rows, i)
+                                        chunk_m[to + vi] = m[own_row + vi]
+                                for i in range(rows):
+                                    with T.sblock("store_l"):
+                                        vi = T.axis.spatial(tile.rows, i)
+                                        chunk_l[to + vi] = l[own_row + vi]
+                            for i, d in T.grid(rows, Dv):
+                                with T.sblock("store_acc"):
                                     vi = T.axis.spatial(tile.rows, i)
-                                    chunk_m[to + vi] = m[own_row + vi]
-                            for i in range(rows):
-                                with T.sblock("store_l"):
-                                    vi = T.axis.spatial(tile.rows, i)
-                                    chunk_l[to + vi] = l[own_row + vi]
-                        for i, d in T.grid(rows, Dv):
-                            with T.sblock("store_acc"):
-                                vi = T.axis.spatial(tile.rows, i)
-                                vd = T.axis.spatial(Dv, d)
-                                chunk_acc[to + vi, vd] = acc[own_row + vi, vd]
-        combine(chunk_m, chunk_l, chunk_acc, before, inputs, O, results)
+                                    vd = T.axis.spatial(Dv, d)
+                                    chunk_acc[to + vi, vd] = acc[own_row + vi, vd]
+            combine(chunk_m, chunk_l, chunk_acc, before, inputs, O, results)
 
     softmax.check(statistics, "scores", "pv", *scores.used)
     return sig.finish(attention, f"{spec.name}_fwd", statistics)

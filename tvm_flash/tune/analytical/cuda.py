@@ -20,6 +20,7 @@ from ...errors import BuildError, TvmFlashError
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import ARCHS, CudaArch
 from ...schedules.space import Point, Space
+from ..directions import check_directions
 from ..gpu import Gpu, gpu_of
 from ..sizes import problem_of
 from ..trial import Sizes
@@ -80,10 +81,7 @@ def rank_cuda(
     """
     from ...schedules.cuda.space import cuda_space
 
-    if direction not in ("forward", "backward"):
-        raise ValueError(
-            f"{direction=} is not modelled: its key kernel is the backward's, rank that one"
-        )
+    check_directions([direction])
     arch = ARCHS[arch] if isinstance(arch, str) else arch
     gpu, sizes = gpu_of(arch), sizes or problem_of(spec)
     find_toolkit()
