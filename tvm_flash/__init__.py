@@ -15,6 +15,8 @@ _EXPORTS = {
     "AttentionSpec": "problem.spec",
     "attention": "frontend.functional",
     "capture": "frontend.captured",
+    "block_mask": "problem.block_maker",
+    "BlockMask": "problem.block_mask",
     "scaled_dot_product_attention": "frontend.sdpa",
     "flash_attn_func": "frontend.flash_attn",
     "flash_attn_qkvpacked_func": "frontend.flash_attn",

@@ -15,7 +15,7 @@ from .argument import ROLES, WRITTEN, Argument, Padded, Past, Up
 from .lengths import MAX_SEQLEN, is_forward
 from .sequences import KINDS, Shapes
 from .sequences.shapes import entry_numbers
-from .spec import AttentionSpec
+from .spec import BLOCK_LISTS, AttentionSpec
 
 __all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
 
@@ -194,6 +194,8 @@ def _tables(spec: AttentionSpec) -> list[Argument]:
         shape = tuple(f"table{n}_dim{axis}" for axis in range(kind.ndim))
         if spec.alibi and n == 0:
             shape = ("B", "H")  # a slope for each
+        if kind == BLOCK_LISTS[0] and n >= len(spec.table_types) - len(BLOCK_LISTS):
+            shape = ("B", "H", shape[2])  # a list for each block of each
         tables.append(Argument(f"table{n}", shape, "input", kind.dtype))
     return tables
 

@@ -18,7 +18,11 @@ ALIGNMENTS = ("bottom_right", "top_left")
 SOFTMAXES = ("softmax", "sink", "softmax1", "sigmoid")
 RETURNS = ("out_lse", "out")
 HEAD_DIM_RANGE = (8, 512)
+# Queries or keys of a block that is visited: multiples of the first.
+BLOCK_RANGE = (16, 65536)
 ALIBI_SLOPES = TableType("float32", 2)
+# Of a block mask: where the list of each block of queries begins, the lists; those of keys.
+BLOCK_LISTS = (TableType("int32", 3), TableType("int32", 1)) * 2
 # 2: window ends and softcap are numbers of a call.
 JSON_VERSION = 2
 # Run-time strides in every dimension but the last, which is contiguous.
@@ -47,6 +51,8 @@ class AttentionSpec:
     returns: "out_lse" or "out", whether the kernel writes lse too.
     sequences: "dense", all of one length in (B, S, H, D); "packed", of any lengths one behind the
         other in (total, H, D); "paged", packed queries over keys in pages, forward only.
+    block_mask: (queries, keys) of the blocks of which a call lists those that are visited
+        (``problem.block_mask``), and those of them where mask_mod may hide a pair; None: no lists.
 
     Raises ValueError or TypeError that name the field, its value and the limit.
     """
@@ -65,6 +71,7 @@ class AttentionSpec:
     alignment: str = "bottom_right"
     returns: str = "out_lse"
     sequences: str = "dense"
+    block_mask: tuple[int, int] | None = None
 
     def __post_init__(self):
         self._set("dtype", str(self.dtype).removeprefix("torch."))
@@ -82,6 +89,10 @@ class AttentionSpec:
         self._set("window_right", self.window_right and not self.causal)
         _check_program("score_mod", self.score_mod, is_score=True)
         _check_program("mask_mod", self.mask_mod, is_score=False)
+        if self.block_mask is not None:
+            self._set("block_mask", check_block("block_mask", self.block_mask))
+            if self.sequences != "dense":
+                raise ValueError(f"block_mask is of dense sequences, not {self.sequences!r}")
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)
@@ -107,10 +118,11 @@ class AttentionSpec:
 
     @property
     def table_types(self) -> tuple[TableType, ...]:
-        """Types of the run-time tables: ALiBi slopes, then score_mod's, then mask_mod's."""
+        """Types of the run-time tables: ALiBi slopes, score_mod's, mask_mod's, lists of blocks."""
         programs = [p for p in (self.score_mod, self.mask_mod) if p is not None]
         captured = tuple(t for p in programs for t in p.tables)
-        return (ALIBI_SLOPES, *captured) if self.alibi else captured
+        lists = BLOCK_LISTS if self.block_mask else ()
+        return (*(ALIBI_SLOPES,) * self.alibi, *captured, *lists)
 
     @cached_property
     def saved_statistics(self) -> tuple[str, ...]:
@@ -173,6 +185,7 @@ class AttentionSpec:
             f"m{self.mask_mod.digest}" if self.mask_mod else "",
             "topleft" * (self.alignment == "top_left"),
             "nolse" * (self.returns == "out"),
+            "blocks{}x{}".format(*self.block_mask) if self.block_mask else "",
         ]
         return "_".join(part for part in parts if part)
 
@@ -181,7 +194,9 @@ class AttentionSpec:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
-        for name, first in (("sequences", "dense"), ("softmax", "softmax")):
+        for name, first in (
+            ("sequences", "dense"), ("softmax", "softmax"), ("block_mask", None),
+        ):  # fmt: skip
             if data[name] == first:  # as it was written before there were others
                 del data[name]
         return {"version": JSON_VERSION, **data, "layout": _LAYOUT}
@@ -214,6 +229,16 @@ def check_head_dim(field: str, value) -> None:
         raise TypeError(f"{field}={value!r} must be an int")
     if not low <= value <= high:
         raise ValueError(f"{field}={value} must lie in {low}..{high}; pad or split the heads")
+
+
+def check_block(field: str, value) -> tuple[int, int]:
+    """``value`` as (queries, keys) of a block; TypeError, ValueError for what is none."""
+    low, high = BLOCK_RANGE
+    if not isinstance(value, (tuple, list)) or [type(n) for n in value] != [int, int]:
+        raise TypeError(f"{field}={value!r:.60} must be a pair of ints (queries, keys)")
+    if any(n % low or not low <= n <= high for n in value):
+        raise ValueError(f"{field}={value!r} must be multiples of {low}, from {low} to {high}")
+    return tuple(value)
 
 
 def _check_flag(field: str, value) -> None:
