@@ -5,10 +5,10 @@ from __future__ import annotations
 from tvm import tirx
 
 from ..problem.arithmetic import Arithmetic
-from ..problem.sequences import KINDS, DenseSequences, PackedSequences
 from ..problem.listed import ListedVisibility
-from ..problem.visits import Visibility
+from ..problem.sequences import KINDS, DenseSequences, PackedSequences
 from ..problem.spec import BLOCK_LISTS
+from ..problem.visits import Visibility
 from .signature import Signature
 
 Sequences = DenseSequences | PackedSequences

@@ -181,6 +181,8 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
     is_known = any(direction in table for table in TABLES.values())
+    if spec.block_mask and direction == "forward_split":
+        return [f"{spec.name}: the keys of listed blocks are not divided"]
     if direction in TABLES[spec.sequences] or not is_known:
         return []
     if direction == "append":
