@@ -26,10 +26,10 @@ def block_mask(
 ) -> BlockMask:
     """The blocks in which ``mask_mod(b, h, q_idx, k_idx)`` shows a pair, for ``attention``.
 
-    Each pair is looked at once, in parts of a row of blocks, so that no S x S array is made; entries
-    or heads that mask_mod does not tell apart share their lists. block: (queries, keys), multiples
-    of 16. device: of the tensors that are attended to, and of what mask_mod captures (None: that of
-    torch's default).
+    Each pair is looked at once, in parts of a row of blocks, so that no S x S array is made;
+    entries or heads that mask_mod does not tell apart share their lists. block: (queries, keys),
+    multiples of 16. device: of the tensors that are attended to, and of what mask_mod captures
+    (None: that of torch's default).
 
     Raises ValueError, TypeError for sizes that are none, UnsupportedSpec as ``attention`` does.
     """
