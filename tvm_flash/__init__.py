@@ -17,6 +17,7 @@ _EXPORTS = {
     "capture": "frontend.captured",
     "block_mask": "problem.block_maker",
     "BlockMask": "problem.block_mask",
+    "top_blocks": "frontend.top_blocks",
     "scaled_dot_product_attention": "frontend.sdpa",
     "flash_attn_func": "frontend.flash_attn",
     "flash_attn_qkvpacked_func": "frontend.flash_attn",
