@@ -57,9 +57,8 @@ class _KeyGradients:
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dk", "dv")
-        tensors = parameter_tensors(
-            self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth
-        )
+        names += ("dq_acc",) * with_dq
+        tensors = parameter_tensors(self.sig, names, self.depth)
         self.kernel = CudaKernel(
             symbol, self.sig, tensors, key_grid(config.block_k), config.num_warps,
             tables=True, min_blocks=config.min_blocks,

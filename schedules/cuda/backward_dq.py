@@ -61,7 +61,7 @@ class _QueryGradient:
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dq")
         self.kernel = CudaKernel(
-            symbol, self.sig, parameter_tensors(self.sig, spec, names), query_grid(config.block_q),
+            symbol, self.sig, parameter_tensors(self.sig, names), query_grid(config.block_q),
             config.num_warps, tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.copies = Copies(self.kernel, arch.asynchronous_copy)

@@ -22,7 +22,7 @@ from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
 from .listed import visited_keys
 from .math import CudaMath
-from .parameters import input_tensors, parameter_tensors
+from .parameters import parameter_tensors
 from .program import Grid, Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
@@ -119,8 +119,8 @@ class Forward:
         self.copies = Copies(self.kernel, arch.asynchronous_copy)
 
     def _tensors(self) -> list[Tensor]:
-        names = ("q", "k", "v", "out", *self.statistics)
-        return [*parameter_tensors(self.sig, self.spec, names), *input_tensors(self.sig)]
+        names = ("q", "k", "v", "out", *self.statistics, *self.sig.inputs)
+        return parameter_tensors(self.sig, names)
 
     def _grid(self) -> Grid:
         return query_grid(self.config.block_q)

@@ -69,14 +69,15 @@ class Signature:
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in shapes.own
         }
+        own = arguments(spec, "forward")
         self.tables = tuple(
             declare(a.name, self._table_shape(a), a.dtype, _symbols(f"{a.name}_stride", a.shape))
-            for a in arguments(spec, "forward")
+            for a in own
             if a.name.startswith("table")
         )
         self.inputs = {
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
-            for a in arguments(spec, "forward")
+            for a in own
             if a.name in SOFTMAX_INPUTS
         }
         self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec, direction)}

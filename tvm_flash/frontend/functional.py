@@ -138,7 +138,7 @@ def attention(
             raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
-    features, scale, numbers = options_of(
+    features, scale, numbers = options = options_of(
         causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax
     )
     lists = ()
@@ -161,8 +161,8 @@ def attention(
         )
     else:
         out, lse = ready_attention(
-            q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), features, scale,
-            numbers, deterministic, alibi_slopes, (score_mod, mask_mod),
+            q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), options,
+            deterministic, alibi_slopes, (score_mod, mask_mod),
             as_splits(num_splits) if num_splits else 0, sink,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
