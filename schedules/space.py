@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ..problem.spec import AttentionSpec
+
 Value = int | str | bool
 # Four times the largest register file: beyond it LLVM spills everything and takes minutes.
 _MOST_REGISTERS = 128
@@ -28,6 +30,18 @@ class Knob:
 def vector_registers(rows: int, lanes: int, vector: int) -> int:
     """Registers of a micro-kernel: sums, a row of one operand, a broadcast of the other."""
     return (rows + 1) * (lanes // vector) + 1
+
+
+def block_reasons(spec: AttentionSpec, block_q: int, block_k: int) -> list[str]:
+    """Why tiles of these sizes do not divide the blocks that calls of ``spec`` list."""
+    tile, blocks = (block_q, block_k), spec.block_mask or (block_q, block_k)
+    return [
+        f"{name}={own} must divide the {whole} {kind} of a block of block_mask"
+        for name, kind, own, whole in zip(
+            ("block_q", "block_k"), ("queries", "keys"), tile, blocks, strict=True
+        )
+        if whole % own
+    ]
 
 
 def register_reasons(filled: int) -> list[str]:

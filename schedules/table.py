@@ -160,4 +160,4 @@ class ScheduleTable:
 
 def _measured_as(spec: AttentionSpec) -> AttentionSpec:
     """The spec whose records serve ``spec``."""
-    return replace(spec, sequences="dense")
+    return replace(spec, sequences="dense", block_mask=None)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .problem.block_maker import block_mask
 from .problem.dtype import DTYPES
 from .problem.numbers import NO_WINDOW, kinds_of, numbers_by_name
 from .problem.spec import AttentionSpec
@@ -27,7 +28,8 @@ class Case:
     view: memory of q, k, v: "bshd" contiguous; "bhsd" stored heads first and transposed; "packed"
     slices of wider rows, as from one projection; "every_other" position of a twice as long tensor.
     logits_scale multiplies q: 24 makes softmax rows nearly one-hot, where overflow would show.
-    score_mod, mask_mod: keys of SCORE_MODS and MASK_MODS.
+    score_mod, mask_mod: keys of SCORE_MODS and MASK_MODS. block: (queries, keys) of the blocks of a
+    block mask, which is made of the mask_mod.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Case:
     score_mod: str | None = None
     mask_mod: str | None = None
     softmax: str = "softmax"
+    block: tuple[int, int] | None = None
     variant: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
@@ -59,6 +62,7 @@ class Case:
             head_dim_v=self.head_dim_v,
             alibi=self.alibi,
             softmax=self.softmax,
+            block_mask=self.block,
             **kinds,
             **known,
             **mods,
@@ -115,6 +119,9 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
         variant["sink"] = torch.randn(case.heads, generator=generator)
     elif case.softmax != "softmax":
         variant["softmax"] = case.softmax
+    if case.block:
+        sizes = (case.batch, case.heads, case.seqlen_q, case.seqlen_k)
+        variant["block_mask"] = block_mask(variant.pop("mask_mod"), *sizes, case.block)
     return Inputs(q, k, v, dout, dlse, variant)
 
 
@@ -189,6 +196,15 @@ def some_rows(case: Case, generator: torch.Generator) -> Callable:
     return mask_mod
 
 
+def staircase(case: Case, generator: torch.Generator) -> Callable:
+    """Each head sees 70 keys further than the one before, but not the first query."""
+
+    def mask_mod(b, h, q_idx, k_idx):
+        return (k_idx < q_idx + 70 * h) & (q_idx > 0)
+
+    return mask_mod
+
+
 SCORE_MODS = {f.__name__: f for f in (relative_bias, tanh_gate, scale_table)}
 
 
@@ -200,7 +216,7 @@ def _named_mask(name: str) -> Callable:
 # The named masks beside those of one case: "document" has another table for each entry.
 MASK_MODS = {
     **{name: _named_mask(name) for name in EXAMPLES},
-    **{f.__name__: f for f in (document, checkerboard, some_rows)},
+    **{f.__name__: f for f in (document, checkerboard, some_rows, staircase)},
 }
 
 # Pairs of lengths on both sides of tile sizes, of each other, and of one.
@@ -243,6 +259,13 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"score_mod": name} for name in SCORE_MODS},
     **{name: {"mask_mod": name, "batch": 1} for name in EXAMPLES},
     **{name: {"mask_mod": name} for name in ("document", "checkerboard", "some_rows")},
+    "blocks": {
+        "mask_mod": "staircase", "block": (64, 64), "batch": 1, "seqlen_q": 130, "seqlen_k": 190,
+    },
+    "blocks_causal": {
+        "mask_mod": "document", "block": (64, 128), "kv_heads": 1, "alibi": True,
+        "seqlen_q": 130, "seqlen_k": 150, "variant": {"causal": True},
+    },
     "mods_causal": {
         "score_mod": "scale_table", "mask_mod": "checkerboard", "variant": {"causal": True},
     },

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from .problem.block_mask import FULL, HIDDEN, PARTIAL, BlockMask
 from .score import variants
 
 
@@ -25,6 +26,7 @@ def attention_reference(
     softmax: str = "softmax",
     sink: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
+    block_mask: BlockMask | None = None,
     upcast: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """out (B, Sq, H, Dv), lse (B, H, Sq) of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv).
@@ -58,6 +60,8 @@ def attention_reference(
         scores = _masked(scores, variants.window(left, right)(b, h, row, k_idx))
     if mask_mod is not None:
         scores = _masked(scores, mask_mod(b, h, q_idx, k_idx))
+    if block_mask is not None:
+        scores = _masked(scores, _in_blocks(block_mask, b, h, q_idx, k_idx))
     if softmax == "sigmoid":
         return (scores.sigmoid() @ v).transpose(1, 2), None
     if sink is not None or softmax == "softmax1":
@@ -77,6 +81,18 @@ def index_tensors(
 
 def _masked(scores: torch.Tensor, visible) -> torch.Tensor:
     return torch.where(visible, scores, float("-inf"))
+
+
+def _in_blocks(mask: BlockMask, b, h, q_idx, k_idx) -> torch.Tensor:
+    """Which pairs are in visited blocks, and not hidden there."""
+    entries, heads = mask.shape[:2]
+    states = torch.stack([mask.states(n, m) for n in range(entries) for m in range(heads)])
+    states = states.to(q_idx.device).unflatten(0, (entries, heads))
+    own = b.clamp(max=entries - 1), h.clamp(max=heads - 1)
+    state = states[(*own, q_idx // mask.block[0], k_idx // mask.block[1])]
+    if mask.mask_mod is None:
+        return state != HIDDEN
+    return (state == FULL) | ((state == PARTIAL) & mask.mask_mod(b, h, q_idx, k_idx))
 
 
 def _with_sink(scores, v, sink: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

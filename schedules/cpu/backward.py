@@ -9,7 +9,7 @@ from tvm import s_tir, tirx
 from ...definition.score_expressions import has_linear_exponent
 from ...problem.spec import AttentionSpec, has_sum
 from ..config_fields import Config
-from ..space import Knob, register_reasons, vector_registers
+from ..space import Knob, block_reasons, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .backward_pairs import WORDS, register_pairs, with_pairs
 from .forms.backward import streaming_backward
@@ -63,6 +63,7 @@ class BackwardConfig(Config):
             for a, b in multiples
             if getattr(self, a) % getattr(self, b)
         ]
+        found += block_reasons(spec, self.block_q, self.block_k)
         found += [*degree_reasons(spec.dtype, self.exp2_degree), *register_reasons(self.registers)]
         if self.rows < 2:  # a product of one row is none that a micro-kernel could replace
             found.append(f"rows={self.rows} must be 2 or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 
 from ...problem.spec import AttentionSpec
 from ..target import CpuTarget
@@ -30,7 +31,7 @@ def forward_defaults(
     spec: AttentionSpec, target: CpuTarget, bucket: str
 ) -> tuple[ForwardConfig, ...]:
     """The forward config without a tuning record; none for decoding, which splits the keys."""
-    if bucket == "decode":
+    if bucket == "decode" and not spec.block_mask:
         return ()
     config = forward_config(spec, target)
     if bucket == "tiny" and config.unit != "amx":
@@ -43,7 +44,8 @@ def split_defaults(
     spec: AttentionSpec, target: CpuTarget, bucket: str
 ) -> tuple[SplitForwardConfig, ...]:
     """The split config without a tuning record, for decoding alone."""
-    return (default_split_config(spec, target),) if bucket == "decode" else ()
+    divides = bucket == "decode" and not spec.block_mask
+    return (default_split_config(spec, target),) if divides else ()
 
 
 def backward_defaults(
@@ -61,12 +63,14 @@ def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
     """The forward config without a tuning record, for sequences of some length."""
     unit = _unit(spec, target)
     if unit == "amx":
-        return ForwardConfig(
+        config = ForwardConfig(
             block_q=_block_q(spec, 64), block_k=128, group=64, rows_s=32, rows_o=32, lanes=32,
             exp2_degree=spec.element.exp2_degree, unit=unit,
         )  # fmt: skip
-    lanes = FORWARD_LANES[target.vector, target.registers]
-    return ForwardConfig(
+        return _forward_in_blocks(config, spec)
+    widths = LANES if spec.block_mask else FORWARD_LANES
+    lanes = widths[target.vector, target.registers]
+    config = ForwardConfig(
         block_q=_block_q(spec, lanes),
         group=lanes,
         lanes=lanes,
@@ -74,13 +78,14 @@ def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
         exp2_degree=spec.element.exp2_degree,
         unit=unit,
     )
+    return _forward_in_blocks(config, spec)
 
 
 def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:
     """The backward config without a tuning record."""
     unit = _unit(spec, target)
     if unit == "amx":
-        return BackwardConfig(
+        config = BackwardConfig(
             rows=32,
             lanes=32,
             key_rows=32,
@@ -88,18 +93,48 @@ def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:
             exp2_degree=spec.element.exp2_degree,
             unit=unit,
         )
-    return BackwardConfig(
+        return _backward_in_blocks(config, spec)
+    config = BackwardConfig(
         lanes=LANES[target.vector, target.registers],
         head_lanes=_head_lanes(spec.head_dim, target),
         vector=target.vector,
         exp2_degree=spec.element.exp2_degree,
         unit=unit,
     )
+    return _backward_in_blocks(config, spec)
+
+
+def _forward_in_blocks(config: ForwardConfig, spec: AttentionSpec) -> ForwardConfig:
+    """``config`` with tiles that divide the blocks that a call lists, where it lists any."""
+    if not spec.block_mask:
+        return config
+    queries, keys = spec.block_mask
+    group = gcd(config.group, queries)
+    return replace(
+        config, block_q=gcd(config.block_q, queries), group=group, lanes=gcd(config.lanes, group),
+        block_k=gcd(config.block_k, keys),
+    )  # fmt: skip
+
+
+def _backward_in_blocks(config: BackwardConfig, spec: AttentionSpec) -> BackwardConfig:
+    """As ``_forward_in_blocks``."""
+    if not spec.block_mask:
+        return config
+    queries, keys = spec.block_mask
+    block_k = gcd(config.block_k, keys)
+    step_k = gcd(config.step_k, block_k)
+    return replace(
+        config, block_q=gcd(config.block_q, queries), block_k=block_k, step_k=step_k,
+        lanes=gcd(config.lanes, step_k),
+    )  # fmt: skip
 
 
 def _unit(spec: AttentionSpec, target: CpuTarget) -> str:
-    """What multiplies: the widest unit of the target that takes the dtype."""
-    if spec.dtype != "bfloat16":
+    """What multiplies: the widest unit of the target that takes the dtype.
+
+    Tiles that divide small blocks are too narrow for any but "fma".
+    """
+    if spec.dtype != "bfloat16" or any(n % 64 for n in spec.block_mask or ()):
         return "fma"
     units = {"amx_bf16": "amx", "avx512_bf16": "dot"}
     return next((unit for feature, unit in units.items() if feature in target.features), "fma")

@@ -10,7 +10,7 @@ from ...definition.kinds import recurrence_of
 from ...definition.score_expressions import is_scale_only
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
-from ..space import Knob, register_reasons, vector_registers
+from ..space import Knob, block_reasons, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .forms.forward import streaming_forward
 from .forms.tiles import Bf16PairOperand, Float32Operand, ForwardTile
@@ -92,6 +92,7 @@ class ForwardConfig(Config):
         found = [text for wrong, text in checks if wrong]
         return [
             *found,
+            *block_reasons(spec, self.block_q, self.block_k),
             *degree_reasons(spec.dtype, self.exp2_degree),
             *register_reasons(self.registers),
         ]

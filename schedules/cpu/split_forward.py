@@ -77,6 +77,8 @@ class SplitForwardConfig(Config):
             found.append(f"unit={self.unit!r} must be fma or dot")
         if self.unit == "dot":
             found += self._pair_reasons(spec)
+        if spec.block_mask:
+            found.append("keys of block_mask are in lists, not in chunks")
         return [
             *found,
             *degree_reasons(spec.dtype, self.exp2_degree),

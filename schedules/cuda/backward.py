@@ -18,6 +18,7 @@ from .copies import Copies, each, store_rows
 from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .gradient_sums import sum_order
+from .listed import visited_queries
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
@@ -27,7 +28,7 @@ from .row_statistics import RowStatistics
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
-from .tiling import KeyTile, QueryVisits
+from .tiling import KeyTile
 
 
 def key_gradient_launch(
@@ -73,7 +74,7 @@ class _KeyGradients:
                 self.key_group = kernel.scalar(tirx.truncdiv(kernel.warp, self.split))
                 self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
             self._allocate()
-            self.visits = QueryVisits(kernel, self.tile, self.config.block_q)
+            self.visits = visited_queries(kernel, self.tile, self.config.block_q)
             self.queries = QueryTiles(
                 kernel, self.copies, self.tile, self.visits,
                 {"q": self.q_tile, "dout": self.do_tile}, self.row_statistics,

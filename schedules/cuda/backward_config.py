@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
-from ..space import Knob
+from ..space import Knob, block_reasons
 from .arch import WIDEST, CudaArch, crowded_reasons, limit_reasons
 from .tensor_core import product_for
 from .tiling import round_up
@@ -60,6 +60,7 @@ class BackwardConfig(Config):
         ]
         own = [text for wrong, text in checks if wrong]
         shared = self.shared_bytes(spec)
+        own += block_reasons(spec, self.block_q, self.block_k)
         own += crowded_reasons(arch, self.min_blocks, shared)
         return [*own, *limit_reasons(spec, arch, shared, WIDEST)]
 

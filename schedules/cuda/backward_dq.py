@@ -16,15 +16,15 @@ from .copies import Copies, store_rows
 from .entries import query_grid
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
+from .listed import visited_keys
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Launch
 from .recompute import Recompute
-from .rows import RowCursor
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
-from .tiling import KeyVisits, QueryTile, round_up
+from .tiling import QueryTile, round_up
 
 
 def ordered_query_gradient_launch(
@@ -78,7 +78,7 @@ class QueryTileGradient:
             self.tile = tile = QueryTile(kernel, self.config.block_q)
             self.bound = block_scores(kernel, self.scores, tile, tile.head)
             self._allocate()
-            self.visits = KeyVisits(kernel, tile.key_visits(self.config.block_k))
+            self.visits = visited_keys(kernel, tile.key_visits(self.config.block_k))
             self._start()
             with loop_while(self.visits.any):
                 kernel.forget_offsets()
@@ -116,9 +116,9 @@ class QueryTileGradient:
                 for name, held in self.row_statistics.items():
                     value = self.recompute.converted(name, kernel.buffers[name][at])
                     store(held, (m, half), value)
-        first, back = self.visits.first, -self.config.block_k
+        first = self.visits.first
         self.cursors = [
-            RowCursor(kernel, target, tile.key_rows(name), first, back)
+            self.visits.cursor(kernel, target, tile.key_rows(name))
             for name, target in (("k", self.k_tile), ("v", self.v_tile))
         ]
         with when(self.visits.any):

@@ -14,19 +14,20 @@ from ...definition.scores import Scores
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
-from ..space import Knob
+from ..space import Knob, block_reasons
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, Tensor, assign, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
 from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
+from .listed import visited_keys
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .program import Grid, Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
 from .tensor_core import product_for
-from .tiling import KeyVisits, QueryTile, round_up
+from .tiling import QueryTile, round_up
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class ForwardConfig(Config):
             (not 1 <= self.num_warps <= 32, f"num_warps={self.num_warps} must be 1 to 32"),
         ]
         own = [text for wrong, text in checks if wrong]
+        own += block_reasons(spec, self.block_q, self.block_k)
         return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
@@ -127,7 +129,7 @@ class Forward:
         with self.kernel as kernel:
             self._open_tile()
             self._allocate()
-            self.visits = KeyVisits(kernel, self.tile.key_visits(self.config.block_k))
+            self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
             self._make_cursors()
             self._start()
             with loop_while(self.visits.any):
@@ -168,10 +170,10 @@ class Forward:
 
     def _make_cursors(self) -> None:
         """Cursors over the rows that the block reads."""
-        tile, first, back = self.tile, self.visits.first, -self.config.block_k
+        tile = self.tile
         self.queries = tile.query_cursor("q", self.q_tile)
         targets = {"k": self.k_tile, "v": self.v_tile}
-        self.keys, self.values = tile.key_cursors(targets, first, back)
+        self.keys, self.values = tile.key_cursors(targets, self.visits)
         name_registers(self)
 
     def _start(self) -> None:

@@ -50,15 +50,15 @@ class RowTile(_Tile):
         """Rows of the key/value head in the tensor ``name`` of keys."""
         return self._rows(name, "key", self.kv_head)
 
-    def key_cursors(self, targets: Mapping[str, SharedTile], first, advance: int) -> list[Cursor]:
+    def key_cursors(self, targets: Mapping[str, SharedTile], visits: KeyVisits) -> list[Cursor]:
         """Cursors that bring ``key_rows`` of each tensor to its target, in pages where they are.
 
-        first, advance: as of ``RowCursor``. Tiles are asked for in the order of ``targets``.
+        Tiles are those of ``visits``, asked for in the order of ``targets``.
         """
         kernel = self._kernel
         if self._sequences.is_run(self.batch, 1) is True:
             return [
-                RowCursor(kernel, target, self.key_rows(name), first, advance)
+                visits.cursor(kernel, target, self.key_rows(name))
                 for name, target in targets.items()
             ]
         sequences = in_int32(kernel, self._sequences)
@@ -67,7 +67,7 @@ class RowTile(_Tile):
             PagedRows(kernel.buffers[name], lambda row: index(row, 0), self.keys)
             for name in targets
         ]
-        return page_cursors(kernel, list(targets.values()), rows, first, advance)
+        return page_cursors(kernel, list(targets.values()), rows, visits.first, visits.advance)
 
 
 class QueryTile(RowTile):
@@ -103,7 +103,7 @@ class QueryTile(RowTile):
 
     def key_visits(self, block_k: int) -> Visits:
         """The tiles of keys that these rows see, the last one first."""
-        seen = visibility(self._kernel.sig, (self.rows, self.keys))
+        seen = visibility(self._kernel.sig, (self.rows, self.keys), self.batch).of_head(self.head)
         return seen.keys(self.first, self.first + self.block_q, block_k, last_first=True)
 
     def statistic(self, row) -> tuple:
@@ -143,6 +143,15 @@ class KeyVisits:
     def boundary(self):
         """Whether masks or ends may hide part of the tile at hand."""
         return self._visits.is_boundary(self.first)
+
+    @property
+    def advance(self) -> int:
+        """Rows from a tile to the next one."""
+        return -self._visits.block
+
+    def cursor(self, kernel: CudaKernel, target: SharedTile, rows: Rows) -> RowCursor:
+        """A cursor that brings ``rows`` of one tile after the other to ``target``."""
+        return RowCursor(kernel, target, rows, self.first, self.advance)
 
     def step(self) -> None:
         """Go to the next tile."""

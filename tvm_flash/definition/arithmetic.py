@@ -5,7 +5,9 @@ from __future__ import annotations
 from tvm import tirx
 
 from ..problem.arithmetic import Arithmetic
+from ..problem.listed import ListedVisibility
 from ..problem.sequences import KINDS, DenseSequences, PackedSequences
+from ..problem.spec import BLOCK_LISTS
 from ..problem.visits import Visibility
 from .signature import Signature
 
@@ -45,9 +47,27 @@ def lengths_of(sig: Signature, entry) -> tuple:
     return tuple(map(int32, sequences_of(sig).lengths(entry)))
 
 
-def visibility(sig: Signature, lengths: tuple) -> Visibility:
-    """``Visibility`` in an entry of these lengths; positions are int32."""
-    return Visibility(sig.spec, *map(int32, lengths), sig.numbers, TIR)
+def visibility(sig: Signature, lengths: tuple, entry=None) -> Visibility:
+    """``Visibility`` in an ``entry`` of these lengths; positions are int32.
+
+    Without ``entry`` lists of blocks are not looked at.
+    """
+    known = sig.spec, *map(int32, lengths), sig.numbers
+    if entry is None or not sig.spec.block_mask:
+        return Visibility(*known, TIR)
+    lists = [_Narrow(table) for table in sig.tables[-len(BLOCK_LISTS) :]]
+    return ListedVisibility(*known, lists, entry, TIR)
+
+
+class _Narrow:
+    """Numbers of a table and its extents as int32, whatever they are asked for by."""
+
+    def __init__(self, table: tirx.Buffer):
+        self._table, self.shape = table, [int32(extent) for extent in table.shape]
+
+    def __getitem__(self, index):
+        places = index if isinstance(index, tuple) else (index,)
+        return self._table[tuple(tirx.Cast("int64", place) for place in places)]
 
 
 class _Wide:

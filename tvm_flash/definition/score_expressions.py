@@ -74,7 +74,8 @@ def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
         symbols = (site.b, site.h, site.aligned(spec), site.k_idx)
         masks.append(emit(_window(spec), symbols, ends))
     if spec.mask_mod:
-        own = site.tables[len(spec.table_types) - len(spec.mask_mod.tables) :]
+        before = spec.alibi + (len(spec.score_mod.tables) if spec.score_mod else 0)
+        own = site.tables[before : before + len(spec.mask_mod.tables)]
         symbols = (site.b, site.h, site.q_idx, site.k_idx)
         masks.append(emit(spec.mask_mod, symbols, own, from_zero=True))
     if not masks:

@@ -124,11 +124,12 @@ class BoundScores:
         """``score`` where the row sees the key, -inf elsewhere (also past the last key).
 
         Only tiles with ``boundary`` pay for it (None: all do). A user's mask_mod makes every tile a
-        boundary, without a branch around its expression.
+        boundary, without a branch around its expression, unless a call lists where it hides any.
         """
         minus_inf = tirx.const(float("-inf"), "float32")
         masked = tirx.Select(self.visible(q_idx, k_idx), score, minus_inf)
-        if boundary is None or self._scores.spec.mask_mod:
+        spec = self._scores.spec
+        if boundary is None or (spec.mask_mod and not spec.block_mask):
             return masked
         return tirx.if_then_else(boundary, masked, score)
 

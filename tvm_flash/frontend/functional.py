@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch._C import _is_any_autocast_enabled
 
+from ..problem.block_mask import BlockMask
 from . import table_ops  # noqa: F401  its operators are called by those of attention
+from .blocks import with_blocks
 from .captured import Captured
 from .checks import as_softmax, check_alibi, check_tensors
 from .ops import attention_operator
@@ -61,6 +63,7 @@ def attention(
     softmax: str = "softmax",
     sink: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
+    block_mask: BlockMask | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -82,6 +85,9 @@ def attention(
     key by itself (Ramapuram et al., 2024), without lse. sink (H,): a learned logit
     for each head that has exp(sink) in the denominator and no value (gpt-oss; StreamingLLM, Xiao et
     al., 2023); any floating dtype, differentiable.
+    block_mask: of ``block_mask`` or ``top_blocks``, or torch's BlockMask: the blocks of keys that
+    each block of queries visits, of dense tensors. Its own mask_mod hides pairs in the blocks that
+    are not seen whole; pairs in no listed block are hidden. Time goes with the blocks visited.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
@@ -149,6 +155,12 @@ def attention(
     features, scale, numbers = options = options_of(
         causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, inputs
     )
+    lists = ()
+    if block_mask is not None:
+        if lengths is not None:
+            raise ValueError("block_mask is of dense tensors: packed or cached ones have none")
+        features, mods, lists = with_blocks(block_mask, features, q, k, score_mod, mask_mod)
+        score_mod, mask_mod = mods, None
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
     if lengths is None:
@@ -159,7 +171,7 @@ def attention(
         if alibi_slopes is not None:
             slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
         out, lse = attention_operator(
-            q, k, v, [*slopes, *own, *tables], spec, scale, sink, deterministic, *numbers
+            q, k, v, [*slopes, *own, *tables, *lists], spec, scale, sink, deterministic, *numbers
         )
     else:
         out, lse = ready_attention(

@@ -108,7 +108,7 @@ def _run_forward(
         return results_without_keys(spec.softmax, sink, *results)
     device, capability = place_of(q)
     numbers = (softmax_scale, window_left, window_right, softcap)
-    if device == "cuda":
+    if device == "cuda" and spec.block_mask is None:  # lists are not divided
         sizes = named_sizes(call_sizes(q.shape, v.shape))
         if splits := splits_on(device, q, sizes, k.shape[1]):
             kernel = resolve(spec, "forward_split", device, capability, bucket)

@@ -41,6 +41,7 @@ class Features(NamedTuple):
     inputs: tuple = ()
     softmax: str = "softmax"
     sequences: str = "dense"
+    block_mask: tuple[int, int] | None = None
 
 
 class PosedProblem(NamedTuple):
@@ -100,7 +101,8 @@ def _decided(features: tuple) -> tuple:
 
     It hands a plain tuple on as a constant, and would lose the fields of a NamedTuple.
     """
-    return tuple([x if isinstance(x, (str, tuple)) else as_flag("kind", x) for x in features])
+    known = (str, tuple)
+    return tuple([x if isinstance(x, known) else as_flag("kind", x) for x in features])
 
 
 def _problem(dtype, q, k, v, features: tuple, score_mod, mask_mod) -> PosedProblem:

@@ -63,7 +63,7 @@ def table_axes(spec: AttentionSpec) -> list[int | None] | None:
         if found is None:
             return None
         axes += found
-    return axes
+    return [*axes, *(0, None) * 2] if spec.block_mask else axes
 
 
 def _axes_of(program: ScoreProgram) -> list[int | None] | None:

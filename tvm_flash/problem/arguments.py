@@ -17,7 +17,7 @@ from .linear import LINEAR_NUMBERS, linear_table
 from .row_softmax import softmax_table
 from .sequences import KINDS, Shapes
 from .sequences.shapes import entry_numbers
-from .spec import AttentionSpec
+from .spec import BLOCK_LISTS, AttentionSpec
 
 __all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
 
@@ -211,6 +211,8 @@ def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     is_known = any(direction in table for table in TABLES.values())
     if is_known and bool(spec.learned) != direction.startswith("tables"):
         return [f"{spec.name}: directions of learned tables are 'tables' and of none else"]
+    if spec.block_mask and direction == "forward_split":
+        return [f"{spec.name}: the keys of listed blocks are not divided"]
     if direction in TABLES[spec.sequences] or not is_known:
         return []
     if direction == "append":
@@ -233,6 +235,8 @@ def _tables(spec: AttentionSpec) -> list[Argument]:
         shape = tuple(f"table{n}_dim{axis}" for axis in range(kind.ndim))
         if spec.alibi and n == 0:
             shape = ("B", "H")  # a slope for each
+        if kind == BLOCK_LISTS[0] and n >= len(spec.table_types) - len(BLOCK_LISTS):
+            shape = ("B", "H", shape[2])  # a list for each block of each
         tables.append(Argument(f"table{n}", shape, "input", kind.dtype))
     return tables
 

@@ -19,9 +19,15 @@ ALIGNMENTS = ("bottom_right", "top_left")
 SOFTMAXES = ("softmax", "sink", "softmax1", "sigmoid")
 RETURNS = ("out_lse", "out")
 HEAD_DIM_RANGE = (8, 512)
+# Queries or keys of a block that is visited: multiples of the first.
+BLOCK_RANGE = (16, 65536)
 ALIBI_SLOPES = TableType("float32", 2)
+# Of a block mask: where the list of each block of queries begins, the lists; those of keys.
+BLOCK_LISTS = (TableType("int32", 3), TableType("int32", 1)) * 2
 # 2: window ends and softcap are numbers of a call.
 JSON_VERSION = 2
+# Fields that are left out where they have their first values: as it was before there were others.
+_LATER = ("sequences", "softmax", "learned", "block_mask")
 # Run-time strides in every dimension but the last, which is contiguous.
 _LAYOUT = "strided"
 
@@ -50,6 +56,8 @@ class AttentionSpec:
         other in (total, H, D); "paged", packed queries over keys in pages, forward only.
     learned: tables, by their numbers in ``table_types``, whose gradients the kernel computes: of
         the direction "tables" alone, whose specs have some.
+    block_mask: (queries, keys) of the blocks of which a call lists those that are visited
+        (``problem.block_mask``), and those of them where mask_mod may hide a pair; None: no lists.
 
     Raises ValueError or TypeError that name the field, its value and the limit.
     """
@@ -69,6 +77,7 @@ class AttentionSpec:
     returns: str = "out_lse"
     sequences: str = "dense"
     learned: tuple[int, ...] = ()
+    block_mask: tuple[int, int] | None = None
 
     def __post_init__(self):
         self._set("dtype", str(self.dtype).removeprefix("torch."))
@@ -89,6 +98,10 @@ class AttentionSpec:
         self._set("learned", tuple(self.learned))
         if unknown := [n for n in self.learned if n not in self.differentiable_tables]:
             raise ValueError(f"learned={unknown}: no score has a derivative by such a table")
+        if self.block_mask is not None:
+            self._set("block_mask", check_block("block_mask", self.block_mask))
+            if self.sequences != "dense":
+                raise ValueError(f"block_mask is of dense sequences, not {self.sequences!r}")
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)
@@ -114,10 +127,11 @@ class AttentionSpec:
 
     @property
     def table_types(self) -> tuple[TableType, ...]:
-        """Types of the run-time tables: ALiBi slopes, then score_mod's, then mask_mod's."""
+        """Types of the run-time tables: ALiBi slopes, score_mod's, mask_mod's, lists of blocks."""
         programs = [p for p in (self.score_mod, self.mask_mod) if p is not None]
         captured = tuple(t for p in programs for t in p.tables)
-        return (ALIBI_SLOPES, *captured) if self.alibi else captured
+        lists = BLOCK_LISTS if self.block_mask else ()
+        return (*(ALIBI_SLOPES,) * self.alibi, *captured, *lists)
 
     @cached_property
     def table_loads(self) -> tuple[Load, ...]:
@@ -205,6 +219,7 @@ class AttentionSpec:
             "topleft" * (self.alignment == "top_left"),
             "nolse" * (self.returns == "out"),
             "".join(["grad", *(f"_{n}" for n in self.learned)]) * bool(self.learned),
+            "blocks{}x{}".format(*self.block_mask) if self.block_mask else "",
         ]
         return "_".join(part for part in parts if part)
 
@@ -213,10 +228,11 @@ class AttentionSpec:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
-        data["learned"] = list(self.learned)
-        for name, first in (("sequences", "dense"), ("softmax", "softmax"), ("learned", [])):
-            if data[name] == first:  # as it was written before there were others
-                del data[name]
+        for f in fields(self):
+            if f.name in _LATER and data[f.name] == f.default:
+                del data[f.name]
+            elif isinstance(data[f.name], tuple):
+                data[f.name] = list(data[f.name])
         return {"version": JSON_VERSION, **data, "layout": _LAYOUT}
 
     @classmethod
@@ -252,6 +268,16 @@ def check_head_dim(field: str, value) -> None:
         raise TypeError(f"{field}={value!r} must be an int")
     if not low <= value <= high:
         raise ValueError(f"{field}={value} must lie in {low}..{high}; pad or split the heads")
+
+
+def check_block(field: str, value) -> tuple[int, int]:
+    """``value`` as (queries, keys) of a block; TypeError, ValueError for what is none."""
+    low, high = BLOCK_RANGE
+    if not isinstance(value, (tuple, list)) or [type(n) for n in value] != [int, int]:
+        raise TypeError(f"{field}={value!r:.60} must be a pair of ints (queries, keys)")
+    if any(n % low or not low <= n <= high for n in value):
+        raise ValueError(f"{field}={value!r} must be multiples of {low}, from {low} to {high}")
+    return tuple(value)
 
 
 def _check_flag(field: str, value) -> None:

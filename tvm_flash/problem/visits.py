@@ -60,6 +60,18 @@ class Visits:
         end = first + (self.block if size is None else size)
         return self.arithmetic.either(first < self.full_low, end > self.full_high)
 
+    def hides(self, number):
+        """Whether a mask_mod may hide part of the tile visited as number ``number``; None: as in
+        every other tile."""
+
+    def exists(self, number):
+        """Whether there is a tile that is visited as number ``number``."""
+        return number < self.count
+
+    def resumed(self, start) -> Visits:
+        """These visits from a ``start`` that is held, where it is that of every head."""
+        return replace(self, start=start)
+
     def held(self, **values) -> Visits:
         """These visits with some of their numbers replaced by variables that hold them."""
         return replace(self, **values)
@@ -69,7 +81,7 @@ class Visibility:
     """What the rows and the keys of one entry of the batch see of each other.
 
     numbers: of the call, by name; the ends of a window are among them. A mask_mod may hide any
-    pair, so that no tile is free of the mask.
+    pair, so that no tile is free of the mask, unless lists of blocks say where it does.
     """
 
     def __init__(
@@ -82,8 +94,12 @@ class Visibility:
     ) -> None:
         self._window = spec.window(numbers)
         self._offset = alignment_offset(spec.alignment, seqlen_q, seqlen_k)
-        self._hides_any, self._arithmetic = spec.mask_mod is not None, arithmetic
-        self._rows, self._keys = seqlen_q, seqlen_k
+        self._hides_any = spec.mask_mod is not None and spec.block_mask is None
+        self._rows, self._keys, self._arithmetic = seqlen_q, seqlen_k, arithmetic
+
+    def of_head(self, head) -> Visibility:
+        """What is seen in query head ``head``."""
+        return self
 
     def keys(self, first, end, block: int, **options) -> Visits:
         """Tiles of ``block`` keys that rows first .. end - 1 see, of which those past the last row
@@ -91,7 +107,7 @@ class Visibility:
 
         within (first, end): only these keys, whose tiles begin at the first one. last_first: the
         last tile comes first. pad_is_boundary: every tile is a boundary for rows that reach past
-        the last one.
+        the last one. hides: whether every tile is a boundary (``Visits.hides``).
         """
         lengths = self._rows, self._keys
         return self._visits(self._window, self._offset, first, end, *lengths, block, **options)
@@ -104,7 +120,7 @@ class Visibility:
 
     def _visits(
         self, window, offset, first, end, own_length, length, block: int,
-        within=None, last_first: bool = False, pad_is_boundary: bool = False,
+        within=None, last_first: bool = False, pad_is_boundary: bool = False, hides=None,
     ) -> Visits:  # fmt: skip
         a = self._arithmetic
         last = a.minimum(end, own_length) - 1
@@ -113,6 +129,8 @@ class Visibility:
             full_low = full_high = low
         elif pad_is_boundary:
             full_high = a.select(end > own_length, 0, full_high)
+        if hides is not None:
+            full_high = a.select(hides, 0, full_high)
         origin, end = None, high
         if within is not None:
             origin, stop = within

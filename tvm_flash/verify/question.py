@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ..cases import Inputs, make_inputs
-from ..problem.spec import AttentionSpec
+from ..problem.block_mask import BlockMask
+from ..problem.spec import BLOCK_LISTS, AttentionSpec
 from ..reference import attention_reference
 from .problems import Problem
 from .rule import Results, results
@@ -36,7 +37,11 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     inputs = make_inputs(problem.case(spec), seed)
     tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
     numbers = problem.numbers(spec.head_dim)
-    asked = inputs._replace(variant={**_softmax(inputs), **_variant(spec, tables, numbers)})
+    variant = {**_softmax(inputs), **_variant(spec, tables, numbers)}
+    if spec.block_mask:
+        known = (problem.seqlen_q, problem.seqlen_k, spec.block_mask, *tables[-len(BLOCK_LISTS) :])
+        variant["block_mask"] = BlockMask(*known, variant.pop("mask_mod", None))
+    asked = inputs._replace(variant=variant)
     exact, plain = (results(attention_reference, asked, dtype) for dtype in (torch.float64, None))
     return Question(inputs, tables, numbers, exact, plain)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from ..problem.block_mask import mask_of_lists, visits_of
 from ..problem.spec import AttentionSpec
 from ..score.program import ScoreProgram, TableType
 from .problems import Problem
@@ -17,14 +18,29 @@ _EXTENT = 17
 def random_tables(
     spec: AttentionSpec, problem: Problem, generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """One tensor for each of ``spec.table_types``: ALiBi slopes, score_mod's, mask_mod's."""
+    """One tensor for each of ``spec.table_types``: ALiBi slopes, functions' tables, block lists."""
     tables = []
     if spec.alibi:
         tables.append(torch.rand(problem.batch, problem.heads, generator=generator) * 0.3)
     for program in (spec.score_mod, spec.mask_mod):
         for kind, shape in _shapes(program, problem) if program else ():
             tables.append(_random(kind, shape, problem, generator))
-    return tables
+    return tables + _random_lists(spec, problem, generator)
+
+
+def _random_lists(
+    spec: AttentionSpec, problem: Problem, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Lists of a block mask, of which each head has its own; none for a spec without."""
+    if not spec.block_mask:
+        return []
+    lengths = problem.seqlen_q, problem.seqlen_k
+    heads = problem.batch, problem.heads
+    rows, keys = (-(-n // block) for n, block in zip(lengths, spec.block_mask, strict=True))
+    states = torch.randint(0, 3, (heads[0] * heads[1] * rows, keys), generator=generator)
+    counts, visited = visits_of([states])
+    mask = mask_of_lists(*lengths, spec.block_mask, counts.view(*heads, rows), visited)
+    return mask.lists(*heads)
 
 
 def _shapes(program: ScoreProgram, problem: Problem) -> Iterator[tuple[TableType, list[int]]]:

@@ -23,6 +23,7 @@ from .regions import whole
 from .staging import Rows
 from .tasks import dealt_work
 from .tiles import BackwardTile
+from .visited import visited_queries
 
 
 def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.PrimFunc:
@@ -53,6 +54,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     workers = dealt_work(sig.batch, sig.kv_heads, copies, TIR)
     delta_rows, dq_rows = delta_pass(sig, gradient), dq_pass(sig)
+    has_lists, find_queries = bool(spec.block_mask), visited_queries(spec)
     has_sink, dsink_rows = bool(sig.inputs), dsink_pass(sig, gradient)
     dq_sums = (Beside if places.share_blocks else InPlace)(BQ, Dl)
     look_up, zero_dq, add_dq = places.look_up(), dq_sums.zero(), dq_sums.add()
@@ -106,7 +108,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 c: T.let[T.int64] = place_of[2]
                 head = T.sblock_alloc_buffer((1,), "int64")
                 lengths = T.meta_var(sequences.lengths(b))
-                seen = T.meta_var(visibility(sig, lengths))
+                seen = T.meta_var(visibility(sig, lengths, b))
                 k_tiles = T.meta_var(T.truncdiv(lengths[1] + (BK - 1), BK))
                 keys: T.let[T.int32] = int32(lengths[1])
                 k_rows = T.meta_var(Rows(K, partial(sequences.key, b, hk), keys, dim))
@@ -147,10 +149,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         T.reads(whole([*rows_in, K, V]))
                         T.writes(whole([A, dK, dV]))
                         k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
-                        of_keys = T.meta_var(seen.queries(k0, k0 + BK, BQ))
+                        queries = T.meta_var(
+                            lambda head: seen.of_head(head).queries(k0, k0 + BK, BQ)
+                        )
                         span = T.sblock_alloc_buffer((2,), "int32")
-                        span[0] = of_keys.start
-                        span[1] = of_keys.count
+                        find_queries(span, queries, hk * group, group)
                         first: T.let[T.int32] = span[0]
                         q_blocks: T.let[T.int32] = span[1]
                         load_k(k_rows, k0, K_r)
@@ -163,6 +166,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         zero_dv(dV_c)
                         for g, m in T.grid(group, q_blocks):
                             with T.sblock("q_block"):
+                                if has_lists:  # heads have lists of different lengths
+                                    T.where(queries(hk * group + g).exists(m))
                                 vg = T.axis.opaque(group, g)
                                 vm = T.axis.opaque(q_blocks, m)
                                 staged = T.meta_var([K_p, Kt, Vt])
@@ -181,13 +186,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
                                 sum_at = T.meta_var(partial(sequences.gradient_sum, b, h))
                                 number_at = T.meta_var(partial(sequences.statistic, b, h))
-                                row0: T.let[T.int32] = of_keys.held(start=first).first(vm)
+                                of_keys = T.meta_var(queries(h).resumed(first))
+                                row0: T.let[T.int32] = of_keys.first(vm)
                                 q0: T.let[T.int64] = T.Cast("int64", row0)
                                 dq_block = T.meta_var(BlockOfRows(c, sum_at, q0, lengths[0]))
                                 of_rows = T.meta_var(
                                     seen.keys(
                                         row0, row0 + BQ, BS, within=(k0, k0 + BK),
-                                        pad_is_boundary=scores.hides_rows,
+                                        pad_is_boundary=scores.hides_rows, hides=of_keys.hides(vm),
                                     )
                                 )  # fmt: skip
                                 visible = T.sblock_alloc_buffer((4,), "int32")

@@ -64,7 +64,7 @@ def streaming_forward(
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
         all_groups = T.meta_var(places.row_work(places.row_tiles(R)).count)
         share: T.let[T.int64] = T.truncdiv(all_groups, tasks)
-        tile_rows: T.let[T.int64] = groups_of_tile(share, G, TIR) * R
+        tile_rows: T.let[T.int64] = groups_of_tile(share, G, TIR, bool(spec.block_mask)) * R
         tiles: T.let[T.int64] = places.row_tiles(tile_rows)
         work = T.meta_var(places.row_work(tiles))
         for t in T.serial(work.count):
@@ -78,7 +78,7 @@ def streaming_forward(
                 b: T.let[T.int64] = place_of[0]
                 h: T.let[T.int64] = place_of[1]
                 lengths = T.meta_var(sequences.lengths(b))
-                seen = T.meta_var(visibility(sig, lengths))
+                seen = T.meta_var(visibility(sig, lengths, b).of_head(h))
                 bound = T.meta_var(scores.at(b, h, lengths=lengths))
                 q0: T.let[T.int64] = place_of[2]
                 hk: T.let[T.int64] = T.truncdiv(h, group)
@@ -206,8 +206,11 @@ def streaming_forward(
                                 r: T.let[T.int32] = g_first + vg
                                 row0: T.let[T.int32] = q_first + r * R
                                 of_rows = T.meta_var(
-                                    seen.keys(row0, row0 + R, BK, pad_is_boundary=hides_rows)
-                                )
+                                    seen.keys(
+                                        row0, row0 + R, BK, pad_is_boundary=hides_rows,
+                                        hides=seen_tiles.hides(vn),
+                                    )
+                                )  # fmt: skip
                                 full = T.sblock_alloc_buffer((2,), "int32")
                                 full[0] = of_rows.full_low
                                 full[1] = of_rows.full_high

@@ -6,11 +6,14 @@ from ....problem.arithmetic import INTS, Arithmetic
 from ....problem.work import Work
 
 
-def groups_of_tile(share, most: int, arithmetic: Arithmetic = INTS):
+def groups_of_tile(share, most: int, arithmetic: Arithmetic = INTS, in_blocks: bool = False):
     """How many groups of rows a tile of the forward has, which share staged keys.
 
     At most ``most``, at least 1, and no more than ``share``: all groups over the tasks wanted.
+    in_blocks: tiles must divide blocks of ``most`` groups, so that they have all or one.
     """
+    if in_blocks:
+        share = arithmetic.quotient(share, most) * most
     return arithmetic.maximum(arithmetic.minimum(share, most), 1)
 
 

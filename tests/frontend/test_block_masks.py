@@ -1,0 +1,174 @@
+"""``attention(block_mask=)``: the plain mask's results, by lists of blocks."""
+
+from functools import partial
+
+import pytest
+import torch
+from block_masks import random_mask
+from pairwise import grid
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.testing import assert_close
+
+from tvm_flash import attention, block_mask, masks, top_blocks
+from tvm_flash.cases import MASK_MODS, Case, make_inputs
+from tvm_flash.verify.rule import judged
+
+BLOCK = (32, 64)
+
+
+def qkv(seqlen_q=100, seqlen_k=150, batch=2, heads=4, kv_heads=2):
+    case = Case(
+        "", head_dim=16, batch=batch, heads=heads, kv_heads=kv_heads, seqlen_q=seqlen_q,
+        seqlen_k=seqlen_k,
+    )  # fmt: skip
+    return make_inputs(case)
+
+
+def holds(inputs, mask, **variant):
+    """The error rule for ``attention`` with this block mask."""
+    inputs = inputs._replace(variant={"block_mask": mask, **variant})
+    for deviation in judged(attention, inputs):
+        assert deviation.ok, str(deviation)
+
+
+def results(attend, inputs):
+    """out, lse and the gradients of ``attend``."""
+    leaves = [x.clone().requires_grad_() for x in inputs[:3]]
+    out, lse = attend(*leaves, return_lse=True)
+    gradients = torch.autograd.grad((out, lse), leaves, (inputs.dout, inputs.dlse))
+    return [out.detach(), lse.detach(), *gradients]
+
+
+@grid(
+    "seqlen_q, seqlen_k, shape, heads, causal",
+    (33, 96, 127, 256),
+    (64, 129, 190),
+    ((1, 1), (2, 1), (1, 4), (2, 4)),
+    ((4, 4), (4, 2), (4, 1)),
+    (False, True),
+)
+def test_random_blocks(seqlen_q, seqlen_k, shape, heads, causal):
+    """All residues of blocks and tiles; rows and keys that no list names."""
+    mask = random_mask(seqlen_q, seqlen_k, shape, BLOCK)
+    holds(qkv(seqlen_q, seqlen_k, 2, *heads), mask, causal=causal)
+
+
+def test_as_the_mask_itself():
+    """The order of keys is the same: so are the forward's bits."""
+    case = Case("", batch=2, heads=2, seqlen_q=200, seqlen_k=200)
+    mask_mod = MASK_MODS["staircase"](case, torch.Generator())
+    inputs = qkv(200, 200)
+    mask = block_mask(mask_mod, 2, 4, 200, 200, (64, 64))
+    plain = results(partial(attention, mask_mod=mask_mod), inputs)
+    listed = results(partial(attention, block_mask=mask), inputs)
+    for got, want in zip(listed[:2], plain, strict=False):
+        assert torch.equal(got, want)
+    for got, want in zip(listed, plain, strict=True):
+        assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", masks.EXAMPLES)
+def test_named_masks(name):
+    mask_mod, sizes = masks.EXAMPLES[name](190), (2, 4, 190, 190)
+    holds(qkv(190, 190), block_mask(mask_mod, *sizes, BLOCK))
+
+
+def test_all_blocks_and_none():
+    inputs = qkv()
+    every = block_mask(lambda b, h, q_idx, k_idx: q_idx >= 0, 2, 4, 100, 150, BLOCK)
+    assert every.density == 1 and every.shape[:2] == (1, 1)
+    found = results(partial(attention, block_mask=every), inputs)
+    for got, want in zip(found, results(attention, inputs), strict=True):
+        assert_close(got, want, atol=1e-5, rtol=1e-5)
+    none = block_mask(lambda b, h, q_idx, k_idx: q_idx < 0, 2, 4, 100, 150, BLOCK)
+    assert none.visits == 0
+    out, lse, *gradients = results(partial(attention, block_mask=none), inputs)
+    assert torch.equal(lse, torch.full_like(lse, -torch.inf))
+    assert not any(x.any() for x in (out, *gradients))
+
+
+@pytest.mark.slow
+def test_a_score_function_and_a_sink_beside_it():
+    mask = random_mask(100, 150, (1, 4), BLOCK)
+    bias = torch.randn(4, 200, generator=torch.Generator().manual_seed(0))
+
+    def score_mod(score, b, h, q_idx, k_idx):
+        return score + bias[h, k_idx]
+
+    holds(qkv(), mask, score_mod=score_mod, sink=torch.randn(4))
+
+
+def test_one_of_torch():
+    inputs = qkv(150, 150)
+    theirs = create_block_mask(
+        lambda b, h, q_idx, kv_idx: q_idx >= kv_idx, None, None, 150, 150, device="cpu",
+        BLOCK_SIZE=64,
+    )  # fmt: skip
+    got = results(partial(attention, block_mask=theirs), inputs)
+    for x, want in zip(got, results(partial(attention, causal=True), inputs), strict=True):
+        assert_close(x, want, atol=1e-5, rtol=1e-5)
+
+
+def test_compiled_mapped_and_checkpointed():
+    inputs, mask = qkv(), random_mask(100, 150, (2, 4), BLOCK)
+    want = results(partial(attention, block_mask=mask), inputs)
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    for got, exact in zip(results(partial(compiled, block_mask=mask), inputs), want, strict=True):
+        assert torch.equal(got, exact)
+    many = [torch.stack([x, x * 0.5]) for x in inputs[:3]]
+    mapped = torch.vmap(lambda *x: attention(*x, block_mask=mask))(*many)
+    assert torch.equal(mapped[0], want[0])
+    again = torch.utils.checkpoint.checkpoint(
+        lambda *x, return_lse: attention(*x, block_mask=mask, return_lse=return_lse),
+        *inputs[:3], use_reentrant=False, return_lse=True,
+    )  # fmt: skip
+    assert torch.equal(again[0], want[0])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_top_blocks(causal):
+    """The blocks with the largest scores of means, with the query's own where it is causal."""
+    inputs = qkv(130, 130)
+    mask = top_blocks(inputs.q, inputs.k, BLOCK, 2, causal=causal)
+    rows = torch.stack([x.mean(1) for x in inputs.q.split(BLOCK[0], 1)], 2)
+    keys = torch.stack([x.mean(1) for x in inputs.k.split(BLOCK[1], 1)], 2)
+    scores = rows @ keys.repeat_interleave(2, 1).transpose(2, 3)
+    for i in range(5):
+        own = min((i + 1) * BLOCK[0], 130) - 1
+        seen = own // BLOCK[1] + 1 if causal else 3
+        wanted = scores[1, 3, i, :seen].clone()
+        if causal:
+            wanted[-1] = torch.inf
+        picked = mask.states(1, 3)[i].nonzero().flatten().tolist()
+        assert picked == sorted(wanted.topk(min(2, seen)).indices.tolist())
+    holds(inputs, mask, causal=causal)
+    with pytest.raises(ValueError, match="top=0 must be at least 1"):
+        top_blocks(inputs.q, inputs.k, BLOCK, 0)
+
+
+def test_what_does_not_fit():
+    q, k, v = qkv()[:3]
+    mask = random_mask(100, 150, (1, 1), BLOCK)
+    for other, error, message in (
+        (
+            random_mask(100, 149, (1, 1), BLOCK),
+            ValueError,
+            "100 queries and 149 keys, q and k have",
+        ),
+        (random_mask(100, 150, (3, 1), BLOCK), ValueError, "lists of 3 entries, q has 2"),
+        (random_mask(100, 150, (1, 2), BLOCK), ValueError, "lists of 2 heads, q has 4"),
+        (mask.to("meta"), ValueError, "block_mask is on meta, q on cpu"),
+        (torch.ones(100, 150), TypeError, "block_mask of Tensor must be a BlockMask"),
+    ):
+        with pytest.raises(error, match=message):
+            attention(q, k, v, block_mask=other)
+    with pytest.raises(ValueError, match="has its own mask_mod"):
+        attention(q, k, v, block_mask=mask, mask_mod=masks.causal())
+    ends = torch.tensor([0, 100], dtype=torch.int32)
+    packed = (x[0] for x in (q, q, q))
+    with pytest.raises(ValueError, match="block_mask is of dense tensors"):
+        attention(
+            *packed, block_mask=mask, cu_seqlens_q=ends, cu_seqlens_k=ends, max_seqlen_q=100,
+            max_seqlen_k=100,
+        )  # fmt: skip
