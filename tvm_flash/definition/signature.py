@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
-from ..problem.arguments import SOFTMAX_INPUTS, TABLES, Argument, arguments, numbers_of
+from ..problem.arguments import RNG, SEEDS, SOFTMAX_INPUTS, TABLES, Argument, arguments, numbers_of
 from ..problem.sequences import KINDS
 from ..problem.spec import AttentionSpec
 
@@ -23,7 +23,7 @@ KNOWN = {
     for kind, table in TABLES.items()
 }
 # Sizes that a spec or a kernel's tile fixes.
-_OF_KERNELS = ("D", "Dv", "copies", "head_dim_pad")
+_OF_KERNELS = ("D", "Dv", "copies", "head_dim_pad", "seeds")
 # The attribute of a function that names its kind, where that is not "dense".
 SEQUENCES = "tvm_flash.sequences"
 
@@ -49,7 +49,8 @@ class Signature:
 
     Arguments are those of problem.arguments. Sizes and strides are int64: offsets never overflow.
     numbers: those of the call, by name; spans: what says where entries lie, by name, where the
-    kind of sequences has it; inputs: what the kind of softmax takes besides scores, by name.
+    kind of sequences has it; inputs: what the kind of softmax takes besides scores, by name; rng:
+    seed and offset of dropout, None without.
     seqlen_q, seqlen_k: of dense sequences. batch_rows: queries of all entries.
     direction: whose call ``finish`` makes of a function; None for one with arguments of its own.
     """
@@ -64,7 +65,7 @@ class Signature:
         self.seqlen_q, self.seqlen_k = self.sizes.get("Sq"), self.sizes.get("Sk")
         self.rows = tuple(self.sizes[name] for name in shapes.statistic)
         self.batch_rows = reduce(mul, (self.sizes[name] for name in shapes.queries))
-        self.sizes |= {"D": spec.head_dim, "Dv": spec.head_dim_v}
+        self.sizes |= {"D": spec.head_dim, "Dv": spec.head_dim_v, "seeds": SEEDS}
         self.spans = {
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in shapes.own
@@ -74,11 +75,13 @@ class Signature:
             for a in arguments(spec, "forward")
             if a.name.startswith("table")
         )
-        self.inputs = {
+        others = {
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in arguments(spec, "forward")
-            if a.name in SOFTMAX_INPUTS
+            if a.name in (*SOFTMAX_INPUTS, RNG)
         }
+        self.rng = others.pop(RNG, None)
+        self.inputs = others
         self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec, direction)}
 
     def _table_shape(self, table: Argument) -> list:
@@ -134,7 +137,8 @@ class Signature:
             call = (call - {"lse", "lse_low"}) | {*statistics}
         own = [p for p in func.params if call is None or _NAMES.get(p.name, p.name) in call]
         params = [
-            *own, *self.spans.values(), *self.inputs.values(), *self.tables, *self.numbers.values(),
+            *own, *self.spans.values(), *self.inputs.values(), *[self.rng] * self.spec.dropout,
+            *self.tables, *self.numbers.values(),
         ]  # fmt: skip
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         if self.spans:

@@ -44,6 +44,7 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         return Argument(name, shape, "workspace", "float32", dense=True)
 
     sink = Argument("sink", ("H",), "input", "float32", dense=True, optional=True)
+    rng = Argument("rng", ("seeds",), "input", "int64", dense=True, optional=True)
     sums = ("copies", *shapes.sums, "head_dim_pad")
     inputs = (rows("q", "input", "D"), keys("k", "input", "D"), keys("v", "input", "Dv"))
     forward = (
@@ -69,10 +70,11 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         Argument("dq_acc", sums, "workspace", "float32", dense=True, zeroed=True),
         *shapes.own,
         sink,
+        rng,
     )
     return {
-        "forward": (*forward, *shapes.own, sink),
-        "forward_split": (*forward, *parts, *shapes.own, sink),
+        "forward": (*forward, *shapes.own, sink, rng),
+        "forward_split": (*forward, *parts, *shapes.own, sink, rng),
         "backward": backward,
         # It sums dQ in registers.
         "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
@@ -124,6 +126,10 @@ MAX_WINDOW = 2**30
 SOFTCAP_LIMITS = (2.0**-126, 2.0**100)
 # A scale that float32 has no finite number for would make NaN of a dot product of 0.
 MAX_SCALE = (2 - 2.0**-23) * 2.0**127
+# The largest float32 below 1: some weight is kept.
+MAX_DROPOUT = 1 - 2.0**-24
+# Numbers of ``rng``: seed and offset.
+SEEDS = 2
 
 
 def _end(name: str) -> Argument:
@@ -136,6 +142,7 @@ NUMBERS = (
     _end("window_left"),
     _end("window_right"),
     Argument("softcap", (), "number", "float32", limits=SOFTCAP_LIMITS, absent=0.0),
+    Argument("dropout", (), "number", "float32", limits=(0.0, MAX_DROPOUT), absent=0.0),
 )
 
 
@@ -159,6 +166,8 @@ def numbers_of(spec: AttentionSpec, direction: str = "forward") -> tuple[Argumen
 
 # What a kind of softmax takes besides the scores.
 SOFTMAX_INPUTS = ("sink",)
+# What draws the weights that dropout drops.
+RNG = "rng"
 
 
 def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
@@ -171,6 +180,8 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     absent = {"lse", "lse_low"}.difference(statistics)
     if spec.softmax != "sink":
         absent |= {"sink", "dsink"}
+    if not spec.dropout:
+        absent |= {"rng"}
     if not spec.row_statistics:
         absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
@@ -264,7 +275,7 @@ def size_values(
         wanted = -(-2 * threads * max(longest, 1) // max(total * sizes["Hk"], 1))
         copies = max(1, min(key_tiles, wanted))
     columns = {"D": spec.head_dim, "Dv": spec.head_dim_v}
-    return {"splits": 1, **sizes, **columns, "copies": copies, **(meta or {})}
+    return {"splits": 1, "seeds": SEEDS, **sizes, **columns, "copies": copies, **(meta or {})}
 
 
 def shape_of(argument: Argument, values: Mapping[str, Any]) -> tuple:

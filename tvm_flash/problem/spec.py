@@ -21,6 +21,8 @@ HEAD_DIM_RANGE = (8, 512)
 ALIBI_SLOPES = TableType("float32", 2)
 # 2: window ends and softcap are numbers of a call.
 JSON_VERSION = 2
+# What there was before there were others: written without a word, as it was then.
+_FIRST = {"sequences": "dense", "softmax": "softmax", "dropout": False}
 # Run-time strides in every dimension but the last, which is contiguous.
 _LAYOUT = "strided"
 
@@ -29,7 +31,7 @@ _LAYOUT = "strided"
 class AttentionSpec:
     """A compile-time attention problem; sizes, strides and numbers are run-time.
 
-    window_left, window_right and softcap say whether a call gives a number of that name
+    window_left, window_right, softcap and dropout say whether a call gives a number of that name
     (``problem.arguments.NUMBERS``): one kernel serves every window and every cap.
 
     dtype: "float32", "bfloat16" or "float16" of q, k, v and out; accumulation is float32.
@@ -44,6 +46,7 @@ class AttentionSpec:
     softmax: what makes weights of a row's scores. "softmax"; "sink": with a learned logit per head
         in the denominator, an argument of a call; "softmax1": with a one there; "sigmoid": each key
         by itself, without lse.
+    dropout: drop weights by chance (``problem.dropout``); how many is a number of a call.
     returns: "out_lse" or "out", whether the kernel writes lse too.
     sequences: "dense", all of one length in (B, S, H, D); "packed", of any lengths one behind the
         other in (total, H, D); "paged", packed queries over keys in pages, forward only.
@@ -62,6 +65,7 @@ class AttentionSpec:
     score_mod: ScoreProgram | None = None
     mask_mod: ScoreProgram | None = None
     softmax: str = "softmax"
+    dropout: bool = False
     alignment: str = "bottom_right"
     returns: str = "out_lse"
     sequences: str = "dense"
@@ -77,7 +81,7 @@ class AttentionSpec:
         _check_choice("sequences", self.sequences, tuple(KINDS))
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
-        for field in ("causal", "window_left", "window_right", "softcap", "alibi"):
+        for field in ("causal", "window_left", "window_right", "softcap", "alibi", "dropout"):
             _check_flag(field, getattr(self, field))
         self._set("window_right", self.window_right and not self.causal)
         _check_program("score_mod", self.score_mod, is_score=True)
@@ -169,6 +173,7 @@ class AttentionSpec:
             "softcap" * self.softcap,
             "alibi" * self.alibi,
             self.softmax * (self.softmax != "softmax"),
+            "dropout" * self.dropout,
             f"s{self.score_mod.digest}" if self.score_mod else "",
             f"m{self.mask_mod.digest}" if self.mask_mod else "",
             "topleft" * (self.alignment == "top_left"),
@@ -181,8 +186,8 @@ class AttentionSpec:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("score_mod", "mask_mod"):
             data[name] = data[name].to_json() if data[name] is not None else None
-        for name, first in (("sequences", "dense"), ("softmax", "softmax")):
-            if data[name] == first:  # as it was written before there were others
+        for name, first in _FIRST.items():
+            if data[name] == first:
                 del data[name]
         return {"version": JSON_VERSION, **data, "layout": _LAYOUT}
 

@@ -36,14 +36,15 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     inputs = make_inputs(problem.case(spec), seed)
     tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
     numbers = problem.numbers(spec.head_dim)
-    asked = inputs._replace(variant={**_softmax(inputs), **_variant(spec, tables, numbers)})
+    asked = inputs._replace(variant={**_weights(inputs), **_variant(spec, tables, numbers)})
     exact, plain = (results(attention_reference, asked, dtype) for dtype in (torch.float64, None))
     return Question(inputs, tables, numbers, exact, plain)
 
 
-def _softmax(inputs: Inputs) -> dict[str, Any]:
-    """Keywords that say what makes weights of scores."""
-    return {name: inputs.variant[name] for name in ("softmax", "sink") if name in inputs.variant}
+def _weights(inputs: Inputs) -> dict[str, Any]:
+    """Keywords that say what makes weights of scores, and which of them are dropped."""
+    found = ("softmax", "sink", "dropout_p", "rng")
+    return {name: inputs.variant[name] for name in found if name in inputs.variant}
 
 
 def _variant(

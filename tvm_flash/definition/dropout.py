@@ -1,0 +1,110 @@
+"""Dropout of attention weights in TIR: words of positions, which of them keep, and the factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tvm import tirx
+
+from ..problem import dropout
+from ..problem.dropout import Words
+from .derive.formula import Expr
+from .signature import Signature
+
+Hold = Callable[[Expr], Expr]
+
+_ONE, _NOTHING = tirx.const(1, "float32"), tirx.const(0, "float32")
+
+
+class Dropout:
+    """Z is 1 / (1 - p) where the word of a weight is at the threshold or above, else 0.
+
+    It multiplies the values that a row attends to (P o Z in FlashAttention's algorithm 4), so that
+    a softmax and its statistics know nothing of it. dtype: that of words. "uint64" is of vectors,
+    which multiply the lower halves of such lanes; "uint32" of registers. ``hold`` names an
+    expression that is read more than once.
+    """
+
+    def __init__(self, sig: Signature, dtype: str = "uint64"):
+        self.dtype = dtype
+        self._rng, self._probability = sig.rng, sig.numbers["dropout"]
+
+    @property
+    def factor(self) -> Expr:
+        """What weights that are kept are multiplied by, float32."""
+        return _ONE / (_ONE - self._probability)
+
+    @property
+    def threshold(self) -> Expr:
+        """What ``kept`` compares with, int32."""
+        whole = tirx.Cast("int64", self._probability * tirx.const(2.0**32, "float32"))
+        return tirx.Cast("int32", whole - tirx.const(2**31, "int64"))
+
+    def head_key(self, b: Expr, h: Expr, hold: Hold) -> tuple[Expr, ...]:
+        """What the words of entry ``b`` and query head ``h`` are made with: four words."""
+        seed, offset = (self._halves(self._rng[n]) for n in range(2))
+        return dropout.head_key(seed, offset, *map(self._word, (b, h)), self._words(hold))
+
+    def square(self, key: Sequence[Expr], row: Expr, column: Expr, hold: Hold) -> tuple[Expr, ...]:
+        """Words, int32, of queries {q, q + 8} and keys {k, k + 8} (``problem.dropout.square``)."""
+        words = dropout.square(key, *map(self._word, (row, column)), self._words(hold))
+        return tuple(tirx.Cast("int32", word) for word in words)
+
+    def kept(self, word: Expr, threshold: Expr | None = None) -> Expr:
+        """Whether the weight of ``word`` is kept; threshold: where it is held."""
+        return word >= (self.threshold if threshold is None else threshold)
+
+    def factor_at(self, b: Expr, h: Expr, q_idx: Expr, k_idx: Expr) -> Expr:
+        """Z of one weight, from nothing but its place."""
+        side = tirx.const(3, q_idx.ty.dtype)
+        places = [dropout.without_side(x) for x in (q_idx, k_idx)]
+
+        def word(hold: Hold) -> Expr:
+            words = self.square(self.head_key(b, h, hold), *places, hold)
+            return chosen(words, q_idx >> side & 1, k_idx >> side & 1)
+
+        return tirx.Select(self.kept(with_names(word)), self.factor, _NOTHING)
+
+    def _word(self, number: Expr) -> Expr:
+        return tirx.Cast(self.dtype, number)
+
+    def _halves(self, number: Expr) -> tuple[Expr, Expr]:
+        """Low and high word of an int64."""
+        return self._word(number & _wide(dropout.WORD)), self._word(number >> _wide(32) & _wide(dropout.WORD))
+
+    def _words(self, hold: Hold) -> Words:
+        def multiply(constant: int, word: Expr) -> tuple[Expr, Expr]:
+            is_wide = self.dtype == "uint64"
+            low = word & tirx.const(dropout.WORD, "uint64") if is_wide else tirx.Cast("uint64", word)
+            product = hold(low * tirx.const(constant, "uint64"))
+            high = product >> tirx.const(32, "uint64")
+            return self._word(high), self._word(product)
+
+        return Words(lambda number: tirx.const(number, self.dtype), multiply)
+
+
+def chosen(words: Sequence[Expr], lower_query: Expr, lower_key: Expr) -> Expr:
+    """The word of a square's query and key: ``lower_query`` 1 is q + 8, ``lower_key`` k + 8."""
+    nothing = tirx.const(0, lower_query.ty.dtype)
+    first, second = (
+        tirx.Select(lower_query > nothing, words[n + 1], words[n]) for n in (0, 2)
+    )
+    return tirx.Select(lower_key > nothing, second, first)
+
+
+def with_names(make: Callable[[Hold], Expr]) -> Expr:
+    """The expression that ``make(hold)`` gives, inside definitions of all that was held."""
+    held: list[tuple[tirx.Var, Expr]] = []
+
+    def hold(value: Expr) -> Expr:
+        held.append((tirx.Var("w", value.ty.dtype), value))
+        return held[-1][0]
+
+    result = make(hold)
+    for name, value in reversed(held):
+        result = tirx.Let(name, value, result)
+    return result
+
+
+def _wide(number: int) -> Expr:
+    return tirx.const(number, "int64")
