@@ -36,49 +36,59 @@ class Dropout:
 
     @property
     def threshold(self) -> Expr:
-        """What ``kept`` compares with, int32."""
-        whole = tirx.Cast("int64", self._probability * tirx.const(2.0**32, "float32"))
-        return tirx.Cast("int32", whole - tirx.const(2**31, "int64"))
+        """What ``kept`` compares with."""
+        return self._word(tirx.Cast("int64", self._probability * tirx.const(2.0**32, "float32")))
 
     def head_key(self, b: Expr, h: Expr, hold: Hold) -> tuple[Expr, ...]:
         """What the words of entry ``b`` and query head ``h`` are made with: four words."""
         seed, offset = (self._halves(self._rng[n]) for n in range(2))
         return dropout.head_key(seed, offset, *map(self._word, (b, h)), self._words(hold))
 
+    def head_word(self, b: Expr, h: Expr, number: int) -> Expr:
+        """Word ``number`` of ``head_key``, as one expression."""
+        return with_names(lambda hold: self.head_key(b, h, hold)[number])
+
     def square(self, key: Sequence[Expr], row: Expr, column: Expr, hold: Hold) -> tuple[Expr, ...]:
-        """Words, int32, of queries {q, q + 8} and keys {k, k + 8} (``problem.dropout.square``)."""
-        words = dropout.square(key, *map(self._word, (row, column)), self._words(hold))
-        return tuple(tirx.Cast("int32", word) for word in words)
+        """Words of queries {q, q + 8} and keys {k, k + 8} (``problem.dropout.square``)."""
+        return dropout.square(key, *map(self._word, (row, column)), self._words(hold))
 
     def kept(self, word: Expr, threshold: Expr | None = None) -> Expr:
         """Whether the weight of ``word`` is kept; threshold: where it is held."""
-        return word >= (self.threshold if threshold is None else threshold)
+        threshold = self.threshold if threshold is None else threshold
+        return self._signed(self._lower(word)) >= self._signed(threshold)
 
     def factor_at(self, b: Expr, h: Expr, q_idx: Expr, k_idx: Expr) -> Expr:
         """Z of one weight, from nothing but its place."""
         side = tirx.const(3, q_idx.ty.dtype)
         places = [dropout.without_side(x) for x in (q_idx, k_idx)]
 
-        def word(hold: Hold) -> Expr:
+        def factor(hold: Hold) -> Expr:
             words = self.square(self.head_key(b, h, hold), *places, hold)
-            return chosen(words, q_idx >> side & 1, k_idx >> side & 1)
+            word = chosen(words, q_idx >> side & 1, k_idx >> side & 1)
+            return tirx.Select(self.kept(word), self.factor, _NOTHING)
 
-        return tirx.Select(self.kept(with_names(word)), self.factor, _NOTHING)
+        return with_names(factor)
 
     def _word(self, number: Expr) -> Expr:
         return tirx.Cast(self.dtype, number)
 
     def _halves(self, number: Expr) -> tuple[Expr, Expr]:
         """Low and high word of an int64."""
-        return self._word(number & _wide(dropout.WORD)), self._word(number >> _wide(32) & _wide(dropout.WORD))
+        whole = tirx.Cast("uint64", number)
+        return tuple(self._word(whole >> _u64(shift) & _u64(dropout.WORD)) for shift in (0, 32))
+
+    def _lower(self, word: Expr) -> Expr:
+        """``word`` without what lies above its 32 bits."""
+        return word & _u64(dropout.WORD) if self.dtype == "uint64" else word
+
+    def _signed(self, word: Expr) -> Expr:
+        """Of 64 bits, which have room for a sign: AVX2 compares no others."""
+        return tirx.Cast("int64", word) if self.dtype == "uint64" else word
 
     def _words(self, hold: Hold) -> Words:
         def multiply(constant: int, word: Expr) -> tuple[Expr, Expr]:
-            is_wide = self.dtype == "uint64"
-            low = word & tirx.const(dropout.WORD, "uint64") if is_wide else tirx.Cast("uint64", word)
-            product = hold(low * tirx.const(constant, "uint64"))
-            high = product >> tirx.const(32, "uint64")
-            return self._word(high), self._word(product)
+            product = hold(tirx.Cast("uint64", self._lower(word)) * _u64(constant))
+            return self._word(product >> _u64(32)), self._word(product)
 
         return Words(lambda number: tirx.const(number, self.dtype), multiply)
 
@@ -93,7 +103,10 @@ def chosen(words: Sequence[Expr], lower_query: Expr, lower_key: Expr) -> Expr:
 
 
 def with_names(make: Callable[[Hold], Expr]) -> Expr:
-    """The expression that ``make(hold)`` gives, inside definitions of all that was held."""
+    """The expression that ``make(hold)`` gives, inside definitions of all that was held.
+
+    Not for a part of a condition, which TVM reads twice: it then takes a name for another.
+    """
     held: list[tuple[tirx.Var, Expr]] = []
 
     def hold(value: Expr) -> Expr:
@@ -106,5 +119,5 @@ def with_names(make: Callable[[Hold], Expr]) -> Expr:
     return result
 
 
-def _wide(number: int) -> Expr:
-    return tirx.const(number, "int64")
+def _u64(number: int) -> Expr:
+    return tirx.const(number, "uint64")

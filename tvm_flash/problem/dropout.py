@@ -73,8 +73,8 @@ def without_side(position):
 
 
 def threshold_of(probability: float) -> int:
-    """A weight is kept where its word, as a signed number, is this or more."""
-    return int(np.float32(probability) * np.float32(2.0**32)) - 2**31
+    """A weight is kept where its word is this or more."""
+    return int(np.float32(probability) * np.float32(2.0**32))
 
 
 def factor_of(probability: float) -> float:
@@ -91,7 +91,7 @@ def kept(probability: float, rng: Sequence[int], sizes: Sequence[int]) -> np.nda
     lower_q, lower_k = (q & SIDE) > 0, (k & SIDE) > 0
     first, second = (np.where(lower_q, words[n + 1], words[n]) for n in (0, 2))
     chosen = np.where(lower_k, second, first)
-    return chosen.astype(np.uint32).view(np.int32) >= threshold_of(probability)
+    return (chosen & np.uint64(WORD)) >= threshold_of(probability)
 
 
 def _product(constant: int, word) -> tuple:
