@@ -69,7 +69,7 @@ def weights_reference(
     keys = k.repeat_interleave(group, dim=2).transpose(1, 2)
     scores = (q.transpose(1, 2) @ keys.transpose(-1, -2)) * scale
     b, h, q_idx, k_idx = index_tensors(scores.shape, scores.device)
-    row = q_idx + variants.alignment_offset(alignment, q.shape[1], k.shape[2])
+    row = q_idx + variants.alignment_offset(alignment, q.shape[1], k.shape[1])
     if softcap:
         scores = variants.softcap(softcap)(scores, b, h, row, k_idx)
     if alibi_slopes is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import lcm
 
 from ...problem.spec import AttentionSpec
 from ..target import CpuTarget
 from .backward import BackwardConfig
+from .forms.dropout import SQUARE
 from .forward import ForwardConfig
 from .split_forward import SplitForwardConfig, default_split_config
 
@@ -29,8 +31,9 @@ _TINY = 16
 def forward_defaults(
     spec: AttentionSpec, target: CpuTarget, bucket: str
 ) -> tuple[ForwardConfig, ...]:
-    """The forward config without a tuning record; none for decoding, which splits the keys."""
-    if bucket == "decode":
+    """The forward config without a tuning record; none for decoding, which splits the keys, where
+    no weights are dropped."""
+    if bucket == "decode" and not spec.dropout:
         return ()
     config = forward_config(spec, target)
     if bucket == "tiny" and config.unit != "amx":
@@ -43,7 +46,8 @@ def split_defaults(
     spec: AttentionSpec, target: CpuTarget, bucket: str
 ) -> tuple[SplitForwardConfig, ...]:
     """The split config without a tuning record, for decoding alone."""
-    return (default_split_config(spec, target),) if bucket == "decode" else ()
+    is_split = bucket == "decode" and not spec.dropout
+    return (default_split_config(spec, target),) if is_split else ()
 
 
 def backward_defaults(
@@ -66,9 +70,10 @@ def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
             exp2_degree=spec.element.exp2_degree, unit=unit,
         )  # fmt: skip
     lanes = FORWARD_LANES[target.vector, target.registers]
+    group = lcm(lanes, SQUARE) if spec.dropout else lanes
     return ForwardConfig(
-        block_q=_block_q(spec, lanes),
-        group=lanes,
+        block_q=_block_q(spec, group),
+        group=group,
         lanes=lanes,
         vector=target.vector,
         exp2_degree=spec.element.exp2_degree,

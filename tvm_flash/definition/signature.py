@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
-from ..problem.arguments import RNG, SEEDS, SOFTMAX_INPUTS, TABLES, Argument, arguments, numbers_of
+from ..problem.arguments import RNG, SOFTMAX_INPUTS, TABLES, Argument, arguments, numbers_of
 from ..problem.sequences import KINDS
 from ..problem.spec import AttentionSpec
 
@@ -23,7 +23,7 @@ KNOWN = {
     for kind, table in TABLES.items()
 }
 # Sizes that a spec or a kernel's tile fixes.
-_OF_KERNELS = ("D", "Dv", "copies", "head_dim_pad", "seeds")
+_OF_KERNELS = ("D", "Dv", "copies", "head_dim_pad")
 # The attribute of a function that names its kind, where that is not "dense".
 SEQUENCES = "tvm_flash.sequences"
 
@@ -65,7 +65,7 @@ class Signature:
         self.seqlen_q, self.seqlen_k = self.sizes.get("Sq"), self.sizes.get("Sk")
         self.rows = tuple(self.sizes[name] for name in shapes.statistic)
         self.batch_rows = reduce(mul, (self.sizes[name] for name in shapes.queries))
-        self.sizes |= {"D": spec.head_dim, "Dv": spec.head_dim_v, "seeds": SEEDS}
+        self.sizes |= {"D": spec.head_dim, "Dv": spec.head_dim_v}
         self.spans = {
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in shapes.own
@@ -76,7 +76,7 @@ class Signature:
             if a.name.startswith("table")
         )
         others = {
-            a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
+            a.name: declare(a.name, [self.sizes.get(size, size) for size in a.shape], a.dtype)
             for a in arguments(spec, "forward")
             if a.name in (*SOFTMAX_INPUTS, RNG)
         }

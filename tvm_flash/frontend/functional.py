@@ -15,6 +15,7 @@ from .ragged import is_jagged, jagged_parts, nested_like, ready_attention
 from .spans import Lengths, ragged_of
 from .values import (
     NO_WINDOW,
+    as_dropout,
     as_flag,
     as_scale,
     as_softcap,
@@ -58,6 +59,8 @@ def attention(
     num_splits: int | None = 0,
     softmax: str = "softmax",
     sink: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    rng: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -77,6 +80,10 @@ def attention(
     key by itself (Ramapuram et al., 2024), without lse. sink (H,): a learned logit
     for each head that has exp(sink) in the denominator and no value (gpt-oss; StreamingLLM, Xiao et
     al., 2023); any floating dtype, differentiable.
+    dropout_p: the share of weights that are dropped, in [0, 1); those that are kept are multiplied
+    by 1 / (1 - dropout_p), lse is that of all. Which ones depends on seed and offset alone, and on
+    entry, query head, query and key (docs/dropout.md): rng (2,) int64, None: drawn from torch's
+    generator of q's device.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
@@ -132,8 +139,10 @@ def attention(
             raise ValueError(f"{num_splits=} is of packed and cached calls: leave it out of others")
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
+    if rng is not None or type(dropout_p) is not float or dropout_p != 0.0:
+        dropout_p, rng = as_dropout(dropout_p, rng, q)
     features, scale, numbers = options_of(
-        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax
+        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, dropout_p
     )
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
@@ -145,13 +154,13 @@ def attention(
         if alibi_slopes is not None:
             slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
         out, lse = attention_operator(
-            q, k, v, [*slopes, *tables], spec, scale, sink, deterministic, *numbers
+            q, k, v, [*slopes, *tables], spec, scale, sink, deterministic, *numbers, rng
         )
     else:
         out, lse = ready_attention(
             q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), features, scale,
             numbers, deterministic, alibi_slopes, (score_mod, mask_mod),
-            as_splits(num_splits) if num_splits else 0, sink,
+            as_splits(num_splits) if num_splits else 0, sink, rng,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.
@@ -168,8 +177,10 @@ def options_of(
     alibi_slopes,
     alignment: str = "bottom_right",
     softmax: str = "softmax",
+    dropout: float = 0.0,
 ) -> tuple[tuple, float | None, tuple]:
-    """The fields of problem.Features up to the kind; the scale; window_left, window_right, softcap.
+    """The fields of problem.Features up to the kind; the scale; window_left, window_right, softcap,
+    dropout.
 
     Of options as ``attention`` takes them, and raises for them.
     """
@@ -187,8 +198,10 @@ def options_of(
     is_steep = scale is not None and not -_STEEP <= scale <= _STEEP
     alibi = alibi_slopes is not None
     # To make a Features takes 2 % of a small call.
-    features = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep, softmax)
-    return features, scale, (left, right, softcap)
+    features = (
+        causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep, softmax, dropout > 0,
+    )  # fmt: skip
+    return features, scale, (left, right, softcap, dropout)
 
 
 def _rows_first(layout: str, *tensors: torch.Tensor):

@@ -36,6 +36,7 @@ class Features(NamedTuple):
     alignment: str
     is_steep: bool
     softmax: str = "softmax"
+    dropout: bool = False
     sequences: str = "dense"
 
 

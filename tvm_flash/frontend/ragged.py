@@ -15,13 +15,13 @@ from .spans import Lengths, Ragged
 
 def ready_attention(
     q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods,
-    num_splits, sink=None,
+    num_splits, sink=None, rng=None,
 ) -> Callable[[], tuple]:  # fmt: skip
     """A function that gives out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
     All that may fail has been done then, as ``ready_operator`` says.
     features: the fields of problem.Features up to the kind. numbers: window_left, window_right,
-    softcap. mods: score_mod, mask_mod.
+    softcap, dropout. mods: score_mod, mask_mod.
     """
     is_read = ragged.extents is not None  # which a compiler does not
     look = problem_of if is_read or not torch.compiler.is_compiling() else problem_while_compiling
@@ -31,7 +31,7 @@ def ready_attention(
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
     return ready_operator(
         ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
-        deterministic, numbers, num_splits, sink, ragged.extents,
+        deterministic, numbers, num_splits, sink, ragged.extents, rng,
     )  # fmt: skip
 
 

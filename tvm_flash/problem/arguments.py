@@ -44,7 +44,7 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         return Argument(name, shape, "workspace", "float32", dense=True)
 
     sink = Argument("sink", ("H",), "input", "float32", dense=True, optional=True)
-    rng = Argument("rng", ("seeds",), "input", "int64", dense=True, optional=True)
+    rng = Argument("rng", (2,), "input", "int64", dense=True, optional=True)
     sums = ("copies", *shapes.sums, "head_dim_pad")
     inputs = (rows("q", "input", "D"), keys("k", "input", "D"), keys("v", "input", "Dv"))
     forward = (
@@ -128,8 +128,6 @@ SOFTCAP_LIMITS = (2.0**-126, 2.0**100)
 MAX_SCALE = (2 - 2.0**-23) * 2.0**127
 # The largest float32 below 1: some weight is kept.
 MAX_DROPOUT = 1 - 2.0**-24
-# Numbers of ``rng``: seed and offset.
-SEEDS = 2
 
 
 def _end(name: str) -> Argument:
@@ -275,12 +273,14 @@ def size_values(
         wanted = -(-2 * threads * max(longest, 1) // max(total * sizes["Hk"], 1))
         copies = max(1, min(key_tiles, wanted))
     columns = {"D": spec.head_dim, "Dv": spec.head_dim_v}
-    return {"splits": 1, "seeds": SEEDS, **sizes, **columns, "copies": copies, **(meta or {})}
+    return {"splits": 1, **sizes, **columns, "copies": copies, **(meta or {})}
 
 
 def shape_of(argument: Argument, values: Mapping[str, Any]) -> tuple:
     """The shape of ``argument`` for ``size_values``."""
     return tuple(
-        values[size] if isinstance(size, str) else size.of(values[size.size], values[size.block])
+        size.of(values[size.size], values[size.block])
+        if isinstance(size, Padded)
+        else values.get(size, size)
         for size in argument.shape
     )
