@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from tvm import tirx
 
@@ -17,7 +16,7 @@ from .entries import query_grid
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
-from .parameters import parameter_tensors
+from .parameters import parameter_tensors, rng_tensors
 from .program import Launch
 from .recompute import Recompute
 from .rows import RowCursor
@@ -60,8 +59,9 @@ class _QueryGradient:
         self.warp_rows = config.block_q // config.num_warps
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dq")
+        tensors = [*parameter_tensors(self.sig, spec, names), *rng_tensors(self.sig)]
         self.kernel = CudaKernel(
-            symbol, self.sig, parameter_tensors(self.sig, spec, names), query_grid(config.block_q),
+            symbol, self.sig, tensors, query_grid(config.block_q),
             config.num_warps, tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.copies = Copies(self.kernel, arch.asynchronous_copy)
@@ -93,6 +93,7 @@ class _QueryGradient:
         self.dq = accumulator(kernel, self.warp_rows, depth)
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s)
+        self.recompute.draw(self.tile.batch, self.tile.head)
         name_registers(self)
 
     def _start(self) -> None:
@@ -127,8 +128,7 @@ class _QueryGradient:
             lambda m, n, r: self.visits.first + self.s.column(n, r % 2),
         )
         statistics = [self._statistic(name) for name in self.spec.saved_statistics]
-        weights = partial(self.recompute.weights, self.bound, *site, *statistics)
-        pieces = [partial(weights, columns=[n]) for n in range(self.s.n_tiles)]
+        pieces = self.recompute.parts(self.bound, site, statistics, range(self.s.n_tiles))
         self._product(self.dp, self.do_tile, self.v_tile, pieces)
         self.recompute.dscores(self.dp, self._statistic("delta") if self.statistics else None)
         self._accumulate()

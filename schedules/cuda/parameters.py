@@ -22,4 +22,13 @@ def parameter_tensors(
 
 def input_tensors(sig: Signature) -> list[Tensor]:
     """The inputs of the kind of softmax."""
-    return [Tensor(x.name, View(tuple(x.shape), ()), x.dtype) for x in sig.inputs.values()]
+    return [_dense(x) for x in sig.inputs.values()]
+
+
+def rng_tensors(sig: Signature) -> list[Tensor]:
+    """Seed and offset of dropout, where there is that."""
+    return [] if sig.rng is None else [_dense(sig.rng)]
+
+
+def _dense(x: tirx.Buffer) -> Tensor:
+    return Tensor(x.name, View(tuple(x.shape), ()), x.dtype)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.derive.bound import BoundGradient
+from ...definition.dropout import Dropout
 from ...definition.kinds import gradient_of
 from ...definition.scores import LOG2E, BoundScores, Scores
 from .builder import CudaKernel, name_registers, store
+from .dropout import FragmentDropout
 from .fragments import Accumulator
 from .math import CudaMath
 
@@ -20,11 +23,19 @@ class Recompute:
 
     Where the score is the dot product times softmax_scale, its gradient is that constant, which
     multiplies dQ and dK once at the end (``final_factor``) and not each element here.
+
+    What dropout drops of P is negative, so that no other registers tell it. is_transposed: ``s`` is
+    of keys by queries.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Scores, s: Accumulator):
+    def __init__(
+        self, kernel: CudaKernel, scores: Scores, s: Accumulator, is_transposed: bool = False
+    ):
         self.kernel, self.scores, self.s = kernel, scores, s
-        self.gradient = BoundGradient(gradient_of(scores.spec.softmax), CudaMath())
+        has_dropout = scores.spec.dropout
+        self.dropout = FragmentDropout(kernel, s, is_transposed) if has_dropout else None
+        factor = Dropout(scores.sig).factor if has_dropout else None
+        self.gradient = BoundGradient(gradient_of(scores.spec.softmax), CudaMath(), factor)
         factor = kernel.softmax_scale * T.float32(LOG2E)
         self.factor = kernel.scalar(factor, "float32") if scores.scale_only else None
         if scores.scale_only:
@@ -76,6 +87,37 @@ class Recompute:
             exponent = tirx.Select(seen, exponent, T.float32(float("-inf")))
             store(s.registers, (m, n, r), tirx.exp2(exponent))
 
+    def draw(self, b, h) -> None:
+        """Drop weights of entry ``b`` and query head ``h`` from now on, where there is dropout."""
+        if self.dropout is not None:
+            self.dropout.at(b, h)
+
+    def parts(
+        self, bound: BoundScores, site: tuple[Callable, Callable], statistics: Sequence[Callable],
+        columns: Sequence[int],
+    ) -> list[Callable[[], None]]:  # fmt: skip
+        """``weights`` as a piece of work for each of ``columns``, which begin at an even one."""
+        weights = partial(self.weights, bound, *site, *statistics)
+        return [partial(self._weights_of, weights, site, n) for n in columns]
+
+    def _weights_of(self, weights: Callable, site: tuple, n: int) -> None:
+        weights(columns=[n])
+        if self.dropout is not None and n % 2:
+            self.dropout.each(*site, self._mark, [n - 1])
+
+    def _mark(self, m: int, n: int, r: int, is_kept) -> None:
+        p = self.s.registers[m, n, r]
+        store(self.s.registers, (m, n, r), tirx.Select(is_kept, p, T.float32(0) - p))
+
+    def kept(self, p):
+        """A weight of ``s``, 0 where it is dropped, but for ``kept_factor``."""
+        return p if self.dropout is None else self.gradient.keep(p, p > T.float32(0))
+
+    @property
+    def kept_factor(self):
+        """What dV, summed from ``kept`` weights, is still to be multiplied by."""
+        return self.gradient.magnified(T.float32(1))
+
     def _weigh_alone(self, bound: BoundScores, at: tuple, site: tuple, seen) -> None:
         """P of a kind without a sum over a row."""
         raw = self.s.registers[at]
@@ -107,5 +149,8 @@ class Recompute:
             p = self.s.registers[whole]
             gradient = None if self._gradient is None else self._gradient[whole]
             own = None if delta is None else delta(*whole)
-            by_score = self.gradient.derivative(p, dp.registers[m, n, r], own)
+            is_kept = None
+            if self.dropout is not None:
+                p, is_kept = tirx.abs(p), p > T.float32(0)
+            by_score = self.gradient.derivative(p, dp.registers[m, n, r], own, is_kept)
             store(dp.registers, (m, n, r), self.scores.dscore(p, by_score, gradient))

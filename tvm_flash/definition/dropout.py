@@ -22,12 +22,13 @@ class Dropout:
     It multiplies the values that a row attends to (P o Z in FlashAttention's algorithm 4), so that
     a softmax and its statistics know nothing of it. dtype: that of words. "uint64" is of vectors,
     which multiply the lower halves of such lanes; "uint32" of registers. ``hold`` names an
-    expression that is read more than once.
+    expression that is read more than once. rng: where a kernel has seed and offset, else as ``sig``
+    has it.
     """
 
-    def __init__(self, sig: Signature, dtype: str = "uint64"):
-        self.dtype = dtype
-        self._rng, self._probability = sig.rng, sig.numbers["dropout"]
+    def __init__(self, sig: Signature, dtype: str = "uint64", rng: tirx.Buffer | None = None):
+        self.dtype, self._probability = dtype, sig.numbers["dropout"]
+        self._rng = sig.rng if rng is None else rng
 
     @property
     def factor(self) -> Expr:
