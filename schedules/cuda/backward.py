@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tvm import tirx
-from tvm.script import tirx as T
 
 from ...definition.scores import Scores
 from ...definition.signature import Signature

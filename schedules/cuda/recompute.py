@@ -149,8 +149,6 @@ class Recompute:
             p = self.s.registers[whole]
             gradient = None if self._gradient is None else self._gradient[whole]
             own = None if delta is None else delta(*whole)
-            is_kept = None
-            if self.dropout is not None:
-                p, is_kept = tirx.abs(p), p > T.float32(0)
-            by_score = self.gradient.derivative(p, dp.registers[m, n, r], own, is_kept)
+            kept, p = p, p if self.dropout is None else tirx.abs(p)
+            by_score = self.gradient.derivative(p, dp.registers[m, n, r], own, kept)
             store(dp.registers, (m, n, r), self.scores.dscore(p, by_score, gradient))

@@ -83,7 +83,7 @@ class Dropout:
         return word & _u64(dropout.WORD) if self.dtype == "uint64" else word
 
     def _signed(self, word: Expr) -> Expr:
-        """Of 64 bits, which have room for a sign: AVX2 compares no others."""
+        """``word`` to compare, of 64 bits with room for a sign: AVX2 compares no others."""
         return tirx.Cast("int64", word) if self.dtype == "uint64" else word
 
     def _words(self, hold: Hold) -> Words:
@@ -97,9 +97,7 @@ class Dropout:
 def chosen(words: Sequence[Expr], lower_query: Expr, lower_key: Expr) -> Expr:
     """The word of a square's query and key: ``lower_query`` 1 is q + 8, ``lower_key`` k + 8."""
     nothing = tirx.const(0, lower_query.ty.dtype)
-    first, second = (
-        tirx.Select(lower_query > nothing, words[n + 1], words[n]) for n in (0, 2)
-    )
+    first, second = (tirx.Select(lower_query > nothing, words[n + 1], words[n]) for n in (0, 2))
     return tirx.Select(lower_key > nothing, second, first)
 
 

@@ -50,8 +50,8 @@ def attention_operator(
 
     ``spec`` is from ``spec_name`` or ``spec_json``, and takes of the numbers those that it has. lse
     is in natural units, -inf where a row sees no key, without elements where the spec has none.
-    sink (H,) float32, rng (2,) int64: of a spec that has it. deterministic: gradients have the same bits
-    every run; torch may ask for that too.
+    sink (H,) float32, rng (2,) int64: of a spec that has it. deterministic: gradients have the same
+    bits every run; torch may ask for that too.
     """
     run = _forward_operator
     if not torch.compiler.is_compiling():

@@ -11,7 +11,14 @@ import torch
 
 from ..problem.arguments import arguments, shape_of, sizes_of_shapes
 from ..problem.sequences import KINDS
-from .checks import check_like, check_packed_sizes, check_rng, check_sink, check_tables, check_tensors
+from .checks import (
+    check_like,
+    check_packed_sizes,
+    check_rng,
+    check_sink,
+    check_tables,
+    check_tensors,
+)
 from .packed_rows import Extent, check_int32, extent_of, longest_of, read
 from .spec_names import spec_of
 

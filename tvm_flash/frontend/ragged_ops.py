@@ -65,8 +65,8 @@ def ready_operator(
 
     What may fail has been done: its kernel is found, its memory taken; not where torch records,
     traces or transforms the call. spec: from ``spec_name`` or ``spec_json``. numbers: window_left,
-    window_right, softcap, dropout. extents: what ``check_spans`` says of spans that are contiguous and
-    plain; None if it was not asked.
+    window_right, softcap, dropout. extents: what ``check_spans`` says of spans that are contiguous
+    and plain; None if it was not asked.
     """
     run = FORWARD[kind]
     if extents is not None or not torch.compiler.is_compiling():

@@ -154,7 +154,9 @@ def as_dropout(dropout_p, rng: torch.Tensor | None, q: torch.Tensor) -> tuple:
     if rng is not None and not isinstance(rng, torch.Tensor):
         raise TypeError(f"rng must be a tensor, not {type(rng).__name__}")
     if rng is not None and (rng.shape != (2,) or rng.dtype != torch.int64):
-        raise ValueError(f"rng of {rng.dtype}, {tuple(rng.shape)} must be int64, (2,): seed, offset")
+        raise ValueError(
+            f"rng of {rng.dtype}, {tuple(rng.shape)} must be int64, (2,): seed, offset"
+        )
     if rng is not None and rng.device != q.device:
         raise ValueError(f"rng is on {rng.device}, q on {q.device}: move one")
     if probability == 0:

@@ -19,7 +19,7 @@ from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass, dsink_pass
 from .backward_staging import staged_numbers, staged_rows, transposed, turned_keys
 from .backward_sums import Beside, BlockOfRows, InPlace
-from .dropout import dropped_weights
+from .dropout import dropped_weights, write_head
 from .entries import places_of
 from .regions import whole
 from .staging import Rows
@@ -142,12 +142,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 X = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 Y = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
-                if has_dropout:
-                    key = T.sblock_alloc_buffer((4,), "uint64")
-                    P_kept = T.sblock_alloc_buffer((BQ, BS), "float32")
-                else:
-                    key = T.meta_var(P)
-                    P_kept = T.meta_var(P)
+                key = T.sblock_alloc_buffer((4,), "uint64") if has_dropout else T.meta_var(P)
+                P_kept = (
+                    T.sblock_alloc_buffer((BQ, BS), "float32") if has_dropout else T.meta_var(P)
+                )
                 P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P_kept)
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
                 dS = T.sblock_alloc_buffer((BQ, BS), "float32")
@@ -185,17 +183,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 sums = T.meta_var([A, dK_c, dV_c, dQ_b])
                                 work = T.meta_var([S, X, Y, P, P_kept, dP, dS, P_p, dS_p, dS_r])
                                 block = T.meta_var(
-                                    [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, low_b, delta_b, key]
+                                    [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, low_b, delta_b]
+                                    + [key] * has_dropout
                                 )
                                 T.reads(whole([*rows_in, *staged, dK_c, dV_c]))
                                 T.writes(whole([*sums, *block, *work, head]))
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
-                                if has_dropout:
-                                    key[0] = dropout.head_word(b, h, 0)
-                                    key[1] = dropout.head_word(b, h, 1)
-                                    key[2] = dropout.head_word(b, h, 2)
-                                    key[3] = dropout.head_word(b, h, 3)
+                                write_head(dropout, key, b, h)
                                 bound = T.meta_var(scores.at(b, h, lengths=lengths))
                                 row_at = T.meta_var(partial(sequences.query, b, h))
                                 q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
@@ -245,7 +240,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         k1: T.let[T.int32] = k0 + s * BS
                                         edge: T.let[T.bool] = kept.is_boundary(k1)
                                         with T.sblock("p_scope"):
-                                            T.reads(whole([Q_r, Kt, lse_b, low_b, key]))
+                                            T.reads(
+                                                whole([Q_r, Kt, lse_b, low_b, *[key] * has_dropout])
+                                            )
                                             T.writes(whole([S, X, Y, P, P_kept, P_p]))
                                             for i, j, d in T.grid(BQ, BS, D):
                                                 with T.sblock("scores"):
@@ -284,8 +281,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                         P[vi, vj] = gradient.weight(
                                                             Y[vi, vj], *row, *low
                                                         )
-                                            if has_dropout:
-                                                drop(P, P_kept, key, row0, k1)
+                                            drop(P, P_kept, key, row0, k1)
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
                                                     with T.sblock("pair_p"):
@@ -308,18 +304,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             for i, j in T.grid(BQ, BS):
                                                 with T.sblock("ds"):
                                                     vi, vj = T.axis.remap("SS", [i, j])
-                                                    is_kept = T.meta_var(
-                                                        [P_kept[vi, vj] > T.float32(0)]
-                                                        * has_dropout
-                                                    )
                                                     dS[vi, vj] = scores.dscore(
                                                         P[vi, vj],
                                                         gradient.derivative(
                                                             P[vi, vj], dP[vi, vj], delta_b[vi],
-                                                            *is_kept,
+                                                            P_kept[vi, vj],
                                                         ),
                                                         bound.gradient(S[vi, vj], q0 + vi, k1 + vj),
-                                                    )
+                                                    )  # fmt: skip
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
                                                     with T.sblock("pair_ds"):

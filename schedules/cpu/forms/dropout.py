@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.script.builder import ir as build
 
@@ -14,12 +15,19 @@ from .regions import whole
 SQUARE = 2 * SIDE
 
 
+def write_head(dropout: Dropout | None, head: tirx.Buffer, b, h) -> None:
+    """head (4,) becomes what the words of entry ``b`` and query head ``h`` are made with."""
+    for number in range(4) if dropout else ():
+        build.buffer_store(head, dropout.head_word(b, h, number), [number])
+
+
 def dropped_weights(
     dropout: Dropout | None, softmax: BoundRecurrence | BoundGradient, rows_are_keys: bool
 ):
     """Block "drop": kept (rows, columns) is what of ``weights`` dropout keeps, 0 elsewhere.
 
-    The first query and key are q0 and k0; head (4,) is ``Dropout.head_key``. A lane takes a square.
+    The first row and column are row0 and column0, head is of ``write_head``. A lane takes a square.
+    Without dropout there is no block.
     """
 
     # An inline function numbers the blocks of its second use: each definition makes its own.
@@ -36,6 +44,10 @@ def dropped_weights(
             build.buffer_store(kept, softmax.keep(weights[tuple(at)], dropout.kept(word)), at)
 
     @T.inline
+    def drop_nothing(weights, kept, head, row0, column0):
+        pass
+
+    @T.inline
     def drop(weights, kept, head, row0, column0):
         R, C = T.meta_var(weights.shape[0] // SQUARE), T.meta_var(weights.shape[1] // SQUARE)
         for i, j, r, c in T.grid(R, C, SIDE, SIDE):
@@ -47,4 +59,4 @@ def dropped_weights(
                 corner = T.meta_var((vi * SQUARE + vr, vj * SQUARE + vc))
                 keep(weights, kept, head, (row0, column0), square, corner)
 
-    return drop
+    return drop if dropout else drop_nothing

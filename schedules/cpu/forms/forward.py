@@ -15,7 +15,7 @@ from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from .dropout import dropped_weights
+from .dropout import dropped_weights, write_head
 from .entries import places_of
 from .forward_results import stored_results
 from .online_softmax import raised_maxima, rescaled_sums
@@ -86,13 +86,8 @@ def streaming_forward(
                 lengths = T.meta_var(sequences.lengths(b))
                 seen = T.meta_var(visibility(sig, lengths))
                 bound = T.meta_var(scores.at(b, h, lengths=lengths))
-                if has_dropout:
-                    head = T.sblock_alloc_buffer((4,), "uint64")
-                    head[0] = dropout.head_word(b, h, 0)
-                    head[1] = dropout.head_word(b, h, 1)
-                    head[2] = dropout.head_word(b, h, 2)
-                    head[3] = dropout.head_word(b, h, 3)
-                heads = T.meta_var([head] if has_dropout else [])
+                head = T.sblock_alloc_buffer((4,), "uint64") if has_dropout else T.meta_var(Q)
+                write_head(dropout, head, b, h)
                 q0: T.let[T.int64] = place_of[2]
                 hk: T.let[T.int64] = T.truncdiv(h, group)
                 q_end: T.let[T.int64] = T.min(q0 + tile_rows, lengths[0])
@@ -263,7 +258,9 @@ def streaming_forward(
                                 if softmax.has_sum:
                                     raise_maxima(m, m_new, m_kept, alpha, growth_lanes, growth, r)
                                 with T.sblock("exp_scope"):
-                                    T.reads(Y[0:BK, 0:R], *along(maxima), *along(heads))
+                                    T.reads(
+                                        Y[0:BK, 0:R], *along(maxima), *along([head] * has_dropout)
+                                    )
                                     T.writes(
                                         E[0:BK, 0:R],
                                         P[0 : BK // pack, 0:R],
@@ -275,15 +272,15 @@ def streaming_forward(
                                             E[vj, vi] = softmax.weight(
                                                 Y[vj, vi], *[x[vi] for x in maxima]
                                             )
-                                    if has_dropout:
-                                        drop(E, P_kept, head, k0, row0)
+                                    drop(E, P_kept, head, k0, row0)
                                     if pack > 1:
                                         for j, i in T.grid(BK // pack, R):
                                             with T.sblock("store_p"):
                                                 vj, vi = T.axis.remap("SS", [j, i])
-                                                P[vj, vi] = operand.encode(
-                                                    *[P_kept[vj * pack + e, vi] for e in range(pack)]
+                                                kept_of = T.meta_var(
+                                                    [P_kept[vj * pack + e, vi] for e in range(pack)]
                                                 )
+                                                P[vj, vi] = operand.encode(*kept_of)
                                     if softmax.has_sum:
                                         for j, i in T.grid(BK, R):
                                             with T.sblock("row_sum"):

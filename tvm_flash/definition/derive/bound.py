@@ -25,7 +25,8 @@ BACKWARD_BLOCKS = ("delta", "scores", "score_mod", "mask", "p", "dp", "ds", "dq"
 class _Bound:
     """Formulas filled in with a kernel's values; ``math`` gives its exp, None keeps the intrinsic.
 
-    factor: what dropout multiplies the weights by that it keeps; None: there is no dropout. used: the blocks of the definition whose formulas were asked for.
+    factor: what dropout multiplies the weights by that it keeps; None: there is no dropout. used:
+    the blocks of the definition whose formulas were asked for.
     """
 
     def __init__(self, math: Any = None, factor: Expr | None = None):
@@ -196,11 +197,14 @@ class BoundGradient(_Bound):
         return self._filled("delta", self.gradient.delta_term, {"out": out, "dout": dout})
 
     def derivative(
-        self, p: Expr, dp: Expr, delta: Expr | None = None, is_kept: Expr | None = None
+        self, p: Expr, dp: Expr, delta: Expr | None = None, kept: Expr | None = None
     ) -> Expr:
-        """The gradient by the masked score, of the normalised weight ``p``; is_kept: of dropout."""
-        if is_kept is not None:
-            dp = self.keep(self.magnified(dp), is_kept)
+        """The gradient by the masked score, of the normalised weight ``p``.
+
+        kept: what dropout leaves of ``p``, above 0 where it keeps it; None: nothing to drop.
+        """
+        if self._factor is not None and kept is not None:
+            dp = self.keep(self.magnified(dp), kept > _NOTHING)
         return self._filled("ds", self.gradient.derivative, {"p": p, "dp": dp, "delta": delta})
 
     def by_sink(self, p: Expr, delta: Expr) -> Expr:
