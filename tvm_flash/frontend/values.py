@@ -146,8 +146,6 @@ def as_dropout(dropout_p, rng: torch.Tensor | None, q: torch.Tensor) -> tuple:
     By torch's generator of q's device; none are there where nothing is dropped. ValueError,
     TypeError for what is no probability below 1, or no seed and offset.
     """
-    if isinstance(dropout_p, bool):
-        raise TypeError(f"dropout_p={dropout_p} must be a number in [0, 1): 0.0 is off")
     probability = as_number("dropout_p", dropout_p)
     if not 0 <= probability <= MAX_DROPOUT:
         raise ValueError(f"dropout_p={probability} must lie in [0, 1): some weights must remain")
