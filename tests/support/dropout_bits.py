@@ -9,7 +9,7 @@ import torch
 from tvm_flash import attention
 from tvm_flash.problem.dropout import kept
 
-B, H, HK, SQ, SK, DIM = 2, 4, 2, 70, 90, 96
+B, H, HK, SQ, SK, DIM = 2, 2, 1, 70, 90, 96
 P, RNG = 0.3, torch.tensor([2**40 + 123, -456])
 
 
