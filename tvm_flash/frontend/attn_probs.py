@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from ..reference import kept_weights, weights_reference
-from .values import as_dropout
+from .values import as_dropout, as_window
 
 
 def dropout_of(dropout_p, q: torch.Tensor, is_shown: bool) -> tuple:
     """dropout_p and rng of a call: seed and offset are drawn here where the weights are shown."""
+    is_shown = is_shown and isinstance(q, torch.Tensor)  # what is none is refused later
     return as_dropout(dropout_p, None, q) if is_shown else (dropout_p, None)
 
 
@@ -24,6 +25,7 @@ def shown_weights(q, k, dropout_p: float, rng, lengths: tuple | None = None, **o
     """
     if not dropout_p:
         return None
+    options["window_size"] = as_window(options["window_size"])
     with torch.no_grad():
         if lengths is None:
             weights = weights_reference(q, k, **options)[0]
