@@ -10,6 +10,7 @@ from before_after import table as before_and_after
 from divided_keys import table as divided_keys
 from main_loops import table as main_loops
 from presets import table as presets
+from variants import table as variants
 
 from tvm_flash.bench.document import holds
 from tvm_flash.bench.markdown import complete, short
@@ -25,6 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 CUDA = ROOT / "docs" / "cuda.md"
 SERVING = ROOT / "docs" / "serving.md"
 TUNING = ROOT / "docs" / "tuning.md"
+VARIANTS = ROOT / "docs" / "variants.md"
 LOGS = ROOT / "tuning_logs"
 
 MEASURED = ("<!-- measured:begin -->", "<!-- measured:end -->")
@@ -34,6 +36,7 @@ CHANGE = ("<!-- change:begin -->", "<!-- change:end -->")
 LOOP_TABLE = ("<!-- loops:begin -->", "<!-- loops:end -->")
 PRESETS = ("<!-- presets:begin -->", "<!-- presets:end -->")
 DIVIDED = ("<!-- divided:begin -->", "<!-- divided:end -->")
+VARIANT_TABLE = ("<!-- variants:begin -->", "<!-- variants:end -->")
 SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
 
@@ -64,6 +67,7 @@ def renewed() -> dict[Path, str]:
         ("main-loops.json", CUDA, LOOP_TABLE, main_loops),
         ("presets.json", CUDA, PRESETS, presets),
         ("divided-keys.json", CUDA, DIVIDED, divided_keys),
+        ("variants.json", VARIANTS, VARIANT_TABLE, variants),
     )
     for name, path, markers, table in kept:
         if (file := RESULTS / name).is_file():

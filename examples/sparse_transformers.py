@@ -34,7 +34,7 @@ def reformer(x, v, *, buckets=32, chunk=64, rounds=4):
     hashed = torch.einsum("nsd,rdb->rnsb", x.detach(), directions)
     bucket = torch.cat([hashed, -hashed], -1).argmax(-1)  # (rounds, B * H, S)
     order = bucket.argsort(dim=-1, stable=True)
-    # Of a token's chunk and bucket; that of its predecessors in both is equal, or ``buckets`` less.
+    # A token's chunk and bucket in one number; keys that it sees have an equal or ``buckets`` less.
     code = order.argsort(-1) // chunk * buckets + bucket
     parts = [_round(x, v, order[r], code, r, chunk, buckets) for r in range(rounds)]
     out, _ = merge_states(*(tensor for part in parts for tensor in part))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvm import s_tir, tirx
 
 from ...definition.score_expressions import has_linear_exponent
-from ...problem.spec import AttentionSpec
+from ...problem.spec import AttentionSpec, has_sum
 from ..config_fields import Config
 from ..space import Knob, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
@@ -132,8 +132,7 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     """The streaming definition of ``spec`` under ``config``, ready to compile."""
     tile = config.tile(spec)
     sch = s_tir.Schedule(streaming_backward(spec, tile, VectorMath(config.exp2_degree)))
-    passes = ("dq_row",) if spec.softmax == "sigmoid" else ("delta_row", "dq_row")
-    for block in passes:
+    for block in (*["delta_row"] * has_sum(spec.softmax), "dq_row"):
         # Rows too, or a single head would leave these passes to one thread.
         sch.parallel(sch.fuse(*sch.get_loops(sch.get_sblock(block))))
     for block in ("worker", *["dsink_head"] * (spec.softmax == "sink")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 from tvm import tirx
 from tvm.s_tir import TensorIntrin
@@ -31,15 +32,35 @@ class RowTile:
     dtype: str
     staged: bool
 
-    def name(self, kind: str) -> str:
+    kind: ClassVar[str] = "row"
+    # What Q and the weights hold, and how many elements one holds.
+    word: ClassVar[str] = "float32"
+    pack: ClassVar[int] = 1
+
+    def name(self, product: str) -> str:
         place = "staged" if self.staged else "direct"
         sizes = f"{self.rows}x{self.keys}x{self.columns}_s{self.step}_v{self.vector}"
-        return f"tvm_flash_{kind}_{sizes}_{self.dtype}_{place}"
+        return f"tvm_flash_{self.kind}_{product}_{sizes}_{self.dtype}_{place}"
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the block of K or V; an argument keeps its axis of heads."""
-        return (self.keys, self.columns) if self.staged else (self.keys, 1, self.columns)
+    def row_words(self) -> int:
+        """Words of a row of Q or K."""
+        return self.columns // self.pack
+
+    @property
+    def key_words(self) -> int:
+        """Words of a column of V, or of a row of weights."""
+        return self.keys // self.pack
+
+    @property
+    def k_shape(self) -> tuple[int, ...]:
+        """Shape of the block of K; an argument has elements, and keeps its axis of heads."""
+        return (self.keys, self.row_words) if self.staged else (self.keys, 1, self.columns)
+
+    @property
+    def v_shape(self) -> tuple[int, ...]:
+        """Shape of the block of V, as of K."""
+        return (self.key_words, self.columns) if self.staged else (self.keys, 1, self.columns)
 
     def strides(self, row, head) -> list:
         return [row, 1] if self.staged else [row, head, 1]
@@ -95,11 +116,46 @@ class RowTile:
     def _words(self, value: int):
         return tirx.Broadcast(tirx.const(value, "int32"), self.vector)
 
+    def k_product(self, query, K, key, word):
+        """A word of Q times that of a key."""
+        return query * self.element(K, key, word)
+
+    def v_product(self, weight, V, word, column):
+        """A word of weights times that of a column of V."""
+        return weight * self.element(V, word, column)
+
+    def registers_of_row(self, count: int) -> list:
+        """Registers that hold ``count`` vectors of K or V while they are multiplied."""
+        return registers(count, self)
+
+    def add_scores(self, acc: list, row: list, Q, K, key, column) -> None:
+        """Add the products of ``load`` words of ``step`` keys from ``column`` on."""
+        keys = [self.vectors(K, key + n, column) for n in range(self.step)]
+        queries = [self.vectors_like(Q, i, column) for i in range(self.rows)]
+        for part in range(self.load // self.vector):
+            for n in range(self.step):
+                set_to(row[n], keys[n][part], self)
+            for i in range(self.rows):
+                for n in range(self.step):
+                    sums = acc[i * self.step + n]
+                    set_to(sums, get(sums, self) + queries[i][part] * get(row[n], self), self)
+
+    def add_values(self, acc: list, row: list, P, V, key) -> None:
+        """Add the products of a row of words of V."""
+        vectors = [x for d in range(0, self.columns, self.load) for x in self.vectors(V, key, d)]
+        for register, value in zip(row, vectors, strict=True):
+            set_to(register, value, self)
+        for i in range(self.rows):
+            probability = tirx.Broadcast(P[i, key], self.vector)
+            for n, register in enumerate(row):
+                sums = acc[i * len(row) + n]
+                set_to(sums, get(sums, self) + probability * get(register, self), self)
+
 
 @cache
 def register_scores(tile: RowTile) -> str:
     """S[rows, keys] += Q[rows, columns] . K[keys, columns]."""
-    name = tile.name("row_scores")
+    name = tile.name("scores")
     TensorIntrin.register(name, _scores_description(tile), _scores(tile), override=True)
     return name
 
@@ -107,51 +163,51 @@ def register_scores(tile: RowTile) -> str:
 @cache
 def register_pv(tile: RowTile) -> str:
     """O[rows, columns] += P[rows, keys] . V[keys, columns]."""
-    name = tile.name("row_pv")
+    name = tile.name("pv")
     TensorIntrin.register(name, _pv_description(tile), _pv(tile), override=True)
     return name
 
 
 def _scores_description(tile: RowTile) -> tirx.PrimFunc:
-    rows, keys, columns = tile.rows, tile.keys, tile.columns
+    rows, keys, words = tile.rows, tile.keys, tile.row_words
 
     @T.prim_func(s_tir=True)
     def description(q: T.handle, k: T.handle, s: T.handle):
-        Q = T.match_buffer(q, (rows, columns), "float32", offset_factor=1)
-        K = T.match_buffer(k, tile.shape, tile.dtype, offset_factor=1)
+        Q = T.match_buffer(q, (rows, words), tile.word, offset_factor=1)
+        K = T.match_buffer(k, tile.k_shape, tile.dtype, offset_factor=1)
         S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1)
         with T.sblock("root"):
             T.reads(whole([S, Q, K]))
             T.writes(whole([S]))
-            for i, j, d in T.grid(rows, keys, columns):
+            for i, j, d in T.grid(rows, keys, words):
                 with T.sblock("update"):
                     vi, vj, vd = T.axis.remap("SSR", [i, j, d])
-                    S[vi, vj] = S[vi, vj] + Q[vi, vd] * tile.element(K, vj, vd)
+                    S[vi, vj] = S[vi, vj] + tile.k_product(Q[vi, vd], K, vj, vd)
 
     return description
 
 
 def _pv_description(tile: RowTile) -> tirx.PrimFunc:
-    rows, keys, columns = tile.rows, tile.keys, tile.columns
+    rows, words, columns = tile.rows, tile.key_words, tile.columns
 
     @T.prim_func(s_tir=True)
     def description(p: T.handle, v: T.handle, o: T.handle):
-        P = T.match_buffer(p, (rows, keys), "float32", offset_factor=1)
-        V = T.match_buffer(v, tile.shape, tile.dtype, offset_factor=1)
+        P = T.match_buffer(p, (rows, words), tile.word, offset_factor=1)
+        V = T.match_buffer(v, tile.v_shape, tile.dtype, offset_factor=1)
         O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1)
         with T.sblock("root"):
             T.reads(whole([O, P, V]))
             T.writes(whole([O]))
-            for i, d, j in T.grid(rows, columns, keys):
+            for i, d, j in T.grid(rows, columns, words):
                 with T.sblock("update"):
                     vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                    O[vi, vd] = O[vi, vd] + P[vi, vj] * tile.element(V, vj, vd)
+                    O[vi, vd] = O[vi, vd] + tile.v_product(P[vi, vj], V, vj, vd)
 
     return description
 
 
 def _scores(tile: RowTile) -> tirx.PrimFunc:
-    rows, keys, columns, step = tile.rows, tile.keys, tile.columns, tile.step
+    rows, keys, words, step = tile.rows, tile.keys, tile.row_words, tile.step
 
     @T.prim_func(s_tir=True)
     def implementation(q: T.handle, k: T.handle, s: T.handle):
@@ -159,27 +215,27 @@ def _scores(tile: RowTile) -> tirx.PrimFunc:
         k_row = T.int64()
         k_head = T.int64()
         s_row = T.int32()
-        Q = T.match_buffer(q, (rows, columns), "float32", offset_factor=1, strides=[q_row, 1])
+        Q = T.match_buffer(q, (rows, words), tile.word, offset_factor=1, strides=[q_row, 1])
         K = T.match_buffer(
-            k, tile.shape, tile.dtype, offset_factor=1, strides=tile.strides(k_row, k_head)
+            k, tile.k_shape, tile.dtype, offset_factor=1, strides=tile.strides(k_row, k_head)
         )
         S = T.match_buffer(s, (rows, keys), "float32", offset_factor=1, strides=[s_row, 1])
         with T.sblock("root"):
             T.reads(whole([S, Q, K]))
             T.writes(whole([S]))
             acc = T.meta_var(registers(rows * step, tile))
-            row = T.meta_var(registers(step, tile))
+            row = T.meta_var(tile.registers_of_row(step))
             for j in T.serial(keys // step):
                 zero(acc, tile)
-                for d in T.serial(columns // tile.load):
-                    _add_scores(acc, row, Q, K, j * step, d * tile.load, tile)
+                for d in T.serial(words // tile.load):
+                    tile.add_scores(acc, row, Q, K, j * step, d * tile.load)
                 store_scores(S, acc, j * step, tile)
 
     return implementation
 
 
 def _pv(tile: RowTile) -> tirx.PrimFunc:
-    rows, keys, columns = tile.rows, tile.keys, tile.columns
+    rows, words, columns = tile.rows, tile.key_words, tile.columns
 
     @T.prim_func(s_tir=True)
     def implementation(p: T.handle, v: T.handle, o: T.handle):
@@ -187,19 +243,19 @@ def _pv(tile: RowTile) -> tirx.PrimFunc:
         v_row = T.int64()
         v_head = T.int64()
         o_row = T.int32()
-        P = T.match_buffer(p, (rows, keys), "float32", offset_factor=1, strides=[p_row, 1])
+        P = T.match_buffer(p, (rows, words), tile.word, offset_factor=1, strides=[p_row, 1])
         V = T.match_buffer(
-            v, tile.shape, tile.dtype, offset_factor=1, strides=tile.strides(v_row, v_head)
+            v, tile.v_shape, tile.dtype, offset_factor=1, strides=tile.strides(v_row, v_head)
         )
         O = T.match_buffer(o, (rows, columns), "float32", offset_factor=1, strides=[o_row, 1])
         with T.sblock("root"):
             T.reads(whole([O, P, V]))
             T.writes(whole([O]))
             acc = T.meta_var(registers(rows * columns // tile.vector, tile))
-            row = T.meta_var(registers(columns // tile.vector, tile))
+            row = T.meta_var(tile.registers_of_row(columns // tile.vector))
             zero(acc, tile)
-            for j in T.serial(keys):
-                _add_values(acc, row, P, V, j, tile)
+            for j in T.serial(words):
+                tile.add_values(acc, row, P, V, j)
             add_output(O, acc, tile)
 
     return implementation
@@ -224,18 +280,6 @@ def set_to(register, value, tile: RowTile) -> None:
 def zero(registers: list, tile: RowTile) -> None:
     for register in registers:
         set_to(register, tirx.Broadcast(tirx.const(0, "float32"), tile.vector), tile)
-
-
-def _add_scores(acc: list, row: list, Q, K, key, column, tile: RowTile) -> None:
-    keys = [tile.vectors(K, key + n, column) for n in range(tile.step)]
-    queries = [tile.vectors_like(Q, i, column) for i in range(tile.rows)]
-    for part in range(tile.load // tile.vector):
-        for n in range(tile.step):
-            set_to(row[n], keys[n][part], tile)
-        for i in range(tile.rows):
-            for n in range(tile.step):
-                sums = acc[i * tile.step + n]
-                set_to(sums, get(sums, tile) + queries[i][part] * get(row[n], tile), tile)
 
 
 def store_scores(S, acc: list, key, tile: RowTile) -> None:
@@ -272,14 +316,3 @@ def add_output(O, acc: list, tile: RowTile) -> None:
     places = [(i, d) for i in range(tile.rows) for d in range(0, tile.columns, tile.vector)]
     for value, (i, d) in zip(values, places, strict=True):
         build.buffer_store(O, O[i, tile.lanes(d)] + value, [i, tile.lanes(d)])
-
-
-def _add_values(acc: list, row: list, P, V, key, tile: RowTile) -> None:
-    vectors = [x for d in range(0, tile.columns, tile.load) for x in tile.vectors(V, key, d)]
-    for register, value in zip(row, vectors, strict=True):
-        set_to(register, value, tile)
-    for i in range(tile.rows):
-        probability = tirx.Broadcast(P[i, key], tile.vector)
-        for n, register in enumerate(row):
-            sums = acc[i * len(row) + n]
-            set_to(sums, get(sums, tile) + probability * get(register, tile), tile)

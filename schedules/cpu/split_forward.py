@@ -13,7 +13,7 @@ from ..space import Knob, register_reasons, vector_registers
 from ..target import CpuTarget
 from .forms.split_forward import SplitTile, split_forward
 from .forms.tiles import Bf16PairOperand, Float32Operand
-from .row_pair_tile import RowPairTile, register_pair_pv, register_pair_scores, with_pair_dots
+from .row_pair_tile import RowPairTile, with_pair_dots
 from .row_tile import RowTile, register_pv, register_scores
 from .steps import round_up, vectorize
 from .threads import usable_threads, with_threads
@@ -167,10 +167,7 @@ def schedule_split_forward(spec: AttentionSpec, config: SplitForwardConfig) -> t
 
 def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
     """S = Q K^T and O += P V, from the arguments and from staged blocks."""
-    if config.unit == "dot":
-        kind_of_tile, scores, pv = RowPairTile, register_pair_scores, register_pair_pv
-    else:
-        kind_of_tile, scores, pv = RowTile, register_scores, register_pv
+    kind_of_tile = RowPairTile if config.unit == "dot" else RowTile
 
     def shape(columns: int, staged: bool) -> RowTile:
         dtype = config.operand.dtype if staged else spec.dtype
@@ -181,12 +178,12 @@ def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitT
         row = sch.get_loops(sch.get_sblock(block))[-3]
         init = sch.decompose_reduction(sch.get_sblock(block), row)
         vectorize(sch, sch.get(init).name_hint, config.vector)
-        sch.tensorize(row, scores(shape(tile.depth, staged)))
+        sch.tensorize(row, register_scores(shape(tile.depth, staged)))
     for block, staged in (("pv", False), ("rest_pv", True)):
         row, column, key = sch.get_loops(sch.get_sblock(block))[-3:]
         columns, column = sch.split(column, [None, config.columns])
         sch.reorder(columns, row, column, key)
-        sch.tensorize(row, pv(shape(config.columns, staged)))
+        sch.tensorize(row, register_pv(shape(config.columns, staged)))
 
 
 def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
@@ -200,7 +197,7 @@ def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
 
 def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
     """Vectors of whole rows; padded columns are loaded one by one."""
-    # Of pairs of columns LLVM finds by itself that they are words in memory.
+    # LLVM finds by itself that pairs of columns are words in memory.
     if config.unit == "fma" and spec.head_dim == tile.depth:
         vectorize(sch, "load_q", config.vector)
         vectorize(sch, "load_k", config.vector)

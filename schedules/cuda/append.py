@@ -64,7 +64,7 @@ def append_launch(spec: AttentionSpec, arch: CudaArch, symbol: str) -> Launch:
     names = [a.name for a in TABLES["paged"]["append"] if a.name not in sig.spans]
     # min_blocks=1: left to itself ptxas keeps to 64 registers on some architectures, and spills.
     with CudaKernel(
-        symbol, sig, parameter_tensors(sig, spec, names), append_grid(), _WARPS, min_blocks=1
+        symbol, sig, parameter_tensors(sig, names), append_grid(), _WARPS, min_blocks=1
     ) as kernel:
         _Append(kernel, spec, product_for(spec.dtype, turing=not arch.asynchronous_copy)).write()
     return kernel.launch()

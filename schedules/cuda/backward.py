@@ -9,6 +9,7 @@ from tvm import tirx
 
 from ...definition.scores import Scores
 from ...definition.signature import Signature
+from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
@@ -18,7 +19,7 @@ from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .gradient_sums import sum_order
 from .math import CudaMath
-from .parameters import parameter_tensors, rng_tensors
+from .parameters import parameter_tensors
 from .program import Launch
 from .query_tiles import QueryTiles
 from .recompute import Recompute
@@ -55,10 +56,8 @@ class _KeyGradients:
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dk", "dv")
-        tensors = parameter_tensors(
-            self.sig, spec, (*names, "dq_acc") if with_dq else names, self.depth
-        )
-        tensors += rng_tensors(self.sig)
+        names += (*["dq_acc"] * with_dq, *[RNG] * spec.dropout)
+        tensors = parameter_tensors(self.sig, names, self.depth)
         self.kernel = CudaKernel(
             symbol, self.sig, tensors, key_grid(config.block_k), config.num_warps,
             tables=True, min_blocks=config.min_blocks,

@@ -8,6 +8,7 @@ from tvm import tirx
 
 from ...definition.scores import Scores
 from ...definition.signature import Signature
+from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, barrier, loop_while, name_registers, store, when
@@ -16,7 +17,7 @@ from .entries import query_grid
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .math import CudaMath
-from .parameters import parameter_tensors, rng_tensors
+from .parameters import parameter_tensors
 from .program import Launch
 from .recompute import Recompute
 from .rows import RowCursor
@@ -58,10 +59,9 @@ class _QueryGradient:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.statistics = spec.row_statistics
-        names = ("q", "k", "v", "dout", *self.statistics, "dq")
-        tensors = [*parameter_tensors(self.sig, spec, names), *rng_tensors(self.sig)]
+        names = ("q", "k", "v", "dout", *self.statistics, "dq", *[RNG] * spec.dropout)
         self.kernel = CudaKernel(
-            symbol, self.sig, tensors, query_grid(config.block_q),
+            symbol, self.sig, parameter_tensors(self.sig, names), query_grid(config.block_q),
             config.num_warps, tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.copies = Copies(self.kernel, arch.asynchronous_copy)

@@ -13,6 +13,7 @@ from ...definition.dropout import Dropout
 from ...definition.kinds import recurrence_of, row_numbers
 from ...definition.scores import Scores
 from ...definition.signature import Signature
+from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob
@@ -23,7 +24,7 @@ from .dropout import FragmentDropout
 from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
 from .math import CudaMath
-from .parameters import input_tensors, parameter_tensors, rng_tensors
+from .parameters import parameter_tensors
 from .program import Grid, Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
@@ -121,9 +122,8 @@ class Forward:
         self.copies = Copies(self.kernel, arch.asynchronous_copy)
 
     def _tensors(self) -> list[Tensor]:
-        names = ("q", "k", "v", "out", *self.statistics)
-        others = [*input_tensors(self.sig), *rng_tensors(self.sig)]
-        return [*parameter_tensors(self.sig, self.spec, names), *others]
+        names = ("q", "k", "v", "out", *self.statistics, *self.sig.inputs)
+        return parameter_tensors(self.sig, (*names, *[RNG] * self.spec.dropout))
 
     def _grid(self) -> Grid:
         return query_grid(self.config.block_q)

@@ -19,7 +19,7 @@ from .entries import group_grid
 from .forward import ForwardConfig
 from .group_tile import GroupRow, GroupTile
 from .math import CudaMath
-from .parameters import input_tensors, parameter_tensors
+from .parameters import parameter_tensors
 from .program import Launch
 from .row_kernels import join_lanes
 from .softmax import MaximumUnits
@@ -49,9 +49,8 @@ class _Merge:
         self.statistics = spec.forward_statistics
         states = ("part_m", "part_l") if self.row.has_sum else ()
         # k tells how many keys there are.
-        names = ("k", "out", *self.statistics, "part_out", *states)
-        tensors = parameter_tensors(self.sig, spec, names, round_up(spec.head_dim_v, 16))
-        tensors += input_tensors(self.sig)
+        names = ("k", "out", *self.statistics, "part_out", *states, *self.sig.inputs)
+        tensors = parameter_tensors(self.sig, names, round_up(spec.head_dim_v, 16))
         grid = group_grid(_WARPS, split=False)
         self.kernel = CudaKernel(symbol, self.sig, tensors, grid, _WARPS)
 

@@ -38,9 +38,7 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
     """delta of the rows, (B, H, Sq) float32: a warp per row."""
     sig, gradient = Signature(spec), BoundGradient(gradient_of(spec.softmax))
     names = ("out", "dout", "dlse", "delta")
-    with CudaKernel(
-        symbol, sig, parameter_tensors(sig, spec, names), row_grid(_WARPS), _WARPS
-    ) as kernel:
+    with CudaKernel(symbol, sig, parameter_tensors(sig, names), row_grid(_WARPS), _WARPS) as kernel:
         tile, buffers = QueryTile(kernel, _WARPS, find_row), kernel.buffers
         row = kernel.scalar(tile.first + kernel.warp)
         total = kernel.registers((1,), "float32")
@@ -75,7 +73,7 @@ def query_gradient_launch(
     scores = Scores(sig, CudaMath())
     product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
 
-    tensors = parameter_tensors(sig, spec, ("dq", "dq_acc"), depth)
+    tensors = parameter_tensors(sig, ("dq", "dq_acc"), depth)
     with CudaKernel(symbol, sig, tensors, query_grid(block_q), _WARPS) as kernel:
         tile = QueryTile(kernel, block_q)
         staged = shared_tile(kernel, block_q, depth, spec.dtype)

@@ -12,7 +12,7 @@ from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .builder import CudaKernel, assign, barrier, loop_while, store, when
 from .math import CudaMath
-from .parameters import input_tensors, parameter_tensors
+from .parameters import parameter_tensors
 from .program import Launch
 from .row_kernels import join_lanes
 
@@ -22,8 +22,8 @@ _WARPS = 8
 def sink_gradient_launch(spec: AttentionSpec, symbol: str) -> Launch:
     """dsink (H,) float32 of the saved statistics and delta; rows of no entry have lse -inf."""
     sig, gradient = Signature(spec), BoundGradient(gradient_of(spec.softmax), CudaMath())
-    names = (*spec.saved_statistics, "delta", "dsink")
-    tensors = [*parameter_tensors(sig, spec, names), *input_tensors(sig)]
+    names = (*spec.saved_statistics, "delta", "dsink", *sig.inputs)
+    tensors = parameter_tensors(sig, names)
     with CudaKernel(symbol, sig, tensors, lambda sizes: (sizes["H"], 1, 1), _WARPS) as kernel:
         buffers, head = kernel.buffers, kernel.block
         totals = kernel.shared((_WARPS,), "float32", "totals")

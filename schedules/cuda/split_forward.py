@@ -49,7 +49,7 @@ class _Parts(Forward):
     def _tensors(self) -> list[Tensor]:
         states = ("part_m", "part_l") if self.row.has_sum else ()
         names, depth = ("q", "k", "v", "part_out", *states), round_up(self.spec.head_dim_v, 16)
-        return parameter_tensors(self.sig, self.spec, names, depth)
+        return parameter_tensors(self.sig, names, depth)
 
     def _grid(self) -> Grid:
         return group_grid(self.config.block_q, split=True)

@@ -126,7 +126,7 @@ class KeyVisits:
         """visits: the last tile first."""
         self._visits = held(kernel, visits, "full_low", "full_high")
         self.first = kernel.scalar(visits.first(0))
-        # Of no visits, the tile after the first.
+        # Without visits this is the tile after the first.
         self._last = kernel.scalar(visits.first(visits.count - 1))
         name_registers(self)
 

@@ -58,7 +58,7 @@ def test_memory_goes_with_rows_and_not_with_sequences(direction):
         sum(prod(shape) for shape, _, _ in layouts_of(kernel, {**sizes, "B": count}, 2).values())
         for count in (1, 100_000)
     )
-    # Of spans, which the caller has, 4 numbers a sequence.
+    # A sequence adds the 4 numbers of its spans, which the caller has.
     assert many - one == 4 * (100_000 - 1)
     # q, k, v, out; for gradients dout, dq, dk, dv and a sum of dQ besides.
     assert one < {"forward": 4.2, "backward": 9.2}[direction] * total * HEADS * DIM

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tvm import tirx
 
-from ..problem.spec import AttentionSpec
+from ..problem.spec import AttentionSpec, has_sum
 from ..score import variants
 from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod, trace_score_mod
@@ -62,7 +62,7 @@ def is_scale_only(spec: AttentionSpec) -> bool:
 
 def has_linear_exponent(spec: AttentionSpec) -> bool:
     """Whether a weight is exp of the dot product times a number less one of its row."""
-    return is_scale_only(spec) and spec.softmax != "sigmoid"
+    return is_scale_only(spec) and has_sum(spec.softmax)
 
 
 def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:

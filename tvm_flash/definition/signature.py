@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
+from ..problem.argument import Padded
 from ..problem.arguments import RNG, SOFTMAX_INPUTS, TABLES, Argument, arguments, numbers_of
 from ..problem.sequences import KINDS
 from ..problem.spec import AttentionSpec
@@ -70,14 +71,15 @@ class Signature:
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in shapes.own
         }
+        own = arguments(spec, "forward")
         self.tables = tuple(
             declare(a.name, self._table_shape(a), a.dtype, _symbols(f"{a.name}_stride", a.shape))
-            for a in arguments(spec, "forward")
+            for a in own
             if a.name.startswith("table")
         )
         others = {
             a.name: declare(a.name, [self.sizes.get(size, size) for size in a.shape], a.dtype)
-            for a in arguments(spec, "forward")
+            for a in own
             if a.name in (*SOFTMAX_INPUTS, RNG)
         }
         self.rng = others.pop(RNG, None)
@@ -100,7 +102,8 @@ class Signature:
         """
         argument, known = self._known[name], {**self.sizes, **sizes}
         shape = tuple(
-            known[size] if isinstance(size, str) else known["rows"] for size in argument.shape
+            known["rows"] if isinstance(size, Padded) else known.get(size, size)
+            for size in argument.shape
         )
         if argument.dense:
             return View(shape, ())

@@ -11,7 +11,7 @@ import torch
 from ..problem.arguments import arguments, call_sizes, named_sizes, shape_of
 from ..problem.dtype import DTYPES
 from ..problem.lengths import MAX_SEQLEN
-from ..problem.spec import SOFTMAXES, AttentionSpec
+from ..problem.spec import SOFTMAXES, AttentionSpec, has_sum
 from ..score.gradients import check_no_gradient, missing_gradient, wants_gradient
 from ..score.layouts import check_dense
 from .spec_names import spec_of
@@ -97,8 +97,8 @@ def as_softmax(softmax: str, sink, q: torch.Tensor, return_lse: bool) -> tuple:
     kinds = [kind for kind in SOFTMAXES if kind != "sink"]
     if softmax not in kinds:
         raise ValueError(f"{softmax=} must be one of {', '.join(kinds)}; for a sink give sink")
-    if softmax == "sigmoid" and return_lse:
-        raise ValueError("softmax='sigmoid' has no lse: it has no sum over a row")
+    if return_lse and not has_sum(softmax):
+        raise ValueError(f"{softmax=} has no lse: it has no sum over a row")
     if sink is None:
         return softmax, None
     if softmax != "softmax":

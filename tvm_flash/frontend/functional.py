@@ -141,7 +141,7 @@ def attention(
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
     if rng is not None or type(dropout_p) is not float or dropout_p != 0.0:
         dropout_p, rng = as_dropout(dropout_p, rng, q)
-    features, scale, numbers = options_of(
+    features, scale, numbers = options = options_of(
         causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, dropout_p
     )
     if not (deterministic is True or deterministic is False):
@@ -158,8 +158,8 @@ def attention(
         )
     else:
         out, lse = ready_attention(
-            q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), features, scale,
-            numbers, deterministic, alibi_slopes, (score_mod, mask_mod),
+            q, k, v, ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k), options,
+            deterministic, alibi_slopes, (score_mod, mask_mod),
             as_splits(num_splits) if num_splits else 0, sink, rng,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)

@@ -99,9 +99,7 @@ def flash_attn_with_kvcache(
     softmax = "softmax"
     if sink is not None:
         softmax, sink = as_softmax(softmax, sink, q, return_softmax_lse)
-    features, scale, numbers = options_of(
-        causal, window_size, softcap, softmax_scale, alibi_slopes, softmax=softmax
-    )
+    options = options_of(causal, window_size, softcap, softmax_scale, alibi_slopes, softmax=softmax)
     if rotates:
         check_angles(rows, rotary_cos, rotary_sin, packed=True)
         interleaved = as_flag("interleaved", rotary_interleaved)
@@ -111,7 +109,7 @@ def flash_attn_with_kvcache(
             cache_seqlens, cache_batch_idx, cache_leftpad,
             page_table if block_table is None else block_table, cu_seqlens_q, max_seqlen_q,
             cu_seqlens_k_new, rotary_seqlens, len(rotary_cos) if rotates else None,
-            any(features[:3]),
+            any(options[0][:3]),
         ),
     )  # fmt: skip
     if rotates:
@@ -121,7 +119,7 @@ def flash_attn_with_kvcache(
     def attend(rows: torch.Tensor) -> Callable[[], tuple]:
         q, k, v = map(autocast, (rows, *pages)) if _is_any_autocast_enabled() else (rows, *pages)
         return ready_attention(
-            q, k, v, step.ragged, features, scale, numbers, False, alibi_slopes, (None, None),
+            q, k, v, step.ragged, options, False, alibi_slopes, (None, None),
             as_splits(num_splits), sink,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 from .checks import check_alike
 from .functional import LAYOUTS
 from .packed_rows import check_numbers, check_table, is_readable, read
-from .ragged_checks import missing_page
+from .ragged_checks import check_pages_exist
 
 
 class CachePages(NamedTuple):
@@ -128,11 +128,8 @@ def check_cache_numbers(cache: CachePages, cu_k: torch.Tensor | None) -> None:
             "cache_seqlens what is in use, or give more pages in block_table"
         )
     _raise_where(first > past, "cache_leftpad", first, "at most the keys there are", ValueError)
-    pages, page_size = cache.k.shape[:2]
-    if (missing := missing_page(cache.table, past, pages, page_size)) is not None:
-        entry, place, number = missing
-        name = f"block_table[{entry}, {place}]" if cache.paged else f"cache_batch_idx[{entry}]"
-        raise RuntimeError(f"{name}={number} must lie in 0 .. {pages - 1}: the cache has {pages}")
+    name = "block_table[{}, {}]" if cache.paged else "cache_batch_idx[{}]"
+    check_pages_exist(cache.table, past, cache.k, name)
     if cu_k is not None:
         _check_apart(cache, before, past)
 

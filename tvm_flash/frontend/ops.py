@@ -20,6 +20,7 @@ from .recording import Recording, named
 from .results import (
     allocated,
     completed_gradients,
+    completed_results,
     forward_plan,
     from_layouts,
     gradients_without_keys,
@@ -70,7 +71,7 @@ def attention_operator(
                 q, k, v, tables, spec, softmax_scale, sink, rng, False, window_left, window_right,
                 softcap, dropout,
             )  # fmt: skip
-            return results[:2] if len(results) > 1 else _completed(*results)[:2]
+            return results[:2] if len(results) > 1 else completed_results(results)[:2]
     ordered = is_ordered(deterministic)
     numbers = (window_left, window_right, softcap, dropout)
     return run(q, k, v, tables, spec, softmax_scale, sink, rng, ordered, *numbers)[:2]
@@ -83,7 +84,7 @@ def is_ordered(deterministic: bool) -> bool:
 
 def _forward(*inputs):
     _check_forward(named(_forward_operator, inputs))
-    return _completed(*_run_forward(*inputs))
+    return completed_results(_run_forward(*inputs))
 
 
 def _check_forward(given) -> None:
@@ -94,7 +95,7 @@ def _check_forward(given) -> None:
 
 def _forward_in_node(*inputs):
     """``_forward`` of tensors that were checked."""
-    return _completed(*_run_forward(*inputs))
+    return completed_results(_run_forward(*inputs))
 
 
 def _run_forward(
@@ -130,12 +131,6 @@ def _run_forward(
         out, lse = results
         run(q, k, v, out, lse, softmax_scale)
     return results
-
-
-def _completed(*results):
-    """All outputs of the operator: one that the spec lacks is a tensor without elements."""
-    absent, out = len(_recording.outputs) - len(results), results[0]
-    return (*results, *(out.new_empty(out.shape[0], 0, dtype=torch.float32) for _ in range(absent)))
 
 
 def _backward(*inputs):
@@ -184,7 +179,7 @@ def _forward_results(*inputs):
     """Empty results, of tensors without elements too."""
     given = named(_forward_operator, inputs)
     _check_forward(given)
-    return _completed(*outputs("forward", spec_of(given["spec"]), given).values())
+    return completed_results([*outputs("forward", spec_of(given["spec"]), given).values()])
 
 
 def _backward_results(*inputs):

@@ -14,15 +14,15 @@ from .spans import Lengths, Ragged
 
 
 def ready_attention(
-    q, k, v, ragged: Ragged, features, scale, numbers, deterministic, alibi_slopes, mods,
-    num_splits, sink=None, rng=None,
+    q, k, v, ragged: Ragged, options: tuple, deterministic, alibi_slopes, mods, num_splits,
+    sink=None, rng=None,
 ) -> Callable[[], tuple]:  # fmt: skip
     """A function that gives out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
     All that may fail has been done then, as ``ready_operator`` says.
-    features: the fields of problem.Features up to the kind. numbers: window_left, window_right,
-    softcap, dropout. mods: score_mod, mask_mod.
+    options: of ``functional.options_of``. mods: score_mod, mask_mod.
     """
+    features, scale, numbers = options
     is_read = ragged.extents is not None  # which a compiler does not
     look = problem_of if is_read or not torch.compiler.is_compiling() else problem_while_compiling
     (spec, default_scale), tables = look(q, k, v, (*features, ragged.kind), *mods)

@@ -121,15 +121,10 @@ def check_pages(starts, ends, table: torch.Tensor, k: torch.Tensor) -> Extent:
 
     ValueError for keys outside of the table's pages; RuntimeError for a page that does not exist.
     """
-    starts, ends, (pages, page_size) = read(starts), read(ends), k.shape[:2]
+    starts, ends = read(starts), read(ends)
     wanted = "seqused_k and leftpad_k must stay within the pages of block_table"
-    _refuse_span("k", starts, ends, table.shape[1] * page_size, wanted)
-    if (missing := missing_page(table, ends, pages, page_size)) is not None:
-        entry, place, number = missing
-        raise RuntimeError(
-            f"block_table[{entry}, {place}]={number} must lie in 0 .. {pages - 1}: "
-            f"there are {pages} pages"
-        )
+    _refuse_span("k", starts, ends, table.shape[1] * k.shape[1], wanted)
+    check_pages_exist(table, ends, k)
     return extent_of(ends.astype(np.int64) - starts)
 
 
@@ -144,16 +139,20 @@ def _refuse_span(axis: str, starts, ends, total: int, wanted: str) -> None:
         )
 
 
-def missing_page(table: torch.Tensor, ends, pages: int, page_size: int) -> tuple | None:
-    """(entry, place, number) of the first number in table (B, most) of no page; None: all exist.
+def check_pages_exist(
+    table: torch.Tensor, ends, k: torch.Tensor, name: str = "block_table[{}, {}]"
+) -> None:
+    """RuntimeError where a number in table (B, most) is of no page of k (pages, page_size, ...).
 
     ends: past the last position of each entry, a numpy array (B,); pages that none reaches count
-    not.
+    not. name: of a number, made of its entry and its place.
     """
-    numbers = read(table)
+    numbers, (pages, page_size) = read(table), k.shape[:2]
     used = np.arange(numbers.shape[1]) < -(-ends.astype(np.int64)[:, None] // max(page_size, 1))
     wrong = used & ((numbers < 0) | (numbers >= pages))
-    if not wrong.any():
-        return None
-    entry, place = np.argwhere(wrong)[0]
-    return entry, place, numbers[entry, place]
+    if wrong.any():
+        entry, place = np.argwhere(wrong)[0]
+        raise RuntimeError(
+            f"{name.format(entry, place)}={numbers[entry, place]} must lie in 0 .. {pages - 1}: "
+            f"there are {pages} pages"
+        )

@@ -29,7 +29,14 @@ from .packed_rows import Extent, is_readable
 from .placement import place_of
 from .ragged_checks import PACKED, PAGED, check_ragged_call, check_spans
 from .recording import Recording, named
-from .results import completed_gradients, forward_layouts, from_layouts, outputs_of
+from .results import (
+    LSE_WITHOUT_KEYS,
+    completed_gradients,
+    completed_results,
+    forward_layouts,
+    from_layouts,
+    outputs_of,
+)
 from .schemas import schema
 from .spec_names import lasting_text, spec_of
 from .splitting import splits_on
@@ -51,8 +58,6 @@ def _define(kind: str, direction: str):
 _packed_forward, _packed_backward = _define(PACKED, "forward"), _define(PACKED, "backward")
 _paged_forward = _define(PAGED, "forward")
 FORWARD = {PACKED: _packed_forward, PAGED: _paged_forward}
-# Kinds of softmax whose rows have results where no key is seen.
-_WITHOUT_KEYS = ("sink", "softmax1")
 # What says where entries lie.
 _SPANS = {kind: names(KINDS[kind].shapes.own, "input") for kind in FORWARD}
 
@@ -99,7 +104,7 @@ def ready_operator(
 def _finish(results: list[torch.Tensor], run: Callable[[], object]) -> tuple:
     """out and lse, once ``run`` has filled them."""
     run()
-    return tuple(results[:2]) if len(results) > 1 else _completed(results)[:2]
+    return tuple(results[:2]) if len(results) > 1 else completed_results(results)[:2]
 
 
 def _run_forward(kind: str, *inputs) -> tuple:
@@ -118,7 +123,7 @@ def _forward_in_node(kind: str, *inputs) -> tuple:
         kind, q, k, v, spans, tables, spec, numbers, split, given["sink"], given["rng"], extents
     )
     run()
-    return _completed(results)
+    return completed_results(results)
 
 
 def _ready(
@@ -130,7 +135,7 @@ def _ready(
     """
     spec, layouts, own = _forward_plan(text, kind, q.shape, v.shape)
     results = from_layouts(layouts, q)
-    if spec.softmax in _WITHOUT_KEYS and not (k.numel() and spans[-1].numel()):
+    if spec.softmax in LSE_WITHOUT_KEYS and not (k.numel() and spans[-1].numel()):
         k, v, *spans = _a_key(k, v, spans)
     # Without entries, or of paged ones a table, there is nothing to compute.
     has_work = q.numel() and k.numel() and spans[0].numel() and spans[-1].numel()
@@ -175,7 +180,7 @@ def _run_backward(*inputs) -> tuple:
     spec, found = _arguments_of(given["spec"], PACKED, "backward")
     q, k, longest_k = given["q"], given["k"], given[LONGEST.name]
     spans = [given[name] for name in _SPANS[PACKED]]
-    if is_padded := spec.softmax in _WITHOUT_KEYS and not k.numel():
+    if is_padded := spec.softmax in LSE_WITHOUT_KEYS and not k.numel():
         k, v, *spans = _a_key(k, given["v"], spans)
         given |= {"k": k, "v": v}
     extents, sizes = _extents(PACKED, q, k, spans, longest_k), given_sizes(found, given)
@@ -255,19 +260,13 @@ def _kernel(spec: AttentionSpec, direction: str, q, longest, is_fixed: bool = Fa
     return resolve(spec, direction, *place_of(q), bucket)
 
 
-def _completed(results) -> tuple:
-    """All results of a forward; one that the spec lacks is a tensor without elements."""
-    lacking = len(_recording.outputs) - len(results)
-    return (*results, *(results[0].new_empty(0, dtype=torch.float32) for _ in range(lacking)))
-
-
 def _empty_results(operator, kind: str, direction: str, *inputs) -> tuple:
     given = named(operator, inputs)
     check_ragged_call(kind, direction, given)
     spec, found = _arguments_of(given["spec"], kind, direction)
     results = outputs_of(found, spec, given_sizes(found, given), given)
     if direction == "forward":
-        return _completed(tuple(results.values()))
+        return completed_results([*results.values()])
     return completed_gradients(results, given["q"])
 
 

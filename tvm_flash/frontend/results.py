@@ -34,7 +34,9 @@ except ImportError:
         return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
 
 
-_GRADIENTS = names(TABLE["backward"], "output")
+_RESULTS, _GRADIENTS = (names(TABLE[x], "output") for x in ("forward", "backward"))
+# Kinds of softmax whose rows have an lse where no key is seen; that of a sink is an input.
+LSE_WITHOUT_KEYS = {"sink": None, "softmax1": 0.0}
 
 
 @lru_cache(maxsize=4096)
@@ -114,10 +116,10 @@ def outputs_of(found, spec: AttentionSpec, sizes, given) -> dict[str, torch.Tens
 
 def results_without_keys(softmax: str, sink: torch.Tensor | None, out, *statistics) -> tuple:
     """out and its statistics, written, of rows that see no key."""
-    if statistics:
-        statistics[0].fill_(0.0 if softmax == "softmax1" else float("-inf"))
-    if sink is not None:
+    if statistics and sink is not None:
         statistics[0].copy_(sink[:, None].expand_as(statistics[0]))
+    elif statistics:
+        statistics[0].fill_(LSE_WITHOUT_KEYS.get(softmax, -torch.inf))
     return out.zero_(), *statistics[:1], *(low.zero_() for low in statistics[1:])
 
 
@@ -128,6 +130,13 @@ def gradients_without_keys(found: dict[str, torch.Tensor], given) -> dict[str, t
     if given["sink"] is not None and given["dlse"] is not None and given["dlse"].numel():
         found["dsink"].copy_(given["dlse"].sum((0, 2)))
     return found
+
+
+def completed_results(results) -> tuple:
+    """All outputs of a forward operator: one that the spec lacks is a tensor without elements."""
+    lacking, out = len(_RESULTS) - len(results), results[0]
+    absent = (out.new_empty(out.shape[0], 0, dtype=torch.float32) for _ in range(lacking))
+    return (*results, *absent)
 
 
 def completed_gradients(found: Mapping[str, torch.Tensor], q: torch.Tensor) -> tuple:

@@ -162,7 +162,7 @@ def numbers_of(spec: AttentionSpec, direction: str = "forward") -> tuple[Argumen
     return own if spec.sequences == "dense" else (*own, LONGEST)
 
 
-# What a kind of softmax takes besides the scores.
+# What a kind of softmax takes besides the scores: an input has the name of its kind.
 SOFTMAX_INPUTS = ("sink",)
 # What draws the weights that dropout drops.
 RNG = "rng"
@@ -176,10 +176,10 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     forward = is_forward(direction)
     statistics = spec.forward_statistics if forward else spec.saved_statistics
     absent = {"lse", "lse_low"}.difference(statistics)
-    if spec.softmax != "sink":
-        absent |= {"sink", "dsink"}
+    for name in {*SOFTMAX_INPUTS} - {spec.softmax}:
+        absent |= {name, f"d{name}"}
     if not spec.dropout:
-        absent |= {"rng"}
+        absent |= {RNG}
     if not spec.row_statistics:
         absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]

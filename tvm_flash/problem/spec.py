@@ -124,7 +124,7 @@ class AttentionSpec:
         of torch.finfo.min, the mask of many models) so large that a float32 lse keeps nothing of
         the sum's logarithm. The two together are the log-sum-exp to twice the precision.
         """
-        if self.softmax == "sigmoid":
+        if not has_sum(self.softmax):
             return ()
         return ("lse", "lse_low") if self.score_mod is not None else ("lse",)
 
@@ -205,6 +205,11 @@ class AttentionSpec:
             if data.get(name) is not None:
                 data[name] = ScoreProgram.from_json(data[name])
         return cls(**data)
+
+
+def has_sum(softmax: str) -> bool:
+    """Whether weights of this kind are shares of a sum over the row, whose logarithm is lse."""
+    return softmax != "sigmoid"
 
 
 def _check_choice(field: str, value, choices: tuple[str, ...]) -> None:

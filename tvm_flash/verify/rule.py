@@ -14,6 +14,7 @@ import torch
 
 from ..cases import Inputs
 from ..problem.dtype import DTYPES
+from ..problem.spec import has_sum
 from ..reference import attention_reference
 
 FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dsink": 3}
@@ -50,7 +51,7 @@ def judged(
     attention: Callable, inputs: Inputs, *, backward: bool = True, **options
 ) -> list[Deviation]:
     """``attention`` (which takes ``return_lse``) on ``inputs``, held to the rule."""
-    has_lse = inputs.variant.get("softmax") != "sigmoid"
+    has_lse = has_sum(inputs.variant.get("softmax", "softmax"))
     return deviations(
         str(inputs.q.dtype).removeprefix("torch."),
         results(attention, inputs, backward=backward, return_lse=has_lse, **options),

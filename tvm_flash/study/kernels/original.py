@@ -84,7 +84,7 @@ class _Original:
         statistics = ["row_max", "row_sum"] + ["lse"] * (spec.returns == "out_lse")
         rows = View(sig.rows, ())
         return [
-            *parameter_tensors(sig, spec, ("q", "k", "v", "out")),
+            *parameter_tensors(sig, ("q", "k", "v", "out")),
             Tensor("sums", View((*sig.rows, spec.head_dim_v), ()), "float32"),
             *(Tensor(name, rows, "float32") for name in statistics),
         ]

@@ -106,7 +106,7 @@ def masked_scores(
 
 def _tensors(sig: Signature, spec: AttentionSpec, names: Sequence[str]) -> list[Tensor]:
     own = [name for name in names if name not in ("s", "p")]
-    known = {tensor.name: tensor for tensor in parameter_tensors(sig, spec, own)}
+    known = {tensor.name: tensor for tensor in parameter_tensors(sig, own)}
     return [known.get(name) or Tensor(name, square(sig), spec.dtype) for name in names]
 
 
