@@ -11,6 +11,7 @@ from tvm import tirx
 from tvm.ir.expr import StringImm
 
 from ..definition.signature import argument_of
+from ..problem.argument import Padded
 from ..problem.arguments import INTERLEAVED, LONGEST, NUMBERS
 from ..problem.lengths import MAX_SEQLEN
 from ..problem.linear import LINEAR_NUMBERS
@@ -124,7 +125,7 @@ def _workspaces(
             if size in _COUNTED and isinstance(extent, tirx.Var):
                 least = f"at least one {_COUNTED[size]} (axis {axis})"
                 yield extent > 0, f"{argument.name} must have {least}"
-            if not isinstance(size, str):
+            if isinstance(size, Padded):
                 block = meta[size.block]
                 said = f"as many rows (axis {axis}) as q, {size.said(block)}"
                 yield (

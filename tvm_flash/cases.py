@@ -54,7 +54,7 @@ class Case:
     def spec(self) -> AttentionSpec:
         """The compile-time part."""
         mods = self.functions(torch.Generator().manual_seed(0))
-        kinds = kinds_of(self.variant.get("causal", False), *self._window_and_cap)
+        kinds = kinds_of(self.variant.get("causal", False), *self._numbers)
         known = {"alignment": self.variant["alignment"]} if "alignment" in self.variant else {}
         spec, _ = AttentionSpec.capture(
             dtype=self.dtype,
@@ -73,11 +73,13 @@ class Case:
     def numbers(self) -> dict[str, Any]:
         """The numbers of its call, by their names among a kernel's arguments."""
         scale = self.variant.get("softmax_scale", self.head_dim**-0.5)
-        return numbers_by_name(scale, *self._window_and_cap)
+        return numbers_by_name(scale, *self._numbers)
 
     @property
-    def _window_and_cap(self) -> tuple:
-        return self.variant.get("window_size", NO_WINDOW), self.variant.get("softcap", 0.0)
+    def _numbers(self) -> tuple:
+        """Window, softcap and the probability of dropout."""
+        given = {"window_size": NO_WINDOW, "softcap": 0.0, "dropout_p": 0.0} | self.variant
+        return given["window_size"], given["softcap"], given["dropout_p"]
 
     def functions(self, generator: torch.Generator) -> dict[str, Callable | None]:
         """score_mod and mask_mod, with captured tables from ``generator``."""
@@ -122,6 +124,8 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     if case.block:
         sizes = (case.batch, case.heads, case.seqlen_q, case.seqlen_k)
         variant["block_mask"] = block_mask(variant.pop("mask_mod"), *sizes, case.block)
+    if case.variant.get("dropout_p"):
+        variant["rng"] = torch.randint(-(2**62), 2**62, (2,), generator=generator)
     return Inputs(q, k, v, dout, dlse, variant)
 
 
@@ -252,8 +256,11 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "softmax1": {"softmax": "softmax1"},
     "sigmoid": {"softmax": "sigmoid", "variant": {"causal": True}},
     "sigmoid_score_mod": {"softmax": "sigmoid", "score_mod": "relative_bias"},
+    "dropout": {"variant": {"dropout_p": 0.3}},
+    "dropout_causal": {"variant": {"dropout_p": 0.17, "causal": True}, "heads": 4},
     "everything": {
-        "variant": {"causal": True, "window_size": (40, 0), "softcap": 5.0}, "alibi": True,
+        "variant": {"causal": True, "window_size": (40, 0), "softcap": 5.0, "dropout_p": 0.5},
+        "alibi": True,
         "softmax": "sink", "score_mod": "relative_bias", "mask_mod": "document", "heads": 4,
     },
     **{name: {"score_mod": name} for name in SCORE_MODS},
@@ -296,6 +303,7 @@ def _correctness() -> Iterator[Case]:
             "document",
             "sink",
             "sigmoid",
+            "dropout",
         ):
             yield Case(f"{DTYPES[dtype].short}_{name}", dtype, **_VARIANTS[name])
     for dtype in _DIMS:

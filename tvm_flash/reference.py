@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from .problem import dropout
 from .problem.block_mask import FULL, HIDDEN, PARTIAL, BlockMask
 from .score import variants
 
@@ -14,6 +15,39 @@ def attention_reference(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    *,
+    dropout_p: float = 0.0,
+    rng: torch.Tensor | None = None,
+    upcast: torch.dtype | None = None,
+    **options,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """out (B, Sq, H, Dv), lse (B, H, Sq) of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv).
+
+    Computed in ``upcast`` (torch.float64: the oracle) or in the inputs' own dtype (None: what
+    PyTorch gives without a fused kernel). Stores every Sq x Sk array; differentiable by autograd,
+    without NaN for rows that see no key (out 0, lse -inf). options: those of
+    ``weights_reference``. softmax="sigmoid" has no lse: None. Weights are dropped with the
+    probability dropout_p, by the seed and offset in ``rng`` (2,) int64 (``problem.dropout``).
+    """
+    if upcast is not None:
+        q, k, v = q.to(upcast), k.to(upcast), v.to(upcast)
+    weights, lse = weights_reference(q, k, **options)
+    if dropout_p:
+        kept = kept_weights(weights, dropout_p, rng)
+        weights = weights * kept.to(weights.dtype) * dropout.factor_of(dropout_p)
+    v = v.repeat_interleave(q.shape[2] // v.shape[2], dim=2).transpose(1, 2)
+    return (weights @ v).transpose(1, 2), lse
+
+
+def kept_weights(weights: torch.Tensor, dropout_p: float, rng: torch.Tensor) -> torch.Tensor:
+    """Which of ``weights`` (B, H, Sq, Sk) dropout keeps, bool."""
+    kept = dropout.kept(dropout_p, rng.tolist(), tuple(weights.shape))
+    return torch.from_numpy(kept).to(weights.device)
+
+
+def weights_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
     *,
     softmax_scale: float | None = None,
     causal: bool = False,
@@ -27,24 +61,18 @@ def attention_reference(
     sink: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     block_mask: BlockMask | None = None,
-    upcast: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """out (B, Sq, H, Dv), lse (B, H, Sq) of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv).
+    """Normalised weights (B, H, Sq, Sk) and lse (B, H, Sq) of q (B, Sq, H, D), k (B, Sk, Hk, D).
 
-    Computed in ``upcast`` (torch.float64: the oracle) or in the inputs' own dtype (None: what
-    PyTorch gives without a fused kernel). Stores every Sq x Sk array; differentiable by autograd,
-    without NaN for rows that see no key (out 0, lse -inf). User functions are the originals, called
-    on index tensors that broadcast: b (B,1,1,1), h (1,H,1,1), q_idx (1,1,Sq,1), k_idx (1,1,1,Sk).
-    softmax="sigmoid" has no lse: None.
+    User functions are the originals, called on index tensors that broadcast: b (B,1,1,1),
+    h (1,H,1,1), q_idx (1,1,Sq,1), k_idx (1,1,1,Sk).
     """
-    if upcast is not None:
-        q, k, v = q.to(upcast), k.to(upcast), v.to(upcast)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     group = q.shape[2] // k.shape[2]
-    k, v = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k, v))
-    scores = (q.transpose(1, 2) @ k.transpose(-1, -2)) * scale
+    keys = k.repeat_interleave(group, dim=2).transpose(1, 2)
+    scores = (q.transpose(1, 2) @ keys.transpose(-1, -2)) * scale
     b, h, q_idx, k_idx = index_tensors(scores.shape, scores.device)
-    row = q_idx + variants.alignment_offset(alignment, q.shape[1], k.shape[2])
+    row = q_idx + variants.alignment_offset(alignment, q.shape[1], k.shape[1])
     if softcap:
         scores = variants.softcap(softcap)(scores, b, h, row, k_idx)
     if alibi_slopes is not None:
@@ -63,10 +91,11 @@ def attention_reference(
     if block_mask is not None:
         scores = _masked(scores, _in_blocks(block_mask, b, h, q_idx, k_idx))
     if softmax == "sigmoid":
-        return (scores.sigmoid() @ v).transpose(1, 2), None
-    if sink is not None or softmax == "softmax1":
-        scores, v = _with_sink(scores, v, sink)
-    return _softmax_output(scores, v)
+        return scores.sigmoid(), None
+    if sink is None and softmax == "softmax":
+        return _softmax(scores)
+    weights, lse = _softmax(_with_sink(scores, sink))
+    return weights[..., :-1], lse
 
 
 def index_tensors(
@@ -95,16 +124,16 @@ def _in_blocks(mask: BlockMask, b, h, q_idx, k_idx) -> torch.Tensor:
     return (state == FULL) | ((state == PARTIAL) & mask.mask_mod(b, h, q_idx, k_idx))
 
 
-def _with_sink(scores, v, sink: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """A key more, whose value is 0 and whose score is that of the head's ``sink`` (None: 0)."""
+def _with_sink(scores: torch.Tensor, sink: torch.Tensor | None) -> torch.Tensor:
+    """A key more, which has no value, and whose score is the head's ``sink`` (None: 0)."""
     logits = scores.new_zeros(scores.shape[1]) if sink is None else sink.to(scores.dtype)
     logits = logits[:, None, None].expand(*scores.shape[:3], 1)
-    return torch.cat([scores, logits], -1), torch.nn.functional.pad(v, (0, 0, 0, 1))
+    return torch.cat([scores, logits], -1)
 
 
-def _softmax_output(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _softmax(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if scores.shape[-1] == 0:  # amax of nothing is an error; sums of nothing are zeros with a graph
-        return (scores @ v).transpose(1, 2), scores.sum(dim=-1) - float("inf")
+        return scores, scores.sum(dim=-1) - float("inf")
     empty = (scores == float("-inf")).all(dim=-1, keepdim=True)
     # Rows without a key go through the softmax as zeros and are cut out after it: autograd then
     # meets no inf - inf.
@@ -112,8 +141,8 @@ def _softmax_output(scores: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor
     # The gradient of torch.logsumexp reads the result, which holds no logarithm beside 1e30.
     peak = finite.detach().amax(dim=-1, keepdim=True)
     lse = (finite - peak).exp().sum(dim=-1).log() + peak.squeeze(-1)
-    out = torch.where(empty, 0.0, torch.softmax(finite, dim=-1)) @ v
-    return out.transpose(1, 2), torch.where(empty.squeeze(-1), float("-inf"), lse)
+    weights = torch.where(empty, 0.0, torch.softmax(finite, dim=-1))
+    return weights, torch.where(empty.squeeze(-1), float("-inf"), lse)
 
 
 def linear_reference(

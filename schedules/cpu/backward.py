@@ -13,6 +13,7 @@ from ..space import Knob, block_reasons, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
 from .backward_pairs import WORDS, register_pairs, with_pairs
 from .forms.backward import streaming_backward
+from .forms.dropout import SQUARE
 from .forms.tiles import BackwardTile, Bf16PairOperand, Float32Operand
 from .micro_tile import MicroTile, register, with_bf16_dot
 from .steps import fuse_under, round_up, transpose, vectorize
@@ -65,6 +66,9 @@ class BackwardConfig(Config):
         ]
         found += block_reasons(spec, self.block_q, self.block_k)
         found += [*degree_reasons(spec.dtype, self.exp2_degree), *register_reasons(self.registers)]
+        if spec.dropout and (self.block_q % SQUARE or self.step_k % SQUARE):
+            sizes = f"block_q={self.block_q}, step_k={self.step_k}"
+            found.append(f"{sizes} must be multiples of {SQUARE}: dropout")
         if self.rows < 2:  # a product of one row is none that a micro-kernel could replace
             found.append(f"rows={self.rows} must be 2 or more")
         if self.unit not in ("fma", "dot", "amx"):
@@ -139,8 +143,11 @@ def schedule_backward(spec: AttentionSpec, config: BackwardConfig) -> tirx.PrimF
     _spread_rows(sch, config, tile)
     # A score that is only scaled goes from the product to P in one block.
     modified = () if has_linear_exponent(spec) else ("score_mod", "mask")
-    band_product(sch, config, "scores", (*modified, "p"), tile.depth)
+    scores = (*modified, "p")
+    band_product(sch, config, "scores", scores, tile.depth, spec.dropout)
     band_product(sch, config, "dp", ("ds",), tile.depth_v)
+    if spec.dropout:
+        sch.vectorize(sch.get_loops(sch.get_sblock("drop"))[-1])
     keys, rows = (n // tile.operand.pack for n in (config.step_k, config.block_q))
     _sum_product(sch, config, "dq", config.rows, keys, over_keys=False)
     _sum_product(sch, config, "dv", config.key_rows, rows, over_keys=True)
@@ -186,9 +193,13 @@ def _spread_rows(sch, config: BackwardConfig, tile: BackwardTile) -> None:
 
 
 def band_product(
-    sch, config: BackwardConfig, product: str, consumers: tuple[str, ...], depth: int
-) -> None:
-    """A product whose bands of rows the elementwise ``consumers`` take while they are hot."""
+    sch, config: BackwardConfig, product: str, consumers: tuple[str, ...], depth: int,
+    has_dropout: bool = False,
+) -> None:  # fmt: skip
+    """A product whose bands of rows the elementwise ``consumers`` take while they are hot.
+
+    has_dropout: more than a band is dropped together, before weights go in pairs.
+    """
     row, lane, inner = sch.get_loops(sch.get_sblock(product))[-3:]
     bands, row = sch.split(row, [None, config.rows])
     groups, lane = sch.split(lane, [None, config.lanes])
@@ -198,7 +209,7 @@ def band_product(
         fuse_under(sch, consumer, bands)
         vectorize(sch, consumer, config.vector)
     if config.unit != "fma":
-        _pairs(sch, consumers[-1], bands)
+        _pairs(sch, consumers[-1], None if has_dropout else bands)
     shape = (config.rows, config.lanes, depth)
     sch.tensorize(row, _intrinsic(config, shape, transposed=False, fresh=True))
 
@@ -207,7 +218,8 @@ def _pairs(sch, source: str, bands) -> None:
     """Pairs of bf16 of what ``source`` computed, vector by vector."""
     kinds = {"pair_p": "rows"} if source == "p" else {"pair_ds": "rows", "pair_keys": "keys"}
     for block, kind in kinds.items():
-        fuse_under(sch, block, bands)
+        if bands is not None:
+            fuse_under(sch, block, bands)
         words = sch.split(sch.get_loops(sch.get_sblock(block))[-1], [None, WORDS])[1]
         sch.tensorize(words, register_pairs(kind))
 

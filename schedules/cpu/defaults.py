@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import gcd
+from math import gcd, lcm
 
 from ...problem.spec import AttentionSpec
 from ..target import CpuTarget
 from .backward import BackwardConfig
+from .forms.dropout import SQUARE
 from .forward import ForwardConfig
 from .split_forward import SplitForwardConfig, default_split_config
 
@@ -30,8 +31,8 @@ _TINY = 16
 def forward_defaults(
     spec: AttentionSpec, target: CpuTarget, bucket: str
 ) -> tuple[ForwardConfig, ...]:
-    """The forward config without a tuning record; none for decoding, which splits the keys."""
-    if bucket == "decode" and not spec.block_mask:
+    """The forward config without a tuning record; none where keys are split."""
+    if _splits_keys(spec, bucket):
         return ()
     config = forward_config(spec, target)
     if bucket == "tiny" and config.unit != "amx":
@@ -44,8 +45,12 @@ def split_defaults(
     spec: AttentionSpec, target: CpuTarget, bucket: str
 ) -> tuple[SplitForwardConfig, ...]:
     """The split config without a tuning record, for decoding alone."""
-    divides = bucket == "decode" and not spec.block_mask
-    return (default_split_config(spec, target),) if divides else ()
+    return (default_split_config(spec, target),) if _splits_keys(spec, bucket) else ()
+
+
+def _splits_keys(spec: AttentionSpec, bucket: str) -> bool:
+    """Whether the keys of a row are split: in decoding, without lists of blocks and dropout."""
+    return bucket == "decode" and not spec.block_mask and not spec.dropout
 
 
 def backward_defaults(
@@ -70,9 +75,10 @@ def forward_config(spec: AttentionSpec, target: CpuTarget) -> ForwardConfig:
         return _forward_in_blocks(config, spec)
     widths = LANES if spec.block_mask else FORWARD_LANES
     lanes = widths[target.vector, target.registers]
+    group = lcm(lanes, SQUARE) if spec.dropout else lanes
     config = ForwardConfig(
-        block_q=_block_q(spec, lanes),
-        group=lanes,
+        block_q=_block_q(spec, group),
+        group=group,
         lanes=lanes,
         vector=target.vector,
         exp2_degree=spec.element.exp2_degree,
@@ -93,7 +99,7 @@ def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:
             exp2_degree=spec.element.exp2_degree,
             unit=unit,
         )
-        return _backward_in_blocks(config, spec)
+        return backward_in_blocks(config, spec)
     config = BackwardConfig(
         lanes=LANES[target.vector, target.registers],
         head_lanes=_head_lanes(spec.head_dim, target),
@@ -101,7 +107,7 @@ def backward_config(spec: AttentionSpec, target: CpuTarget) -> BackwardConfig:
         exp2_degree=spec.element.exp2_degree,
         unit=unit,
     )
-    return _backward_in_blocks(config, spec)
+    return backward_in_blocks(config, spec)
 
 
 def _forward_in_blocks(config: ForwardConfig, spec: AttentionSpec) -> ForwardConfig:
@@ -116,7 +122,7 @@ def _forward_in_blocks(config: ForwardConfig, spec: AttentionSpec) -> ForwardCon
     )  # fmt: skip
 
 
-def _backward_in_blocks(config: BackwardConfig, spec: AttentionSpec) -> BackwardConfig:
+def backward_in_blocks(config: BackwardConfig, spec: AttentionSpec) -> BackwardConfig:
     """As ``_forward_in_blocks``."""
     if not spec.block_mask:
         return config

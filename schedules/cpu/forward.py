@@ -12,6 +12,7 @@ from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob, block_reasons, register_reasons, vector_registers
 from .amx_tile import AmxTile, register_amx, register_start
+from .forms.dropout import SQUARE
 from .forms.forward import streaming_forward
 from .forms.tiles import Bf16PairOperand, Float32Operand, ForwardTile
 from .micro_tile import MicroTile, register, with_bf16_dot
@@ -72,6 +73,10 @@ class ForwardConfig(Config):
             (
                 self.block_k % self.rows_s,
                 f"block_k={self.block_k} must be a multiple of {self.rows_s=}",
+            ),
+            (
+                spec.dropout and (self.rows % SQUARE or self.block_k % SQUARE),
+                f"group={self.rows}, block_k={self.block_k} must be multiples of {SQUARE}: dropout",
             ),
             (pairs and self.block_k % 2, f"block_k={self.block_k} must be even: keys go in pairs"),
             (
@@ -140,7 +145,7 @@ def schedule_forward(spec: AttentionSpec, config: ForwardConfig) -> tirx.PrimFun
     _scores(sch, config, tile, inline=is_scale_only(spec), has_sum=has_sum)
     if has_sum:
         _growth(sch, config)
-    _softmax(sch, config, has_sum)
+    _softmax(sch, config, has_sum, spec.dropout)
     _output(sch, config, tile)
     for block in (*_OF_ROWS, "normalise") if has_sum else ("normalise",):
         vectorize(sch, block, config.vector)
@@ -184,14 +189,17 @@ def _growth(sch, config: ForwardConfig) -> None:
     sch.decompose_reduction(sch.get_sblock("growth"), lane)
 
 
-def _softmax(sch, config: ForwardConfig, has_sum: bool) -> None:
+def _softmax(sch, config: ForwardConfig, has_sum: bool, has_dropout: bool) -> None:
     """exp, its row sum and the store of P, row by row."""
     row = sch.get_loops(sch.get_sblock("exp"))[-2]
     rows, row = sch.split(row, [None, config.operand.pack])
     vectorize(sch, "exp", config.vector)
     sch.unroll(row)
+    if has_dropout:
+        sch.vectorize(sch.get_loops(sch.get_sblock("drop"))[-1])
     if config.operand.pack > 1:
-        fuse_under(sch, "store_p", rows)
+        if not has_dropout:
+            fuse_under(sch, "store_p", rows)
         vectorize(sch, "store_p", config.vector)
     if has_sum:
         fuse_under(sch, "row_sum", rows)

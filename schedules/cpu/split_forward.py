@@ -73,6 +73,8 @@ class SplitForwardConfig(Config):
             for name, size, unit_name, unit in multiples
             if size % unit
         ]
+        if spec.dropout:
+            found.append("dropout is of training: its words are drawn by tiles of queries")
         if self.unit not in ("fma", "dot"):
             found.append(f"unit={self.unit!r} must be fma or dot")
         if self.unit == "dot":

@@ -9,7 +9,7 @@ from tvm import s_tir, tirx
 from ...problem.spec import AttentionSpec
 from ..target import CpuTarget
 from .backward import BackwardConfig, band_product
-from .defaults import backward_config
+from .defaults import backward_config, backward_in_blocks
 from .forms.table_gradients import table_gradients
 from .steps import transpose, vectorize
 from .transpose_tile import with_transpose
@@ -29,7 +29,8 @@ def table_gradient_defaults(
     """The only config: inputs of 16 bits are multiplied as float32."""
     usual = backward_config(spec, target)
     lanes, vector, degree = 4 * target.vector, target.vector, usual.exp2_degree
-    return (TableGradientConfig(lanes=lanes, vector=vector, exp2_degree=degree),)
+    config = TableGradientConfig(lanes=lanes, vector=vector, exp2_degree=degree)
+    return (backward_in_blocks(config, spec),)
 
 
 def schedule_table_gradients(spec: AttentionSpec, config: TableGradientConfig) -> tirx.PrimFunc:
@@ -42,7 +43,9 @@ def schedule_table_gradients(spec: AttentionSpec, config: TableGradientConfig) -
     for block in ("turn_k", "turn_v"):
         transpose(sch, block, config.vector, tile.operand.dtype)
     reads = [load for load in spec.table_loads if load.table in spec.learned]
-    band_product(sch, config, "scores", ("score_mod", "mask", "p"), tile.depth)
+    band_product(sch, config, "scores", ("score_mod", "mask", "p"), tile.depth, spec.dropout)
+    if spec.dropout:
+        sch.vectorize(sch.get_loops(sch.get_sblock("drop"))[-1])
     shares = tuple(f"share_{number}" for number in range(len(reads)))
     band_product(sch, config, "dp", shares, tile.depth_v)
     for number, load in enumerate(reads):

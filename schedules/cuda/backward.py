@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tvm import tirx
-from tvm.script import tirx as T
 
 from ...definition.scores import Scores
 from ...definition.signature import Signature
+from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
@@ -57,7 +57,7 @@ class _KeyGradients:
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dk", "dv")
-        names += ("dq_acc",) * with_dq
+        names += (*["dq_acc"] * with_dq, *[RNG] * spec.dropout)
         tensors = parameter_tensors(self.sig, names, self.depth)
         self.kernel = CudaKernel(
             symbol, self.sig, tensors, key_grid(config.block_k), config.num_warps,
@@ -111,7 +111,7 @@ class _KeyGradients:
         self.dv = accumulator(kernel, self.warp_keys, self.depth_v // self.split)
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles)
-        self.recompute = Recompute(kernel, self.scores, self.s)
+        self.recompute = Recompute(kernel, self.scores, self.s, is_transposed=True)
         self.own_query = kernel.scalar(self._query_column(0, 0))
         self.own_key = kernel.scalar(self.tile.first + self._key_row(0, 0))
         self.row_statistics = RowStatistics(kernel, self.recompute, self.statistics, rows, stages)
@@ -135,6 +135,7 @@ class _KeyGradients:
         those of the warps that share its keys from shared memory, after that.
         """
         double = self.config.stages == 2
+        self.recompute.draw(self.tile.batch, self.visits.head)
         stage = tirx.truncmod(number, 2) if double else 0
         self.copies.landed()
         asked = self.queries.next_parts(number, 1 - stage) if double else []
@@ -158,9 +159,9 @@ class _KeyGradients:
     def _own_queries(self, first: int, stage) -> None:
         """A part of this warp's queries: tile columns first .. of S^T, as many as dP^T has."""
         statistics = [self._statistic(name, stage) for name in self.spec.saved_statistics]
-        weights = partial(self.recompute.weights, self.bound, *self._site(), *statistics)
         tiles, per_step = self.dp.n_tiles, self.product.tiles_per_step
-        columns = [partial(weights, columns=[first + n]) for n in range(tiles)]
+        own = range(first, first + tiles)
+        columns = self.recompute.parts(self.bound, self._site(), statistics, own)
         self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, columns)
         delta = self._statistic("delta", stage) if self.statistics else None
         for start in range(0, tiles, per_step):
@@ -174,7 +175,7 @@ class _KeyGradients:
         Stores come after the loads of the same step, which could not pass them.
         """
         p, ds, group = self.a, self.ds_fragment, self.column_group
-        self._pack(p, self.s, step)
+        self._pack(p, self.s, step, self.recompute.kept)
         beside = [partial(self._exchange, p, self.p_tile, step)] if self.split > 1 else []
         beside += [dscores, partial(self._pack, ds, self.dp, step_in_part)]
         self._add(self.dv, p, self.do_tile, stage, group, step, beside)
@@ -189,10 +190,13 @@ class _KeyGradients:
             lambda m, n, r: self.own_key + (m * 16 + r // 2 * 8),
         )
 
-    def _pack(self, words: Callable, acc: Accumulator, step: int) -> None:
-        """Step ``step`` of ``acc`` as A fragments."""
+    def _pack(
+        self, words: Callable, acc: Accumulator, step: int, part: Callable = lambda value: value
+    ) -> None:
+        """Step ``step`` of ``acc``, of each element the ``part``, as A fragments."""
         for m in range(acc.m_tiles):
-            self.product.pack(words(m), acc.values(m, step, self.product))
+            values = map(part, acc.values(m, step, self.product))
+            self.product.pack(words(m), list(values))
 
     def _exchange(self, words: Callable, tile: SharedTile, step: int) -> None:
         """A fragments of this warp to their place in [key][query]."""
@@ -299,7 +303,7 @@ class _KeyGradients:
             dk_tile = shared_tile(kernel, config.block_k, self.depth, self.spec.dtype)
             dv_tile = shared_tile(kernel, config.block_k, self.depth_v, self.spec.dtype)
         self._stage(dk_tile, self.dk, self.recompute.final_factor)
-        self._stage(dv_tile, self.dv, T.float32(1))
+        self._stage(dv_tile, self.dv, self.recompute.kept_factor)
         barrier()
         for name, staged in (("dk", dk_tile), ("dv", dv_tile)):
             store_rows(kernel, staged, tile.key_rows(name), tile.first, tile.keys)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from tvm import tirx
 
 from ...definition.scores import Scores
 from ...definition.signature import Signature
+from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, Tensor, barrier, loop_while, name_registers, store, when
@@ -65,7 +65,7 @@ class QueryTileGradient:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.statistics = spec.row_statistics
-        names = ("q", "k", "v", "dout", *self.statistics, *self.outputs)
+        names = ("q", "k", "v", "dout", *self.statistics, *self.outputs, *[RNG] * spec.dropout)
         self.kernel = CudaKernel(
             symbol, self.sig, [*parameter_tensors(self.sig, names), *self.other_tensors()],
             query_grid(config.block_q), config.num_warps, tables=True,
@@ -100,6 +100,7 @@ class QueryTileGradient:
         self.allocate_sums()
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = self.recompute_of(kernel, self.scores, self.s)
+        self.recompute.draw(self.tile.batch, self.tile.head)
         name_registers(self)
 
     def _start(self) -> None:
@@ -130,8 +131,7 @@ class QueryTileGradient:
         self.copies.landed()
         self._product(self.s, self.q_tile, self.k_tile)
         statistics = [self._statistic(name) for name in self.spec.saved_statistics]
-        weights = partial(self.recompute.weights, self.bound, *self.site, *statistics)
-        pieces = [partial(weights, columns=[n]) for n in range(self.s.n_tiles)]
+        pieces = self.recompute.parts(self.bound, self.site, statistics, range(self.s.n_tiles))
         self._product(self.dp, self.do_tile, self.v_tile, pieces)
         self.add_sums(self._statistic("delta") if self.statistics else None)
         barrier()

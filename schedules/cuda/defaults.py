@@ -79,6 +79,7 @@ BACKWARD = {
         Backward(32, 128, num_warps=8, column_groups=2),
         Backward(64, 64, num_warps=8, column_groups=2),
         Backward(32, 64),
+        Backward(64, 32, num_warps=8, column_groups=4),
     ),
     192: (
         Backward(64, 64, num_warps=8, column_groups=4),

@@ -9,15 +9,18 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.derive.bound import BoundRecurrence
+from ...definition.dropout import Dropout
 from ...definition.kinds import recurrence_of, row_numbers
 from ...definition.scores import Scores
 from ...definition.signature import Signature
+from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob, block_reasons
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, Tensor, assign, barrier, loop_while, name_registers, store, when
 from .copies import Copies, store_rows
+from .dropout import FragmentDropout
 from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
 from .listed import visited_keys
@@ -107,7 +110,9 @@ class Forward:
         self.spec, self.config = spec, config
         self.sig = Signature(spec)
         self.scores = Scores(self.sig, CudaMath())
-        self.row = BoundRecurrence(recurrence_of(spec.softmax), CudaMath())
+        factor = Dropout(self.sig).factor if spec.dropout else None
+        recurrence = recurrence_of(spec.softmax, spec.dropout)
+        self.row = BoundRecurrence(recurrence, CudaMath(), factor)
         self.statistics = spec.forward_statistics
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
@@ -120,7 +125,7 @@ class Forward:
 
     def _tensors(self) -> list[Tensor]:
         names = ("q", "k", "v", "out", *self.statistics, *self.sig.inputs)
-        return parameter_tensors(self.sig, names)
+        return parameter_tensors(self.sig, (*names, *[RNG] * self.spec.dropout))
 
     def _grid(self) -> Grid:
         return query_grid(self.config.block_q)
@@ -160,6 +165,9 @@ class Forward:
         self.p_fragment = fragment(kernel, self.product, self.s.m_tiles, self.p_steps)
         self.stage = kernel.scalar(0) if config.stages == 2 else 0
         self.softmax = self._row_states()
+        if spec.dropout:
+            self.dropout = FragmentDropout(kernel, self.s)
+            self.dropout.at(self.tile.batch, self.tile.head)
         name_registers(self)
 
     def _row_states(self) -> OnlineSoftmax | WeightsAlone:
@@ -245,10 +253,22 @@ class Forward:
         self.softmax.score(self.s, self.bound, *places)
         mask_scores(self.bound, self.s, self.visits.boundary(), *places)
         self.softmax.update(self.s, self.out)
+        if self.spec.dropout:
+            self._drop(*places)
         # At once, since a fragment is half of what it is made of.
         for step in range(self.p_steps):
             for m in range(self.s.m_tiles):
                 self.product.pack(self.p_fragment(m, step), self.s.values(m, step, self.product))
+
+    def _drop(self, q_index: Callable, k_index: Callable) -> None:
+        weights = self.s.registers
+
+        def keep(m: int, n: int, r: int, is_kept) -> None:
+            store(weights, (m, n, r), self.row.keep(weights[m, n, r], is_kept))
+
+        self.dropout.each(
+            lambda m, n, r: q_index(m, r // 2), lambda m, n, r: k_index(n, r % 2), keep
+        )
 
     def _q_index(self, m: int, half: int):
         return self.tile.first + self._row(m, half)

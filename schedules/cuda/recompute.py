@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from tvm import tirx
 from tvm.script import tirx as T
 
 from ...definition.derive.bound import BoundGradient
+from ...definition.dropout import Dropout
 from ...definition.kinds import gradient_of
 from ...definition.scores import LOG2E, BoundScores, Scores
 from .builder import CudaKernel, name_registers, store
+from .dropout import FragmentDropout
 from .fragments import Accumulator
 from .math import CudaMath
 
@@ -20,11 +23,19 @@ class Recompute:
 
     Where the score is the dot product times softmax_scale, its gradient is that constant, which
     multiplies dQ and dK once at the end (``final_factor``) and not each element here.
+
+    What dropout drops of P is negative, so that no other registers tell it. is_transposed: ``s`` is
+    of keys by queries.
     """
 
-    def __init__(self, kernel: CudaKernel, scores: Scores, s: Accumulator):
+    def __init__(
+        self, kernel: CudaKernel, scores: Scores, s: Accumulator, is_transposed: bool = False
+    ):
         self.kernel, self.scores, self.s = kernel, scores, s
-        self.gradient = BoundGradient(gradient_of(scores.spec.softmax), CudaMath())
+        has_dropout = scores.spec.dropout
+        self.dropout = FragmentDropout(kernel, s, is_transposed) if has_dropout else None
+        factor = Dropout(scores.sig).factor if has_dropout else None
+        self.gradient = BoundGradient(gradient_of(scores.spec.softmax), CudaMath(), factor)
         factor = kernel.softmax_scale * T.float32(LOG2E)
         self.factor = kernel.scalar(factor, "float32") if scores.scale_only else None
         if scores.scale_only:
@@ -70,28 +81,64 @@ class Recompute:
                 seen = tirx.And(site[0] < bound.rows, seen)
                 score = bound.scaled(raw, *site)
                 exponent = self.gradient.exponent(score, lse(m, n, r)) * T.float32(LOG2E)
-                store(self._gradient, (m, n, r), self.kept(bound, raw, *site))
+                store(self._gradient, (m, n, r), self.held(bound, raw, *site))
             if lse_low is not None:
                 exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
             exponent = tirx.Select(seen, exponent, T.float32(float("-inf")))
             store(s.registers, (m, n, r), tirx.exp2(exponent))
+
+    def draw(self, b, h) -> None:
+        """Drop weights of entry ``b`` and query head ``h`` from now on, where there is dropout."""
+        if self.dropout is not None:
+            self.dropout.at(b, h)
+
+    def parts(
+        self, bound: BoundScores, site: tuple[Callable, Callable], statistics: Sequence[Callable],
+        columns: Sequence[int],
+    ) -> list[Callable[[], None]]:  # fmt: skip
+        """``weights`` as a piece of work for each of ``columns``, which begin at an even one."""
+        weights = partial(self.weights, bound, *site, *statistics)
+        return [partial(self._weights_of, weights, site, n) for n in columns]
+
+    def _weights_of(self, weights: Callable, site: tuple, n: int) -> None:
+        weights(columns=[n])
+        if self.dropout is not None and n % 2:
+            self.dropout.each(*site, self._mark, [n - 1])
+
+    def _mark(self, m: int, n: int, r: int, is_kept) -> None:
+        p = self.s.registers[m, n, r]
+        store(self.s.registers, (m, n, r), tirx.Select(is_kept, p, T.float32(0) - p))
+
+    def kept(self, p):
+        """A weight of ``s``, 0 where it is dropped, but for ``kept_factor``."""
+        return p if self.dropout is None else self.gradient.keep(p, p > T.float32(0))
+
+    @property
+    def kept_factor(self):
+        """What dV, summed from ``kept`` weights, is still to be multiplied by."""
+        return self.gradient.magnified(T.float32(1))
 
     def _weigh_alone(self, bound: BoundScores, at: tuple, site: tuple, seen) -> None:
         """P of a kind without a sum over a row."""
         raw = self.s.registers[at]
         if self._gradient is not None:
             seen = tirx.And(site[0] < bound.rows, seen)
-            store(self._gradient, at, self.kept(bound, raw, *site))
+            store(self._gradient, at, self.held(bound, raw, *site))
         weight = self.gradient.weight(self.kernel.scalar(bound.scaled(raw, *site), "float32"))
         store(self.s.registers, at, tirx.Select(seen, weight, T.float32(0)))
 
-    def kept(self, bound: BoundScores, raw, q_idx, k_idx):
-        """What is kept of a dot product: the score's own gradient."""
+    def held(self, bound: BoundScores, raw, q_idx, k_idx):
+        """What is held of a dot product: the score's own gradient."""
         return bound.gradient(raw, q_idx, k_idx)
+
+    def weight(self, at: tuple):
+        """P of element ``at`` of ``s``, before dropout."""
+        p = self.s.registers[at]
+        return p if self.dropout is None else tirx.abs(p)
 
     def by_score(self, at: tuple, dp, delta):
         """The gradient by the masked score of element ``at`` of ``s``, from its dP."""
-        return self.gradient.derivative(self.s.registers[at], dp, delta)
+        return self.gradient.derivative(self.weight(at), dp, delta, self.s.registers[at])
 
     def check(self, *products: str) -> None:
         """Raise AssertionError unless the kernel used every block of the backward's definition.
@@ -115,5 +162,5 @@ class Recompute:
             gradient = None if self._gradient is None else self._gradient[whole]
             own = None if delta is None else delta(*whole)
             by_score = self.by_score(whole, dp.registers[m, n, r], own)
-            product = self.scores.dscore(self.s.registers[whole], by_score, gradient)
+            product = self.scores.dscore(self.weight(whole), by_score, gradient)
             store(dp.registers, (m, n, r), product)

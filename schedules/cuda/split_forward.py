@@ -28,6 +28,11 @@ class SplitForwardConfig(ForwardConfig):
     block_q: int = 64
     stages: int = 2
 
+    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
+        """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
+        dropout = "dropout is of training: rows of several heads in a tile draw no words together"
+        return [*super().reasons(spec, arch), *[dropout] * spec.dropout]
+
 
 def parts_launch(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str) -> Launch:
     """The kernel that leaves the states of each row and part of the keys in workspaces.

@@ -51,7 +51,7 @@ def table_configs(
 class _DotProducts(Recompute):
     """Keeps the dot products, of which the derivatives by elements of tables are made."""
 
-    def kept(self, bound, raw, q_idx, k_idx):
+    def held(self, bound, raw, q_idx, k_idx):
         return raw
 
     def raw(self, at: tuple):
@@ -92,8 +92,8 @@ class TableGradient(QueryTileGradient):
             by_score = recompute.by_score(at, self.dp.registers[at], own)
             by_score = kernel.scalar(by_score, "float32") if len(self.reads) > 1 else by_score
             for read, found in zip(self.reads, self._by_tables(at), strict=True):
-                p = self.s.registers[at]
-                read.take(at, self.scores.dscore(p, by_score, found.slope), found)
+                share = self.scores.dscore(recompute.weight(at), by_score, found.slope)
+                read.take(at, share, found)
         for read in self.reads:
             read.finish_tile()
 

@@ -47,6 +47,7 @@ def factors(case):
         "window": tuple(min(side, 1) for side in variant.get("window_size", (-1, -1))),
         "score": ("softcap" in variant, case.alibi, case.score_mod),
         "mask_mod": (case.mask_mod, case.block),
+        "dropout": "dropout_p" in variant,
         "view": case.view,
         "batch": min(case.batch, 1),
         "heads": (case.kv_heads < case.heads, case.kv_heads == 1),

@@ -46,4 +46,7 @@ def test_every_element_lies_where_the_kind_looks_for_it(name):
     results = {"q": laid["q"], "lse": laid["lse"]}
     for key, x in as_dense(name, results, SIZES).items():
         assert torch.equal(x, given[key])
+    others = {"sink": torch.ones(4), "rng": torch.tensor([1, 2])}
+    kept = as_sequences(name, {**given, **others}, SIZES)
+    assert all(kept[key] is x for key, x in others.items())
     assert laid["k"].isnan().any() == (name == "paged"), "what no entry has is NaN"

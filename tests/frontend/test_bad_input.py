@@ -156,7 +156,7 @@ HEADS_FIRST = [x.transpose(1, 2) for x in (Q, K, K)]
 @pytest.mark.parametrize(
     ("arguments", "error", "parts"),
     [
-        ({"dropout_p": 0.5}, NotImplementedError, ["dropout_p=0.5", "must be 0.0"]),
+        ({"dropout_p": 1.0}, ValueError, ["dropout_p=1.0", "[0, 1)"]),
         ({"enable_gqa": False}, ValueError, ["4 heads", "enable_gqa=True"]),
         ({"attn_mask": torch.ones(6, 7)}, ValueError, ["(6, 7)", "(2, 4, 6, 8)"]),
         ({"attn_mask": torch.ones(1, 1, 1, 6, 8)}, ValueError, ["broadcast"]),

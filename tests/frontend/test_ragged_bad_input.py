@@ -80,7 +80,7 @@ OF_PACKED = [
     ({"block_table": int32(0, 1, 2)[:, None]}, ValueError, ["k of shape (40, 2, 32)", "have 4"]),
     ({"num_splits": "many"}, TypeError, ["num_splits='many' must be an integer"]),
     ({"num_splits": -3}, ValueError, ["num_splits=-3 must be 0"]),
-    ({"dropout_p": 0.1}, NotImplementedError, ["dropout_p=0.1"]),
+    ({"dropout_p": True}, ValueError, ["dropout_p=1.0", "[0, 1)"]),
 ]  # fmt: skip
 
 

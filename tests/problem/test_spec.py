@@ -24,6 +24,7 @@ specs = st.builds(
     window_right=st.booleans(),
     softcap=st.booleans(),
     alibi=st.booleans(),
+    dropout=st.booleans(),
     alignment=st.sampled_from(["bottom_right", "top_left"]),
     returns=st.sampled_from(["out_lse", "out"]),
 )

@@ -28,12 +28,13 @@ A spec is a list of words separated by commas:
   softcap                     softcap * tanh(score / softcap)
   alibi                       ALiBi: bias by distance, a slope for each head
   sink | softmax1 | sigmoid   denominator with a learned logit, with a 1; none
+  dropout                     weights dropped by chance
   top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
   packed | paged              sequences in one tensor; their keys in pages
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
-A kernel takes any window ends, softcap and slopes: they are given in a call.
+A kernel takes any window ends, softcap, slopes and share of dropped weights, given in a call.
 Also the name of a listed case's spec (attn_...), or a .json or .txt file.
 Example: bf16,d=64,causal,window,softcap,alibi"""
 
@@ -76,6 +77,7 @@ def text_of(spec: AttentionSpec) -> str:
         "softcap" * spec.softcap,
         "alibi" * spec.alibi,
         spec.softmax * (spec.softmax != "softmax"),
+        "dropout" * spec.dropout,
         "top_left" * (spec.alignment == "top_left"),
         "no_lse" * (spec.returns == "out"),
         spec.sequences * (spec.sequences != "dense"),
@@ -220,6 +222,7 @@ _FLAGS: dict[str, tuple[str, object]] = {
     "softcap": ("softcap", True),
     "alibi": ("alibi", True),
     **{kind: ("softmax", kind) for kind in SOFTMAXES},
+    "dropout": ("dropout", True),
     "top_left": ("alignment", "top_left"),
     "bottom_right": ("alignment", "bottom_right"),
     "no_lse": ("returns", "out"),

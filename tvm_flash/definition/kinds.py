@@ -14,12 +14,12 @@ from .signature import Signature
 
 
 @cache
-def recurrence_of(kind: str) -> Recurrence:
+def recurrence_of(kind: str, dropout: bool = False) -> Recurrence:
     """The recurrence of a kind, with every statistic that a spec may ask for.
 
     Nothing after the mask depends on the rest of a spec, so that any spec's definition serves.
     """
-    spec = AttentionSpec(dtype="float32", head_dim=8, softmax=kind)
+    spec = AttentionSpec(dtype="float32", head_dim=8, softmax=kind, dropout=dropout)
     return derive(plain_forward(spec, statistics=("lse", "lse_low")))
 
 

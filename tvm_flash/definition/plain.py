@@ -6,7 +6,8 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..problem.spec import AttentionSpec
-from .plain_scores import score_blocks
+from .dropout import Dropout
+from .plain_scores import dropout_block, dropped, score_blocks
 from .rows import KINDS
 from .scores import Scores
 from .signature import Signature
@@ -20,15 +21,18 @@ def plain_forward(
 ) -> tirx.PrimFunc:
     """Attention: S = Q K^T, P = softmax(mask(score_mod(S))), O = P V, every array materialised.
 
+    With dropout O = (Z o P) V, of the same P (``Dropout``).
+
     The definition that kernels are derived from, and the oracle that they are held to; it compiles
     as it stands. Arguments of the function: q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv),
     out (B, Sq, H, Dv) in ``spec.dtype`` with run-time strides; ``statistics`` (None:
     ``spec.forward_statistics``), (B, H, Sq) float32; the captured tables; the sink, where there is
-    one; the numbers of the call. kind: another than that of the spec (None).
+    one, the seeds of dropout; the numbers of the call. kind: another than that of the spec (None).
     """
     sig = Signature(spec, "forward")
     scores, rows = Scores(sig), (kind or KINDS[spec.softmax])(sig)
-    masked_scores = score_blocks(scores)
+    masked_scores, has_dropout = score_blocks(scores), spec.dropout
+    drop = dropout_block(Dropout(sig)) if has_dropout else None
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     if statistics is None:
         statistics = spec.forward_statistics
@@ -48,6 +52,9 @@ def plain_forward(
             m = T.sblock_alloc_buffer((B, H, Sq), "float32")
             l = T.sblock_alloc_buffer((B, H, Sq), "float32")
         acc = T.sblock_alloc_buffer((B, H, Sq, dim_v), "float32")
+        if has_dropout:
+            Z = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+            drop(Z)
         masked_scores(Q, K, S, X, Y)
         if rows.has_sum:
             for b, h, i, j in T.grid(B, H, Sq, Sk):
@@ -74,9 +81,9 @@ def plain_forward(
                 vb, vh, vi, vd, vj = T.axis.remap("SSSSR", [b, h, i, d, j])
                 with T.init():
                     acc[vb, vh, vi, vd] = T.float32(0)
-                acc[vb, vh, vi, vd] += P[vb, vh, vi, vj] * T.Cast(
-                    "float32", V[vb, vj, T.truncdiv(vh, group), vd]
-                )
+                value = T.meta_var(T.Cast("float32", V[vb, vj, T.truncdiv(vh, group), vd]))
+                z = T.meta_var(Z[vb, vh, vi, vj] if has_dropout else None)
+                acc[vb, vh, vi, vd] += P[vb, vh, vi, vj] * dropped(value, z)
         for b, i, h, d in T.grid(B, Sq, H, dim_v):
             with T.sblock("out"):
                 vb, vi, vh, vd = T.axis.remap("SSSS", [b, i, h, d])

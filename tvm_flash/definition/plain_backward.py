@@ -7,14 +7,17 @@ from tvm.script import tirx as T
 
 from ..problem.spec import AttentionSpec
 from .derive.bound import BoundGradient
+from .dropout import Dropout
 from .kinds import gradient_of
-from .plain_scores import dot_products, score_blocks
+from .plain_scores import dot_products, dropout_block, dropped, score_blocks
 from .scores import Scores
 from .signature import Signature
 
 
 def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     """dV = P^T dO, dP = dO V^T, dS = P o (dP - delta) o dscore, dQ = dS K, dK = dS^T Q.
+
+    With dropout dV = (Z o P)^T dO and dP = Z o (dO V^T) (``Dropout``).
 
     P and the derivative through it are those derived of the forward's definition. Arguments: q, k,
     v, out, dout (layouts of the forward), what the forward saved (``spec.saved_statistics``) and
@@ -24,6 +27,8 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
     """
     sig = Signature(spec, "backward")
     scores, gradient = Scores(sig), BoundGradient(gradient_of(spec.softmax))
+    has_dropout = spec.dropout
+    drop = dropout_block(Dropout(sig)) if has_dropout else None
     masked_scores, upstream_products = score_blocks(scores), dot_products("dp", sig.group)
     has_sum, has_delta = gradient.has_sum, gradient.reads_delta
     B, H, Hk, Sq, Sk = sig.batch, sig.heads, sig.kv_heads, sig.seqlen_q, sig.seqlen_k
@@ -55,6 +60,9 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                     delta[vb, vh, vi] += gradient.delta_term(
                         T.Cast("float32", O[vb, vi, vh, vd]), T.Cast("float32", dO[vb, vi, vh, vd])
                     )
+        if has_dropout:
+            Z = T.sblock_alloc_buffer((B, H, Sq, Sk), "float32")
+            drop(Z)
         masked_scores(Q, K, S, X, Y)
         for b, h, i, j in T.grid(B, H, Sq, Sk):
             with T.sblock("p"):
@@ -70,9 +78,11 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                 vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
                 bound = T.meta_var(scores.at(vb, vh))
                 of_row = T.meta_var([delta[vb, vh, vi]] if has_delta else [])
+                z = T.meta_var(Z[vb, vh, vi, vj] if has_dropout else None)
+                upstream = T.meta_var(dropped(dP[vb, vh, vi, vj], z))
                 dS[vb, vh, vi, vj] = scores.dscore(
                     P[vb, vh, vi, vj],
-                    gradient.derivative(P[vb, vh, vi, vj], dP[vb, vh, vi, vj], *of_row),
+                    gradient.derivative(P[vb, vh, vi, vj], upstream, *of_row),
                     bound.gradient(S[vb, vh, vi, vj], vi, vj),
                 )
         for b, h, i, d, j in T.grid(B, H, Sq, dim, Sk):
@@ -96,7 +106,9 @@ def plain_backward(spec: AttentionSpec) -> tirx.PrimFunc:
                 vb, vh, vj, vd, vg, vi = T.axis.remap("SSSSRR", [b, h, j, d, g, i])
                 with T.init():
                     dV_sum[vb, vh, vj, vd] = T.float32(0)
-                dV_sum[vb, vh, vj, vd] += P[vb, vh * group + vg, vi, vj] * T.Cast(
+                z = T.meta_var(Z[vb, vh * group + vg, vi, vj] if has_dropout else None)
+                weight = T.meta_var(dropped(P[vb, vh * group + vg, vi, vj], z))
+                dV_sum[vb, vh, vj, vd] += weight * T.Cast(
                     "float32", dO[vb, vi, vh * group + vg, vd]
                 )
         if has_sink:

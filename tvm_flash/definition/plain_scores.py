@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm.script import tirx as T
 
+from .dropout import Dropout
 from .scores import Scores
 
 # An inline function numbers the blocks of its second use: each definition makes its own.
@@ -45,3 +46,21 @@ def dot_products(name: str, group):
                 )
 
     return products
+
+
+def dropout_block(dropout: Dropout):
+    """Block "drop": Z (B, H, Sq, Sk), what each weight's value is multiplied by."""
+
+    @T.inline
+    def drop(Z):
+        for b, h, i, j in T.grid(*Z.shape):
+            with T.sblock("drop"):
+                vb, vh, vi, vj = T.axis.remap("SSSS", [b, h, i, j])
+                Z[vb, vh, vi, vj] = dropout.factor_at(vb, vh, vi, vj)
+
+    return drop
+
+
+def dropped(value, z):
+    """``value`` times ``z``, of the block "drop"; None: there is no dropout."""
+    return value if z is None else value * z

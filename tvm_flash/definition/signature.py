@@ -12,7 +12,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx.layout import S, TileLayout
 
+from ..problem.argument import Padded
 from ..problem.arguments import (
+    RNG,
     SOFTMAX_INPUTS,
     TABLES,
     Argument,
@@ -56,8 +58,9 @@ class Signature:
 
     Arguments are those of problem.arguments. Sizes and strides are int64: offsets never overflow.
     numbers: those of the call, by name; spans: what says where entries lie, by name, where the
-    kind of sequences has it; inputs: what the kind of softmax takes besides scores, by name.
-    table_gradients: those of learned tables, by number, in ``parts`` copies.
+    kind of sequences has it; inputs: what the kind of softmax takes besides scores, by name; rng:
+    seed and offset of dropout, None without. table_gradients: those of learned tables, by number,
+    in ``parts`` copies.
     seqlen_q, seqlen_k: of dense sequences. batch_rows: queries of all entries.
     direction: whose call ``finish`` makes of a function; None for one with arguments of its own.
     """
@@ -88,11 +91,15 @@ class Signature:
             n: declare(f"dtable{n}", [self.parts, *self.tables[n].shape], "float32")
             for n in spec.learned
         }
-        self.inputs = {
-            a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
+        # A sink is in lse already, of which learned tables are.
+        wanted = (RNG,) if direction == "tables" else (*SOFTMAX_INPUTS, RNG)
+        others = {
+            a.name: declare(a.name, [self.sizes.get(size, size) for size in a.shape], a.dtype)
             for a in own
-            if a.name in SOFTMAX_INPUTS and direction != "tables"
+            if a.name in wanted
         }
+        self.rng = others.pop(RNG, None)
+        self.inputs = others
         self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec, direction)}
 
     def _table_shape(self, table: Argument) -> list:
@@ -111,7 +118,8 @@ class Signature:
         """
         argument, known = self._known[name], {**self.sizes, **sizes}
         shape = tuple(
-            known[size] if isinstance(size, str) else known["rows"] for size in argument.shape
+            known["rows"] if isinstance(size, Padded) else known.get(size, size)
+            for size in argument.shape
         )
         if argument.dense:
             return View(shape, ())
@@ -148,8 +156,8 @@ class Signature:
             call = (call - {"lse", "lse_low"}) | {*statistics}
         own = [p for p in func.params if call is None or _NAMES.get(p.name, p.name) in call]
         params = [
-            *own, *self.spans.values(), *self.inputs.values(), *self.tables,
-            *self.table_gradients.values(), *self.numbers.values(),
+            *own, *self.spans.values(), *self.inputs.values(), *[self.rng] * self.spec.dropout,
+            *self.tables, *self.table_gradients.values(), *self.numbers.values(),
         ]  # fmt: skip
         bound = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
         if self.spans:

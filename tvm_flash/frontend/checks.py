@@ -127,6 +127,16 @@ def check_sink(spec: AttentionSpec, sink: torch.Tensor | None, q: torch.Tensor) 
         check_like("sink", sink, (q.shape[-2],), torch.float32, q)
 
 
+def check_rng(spec: AttentionSpec, rng: torch.Tensor | None, q: torch.Tensor) -> None:
+    """Raise unless ``rng`` (2,) int64 beside q is there where ``spec`` has dropout, not else."""
+    if spec.dropout != (rng is not None):
+        wanted = "needs rng" if rng is None else "takes no rng"
+        raise ValueError(f"dropout={spec.dropout} of the spec {wanted}")
+    if rng is not None:
+        check_dense("rng", rng)
+        check_like("rng", rng, (2,), torch.int64, q)
+
+
 def check_tables(tables, q: torch.Tensor, k: torch.Tensor) -> None:
     """Raise unless captured ``tables`` are dense, beside q and, where there is work, not empty."""
     for table in tables or ():

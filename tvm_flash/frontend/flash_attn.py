@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from ..score.layouts import check_dense
+from .attn_probs import dropout_of, shown_weights
 from .extras import sink_of
 from .functional import Window, attention
-from .values import NO_WINDOW, check_no_dropout
+from .values import NO_WINDOW
 
 
 def flash_attn_func(
@@ -30,28 +31,24 @@ def flash_attn_func(
 ):
     """Attention of q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv); see ``attention``.
 
-    Returns out (B, Sq, H, Dv); with ``return_attn_probs`` (out, lse (B, H, Sq) float32, None): the
-    third of FlashAttention's values holds dropout's pattern, and there is no dropout.
-    dropout_p > 0 raises NotImplementedError. num_splits: 0, the kernels choose; others raise
-    ValueError. others: as ``flash_attn_varlen_func`` has it.
+    Returns out (B, Sq, H, Dv); with ``return_attn_probs`` (out, lse (B, H, Sq) float32, weights):
+    with dropout these are all normalised weights (B, H, Sq, Sk), negative where dropped, else None.
+    num_splits: 0, the kernels choose; others raise ValueError. others: as
+    ``flash_attn_varlen_func`` has it.
     """
-    check_no_dropout(dropout_p)
     sink = sink_of(others) if others else None
+    dropout_p, rng = dropout_of(dropout_p, q, return_attn_probs)
+    options = {
+        "softmax_scale": softmax_scale, "causal": causal, "window_size": window_size,
+        "softcap": softcap, "alibi_slopes": alibi_slopes, "sink": sink,
+    }  # fmt: skip
     result = attention(
-        q,
-        k,
-        v,
-        softmax_scale=softmax_scale,
-        causal=causal,
-        window_size=window_size,
-        softcap=softcap,
-        alibi_slopes=alibi_slopes,
-        deterministic=deterministic,
-        return_lse=return_attn_probs,
-        num_splits=num_splits,
-        sink=sink,
-    )
-    return (*result, None) if return_attn_probs else result
+        q, k, v, deterministic=deterministic, return_lse=return_attn_probs, num_splits=num_splits,
+        dropout_p=dropout_p, rng=rng, **options,
+    )  # fmt: skip
+    if not return_attn_probs:
+        return result
+    return *result, shown_weights(q, k, dropout_p, rng, **options)
 
 
 def flash_attn_qkvpacked_func(

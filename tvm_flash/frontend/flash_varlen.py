@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from .attn_probs import dropout_of, shown_weights
 from .extras import sink_of
 from .flash_attn import unpacked
 from .functional import Window, attention
-from .values import NO_WINDOW, check_no_dropout
+from .values import NO_WINDOW
 
 
 def flash_attn_varlen_func(
@@ -39,21 +40,32 @@ def flash_attn_varlen_func(
 
     cu_seqlens_q, cu_seqlens_k: (B + 1,) int32. block_table (B, most) int32: k and v are pages
     (pages, page_size, Hk, D). Returns out (total_q, H, Dv); with ``return_attn_probs`` (out, lse
-    (H, total_q) float32, None). num_splits: 1 for the same bits in any batch. others:
+    (H, total_q) float32, weights (B, H, most queries, most keys) or None, as
+    ``flash_attn_func`` has them). num_splits: 1 for the same bits in any batch. others:
     ``attention``'s sink as s_aux, sinks or learnable_sink; FlashAttention-3's pack_gqa and
     sm_margin, being of speed alone; what it has besides raises NotImplementedError by name.
     """
-    check_no_dropout(dropout_p)
     sink = sink_of(others) if others else None
+    dropout_p, rng = dropout_of(dropout_p, q, return_attn_probs)
+    options = {
+        "softmax_scale": softmax_scale, "causal": causal, "window_size": window_size,
+        "softcap": softcap, "alibi_slopes": alibi_slopes, "sink": sink,
+    }  # fmt: skip
     result = attention(
-        q, k, v, softmax_scale=softmax_scale, causal=causal, window_size=window_size,
-        softcap=softcap, alibi_slopes=alibi_slopes, deterministic=deterministic,
-        return_lse=return_attn_probs, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
-        max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k, seqused_q=seqused_q,
-        seqused_k=seqused_k, block_table=block_table, num_splits=num_splits,
-        sink=sink,
+        q, k, v, deterministic=deterministic, return_lse=return_attn_probs,
+        cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k, seqused_q=seqused_q, seqused_k=seqused_k,
+        block_table=block_table, num_splits=num_splits, dropout_p=dropout_p, rng=rng, **options,
     )  # fmt: skip
-    return (*result, None) if return_attn_probs else result
+    if not return_attn_probs:
+        return result
+    if dropout_p and not (seqused_q is seqused_k is block_table is None):
+        raise NotImplementedError(
+            "return_attn_probs with dropout is of whole packed sequences: leave out seqused_q, "
+            "seqused_k and block_table"
+        )
+    lengths = (cu_seqlens_q, cu_seqlens_k)
+    return *result, shown_weights(q, k, dropout_p, rng, lengths, **options)
 
 
 def flash_attn_varlen_qkvpacked_func(

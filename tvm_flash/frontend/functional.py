@@ -19,6 +19,7 @@ from .score_inputs import as_inputs, check_no_alibi, learns, longest_of
 from .spans import Lengths, ragged_of
 from .values import (
     NO_WINDOW,
+    as_dropout,
     as_flag,
     as_scale,
     as_softcap,
@@ -64,6 +65,8 @@ def attention(
     sink: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     block_mask: BlockMask | None = None,
+    dropout_p: float = 0.0,
+    rng: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(score_mod(q k^T * softmax_scale)) v, with any score_mod and mask_mod, differentiable.
 
@@ -88,6 +91,10 @@ def attention(
     block_mask: of ``block_mask`` or ``top_blocks``, or torch's BlockMask: the blocks of keys that
     each block of queries visits, of dense tensors. Its own mask_mod hides pairs in the blocks that
     are not seen whole; pairs in no listed block are hidden. Time goes with the blocks visited.
+    dropout_p: the share of weights that are dropped, in [0, 1); those that are kept are multiplied
+    by 1 / (1 - dropout_p), lse is that of all. Which ones depends on seed and offset alone, and on
+    entry, query head, query and key (docs/dropout.md): rng (2,) int64, None: drawn from torch's
+    generator of q's device.
     deterministic: equal inputs give equal bits, gradients too: always so on CPUs (with as many
     threads); on GPUs dQ is then summed in order, which takes longer. Also asked for by
     torch.use_deterministic_algorithms.
@@ -152,9 +159,12 @@ def attention(
         inputs, own, softmax_scale, softcap = as_inputs(q, shape, bias, softmax_scale, softcap)
     if sink is not None or softmax != "softmax":
         softmax, sink = as_softmax(softmax, sink, q, return_lse)
+    if rng is not None or type(dropout_p) is not float or dropout_p != 0.0:
+        dropout_p, rng = as_dropout(dropout_p, rng, q)
     features, scale, numbers = options = options_of(
-        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, inputs
-    )
+        causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, dropout_p,
+        inputs,
+    )  # fmt: skip
     lists = ()
     if block_mask is not None:
         if lengths is not None:
@@ -171,12 +181,13 @@ def attention(
         if alibi_slopes is not None:
             slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
         out, lse = attention_operator(
-            q, k, v, [*slopes, *own, *tables, *lists], spec, scale, sink, deterministic, *numbers
-        )
+            q, k, v, [*slopes, *own, *tables, *lists], spec, scale, sink, deterministic, *numbers,
+            rng,
+        )  # fmt: skip
     else:
         out, lse = ready_attention(
             q, k, v, ragged, options, deterministic, alibi_slopes, (score_mod, mask_mod),
-            as_splits(num_splits) if num_splits else 0, sink, own,
+            as_splits(num_splits) if num_splits else 0, sink, rng, own,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.
@@ -193,9 +204,11 @@ def options_of(
     alibi_slopes,
     alignment: str = "bottom_right",
     softmax: str = "softmax",
+    dropout: float = 0.0,
     inputs: tuple = (),
 ) -> tuple[tuple, float | None, tuple]:
-    """The fields of problem.Features up to the kind; the scale; window_left, window_right, softcap.
+    """The fields of problem.Features up to the kind; the scale; window_left, window_right, softcap,
+    dropout.
 
     Of options as ``attention`` takes them, and raises for them.
     """
@@ -214,8 +227,8 @@ def options_of(
     alibi = alibi_slopes is not None
     # To make a Features takes 2 % of a small call.
     kinds = (causal, has_left, has_right, softcap > 0, alibi, alignment, is_steep)
-    features = (*kinds, inputs, softmax)
-    return features, scale, (left, right, softcap)
+    features = (*kinds, inputs, softmax, dropout > 0)
+    return features, scale, (left, right, softcap, dropout)
 
 
 def _rows_first(layout: str, *tensors: torch.Tensor):

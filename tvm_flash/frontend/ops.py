@@ -12,7 +12,7 @@ from ..runtime.call import completed
 from ..runtime.kernels import resolve
 from . import placement
 from .autograd import differentiable
-from .checks import check_backward_call, check_operator_call, check_sink
+from .checks import check_backward_call, check_operator_call, check_rng, check_sink
 from .library import NO_SECOND_GRADIENTS, define, register
 from .observers import is_plain_call
 from .placement import place_of
@@ -48,18 +48,22 @@ _recording = Recording(_forward_operator, _backward_operator, TABLE_GRADIENTS, T
 
 def attention_operator(
     q, k, v, tables, spec: str, softmax_scale: float, sink=None, deterministic: bool = False,
-    window_left: int = -1, window_right: int = -1, softcap: float = 0.0,
+    window_left: int = -1, window_right: int = -1, softcap: float = 0.0, dropout: float = 0.0,
+    rng=None,
 ):  # fmt: skip
     """(out (B, Sq, H, Dv), lse (B, H, Sq) float32) of checked arguments, differentiable.
 
     ``spec`` is from ``spec_name`` or ``spec_json``, and takes of the numbers those that it has. lse
     is in natural units, -inf where a row sees no key, without elements where the spec has none.
-    sink (H,) float32: of a spec that has it. deterministic: gradients have the same bits
-    every run; torch may ask for that too.
+    sink (H,) float32, rng (2,) int64: of a spec that has it. deterministic: gradients have the same
+    bits every run; torch may ask for that too.
     """
     run = _forward_operator
     if not torch.compiler.is_compiling():
-        if not is_plain_call(q, k, v, tables if sink is None else [*tables, sink]):
+        others = tables
+        if sink is not None or rng is not None:
+            others = [*tables, *(x for x in (sink, rng) if x is not None)]
+        if not is_plain_call(q, k, v, others):
             spec = lasting_text(spec)
         elif torch.is_grad_enabled() and (
             q.requires_grad or k.requires_grad or v.requires_grad
@@ -68,13 +72,13 @@ def attention_operator(
             run = _differentiable_forward
         else:
             results = _run_forward(
-                q, k, v, tables, spec, softmax_scale, sink, False, window_left, window_right,
-                softcap,
+                q, k, v, tables, spec, softmax_scale, sink, rng, False, window_left, window_right,
+                softcap, dropout,
             )  # fmt: skip
             return results[:2] if len(results) > 1 else completed_results(results)[:2]
     ordered = is_ordered(deterministic)
-    numbers = (window_left, window_right, softcap)
-    return run(q, k, v, tables, spec, softmax_scale, sink, ordered, *numbers)[:2]
+    numbers = (window_left, window_right, softcap, dropout)
+    return run(q, k, v, tables, spec, softmax_scale, sink, rng, ordered, *numbers)[:2]
 
 
 def is_ordered(deterministic: bool) -> bool:
@@ -89,7 +93,8 @@ def _forward(*inputs):
 
 def _check_forward(given) -> None:
     check_operator_call(given["q"], given["k"], given["v"], given["tables"])
-    check_sink(spec_of(given["spec"]), given["sink"], given["q"])
+    check_sink(spec := spec_of(given["spec"]), given["sink"], given["q"])
+    check_rng(spec, given["rng"], given["q"])
 
 
 def _forward_in_node(*inputs):
@@ -98,8 +103,9 @@ def _forward_in_node(*inputs):
 
 
 def _run_forward(
-    q, k, v, tables, spec: str, softmax_scale: float, sink=None, deterministic: bool = False,
-    window_left: int = -1, window_right: int = -1, softcap: float = 0.0,
+    q, k, v, tables, spec: str, softmax_scale: float, sink=None, rng=None,
+    deterministic: bool = False, window_left: int = -1, window_right: int = -1,
+    softcap: float = 0.0, dropout: float = 0.0,
 ):  # fmt: skip
     """out, lse and, where the spec has it, lse_low, written by the kernel for these sizes."""
     spec, bucket, layouts, own = forward_plan(spec, q.shape, v.shape)
@@ -107,10 +113,10 @@ def _run_forward(
     if bucket is None:
         return results_without_keys(spec.softmax, sink, *results)
     device, capability = place_of(q)
-    numbers = (softmax_scale, window_left, window_right, softcap)
+    numbers = (softmax_scale, window_left, window_right, softcap, dropout)
     if device == "cuda" and spec.block_mask is None:  # lists are not divided
         sizes = named_sizes(call_sizes(q.shape, v.shape))
-        if splits := splits_on(device, q, sizes, k.shape[1]):
+        if splits := splits_on(device, q, sizes, k.shape[1], int(spec.dropout)):
             kernel = resolve(spec, "forward_split", device, capability, bucket)
             given = {"q": q, "k": k, "v": v, "tables": tables, "sink": sink}
             given |= zip(_recording.outputs, results, strict=False)
@@ -119,6 +125,8 @@ def _run_forward(
             return results
     kernel = resolve(spec, "forward", device, capability, bucket)
     run, q, k, v = kernel.function, readable_rows(q), readable_rows(k), readable_rows(v)
+    if rng is not None:
+        tables = (rng.contiguous(), *tables)
     if sink is not None:
         tables = (sink.contiguous(), *tables)
     if tables or len(results) != 2 or len(own) != 1:
@@ -135,6 +143,7 @@ def _backward(*inputs):
     q, k = given["q"], given["k"]
     spec = spec_of(given["spec"])
     check_sink(spec, given["sink"], q)
+    check_rng(spec, given["rng"], q)
     if q.numel() == 0 or k.numel() == 0:
         return completed_gradients(
             gradients_without_keys(outputs("backward", spec, given), given), q

@@ -40,6 +40,7 @@ class Features(NamedTuple):
     is_steep: bool
     inputs: tuple = ()
     softmax: str = "softmax"
+    dropout: bool = False
     sequences: str = "dense"
     block_mask: tuple[int, int] | None = None
 

@@ -15,7 +15,7 @@ from .spans import Lengths, Ragged
 
 def ready_attention(
     q, k, v, ragged: Ragged, options: tuple, deterministic, alibi_slopes, mods, num_splits,
-    sink=None, own=(),
+    sink=None, rng=None, own=(),
 ) -> Callable[[], tuple]:  # fmt: skip
     """A function that gives out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
@@ -32,7 +32,7 @@ def ready_attention(
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
     return ready_operator(
         ragged.kind, q, k, v, ragged.spans, list(tables), spec, scale, ragged.longest_k,
-        deterministic, numbers, num_splits, sink, ragged.extents,
+        deterministic, numbers, num_splits, sink, ragged.extents, rng,
     )  # fmt: skip
 
 

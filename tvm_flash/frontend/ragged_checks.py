@@ -11,7 +11,14 @@ import torch
 
 from ..problem.arguments import arguments, shape_of, sizes_of_shapes
 from ..problem.sequences import KINDS
-from .checks import check_like, check_packed_sizes, check_sink, check_tables, check_tensors
+from .checks import (
+    check_like,
+    check_packed_sizes,
+    check_rng,
+    check_sink,
+    check_tables,
+    check_tensors,
+)
 from .packed_rows import Extent, check_int32, extent_of, longest_of, read
 from .spec_names import spec_of
 
@@ -27,8 +34,10 @@ def check_ragged_call(kind: str, direction: str, given: Mapping[str, Any]) -> No
     check_rows(given["q"], given["k"], given["v"], 4 if kind == PAGED else 3)
     _check_span_tensors(kind, given)
     check_tables(given["tables"], given["q"], given["k"])
+    spec = spec_of(given["spec"])
     if "sink" in given:
-        check_sink(spec_of(given["spec"]), given["sink"], given["q"])
+        check_sink(spec, given["sink"], given["q"])
+    check_rng(spec, given["rng"], given["q"])
     if direction == "backward":
         _check_saved(given)
 

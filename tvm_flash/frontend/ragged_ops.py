@@ -64,19 +64,21 @@ _SPANS = {kind: names(KINDS[kind].shapes.own, "input") for kind in FORWARD}
 
 def ready_operator(
     kind: str, q, k, v, spans, tables, spec: str, softmax_scale: float, max_seqlen_k: int,
-    deterministic: bool, numbers, num_splits: int, sink=None, extents=None,
+    deterministic: bool, numbers, num_splits: int, sink=None, extents=None, rng=None,
 ) -> Callable[[], tuple]:  # fmt: skip
     """A function that gives (out, lse) of checked arguments, differentiable where the ``kind`` is.
 
     What may fail has been done: its kernel is found, its memory taken; not where torch records,
     traces or transforms the call. spec: from ``spec_name`` or ``spec_json``. numbers: window_left,
-    window_right, softcap. extents: what ``check_spans`` says of spans that are contiguous and
-    plain; None if it was not asked.
+    window_right, softcap, dropout. extents: what ``check_spans`` says of spans that are contiguous
+    and plain; None if it was not asked.
     """
     run = FORWARD[kind]
     if extents is not None or not torch.compiler.is_compiling():
         others = [*spans, *tables] if extents is None else tables
-        if not is_plain_call(q, k, v, others if sink is None else [*others, sink]):
+        if sink is not None or rng is not None:
+            others = [*others, *(x for x in (sink, rng) if x is not None)]
+        if not is_plain_call(q, k, v, others):
             # What records the call may be run by another process.
             spec = lasting_text(spec)
         elif torch.is_grad_enabled() and (
@@ -91,11 +93,11 @@ def ready_operator(
                 extents = _extents(kind, q, k, spans, max_seqlen_k)
             return partial(
                 _finish,
-                *_ready(kind, q, k, v, spans, tables, spec, known, num_splits, sink, extents),
+                *_ready(kind, q, k, v, spans, tables, spec, known, num_splits, sink, rng, extents),
             )
     return lambda: run(
-        q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, sink, deterministic, *numbers,
-        num_splits,
+        q, k, v, *spans, tables, spec, softmax_scale, max_seqlen_k, sink, rng, deterministic,
+        *numbers, num_splits,
     )[:2]  # fmt: skip
 
 
@@ -118,14 +120,14 @@ def _forward_in_node(kind: str, *inputs) -> tuple:
     numbers, tables = [given[a.name] for a in _NUMBERS], given["tables"] or ()
     extents = _extents(kind, q, k, spans, given[LONGEST.name])
     results, run = _ready(
-        kind, q, k, v, spans, tables, spec, numbers, split, given["sink"], extents
+        kind, q, k, v, spans, tables, spec, numbers, split, given["sink"], given["rng"], extents
     )
     run()
     return completed_results(results)
 
 
 def _ready(
-    kind: str, q, k, v, spans, tables, text: str, numbers, num_splits: int, sink, extents
+    kind: str, q, k, v, spans, tables, text: str, numbers, num_splits: int, sink, rng, extents
 ) -> tuple[list[torch.Tensor], Callable[[], object]]:
     """Memory of out, lse and, where the spec has it, lse_low, and a kernel's call, which fills it.
 
@@ -144,7 +146,7 @@ def _ready(
     if not has_work:
         return results, tuple
     longest = _longest(extents, numbers[-1])
-    if place_of(q)[0] == "cuda":
+    if place_of(q)[0] == "cuda" and not spec.dropout:
         given = {"q": q, "k": k, "v": v, "tables": tables, "sink": sink}
         given |= zip(_recording.outputs, results, strict=False)
         given |= zip(_SPANS[kind], spans, strict=True)
@@ -153,6 +155,8 @@ def _ready(
             return results, run
     kernel = _kernel(spec, "forward", q, longest, num_splits == 1)
     numbers = [numbers[place] for place in own]
+    if rng is not None:
+        tables = (rng.contiguous(), *tables)
     if sink is not None:
         tables = (sink.contiguous(), *tables)
     q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)

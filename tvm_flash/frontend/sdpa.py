@@ -10,7 +10,7 @@ from .captured import Captured, capture
 from .checks import check_all_dense, check_attn_mask, check_ranks
 from .functional import attention
 from .score_inputs import learns
-from .values import as_flag, as_scale, autocast, check_no_dropout
+from .values import as_flag, as_scale, autocast
 
 
 def _reads(dtype: torch.dtype) -> Captured:
@@ -43,10 +43,8 @@ def scaled_dot_product_attention(
     query (..., H, Sq, D), key and value (..., Hk, Sk, D | Dv) with leading dimensions that
     broadcast; is_causal is aligned top-left. attn_mask broadcasts to (..., H, Sq, Sk): bool (True
     takes part) or a float bias, differentiable; with is_causal both hold. Returns (..., H, Sq,
-    Dv); 0 for rows that see no key. dropout_p > 0 raises NotImplementedError; other errors as
-    ``attention``.
+    Dv); 0 for rows that see no key. dropout_p, errors: as of ``attention``.
     """
-    check_no_dropout(dropout_p)
     check_ranks(query=query, key=key, value=value)
     is_causal = as_flag("is_causal", is_causal)
     if _is_any_autocast_enabled():
@@ -63,7 +61,7 @@ def scaled_dot_product_attention(
         out = attention(
             q, k, v, softmax_scale=_as_scale(scale), causal=is_causal, score_mod=mods, bias=bias,
             layout="bhsd",
-            alignment="top_left" if is_causal else "bottom_right",
+            alignment="top_left" if is_causal else "bottom_right", dropout_p=dropout_p,
         )  # fmt: skip
     except (TypeError, ValueError, RuntimeError):
         check_all_dense(query=query, key=key, value=value)

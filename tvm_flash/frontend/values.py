@@ -6,7 +6,7 @@ import operator
 
 import torch
 
-from ..problem.arguments import MAX_SCALE, MAX_WINDOW, SOFTCAP_LIMITS
+from ..problem.arguments import MAX_DROPOUT, MAX_SCALE, MAX_WINDOW, SOFTCAP_LIMITS
 from ..problem.numbers import NO_WINDOW
 from ..score.gradients import check_no_gradient
 
@@ -140,16 +140,26 @@ def _check_constant(name: str, value) -> None:
         raise ValueError(f"{name} under torch.compile must be of plain numbers: read them outside")
 
 
-def check_no_dropout(dropout_p) -> None:
-    """NotImplementedError unless ``dropout_p`` is 0; ValueError for what is no probability."""
+def as_dropout(dropout_p, rng: torch.Tensor | None, q: torch.Tensor) -> tuple:
+    """The share of dropped weights, and seed and offset (2,) int64, which are drawn for None.
+
+    By torch's generator of q's device; none are there where nothing is dropped. ValueError,
+    TypeError for what is no probability below 1, or no seed and offset.
+    """
     probability = as_number("dropout_p", dropout_p)
+    if not 0 <= probability <= MAX_DROPOUT:
+        raise ValueError(f"dropout_p={probability} must lie in [0, 1): some weights must remain")
+    if rng is not None and not isinstance(rng, torch.Tensor):
+        raise TypeError(f"rng must be a tensor, not {type(rng).__name__}")
+    if rng is not None and (rng.shape != (2,) or rng.dtype != torch.int64):
+        raise ValueError(
+            f"rng of {rng.dtype}, {tuple(rng.shape)} must be int64, (2,): seed, offset"
+        )
+    if rng is not None and rng.device != q.device:
+        raise ValueError(f"rng is on {rng.device}, q on {q.device}: move one")
     if probability == 0:
-        return
-    if not 0 < probability <= 1:
-        raise ValueError(f"dropout_p={probability} must lie in 0..1")
-    raise NotImplementedError(
-        f"dropout_p={probability} must be 0.0: dropout of attention weights is not there yet"
-    )
+        return 0.0, None
+    return probability, torch.randint(2**62, (2,), device=q.device) if rng is None else rng
 
 
 def autocast(x: torch.Tensor) -> torch.Tensor:

@@ -13,14 +13,15 @@ def batched(operator):
     """The vmap rule of ``operator``, whose tensors, but for its tables, have the batch first."""
     names = [parameter.name for parameter in operator._schema.arguments]
     places = {name: names.index(name) for name in ("q", "tables", "spec")}
-    sink = names.index("sink")
+    single = [names.index(name) for name in ("sink", "rng")]
 
     def rule(info, dims, *inputs):
         q, tables, spec = (inputs[place] for place in places.values())
         n, batch = info.batch_size, _batch(q, dims[places["q"]])
         mapped = tuple(zip(tables or (), dims[places["tables"]] or (), strict=True))
         joined = _joined_tables(mapped, spec_of(spec), n, batch)
-        if joined is None or (len(inputs) > sink and inputs[sink] is not None):
+        given = [inputs[place] for place in single if place < len(inputs)]
+        if joined is None or any(x is not None for x in given):
             return _one_by_one(operator, n, dims, inputs)
         call = [
             _joined(x, dim, n) if isinstance(x, torch.Tensor) else x

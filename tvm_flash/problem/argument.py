@@ -59,15 +59,15 @@ class Past(Padded):
 class Argument:
     """One argument of a kernel.
 
-    shape: the names of its sizes; () for a number. dtype: "" where the table leaves it to the
-    spec. dense: contiguous; all others have run-time strides, the last of which is 1. zeroed: it
-    must hold zeros. optional: operators may be called without it. like: the argument that it has
-    the strides of where kernels can write these. limits: least and most that launchers accept.
-    absent: what operators take for a number that the spec has not; None: every spec has it.
+    shape: its sizes, by name or as they always are; () for a number. dtype: "" where the table
+    leaves it to the spec. dense: contiguous; all others have run-time strides, the last of which is
+    1. zeroed: it must hold zeros. optional: operators may be called without it. like: the argument
+    that it has the strides of where kernels can write these. limits: least and most that launchers
+    accept. absent: what operators take for a number that the spec has not; None: every spec has it.
     """
 
     name: str
-    shape: tuple[str | Padded, ...]
+    shape: tuple[str | int | Padded, ...]
     role: str
     dtype: str = ""
     dense: bool = False

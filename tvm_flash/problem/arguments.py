@@ -46,6 +46,7 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         return Argument(name, shape, "workspace", "float32", dense=True)
 
     sink = Argument("sink", ("H",), "input", "float32", dense=True, optional=True)
+    rng = Argument("rng", (2,), "input", "int64", dense=True, optional=True)
     sums = ("copies", *shapes.sums, "head_dim_pad")
     inputs = (rows("q", "input", "D"), keys("k", "input", "D"), keys("v", "input", "Dv"))
     forward = (
@@ -71,17 +72,18 @@ def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
         Argument("dq_acc", sums, "workspace", "float32", dense=True, zeroed=True),
         *shapes.own,
         sink,
+        rng,
     )
     saved = ("q", "k", "v", "out", "dout", "lse", "lse_low", "dlse", "delta")
     return {
-        "forward": (*forward, *shapes.own, sink),
-        "forward_split": (*forward, *parts, *shapes.own, sink),
+        "forward": (*forward, *shapes.own, sink, rng),
+        "forward_split": (*forward, *parts, *shapes.own, sink, rng),
         "backward": backward,
         # It sums dQ in registers.
         "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
         **dict.fromkeys(
             ("tables", "tables_deterministic"),
-            (*(a for a in backward if a.name in saved), *shapes.own),
+            (*(a for a in backward if a.name in saved), *shapes.own, rng),
         ),
     }
 
@@ -132,6 +134,8 @@ MAX_WINDOW = 2**30
 SOFTCAP_LIMITS = (2.0**-126, 2.0**100)
 # A scale that float32 has no finite number for would make NaN of a dot product of 0.
 MAX_SCALE = (2 - 2.0**-23) * 2.0**127
+# The largest float32 below 1: some weight is kept.
+MAX_DROPOUT = 1 - 2.0**-24
 
 
 def _end(name: str) -> Argument:
@@ -144,6 +148,7 @@ NUMBERS = (
     _end("window_left"),
     _end("window_right"),
     Argument("softcap", (), "number", "float32", limits=SOFTCAP_LIMITS, absent=0.0),
+    Argument("dropout", (), "number", "float32", limits=(0.0, MAX_DROPOUT), absent=0.0),
 )
 
 
@@ -167,6 +172,8 @@ def numbers_of(spec: AttentionSpec, direction: str = "forward") -> tuple[Argumen
 
 # What a kind of softmax takes besides the scores: an input has the name of its kind.
 SOFTMAX_INPUTS = ("sink",)
+# What draws the weights that dropout drops.
+RNG = "rng"
 
 
 def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
@@ -179,6 +186,8 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     absent = {"lse", "lse_low"}.difference(statistics)
     for name in {*SOFTMAX_INPUTS} - {spec.softmax}:
         absent |= {name, f"d{name}"}
+    if not spec.dropout:
+        absent |= {RNG}
     if not spec.row_statistics:
         absent |= {"dlse", "delta"}
     own = [replace(a, dtype=a.dtype or spec.dtype) for a in TABLES[spec.sequences][direction]]
@@ -319,6 +328,8 @@ def columns_of(spec: AttentionSpec) -> dict[str, int]:
 def shape_of(argument: Argument, values: Mapping[str, Any]) -> tuple:
     """The shape of ``argument`` for ``size_values``."""
     return tuple(
-        values[size] if isinstance(size, str) else size.of(values[size.size], values[size.block])
+        size.of(values[size.size], values[size.block])
+        if isinstance(size, Padded)
+        else values.get(size, size)
         for size in argument.shape
     )

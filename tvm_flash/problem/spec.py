@@ -27,7 +27,7 @@ BLOCK_LISTS = (TableType("int32", 3), TableType("int32", 1)) * 2
 # 2: window ends and softcap are numbers of a call.
 JSON_VERSION = 2
 # Fields that are left out where they have their first values: as it was before there were others.
-_LATER = ("sequences", "softmax", "learned", "block_mask")
+_LATER = ("sequences", "softmax", "dropout", "learned", "block_mask")
 # Run-time strides in every dimension but the last, which is contiguous.
 _LAYOUT = "strided"
 
@@ -36,7 +36,7 @@ _LAYOUT = "strided"
 class AttentionSpec:
     """A compile-time attention problem; sizes, strides and numbers are run-time.
 
-    window_left, window_right and softcap say whether a call gives a number of that name
+    window_left, window_right, softcap and dropout say whether a call gives a number of that name
     (``problem.arguments.NUMBERS``): one kernel serves every window and every cap.
 
     dtype: "float32", "bfloat16" or "float16" of q, k, v and out; accumulation is float32.
@@ -51,6 +51,7 @@ class AttentionSpec:
     softmax: what makes weights of a row's scores. "softmax"; "sink": with a learned logit per head
         in the denominator, an argument of a call; "softmax1": with a one there; "sigmoid": each key
         by itself, without lse.
+    dropout: drop weights by chance (``problem.dropout``); how many is a number of a call.
     returns: "out_lse" or "out", whether the kernel writes lse too.
     sequences: "dense", all of one length in (B, S, H, D); "packed", of any lengths one behind the
         other in (total, H, D); "paged", packed queries over keys in pages, forward only.
@@ -73,6 +74,7 @@ class AttentionSpec:
     score_mod: ScoreProgram | None = None
     mask_mod: ScoreProgram | None = None
     softmax: str = "softmax"
+    dropout: bool = False
     alignment: str = "bottom_right"
     returns: str = "out_lse"
     sequences: str = "dense"
@@ -90,7 +92,7 @@ class AttentionSpec:
         _check_choice("sequences", self.sequences, tuple(KINDS))
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
-        for field in ("causal", "window_left", "window_right", "softcap", "alibi"):
+        for field in ("causal", "window_left", "window_right", "softcap", "alibi", "dropout"):
             _check_flag(field, getattr(self, field))
         self._set("window_right", self.window_right and not self.causal)
         _check_program("score_mod", self.score_mod, is_score=True)
@@ -214,6 +216,7 @@ class AttentionSpec:
             "softcap" * self.softcap,
             "alibi" * self.alibi,
             self.softmax * (self.softmax != "softmax"),
+            "dropout" * self.dropout,
             f"s{self.score_mod.digest}" if self.score_mod else "",
             f"m{self.mask_mod.digest}" if self.mask_mod else "",
             "topleft" * (self.alignment == "top_left"),

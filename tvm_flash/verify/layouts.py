@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..problem.arguments import SOFTMAX_INPUTS
+from ..problem.arguments import RNG, SOFTMAX_INPUTS
 
 # Rows of a page: no power of two, so that a tile of keys takes parts of pages.
 PAGE_SIZE = 13
@@ -48,7 +48,7 @@ def as_dense(kind: str, results: Call, sizes: tuple[int, ...]) -> Call:
 
 def _laid(name: str, x: torch.Tensor) -> torch.Tensor:
     """(B, S, H, D) as (B * S, H, D), a statistic (B, H, S) as (H, B * S); tables as they are."""
-    if name.startswith("table") or name in SOFTMAX_INPUTS:
+    if name.startswith("table") or name in (*SOFTMAX_INPUTS, RNG):
         return x
     return x.transpose(0, 1).flatten(1).contiguous() if name in _STATISTICS else x.flatten(0, 1)
 

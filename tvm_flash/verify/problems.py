@@ -56,6 +56,8 @@ class Problem:
         """Inputs of this problem for ``spec``, whose variants are left to ``question.ask``."""
         dims = (spec.dtype, spec.head_dim, spec.head_dim_v)
         known = {"softmax": spec.softmax}
+        if spec.dropout:
+            known["variant"] = {"dropout_p": self.numbers(spec.head_dim)["dropout"]}
         return Case(self.name, *dims, *self.sizes, self.logits_scale, self.view, **known)
 
     def to_json(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     inputs = make_inputs(problem.case(spec), seed)
     tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
     numbers = problem.numbers(spec.head_dim)
-    variant = {**_softmax(inputs), **_variant(spec, tables, numbers)}
+    variant = {**_weights(inputs), **_variant(spec, tables, numbers)}
     if spec.block_mask:
         known = (problem.seqlen_q, problem.seqlen_k, spec.block_mask, *tables[-len(BLOCK_LISTS) :])
         variant["block_mask"] = BlockMask(*known, variant.pop("mask_mod", None))
@@ -46,9 +46,10 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     return Question(inputs, tables, numbers, exact, plain)
 
 
-def _softmax(inputs: Inputs) -> dict[str, Any]:
-    """Keywords that say what makes weights of scores."""
-    return {name: inputs.variant[name] for name in ("softmax", "sink") if name in inputs.variant}
+def _weights(inputs: Inputs) -> dict[str, Any]:
+    """Keywords that say what makes weights of scores, and which of them are dropped."""
+    found = ("softmax", "sink", "dropout_p", "rng")
+    return {name: inputs.variant[name] for name in found if name in inputs.variant}
 
 
 def _variant(

@@ -161,7 +161,7 @@ def _run(
     """Results of one call by name, and what its launches did."""
     inputs, spec = question.inputs, candidate.spec
     given = {name: getattr(inputs, name) for name in ("q", "k", "v", "dout", "dlse")}
-    given["sink"] = inputs.variant.get("sink")
+    given |= {name: inputs.variant.get(name) for name in ("sink", "rng")}
     given |= {f"table{n}": table for n, table in enumerate(question.tables)} | question.numbers
     if not is_forward(candidate.direction):
         given |= _saved(candidate.forward, problem, question)

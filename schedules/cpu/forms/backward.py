@@ -9,6 +9,7 @@ from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, int32, visibility
 from ....definition.derive.bound import BoundGradient
+from ....definition.dropout import Dropout
 from ....definition.kinds import gradient_of
 from ....definition.score_expressions import has_linear_exponent
 from ....definition.scores import Scores
@@ -18,6 +19,7 @@ from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass, dsink_pass
 from .backward_staging import staged_numbers, staged_rows, transposed, turned_keys
 from .backward_sums import Beside, BlockOfRows, InPlace
+from .dropout import dropped_weights, write_head
 from .entries import places_of
 from .regions import whole
 from .staging import Rows
@@ -43,7 +45,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     """
     sig = Signature(spec, "backward")
     scores, places = Scores(sig, math), places_of(sig)
-    gradient = BoundGradient(gradient_of(spec.softmax), math)
+    dropout = Dropout(sig) if spec.dropout else None
+    has_dropout, factor = spec.dropout, dropout.factor if spec.dropout else None
+    gradient = BoundGradient(gradient_of(spec.softmax), math, factor)
+    drop = dropped_weights(dropout, gradient, rows_are_keys=False)
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     with_low, is_linear = "lse_low" in spec.saved_statistics, has_linear_exponent(spec)
     has_sum, has_delta = gradient.has_sum, gradient.reads_delta
@@ -63,7 +68,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
         return (column, row) if turned else (row, column)
 
     add_dk, add_dv = (key_gradient(name, operand.dot, place) for name in ("dk", "dv"))
-    (zero_dk, store_dk), (zero_dv, store_dv) = map(tile_gradient, ("dk", "dv"))
+    (zero_dk, store_dk), (zero_dv, store_dv) = (
+        tile_gradient("dk"), tile_gradient("dv", gradient.magnified)
+    )  # fmt: skip
     (load_k, pair_k), (load_v, _), (load_q, pair_q), (load_do, pair_do) = (
         staged_rows(name, operand) for name in ("k", "v", "q", "do")
     )
@@ -92,8 +99,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
             with T.sblock("worker"):
                 vt = T.axis.spatial(workers.count, t)
                 rows_in = T.meta_var(
-                    [Q, dO, *[delta_r] * has_delta, *[L] * has_sum, *[L_low] * with_low]
-                )
+                    [
+                        Q, dO, *[delta_r] * has_delta, *[L] * has_sum, *[L_low] * with_low,
+                        *[sig.rng] * has_dropout,
+                    ]
+                )  # fmt: skip
                 T.reads(whole([*rows_in, K, V]))
                 T.writes(whole([A, dK, dV]))
                 place_of = T.sblock_alloc_buffer((places.size,), "int64")
@@ -134,7 +144,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 X = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 Y = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
-                P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P)
+                key = T.sblock_alloc_buffer((4,), "uint64") if has_dropout else T.meta_var(P)
+                P_kept = (
+                    T.sblock_alloc_buffer((BQ, BS), "float32") if has_dropout else T.meta_var(P)
+                )
+                P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P_kept)
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
                 dS = T.sblock_alloc_buffer((BQ, BS), "float32")
                 dS_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(dS)
@@ -172,14 +186,16 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 vm = T.axis.opaque(q_blocks, m)
                                 staged = T.meta_var([K_p, Kt, Vt])
                                 sums = T.meta_var([A, dK_c, dV_c, dQ_b])
-                                work = T.meta_var([S, X, Y, P, dP, dS, P_p, dS_p, dS_r])
+                                work = T.meta_var([S, X, Y, P, P_kept, dP, dS, P_p, dS_p, dS_r])
                                 block = T.meta_var(
                                     [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, low_b, delta_b]
+                                    + [key] * has_dropout
                                 )
                                 T.reads(whole([*rows_in, *staged, dK_c, dV_c]))
                                 T.writes(whole([*sums, *block, *work, head]))
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
+                                write_head(dropout, key, b, h)
                                 bound = T.meta_var(scores.at(b, h, lengths=lengths))
                                 row_at = T.meta_var(partial(sequences.query, b, h))
                                 q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
@@ -230,8 +246,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         k1: T.let[T.int32] = k0 + s * BS
                                         edge: T.let[T.bool] = kept.is_boundary(k1)
                                         with T.sblock("p_scope"):
-                                            T.reads(whole([Q_r, Kt, lse_b, low_b]))
-                                            T.writes(whole([S, X, Y, P, P_p]))
+                                            T.reads(
+                                                whole([Q_r, Kt, lse_b, low_b, *[key] * has_dropout])
+                                            )
+                                            T.writes(whole([S, X, Y, P, P_kept, P_p]))
                                             for i, j, d in T.grid(BQ, BS, D):
                                                 with T.sblock("scores"):
                                                     vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -269,15 +287,17 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                         P[vi, vj] = gradient.weight(
                                                             Y[vi, vj], *row, *low
                                                         )
+                                            drop(P, P_kept, key, row0, k1)
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
                                                     with T.sblock("pair_p"):
                                                         vi, vj = T.axis.remap("SS", [i, j])
                                                         P_p[vi, vj] = operand.encode(
-                                                            P[vi * 2, vj], P[vi * 2 + 1, vj]
+                                                            P_kept[vi * 2, vj],
+                                                            P_kept[vi * 2 + 1, vj],
                                                         )
                                         with T.sblock("ds_scope"):
-                                            T.reads(whole([dO_r, Vt, P, S, delta_b]))
+                                            T.reads(whole([dO_r, Vt, P, P_kept, S, delta_b]))
                                             T.writes(whole([dP, dS, dS_p, dS_r]))
                                             for i, j, d in T.grid(BQ, BS, Dv):
                                                 with T.sblock("dp"):
@@ -293,10 +313,11 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                     dS[vi, vj] = scores.dscore(
                                                         P[vi, vj],
                                                         gradient.derivative(
-                                                            P[vi, vj], dP[vi, vj], delta_b[vi]
+                                                            P[vi, vj], dP[vi, vj], delta_b[vi],
+                                                            P_kept[vi, vj],
                                                         ),
                                                         bound.gradient(S[vi, vj], q0 + vi, k1 + vj),
-                                                    )
+                                                    )  # fmt: skip
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
                                                     with T.sblock("pair_ds"):

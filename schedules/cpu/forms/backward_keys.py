@@ -34,10 +34,10 @@ def key_gradient(name: str, dot, place):
     return add
 
 
-def tile_gradient(name: str):
+def tile_gradient(name: str, finish=lambda total: total):
     """(zero, store) of the sums of a tile of keys: blocks "init_`name`" and "store_`name`".
 
-    store: to the rows of the gradient from ``first`` on.
+    store: to the rows of the gradient from ``first`` on, each sum by ``finish``.
     """
 
     @T.inline
@@ -54,6 +54,6 @@ def tile_gradient(name: str):
                 T.where(first + j < rows.count)
                 vj, vd = T.axis.remap("SS", [j, d])
                 to = T.meta_var(rows.buffer)
-                to[rows.index(first + vj, vd)] = T.Cast(to.dtype, total[vj, vd])
+                to[rows.index(first + vj, vd)] = T.Cast(to.dtype, finish(total[vj, vd]))
 
     return zero, store

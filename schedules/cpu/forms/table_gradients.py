@@ -9,12 +9,14 @@ from tvm.script import tirx as T
 
 from ....definition.arithmetic import int32, visibility
 from ....definition.derive.bound import BoundGradient
+from ....definition.dropout import Dropout
 from ....definition.kinds import gradient_of
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .backward_rows import delta_pass
 from .backward_staging import staged_numbers, staged_rows, turned_keys
+from .dropout import dropped_weights, write_head
 from .entries import places_of
 from .regions import whole
 from .staging import Rows
@@ -32,7 +34,10 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
     """
     sig = Signature(spec, "tables")
     scores, places = Scores(sig, math), places_of(sig)
-    gradient = BoundGradient(gradient_of(spec.softmax), math)
+    dropout = Dropout(sig) if spec.dropout else None
+    has_dropout, factor = spec.dropout, dropout.factor if spec.dropout else None
+    gradient = BoundGradient(gradient_of(spec.softmax), math, factor)
+    drop = dropped_weights(dropout, gradient, rows_are_keys=False)
     dim, dim_v, group, operand = spec.head_dim, spec.head_dim_v, sig.group, tile.operand
     with_low = "lse_low" in spec.saved_statistics
     has_sum, has_delta = gradient.has_sum, gradient.reads_delta
@@ -64,8 +69,11 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
             with T.sblock("worker"):
                 vt = T.axis.spatial(tasks.work.count, t)
                 rows_in = T.meta_var(
-                    [Q, dO, *[delta_r] * has_delta, *[L] * has_sum, *[L_low] * with_low]
-                )
+                    [
+                        Q, dO, *[delta_r] * has_delta, *[L] * has_sum, *[L_low] * with_low,
+                        *[sig.rng] * has_dropout,
+                    ]
+                )  # fmt: skip
                 T.reads(whole([*rows_in, K, V]))
                 T.writes(whole(results))
                 part_of = T.sblock_alloc_buffer((1,), "int64")
@@ -86,13 +94,17 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                 X = T.sblock_alloc_buffer((BQ, BS), "float32")
                 Y = T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
+                key = T.sblock_alloc_buffer((4,), "uint64") if has_dropout else T.meta_var(P)
+                P_kept = (
+                    T.sblock_alloc_buffer((BQ, BS), "float32") if has_dropout else T.meta_var(P)
+                )
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
                 G = T.meta_var([T.sblock_alloc_buffer((BQ, BS), "float32") for _ in reads])
                 for n in T.serial(tasks.count(part)):
                     with T.sblock("q_tile"):
                         vn = T.axis.opaque(tasks.count(part), n)
-                        block = T.meta_var([Q_r, dO_r, lse_b, low_b, delta_b])
-                        work = T.meta_var([K_r, V_r, Kt, Vt, S, X, Y, P, dP, *G])
+                        block = T.meta_var([Q_r, dO_r, lse_b, low_b, delta_b] + [key] * has_dropout)
+                        work = T.meta_var([K_r, V_r, Kt, Vt, S, X, Y, P, P_kept, dP, *G])
                         T.reads(whole([*rows_in, K, V, *results]))
                         T.writes(whole([*block, *work, *results]))
                         place_of = T.sblock_alloc_buffer((places.size,), "int64")
@@ -107,9 +119,9 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                         keys: T.let[T.int32] = int32(lengths[1])
                         bound = T.meta_var(scores.at(b, h, lengths=lengths))
                         seen = T.meta_var(
-                            visibility(sig, lengths).keys(
-                                row0, row0 + BQ, BS, pad_is_boundary=scores.hides_rows
-                            )
+                            visibility(sig, lengths, b)
+                            .of_head(h)
+                            .keys(row0, row0 + BQ, BS, pad_is_boundary=scores.hides_rows)
                         )
                         visible = T.sblock_alloc_buffer((4,), "int32")
                         visible[0] = seen.start
@@ -130,6 +142,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                         do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
                         k_rows = T.meta_var(Rows(K, key_at, keys, dim))
                         v_rows = T.meta_var(Rows(V, key_at, keys, dim_v))
+                        write_head(dropout, key, b, h)
                         load_q(q_rows, q0, Q_r)
                         load_do(do_rows, q0, dO_r)
                         if has_delta:
@@ -150,8 +163,8 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                 turn_k(K_r, Kt)
                                 turn_v(V_r, Vt)
                                 with T.sblock("p_scope"):
-                                    T.reads(whole([Q_r, Kt, lse_b, low_b]))
-                                    T.writes(whole([S, X, Y, P]))
+                                    T.reads(whole([Q_r, Kt, lse_b, low_b, *[key] * has_dropout]))
+                                    T.writes(whole([S, X, Y, P, P_kept]))
                                     for i, j, d in T.grid(BQ, BS, D):
                                         with T.sblock("scores"):
                                             vi, vj, vd = T.axis.remap("SSR", [i, j, d])
@@ -176,13 +189,14 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                             row = T.meta_var([lse_b[vi]] * has_sum)
                                             low = T.meta_var([low_b[vi]] * with_low)
                                             P[vi, vj] = gradient.weight(Y[vi, vj], *row, *low)
+                                    drop(P, P_kept, key, row0, k0)
                                 pair = T.meta_var(
                                     lambda read, i, j: bound.by_tables(S[i, j], q0 + i, k0 + j)[
                                         read
                                     ]
                                 )
                                 with T.sblock("ds_scope"):
-                                    T.reads(whole([dO_r, Vt, P, S, delta_b]))
+                                    T.reads(whole([dO_r, Vt, P, P_kept, S, delta_b]))
                                     T.writes(whole([dP, *G]))
                                     for i, j, d in T.grid(BQ, BS, Dv):
                                         with T.sblock("dp"):
@@ -192,7 +206,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                             dP[vi, vj] = dP[vi, vj] + operand.dot(
                                                 dO_r[vi, vd], Vt[0, vd, vj]
                                             )
-                                    shares(G, P, dP, delta_b, pair)
+                                    shares(G, T.meta_var((P, P_kept)), dP, delta_b, pair)
                                 with T.sblock("sum_scope"):
                                     T.reads(whole([*G, S, *results]))
                                     T.writes(whole(results))

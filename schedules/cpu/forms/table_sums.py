@@ -35,18 +35,19 @@ def in_turn(steps: Sequence[Callable]) -> Callable:
 def shares_of(number: int, scores, gradient):
     """Block "share_`number`": what each pair adds to the element that read ``number`` took.
 
-    Into G, (rows, keys) for each read, of P, dP, delta and the dot products; at(i, j): the read's
-    ``TableGradient`` there.
+    Into G, (rows, keys) for each read, of P and what dropout leaves of it, dP, delta and the dot
+    products; at(i, j): the read's ``TableGradient`` there.
     """
 
     @T.inline
-    def share(G, P, dP, delta, at):
+    def share(G, weights, dP, delta, at):
+        P, kept = T.meta_var(weights[0]), T.meta_var(weights[1])
         for i, j in T.grid(*P.shape):
             with T.sblock(f"share_{number}"):
                 vi, vj = T.axis.remap("SS", [i, j])
                 G[number][vi, vj] = scores.dscore(
                     P[vi, vj],
-                    gradient.derivative(P[vi, vj], dP[vi, vj], delta[vi]),
+                    gradient.derivative(P[vi, vj], dP[vi, vj], delta[vi], kept[vi, vj]),
                     at(number, vi, vj).slope,
                 )
 

@@ -5,6 +5,7 @@ import torch
 from attention_kinds import exact, rises
 from problems import Sizes, captured, compile_function, inputs
 
+from tvm_flash.definition.derive.formula import names
 from tvm_flash.definition.kinds import gradient_of, recurrence_of
 from tvm_flash.definition.plain import plain_forward
 from tvm_flash.definition.plain_backward import plain_backward
@@ -66,3 +67,16 @@ def test_sigmoid_has_no_delta():
 def test_what_is_derived_is_made_once(kind):
     assert recurrence_of(kind) is recurrence_of(kind)
     assert gradient_of(kind) is gradient_of(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_a_factor_of_values(kind):
+    """Read of the definition with dropout: the same recurrence, of values times z."""
+    plain, dropped = recurrence_of(kind), recurrence_of(kind, dropout=True)
+    assert set(dropped.blocks) - set(plain.blocks) == {"drop"}
+    assert sorted(names(dropped.product.term)) == ["p", "v", "z"]
+    for a, b in zip(plain.states, dropped.states, strict=True):
+        assert (a.name, a.op, a.reads, str(a.start)) == (b.name, b.op, b.reads, str(b.start))
+        assert str(a.factor) == str(b.factor)
+    for formula in ("weight", "inverse", "statistics", "factor", "growth"):
+        assert str(getattr(plain, formula)) == str(getattr(dropped, formula))

@@ -29,7 +29,8 @@ class Rejected(ValueError):
 class Block:
     """One block: ``value`` of each element, or the term of the reduction ``op`` over keys.
 
-    Named values: ``x`` the masked score, ``p`` the weight of a key, ``v`` its value; a reduction's
+    Named values: ``x`` the masked score, ``p`` the weight of a key, ``v`` its value, ``z`` what
+    dropout multiplies that by, in the block "drop", whatever it is; a reduction's
     result and an input that is read at no key (a number of the row) by the names of their buffers,
     another block's result by the name of the block. Casts between float types are left out.
     """
@@ -114,6 +115,7 @@ class _Reader:
 
     def __init__(self, found: dict[str, s_tir.SBlock]):
         self.score, self.weight = (found[name].body.buffer for name in ("mask", "exp"))
+        self.factor = found["drop"].body.buffer if "drop" in found else None
         self.written = [block.body.buffer for block in found.values()]
         self.made: list[tuple[tirx.Buffer, str]] = []  # what blocks after the mask wrote, its name
 
@@ -148,11 +150,13 @@ class _Reader:
     def _scalar(self, name: str, load: TensorLoad) -> Expr:
         """The named value that ``load`` is."""
         at_key = any(index.same_as(key) for index in load.indices for key in self.keys)
-        if load.source.same_as(self.score) or load.source.same_as(self.weight):
-            self._same_row(name, load, load.indices[:-1])
-            if not any(load.indices[-1].same_as(key) for key in self.keys):
-                raise Rejected(name, f"reads {write(load)}: not its own key")
-            return named("x" if load.source.same_as(self.score) else "p")
+        of_keys = {"x": self.score, "p": self.weight, "z": self.factor}
+        for letter, buffer in of_keys.items():
+            if load.source.same_as(buffer):
+                self._same_row(name, load, load.indices[:-1])
+                if not any(load.indices[-1].same_as(key) for key in self.keys):
+                    raise Rejected(name, f"reads {write(load)}: not its own key")
+                return named(letter)
         for buffer, result in self.made:
             if load.source.same_as(buffer):
                 self._same_row(name, load, load.indices[: len(self.score.shape) - 1])

@@ -25,11 +25,13 @@ BACKWARD_BLOCKS = ("delta", "scores", "score_mod", "mask", "p", "dp", "ds", "dq"
 class _Bound:
     """Formulas filled in with a kernel's values; ``math`` gives its exp, None keeps the intrinsic.
 
-    used: the blocks of the definition whose formulas were asked for.
+    factor: what dropout multiplies the weights by that it keeps; None: there is no dropout. used:
+    the blocks of the definition whose formulas were asked for.
     """
 
-    def __init__(self, math: Any = None):
+    def __init__(self, math: Any = None, factor: Expr | None = None):
         self.used: set[str] = set()
+        self._factor = factor
         # GPUs have a base-2 logarithm alone.
         self._functions = {"log": lambda x: tirx.log2(x) * number(LN2)}
         if math is not None:
@@ -38,6 +40,15 @@ class _Bound:
     def exp(self, y: Expr) -> Expr:
         """e**y, of an exponent that a kernel has masked itself."""
         return self._functions.get("exp", tirx.exp)(y)
+
+    def keep(self, value: Expr, is_kept: Expr) -> Expr:
+        """``value`` of a key that dropout keeps, without its factor; 0 of another."""
+        self.used.add("drop")
+        return tirx.Select(is_kept, value, _NOTHING)
+
+    def magnified(self, value: Expr) -> Expr:
+        """A sum over the keys that dropout keeps, times its factor."""
+        return value if self._factor is None else value * self._factor
 
     def _filled(self, block: str, formula: Expr, values: dict[str, Expr]) -> Expr:
         self.used.add(block)
@@ -59,8 +70,8 @@ class _Bound:
 class BoundRecurrence(_Bound):
     """A recurrence for one kernel; m is the maximum of a row, l its sum."""
 
-    def __init__(self, recurrence: Recurrence, math: Any = None):
-        super().__init__(math)
+    def __init__(self, recurrence: Recurrence, math: Any = None, factor: Expr | None = None):
+        super().__init__(math, factor)
         self.recurrence = recurrence
 
     @property
@@ -115,7 +126,7 @@ class BoundRecurrence(_Bound):
     def out(self, acc: Expr, inverse: Expr | None = None) -> Expr:
         """An element of the output, from the product and ``inverse`` of its row, if it has one."""
         self.used.add("out")
-        return acc if self.recurrence.inverse is None else acc * inverse
+        return self.magnified(acc if self.recurrence.inverse is None else acc * inverse)
 
     def lse(self, m: Expr, l: Expr) -> Expr:
         """log of the sum of e**score of a row, -inf for an empty one."""
@@ -146,8 +157,8 @@ class BoundRecurrence(_Bound):
 class BoundGradient(_Bound):
     """A gradient for one kernel."""
 
-    def __init__(self, gradient: Gradient, math: Any = None):
-        super().__init__(math)
+    def __init__(self, gradient: Gradient, math: Any = None, factor: Expr | None = None):
+        super().__init__(math, factor)
         self.gradient = gradient
 
     @property
@@ -185,8 +196,15 @@ class BoundGradient(_Bound):
         """What a column adds to delta."""
         return self._filled("delta", self.gradient.delta_term, {"out": out, "dout": dout})
 
-    def derivative(self, p: Expr, dp: Expr, delta: Expr | None = None) -> Expr:
-        """The gradient by the masked score, of the normalised weight ``p``."""
+    def derivative(
+        self, p: Expr, dp: Expr, delta: Expr | None = None, kept: Expr | None = None
+    ) -> Expr:
+        """The gradient by the masked score, of the normalised weight ``p``.
+
+        kept: what dropout leaves of ``p``, above 0 where it keeps it; None: nothing to drop.
+        """
+        if self._factor is not None and kept is not None:
+            dp = self.keep(self.magnified(dp), kept > _NOTHING)
         return self._filled("ds", self.gradient.derivative, {"p": p, "dp": dp, "delta": delta})
 
     def by_sink(self, p: Expr, delta: Expr) -> Expr:
@@ -196,4 +214,5 @@ class BoundGradient(_Bound):
     def check(self, *used: str) -> None:
         """Raise AssertionError unless each block of the backward's definition was used."""
         unneeded = () if self.reads_delta else ("delta",)
-        self._check(set(BACKWARD_BLOCKS).difference(unneeded), used)
+        blocks = {*BACKWARD_BLOCKS, *["drop"] * (self._factor is not None)}
+        self._check(blocks.difference(unneeded), used)

@@ -30,7 +30,8 @@ class Recurrence:
     """One pass over the keys of a row, in any parts: proven equal to the definition it is read of.
 
     Formulas are over named float32 values: ``x`` the masked score, ``p`` the weight of a key, ``v``
-    its value, each state by its name, numbers of a row by the name of their input.
+    its value (times ``z`` of dropout, where there is that), each state by its name, numbers of a
+    row by the name of their input.
 
     rows: states that are a number a row, in order. product: the state that is a row of the output,
     a sum of p v. weight: p of x and rows. inverse: what the product is multiplied by at the end;
@@ -86,7 +87,8 @@ def derive(plain: tirx.PrimFunc) -> Recurrence:
             check_hidden(block, weight, blocks.hidden)
     check_coverage(states)
     product = next(state for state in states if state.block == "pv")
-    if not algebra.equal(product.term, named("p") * named("v")):
+    value = named("z") * named("v") if "drop" in blocks.names else named("v")
+    if not algebra.equal(product.term, named("p") * value):
         raise Rejected("pv", f"{write(product.term)} is not a weight times a value")
     finals = {b.name: b for b in blocks.after_mask if b.op is None and b.name != "exp"}
     _check_empty(finals, states)

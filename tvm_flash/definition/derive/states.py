@@ -32,7 +32,7 @@ from .formula import (
     write,
 )
 
-KEY = frozenset(("x", "p", "v"))  # what differs from key to key
+KEY = frozenset(("x", "p", "v", "z"))  # what differs from key to key
 ROW_NUMBERS = (0.25, -1.5, 3.0)  # what a proof in float32 takes for an input of the row
 _IDENTITY = {"sum": 0.0, "max": LOWEST, "min": -LOWEST}
 
