@@ -31,6 +31,9 @@ class ListedVisits(Visits):
         tile = tile + a.remainder(self._place(number), self.per_block)
         return a.maximum(a.minimum(tile, self.tiles - 1), 0) * self.block
 
+    def boundary(self, number):
+        return self.arithmetic.either(super().boundary(number), self.hides(number))
+
     def hides(self, number):
         return self._entry(number, self.arithmetic.remainder) > 0
 

@@ -157,7 +157,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                 T.reads(whole([K, V, *block, *results]))
                                 T.writes(whole([*work, *results]))
                                 k0: T.let[T.int32] = kept.first(vu)
-                                edge: T.let[T.bool] = kept.is_boundary(k0)
+                                edge: T.let[T.bool] = kept.boundary(vu)
                                 load_k(k_rows, k0, K_r)
                                 load_v(v_rows, k0, V_r)
                                 turn_k(K_r, Kt)
@@ -190,6 +190,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                             low = T.meta_var([low_b[vi]] * with_low)
                                             P[vi, vj] = gradient.weight(Y[vi, vj], *row, *low)
                                     drop(P, P_kept, key, row0, k0)
+                                weights = T.meta_var((P, P_kept))
                                 pair = T.meta_var(
                                     lambda read, i, j: bound.by_tables(S[i, j], q0 + i, k0 + j)[
                                         read
@@ -206,7 +207,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                             dP[vi, vj] = dP[vi, vj] + operand.dot(
                                                 dO_r[vi, vd], Vt[0, vd, vj]
                                             )
-                                    shares(G, T.meta_var((P, P_kept)), dP, delta_b, pair)
+                                    shares(G, weights, dP, delta_b, pair)
                                 with T.sblock("sum_scope"):
                                     T.reads(whole([*G, S, *results]))
                                     T.writes(whole(results))

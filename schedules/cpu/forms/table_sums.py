@@ -41,13 +41,13 @@ def shares_of(number: int, scores, gradient):
 
     @T.inline
     def share(G, weights, dP, delta, at):
-        P, kept = T.meta_var(weights[0]), T.meta_var(weights[1])
+        P = T.meta_var(weights[0])
         for i, j in T.grid(*P.shape):
             with T.sblock(f"share_{number}"):
                 vi, vj = T.axis.remap("SS", [i, j])
                 G[number][vi, vj] = scores.dscore(
                     P[vi, vj],
-                    gradient.derivative(P[vi, vj], dP[vi, vj], delta[vi], kept[vi, vj]),
+                    gradient.derivative(P[vi, vj], dP[vi, vj], delta[vi], weights[1][vi, vj]),
                     at(number, vi, vj).slope,
                 )
 
