@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from tvm_flash import attention, masks
+from tvm_flash import attention, block_mask, masks
 from tvm_flash.artifact.folder import replacing
 from tvm_flash.bench.host import describe
 from tvm_flash.bench.table import Table, numbers, words
@@ -44,7 +44,8 @@ class Variant:
 
     def keywords(self, seqlen: int) -> dict:
         """The keywords, for sequences of ``seqlen``."""
-        return eval(f"dict({self.call})", {"torch": torch, "masks": masks, **tables(seqlen)})
+        known = {"torch": torch, "masks": masks, "block_mask": block_mask, **tables(seqlen)}
+        return eval(f"dict({self.call})", known)
 
 
 def tables(seqlen: int) -> dict[str, torch.Tensor | int]:
@@ -54,10 +55,13 @@ def tables(seqlen: int) -> dict[str, torch.Tensor | int]:
     return {
         "slopes": 2.0 ** -torch.arange(1.0, HEADS + 1),
         "sink": torch.randn(HEADS, generator=draw),
-        "bias": torch.randn(HEADS, 65, generator=draw),
+        "near": torch.randn(HEADS, 65, generator=draw),
+        "bias": torch.randn(1, HEADS, seqlen, seqlen, generator=draw),
+        "learned": torch.randn(1, HEADS, 1, seqlen, generator=draw, requires_grad=True),
         "documents": positions * 4 // seqlen,
         "some": (positions == 0) | (positions == seqlen // 2),
         "window": seqlen // 8,
+        "n": seqlen,
     }
 
 
@@ -66,10 +70,12 @@ VARIANTS = (
     Variant("sliding window", "i - w <= j <= i", "causal=True, window_size=(window, 0)"),
     Variant("softcap", "c tanh(s / c)", "softcap=5.0"),
     Variant("ALiBi", "s - m_h abs(i - j)", "alibi_slopes=slopes"),
+    Variant("bias", "s + B[h, i, j]", "bias=bias"),
+    Variant("bias that learns", "s + B[h, j]", "bias=learned"),
     Variant(
         "relative bias (T5)",
-        "s + b[h, i - j]",
-        "score_mod=lambda s, b, h, i, j: s + bias[h, torch.clamp(i - j, -32, 32) + 32]",
+        "s + T[h, i - j]",
+        "score_mod=lambda s, b, h, i, j: s + near[h, torch.clamp(i - j, -32, 32) + 32]",
     ),
     Variant(
         "tanh of the score",
@@ -79,7 +85,13 @@ VARIANTS = (
     Variant("sink", "exp(s) / (exp(a_h) + sum exp(s))", "sink=sink"),
     Variant("softmax1", "exp(s) / (1 + sum exp(s))", "softmax='softmax1'"),
     Variant("sigmoid", "1 / (1 + exp(-s))", "softmax='sigmoid'"),
+    Variant("dropout", "w / (1 - p) or 0", "dropout_p=0.1"),
     Variant("documents", "d_i = d_j", "mask_mod=masks.document(documents)"),
+    Variant(
+        "documents, by blocks",
+        "d_i = d_j",
+        "block_mask=block_mask(masks.document(documents), 1, 1, n, n)",
+    ),
     Variant("prefix LM", "j <= i or j < n", "mask_mod=masks.prefix_lm(window)"),
     Variant(
         "Longformer", "abs(i - j) <= w or global", "mask_mod=masks.longformer(window // 2, some)"
@@ -108,12 +120,13 @@ def measured(variant: Variant) -> dict:
     keywords = {"plain": {}, "variant": variant.keywords(SEQLEN)}
     calls = {name: partial(attention, q, k, v, **given) for name, given in keywords.items()}
     forward = interleaved(calls, PATIENCE)
+    learned = [x for x in keywords["variant"].values() if getattr(x, "requires_grad", False)]
     inputs = [x.requires_grad_() for x in (q, k, v)]
     outs = {name: call() for name, call in calls.items()}
     backward = interleaved(
         {
-            name: partial(torch.autograd.grad, out, inputs, dout, retain_graph=True)
-            for name, out in outs.items()
+            name: partial(torch.autograd.grad, out, wanted, dout, retain_graph=True)
+            for (name, out), wanted in zip(outs.items(), (inputs, inputs + learned), strict=True)
         },
         PATIENCE,
     )
@@ -162,7 +175,7 @@ def draw(path: Path) -> None:
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, variant in zip(places, shown, strict=False):
         found = weights(partial(attention, **variant.keywords(SHOWN)), SHOWN)
-        axes.imshow(found.sqrt(), cmap="Blues", vmin=0, interpolation="nearest")
+        axes.imshow(found.detach().sqrt(), cmap="Blues", vmin=0, interpolation="nearest")
         axes.set_title(variant.name, fontsize=9)
         axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     for axes in places[len(shown) :]:
