@@ -17,12 +17,13 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from ..score.gradients import wants_gradient
 
 
-def differentiable(name: str, run, save, gradients, tables: int):
+def differentiable(name: str, run, save, gradients, tables: int | None = None):
     """``run(*inputs)`` with derivatives.
 
     ``save(ctx, inputs, outputs)`` follows it, ``gradients(ctx, *upstream)`` gives the derivatives
     by the inputs, then by the tables ``ctx.learned``, numbers of those that want one. ``name`` is
-    what profilers show, with "Backward" behind it. tables: which of the inputs is the list of them.
+    what profilers show, with "Backward" behind it. tables: which of the inputs is the list of them;
+    None: no table is an input.
     """
 
     def forward(ctx, learned, *inputs):
@@ -44,7 +45,7 @@ def differentiable(name: str, run, save, gradients, tables: int):
 
     def apply(*inputs):
         learned = ()
-        if len(inputs) > tables and inputs[tables]:
+        if tables is not None and len(inputs) > tables and inputs[tables]:
             learned = tuple(n for n, x in enumerate(inputs[tables]) if wants_gradient(x))
         inputs = (learned, *inputs, *[inputs[tables][n] for n in learned])
         if peek_interpreter_stack() is None:
