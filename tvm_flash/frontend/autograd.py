@@ -26,15 +26,16 @@ def differentiable(name: str, run, save, gradients, tables: int | None = None):
     None: no table is an input.
     """
 
-    def forward(ctx, learned, *inputs):
+    def forward(ctx, *inputs):
         # What is in a list is followed only where it is an input too.
-        inputs, ctx.learned = inputs[: len(inputs) - len(learned)], learned
+        *inputs, ctx.learned = inputs
+        inputs = tuple(inputs[: len(inputs) - len(ctx.learned)])
         outputs = run(*inputs)
         save(ctx, inputs, outputs)
         return outputs
 
     def backward(ctx, *upstream):
-        return (None, *gradients(ctx, *upstream))
+        return (*gradients(ctx, *upstream), None)
 
     members = {"forward": forward, "backward": backward, "jvp": _no_forward_mode}
     members = {key: staticmethod(function) for key, function in members.items()}
@@ -47,7 +48,7 @@ def differentiable(name: str, run, save, gradients, tables: int | None = None):
         learned = ()
         if tables is not None and len(inputs) > tables and inputs[tables]:
             learned = tuple(n for n, x in enumerate(inputs[tables]) if wants_gradient(x))
-        inputs = (learned, *inputs, *[inputs[tables][n] for n in learned])
+        inputs = (*inputs, *[inputs[tables][n] for n in learned], learned)
         if peek_interpreter_stack() is None:
             return recorded.apply(*inputs)
         before = get_single_level_autograd_function_allowed()

@@ -76,7 +76,7 @@ class Recording:
         saved, tables = tensors[: len(self._saved)], list(tensors[len(self._saved) :])
         if dout is None:
             dout = torch.zeros_like(saved[self._saved.index("out")])
-        needed, found = ctx.needs_input_grad[1:], [None] * ctx.count
+        needed, found = ctx.needs_input_grad[:-1], [None] * ctx.count
         learned = [n for n, x in zip(ctx.learned, needed[ctx.count :], strict=True) if x]
         inputs = (*saved, *ctx.plain, tables, learned, dout, *upstream)
         given = dict(zip(self._saved, saved, strict=False))
