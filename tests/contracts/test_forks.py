@@ -118,7 +118,10 @@ def test_a_fork_waits_for_a_thread_that_imports_the_compiler():
 
 IMPORTING = """
 import importlib.abc, os, signal, sys, threading, time
+from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime import kernels
+
+call = AttentionSpec(dtype="float32", head_dim=64), "forward"
 
 inside = threading.Event()
 
@@ -129,12 +132,12 @@ class Slow(importlib.abc.MetaPathFinder):
             time.sleep(0.3)
 
 sys.meta_path.insert(0, Slow())
-threading.Thread(target=kernels._compiler, args=("ours",)).start()
+threading.Thread(target=kernels._compiler, args=call).start()
 assert inside.wait(60)
 if child := os.fork():
     sys.exit(os.waitpid(child, 0)[1])
 signal.alarm(20)
-kernels._compiler("ours")
+kernels._compiler(*call)
 """
 
 

@@ -21,6 +21,8 @@ from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.schedules.table import Candidate
 from tvm_flash.schedules.target import host_target
 
+# Of the one direction that only specs with learned tables have.
+LEARNED = replace(SPEC, alibi=True, learned=(0,))
 HALF = AttentionSpec(dtype="float16", head_dim=64)
 SM_90 = ARCHS["sm_90"]
 HOSTILE = [-64, 0, 10**9, 10**400, 32.5, float("nan"), float("inf"), True, "64", None, [64], {}]
@@ -62,10 +64,11 @@ def hostile_knobs(config):
 @pytest.mark.parametrize("name", CPU)
 def test_a_hostile_cpu_record_is_skipped_with_one_warning(logs, caplog, name):
     direction = select.SCHEDULES.rows[name].directions[0]
+    spec = LEARNED if direction == "tables" else SPEC
     for day, (knob, value) in enumerate(hostile_knobs(CPU[name]), 1):
         config = {**CPU[name]().to_json(), knob: value}
-        logs(line(direction=direction, day=day, config=config))
-    choices = [select.choose(SPEC, direction, host_target(), "long") for _ in range(2)]
+        logs(line(spec, direction=direction, day=day, config=config))
+    choices = [select.choose(spec, direction, host_target(), "long") for _ in range(2)]
     assert [chosen.source for chosen in choices] == ["default"] * 2
     (warning,) = warnings(caplog)
     assert f"{day} lines are skipped (line 1: {fields(CPU[name])[0].name}=-1 must be" in warning
