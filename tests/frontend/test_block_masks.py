@@ -143,6 +143,9 @@ def test_top_blocks(causal):
         picked = mask.states(1, 3)[i].nonzero().flatten().tolist()
         assert picked == sorted(wanted.topk(min(2, seen)).indices.tolist())
     holds(inputs, mask, causal=causal)
+    assert (
+        top_blocks(inputs.q * torch.nan, inputs.k, BLOCK, 2, causal=causal).density == mask.density
+    )
     for q, k, top, message in (
         (inputs.q, inputs.k, 0, "top=0 must be at least 1"),
         (inputs.q[:0], inputs.k[:0], 1, "q has no rows"),

@@ -70,6 +70,6 @@ def _selected(rows, keys, top: int, own) -> tuple[torch.Tensor, torch.Tensor]:
         scores.masked_fill_(number > own[:, None], -torch.inf)
         scores.masked_fill_(number == own[:, None], torch.inf)
     found = scores.topk(min(top, scores.shape[1]))
-    is_seen = found.values > -torch.inf
+    is_seen = found.values != -torch.inf  # NaN is seen: rows shall show it
     order = found.indices.masked_fill(~is_seen, scores.shape[1]).sort(1).values
     return is_seen.sum(1), order[order < scores.shape[1]]
