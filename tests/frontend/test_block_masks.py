@@ -143,8 +143,17 @@ def test_top_blocks(causal):
         picked = mask.states(1, 3)[i].nonzero().flatten().tolist()
         assert picked == sorted(wanted.topk(min(2, seen)).indices.tolist())
     holds(inputs, mask, causal=causal)
-    with pytest.raises(ValueError, match="top=0 must be at least 1"):
-        top_blocks(inputs.q, inputs.k, BLOCK, 0)
+    assert (
+        top_blocks(inputs.q * torch.nan, inputs.k, BLOCK, 2, causal=causal).density == mask.density
+    )
+    for q, k, top, message in (
+        (inputs.q, inputs.k, 0, "top=0 must be at least 1"),
+        (inputs.q[:0], inputs.k[:0], 1, "q has no rows"),
+        (inputs.q, inputs.k[:1], 1, "batch of q, k, v"),
+        (inputs.q, inputs.k[..., :8], 1, "head_dim of q"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            top_blocks(q, k, BLOCK, top)
 
 
 def test_what_does_not_fit():

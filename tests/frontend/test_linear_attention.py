@@ -151,6 +151,16 @@ def test_feature_maps_are_differentiated_by_torch():
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("phi", ["elu1", feature_maps.softmax_features], ids=["elu1", "softmax"])
+def test_autocast_casts_what_is_given_and_its_features(phi):
+    q, k, v = (x.bfloat16().float() for x in given())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = linear_attention(q, k.bfloat16(), v, feature_map=phi)
+    expected = linear_attention(*(x.bfloat16() for x in (q, k, v)), feature_map=phi)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, expected)
+
+
 def test_torch_compile():
     q, k, v = (x.requires_grad_() for x in given(sq=10))
 
@@ -213,6 +223,12 @@ DECAY = torch.full((H,), 0.5)
          "as many queries as keys, not 70 and 71"),
         ({"q": torch.zeros(2, 70, 3, 16)}, "heads"),
         ({"v": torch.zeros(2, 70, H, 16, dtype=torch.float16)}, "dtype"),
+        ({"feature_map": ["elu1"]}, "must be one of None, 'elu1'"),
+        ({"decay": 0.5, "causal": True}, "decay must be a tensor, not float"),
+        ({"initial_state": 1}, "initial_state must be a tensor, not int"),
+        ({"causal": "yes"}, "causal='yes' must be True or False"),
+        ({"normalize": "no"}, "normalize='no' must be True or False"),
+        ({"scale": "a"}, "scale='a' must be a number"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )  # fmt: skip

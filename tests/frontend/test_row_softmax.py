@@ -71,6 +71,7 @@ def test_torch_compile():
         (torch.zeros(3, 0), -1, "must have columns"),
         (torch.zeros(3, dtype=torch.int64), -1, "int64"),
         ([1.0], -1, "list"),
+        (torch.eye(3).to_sparse(), -1, "to_dense"),
     ],
     ids=str,
 )

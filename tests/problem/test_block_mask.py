@@ -127,3 +127,16 @@ def test_shown_as_text():
 def test_what_has_no_blocks(sizes, block, error, message):
     with pytest.raises(error, match=message):
         block_mask(masks.causal(), *sizes, block)
+
+
+@pytest.mark.parametrize("block", [-1, 2])
+def test_torchs_lists_of_blocks_that_are_not_there(block):
+    theirs = TorchBlockMask.from_kv_blocks(
+        torch.ones(1, 1, 1, dtype=torch.int32),
+        torch.tensor([[[[block, 0]]]], dtype=torch.int32),
+        BLOCK_SIZE=32,
+        seq_lengths=(32, 64),
+        compute_q_blocks=False,
+    )
+    with pytest.raises(ValueError, match=r"outside 0\.\.1"):
+        from_torch(theirs)

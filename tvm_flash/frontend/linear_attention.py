@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 
 from ..feature_maps import FEATURE_MAPS
+from ..score.layouts import check_dense
 from . import linear_ops
 from .checks import check_first, check_heads, check_like, check_tensors
+from .values import as_flag, as_number, autocast
 
 
 def linear_attention(
@@ -32,28 +34,31 @@ def linear_attention(
     within chunks and a state between them.
 
     q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv): float32, bfloat16 or float16, with any
-    strides; H a multiple of Hk; causal needs Sq = Sk. feature_map: phi, "elu1" (elu + 1) or a
-    function of a tensor (..., D) to features of up to 512 columns (``tvm_flash.feature_maps``);
-    None: q and k are features. decay (H,): g of each head in (0, 1], causal only, without
-    gradient. normalize: False leaves out the denominator; a row whose denominator is 0, as of no
-    keys, is 0. initial_state (B, H, F, Dv + 1) float32, F features: what an earlier call with
-    ``return_state`` gave for the keys before these; a sum of g^(n - 1 - j) phi(k_j) v_j^T, with
-    that of phi(k_j) as its last column.
+    strides; H a multiple of Hk; causal needs Sq = Sk. Under autocast they and their features are
+    cast to its dtype. feature_map: phi, "elu1" (elu + 1) or a function of a tensor (..., D) to
+    features of up to 512 columns (``tvm_flash.feature_maps``); None: q and k are features. decay
+    (H,): g of each head in (0, 1], causal only, without gradient. normalize: False leaves out the
+    denominator; a row whose denominator is 0, as of no keys, is 0. initial_state (B, H, F, Dv + 1)
+    float32, F features: what an earlier call with ``return_state`` gave for the keys before these;
+    a sum of g^(n - 1 - j) phi(k_j) v_j^T, with that of phi(k_j) as its last column.
 
     Returns out (B, Sq, H, Dv) in q's dtype, with ``return_state`` also the state behind the last
     key. Sums are float32. Differentiable once in q, k, v and the state. Raises ValueError or
     TypeError for tensors that do not fit.
     """
     phi = _feature_map(feature_map)
+    causal, normalize = as_flag("causal", causal), as_flag("normalize", normalize)
+    scale = as_number("scale", scale)
+    q, k, v = autocast(q), autocast(k), autocast(v)
     check_tensors(q, k, v)
-    q, k = phi(q), phi(k)
+    q, k = autocast(phi(q)), autocast(phi(k))
     _check(q, k, v, causal)
     batch, heads, kv_heads = q.shape[0], q.shape[2], k.shape[2]
     rates = _checked_decay(decay, q, causal)
     shape = (batch, heads, q.shape[3], v.shape[3] + 1)
     if initial_state is None:
         initial_state = q.new_zeros(shape, dtype=torch.float32)
-    check_like("initial_state", initial_state, shape, torch.float32, q)
+    _check_floats("initial_state", initial_state, shape, q)
     # The kernel's rows have a column more, which has nothing to do here.
     state = torch.nn.functional.pad(initial_state, (0, 0, 0, 1))
     nothing, ones = linear_ops.filled(0.0, q, heads), linear_ops.filled(1.0, k, kv_heads)
@@ -68,7 +73,7 @@ def linear_attention(
 def _feature_map(given) -> Callable[[torch.Tensor], torch.Tensor]:
     if callable(given):
         return given
-    if given not in FEATURE_MAPS:
+    if given not in [*FEATURE_MAPS]:  # a list may be asked for what has no hash
         names = ", ".join(repr(name) for name in FEATURE_MAPS)
         raise ValueError(f"feature_map={given!r:.60} must be one of {names}, or a function")
     return FEATURE_MAPS[given]
@@ -100,7 +105,7 @@ def _checked_decay(decay, q: torch.Tensor, causal: bool) -> torch.Tensor:
         return q.new_ones((q.shape[2],), dtype=torch.float32)
     if not causal:
         raise ValueError("decay needs causal=True: without an order there is no distance")
-    check_like("decay", decay, (q.shape[2],), torch.float32, q)
+    _check_floats("decay", decay, (q.shape[2],), q)
     if decay.requires_grad:
         raise NotImplementedError("decay has no gradient: give its .detach()")
     if decay.is_cpu and not torch.compiler.is_compiling():
@@ -108,3 +113,11 @@ def _checked_decay(decay, q: torch.Tensor, causal: bool) -> torch.Tensor:
         if outside.any():
             raise ValueError(f"decay={decay[outside][0].item()} must lie in (0, 1]")
     return decay
+
+
+def _check_floats(name: str, x, shape: tuple[int, ...], q: torch.Tensor) -> None:
+    """Raise unless ``x`` is a dense float32 tensor of this shape beside q."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    check_dense(name, x)
+    check_like(name, x, shape, torch.float32, q)

@@ -9,6 +9,7 @@ import torch
 from ..problem.arguments import TABLE
 from ..problem.spec import HEAD_DIM_RANGE, AttentionSpec
 from ..runtime.kernels import resolve
+from ..score.layouts import check_dense
 from .autograd import below_autograd, differentiable
 from .checks import NAMES
 from .library import define, register_composed
@@ -43,6 +44,7 @@ def _check(x: torch.Tensor, dim: int) -> None:
     if not isinstance(x, torch.Tensor) or x.dtype not in NAMES:
         given = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
         raise TypeError(f"x is {given}, must be a tensor of {', '.join(NAMES.values())}")
+    check_dense("x", x)
     if x.dim() == 0 or dim not in (-1, x.dim() - 1):
         raise ValueError(f"{dim=} of {x.dim()} must be the last: move it there (x.movedim)")
     if x.shape[-1] == 0:

@@ -6,7 +6,7 @@ import torch
 
 from ..problem.block_mask import BlockMask, mask_of_lists
 from ..problem.spec import check_block
-from .checks import check_first, check_heads
+from .checks import check_alike, check_first, check_sizes
 
 # Scores of pairs of blocks that exist at once: some rows of blocks against all of the keys.
 _SCORES = 1 << 22
@@ -25,11 +25,12 @@ def top_blocks(
     none. Raises TypeError, ValueError for what is no q, k, block or top.
     """
     block = check_block("block", block)
+    check_first(q)
+    check_alike("k", k, q)
+    check_sizes(q.shape, k.shape, k.shape)
     for name, x in (("q", q), ("k", k)):
-        check_first(x)
-        if x.shape[1] == 0:
+        if x.numel() == 0:
             raise ValueError(f"{name} has no rows: nothing can be selected")
-    check_heads(q.shape[2], k.shape[2])
     if type(top) is not int:
         raise TypeError(f"{top=!r:.60} must be an int")
     if top < 1:
@@ -69,6 +70,6 @@ def _selected(rows, keys, top: int, own) -> tuple[torch.Tensor, torch.Tensor]:
         scores.masked_fill_(number > own[:, None], -torch.inf)
         scores.masked_fill_(number == own[:, None], torch.inf)
     found = scores.topk(min(top, scores.shape[1]))
-    is_seen = found.values > -torch.inf
+    is_seen = found.values != -torch.inf  # NaN is seen: rows shall show it
     order = found.indices.masked_fill(~is_seen, scores.shape[1]).sort(1).values
     return is_seen.sum(1), order[order < scores.shape[1]]

@@ -60,7 +60,7 @@ def block_mask(
 def from_torch(mask) -> BlockMask:
     """A BlockMask of torch.nn.attention.flex_attention's, of its lists and its mask_mod.
 
-    Raises ValueError for blocks whose sizes kernels have no tiles for.
+    Raises ValueError for blocks whose sizes kernels have no tiles for, or that are not there.
     """
     seqlen_q, seqlen_k = mask.seq_lengths
     block = check_block("BLOCK_SIZE of the BlockMask", tuple(mask.BLOCK_SIZE))
@@ -76,7 +76,10 @@ def from_torch(mask) -> BlockMask:
         if counts is not None:
             listed = torch.arange(lists.shape[-1], device=lists.device) < counts[..., None]
             row, place = listed.flatten(0, 2).nonzero(as_tuple=True)
-            states[row, lists.flatten(0, 2)[row, place].long()] = state
+            blocks = lists.flatten(0, 2)[row, place].long()
+            if ((blocks < 0) | (blocks >= keys)).any():
+                raise ValueError(f"the BlockMask lists blocks of keys outside 0..{keys - 1}")
+            states[row, blocks] = state
     counts, visited = visits_of([states])
     program, tables = trace_mask_mod(mask.mask_mod, states.device)
     return mask_of_lists(
