@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-from ptx import own_kernels
+from ptx import called_kernels, own_kernels
 from ptx.mutation import Mutant, Problem, evaluate, mutants, sample, shape, statements, survivors
 from ptx.triton import problems as triton
 
@@ -81,6 +81,16 @@ def of_our_own(name: str) -> Callable[[], Subject]:
     return build
 
 
+def of_a_call(name: str) -> Callable[[], Subject]:
+    """A kernel of this project that whole calls judge."""
+
+    def build() -> Subject:
+        called = called_kernels.CALLED[name]
+        return Subject(called.ptx, f"{called.step.name}_kernel", called.problems)
+
+    return build
+
+
 TRITON = (
     "forward_sm80_f16_causal",
     "key_gradients_sm80_f16",
@@ -95,6 +105,8 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     **{name: of_triton(name) for name in TRITON},
     **{name: of_our_own(name) for name in own_kernels.OWN},
 }
+# Of these, whose calls take seconds, survivors.json knows those of a sample.
+SAMPLED = {name: of_a_call(name) for name in called_kernels.CALLED}
 
 
 def explained(subject: str) -> dict[tuple, dict]:
