@@ -162,6 +162,6 @@ CALLED = {
     "dropout_backward_f16_d16": Called(1, partial(judged, "backward", dropout=True, **_HALF)),
     "listed_forward_f16_d16": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
     "listed_backward_f16_d16": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
-    "tables_f16_d16": Called(1, partial(learned, "t5", deterministic=False)),
-    "ordered_tables_f16_d16": Called(2, partial(learned, "t5", deterministic=True)),
+    "tables_f16_d16": Called(1, partial(learned, "rows_and_products", deterministic=False)),
+    "ordered_tables_f16_d16": Called(2, partial(learned, "rows_and_products", deterministic=True)),
 }
