@@ -40,12 +40,12 @@ FORMS = {
     "some_interleaved": Form(0.6, interleaved=True, rounded=False),
     "not_rotated": Form(0, interleaved=False, rounded=False),
     "one_head": Form(1, interleaved=True, rounded=False),
-    "many_entries": Form(0.4, interleaved=True, rounded=False),
-    "many_heads": Form(1, interleaved=False, rounded=False),
+    "many_entries": Form(1, interleaved=True, rounded=False),
+    "many_heads": Form(0.4, interleaved=False, rounded=False),
 }
 # New rows, rows before them, entries and heads: of two entries, of more than lanes, some of which
-# begin at position 0; more heads than a warp moves in a few rounds.
-_SIZES = {"one_head": (5, 9, 2, 1), "many_entries": (3, 9, 45, 19), "many_heads": (3, 9, 6, 51)}
+# begin at position 0; more heads than a warp moves in one round.
+_SIZES = {"one_head": (5, 9, 2, 1), "many_entries": (3, 9, 45, 1), "many_heads": (3, 9, 6, 19)}
 
 
 def append_problems(quick: bool = False) -> list[Problem]:
