@@ -152,7 +152,7 @@ def test_a_few_mutants_are_noticed(number, name, patience):
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", CALLED)
-def test_kernels_of_other_calls_pass_what_their_mutants_should_not(name, patience):
+def test_kernels_of_other_calls_pass_what_mutants_should_not(name, patience):
     subject = CALLED[name]()
     assert mutants(subject.text, subject.kernel)
     assert subject.verdict(subject.text) is None
