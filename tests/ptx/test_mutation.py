@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-from ptx import own_kernels
+from ptx import called_kernels, own_kernels
 from ptx.mutation import Mutant, Problem, evaluate, mutants, sample, shape, statements, survivors
 from ptx.triton import problems as triton
 
@@ -81,6 +81,16 @@ def of_our_own(name: str) -> Callable[[], Subject]:
     return build
 
 
+def of_a_call(name: str) -> Callable[[], Subject]:
+    """A kernel of this project that whole calls judge."""
+
+    def build() -> Subject:
+        called = called_kernels.CALLED[name]
+        return Subject(called.ptx, f"{called.step.name}_kernel", called.problems)
+
+    return build
+
+
 TRITON = (
     "forward_sm80_f16_causal",
     "key_gradients_sm80_f16",
@@ -95,6 +105,8 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     **{name: of_triton(name) for name in TRITON},
     **{name: of_our_own(name) for name in own_kernels.OWN},
 }
+# Judged by whole calls, which take seconds: tried by hand, for what they show (docs/cuda.md).
+CALLED = {name: of_a_call(name) for name in called_kernels.CALLED}
 
 
 def explained(subject: str) -> dict[tuple, dict]:
@@ -136,6 +148,14 @@ def test_a_few_mutants_are_noticed(number, name, patience):
     decisive = [m for m in untried(subject, known) if not may_survive(m, subject, known)]
     few = sample(decisive, FEW if name in TRITON else FEW_OF_OWN, first=number)
     assert_noticed(few, subject, known)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", CALLED)
+def test_kernels_of_other_calls_pass_what_mutants_should_not(name, patience):
+    subject = CALLED[name]()
+    assert mutants(subject.text, subject.kernel)
+    assert subject.verdict(subject.text) is None
 
 
 @pytest.mark.sweep
@@ -319,7 +339,8 @@ def test_a_verdict_is_the_first_complaint():
 
 def try_all(name: str) -> list[Mutant]:
     """Evaluate every mutant; prints the count by kind and what survivors.json has wrong."""
-    subject, known, started = SUBJECTS[name](), explained(name), time.perf_counter()
+    build = (SUBJECTS | CALLED)[name]
+    subject, known, started = build(), explained(name), time.perf_counter()
     assert subject.verdict(subject.text) is None
     found = mutants(subject.text, subject.kernel)
     alive = [m for m in found if not _noticed(subject, m)]
@@ -348,7 +369,7 @@ def _noticed(subject: Subject, mutant: Mutant) -> bool:
 def entry(name: str, mutant: Mutant) -> dict:
     """A survivor as survivors.json wants it, but for the reason."""
     keys = dict(zip(("kind", "statement", "becomes", "nth"), mutant.key, strict=True))
-    digest = {} if name in TRITON else {"instructions": SUBJECTS[name]().digest}
+    digest = {} if name in TRITON else {"instructions": (SUBJECTS | CALLED)[name]().digest}
     return {"kernel": name, **digest, **keys, "equivalent": False, "why": ""}
 
 

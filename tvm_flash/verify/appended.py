@@ -39,13 +39,20 @@ FORMS = {
     "some_in_halves": Form(0.4, interleaved=False, rounded=True),
     "some_interleaved": Form(0.6, interleaved=True, rounded=False),
     "not_rotated": Form(0, interleaved=False, rounded=False),
+    "one_head": Form(1, interleaved=True, rounded=False),
+    "many_entries": Form(1, interleaved=True, rounded=False),
+    "many_heads": Form(0.4, interleaved=False, rounded=False),
 }
+# New rows, rows before them, entries and heads: of two entries, of more than lanes, some of which
+# begin at position 0; more heads than a warp moves in one round.
+_SIZES = {"one_head": (5, 9, 2, 1), "many_entries": (3, 9, 45, 1), "many_heads": (3, 9, 6, 19)}
 
 
 def append_problems(quick: bool = False) -> list[Problem]:
     """A problem of each of ``FORMS``, by its name: up to 11 new rows behind up to 23."""
     names = ["all_interleaved"] if quick else list(FORMS)
-    return [Problem(name, 11, 23, batch=6, heads=3, kv_heads=3) for name in names]
+    sizes = ((name, *_SIZES.get(name, (11, 23, 6, 3))) for name in names)
+    return [Problem(*known, heads, heads) for *known, heads in sizes]
 
 
 class Appending(NamedTuple):
@@ -86,15 +93,16 @@ def appending(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Appending
 def _entries(problem: Problem, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Where rows lie and where they go: fewer and fewer, with gaps between the entries.
 
-    Entry 1 has no rows, 2 is at the end of its pages, 3 before their beginning, a page of 4 does
-    not exist, and the last two rows of 0 have no angles.
+    Of five or more, entry 1 has no rows, 2 is at the end of its pages, 3 before their beginning,
+    and a page of 4 does not exist. The last two rows of 0 have no angles.
     """
     batch, most = problem.batch, -(-(problem.seqlen_q + problem.seqlen_k) // PAGE_SIZE)
     counts = [max(problem.seqlen_q - 2 * b, 2) for b in range(batch)]
     first = [max(problem.seqlen_k - 4 * b, 0) for b in range(batch)]
-    counts[1], first[2], first[3] = 0, most * PAGE_SIZE - 3, -2
     table = torch.randperm(batch * most, generator=generator).int().view(batch, most)
-    table[4, first[4] // PAGE_SIZE] = batch * most
+    if batch > 4:
+        counts[1], first[2], first[3] = 0, most * PAGE_SIZE - 3, -2
+        table[4, first[4] // PAGE_SIZE] = batch * most
     starts = [sum(counts[:b]) + b + 1 for b in range(batch)]
     numbers = {
         "starts_q": starts,
