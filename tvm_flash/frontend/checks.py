@@ -200,8 +200,7 @@ def _expected(text: str, query, value) -> list[tuple]:
 
 
 def check_captured(tables) -> None:
-    """NotImplementedError for a captured view, made without gradients, of a tensor that wants one:
-    it would go no further than the view."""
+    """NotImplementedError for a view, made without gradients, of a tensor that wants one."""
     for number, table in enumerate(tables):
         base = table._base
         if base is not None and table.grad_fn is None and wants_gradient(base):

@@ -34,8 +34,9 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
     """
     sig = Signature(spec, "tables")
     scores, places = Scores(sig, math), places_of(sig)
-    dropout = Dropout(sig) if spec.dropout else None
-    has_dropout, factor = spec.dropout, dropout.factor if spec.dropout else None
+    has_dropout = spec.dropout
+    dropout = Dropout(sig) if has_dropout else None
+    factor = dropout.factor if has_dropout else None
     gradient = BoundGradient(gradient_of(spec.softmax), math, factor)
     drop = dropped_weights(dropout, gradient, rows_are_keys=False)
     dim, dim_v, group, operand = spec.head_dim, spec.head_dim_v, sig.group, tile.operand
