@@ -27,7 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "variants.json"
 PICTURE = ROOT / "docs" / "variants.png"
 BATCH, SEQLEN, HEADS, HEAD_DIM = 1, 2048, 8, 64
 SHOWN = 32  # positions of a picture
-PATIENCE = Patience(5, 30, 3.0, shortest=1e-3)
+PATIENCE = Patience(5, 30, 2.0, shortest=1e-3)
 
 
 @dataclass(frozen=True)
