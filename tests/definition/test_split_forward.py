@@ -48,7 +48,9 @@ def small_blocks(spec, target) -> dict:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_feature_of_a_spec(name):
-    case = replace(CASES[name], head_dim=16, seqlen_q=5, heads=4, kv_heads=2)
+    # Where weights are dropped, keys are not divided.
+    variant = {n: x for n, x in CASES[name].variant.items() if n != "dropout_p"}
+    case = replace(CASES[name], head_dim=16, seqlen_q=5, heads=4, kv_heads=2, variant=variant)
     given = make_inputs(case)
     known = {"dtype": case.dtype, "head_dim": 16, "alibi": case.alibi}
     spec, tables, numbers = captured(given.variant, **known)
