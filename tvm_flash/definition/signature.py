@@ -80,7 +80,7 @@ class Signature:
             a.name: declare(a.name, [self.sizes[size] for size in a.shape], a.dtype)
             for a in shapes.own
         }
-        own = arguments(spec, "forward")
+        own = arguments(spec, direction or "forward")
         self.tables = tuple(
             declare(a.name, self._table_shape(a), a.dtype, _symbols(f"{a.name}_stride", a.shape))
             for a in own
@@ -91,15 +91,12 @@ class Signature:
             n: declare(f"dtable{n}", [self.parts, *self.tables[n].shape], "float32")
             for n in spec.learned
         }
-        # A sink is in lse already, of which learned tables are.
-        wanted = (RNG,) if direction == "tables" else (*SOFTMAX_INPUTS, RNG)
-        others = {
+        self.inputs = {
             a.name: declare(a.name, [self.sizes.get(size, size) for size in a.shape], a.dtype)
             for a in own
-            if a.name in wanted
+            if a.name in (*SOFTMAX_INPUTS, RNG)
         }
-        self.rng = others.pop(RNG, None)
-        self.inputs = others
+        self.rng = self.inputs.pop(RNG, None)
         self.numbers = {a.name: tirx.Var(a.name, a.dtype) for a in numbers_of(spec, direction)}
 
     def _table_shape(self, table: Argument) -> list:
@@ -124,7 +121,7 @@ class Signature:
         if argument.dense:
             return View(shape, ())
         strides = _symbols(f"{_STRIDES.get(name, name)}_stride", shape[1:])
-        # Of the type that the axis is counted in.
+        # A stride has the type that its axis is counted in.
         unit = 1 if isinstance(shape[-1], int) else tirx.const(1, "int64")
         return View(shape, (*strides, unit))
 

@@ -9,7 +9,6 @@ from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, int32, visibility
 from ....definition.derive.bound import BoundGradient
-from ....definition.dropout import Dropout
 from ....definition.kinds import gradient_of
 from ....definition.score_expressions import has_linear_exponent
 from ....definition.scores import Scores
@@ -19,7 +18,8 @@ from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass, dsink_pass
 from .backward_staging import staged_numbers, staged_rows, transposed, turned_keys
 from .backward_sums import Beside, BlockOfRows, InPlace
-from .dropout import dropped_weights, write_head
+from .backward_weights import dot_products, recomputed_weights
+from .dropout import weight_dropout
 from .entries import places_of
 from .regions import whole
 from .staging import Rows
@@ -45,10 +45,9 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     """
     sig = Signature(spec, "backward")
     scores, places = Scores(sig, math), places_of(sig)
-    dropout = Dropout(sig) if spec.dropout else None
-    has_dropout, factor = spec.dropout, dropout.factor if spec.dropout else None
-    gradient = BoundGradient(gradient_of(spec.softmax), math, factor)
-    drop = dropped_weights(dropout, gradient, rows_are_keys=False)
+    dropout = weight_dropout(sig)
+    gradient = BoundGradient(gradient_of(spec.softmax), math, dropout.factor)
+    drop, weigh = dropout.drop(gradient, rows_are_keys=False), recomputed_weights(gradient)
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     with_low, is_linear = "lse_low" in spec.saved_statistics, has_linear_exponent(spec)
     has_sum, has_delta = gradient.has_sum, gradient.reads_delta
@@ -63,6 +62,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     has_sink, dsink_rows = bool(sig.inputs), dsink_pass(sig, gradient)
     dq_sums = (Beside if places.share_blocks else InPlace)(BQ, Dl)
     look_up, zero_dq, add_dq = places.look_up(), dq_sums.zero(), dq_sums.add()
+
+    multiply_qk, multiply_do = (dot_products(name, operand.dot) for name in ("scores", "dp"))
 
     def place(row, column):
         return (column, row) if turned else (row, column)
@@ -101,7 +102,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 rows_in = T.meta_var(
                     [
                         Q, dO, *[delta_r] * has_delta, *[L] * has_sum, *[L_low] * with_low,
-                        *[sig.rng] * has_dropout,
+                        *dropout.inputs,
                     ]
                 )  # fmt: skip
                 T.reads(whole([*rows_in, K, V]))
@@ -139,15 +140,14 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 delta_b = (
                     T.sblock_alloc_buffer((BQ,), "float32") if has_delta else T.meta_var(lse_b)
                 )
+                statistics = T.meta_var([*[lse_b] * has_sum, *[low_b] * with_low])
                 dQ_b = dq_sums.buffer(A)
                 S = T.sblock_alloc_buffer((BQ, BS), "float32")
                 X = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 Y = T.meta_var(S) if is_linear else T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
-                key = T.sblock_alloc_buffer((4,), "uint64") if has_dropout else T.meta_var(P)
-                P_kept = (
-                    T.sblock_alloc_buffer((BQ, BS), "float32") if has_dropout else T.meta_var(P)
-                )
+                key = dropout.head(P)
+                P_kept = dropout.kept(P)
                 P_p = T.sblock_alloc_buffer((BQp, BS), word) if pairs else T.meta_var(P_kept)
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
                 dS = T.sblock_alloc_buffer((BQ, BS), "float32")
@@ -187,15 +187,15 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                 staged = T.meta_var([K_p, Kt, Vt])
                                 sums = T.meta_var([A, dK_c, dV_c, dQ_b])
                                 work = T.meta_var([S, X, Y, P, P_kept, dP, dS, P_p, dS_p, dS_r])
+                                q_words = T.meta_var([Q_r, Q_p, Q_c, dO_r, dO_p, dO_c])
                                 block = T.meta_var(
-                                    [Q_r, Q_p, Q_c, dO_r, dO_p, dO_c, lse_b, low_b, delta_b]
-                                    + [key] * has_dropout
+                                    [*q_words, lse_b, low_b, delta_b, *dropout.held(key)]
                                 )
                                 T.reads(whole([*rows_in, *staged, dK_c, dV_c]))
                                 T.writes(whole([*sums, *block, *work, head]))
                                 head[0] = hk * group + vg
                                 h: T.let[T.int64] = head[0]
-                                write_head(dropout, key, b, h)
+                                dropout.write_head(key, b, h)
                                 bound = T.meta_var(scores.at(b, h, lengths=lengths))
                                 row_at = T.meta_var(partial(sequences.query, b, h))
                                 q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
@@ -247,17 +247,10 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         edge: T.let[T.bool] = kept.is_boundary(k1)
                                         with T.sblock("p_scope"):
                                             T.reads(
-                                                whole([Q_r, Kt, lse_b, low_b, *[key] * has_dropout])
+                                                whole([Q_r, Kt, lse_b, low_b, *dropout.held(key)])
                                             )
                                             T.writes(whole([S, X, Y, P, P_kept, P_p]))
-                                            for i, j, d in T.grid(BQ, BS, D):
-                                                with T.sblock("scores"):
-                                                    vi, vj, vd = T.axis.remap("SSR", [i, j, d])
-                                                    with T.init():
-                                                        S[vi, vj] = T.float32(0)
-                                                    S[vi, vj] = S[vi, vj] + operand.dot(
-                                                        Q_r[vi, vd], Kt[s, vd, vj]
-                                                    )
+                                            multiply_qk(Q_r, Kt, S, s, D)
                                             if is_linear:
                                                 for i, j in T.grid(BQ, BS):
                                                     with T.sblock("p"):
@@ -267,26 +260,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                                             q0 + vi, k1 + vj,
                                                         )  # fmt: skip
                                             else:
-                                                for i, j in T.grid(BQ, BS):
-                                                    with T.sblock("score_mod"):
-                                                        vi, vj = T.axis.remap("SS", [i, j])
-                                                        X[vi, vj] = bound.scaled(
-                                                            S[vi, vj], q0 + vi, k1 + vj
-                                                        )
-                                                for i, j in T.grid(BQ, BS):
-                                                    with T.sblock("mask"):
-                                                        vi, vj = T.axis.remap("SS", [i, j])
-                                                        Y[vi, vj] = bound.masked(
-                                                            X[vi, vj], q0 + vi, k1 + vj, edge
-                                                        )
-                                                for i, j in T.grid(BQ, BS):
-                                                    with T.sblock("p"):
-                                                        vi, vj = T.axis.remap("SS", [i, j])
-                                                        row = T.meta_var([lse_b[vi]] * has_sum)
-                                                        low = T.meta_var([low_b[vi]] * with_low)
-                                                        P[vi, vj] = gradient.weight(
-                                                            Y[vi, vj], *row, *low
-                                                        )
+                                                weigh(S, X, Y, P, bound, q0, k1, edge, statistics)
                                             drop(P, P_kept, key, row0, k1)
                                             if pairs:
                                                 for i, j in T.grid(BQp, BS):
@@ -299,14 +273,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                         with T.sblock("ds_scope"):
                                             T.reads(whole([dO_r, Vt, P, P_kept, S, delta_b]))
                                             T.writes(whole([dP, dS, dS_p, dS_r]))
-                                            for i, j, d in T.grid(BQ, BS, Dv):
-                                                with T.sblock("dp"):
-                                                    vi, vj, vd = T.axis.remap("SSR", [i, j, d])
-                                                    with T.init():
-                                                        dP[vi, vj] = T.float32(0)
-                                                    dP[vi, vj] = dP[vi, vj] + operand.dot(
-                                                        dO_r[vi, vd], Vt[s, vd, vj]
-                                                    )
+                                            multiply_do(dO_r, Vt, dP, s, Dv)
                                             for i, j in T.grid(BQ, BS):
                                                 with T.sblock("ds"):
                                                     vi, vj = T.axis.remap("SS", [i, j])

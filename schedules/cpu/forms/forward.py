@@ -10,12 +10,11 @@ from tvm.script import tirx as T
 
 from ....definition.arithmetic import TIR, int32, visibility
 from ....definition.derive.bound import BoundRecurrence
-from ....definition.dropout import Dropout
 from ....definition.kinds import recurrence_of, row_numbers
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
-from .dropout import dropped_weights, write_head
+from .dropout import weight_dropout
 from .entries import places_of
 from .forward_results import stored_results
 from .online_softmax import raised_maxima, rescaled_sums
@@ -44,11 +43,10 @@ def streaming_forward(
     scores, places = Scores(sig, functions), places_of(sig)
     find_tile = places.find_row_tile()
     hides_rows = scores.hides_rows
-    has_dropout = spec.dropout
-    dropout = Dropout(sig) if has_dropout else None
-    factor = dropout.factor if has_dropout else None
-    softmax = BoundRecurrence(recurrence_of(spec.softmax, has_dropout), functions, factor)
-    drop = dropped_weights(dropout, softmax, rows_are_keys=True)
+    dropout = weight_dropout(sig)
+    recurrence = recurrence_of(spec.softmax, spec.dropout)
+    softmax = BoundRecurrence(recurrence, functions, dropout.factor)
+    drop = dropout.drop(softmax, rows_are_keys=True)
     raise_maxima, rescale_sums = raised_maxima(softmax), rescaled_sums(softmax)
     store_results = stored_results(softmax)
     inputs, numbers = list(sig.inputs.values()), partial(row_numbers, sig)
@@ -76,7 +74,7 @@ def streaming_forward(
         for t in T.serial(work.count):
             with T.sblock("q_tile"):
                 vt = T.axis.spatial(work.count, t)
-                T.reads(whole([Q, K, V, *inputs, *[sig.rng] * has_dropout]))
+                T.reads(whole([Q, K, V, *inputs, *dropout.inputs]))
                 T.writes(results)
                 place_of = T.sblock_alloc_buffer((places.size,), "int64")
                 find_tile(place_of, vt, work, tile_rows)
@@ -86,8 +84,8 @@ def streaming_forward(
                 lengths = T.meta_var(sequences.lengths(b))
                 seen = T.meta_var(visibility(sig, lengths, b).of_head(h))
                 bound = T.meta_var(scores.at(b, h, lengths=lengths))
-                head = T.sblock_alloc_buffer((4,), "uint64") if has_dropout else T.meta_var(Q)
-                write_head(dropout, head, b, h)
+                head = dropout.head(Q)
+                dropout.write_head(head, b, h)
                 q0: T.let[T.int64] = place_of[2]
                 hk: T.let[T.int64] = T.truncdiv(h, group)
                 q_end: T.let[T.int64] = T.min(q0 + tile_rows, lengths[0])
@@ -112,7 +110,7 @@ def streaming_forward(
                 S = T.sblock_alloc_buffer((BK, R), "float32")
                 Y = T.sblock_alloc_buffer((BK, R), "float32")
                 E = T.sblock_alloc_buffer((BK, R), "float32")
-                P_kept = T.sblock_alloc_buffer((BK, R), "float32") if has_dropout else T.meta_var(E)
+                P_kept = dropout.kept(E)
                 P = P_kept if pack == 1 else T.sblock_alloc_buffer((BK // pack, R), operand.dtype)
                 if softmax.has_sum:
                     m = T.sblock_alloc_buffer((G, R), "float32")
@@ -262,7 +260,7 @@ def streaming_forward(
                                     raise_maxima(m, m_new, m_kept, alpha, growth_lanes, growth, r)
                                 with T.sblock("exp_scope"):
                                     T.reads(
-                                        Y[0:BK, 0:R], *along(maxima), *along([head] * has_dropout)
+                                        Y[0:BK, 0:R], *along(maxima), *along(dropout.held(head))
                                     )
                                     T.writes(
                                         E[0:BK, 0:R],

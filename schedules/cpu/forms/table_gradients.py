@@ -9,14 +9,14 @@ from tvm.script import tirx as T
 
 from ....definition.arithmetic import int32, visibility
 from ....definition.derive.bound import BoundGradient
-from ....definition.dropout import Dropout
 from ....definition.kinds import gradient_of
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .backward_rows import delta_pass
 from .backward_staging import staged_numbers, staged_rows, turned_keys
-from .dropout import dropped_weights, write_head
+from .backward_weights import dot_products, recomputed_weights
+from .dropout import weight_dropout
 from .entries import places_of
 from .regions import whole
 from .staging import Rows
@@ -34,11 +34,9 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
     """
     sig = Signature(spec, "tables")
     scores, places = Scores(sig, math), places_of(sig)
-    has_dropout = spec.dropout
-    dropout = Dropout(sig) if has_dropout else None
-    factor = dropout.factor if has_dropout else None
-    gradient = BoundGradient(gradient_of(spec.softmax), math, factor)
-    drop = dropped_weights(dropout, gradient, rows_are_keys=False)
+    dropout = weight_dropout(sig)
+    gradient = BoundGradient(gradient_of(spec.softmax), math, dropout.factor)
+    drop, weigh = dropout.drop(gradient, rows_are_keys=False), recomputed_weights(gradient)
     dim, dim_v, group, operand = spec.head_dim, spec.head_dim_v, sig.group, tile.operand
     with_low = "lse_low" in spec.saved_statistics
     has_sum, has_delta = gradient.has_sum, gradient.reads_delta
@@ -52,6 +50,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
     load_delta, load_low = (staged_numbers(name, 0) for name in ("delta", "low"))
     load_lse = staged_numbers("lse", "inf", gradient.row)
     turn_k, turn_v = map(turned_keys, ("k", "v"))
+    multiply_qk, multiply_do = (dot_products(name, operand.dot) for name in ("scores", "dp"))
     reads = [load for load in spec.table_loads if load.table in spec.learned]
     shares = in_turn([shares_of(n, scores, gradient) for n in range(len(reads))])
     sums = in_turn([sums_of(n, load) for n, load in enumerate(reads)])
@@ -72,7 +71,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                 rows_in = T.meta_var(
                     [
                         Q, dO, *[delta_r] * has_delta, *[L] * has_sum, *[L_low] * with_low,
-                        *[sig.rng] * has_dropout,
+                        *dropout.inputs,
                     ]
                 )  # fmt: skip
                 T.reads(whole([*rows_in, K, V]))
@@ -91,20 +90,19 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                 delta_b = (
                     T.sblock_alloc_buffer((BQ,), "float32") if has_delta else T.meta_var(lse_b)
                 )
+                statistics = T.meta_var([*[lse_b] * has_sum, *[low_b] * with_low])
                 S = T.sblock_alloc_buffer((BQ, BS), "float32")
                 X = T.sblock_alloc_buffer((BQ, BS), "float32")
                 Y = T.sblock_alloc_buffer((BQ, BS), "float32")
                 P = T.sblock_alloc_buffer((BQ, BS), "float32")
-                key = T.sblock_alloc_buffer((4,), "uint64") if has_dropout else T.meta_var(P)
-                P_kept = (
-                    T.sblock_alloc_buffer((BQ, BS), "float32") if has_dropout else T.meta_var(P)
-                )
+                key = dropout.head(P)
+                P_kept = dropout.kept(P)
                 dP = T.sblock_alloc_buffer((BQ, BS), "float32")
                 G = T.meta_var([T.sblock_alloc_buffer((BQ, BS), "float32") for _ in reads])
                 for n in T.serial(tasks.count(part)):
                     with T.sblock("q_tile"):
                         vn = T.axis.opaque(tasks.count(part), n)
-                        block = T.meta_var([Q_r, dO_r, lse_b, low_b, delta_b] + [key] * has_dropout)
+                        block = T.meta_var([Q_r, dO_r, lse_b, low_b, delta_b, *dropout.held(key)])
                         work = T.meta_var([K_r, V_r, Kt, Vt, S, X, Y, P, P_kept, dP, *G])
                         T.reads(whole([*rows_in, K, V, *results]))
                         T.writes(whole([*block, *work, *results]))
@@ -143,7 +141,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                         do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
                         k_rows = T.meta_var(Rows(K, key_at, keys, dim))
                         v_rows = T.meta_var(Rows(V, key_at, keys, dim_v))
-                        write_head(dropout, key, b, h)
+                        dropout.write_head(key, b, h)
                         load_q(q_rows, q0, Q_r)
                         load_do(do_rows, q0, dO_r)
                         if has_delta:
@@ -164,32 +162,10 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                 turn_k(K_r, Kt)
                                 turn_v(V_r, Vt)
                                 with T.sblock("p_scope"):
-                                    T.reads(whole([Q_r, Kt, lse_b, low_b, *[key] * has_dropout]))
+                                    T.reads(whole([Q_r, Kt, lse_b, low_b, *dropout.held(key)]))
                                     T.writes(whole([S, X, Y, P, P_kept]))
-                                    for i, j, d in T.grid(BQ, BS, D):
-                                        with T.sblock("scores"):
-                                            vi, vj, vd = T.axis.remap("SSR", [i, j, d])
-                                            with T.init():
-                                                S[vi, vj] = T.float32(0)
-                                            S[vi, vj] = S[vi, vj] + operand.dot(
-                                                Q_r[vi, vd], Kt[0, vd, vj]
-                                            )
-                                    for i, j in T.grid(BQ, BS):
-                                        with T.sblock("score_mod"):
-                                            vi, vj = T.axis.remap("SS", [i, j])
-                                            X[vi, vj] = bound.scaled(S[vi, vj], q0 + vi, k0 + vj)
-                                    for i, j in T.grid(BQ, BS):
-                                        with T.sblock("mask"):
-                                            vi, vj = T.axis.remap("SS", [i, j])
-                                            Y[vi, vj] = bound.masked(
-                                                X[vi, vj], q0 + vi, k0 + vj, edge
-                                            )
-                                    for i, j in T.grid(BQ, BS):
-                                        with T.sblock("p"):
-                                            vi, vj = T.axis.remap("SS", [i, j])
-                                            row = T.meta_var([lse_b[vi]] * has_sum)
-                                            low = T.meta_var([low_b[vi]] * with_low)
-                                            P[vi, vj] = gradient.weight(Y[vi, vj], *row, *low)
+                                    multiply_qk(Q_r, Kt, S, 0, D)
+                                    weigh(S, X, Y, P, bound, q0, k0, edge, statistics)
                                     drop(P, P_kept, key, row0, k0)
                                 weights = T.meta_var((P, P_kept))
                                 pair = T.meta_var(
@@ -200,14 +176,7 @@ def table_gradients(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.
                                 with T.sblock("ds_scope"):
                                     T.reads(whole([dO_r, Vt, P, P_kept, S, delta_b]))
                                     T.writes(whole([dP, *G]))
-                                    for i, j, d in T.grid(BQ, BS, Dv):
-                                        with T.sblock("dp"):
-                                            vi, vj, vd = T.axis.remap("SSR", [i, j, d])
-                                            with T.init():
-                                                dP[vi, vj] = T.float32(0)
-                                            dP[vi, vj] = dP[vi, vj] + operand.dot(
-                                                dO_r[vi, vd], Vt[0, vd, vj]
-                                            )
+                                    multiply_do(dO_r, Vt, dP, 0, Dv)
                                     shares(G, weights, dP, delta_b, pair)
                                 with T.sblock("sum_scope"):
                                     T.reads(whole([*G, S, *results]))
