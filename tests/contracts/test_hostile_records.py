@@ -21,7 +21,7 @@ from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.schedules.table import Candidate
 from tvm_flash.schedules.target import host_target
 
-# Of the one direction that only specs with learned tables have.
+# A spec with a learned table, which alone has the direction "tables".
 LEARNED = replace(SPEC, alibi=True, learned=(0,))
 HALF = AttentionSpec(dtype="float16", head_dim=64)
 SM_90 = ARCHS["sm_90"]

@@ -16,7 +16,7 @@ from tvm_flash.errors import BuildError
 
 needs_nvdisasm = needs(find_nvdisasm, find_toolkit)
 
-# Of a kernel for sm_80, as nvdisasm prints its upper words.
+# Upper words of a kernel for sm_80 as nvdisasm prints them, and what they say.
 KNOWN = {
     0x000FE40000000F00: "B------:-:-:-:S02",  # MOV R1, c[0x0][0x28]
     0x000FC800078EC0FF: "B------:-:-:Y:S04",  # LOP3.LUT R2, R2, 0x6, RZ, 0xc0, !PT

@@ -17,7 +17,7 @@ from tvm_flash.verify.rule import deviations
 B, H, SQ, SK, D = 2, 2, 70, 90, 16
 BLOCK = (64, 64)
 RNG = torch.tensor([5, 7])
-# Of packed sequences: queries and keys of each entry. The others have SQ and SK.
+# Queries and keys of each entry of packed sequences; dense ones have SQ and SK.
 LENGTHS = ((33, SK), (SQ, 17))
 # What learns beside q, k and v: a bias with the dimensions of these letters, or a factor per head.
 LEARNED = ("", "bhqk", "bk", "head")

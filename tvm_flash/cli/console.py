@@ -39,7 +39,7 @@ console = Output()
 # Progress and complaints go to stderr: what a program reads from stdout stays clean.
 notes = Output(stderr=True)
 
-# Of a line that is printed as it is: no colours, no line breaks.
+# Options that print a line as it is: no colours, no line breaks.
 PLAIN: dict[str, bool] = {"highlight": False, "soft_wrap": True}
 
 # Columns that tables and help need: a narrower terminal wraps them, which loses nothing.

@@ -28,8 +28,8 @@ def differentiable(name: str, run, save, gradients, tables: int | None = None):
 
     def forward(ctx, *inputs):
         # What is in a list is followed only where it is an input too.
-        *inputs, ctx.learned = inputs
-        inputs = tuple(inputs[: len(inputs) - len(ctx.learned)])
+        ctx.learned = inputs[-1]
+        inputs = inputs[: -1 - len(ctx.learned)]
         outputs = run(*inputs)
         save(ctx, inputs, outputs)
         return outputs

@@ -12,7 +12,7 @@ from ..problem.block_maker import from_torch
 from ..problem.block_mask import BlockMask
 from .captured import Captured, captured_on
 
-# Of torch's, which a model hands to each of its layers.
+# Block masks by torch's, which a model hands to each of its layers.
 _known: WeakKeyDictionary[Any, BlockMask] = WeakKeyDictionary()
 
 

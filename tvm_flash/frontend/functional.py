@@ -152,7 +152,8 @@ def attention(
             )
     ragged = None if lengths is None else ragged_of(q, k, v, lengths, max_seqlen_q, max_seqlen_k)
     inputs = own = ()
-    if bias is not None or learns(softmax_scale) or learns(softcap):
+    is_number = softmax_scale is None and type(softcap) is float  # as most calls have it
+    if bias is not None or (not is_number and (learns(softmax_scale) or learns(softcap))):
         if alibi_slopes is not None:
             check_no_alibi(softmax_scale, softcap)
         shape = longest_of(q, k, ragged)

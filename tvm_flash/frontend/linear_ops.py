@@ -15,9 +15,14 @@ from .autograd import below_autograd, differentiable
 from .checks import NAMES
 from .library import define, register_composed
 from .placement import has_readable_rows, place_of
+from .recording import named, parameters
 from .schemas import schema
 
 linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=False",)))
+
+
+# Inputs that have gradients.
+_DIFFERENTIABLE = ("q", "k", "v", "state")
 
 
 def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:
@@ -73,10 +78,10 @@ def _spec(dtype: torch.dtype, head_dim: int, head_dim_v: int, causal: bool) -> A
 
 
 def _save(ctx, inputs, outputs) -> None:
-    *tensors, reverse, normalize = inputs[:12]
-    causal = inputs[12] if len(inputs) > 12 else False
-    ctx.plain = (reverse, normalize, causal, len(inputs))
-    ctx.save_for_backward(*tensors, *outputs[:2])
+    given = named(linear, inputs)
+    ctx.plain = [given.pop(name) for name in ("reverse", "normalize", "causal")]
+    ctx.count = len(inputs)
+    ctx.save_for_backward(*given.values(), *outputs[:2])
     ctx.mark_non_differentiable(outputs[1])
 
 
@@ -87,13 +92,14 @@ def _gradients(ctx, dout, _, dstate):
     queries then, while the weight of a key scales a row of theirs. Those two go from the last row
     to the first.
     """
-    if any(ctx.needs_input_grad[3:9]):
+    needs = zip(parameters(linear), ctx.needs_input_grad, strict=False)
+    if any(is_needed and name not in _DIFFERENTIABLE for name, is_needed in needs):
         raise NotImplementedError(
             "linear attention has gradients of q, k, v and the state: none of decay, and no second "
             "ones"
         )
     q, k, v, a, b, c, weight, out_weight, decay, state, out, normalizer = ctx.saved_tensors
-    reverse, normalize, causal, count = ctx.plain
+    reverse, normalize, causal = ctx.plain
     heads, group = q.shape[2], q.shape[2] // k.shape[2]
     if normalize:
         factor = torch.where(normalizer == 0, 0.0, 1 / normalizer)
@@ -113,8 +119,8 @@ def _gradients(ctx, dout, _, dstate):
     dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, upstream.transpose(2, 3), 1 - reverse)
     dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, upstream, 1 - reverse)
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
-    gradients = (dq, dk, dv, *[None] * 6, before * rate)
-    return (*gradients, *[None] * (count - len(gradients)))
+    gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, before * rate), strict=True))
+    return tuple([gradients.get(name) for name in parameters(linear)][: ctx.count])
 
 
 register_composed(

@@ -76,6 +76,17 @@ def is_plain_call(q, k, v, tables) -> bool:
     return True
 
 
+def is_recorded(q, k, v, sink, tables) -> bool:
+    """Whether autograd records a plain call on these tensors; sink: None is none."""
+    return torch.is_grad_enabled() and bool(
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or (sink is not None and sink.requires_grad)
+        or (tables and any(x.requires_grad for x in tables))
+    )
+
+
 def untraced_shapes(*tensors: torch.Tensor) -> tuple[tuple[int, ...], ...]:
     """The shapes as numbers, where torch.jit.trace makes a tensor of each size that is read."""
     state = _get_tracing_state()

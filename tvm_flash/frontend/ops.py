@@ -14,7 +14,7 @@ from . import placement
 from .autograd import differentiable
 from .checks import check_backward_call, check_operator_call, check_rng, check_sink
 from .library import NO_SECOND_GRADIENTS, define, register
-from .observers import is_plain_call
+from .observers import is_plain_call, is_recorded
 from .placement import place_of
 from .recording import Recording, named, parameters
 from .results import (
@@ -65,10 +65,7 @@ def attention_operator(
             others = [*tables, *(x for x in (sink, rng) if x is not None)]
         if not is_plain_call(q, k, v, others):
             spec = lasting_text(spec)
-        elif torch.is_grad_enabled() and (
-            q.requires_grad or k.requires_grad or v.requires_grad
-            or (sink is not None and sink.requires_grad) or any(x.requires_grad for x in tables)
-        ):  # fmt: skip
+        elif is_recorded(q, k, v, sink, tables):
             run = _differentiable_forward
         else:
             results = _run_forward(

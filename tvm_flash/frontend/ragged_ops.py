@@ -23,7 +23,7 @@ from ..runtime.kernels import resolve
 from .autograd import differentiable
 from .last_call import LastCall
 from .library import NO_SECOND_GRADIENTS, define, register, without_derivative
-from .observers import is_plain_call
+from .observers import is_plain_call, is_recorded
 from .ops import call_of, is_ordered, readable_rows
 from .packed_rows import Extent, is_readable
 from .placement import place_of
@@ -81,10 +81,7 @@ def ready_operator(
         if not is_plain_call(q, k, v, others):
             # What records the call may be run by another process.
             spec = lasting_text(spec)
-        elif torch.is_grad_enabled() and (
-            q.requires_grad or k.requires_grad or v.requires_grad
-            or (sink is not None and sink.requires_grad) or any(x.requires_grad for x in tables)
-        ):  # fmt: skip
+        elif is_recorded(q, k, v, sink, tables):
             run = _DIFFERENTIABLE[kind]
         else:
             known = (softmax_scale, *numbers, max_seqlen_k)
