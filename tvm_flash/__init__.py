@@ -45,7 +45,8 @@ _EXPORTS = {
 # Modules that users know as a whole.
 _MODULES = ("bert_padding", "feature_maps", "flash_attn_interface", "masks")
 
-__all__ = [*_EXPORTS, *_MODULES, "__version__"]
+# Not what needs TVM, which is no part of running: a star import takes all of these.
+__all__ = [*(x for x in _EXPORTS if x != "build"), *_MODULES, "__version__"]
 
 
 def __getattr__(name: str):

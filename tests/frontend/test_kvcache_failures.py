@@ -28,6 +28,10 @@ FAILURES = {
         {"out": torch.empty(B, 1, HEADS, DIM, requires_grad=True)},
         ValueError,
     ),
+    "a view for the result of a q that wants a gradient": (
+        {"out": random(2, B, 1, HEADS, DIM)[0], "q": random(B, 1, HEADS, DIM).requires_grad_()},
+        ValueError,
+    ),
     "memory for the result of inference mode": ({"out": OF_INFERENCE}, ValueError),
     "positions without angles": ({"rotary_cos": COS[:50], "rotary_sin": SIN[:50]}, ValueError),
 }

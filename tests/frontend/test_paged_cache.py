@@ -262,6 +262,10 @@ def test_no_append_writes_into_pages_of_others():
         (lambda c, k, v: c.append(0, k, v, 2), TypeError, ["ids=0", "list"]),
         (lambda c, k, v: c.write(torch.arange(3), k, v), ValueError, ["(2, 2, 3)", "(3, 2, 3)"]),
         (lambda c, k, v: c.write(torch.arange(2), k, v, 1), ValueError, ["layer=1", "0..0"]),
+        (lambda c, k, v: c.write(torch.tensor([0, 32]), k, v), ValueError, ["slot 32", "0..31"]),
+        (lambda c, k, v: c.write(torch.arange(2).int(), k, v), TypeError, ["slots", "int64"]),
+        (lambda c, k, v: c.write([0, 1], k, v), TypeError, ["slots", "int64, not list"]),
+        (lambda c, k, v: c.append([0], k, v.to_sparse(), 2), TypeError, ["v of layout"]),
         (lambda c, k, v: c.free([0, 7]), ValueError, ["sequence 7"]),
         (lambda c, k, v: c.free([0, 0]), ValueError, ["twice"]),
         (lambda c, k, v: c.fork(7), ValueError, ["sequence 7"]),
@@ -278,6 +282,25 @@ def test_what_fails_leaves_the_cache_as_it_was(call, error, parts):
     with pytest.raises(error) as raised:
         call(cache, rows(90, 2, 2, 3), rows(90, 2, 2, 5) + 0.5)
     assert all(part in str(raised.value) for part in parts), raised.value
+    assert_unchanged(cache, before)
+
+
+def test_values_of_the_cache_itself_are_read_before_it_is_written():
+    cache, (a, b) = filled(6, 3)
+    had = cache.gather(a)
+    k, v = (pages[0].flatten(0, 1)[:6] for pages in (cache.k_pages, cache.v_pages))
+    cache.append([a, b], k, v, [3, 3])
+    for got, rows_of_a in zip(cache.gather(b), had, strict=True):
+        assert torch.equal(got[3:], rows_of_a[3:])
+
+
+def test_a_cache_of_inference_mode_is_changed_there_alone():
+    with torch.inference_mode():
+        cache, (a,) = filled(6)
+    before = state(cache)
+    for change in (cache.allocate, cache.compact, lambda: cache.fork(a), lambda: cache.free([a])):
+        with pytest.raises(RuntimeError, match="made in inference mode"):
+            change()
     assert_unchanged(cache, before)
 
 

@@ -48,6 +48,26 @@ def test_pages_of_nothing(name):
     assert lse.shape == (HEADS, len(q))
 
 
+def test_a_batch_of_no_sequences_with_slopes():
+    q, ends = random(4, HEADS, DIM), int32(0)
+    slopes = torch.rand(HEADS)
+    out, lse = attention(
+        q, q, q, cu_seqlens_q=ends, cu_seqlens_k=ends, alibi_slopes=slopes, return_lse=True
+    )
+    assert torch.equal(out, torch.zeros_like(q)) and (lse == -torch.inf).all()
+
+
+def test_numbers_of_a_call_may_grow_afterwards():
+    """A call leaves the memory of its numbers to be resized, as torch.cumsum(out=) does."""
+    q, ends = random(9, HEADS, DIM), int32(0, 4, 9)
+    out = torch.full_like(q, torch.nan)
+    got = flash_attn_varlen_func(q, q, q, ends, ends, 5, 5, out=out)
+    assert got is out and torch.equal(out, flash_attn_varlen_func(q, q, q, ends, ends, 5, 5))
+    ends.resize_(4).copy_(int32(0, 2, 4, 9))
+    wanted = flash_attn_varlen_func(q, q, q, ends.clone(), ends.clone(), 5, 5)
+    assert torch.equal(flash_attn_varlen_func(q, q, q, ends, ends, 5, 5), wanted)
+
+
 def test_memory_of_decoding_goes_with_the_keys_there_are():
     """Room for entries all as long as the longest would be 150 TB."""
     page, short, dim = 2**20, 2**17, 8

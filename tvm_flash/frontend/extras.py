@@ -12,10 +12,13 @@ _OF_SPEED = ("pack_gqa", "sm_margin", "scheduler_metadata")
 _SINKS = ("s_aux", "sinks", "learnable_sink")
 _NO_FLOAT8 = "q, k and v are float32, bfloat16 or float16: multiply them, or softmax_scale, by it"
 _REFUSED = {
-    "attention_chunk": "give `attention` a mask_mod: q_idx // chunk == k_idx // chunk",
+    "attention_chunk": "give `attention` a mask_mod: with Sq queries at the end of Sk keys, "
+    "(q_idx + Sk - Sq) // chunk == k_idx // chunk",
     "qv": "no kernel adds a second product to the scores; join q and qv, k and v along head_dim",
     "q_descale": _NO_FLOAT8, "k_descale": _NO_FLOAT8, "v_descale": _NO_FLOAT8,
 }  # fmt: skip
+# Of another function, or of FlashAttention-3.
+_RENAMED = {"page_table": "block_table", "return_softmax_lse": "return_attn_probs"}
 
 
 def sink_of(others: dict[str, Any]) -> torch.Tensor | None:
@@ -27,7 +30,8 @@ def sink_of(others: dict[str, Any]) -> torch.Tensor | None:
         if name in _OF_SPEED or name in _SINKS:
             continue
         if name not in _REFUSED:
-            raise TypeError(f"unexpected keyword argument {name!r}")
+            other = f": here it is {_RENAMED[name]}" if name in _RENAMED else ""
+            raise TypeError(f"unexpected keyword argument {name!r}{other}")
         if value is not None and not (isinstance(value, int) and value == 0):
             given = type(value).__name__ if isinstance(value, torch.Tensor) else f"{value!r:.60}"
             raise NotImplementedError(f"{name}={given} is not served: {_REFUSED[name]}")

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from .attn_probs import dropout_of, shown_weights
+from .checks import check_first
 from .extras import sink_of
 from .flash_attn import unpacked
 from .functional import Window, attention
+from .output import check_out
 from .values import NO_WINDOW
 
 
@@ -34,6 +36,7 @@ def flash_attn_varlen_func(
     seqused_q: torch.Tensor | None = None,
     seqused_k: torch.Tensor | None = None,
     num_splits: int = 0,
+    out: torch.Tensor | None = None,
     **others: Any,
 ):
     """Attention of packed q (total_q, H, D), k, v (total_k, Hk, D); see ``attention``.
@@ -41,11 +44,15 @@ def flash_attn_varlen_func(
     cu_seqlens_q, cu_seqlens_k: (B + 1,) int32. block_table (B, most) int32: k and v are pages
     (pages, page_size, Hk, D). Returns out (total_q, H, Dv); with ``return_attn_probs`` (out, lse
     (H, total_q) float32, weights (B, H, most queries, most keys) or None, as
-    ``flash_attn_func`` has them). num_splits: 1 for the same bits in any batch. others:
+    ``flash_attn_func`` has them). num_splits: 1 for the same bits in any batch. out: memory for the
+    result, without gradients. others:
     ``attention``'s sink as s_aux, sinks or learnable_sink; FlashAttention-3's pack_gqa and
     sm_margin, being of speed alone; what it has besides raises NotImplementedError by name.
     """
     sink = sink_of(others) if others else None
+    if out is not None:
+        check_first(q, 3)
+        check_out(out, q, v)
     dropout_p, rng = dropout_of(dropout_p, q, return_attn_probs)
     options = {
         "softmax_scale": softmax_scale, "causal": causal, "window_size": window_size,
@@ -57,6 +64,8 @@ def flash_attn_varlen_func(
         max_seqlen_k=max_seqlen_k, seqused_q=seqused_q, seqused_k=seqused_k,
         block_table=block_table, num_splits=num_splits, dropout_p=dropout_p, rng=rng, **options,
     )  # fmt: skip
+    if out is not None:
+        result = (out.copy_(result[0]), *result[1:]) if return_attn_probs else out.copy_(result)
     if not return_attn_probs:
         return result
     if dropout_p and not (seqused_q is seqused_k is block_table is None):

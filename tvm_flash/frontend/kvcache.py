@@ -12,13 +12,17 @@ from .append_ops import Angles, append
 from .checks import as_softmax, check_alike, check_first
 from .extras import sink_of
 from .functional import Window, options_of
-from .kvcache_pages import check_new_rows, is_expanded, pages_of
+from .kvcache_pages import check_new_rows, pages_of
 from .kvcache_step import InUse, step_of
+from .output import check_out
 from .placement import has_readable_rows
 from .ragged import ready_attention
 from .ragged_checks import check_rows
 from .rotary import check_angles, rotated_queries
 from .values import NO_WINDOW, as_flag, as_splits, autocast
+
+# What is rotated by what, by the names of the parameters.
+_ROTARY = ("q", "rotary_cos", "rotary_sin")
 
 
 def flash_attn_with_kvcache(
@@ -82,7 +86,7 @@ def flash_attn_with_kvcache(
     rows, shape = _packed(q)
     check_rows(rows, *pages, 4)
     if out is not None:
-        _check_out(out, q, v_cache)
+        check_out(out, q, v_cache)
     if (k is None) != (v is None):
         raise ValueError("k and v are appended together: give both or none")
     rotates = rotary_cos is not None or rotary_sin is not None
@@ -101,7 +105,7 @@ def flash_attn_with_kvcache(
         softmax, sink = as_softmax(softmax, sink, q, return_softmax_lse)
     options = options_of(causal, window_size, softcap, softmax_scale, alibi_slopes, softmax=softmax)
     if rotates:
-        check_angles(rows, rotary_cos, rotary_sin, packed=True)
+        check_angles(rows, rotary_cos, rotary_sin, packed=True, names=_ROTARY)
         interleaved = as_flag("interleaved", rotary_interleaved)
     step = step_of(
         q, pages, k,
@@ -151,18 +155,3 @@ def _check_nothing_new(rotates: bool, cu_seqlens_k_new) -> None:
         raise ValueError("rotary_cos and rotary_sin rotate new keys: give k and v")
     if cu_seqlens_k_new is not None:
         raise ValueError("cu_seqlens_k_new is of new keys: give k and v")
-
-
-def _check_out(out, q: torch.Tensor, v_cache: torch.Tensor) -> None:
-    """Raise unless ``out`` is memory for the result."""
-    check_alike("out", out, q, q.ndim)
-    if out.shape != (shape := (*q.shape[:-1], v_cache.shape[-1])):
-        raise ValueError(f"out of shape {tuple(out.shape)} must be of shape {tuple(shape)}")
-    if is_expanded(out):
-        raise ValueError(f"out of strides {out.stride()} is expanded: its rows are one memory")
-    if out.requires_grad and torch.is_grad_enabled():
-        raise ValueError("out requires a gradient: give its .detach(), or call under no_grad()")
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
-        return
-    if out.is_inference():
-        raise ValueError("out was made in inference mode: give its .clone(), or call there")

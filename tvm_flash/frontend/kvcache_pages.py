@@ -11,7 +11,8 @@ import torch
 from ..score.layouts import check_in_memory
 from .checks import check_alike
 from .functional import LAYOUTS
-from .packed_rows import check_numbers, check_table, is_readable, read
+from .output import is_expanded
+from .packed_rows import check_capacity, check_numbers, check_table, is_readable, read
 from .ragged_checks import check_pages_exist
 
 
@@ -69,6 +70,7 @@ def cache_pages(q, k, v, seqlens, batch_idx, leftpad, table, entries: int) -> Ca
         raise ValueError(f"k_cache has {k.shape[0]} sequences, q {entries}")
     else:
         table = torch.arange(entries, dtype=torch.int32, device=q.device)[:, None]
+    check_capacity(table, k)
     seqlens = table.shape[1] * k.shape[1] if seqlens is None else seqlens
     leftpad = 0 if leftpad is None else leftpad
     past = number_of_each("cache_seqlens", seqlens, entries, q.device)
@@ -91,11 +93,6 @@ def number_of_each(name: str, x, entries: int, device: torch.device) -> torch.Te
     return torch.full((entries,), number, dtype=torch.int32, device=device)
 
 
-def is_expanded(x: torch.Tensor) -> bool:
-    """Whether elements of ``x`` share memory, so that it cannot be written."""
-    return any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True))
-
-
 def check_new_rows(pages: tuple, k: torch.Tensor, v: torch.Tensor) -> None:
     """ValueError unless packed k and v are like the rows of the pages, which can be written."""
     for name, new, cache in (("k", k, pages[0]), ("v", v, pages[1])):
@@ -110,8 +107,12 @@ def check_new_rows(pages: tuple, k: torch.Tensor, v: torch.Tensor) -> None:
         raise ValueError(f"k has {len(k)} rows, v has {len(v)}: each key needs one value")
 
 
-def check_cache_numbers(cache: CachePages, cu_k: torch.Tensor | None) -> None:
+def check_cache_numbers(
+    cache: CachePages, cu_k: torch.Tensor | None, *, is_full: bool = False
+) -> None:
     """Raise unless what is in use, and new rows (cu_k, None: none), lie in pages that exist.
+
+    is_full: nobody gave cache_seqlens.
 
     ValueError: negative numbers, padding past the keys, sequences that append to one place.
     RuntimeError: a full cache, a page that does not exist. Nothing where numbers are not read.
@@ -125,14 +126,16 @@ def check_cache_numbers(cache: CachePages, cu_k: torch.Tensor | None) -> None:
     _raise_where(first < 0, "cache_leftpad", first, "0 or more", ValueError)
     if (full := past > capacity).any():
         entry = int(full.argmax())
+        if is_full:
+            raise RuntimeError("without cache_seqlens the cache is full: say what is in use")
         raise RuntimeError(
             f"sequence {entry} needs {past[entry]} positions, cache_seqlens[{entry}]="
             f"{before[entry]} and the new ones, the cache has {capacity}: append less, say by "
             "cache_seqlens what is in use, or give more pages in block_table"
         )
     _raise_where(first > past, "cache_leftpad", first, "at most the keys there are", ValueError)
-    name = "block_table[{}, {}]" if cache.paged else "cache_batch_idx[{}]"
-    check_pages_exist(cache.table, past, cache.k, name)
+    what = ("block_table[{}, {}]", "pages") if cache.paged else ("cache_batch_idx[{}]", "sequences")
+    check_pages_exist(cache.table, past, cache.k, *what)
     if cu_k is not None:
         _check_apart(cache, before, past)
 
@@ -158,8 +161,8 @@ def _check_apart(cache: CachePages, before: np.ndarray, past: np.ndarray) -> Non
     if again.any():
         pair = order[int(again.argmax()) :][:2]
         one, other = sorted(int(entry[part]) for part in pair)
-        name = "block_table" if cache.paged else "cache_batch_idx"
+        name, unit = ("block_table", "page") if cache.paged else ("cache_batch_idx", "sequence")
         raise ValueError(
-            f"sequences {one} and {other} append to one place, row {start[pair[1]] % size} of page "
-            f"{page[pair[1]]}: {name} must keep them apart"
+            f"sequences {one} and {other} append to one place, row {start[pair[1]] % size} of "
+            f"{unit} {page[pair[1]]} of the cache: {name} must keep them apart"
         )

@@ -84,15 +84,16 @@ def _step(q, pages, k, given: InUse) -> Step:
         if len(cu_k) - 1 != entries:
             raise ValueError(f"k has {len(cu_k) - 1} sequences, q has {entries}")
         ends = cache.past + (k.shape[1] if k.ndim == 4 else cu_k[1:] - cu_k[:-1])
-    check_cache_numbers(cache, cu_k)
+    check_cache_numbers(cache, cu_k, is_full=given.cache_seqlens is None)
     offsets = cache.past
     if given.rotary_seqlens is not None:
         offsets = number_of_each("rotary_seqlens", given.rotary_seqlens, entries, q.device)
     rotation = None
     if given.angles is not None:
         rotation = _of_queries(q, cu_q, offsets, given.moves)
-        check_reach(offsets, cu_k, given.angles)
-        check_reach(rotation.offsets, rotation.cu_seqlens, given.angles)
+        name = "cache_seqlens" if given.rotary_seqlens is None else "rotary_seqlens"
+        check_reach(offsets, cu_k, given.angles, name)
+        check_reach(rotation.offsets, rotation.cu_seqlens, given.angles, name)
     ends = ends.clamp(max=cache.capacity)
     lengths = Lengths(
         cu_seqlens_q=cu_q, seqused_k=ends, block_table=cache.table, leftpad_k=cache.first

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from .packed_rows import memory_of
+
 
 class LastCall:
     """One answer, for arguments that are the same tensors on a CPU with the same numbers in them.
@@ -40,8 +42,7 @@ class LastCall:
         """Keep ``answer`` for these, in place of the one before."""
         states = []
         for x in {id(x): x for x in tensors if x is not None}.values():
-            # An array on the memory itself, which stays though the tensor is given another.
-            array = x.detach().numpy()
+            array = memory_of(x)  # read only while it is that of x
             states.append((x, _place(x), array, array.tobytes()))
         self._kept = tensors, (sizes, torch.is_inference_mode_enabled()), states, answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import NamedTuple
 
@@ -16,6 +17,12 @@ from ..score.layouts import check_in_memory
 
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
 # For those who look for a mistake: numbers on GPUs are read too, which waits for all work before.
+_TO_READ = 0x100  # PyBUF_READ
+_view_memory = ctypes.pythonapi.PyMemoryView_FromMemory
+_view_memory.restype, _view_memory.argtypes = (
+    ctypes.py_object,
+    (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int),
+)
 _READS_GPUS = os.environ.get("TVM_FLASH_CHECK", "") not in ("", "0")
 
 
@@ -42,7 +49,21 @@ def is_readable(x: torch.Tensor) -> bool:
 
 def read(x: torch.Tensor) -> np.ndarray:
     """The numbers of ``x``, which ``is_readable``; of a GPU in a copy."""
-    return x.numpy() if x.is_cpu else x.cpu().numpy()
+    return memory_of(x) if x.is_cpu else x.cpu().numpy()
+
+
+def memory_of(x: torch.Tensor) -> np.ndarray:
+    """The memory of ``x``, integers on a CPU, as long as it has that: its owner may resize it.
+
+    ``x.numpy()`` would forbid that for good.
+    """
+    dtype = np.dtype(str(x.dtype).removeprefix("torch."))
+    if not x.numel():
+        return np.empty(x.shape, dtype)
+    strides = [step * dtype.itemsize for step in x.stride()]
+    last = sum((n - 1) * step for n, step in zip(x.shape, strides, strict=True))
+    memory = _view_memory(x.data_ptr(), last + dtype.itemsize, _TO_READ)
+    return np.ndarray(x.shape, dtype, memory, strides=strides)
 
 
 def check_cu_seqlens(
@@ -101,6 +122,16 @@ def check_table(block_table: torch.Tensor, entries: int, device: torch.device) -
     if block_table.ndim != 2 or len(block_table) != entries:
         shape = tuple(block_table.shape)
         raise ValueError(f"block_table of shape {shape} must be ({entries}, most pages)")
+
+
+def check_capacity(block_table: torch.Tensor, pages: torch.Tensor) -> None:
+    """ValueError where a row of ``block_table`` may hold more positions than kernels count."""
+    columns, page_size = block_table.shape[1], pages.shape[1]
+    if columns * page_size > MAX_SEQLEN:
+        raise ValueError(
+            f"{columns} pages of {page_size} rows for each sequence: limit {MAX_SEQLEN} positions; "
+            "give block_table fewer columns"
+        )
 
 
 def sequence_and_position(

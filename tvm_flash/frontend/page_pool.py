@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..score.layouts import check_dense
 from .page_allocator import Growth
 
 
@@ -24,9 +25,27 @@ class PagePool:
         for (name, pages), x in zip(self._pages.items(), (k, v), strict=True):
             _check_rows(name, x, lead, pages)
 
+    def check_slots(self, slots: torch.Tensor) -> None:
+        """Raise unless ``slots`` (total,) are int64 beside the pages, and where read, of theirs."""
+        pages = self._pages["k"]
+        if not isinstance(slots, torch.Tensor) or slots.dtype != torch.int64:
+            given = getattr(slots, "dtype", type(slots).__name__)
+            raise TypeError(f"slots must be a tensor of torch.int64, not {given}")
+        if slots.ndim != 1 or slots.device != pages.device:
+            raise ValueError(
+                f"slots of shape {tuple(slots.shape)} on {slots.device} must be (total,) on "
+                f"{pages.device}"
+            )
+        count = pages.shape[1:3].numel()
+        if slots.is_cpu and slots.numel() and not (slots.min() >= 0 and slots.max() < count):
+            wrong = slots[(slots < 0) | (slots >= count)][0]
+            raise ValueError(f"slot {wrong} must lie in 0..{count - 1}")
+
     def write(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int) -> None:
         """Write k (total, num_kv_heads, head_dim) and v alike to ``slots`` (total,) int64."""
-        for pages, x in zip(self._pages.values(), (k, v), strict=True):
+        own = [pages.untyped_storage().data_ptr() for pages in self._pages.values()]
+        new = [x.clone() if x.untyped_storage().data_ptr() in own else x for x in (k, v)]
+        for pages, x in zip(self._pages.values(), new, strict=True):
             pages[layer].flatten(0, 1).index_copy_(0, slots, x)
 
     def read(self, pages: list[int], length: int, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,6 +85,7 @@ def _on_cpu(numbers: list[int]) -> torch.Tensor:
 def _check_rows(name: str, x, lead: tuple[int, ...], pages: torch.Tensor) -> None:
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    check_dense(name, x)
     if x.dtype != pages.dtype:
         raise TypeError(f"{name}.dtype={x.dtype} must be the cache's {pages.dtype}: convert it")
     if x.device != pages.device:

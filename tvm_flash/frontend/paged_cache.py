@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 
 import torch
 
 from .page_allocator import Growth, PageAllocator
 from .page_pool import PagePool, slots_of
 from .values import as_integer
+
+
+def _changes(method: Callable) -> Callable:
+    """``method`` that writes the cache's tensors, without autograd; RuntimeError where none may."""
+
+    @wraps(method)
+    def run(self, *args, **kwargs):
+        if self.k_pages.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "the cache was made in inference mode: change it there, or make it outside"
+            )
+        with torch.no_grad():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class PagedCache:
@@ -84,11 +100,12 @@ class PagedCache:
         """How many pages no sequence has."""
         return len(self._allocator.free_pages)
 
+    @_changes
     def allocate(self) -> int:
         """A new sequence without tokens; CacheFull where max_sequences are in use."""
         return self._allocator.allocate()
 
-    @torch.no_grad()
+    @_changes
     def fork(self, sequence: int) -> int:
         """A new sequence with the tokens of another, in the same pages.
 
@@ -100,7 +117,7 @@ class PagedCache:
         self.seqlens[fork] = self.seqlens[sequence]
         return fork
 
-    @torch.no_grad()
+    @_changes
     def free(self, ids: Sequence[int]) -> None:
         """Remove sequences; ValueError where one is unknown or named twice, and none is removed."""
         ids = _integers("ids", ids)
@@ -109,7 +126,7 @@ class PagedCache:
         self.page_table[rows] = 0
         self.seqlens[rows] = 0
 
-    @torch.no_grad()
+    @_changes
     def append(self, ids: Sequence[int], k: torch.Tensor, v: torch.Tensor, counts=1) -> None:
         """Write new tokens after those of the sequences ``ids``: ``extend`` and ``write`` in one.
 
@@ -129,7 +146,7 @@ class PagedCache:
             self._pool.write(slots, *((k[layer], v[layer]) if has_layers else (k, v)), layer)
         self._commit(growth)
 
-    @torch.no_grad()
+    @_changes
     def extend(self, ids: Sequence[int], counts=1) -> torch.Tensor:
         """Make sequences longer by ``counts`` (as for ``append``), for tokens still to be written.
 
@@ -146,13 +163,15 @@ class PagedCache:
         self._commit(growth)
         return slots
 
-    @torch.no_grad()
+    @_changes
     def write(self, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int = 0) -> None:
         """Write k (total, num_kv_heads, head_dim) and v alike to ``slots`` (total,) of a layer.
 
-        slots: from ``extend``. ValueError, TypeError for tensors of other shapes, dtype, device.
+        slots: from ``extend``. ValueError, TypeError for tensors of other shapes, dtype, device,
+        and on CPUs for slots that do not exist.
         """
         self._check_layer(layer)
+        self._pool.check_slots(slots)
         self._pool.check(k, v, (len(slots),))
         self._pool.write(slots, k, v, layer)
 
@@ -174,7 +193,7 @@ class PagedCache:
         pages, length = self._allocator.pages[sequence], self._allocator.lengths[sequence]
         return self._pool.read(pages, length, layer)
 
-    @torch.no_grad()
+    @_changes
     def compact(self) -> int:
         """Move pages so that those in use are the first; returns how many are in use.
 

@@ -20,6 +20,7 @@ from .packed_rows import (
     check_cu_seqlens,
     equal_cu_seqlens,
     is_readable,
+    read,
     sequence_and_position,
 )
 from .values import as_flag
@@ -175,19 +176,23 @@ def _positions(x, seqlen_offsets, cu_seqlens) -> torch.Tensor:
     return torch.where(sequence < len(cu_seqlens) - 1, position + seqlen_offsets, -1)
 
 
-def check_angles(x, cos, sin, *, packed: bool) -> None:
-    """TypeError, ValueError unless cos and sin can rotate x (B, S, H, D), or (total, H, D)."""
-    for name, tensor in (("x", x), ("cos", cos), ("sin", sin)):
+def check_angles(x, cos, sin, *, packed: bool, names=("x", "cos", "sin")) -> None:
+    """TypeError, ValueError unless cos and sin can rotate x (B, S, H, D), or (total, H, D).
+
+    names: what the caller calls the three.
+    """
+    rows = names[0]
+    for name, tensor in zip(names, (x, cos, sin), strict=True):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
         check_dense(name, tensor)
         if not tensor.is_floating_point():
             raise TypeError(f"{name}.dtype={tensor.dtype} must be floating point: convert it")
         if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}: move one")
+            raise ValueError(f"{name} is on {tensor.device}, {rows} on {x.device}: move one")
     if x.ndim != (3 if packed else 4):
         wanted = "(total, H, D)" if packed else "(B, S, H, D), or (total, H, D) with cu_seqlens"
-        raise ValueError(f"x of shape {tuple(x.shape)} must be {wanted}")
+        raise ValueError(f"{rows} of shape {tuple(x.shape)} must be {wanted}")
     if cos.ndim != 2 or cos.shape != sin.shape:
         raise ValueError(
             f"cos of shape {tuple(cos.shape)} and sin of shape {tuple(sin.shape)} must both be "
@@ -196,7 +201,7 @@ def check_angles(x, cos, sin, *, packed: bool) -> None:
     if 2 * cos.shape[1] > x.shape[-1]:
         raise ValueError(
             f"rotary_dim={2 * cos.shape[1]}, twice the columns of cos, exceeds the head_dim="
-            f"{x.shape[-1]} of x: give fewer columns"
+            f"{x.shape[-1]} of {rows}: give fewer columns"
         )
 
 
@@ -217,30 +222,30 @@ def _check_offsets(offsets, x, cu_seqlens) -> None:
         raise ValueError(f"seqlen_offsets is on {offsets.device}, x on {x.device}: move one")
 
 
-def check_reach(offsets, lengths, rows: int) -> None:
+def check_reach(offsets, lengths, rows: int, name: str = "seqlen_offsets") -> None:
     """ValueError for a position outside of the ``rows`` of cos, where positions can be read.
 
-    offsets: an int or (B,). lengths: of all sequences, or cumulative ones (B + 1,).
+    offsets: an int or (B,), which the caller calls ``name``. lengths: of all sequences, or
+    cumulative ones (B + 1,).
     """
     tensors = [n for n in (offsets, lengths) if isinstance(n, torch.Tensor)]
     if not all(map(is_readable, tensors)):
         return
     first, past = _reach(offsets, lengths) if tensors else (offsets, offsets + lengths)
     if first < 0:
-        raise ValueError(f"a position of {first}: seqlen_offsets must be >= 0")
+        raise ValueError(f"a position of {first}: {name} must be >= 0")
     if past > rows:
         raise ValueError(
             f"positions up to {past - 1}, but cos and sin have {rows} rows: give longer ones, or "
-            "smaller seqlen_offsets"
+            f"smaller {name}"
         )
 
 
 def _reach(offsets, lengths) -> tuple[int, int]:
     """The first position of any sequence and the one past the last; (0, 0) without a row."""
-    starts = np.asarray(offsets, np.int64)
-    counts = (
-        np.diff(np.asarray(lengths, np.int64)) if isinstance(lengths, torch.Tensor) else lengths
-    )
+    numbers = (read(x) if isinstance(x, torch.Tensor) else x for x in (offsets, lengths))
+    starts, counts = (np.asarray(x, np.int64) for x in numbers)
+    counts = np.diff(counts) if counts.ndim else counts
     starts, ends = np.broadcast_arrays(starts, starts + counts)
     has_rows = ends > starts
     if not has_rows.any():

@@ -9,10 +9,11 @@ import torch
 
 from ..problem.arguments import LONGEST
 from ..problem.lengths import MAX_SEQLEN
-from .checks import check_tensors
+from .checks import MAX_COUNT, check_tensors
 from .last_call import LastCall
 from .packed_rows import (
     Extent,
+    check_capacity,
     check_cu_seqlens,
     check_numbers,
     check_table,
@@ -121,8 +122,8 @@ def _bounds(axis: str, cumulative, x, used=None, entries: int | None = None) -> 
     used (entries,): so many of the first rows of each sequence count. The extent is None where
     numbers are not read.
     """
-    # In pages the lengths alone are read: what the table may hold bounds each.
-    extent = check_cu_seqlens(cumulative, x, total=MAX_SEQLEN if x.ndim == 4 else None, axis=axis)
+    # In pages the lengths alone are read: what the table may hold bounds each, and nothing the sum.
+    extent = check_cu_seqlens(cumulative, x, total=MAX_COUNT if x.ndim == 4 else None, axis=axis)
     if entries is not None and cumulative.shape != (entries + 1,):
         raise ValueError(
             f"cu_seqlens{axis} of shape {tuple(cumulative.shape)} must be ({entries + 1},): "
@@ -147,6 +148,7 @@ def _bounds(axis: str, cumulative, x, used=None, entries: int | None = None) -> 
 def _of_pages(k: torch.Tensor, entries: int, lengths: Lengths) -> tuple:
     """Starts and ends of the keys in the pages of each sequence, their extent."""
     check_table(table := lengths.block_table, entries, k.device)
+    check_capacity(table, k)
     if lengths.seqused_k is not None:
         check_numbers("seqused_k", ends := lengths.seqused_k, entries, k.device)
     elif lengths.cu_seqlens_k is not None:

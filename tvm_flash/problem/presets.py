@@ -105,6 +105,17 @@ PRESETS = {
                     "Gemma 2's global layers: 27B (128), 2B and 9B (256)",
                 ),
                 Use({**_LOCAL, "softcap": True}, (128, 256), "Gemma 2's local layers"),
+                Use({**_LOCAL, **_PAGED}, (64, 96, 128, 256), "local layers over a cache"),
+                Use(
+                    {**_CAUSAL, **_PAGED, "softcap": True},
+                    (128, 256),
+                    "Gemma 2's global layers over a cache",
+                ),
+                Use(
+                    {**_LOCAL, **_PAGED, "softcap": True},
+                    (128, 256),
+                    "Gemma 2's local layers over a cache",
+                ),
                 Use(
                     {**_CAUSAL, "head_dim_v": 128},
                     (192,),
