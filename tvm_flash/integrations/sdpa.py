@@ -21,8 +21,8 @@ from .sdpa_kernels import PAIRS
 class Sdpa:
     """Switches the whole process over, and back: ``with tvm_flash.sdpa():``, or enable, disable.
 
-    Counted: nested and threads' own uses add up, and the last exit restores torch's kernels. Torch's
-    own compute what ours do not serve (float64, head dimensions outside 8 to 512), and what torch
+    Counted: nested and threads' own uses add up, and the last exit restores torch's kernels, which
+    also compute what ours do not serve (float64, head dimensions outside 8 to 512) and what torch
     sends elsewhere: dropout, an attn_mask that wants a gradient, values of another head_dim than
     keys. Meanwhile the inference fast path of nn.MultiheadAttention and of the encoder layer, which
     calls no operator of attention, is off.

@@ -64,7 +64,7 @@ def attention_forward(
     bias = None if position_bias is None else position_bias[..., : rows[1].shape[-3]]
     out = attention(
         *rows, softmax_scale=scaling, softcap=softcap or 0.0, bias=bias, dropout_p=dropout,
-        softmax="softmax" if s_aux is None else "sink", sink=s_aux, **seen.options, **seen.lengths,
+        sink=s_aux, **seen.options, **seen.lengths,
     )  # fmt: skip
     return out.view(-1, query.shape[2], *out.shape[-2:]), None
 

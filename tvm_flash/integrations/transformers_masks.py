@@ -128,9 +128,7 @@ def _lengths(numbers: torch.Tensor) -> dict[str, Any]:
     starts = begins.flatten().nonzero().flatten()
     ends = torch.cat([starts, starts.new_tensor([numbers.numel()])]).to(torch.int32)
     longest = int(ends.diff().max())
-    return {
-        "cu_seqlens_q": ends, "cu_seqlens_k": ends, "max_seqlen_q": longest, "max_seqlen_k": longest,
-    }  # fmt: skip
+    return {f"cu_seqlens_{x}": ends for x in "qk"} | {f"max_seqlen_{x}": longest for x in "qk"}
 
 
 def _padded(padding: torch.Tensor, offset: int) -> Callable:
