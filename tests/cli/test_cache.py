@@ -70,9 +70,7 @@ def test_what_is_there(folder):
 def test_prune(folder, options, kept):
     said = call("cache", "prune", *options)
     assert held(folder) == kept
-    assert said.startswith(
-        "would take out 2 kernels, 6.0" if "--dry-run" in options else "took out"
-    )
+    assert said.startswith("would take out 2 kernels" if "--dry-run" in options else "took out ")
     assert (folder / ".scratch").exists()
 
 
