@@ -19,6 +19,8 @@ _EXPORTS = {
     "BlockMask": "problem.block_mask",
     "top_blocks": "frontend.top_blocks",
     "scaled_dot_product_attention": "frontend.sdpa",
+    "flex_attention": "frontend.flex",
+    "sdpa": "integrations.sdpa",
     "flash_attn_func": "frontend.flash_attn",
     "flash_attn_qkvpacked_func": "frontend.flash_attn",
     "flash_attn_kvpacked_func": "frontend.flash_attn",

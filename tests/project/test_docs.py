@@ -62,6 +62,15 @@ def test_the_code_of_serving_runs():
     assert names["cache"].seqlens.tolist()[:3] == [102, 40, 102]
 
 
+def test_the_code_of_integrations_runs():
+    text, names = text_of(ROOT / "docs/integrations.md"), {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "from transformers" not in block:  # tests/integrations has models of it
+            exec(compile(block, "integrations.md", "exec"), names)
+    assert not names["tvm_flash"].sdpa.enabled
+    assert names["q"].grad.isfinite().all()
+
+
 def test_the_measured_figures_are_those_of_the_results():
     for document, text in update_readme.renewed().items():
         assert text_of(document) == text, f"{document.name}: run update_readme.py"

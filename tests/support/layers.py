@@ -70,6 +70,11 @@ LAYERS = (
         "operators with autograd, and the functions users call",
     ),
     Layer(
+        "other libraries' doors",
+        ("integrations",),
+        "one file for each, imported when it is asked for: torch's own attention on these kernels",
+    ),
+    Layer(
         "measure",
         ("bench",),
         "times, memory, floors and targets beside SDPA; on GPUs the error rule too",

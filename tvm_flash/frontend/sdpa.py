@@ -57,7 +57,7 @@ def scaled_dot_product_attention(
         if attn_mask is not None and learns(attn_mask):
             bias = _as_bias(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
         elif attn_mask is not None:
-            mods = _as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
+            mods = as_mods(attn_mask, (*lead, *q.shape[1:3], k.shape[2]))
         out = attention(
             q, k, v, softmax_scale=_as_scale(scale), causal=is_causal, score_mod=mods, bias=bias,
             layout="bhsd",
@@ -81,7 +81,7 @@ def _as_scale(scale):
     return scale if scale is None or learns(scale) else as_scale("scale", scale)
 
 
-def _as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
+def as_mods(mask: torch.Tensor, shape: tuple[int, ...]) -> Captured:
     """attn_mask as a mask_mod (bool) or a score_mod (bias) that reads it as a captured table."""
     table = check_attn_mask(mask, shape)
     if len(shape) > 4:

@@ -1,0 +1,77 @@
+"""What the disk cache holds, and how it is taken out again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from .cache import trusted_cache_dir
+from .file_lock import locked
+
+
+class Entry(NamedTuple):
+    """A kernel (a folder), or a part of one: a plan, PTX or machine code (a file).
+
+    size: bytes. used: when it was last read or written, in seconds since the epoch; filesystems
+    keep the day of reading at best.
+    """
+
+    path: Path
+    size: int
+    used: float
+
+    @property
+    def name(self) -> str:
+        """Its name in the cache folder: a kernel's, or with its folder a part's."""
+        return str(self.path.relative_to(trusted_cache_dir()))
+
+    @property
+    def is_kernel(self) -> bool:
+        return self.path.is_dir()
+
+
+def entries() -> list[Entry]:
+    """All entries, the one used last first. BuildError for a folder that is not safe."""
+    return sorted(_found(trusted_cache_dir()), key=lambda entry: entry.used, reverse=True)
+
+
+def remove(entry: Entry) -> bool:
+    """Take ``entry`` out, unless somebody makes it just now; whether it was.
+
+    Processes that have loaded it keep what they have. OSError where it cannot be deleted.
+    """
+    try:
+        # Its lock file stays: a process may be waiting for it.
+        with locked(entry.path.with_name(f"{entry.path.name}.lock"), wait=False):
+            if entry.is_kernel:
+                shutil.rmtree(entry.path)
+            else:
+                entry.path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True
+
+
+def _found(folder: Path) -> Iterator[Entry]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(".") or path.suffix == ".lock":
+            continue
+        if path.is_dir() and not _is_artifact(path):
+            yield from _found(path)
+        else:
+            with suppress(FileNotFoundError):
+                yield _entry(path)
+
+
+def _is_artifact(path: Path) -> bool:
+    return (path / "manifest.json").exists()
+
+
+def _entry(path: Path) -> Entry:
+    files = [os.stat(part) for part in (path.iterdir() if path.is_dir() else (path,))]
+    used = max((max(file.st_atime, file.st_mtime) for file in files), default=0.0)
+    return Entry(path, sum(file.st_size for file in files), used)

@@ -1,0 +1,93 @@
+"""``tvm-flash cache``, on a cache of its own, and ``--version``."""
+
+import json
+import os
+
+import pytest
+from typer.testing import CliRunner
+
+import tvm_flash
+from tvm_flash.cli.app import app
+from tvm_flash.codegen.file_lock import locked
+
+DAY = 24 * 3600
+# Names of entries and for how many days nobody used them.
+AGES = {"attn_f32_d16_fwd-1": 2, "attn_f32_d16_bwd-2": 40, "plans/ab": 1, "cuda/cd": 90}
+
+
+def call(*arguments, status=0):
+    result = CliRunner().invoke(app, list(arguments), terminal_width=80)
+    assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
+    return result.output
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    now = os.stat(tmp_path).st_mtime
+    for name, days in AGES.items():
+        path = tmp_path / name
+        files = [path]
+        if name.startswith("attn"):
+            files = [path / "manifest.json", path / "kernels.so"]
+        for file in files:
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(bytes(2**20))
+            os.utime(file, (now - days * DAY,) * 2)
+        path.with_name(f"{path.name}.lock").touch()
+    (tmp_path / ".scratch").mkdir()
+    return tmp_path
+
+
+def held(folder):
+    return {name for name in AGES if (folder / name).exists()}
+
+
+def test_what_is_there(folder):
+    assert call("cache", "path").strip() == str(folder)
+    assert call("cache", "size") == "2 kernels, 6.0 MiB with their parts\n"
+    assert json.loads(call("cache", "size", "--json")) == {
+        "kernels": 2, "entries": 4, "bytes": 6 * 2**20,
+    }  # fmt: skip
+    rows = json.loads(call("cache", "list", "--json"))
+    assert [row["name"] for row in rows] == ["attn_f32_d16_fwd-1", "attn_f32_d16_bwd-2"]
+    text = call("cache", "list")
+    assert all(word in text for word in ("attn_f32_d16_bwd-2", "2048", "40", "days ago"))
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ((), {"attn_f32_d16_fwd-1", "plans/ab"}),
+        (("--older", "50"), AGES.keys() - {"cuda/cd"}),
+        (("--keep", "3M"), {"attn_f32_d16_fwd-1", "plans/ab"}),
+        (("--keep", "1 MiB"), {"plans/ab"}),
+        (("--all", "--dry-run"), set(AGES)),
+        (("--all",), set()),
+    ],
+)
+def test_prune(folder, options, kept):
+    said = call("cache", "prune", *options)
+    assert held(folder) == kept
+    assert said.startswith("would take out 2 kernels" if "--dry-run" in options else "took out ")
+    assert (folder / ".scratch").exists()
+
+
+def test_what_is_made_just_now_stays(folder):
+    with locked(folder / "cuda" / "cd.lock"):
+        call("cache", "prune", "--all")
+    assert held(folder) == {"cuda/cd"}
+
+
+def test_no_cache_and_bad_input(folder, monkeypatch):
+    assert "as 500M or 2G" in call("cache", "prune", "--keep", "much", status=2)
+    folder.chmod(0o777)
+    assert "not safe" in call("cache", "size", status=2)
+    monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(folder / "none"))
+    assert call("cache", "size").startswith("0 kernels")
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(option):
+    assert call(option) == f"tvm-flash {tvm_flash.__version__}\n"

@@ -1,0 +1,186 @@
+"""torch's own modules on our kernels, while ``tvm_flash.sdpa`` is on."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from tvm_flash import sdpa
+from tvm_flash.integrations import sdpa_kernels
+from tvm_flash.verify.rule import allowed_error, largest_error
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """For each call that reached the overriding kernels, whether ours served it."""
+    found, posed = [], sdpa_kernels._posed
+
+    def watched(*given):
+        result = posed(*given)
+        found.append(result is not None)
+        return result
+
+    monkeypatch.setattr(sdpa_kernels, "_posed", watched)
+    return found
+
+
+def random(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def masks():
+    keep = random(2, 1, 65, 70) > -0.5
+    keep[0, 0, 3] = False
+    return {"none": None, "bool": keep, "bias": random(65, 70)}
+
+
+def results(dtype, heads_k, mask, is_causal, rows_first, scale):
+    """out and gradients of a call of torch's function, of the layouts that modules make."""
+    q, k, v = (
+        random(2, length, h, 32, seed=n).transpose(1, 2)
+        if rows_first
+        else random(2, h, length, 32, seed=n)
+        for n, (h, length) in enumerate(((4, 65), (heads_k, 70), (heads_k, 70)))
+    )
+    q, k, v = (x.to(dtype).requires_grad_() for x in (q, k, v))
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(dtype)
+    out = scaled_dot_product_attention(
+        q, k, v, mask, is_causal=is_causal, enable_gqa=heads_k != 4, scale=scale
+    )
+    grads = torch.autograd.grad(out, (q, k, v), random(*out.shape, seed=9).to(out.dtype))
+    return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *grads), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "heads_k", "mask", "is_causal", "rows_first", "scale"),
+    [
+        ("float32", 4, "none", True, False, None),
+        ("float32", 2, "bool", False, True, 0.3),
+        ("bfloat16", 4, "bias", False, False, None),
+        ("float16", 1, "none", True, True, None),
+    ],
+)
+def test_the_function_keeps_the_error_rule_and_its_strides(
+    served, dtype, heads_k, mask, is_causal, rows_first, scale
+):
+    given = (heads_k, masks()[mask], is_causal, rows_first, scale)
+    plain, exact = (results(getattr(torch, x), *given) for x in (dtype, "float64"))
+    with sdpa():
+        got = results(getattr(torch, dtype), *given)
+    assert served == [True, True]
+    for name, x in got.items():
+        assert x.stride() == plain[name].stride()
+        assert largest_error(x, exact[name]) <= allowed_error(name, dtype, exact[name], plain[name])
+
+
+def test_what_kernels_do_not_serve_is_torchs(served):
+    with sdpa():
+        for x in (random(1, 2, 9, 16, dtype=torch.float64), random(1, 2, 9, 4)):
+            got = scaled_dot_product_attention(x.requires_grad_(), x, x, is_causal=True)
+            torch.autograd.grad(got.sum(), x)
+    assert served == [False] * 4
+
+
+MODULES = {
+    "multi-head": lambda: nn.MultiheadAttention(32, 4, batch_first=True),
+    "encoder": lambda: nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True),
+    "decoder": lambda: nn.TransformerDecoderLayer(32, 4, 64, dropout=0.0, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", MODULES)
+def test_modules(served, name, training):
+    x = random(2, 20, 32)
+    module = MODULES[name]().train(training).requires_grad_(training)
+    given = {"multi-head": (x, x, x), "encoder": (x,), "decoder": (x, x)}[name]
+
+    def call():
+        out = module(*given, **({"need_weights": False} if name == "multi-head" else {}))
+        out = out[0] if isinstance(out, tuple) else out
+        if not training:
+            return (out,)
+        return out, *torch.autograd.grad(out.square().sum(), tuple(module.parameters()))
+
+    wanted = call()
+    with sdpa():
+        got = call()
+    assert served and all(served)
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_compiled_traced_and_exported(served):
+    class Block(nn.Module):
+        def forward(self, q, k):
+            return scaled_dot_product_attention(q, k, k, is_causal=True) * 2
+
+    block, (q, k) = Block(), (random(2, 4, 20, 16, seed=n) for n in (1, 2))
+    wanted = block(q, k)
+    traced = torch.jit.trace(block, (q, k))
+    exported = torch.export.export(block, (q, k)).module()
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    with sdpa():
+        for other in (traced, exported, compiled):
+            served.clear()
+            torch.testing.assert_close(other(q, k), wanted)
+            assert served == [True]
+
+
+def test_the_last_exit_restores_torch(served):
+    x = random(1, 2, 9, 16)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+
+    def calls():
+        served.clear()
+        scaled_dot_product_attention(x, x, x)
+        return len(served)
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with sdpa():
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=other)
+    with sdpa():
+        thread.start()
+        assert inside.wait(60)
+        sdpa.enable()
+    assert calls() == 1 and sdpa.enabled
+    assert not torch.backends.mha.get_fastpath_enabled()
+    leave.set()
+    thread.join()
+    assert calls() == 1
+    sdpa.disable()
+    assert calls() == 0 and not sdpa.enabled
+    assert torch.backends.mha.get_fastpath_enabled() == fast_path
+    with pytest.raises(RuntimeError, match="without an sdpa"):
+        sdpa.disable()
+    with pytest.raises(KeyError), sdpa():
+        raise KeyError
+    assert calls() == 0
+
+
+def test_kernels_of_gpus_answer_as_torchs_fake_kernels(served):
+    """On CPU tensors: there is no GPU here that the dispatcher could choose."""
+    forward, backward = (kernel for _, key, kernel in sdpa_kernels.PAIRS if key == "CUDA")
+    q, k = (random(2, 4, n, 16, seed=n) for n in (20, 30))
+    out, lse, *others = forward(None, None, q, k, k, 0.0, True)
+    with torch.device("meta"):
+        fake = torch.ops.aten._scaled_dot_product_flash_attention(
+            *(x.to("meta") for x in (q, k, k)), 0.0, True
+        )
+    assert [getattr(x, "shape", x) for x in (out, lse, *others)] == [
+        getattr(x, "shape", x) for x in fake
+    ]
+    x = [t.clone().requires_grad_() for t in (q, k, k)]
+    wanted = scaled_dot_product_attention(*x, is_causal=True)
+    torch.testing.assert_close(out, wanted)
+    grads = backward(
+        None, None, out, q, k, k, out, lse, None, None, 20, 30, 0.0, True, *others[4:6]
+    )
+    torch.testing.assert_close(grads, torch.autograd.grad(wanted, x, out))

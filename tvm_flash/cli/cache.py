@@ -1,0 +1,108 @@
+"""``tvm-flash cache``: the kernels that were compiled at first use."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Annotated
+
+import typer
+
+from ..bench.table import Table, numbers, words
+from .console import PLAIN, console, reporting_errors
+from .show_table import show
+
+_HELP = "Kernels that were compiled at first use: where they lie, what they take, taking them out."
+cache = typer.Typer(help=_HELP, no_args_is_help=True)
+
+_DAY = 24 * 3600
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+@cache.command("path")
+@reporting_errors
+def path() -> None:
+    """Print the cache's folder ($TVM_FLASH_CACHE_DIR, else in the user's cache folder)."""
+    from ..codegen.cache import cache_dir
+
+    console.print(str(cache_dir()), **PLAIN)
+
+
+@cache.command("size")
+@reporting_errors
+def size(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Say how many kernels there are and what all takes."""
+    found = _entries()
+    kernels, total = sum(entry.is_kernel for entry in found), sum(entry.size for entry in found)
+    if as_json:
+        print(json.dumps({"kernels": kernels, "entries": len(found), "bytes": total}))
+    else:
+        console.print(f"{kernels} kernels, {total / 2**20:.1f} MiB with their parts", **PLAIN)
+
+
+@cache.command("list")
+@reporting_errors
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the kernels, the one used last first."""
+    kernels = [entry for entry in _entries() if entry.is_kernel]
+    if as_json:
+        rows = [{"name": x.name, "bytes": x.size, "used": int(x.used)} for x in kernels]
+        print(json.dumps(rows, indent=2))
+        return
+    columns = (
+        *words("kernel"), *numbers("size", unit="KiB"), *numbers("used", unit="days ago"),
+    )  # fmt: skip
+    rows = [(x.name, f"{x.size / 2**10:.0f}", f"{_days_since(x.used):.0f}") for x in kernels]
+    show(Table(f"{len(kernels)} kernels", columns, rows))
+
+
+@cache.command("prune")
+@reporting_errors
+def prune(
+    older: Annotated[
+        float | None, typer.Option(help="Take out what was not used for so many days.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Keep so much, say 500M or 2G: what was used last.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Take out everything.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
+) -> None:
+    """Take kernels out of the cache; what is needed again is compiled again.
+
+    Without --older, --keep or --all: what was not used for 30 days.
+    """
+    if older is keep is None and not everything:
+        older = 30.0
+    room = None if keep is None else _bytes(keep)
+    found, gone, held = _entries(), [], 0
+    for entry in found:
+        held += entry.size
+        is_old = older is not None and _days_since(entry.used) > older
+        if everything or is_old or (room is not None and held > room):
+            gone.append(entry)
+    if not dry_run:
+        from ..codegen.cache_entries import remove
+
+        gone = [entry for entry in gone if remove(entry)]
+    kernels, total = sum(entry.is_kernel for entry in gone), sum(entry.size for entry in gone)
+    verb = "would take" if dry_run else "took"
+    console.print(f"{verb} out {kernels} kernels, {total / 2**20:.1f} MiB", **PLAIN)
+
+
+def _entries():
+    from ..codegen.cache_entries import entries
+
+    return entries()
+
+
+def _days_since(moment: float) -> float:
+    return max(time.time() - moment, 0.0) / _DAY
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    if not found:
+        raise typer.BadParameter(f"{text!r} must be a size as 500M or 2G", param_hint="--keep")
+    return int(float(found[1]) * _UNITS[found[2]])
