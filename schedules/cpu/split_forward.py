@@ -195,6 +195,7 @@ def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
         sch.vectorize(lane)
     for block in ("lane_max", "lane_sum") if has_sum else ():
         sch.vectorize(sch.get_loops(sch.get_sblock(block))[-1])
+        sch.decompose_reduction(sch.get_sblock(block), sch.get_loops(sch.get_sblock(block))[-2])
 
 
 def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:
