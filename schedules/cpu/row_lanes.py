@@ -40,7 +40,9 @@ def lane_pairs(first, second, width: int, run: int) -> list:
     """
     places = [range(start, width, 2 * run) for start in (0, run)]
     kept = [[lane + n for lane in own for n in range(run)] for own in places]
-    return [_shuffled(first, second, [n + part for n in own for part in (0, width)]) for own in kept]
+    return [
+        _shuffled(first, second, [n + part for n in own for part in (0, width)]) for own in kept
+    ]
 
 
 def _shuffled(a, b, lanes: Iterable[int]):

@@ -79,9 +79,7 @@ class RowPairTile(RowTile):
         if self.staged:
             return [V[word, self.lanes(column + n)] for n in (0, self.vector)]
         elements = f"uint16x{2 * self.vector}"
-        keys = [
-            tirx.reinterpret(elements, self._loaded(V, word * 2 + e, column)) for e in (0, 1)
-        ]
+        keys = [tirx.reinterpret(elements, self._loaded(V, word * 2 + e, column)) for e in (0, 1)]
         pairs = lane_pairs(*keys, 2 * self.vector, self.run)
         return [tirx.reinterpret(f"int32x{self.vector}", words) for words in pairs]
 
