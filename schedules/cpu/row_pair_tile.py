@@ -73,8 +73,8 @@ class RowPairTile(RowTile):
     def v_words(self, V, word, column) -> list:
         """Vectors of words of two keys: of columns in runs by turns, or, staged, as they lie.
 
-        Shuffles and not shifts and masks of words: of those LLVM makes permutations across lanes,
-        which take Zen 4 several times as long.
+        Shuffles and not shifts and masks of words: of those LLVM makes permutations across lanes
+        (VPERMT2W), which take Zen 4 as long as the products.
         """
         if self.staged:
             return [V[word, self.lanes(column + n)] for n in (0, self.vector)]
