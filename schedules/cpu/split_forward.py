@@ -105,10 +105,9 @@ class SplitForwardConfig(Config):
     def tile(self, spec: AttentionSpec) -> SplitTile:
         """The split definition's tile under this config."""
         depth, depth_v = (round_up(n, self.vector) for n in (spec.head_dim, spec.head_dim_v))
-        rows = (self.rows, self.row_block, self.heads)
-        keys = (self.chunk, self.block_k, self.step, self.columns)
+        sizes = (self.rows, self.row_block, self.heads, self.chunk, self.block_k, self.vector)
         options = (self.operand, self.ahead, self.tasks_per_thread)
-        return SplitTile(*rows, *keys, self.vector, depth, depth_v, *options)
+        return SplitTile(*sizes, depth, depth_v, *options)
 
     @property
     def registers(self) -> int:
@@ -172,24 +171,21 @@ def _products(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitT
     """S = Q K^T and O += P V, from the arguments and from staged blocks."""
     kind_of_tile = RowPairTile if config.unit == "dot" else RowTile
 
-    def shape(keys: int, columns: int, staged: bool) -> RowTile:
+    def shape(columns: int, staged: bool) -> RowTile:
         dtype = config.operand.dtype if staged else spec.dtype
-        sizes = (config.row_block, keys, columns, config.step, config.vector)
+        sizes = (config.row_block, config.block_k, columns, config.step, config.vector)
         return kind_of_tile(*sizes, dtype, staged)
 
-    for block, keys, staged in (
-        ("scores", config.step, False),
-        ("rest_scores", config.block_k, True),
-    ):
+    for block, staged in (("scores", False), ("rest_scores", True)):
         row = sch.get_loops(sch.get_sblock(block))[-3]
         init = sch.decompose_reduction(sch.get_sblock(block), row)
-        vectorize(sch, sch.get(init).name_hint, min(keys, config.vector))
-        sch.tensorize(row, register_scores(shape(keys, tile.depth, staged)))
+        vectorize(sch, sch.get(init).name_hint, config.vector)
+        sch.tensorize(row, register_scores(shape(tile.depth, staged)))
     for block, staged in (("pv", False), ("rest_pv", True)):
         row, column, key = sch.get_loops(sch.get_sblock(block))[-3:]
         columns, column = sch.split(column, [None, config.columns])
         sch.reorder(columns, row, column, key)
-        sch.tensorize(row, register_pv(shape(config.block_k, config.columns, staged)))
+        sch.tensorize(row, register_pv(shape(config.columns, staged)))
 
 
 def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:

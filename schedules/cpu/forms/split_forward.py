@@ -31,12 +31,11 @@ class SplitTile:
 
     rows: most packed query rows of a key/value head in a task, in groups of ``row_block`` that
     share a loaded key. heads: most key/value heads of a task. chunk: keys of a task, in blocks of
-    block_k; of one that is read in place, a product takes ``step`` keys or ``columns`` of V at a
-    time. lanes: keys whose maxima and sums are kept apart until the end of a row. depth, depth_v:
-    head dims rounded up to whole vectors; where that adds columns, K or V is staged with zeros,
-    else its whole blocks are read in place, where the keys of one lie at one stride. ahead: blocks
-    of keys that are asked for before they are read (0: none). tasks_per_thread: tasks have fewer
-    heads where there would be fewer.
+    block_k. lanes: keys whose maxima and sums are kept apart until the end of a row. depth,
+    depth_v: head dims rounded up to whole vectors; where that adds columns, K or V is staged with
+    zeros, else its whole blocks are read in place, where the keys of one lie at one stride. ahead:
+    blocks of keys that are asked for before they are read (0: none). tasks_per_thread: tasks have
+    fewer heads where there would be fewer.
     """
 
     rows: int
@@ -44,8 +43,6 @@ class SplitTile:
     heads: int
     chunk: int
     block_k: int
-    step: int
-    columns: int
     lanes: int
     depth: int
     depth_v: int

@@ -17,29 +17,25 @@ from .staging import Rows, column_word, row_word
 
 def key_scores(tile, dim: int):
     """(direct, staged): S = Q K^T of the blocks of keys before ``direct``, and of the others."""
-    C, BK, step, operand = tile.chunk, tile.block_k, tile.step, tile.operand
-    ask = _asking(tile)
-    scores, rest_scores = _scores("scores", tile, step), _scores("rest_scores", tile, BK)
+    C, BK, operand = tile.chunk, tile.block_k, tile.operand
+    scores, rest_scores = _scores("scores", tile), _scores("rest_scores", tile)
 
     @T.inline
     def direct_scores(Qt, K, S, runs, first_head, heads, groups, direct):
-        for n, h, j in T.grid(direct, heads, BK // step):
+        for n, h in T.grid(direct, heads):
             with T.sblock("direct_scores"):
                 vn = T.axis.spatial(C // BK, n)
                 vh = T.axis.spatial(tile.heads, h)
-                vj = T.axis.spatial(BK // step, j)
                 T.reads(whole([Qt, K, runs]))
                 T.writes(whole([S]))
                 row0: T.let[T.int32] = vh * groups * tile.row_block
                 head: T.let[T.int64] = first_head + vh
-                ahead = T.meta_var(T.min(vn + tile.ahead, direct - 1))
-                ask(K, runs, ahead, head, (vj * step, step), (0, tile.depth))
+                ask(K, runs, T.min(vn + tile.ahead, direct - 1), head, tile, tile.depth)
                 outer: T.let[T.int64] = runs[vn, 0]
                 inner: T.let[T.int64] = runs[vn, runs.shape[1] - 1]
                 run = T.meta_var((outer, inner)[-int(runs.shape[1]) :])
-                own = T.meta_var(lambda j, d: key_of_run(run, head, vj * step + j, d))
-                word = T.meta_var(lambda j, d: _column(operand, K, own, j, d))
-                scores(Qt, S, row0, vn * BK + vj * step, groups, word)
+                own = T.meta_var(lambda j, d: key_of_run(run, head, j, d))
+                scores(Qt, S, row0, vn * BK, groups, lambda j, d: _column(operand, K, own, j, d))
 
     @T.inline
     def staged_scores(Qt, K, key_at, keys, Kb, S, first, first_head, heads, groups, direct, blocks):
@@ -64,29 +60,25 @@ def key_scores(tile, dim: int):
 
 def value_sums(tile, dim_v: int):
     """(direct, staged): acc += P V of the blocks of keys before ``direct``, and of the others."""
-    C, BK, Dv, operand = tile.chunk, tile.block_k, tile.depth_v, tile.operand
-    columns, ask = tile.columns, _asking(tile)
-    sums, rest_sums = _sums("pv", tile, columns), _sums("rest_pv", tile, Dv)
+    C, BK, operand = tile.chunk, tile.block_k, tile.operand
+    sums, rest_sums = _sums("pv", tile), _sums("rest_pv", tile)
 
     @T.inline
     def direct_sums(P, V, acc, runs, first_head, heads, groups, direct):
-        for n, h, d in T.grid(direct, heads, Dv // columns):
+        for n, h in T.grid(direct, heads):
             with T.sblock("direct_pv"):
                 vn = T.axis.opaque(C // BK, n)
                 vh = T.axis.spatial(tile.heads, h)
-                vd = T.axis.spatial(Dv // columns, d)
                 T.reads(whole([P, V, runs, acc]))
                 T.writes(whole([acc]))
                 row0: T.let[T.int32] = vh * groups * tile.row_block
                 head: T.let[T.int64] = first_head + vh
-                ahead = T.meta_var(T.min(vn + tile.ahead, direct - 1))
-                ask(V, runs, ahead, head, (0, BK), (vd * columns, columns))
+                ask(V, runs, T.min(vn + tile.ahead, direct - 1), head, tile, tile.depth_v)
                 outer: T.let[T.int64] = runs[vn, 0]
                 inner: T.let[T.int64] = runs[vn, runs.shape[1] - 1]
                 run = T.meta_var((outer, inner)[-int(runs.shape[1]) :])
                 own = T.meta_var(lambda j, d: key_of_run(run, head, j, d))
-                word = T.meta_var(lambda j, d: _row(operand, V, own, j, d))
-                sums(P, acc, row0, vn, groups, vd * columns, word)
+                sums(P, acc, row0, vn, groups, lambda j, d: _row(operand, V, own, j, d))
 
     @T.inline
     def staged_sums(P, V, key_at, keys, Vb, acc, first, first_head, heads, groups, direct, blocks):
@@ -104,21 +96,21 @@ def value_sums(tile, dim_v: int):
                         vj, vd = T.axis.remap("SS", [j, d])
                         word = T.meta_var((vn * BK + vj * operand.pack, vd))
                         Vb[vj, vd] = row_word(operand, Rows(V, own, keys, dim_v), *word)
-                rest_sums(P, acc, row0, vn, groups, 0, lambda j, d: Vb[j, d])
+                rest_sums(P, acc, row0, vn, groups, lambda j, d: Vb[j, d])
 
     return direct_sums, staged_sums
 
 
-def _scores(name: str, tile, keys: int):
-    """Block `name`: S of ``keys`` keys, from column ``first`` on; word(j, d): of a key."""
-    RB, words = tile.row_block, tile.depth // tile.operand.pack
+def _scores(name: str, tile):
+    """Block `name`: S of a block of keys, from column ``first`` on; word(j, d): of a key."""
+    RB, BK, words = tile.row_block, tile.block_k, tile.depth // tile.operand.pack
 
     @T.inline
     def multiply(Qt, S, row0, first, groups, word):
-        for g, i, j, d in T.grid(groups, RB, keys, words):
+        for g, i, j, d in T.grid(groups, RB, BK, words):
             with T.sblock(name):
                 vi = T.axis.spatial(tile.rows, g * RB + i)
-                vj = T.axis.spatial(keys, j)
+                vj = T.axis.spatial(BK, j)
                 vd = T.axis.reduce(words, d)
                 at = T.meta_var((row0 + vi, first + vj))
                 with T.init():
@@ -128,23 +120,20 @@ def _scores(name: str, tile, keys: int):
     return multiply
 
 
-def _sums(name: str, tile, columns: int):
-    """Block `name`: acc += P V of block ``number`` of the keys, in ``columns`` from ``first`` on.
-
-    word(j, d): of a column.
-    """
-    RB, words = tile.row_block, tile.block_k // tile.operand.pack
+def _sums(name: str, tile):
+    """Block `name`: acc += P V of block ``number`` of the keys; word(j, d): of a column of it."""
+    RB, words, Dv = tile.row_block, tile.block_k // tile.operand.pack, tile.depth_v
 
     @T.inline
-    def multiply(P, acc, row0, number, groups, first, word):
-        for g, i, d, j in T.grid(groups, RB, columns, words):
+    def multiply(P, acc, row0, number, groups, word):
+        for g, i, d, j in T.grid(groups, RB, Dv, words):
             with T.sblock(name):
                 vi = T.axis.spatial(tile.rows, g * RB + i)
-                vd = T.axis.spatial(columns, d)
+                vd = T.axis.spatial(Dv, d)
                 vj = T.axis.reduce(words, j)
-                at = T.meta_var((row0 + vi, first + vd))
+                at = T.meta_var((row0 + vi, vd))
                 weight = T.meta_var(P[row0 + vi, number * words + vj])
-                acc[at] = acc[at] + tile.operand.dot(weight, word(vj, first + vd))
+                acc[at] = acc[at] + tile.operand.dot(weight, word(vj, vd))
 
     return multiply
 
@@ -161,19 +150,11 @@ def _row(operand, buffer, index, word, column):
     return operand.stage(*[tirx.Cast("float32", buffer[index(row, column)]) for row in rows])
 
 
-def _asking(tile):
-    """An inline function that asks for a part of a head of ``block``, of the blocks in ``runs``.
-
-    keys, columns: (first, count) of them.
-    """
-
-    @T.inline
-    def ask(buffer, runs, block, head, keys, columns):
-        if tile.ahead > 0:
-            of = T.meta_var(CACHE_LINE // DTYPES[buffer.dtype].bytes)
-            run = T.meta_var([runs[block, n] for n in range(int(runs.shape[1]))])
-            for j, line in T.grid(keys[1], -(-columns[1] // of)):
-                at = T.meta_var((keys[0] + j, columns[0] + line * of))
-                T.evaluate(asked(buffer, key_of_run(run, head, *at)))
-
-    return ask
+@T.inline
+def ask(buffer, runs, block, head, tile, columns):
+    """Ask for a head of ``block`` of the blocks in ``runs``."""
+    if tile.ahead > 0:
+        of = T.meta_var(CACHE_LINE // DTYPES[buffer.dtype].bytes)
+        run = T.meta_var([runs[block, n] for n in range(int(runs.shape[1]))])
+        for j, line in T.grid(tile.block_k, -(-columns // of)):
+            T.evaluate(asked(buffer, key_of_run(run, head, j, line * of)))
