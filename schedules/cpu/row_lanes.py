@@ -1,4 +1,4 @@
-"""Permutations of vector lanes as TIR shuffles: sums across lanes, even and odd lanes."""
+"""Permutations of vector lanes as TIR shuffles: sums across lanes, lanes by turns, pairs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,23 @@ def strided(low, high, first: int, width: int):
     return _shuffled(low, high, range(first, 2 * width, 2))
 
 
-def interleaved(even, odd, width: int) -> list:
-    """The two vectors that ``strided`` takes apart."""
-    order = [lane + part * width for lane in range(width) for part in (0, 1)]
-    return [_shuffled(even, odd, half) for half in (order[:width], order[width:])]
+def interleaved(first, second, width: int, run: int = 1) -> list:
+    """Two vectors of ``width`` lanes that take ``run`` lanes of each by turns."""
+    starts = [lane + part for lane in range(0, width, run) for part in (0, width)]
+    order = [start + n for start in starts for n in range(run)]
+    return [_shuffled(first, second, half) for half in (order[:width], order[width:])]
+
+
+def lane_pairs(first, second, width: int, run: int) -> list:
+    """Lane by lane pairs of two vectors: of every other ``run`` lanes, and of the others.
+
+    With runs of 64 bits each is one instruction within 128 bits (VPUNPCKLWD, VPUNPCKHWD).
+    """
+    places = [range(start, width, 2 * run) for start in (0, run)]
+    kept = [[lane + n for lane in own for n in range(run)] for own in places]
+    return [
+        _shuffled(first, second, [n + part for n in own for part in (0, width)]) for own in kept
+    ]
 
 
 def _shuffled(a, b, lanes: Iterable[int]):

@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as build
 from .forms.tiles import Bf16PairOperand
 from .llvm_text import with_llvm
 from .micro_tile import DOT_BF16
+from .row_lanes import lane_pairs
 from .row_tile import RowTile, get, set_to
 
 PAIR = Bf16PairOperand()
@@ -44,6 +45,7 @@ class RowPairTile(RowTile):
     kind: ClassVar[str] = "row_pair"
     word: ClassVar[str] = PAIR.dtype
     pack: ClassVar[int] = PAIR.pack
+    run: ClassVar[int] = 4
 
     @property
     def load(self) -> int:
@@ -69,18 +71,17 @@ class RowPairTile(RowTile):
         return K[key, self.lanes(word)] if self.staged else self._loaded(K, key, word * 2)
 
     def v_words(self, V, word, column) -> list:
-        """Vectors of words of two keys: of even and of odd columns, or, staged, as they lie."""
+        """Vectors of words of two keys: of columns in runs by turns, or, staged, as they lie.
+
+        Shuffles and not shifts and masks of words: of those LLVM makes permutations across lanes
+        (VPERMT2W), which take Zen 4 as long as the products.
+        """
         if self.staged:
             return [V[word, self.lanes(column + n)] for n in (0, self.vector)]
-        first, second = (
-            tirx.reinterpret(f"uint32x{self.vector}", self._loaded(V, word * 2 + e, column))
-            for e in (0, 1)
-        )
-        low, half = (tirx.Broadcast(tirx.const(n, "uint32"), self.vector) for n in (0xFFFF, 16))
-        even = tirx.bitwise_or(tirx.bitwise_and(first, low), tirx.shift_left(second, half))
-        high = tirx.shift_left(tirx.shift_right(second, half), half)
-        odd = tirx.bitwise_or(tirx.shift_right(first, half), high)
-        return [tirx.reinterpret(f"int32x{self.vector}", words) for words in (even, odd)]
+        elements = f"uint16x{2 * self.vector}"
+        keys = [tirx.reinterpret(elements, self._loaded(V, word * 2 + e, column)) for e in (0, 1)]
+        pairs = lane_pairs(*keys, 2 * self.vector, self.run)
+        return [tirx.reinterpret(f"int32x{self.vector}", words) for words in pairs]
 
     def _loaded(self, buffer, key, column):
         row = buffer[self.index(key, T.ramp(column, 1, 2 * self.vector))]

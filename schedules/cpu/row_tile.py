@@ -36,6 +36,8 @@ class RowTile:
     # What Q and the weights hold, and how many elements one holds.
     word: ClassVar[str] = "float32"
     pack: ClassVar[int] = 1
+    # Columns of V that one of the two vectors of a load has, before the other has as many.
+    run: ClassVar[int] = 1
 
     def name(self, product: str) -> str:
         place = "staged" if self.staged else "direct"
@@ -312,7 +314,7 @@ def add_output(O, acc: list, tile: RowTile) -> None:
     values = [get(register, tile) for register in acc]
     if tile.paired:
         pairs = zip(values[::2], values[1::2], strict=True)
-        values = [half for pair in pairs for half in interleaved(*pair, tile.vector)]
+        values = [half for pair in pairs for half in interleaved(*pair, tile.vector, tile.run)]
     places = [(i, d) for i in range(tile.rows) for d in range(0, tile.columns, tile.vector)]
     for value, (i, d) in zip(values, places, strict=True):
         build.buffer_store(O, O[i, tile.lanes(d)] + value, [i, tile.lanes(d)])

@@ -38,7 +38,7 @@ class SplitForwardConfig(Config):
     rows: int = 16
     row_block: int = 4
     heads: int = 8
-    chunk: int = 256
+    chunk: int = 512
     block_k: int = 8
     step: int = 4
     columns: int = 64
@@ -195,6 +195,7 @@ def _softmax(sch, config: SplitForwardConfig, has_sum: bool) -> None:
         sch.vectorize(lane)
     for block in ("lane_max", "lane_sum") if has_sum else ():
         sch.vectorize(sch.get_loops(sch.get_sblock(block))[-1])
+        sch.decompose_reduction(sch.get_sblock(block), sch.get_loops(sch.get_sblock(block))[-2])
 
 
 def _staging(sch, config: SplitForwardConfig, spec: AttentionSpec, tile: SplitTile) -> None:

@@ -114,7 +114,7 @@ def test_default_config_on_every_runnable_target(name, dtype):
 def test_pairs_of_bf16_and_what_remains_of_their_blocks(columns):
     target = cpu_target("x86-64-v4+bf16")
     spec = AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=columns)
-    kernel = split_kernel(spec, target, unit="dot")
+    kernel = split_kernel(spec, target, unit="dot", chunk=256)
     for sk in (1, 7, 8, 9, 257, 333):
         check(kernel, spec, Sizes(b=1, sq=3, sk=sk, h=6, hk=3))
 
@@ -182,7 +182,7 @@ def test_without_lse():
 def test_unsupported_config_lists_every_reason():
     config = SplitForwardConfig(rows=6, block_k=40, columns=48)
     reasons = " ".join(config.reasons(AttentionSpec(dtype="float32", head_dim=64)))
-    for part in ("rows=6", "chunk=256", "block_k=40", "padded head_dim_v=64"):
+    for part in ("rows=6", "chunk=512", "block_k=40", "padded head_dim_v=64"):
         assert part in reasons
 
 

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from tvm.script import tirx as T
 
 from ....definition.derive.bound import BoundRecurrence
 
 
-def row_states(softmax: BoundRecurrence, state: str, verb: str):
-    """Blocks "lane_`verb`" and "row_`verb`", which join ``state`` over the keys of each row.
+def row_states(softmax: BoundRecurrence, state: str, verb: str, lanes: int):
+    """Blocks "lane_`verb`" and "row_`verb`", which join ``state`` over the keys of one row.
 
-    values (rows, keys), lanes (rows, W) and result (rows,); rows and groups of W keys are counted.
+    values (keys,), of which whole groups of ``lanes`` are counted; result (rows,).
     """
+    join = partial(softmax.join, state)
 
     # An inline function numbers the blocks of its second use: each state makes its own.
     @T.inline
-    def reduce(values, lanes, result, rows, groups):
-        R, W = T.meta_var(lanes.shape[0]), T.meta_var(lanes.shape[1])
-        for i, n, w in T.grid(rows, groups, W):
+    def reduce(values, result, row, groups):
+        parts = T.sblock_alloc_buffer((lanes,), "float32")
+        for n, w in T.grid(groups, lanes):
             with T.sblock(f"lane_{verb}"):
-                vi = T.axis.spatial(R, i)
-                vn = T.axis.reduce(T.truncdiv(values.shape[1], W), n)
-                vw = T.axis.spatial(W, w)
+                vn = T.axis.reduce(T.truncdiv(values.shape[0], lanes), n)
+                vw = T.axis.spatial(lanes, w)
                 with T.init():
-                    lanes[vi, vw] = softmax.nothing(state)
-                lanes[vi, vw] = softmax.join(state, lanes[vi, vw], values[vi, vn * W + vw])
-        for i, w in T.grid(rows, W):
-            with T.sblock(f"row_{verb}"):
-                vi = T.axis.spatial(R, i)
-                vw = T.axis.reduce(W, w)
-                with T.init():
-                    result[vi] = softmax.nothing(state)
-                result[vi] = softmax.join(state, result[vi], lanes[vi, vw])
+                    parts[vw] = softmax.nothing(state)
+                parts[vw] = join(parts[vw], values[vn * lanes + vw])
+        with T.sblock(f"row_{verb}"):
+            result[row] = in_pairs(join, [parts[w] for w in range(lanes)])
 
     return reduce
+
+
+def in_pairs(join: Callable, values: list):
+    """All ``values`` joined, a power of two: neighbours first, so that few wait for others."""
+    while len(values) > 1:
+        values = [join(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
+    return values[0]

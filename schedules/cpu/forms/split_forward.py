@@ -31,7 +31,7 @@ class SplitTile:
 
     rows: most packed query rows of a key/value head in a task, in groups of ``row_block`` that
     share a loaded key. heads: most key/value heads of a task. chunk: keys of a task, in blocks of
-    block_k. lanes: keys whose maxima and sums are kept apart until the end of a chunk. depth,
+    block_k. lanes: keys whose maxima and sums are kept apart until the end of a row. depth,
     depth_v: head dims rounded up to whole vectors; where that adds columns, K or V is staged with
     zeros, else its whole blocks are read in place, where the keys of one lie at one stride. ahead:
     blocks of keys that are asked for before they are read (0: none). tasks_per_thread: tasks have
@@ -84,7 +84,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None, threads=None)
     statistics = spec.forward_statistics
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     combine = combined_chunks(sig, softmax, numbers, chunks)
-    reduce_max, reduce_sum = row_states(softmax, "m", "max"), row_states(softmax, "l", "sum")
+    reduce_max, reduce_sum = row_states(softmax, "m", "max", W), row_states(softmax, "l", "sum", W)
     direct_scores, staged_scores = key_scores(tile, dim)
     direct_sums, staged_sums = value_sums(tile, dim_v)
     find_runs, width = found_runs(BK), chunks.run_width
@@ -167,12 +167,7 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None, threads=None)
                     Kb = T.sblock_alloc_buffer((BK, D // pack), operand.dtype)
                     Vb = T.sblock_alloc_buffer((BK // pack, Dv), operand.dtype)
                     S = T.sblock_alloc_buffer((R, C), "float32")
-                    X = T.sblock_alloc_buffer((R, C), "float32")
-                    Y = T.sblock_alloc_buffer((R, C), "float32")
-                    E = T.sblock_alloc_buffer((R, C), "float32")
-                    P = E if pack == 1 else T.sblock_alloc_buffer((R, C // pack), operand.dtype)
-                    lane_m = T.sblock_alloc_buffer((R, W), "float32")
-                    lane_l = T.sblock_alloc_buffer((R, W), "float32")
+                    P = T.sblock_alloc_buffer((R, C // pack), operand.dtype)
                     m = T.sblock_alloc_buffer((R,), "float32")
                     l = T.sblock_alloc_buffer((R,), "float32")
                     acc = T.sblock_alloc_buffer((R, Dv), "float32")
@@ -200,34 +195,38 @@ def split_forward(spec: AttentionSpec, tile: SplitTile, math=None, threads=None)
                     direct_scores(Qt, K, S, runs, hk, own, groups, direct_k)
                     of_task = T.meta_var((first, hk, own, groups))
                     staged_scores(Qt, K, key_at, keys, Kb, S, *of_task, direct_k, blocks)
-                    for i, j in T.grid(own * groups * RB, vectors * W):
-                        with T.sblock("score_mod"):
+                    # Row by row: what lies between two loops stays in the first-level cache.
+                    for i in T.serial(own * groups * RB):
+                        with T.sblock("row"):
                             vi = T.axis.spatial(R, i)
-                            vj = T.axis.spatial(C, j)
+                            T.reads(whole([S, head, position, *inputs]))
+                            T.writes(whole([P, m, l]))
+                            X = T.sblock_alloc_buffer((C,), "float32")
+                            Y = T.sblock_alloc_buffer((C,), "float32")
+                            E = T.sblock_alloc_buffer((C,), "float32")
                             bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
-                            X[vi, vj] = bound.scaled(S[vi, vj], position[vi], first + vj)
-                    for i, j in T.grid(own * groups * RB, vectors * W):
-                        with T.sblock("mask"):
-                            vi = T.axis.spatial(R, i)
-                            vj = T.axis.spatial(C, j)
-                            bound = T.meta_var(scores.at(b, head[vi], lengths=lengths))
-                            Y[vi, vj] = bound.masked(X[vi, vj], position[vi], first + vj, boundary)
-                    if softmax.has_sum:
-                        reduce_max(Y, lane_m, m, own * groups * RB, vectors)
-                    for i, j in T.grid(own * groups * RB, vectors * W):
-                        with T.sblock("exp"):
-                            vi = T.axis.spatial(R, i)
-                            vj = T.axis.spatial(C, j)
-                            E[vi, vj] = softmax.weight(Y[vi, vj], m[vi])
-                    if pack > 1:
-                        for i, j in T.grid(own * groups * RB, vectors * (W // pack)):
-                            with T.sblock("store_p"):
-                                vi = T.axis.spatial(R, i)
-                                vj = T.axis.spatial(C // pack, j)
-                                pair = T.meta_var([E[vi, vj * pack + e] for e in range(pack)])
-                                P[vi, vj] = operand.encode(*pair)
-                    if softmax.has_sum:
-                        reduce_sum(E, lane_l, l, own * groups * RB, vectors)
+                            for j in T.serial(vectors * W):
+                                with T.sblock("score_mod"):
+                                    vj = T.axis.spatial(C, j)
+                                    X[vj] = bound.scaled(S[vi, vj], position[vi], first + vj)
+                            for j in T.serial(vectors * W):
+                                with T.sblock("mask"):
+                                    vj = T.axis.spatial(C, j)
+                                    at = T.meta_var((position[vi], first + vj))
+                                    Y[vj] = bound.masked(X[vj], *at, boundary)
+                            if softmax.has_sum:
+                                reduce_max(Y, m, vi, vectors)
+                            for j in T.serial(vectors * W):
+                                with T.sblock("exp"):
+                                    vj = T.axis.spatial(C, j)
+                                    E[vj] = softmax.weight(Y[vj], m[vi])
+                            for j in T.serial(vectors * (W // pack)):
+                                with T.sblock("store_p"):
+                                    vj = T.axis.spatial(C // pack, j)
+                                    pair = T.meta_var([E[vj * pack + e] for e in range(pack)])
+                                    P[vi, vj] = operand.encode(*pair)
+                            if softmax.has_sum:
+                                reduce_sum(E, l, vi, vectors)
                     for i, d in T.grid(own * groups * RB, Dv):
                         with T.sblock("init_acc"):
                             vi = T.axis.spatial(R, i)
