@@ -9,7 +9,7 @@ import torch
 
 from ..cases import Inputs, make_inputs
 from ..problem.block_mask import BlockMask
-from ..problem.spec import BLOCK_LISTS, AttentionSpec
+from ..problem.spec import AttentionSpec
 from ..reference import attention_reference
 from .problems import Problem
 from .rule import Results, results
@@ -21,8 +21,8 @@ from .tables import random_tables
 class Question:
     """Inputs of a problem, and the results of torch that a kernel's are compared with.
 
-    numbers: of the call, by name. exact, plain: out, lse, dq, dk, dv in float64 and in the kernel's
-    dtype.
+    numbers: of the call, by name. exact, plain: out, lse, dq, dk, dv and the gradients of what else
+    learns, in float64 and in the kernel's dtype.
     """
 
     inputs: Inputs
@@ -37,12 +37,14 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
     inputs = make_inputs(problem.case(spec), seed)
     tables = random_tables(spec, problem, torch.Generator().manual_seed(seed))
     numbers = problem.numbers(spec.head_dim)
-    variant = {**_weights(inputs), **_variant(spec, tables, numbers)}
-    if spec.block_mask:
-        known = (problem.seqlen_q, problem.seqlen_k, spec.block_mask, *tables[-len(BLOCK_LISTS) :])
-        variant["block_mask"] = BlockMask(*known, variant.pop("mask_mod", None))
-    asked = inputs._replace(variant=variant)
-    exact, plain = (results(attention_reference, asked, dtype) for dtype in (torch.float64, None))
+    learned = {f"table{n}": tables[n] for n in spec.learned}
+    asked = inputs._replace(variant=_weights(inputs) | learned)
+
+    def attention(*qkv, **given):
+        own = [given.pop(f"table{n}", table) for n, table in enumerate(tables)]
+        return attention_reference(*qkv, **given, **_variant(spec, problem, own, numbers))
+
+    exact, plain = (results(attention, asked, dtype) for dtype in (torch.float64, None))
     return Question(inputs, tables, numbers, exact, plain)
 
 
@@ -53,17 +55,20 @@ def _weights(inputs: Inputs) -> dict[str, Any]:
 
 
 def _variant(
-    spec: AttentionSpec, tables: list[torch.Tensor], numbers: dict[str, Any]
+    spec: AttentionSpec, problem: Problem, tables: list[torch.Tensor], numbers: dict[str, Any]
 ) -> dict[str, Any]:
     """Keywords of ``attention_reference`` that mean ``spec``."""
     left = list(tables)
     slopes = left.pop(0) if spec.alibi else None
-    functions = {}
+    functions: dict[str, Any] = {}
     for name in ("score_mod", "mask_mod"):
         program = getattr(spec, name)
         if program is not None:
             own, left = left[: len(program.tables)], left[len(program.tables) :]
             functions[name] = as_function(program, own)
+    if spec.block_mask:
+        known = (problem.seqlen_q, problem.seqlen_k, spec.block_mask, *left)
+        functions["block_mask"] = BlockMask(*known, functions.pop("mask_mod", None))
     return {
         "softmax_scale": numbers["softmax_scale"],
         "window_size": tuple(-1 if end is None else end for end in spec.window(numbers)),

@@ -95,7 +95,7 @@ ENTRIES = (
 
 def ragged(direction: str, page_size: int = 0) -> tuple[InterpretedKernel, list[Check]]:
     """Judged by entries of different lengths."""
-    fields = {"dtype": "float16", "head_dim": 16, "page_size": page_size}
+    fields = {"dtype": "float16", "head_dim": 32, "page_size": page_size}
     calls = [Ragged(entries, {"causal": True}, **fields) for entries in ENTRIES]
     checks = [partial(_check_ragged, call, direction, {}) for call in calls]
     return interpreted(calls[0].spec, direction, ARCH), checks
@@ -110,7 +110,9 @@ def _check_ragged(problem: Ragged, direction: str, saved: dict, seed: int) -> No
 
 def learned(name: str, deterministic: bool) -> tuple[InterpretedKernel, list[Check]]:
     """Judged by the gradients of the tables of a problem of ``table_problems``."""
-    (problem,) = (dataclasses.replace(x, dtype=torch.float16) for x in OTHERS if x.name == name)
+    (problem,) = (
+        dataclasses.replace(x, dtype=torch.float16, head_dim=32) for x in OTHERS if x.name == name
+    )
     kernel, call = _recorded(problem, deterministic)
     exact, plain = (problem.gradients(attention_reference, x) for x in (torch.float64, None))
 
@@ -151,17 +153,17 @@ def _recorded(problem, deterministic: bool) -> tuple[InterpretedKernel, dict]:
     return kernel, call
 
 
-_HALF = {"dtype": "float16", "head_dim": 16}
+_HALF = {"dtype": "float16", "head_dim": 32}
 CALLED = {
-    "append_f16_d16": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
-    "packed_forward_f16_d16_causal": Called(0, partial(ragged, "forward")),
-    "packed_backward_f16_d16_causal": Called(1, partial(ragged, "backward")),
-    "packed_dq_rows_f16_d16_causal": Called(2, partial(ragged, "backward")),
-    "paged_forward_f16_d16_causal": Called(0, partial(ragged, "forward", 3)),
-    "dropout_forward_f16_d16": Called(0, partial(judged, "forward", dropout=True, **_HALF)),
-    "dropout_backward_f16_d16": Called(1, partial(judged, "backward", dropout=True, **_HALF)),
-    "listed_forward_f16_d16": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
-    "listed_backward_f16_d16": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
-    "tables_f16_d16": Called(1, partial(learned, "rows_and_products", deterministic=False)),
-    "ordered_tables_f16_d16": Called(2, partial(learned, "rows_and_products", deterministic=True)),
+    "append_f16_d32": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
+    "packed_forward_f16_d32_causal": Called(0, partial(ragged, "forward")),
+    "packed_backward_f16_d32_causal": Called(1, partial(ragged, "backward")),
+    "packed_dq_rows_f16_d32_causal": Called(2, partial(ragged, "backward")),
+    "paged_forward_f16_d32_causal": Called(0, partial(ragged, "forward", 3)),
+    "dropout_forward_f16_d32": Called(0, partial(judged, "forward", dropout=True, **_HALF)),
+    "dropout_backward_f16_d32": Called(1, partial(judged, "backward", dropout=True, **_HALF)),
+    "listed_forward_f16_d32": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
+    "listed_backward_f16_d32": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
+    "tables_f16_d32": Called(1, partial(learned, "rows_and_products", deterministic=False)),
+    "ordered_tables_f16_d32": Called(2, partial(learned, "rows_and_products", deterministic=True)),
 }
