@@ -26,11 +26,14 @@ def learns(number) -> bool:
 
 
 def check_no_alibi(scale, softcap) -> None:
-    """NotImplementedError where a scale or a softcap wants a gradient: they come before ALiBi."""
+    """NotImplementedError where a scale or a softcap wants a gradient.
+
+    They come before ALiBi, which as a score_mod would have to know the lengths that align rows.
+    """
     if learns(scale) or learns(softcap):
         raise NotImplementedError(
             "alibi_slopes beside a softmax_scale or softcap that requires grad: subtract slopes[h] "
-            "* abs(q_idx - k_idx) in a score_mod"
+            "* abs(q_idx + seqlen_k - seqlen_q - k_idx) in a score_mod"
         )
 
 
