@@ -25,7 +25,6 @@ class Learning:
     options: Callable
     dtype: torch.dtype = torch.float32
     of_tables: torch.dtype = torch.float32
-    head_dim: int = D
 
     def __str__(self):
         return self.name
@@ -47,11 +46,9 @@ class Learning:
 
     def gradients(self, attention: Callable, dtype=None) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
-        queries, keys = (B, SQ, H, self.head_dim), (B, SK, HK, self.head_dim)
+        shapes = {"q": (B, SQ, H, D), "k": (B, SK, HK, D), "v": (B, SK, HK, D), "o": (B, SQ, H, D)}
         draw = partial(torch.randn, generator=generator)
-        q, k, v, dout = (
-            draw(shape).to(self.dtype).to(dtype) for shape in (queries, keys, keys, queries)
-        )
+        q, k, v, dout = (draw(shape).to(self.dtype).to(dtype) for shape in shapes.values())
         # In (0.2, 1.2): scales, caps and slopes are not negative.
         tables = [
             (torch.rand(shape, generator=generator) + 0.2).to(self.of_tables).to(dtype)

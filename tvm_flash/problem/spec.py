@@ -181,6 +181,12 @@ class AttentionSpec:
         """Names of the statistics that the forward writes: none where the spec returns "out"."""
         return self.saved_statistics if self.returns == "out_lse" else ()
 
+    def learning(self) -> AttentionSpec:
+        """The spec of the gradients of all tables that have one; ValueError where none has."""
+        if not self.differentiable_tables:
+            raise ValueError("scores follow from no table that could learn: no slopes, no score_mod")
+        return replace(self, learned=tuple(sorted(self.differentiable_tables)))
+
     @property
     def forward_spec(self) -> AttentionSpec:
         """The spec of its forward, to which tables that learn are tables as others."""

@@ -5,9 +5,7 @@ Packed and paged sequences, appending, dropout, lists of blocks and captured tab
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import SimpleNamespace
@@ -15,17 +13,13 @@ from unittest.mock import patch
 
 import torch
 from entries import Ragged
-from interpreted import InterpretedKernel, aligned_rows, interpreted, resolver
+from interpreted import InterpretedKernel, interpreted
 from packed_problems import Entries
-from table_problems import OTHERS
 
-from tvm_flash import attention
-from tvm_flash.frontend import ops, placement, table_ops
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.cuda.program import Launch
+from tvm_flash.score.trace import trace_score_mod
 from tvm_flash.verify import plan
-from tvm_flash.verify.rule import allowed_error, largest_error
 from tvm_flash.verify.trial import Candidate, judge, tile_of
 
 ARCH = "sm_80"
@@ -108,49 +102,16 @@ def _check_ragged(problem: Ragged, direction: str, saved: dict, seed: int) -> No
     problem.check(saved | problem.call(direction, ARCH, saved, seed=seed, **options))
 
 
-def learned(name: str, deterministic: bool) -> tuple[InterpretedKernel, list[Check]]:
-    """Judged by the gradients of the tables of a problem of ``table_problems``."""
-    (problem,) = (
-        dataclasses.replace(x, dtype=torch.float16, head_dim=32) for x in OTHERS if x.name == name
-    )
-    kernel, call = _recorded(problem, deterministic)
-    exact, plain = (problem.gradients(attention_reference, x) for x in (torch.float64, None))
+def learned(direction: str) -> tuple[InterpretedKernel, list[Check]]:
+    """Gradients of a table by rows and one by keys, which scores read in products."""
+    rows, keys = torch.ones(1, 1), torch.ones(1)
 
-    def check(seed):
-        sums = {name: x for name, x in call.items() if plan.is_table_sum(name)}
-        for x in sums.values():
-            x.zero_()
-        plan.run_program(kernel.program, kernel.ptx, call, seed=seed)
-        for name in exact.keys() & sums.keys():
-            allowed = allowed_error(name, "float16", exact[name], plain[name])
-            error = largest_error(sums[name].sum(0).view_as(exact[name]), exact[name])
-            assert error <= allowed, f"{name}: error {error:.3g} exceeds {allowed:.3g}"
+    def score_mod(score, b, h, q_idx, k_idx):
+        return torch.tanh(score * rows[b, q_idx]) + rows[b, q_idx] * keys[k_idx // 2]
 
-    return kernel, [check]
-
-
-def _recorded(problem, deterministic: bool) -> tuple[InterpretedKernel, dict]:
-    """The kernel of tables that ``attention`` calls for ``problem``, and its arguments by name."""
-    found = []
-
-    def resolve(*which):
-        kernel = copy(resolver(ARCH)(*which))
-
-        def run(*arguments):
-            found.append((kernel, dict(zip(kernel.program.parameters, arguments, strict=True))))
-            InterpretedKernel.function(kernel, *arguments)
-
-        kernel.function = run
-        return kernel
-
-    with (
-        patch.object(placement, "has_readable_rows", aligned_rows),
-        patch.object(ops, "resolve", resolver(ARCH)),
-        patch.object(table_ops, "resolve", resolve),
-    ):
-        problem.gradients(partial(attention, deterministic=deterministic))
-    ((kernel, call),) = found
-    return kernel, call
+    program, _ = trace_score_mod(score_mod)
+    fields = {"window_left": True, "window_right": True, "learned": (0, 1), **_HALF}
+    return judged(direction, score_mod=program, **fields)
 
 
 _HALF = {"dtype": "float16", "head_dim": 32}
@@ -164,6 +125,6 @@ CALLED = {
     "dropout_backward_f16_d32": Called(1, partial(judged, "backward", dropout=True, **_HALF)),
     "listed_forward_f16_d32": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
     "listed_backward_f16_d32": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
-    "tables_f16_d32": Called(1, partial(learned, "rows_and_products", deterministic=False)),
-    "ordered_tables_f16_d32": Called(2, partial(learned, "rows_and_products", deterministic=True)),
+    "tables_f16_d32": Called(1, partial(learned, "tables")),
+    "ordered_tables_f16_d32": Called(2, partial(learned, "tables_deterministic")),
 }
