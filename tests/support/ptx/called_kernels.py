@@ -20,6 +20,7 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.program import Launch
 from tvm_flash.score.trace import trace_score_mod
 from tvm_flash.verify import plan
+from tvm_flash.verify.problems import Problem
 from tvm_flash.verify.trial import Candidate, judge, tile_of
 
 ARCH = "sm_80"
@@ -64,7 +65,8 @@ class Called:
 
 
 def judged(direction: str, **fields) -> tuple[InterpretedKernel, list[Check]]:
-    """Judged as ``tvm-flash verify`` does; a backward is given the right out and lse."""
+    """Judged as ``tvm-flash verify`` does, and with lengths that end in the middle of a tile and a
+    negative scale; a backward is given the right out and lse."""
     kernel = interpreted(spec := AttentionSpec(**fields), direction, ARCH)
     meta = kernel.program.meta
 
@@ -75,7 +77,12 @@ def judged(direction: str, **fields) -> tuple[InterpretedKernel, list[Check]]:
         outcome = judge(Candidate("", spec, direction, (ARCH,), tile_of(meta), meta, run), problem)
         assert outcome.ok, outcome.failure
 
-    listed = Candidate("", spec, direction, (ARCH,), tile_of(meta), meta, None).listed(quick=False)
+    candidate = Candidate("", spec, direction, (ARCH,), tile_of(meta), meta, None)
+    listed = candidate.listed(quick=False)
+    if direction != "append":
+        rows, keys = candidate.tile
+        middle = (rows + 3 * rows // 8 + 1, keys + 3 * keys // 4 + 2)
+        listed.append(Problem("middle", *middle, softmax_scale=-0.3))
     return kernel, [partial(check, problem) for problem in listed]
 
 
@@ -84,6 +91,7 @@ ENTRIES = (
     Entries((20, 66), (70, 3), heads=4, kv_heads=2, gap=3),
     Entries((131, 5), (203, 130)),
     Entries((0, 0), (0, 5)),
+    Entries((1, 2) * 17, (2, 1) * 17, heads=1),  # more than lanes search
 )
 
 
