@@ -184,7 +184,7 @@ class AttentionSpec:
     def learning(self) -> AttentionSpec:
         """The spec of the gradients of all tables that have one; ValueError where none has."""
         if not self.differentiable_tables:
-            raise ValueError("scores follow from no table that could learn: no slopes, no score_mod")
+            raise ValueError("scores follow from no table that could learn: give slopes or a bias")
         return replace(self, learned=tuple(sorted(self.differentiable_tables)))
 
     @property
