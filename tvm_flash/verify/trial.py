@@ -144,7 +144,7 @@ def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     seconds = time.perf_counter() - started
     # A table's gradient sums over pairs what the rounding of lse does to all weights of a row.
     rounded = problem.logits_scale > 1 or candidate.spec.learned
-    size = lse[lse.isfinite()].abs().amax().item() if rounded else 0.0
+    size = lse.nan_to_num(0.0, 0.0, 0.0).abs().amax().item() if rounded else 0.0
     known = (candidate.spec.dtype, _whole(results), question.exact, question.plain)
     held = deviations(*known, score_size=size)
     failure = "; ".join(str(deviation) for deviation in held if not deviation.ok)
