@@ -45,7 +45,7 @@ def factors(case):
         "widths": case.head_dim_v is None,
         "causal": (variant.get("causal"), variant.get("alignment")),
         "window": tuple(min(side, 1) for side in variant.get("window_size", (-1, -1))),
-        "score": ("softcap" in variant, case.alibi, case.score_mod, case.bias != ""),
+        "score": ("softcap" in variant, case.alibi, case.score_mod),
         "mask_mod": (case.mask_mod, case.block),
         "dropout": "dropout_p" in variant,
         "view": case.view,
