@@ -15,6 +15,7 @@ from .problem.numbers import NO_WINDOW, kinds_of, numbers_by_name
 from .problem.spec import AttentionSpec
 from .score import masks
 from .score.mask_examples import EXAMPLES
+from .score.variants import BIAS_AXES, bias
 
 VIEWS = ("bshd", "bhsd", "packed", "every_other")
 
@@ -29,7 +30,8 @@ class Case:
     slices of wider rows, as from one projection; "every_other" position of a twice as long tensor.
     logits_scale multiplies q: 24 makes softmax rows nearly one-hot, where overflow would show.
     score_mod, mask_mod: keys of SCORE_MODS and MASK_MODS. block: (queries, keys) of the blocks of a
-    block mask, which is made of the mask_mod.
+    block mask, which is made of the mask_mod. bias: letters of the dimensions, of "bhqk", of a bias
+    in place of a score_mod.
     """
 
     name: str
@@ -48,12 +50,16 @@ class Case:
     mask_mod: str | None = None
     softmax: str = "softmax"
     block: tuple[int, int] | None = None
+    bias: str = ""
     variant: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def spec(self) -> AttentionSpec:
         """The compile-time part."""
         mods = self.functions(torch.Generator().manual_seed(0))
+        if self.bias:
+            table = torch.ones([1] * len(self.bias), dtype=getattr(torch, self.dtype))
+            mods["score_mod"] = bias(self.bias, table)
         kinds = kinds_of(self.variant.get("causal", False), *self._numbers)
         known = {"alignment": self.variant["alignment"]} if "alignment" in self.variant else {}
         spec, _ = AttentionSpec.capture(
@@ -124,6 +130,10 @@ def make_inputs(case: Case, seed: int = 0) -> Inputs:
     if case.block:
         sizes = (case.batch, case.heads, case.seqlen_q, case.seqlen_k)
         variant["block_mask"] = block_mask(variant.pop("mask_mod"), *sizes, case.block)
+    if case.bias:
+        sizes = (case.batch, case.heads, case.seqlen_q, case.seqlen_k)
+        kept = [n if at in case.bias else 1 for n, at in zip(sizes, BIAS_AXES, strict=True)]
+        variant["bias"] = torch.randn(kept, generator=generator).to(dtype)
     if case.variant.get("dropout_p"):
         variant["rng"] = torch.randint(-(2**62), 2**62, (2,), generator=generator)
     return Inputs(q, k, v, dout, dlse, variant)
@@ -263,6 +273,9 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "alibi": True,
         "softmax": "sink", "score_mod": "relative_bias", "mask_mod": "document", "heads": 4,
     },
+    "bias": {"bias": "bhqk", "variant": {"causal": True}},
+    "bias_of_heads": {"bias": "hk", "kv_heads": 1},
+    "bias_of_keys": {"bias": "bk", "variant": {"dropout_p": 0.3}},
     **{name: {"score_mod": name} for name in SCORE_MODS},
     **{name: {"mask_mod": name, "batch": 1} for name in EXAMPLES},
     **{name: {"mask_mod": name} for name in ("document", "checkerboard", "some_rows")},

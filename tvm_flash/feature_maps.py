@@ -41,15 +41,17 @@ def positive_random_features(
     phi(x) = exp(W x - |x|^2 / 2) / sqrt(features) for x times sqrt(scale); the rows of W
     (features, head_dim) are normal, orthogonal in groups of head_dim. softmax_scale: None is
     1 / sqrt(head_dim). The error falls with 1 / sqrt(features) and grows with exp(|q| |k|).
-    Computed in float32, given in the dtype of x; no row is shifted by its maximum, so that features
-    of different calls, and keys of a state, fit each other.
+    Computed in float32, under autocast too, given in the dtype of x; no row is shifted by its
+    maximum, so that features of different calls, and keys of a state, fit each other.
     """
     scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
     directions = _orthogonal_rows(features, head_dim, seed)
 
     def phi(x: torch.Tensor) -> torch.Tensor:
         scaled = x.float() * scale**0.5
-        exponents = scaled @ directions.to(x.device).T - scaled.square().sum(-1, keepdim=True) / 2
+        with torch.autocast(x.device.type, enabled=False):
+            exponents = scaled @ directions.to(x.device).T
+        exponents = exponents - scaled.square().sum(-1, keepdim=True) / 2
         return (exponents.exp() * features**-0.5).to(x.dtype)
 
     return phi

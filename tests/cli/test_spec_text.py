@@ -35,6 +35,14 @@ def test_kinds_of_sequences(sequences):
     assert (sequences in text_of(spec)) == (sequences != "dense")
 
 
+def test_tables_that_learn():
+    spec = parse_spec("fp32,d=64,alibi,learned")
+    assert spec.learned == (0,) and spec.forward_spec == parse_spec("fp32,d=64,alibi")
+    assert parse_spec(text_of(spec)) == spec
+    with pytest.raises(SpecTextError, match="no table that could learn"):
+        parse_spec("fp32,d=64,learned")
+
+
 @pytest.mark.parametrize("kind", SOFTMAXES)
 def test_kinds_of_softmax(kind):
     spec = AttentionSpec(dtype="float16", head_dim=64, causal=True, softmax=kind)

@@ -31,6 +31,7 @@ except BuildError as error:
 from cuda_toys import PARAMETERS, TOY, program, spilling_job, toy_job
 
 from tvm_flash.codegen import cuda, jit
+from tvm_flash.codegen.build import build_pairs
 from tvm_flash.codegen.cuda_build import CudaJob, build_cuda
 from tvm_flash.codegen.report import blocks_per_sm, instruction_mix, reports
 from tvm_flash.schedules.cuda.arch import ARCHS
@@ -196,6 +197,12 @@ def test_where_the_best_config_spills_the_next_is_taken(tmp_path):
     path = build_cuda([spilling_job(better=True)], BUILT_FOR[:1], tmp_path / "better")
     names = [launch["name"] for launch in verify(path)[1].kernels[0].launches]
     assert names == ["attn_f16_d64_fwd_a_scale", "attn_f16_d64_fwd_a_first"]
+
+
+@pytest.mark.sweep
+def test_some_backward_of_wide_float32_drops_without_spills(tmp_path):
+    spec = AttentionSpec(dtype="float32", head_dim=128, dropout=True)
+    build_pairs([(spec, "backward")], "cuda:sm_90", tmp_path / "kernels")
 
 
 def test_report(artifact):

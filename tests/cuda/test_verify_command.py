@@ -37,7 +37,7 @@ try:
 except BuildError as error:
     pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
 
-from tvm_flash.codegen.build import build
+from tvm_flash.codegen.build import build, build_pairs
 from tvm_flash.tune.simulation.artifact import predicted_loops
 from tvm_flash.verify import verify_library, verify_spec
 
@@ -86,6 +86,16 @@ def test_captured_tables(name, direction):
     (spec,) = {case.spec for case in CASES if case.name == name}
     found = verify_spec(spec, [direction], ["sm_80"], quick=True)
     assert found.ok, [outcome.failure for k in found.kernels for outcome in k.outcomes]
+
+
+def test_gradients_of_tables(tmp_path):
+    """Those of a library that knows no score function, on CPUs; of a spec, interpreted."""
+    (spec,) = {case.spec for case in CASES if case.name == "relative_bias"}
+    spec = dataclasses.replace(spec.learning(), head_dim=16, head_dim_v=16)
+    path = build_pairs([(spec, "tables")], "llvm", tmp_path / "tables")
+    assert verify_library(path, quick=True).ok
+    given = ("fp16,d=16,alibi,learned", "--arch", "sm_80", "--direction", "tables", "--quick")
+    assert "1 run, nothing wrong" in call(*given).stdout
 
 
 @pytest.mark.parametrize("sequences", ["packed", "paged"])

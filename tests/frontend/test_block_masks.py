@@ -142,6 +142,9 @@ def test_top_blocks(causal):
             wanted[-1] = torch.inf
         picked = mask.states(1, 3)[i].nonzero().flatten().tolist()
         assert picked == sorted(wanted.topk(min(2, seen)).indices.tolist())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = top_blocks(inputs.q, inputs.k, BLOCK, 2, causal=causal)
+    assert torch.equal(again.states(1, 3), mask.states(1, 3))
     holds(inputs, mask, causal=causal)
     assert (
         top_blocks(inputs.q * torch.nan, inputs.k, BLOCK, 2, causal=causal).density == mask.density

@@ -151,6 +151,13 @@ def test_feature_maps_are_differentiated_by_torch():
         assert torch.equal(got, want)
 
 
+def test_random_features_are_of_float32_under_autocast():
+    phi, (x, *_) = feature_maps.positive_random_features(16), given()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = phi(x)
+    assert torch.equal(got, phi(x))
+
+
 @pytest.mark.parametrize("phi", ["elu1", feature_maps.softmax_features], ids=["elu1", "softmax"])
 def test_autocast_casts_what_is_given_and_its_features(phi):
     q, k, v = (x.bfloat16().float() for x in given())

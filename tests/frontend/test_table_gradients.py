@@ -11,7 +11,7 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.problem.table_parts import table_parts
 from tvm_flash.reference import attention_reference
 
-SHORT = ("bias_bhqk", "bias_hqk", "bias_k")
+SHORT = ("bias_hqk",)
 PROBLEMS = [
     *(pytest.param(x, marks=[] if x.name in SHORT else pytest.mark.sweep) for x in BIASES),
     bias("hk", dtype=torch.bfloat16, of_tables=torch.bfloat16),

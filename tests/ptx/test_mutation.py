@@ -4,7 +4,7 @@ A kernel under mutation is a row of SUBJECTS. survivors.json explains the mutant
 notice; `make test` tries a few of the others, `pytest -m sweep` a larger fixed sample. Everything,
 for a new kernel or a new interpreter:
 
-    PYTHONPATH=tests/support python tests/ptx/test_mutation.py [subject ...]
+    PYTHONPATH=tests/support python tests/ptx/test_mutation.py [subject[:sample] ...]
 
 Our own kernels are compiled when they are tested: their entries hold the digest of the instructions
 they are about. Other instructions, of another compiler or schedule, are held to the same list by
@@ -192,7 +192,7 @@ def may_survive(mutant: Mutant, subject: Subject, known: dict[tuple, dict]) -> b
 
 def test_what_is_explained_is_a_subject():
     entries = json.loads(SURVIVORS.read_text(encoding="utf-8"))
-    assert {e["kernel"] for e in entries} <= SUBJECTS.keys()
+    assert {e["kernel"] for e in entries} <= (SUBJECTS | CALLED).keys()
     assert all(e["why"] and isinstance(e["equivalent"], bool) for e in entries)
 
 
@@ -337,23 +337,25 @@ def test_a_verdict_is_the_first_complaint():
         evaluate(text, "softmax", [fails(ZeroDivisionError())])
 
 
-def try_all(name: str) -> list[Mutant]:
-    """Evaluate every mutant; prints the count by kind and what survivors.json has wrong."""
+def try_all(name: str, most: int = sys.maxsize) -> list[Mutant]:
+    """Evaluate every mutant, or a sample of so many; prints the count by kind and what
+    survivors.json has wrong."""
     build = (SUBJECTS | CALLED)[name]
     subject, known, started = build(), explained(name), time.perf_counter()
     assert subject.verdict(subject.text) is None
-    found = mutants(subject.text, subject.kernel)
+    found = sample(every := mutants(subject.text, subject.kernel), most)
     alive = [m for m in found if not _noticed(subject, m)]
     total, left = (Counter(m.kind for m in ms) for ms in (found, alive))
     kinds = ", ".join(f"{kind} {n - left[kind]}/{n}" for kind, n in sorted(total.items()))
     seconds = time.perf_counter() - started
-    print(f"{name}: {len(found) - len(alive)}/{len(found)} noticed in {seconds:.0f} s; {kinds}")
+    tried = f"{len(found) - len(alive)}/{len(found)} of {len(every)}"
+    print(f"{name}: {tried} noticed in {seconds:.0f} s; {kinds}", flush=True)
     if not is_about(known, subject):
         print("  survivors.json is about other instructions: replace its entries by these")
         return alive
     for mutant in unexplained(alive, known, subject):
         print(f"  unexplained: {mutant.description}")
-    for key in known.keys() - {m.key for m in alive}:
+    for key in known.keys() & {m.key for m in found} - {m.key for m in alive}:
         print(f"  explained, yet noticed: {key}")
     return unexplained(alive, known, subject)
 
@@ -375,7 +377,8 @@ def entry(name: str, mutant: Mutant) -> dict:
 
 if __name__ == "__main__":
     execute.STEP_LIMIT = STEP_LIMIT
-    for subject_name in sys.argv[1:] or SUBJECTS:
-        unexplained_mutants = try_all(subject_name)
+    for argument in sys.argv[1:] or SUBJECTS:
+        subject_name, _, count = argument.partition(":")
+        unexplained_mutants = try_all(subject_name, int(count or sys.maxsize))
         for line in (json.dumps(entry(subject_name, m)) for m in unexplained_mutants):
             print(line, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 
@@ -12,7 +12,8 @@ from pairwise import cover
 
 from tvm_flash import attention
 from tvm_flash.reference import attention_reference
-from tvm_flash.verify.rule import deviations
+from tvm_flash.verify.question import DRAWS
+from tvm_flash.verify.rule import deviations, largest_error
 
 B, H, SQ, SK, D = 2, 2, 70, 90, 16
 BLOCK = (64, 64)
@@ -36,6 +37,7 @@ class Combined:
     packed: bool = False
     dtype: str = "float32"
     deterministic: bool = False
+    seed: int = 0
 
     def __str__(self):
         named = {name: getattr(self, name) for name in ("dropout", "blocks", "causal", "packed")}
@@ -46,13 +48,24 @@ class Combined:
     def check(self) -> None:
         """Assert the rule for out and the gradients of all that learns."""
         found = self._results(self._packed if self.packed else self._dense)
-        exact = self._results(attention_reference, torch.float64)
-        for deviation in deviations(self.dtype, found, exact, self._results(attention_reference)):
+        exact, plain = self._answers
+        if self.learned == "head":
+            # Two sums over all pairs: whether PyTorch rounds them well is chance.
+            others = (replace(self, seed=seed)._answers for seed in range(DRAWS))
+            errors = [largest_error(*(x["dtable"] for x in other)) for other in others]
+            plain["dtable"] = exact["dtable"] + max(errors)
+        for deviation in deviations(self.dtype, found, exact, plain):
             assert deviation.ok, str(deviation)
+
+    @property
+    def _answers(self) -> tuple[dict, dict]:
+        """The results of torch in float64, and in the dtype of the problem."""
+        exact = self._results(attention_reference, torch.float64)
+        return exact, self._results(attention_reference)
 
     @cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
-        draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+        draw = partial(torch.randn, generator=torch.Generator().manual_seed(self.seed))
         keys = (B, SK, self.kv_heads, D)
         shapes = {"q": (B, SQ, H, D), "k": keys, "v": keys, "out": (B, SQ, H, D)}
         drawn = {name: draw(shape).to(getattr(torch, self.dtype)) for name, shape in shapes.items()}

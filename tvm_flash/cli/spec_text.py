@@ -31,6 +31,7 @@ A spec is a list of words separated by commas:
   dropout                     weights dropped by chance
   top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
+  learned                     the gradients of slopes and of score_mod's tables, no attention
   packed | paged              sequences in one tensor; their keys in pages
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
@@ -81,6 +82,7 @@ def text_of(spec: AttentionSpec) -> str:
         "top_left" * (spec.alignment == "top_left"),
         "no_lse" * (spec.returns == "out"),
         spec.sequences * (spec.sequences != "dense"),
+        "learned" * bool(spec.learned),
     ]
     return ",".join(filter(None, words))
 
@@ -140,8 +142,10 @@ def _parse_words(text: str) -> AttentionSpec:
     for name, example in (("dtype", "bf16"), ("head_dim", "d=64")):
         if name not in fields:
             raise SpecTextError(f"{text!r} names no {name}: add for example {example}\n{GRAMMAR}")
+    learned = fields.pop("learned", False)
     try:
-        return AttentionSpec(**_WINDOWS.get(fields.pop("window", ""), {}), **fields)
+        spec = AttentionSpec(**_WINDOWS.get(fields.pop("window", ""), {}), **fields)
+        return spec.learning() if learned else spec
     except (ValueError, TypeError) as error:
         raise SpecTextError(f"{text!r}: {error}") from error
 
@@ -228,6 +232,7 @@ _FLAGS: dict[str, tuple[str, object]] = {
     "no_lse": ("returns", "out"),
     "packed": ("sequences", "packed"),
     "paged": ("sequences", "paged"),
+    "learned": ("learned", True),
 }
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "d": ("head_dim", int),

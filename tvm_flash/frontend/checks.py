@@ -212,9 +212,9 @@ def check_learned(spec: AttentionSpec, learned: Sequence[int], tables) -> None:
     for n in learned:
         if n not in spec.differentiable_tables:
             raise ValueError(
-                f"captured tensor {n - spec.alibi} of shape {tuple(tables[n].shape)} requires "
-                "grad, and scores follow from it by integers, conditions or a mask, which have no "
-                "derivative: pass its .detach()"
+                f"a captured tensor of shape {tuple(tables[n].shape)} requires grad, and scores "
+                "follow from it by integers, conditions or a mask, which have no derivative: pass "
+                "its .detach()"
             )
 
 

@@ -15,9 +15,8 @@ from ..score.program import ScoreProgram
 from ..score.trace import trace_score_mod
 from .values import as_scale, as_softcap
 
-# What a bias may be, and the letters of its four dimensions.
+# What a bias may be.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-AXES = "bhqk"
 
 
 def learns(number) -> bool:
@@ -26,11 +25,14 @@ def learns(number) -> bool:
 
 
 def check_no_alibi(scale, softcap) -> None:
-    """NotImplementedError where a scale or a softcap wants a gradient: they come before ALiBi."""
+    """NotImplementedError where a scale or a softcap wants a gradient.
+
+    They come before ALiBi, which as a score_mod would have to know the lengths that align rows.
+    """
     if learns(scale) or learns(softcap):
         raise NotImplementedError(
             "alibi_slopes beside a softmax_scale or softcap that requires grad: subtract slopes[h] "
-            "* abs(q_idx - k_idx) in a score_mod"
+            "* abs(q_idx + seqlen_k - seqlen_q - k_idx) in a score_mod"
         )
 
 
@@ -93,7 +95,7 @@ def bias_table(bias: torch.Tensor, q: torch.Tensor, shape: Sequence) -> tuple[st
         raise ValueError(
             f"bias of shape {tuple(bias.shape)} must broadcast to (B, H, Sq, Sk) = ({said})"
         )
-    axes = "".join(letter for letter, n in zip(AXES, sizes, strict=True) if n != 1)
+    axes = "".join(letter for letter, n in zip(variants.BIAS_AXES, sizes, strict=True) if n != 1)
     return axes, bias.squeeze()
 
 
@@ -130,10 +132,4 @@ def _program(kind: str, dtype: str) -> ScoreProgram:
         return trace_score_mod(lambda score, b, h, q_idx, k_idx: score * number)[0]
     if kind == _SOFTCAP:
         return trace_score_mod(variants.softcap(number))[0]
-    table = number.expand([1] * len(kind))
-
-    def biased(score, *symbols):
-        index = tuple(x for letter, x in zip(AXES, symbols, strict=True) if letter in kind)
-        return score + (table[index] if index else table)
-
-    return trace_score_mod(biased)[0]
+    return trace_score_mod(variants.bias(kind, number.expand([1] * len(kind))))[0]

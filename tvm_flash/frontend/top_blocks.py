@@ -64,7 +64,8 @@ def _selected(rows, keys, top: int, own) -> tuple[torch.Tensor, torch.Tensor]:
 
     own: the last block that a row sees, and always has; None: each sees all.
     """
-    scores = rows @ keys
+    with torch.autocast(rows.device.type, enabled=False):  # scores of 16 bits are often equal
+        scores = rows @ keys
     if own is not None:
         number = torch.arange(scores.shape[1], device=scores.device)
         scores.masked_fill_(number > own[:, None], -torch.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -180,6 +180,17 @@ class AttentionSpec:
     def forward_statistics(self) -> tuple[str, ...]:
         """Names of the statistics that the forward writes: none where the spec returns "out"."""
         return self.saved_statistics if self.returns == "out_lse" else ()
+
+    def learning(self) -> AttentionSpec:
+        """The spec of the gradients of all tables that have one; ValueError where none has."""
+        if not self.differentiable_tables:
+            raise ValueError("scores follow from no table that could learn: give slopes or a bias")
+        return replace(self, learned=tuple(sorted(self.differentiable_tables)))
+
+    @property
+    def forward_spec(self) -> AttentionSpec:
+        """The spec of its forward, to which tables that learn are tables as others."""
+        return replace(self, learned=())
 
     @property
     def append_spec(self) -> AttentionSpec:

@@ -29,6 +29,21 @@ def alibi(slopes: torch.Tensor) -> Callable:
     return score_mod
 
 
+# The letters of the dimensions of a bias.
+BIAS_AXES = "bhqk"
+
+
+def bias(axes: str, table: torch.Tensor) -> Callable:
+    """score_mod: score + table[...], where ``table`` has those of b, h, q_idx and k_idx as indices
+    whose first letters are ``axes``, in this order."""
+
+    def score_mod(score, *symbols):
+        index = tuple(x for x, at in zip(symbols, BIAS_AXES, strict=True) if at in axes)
+        return score + (table[index] if index else table)
+
+    return score_mod
+
+
 def causal(b, h, q_idx, k_idx):
     """mask_mod: keys up to the row's own position; q_idx aligned."""
     return k_idx <= q_idx

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..problem.arguments import WORKSPACES, ZEROED
+from ..problem.arguments import WORKSPACES, ZEROED, is_table_sum
 
 if TYPE_CHECKING:
     from ..ptx_interpreter import DeviceMemory
@@ -65,8 +65,9 @@ def moved(x: torch.Tensor, device: str) -> torch.Tensor:
 
 def poison(tensors: Mapping[str, torch.Tensor], written: Collection[str]) -> None:
     """Fill what a kernel shall write with NaN, but for what must hold zeros: a gap then shows."""
-    for name in set(written) - set(ZEROED):
-        tensors[name].fill_(torch.nan)
+    for name in written:
+        if name not in ZEROED and not is_table_sum(name):
+            tensors[name].fill_(torch.nan)
 
 
 def run_elsewhere(
@@ -124,9 +125,10 @@ class MappedTensors:
         outputs: Collection[str],
         zeroed: Collection[str] = (),
     ):
-        """outputs: names of tensors that are written; zeroed: those whose values may be read."""
+        """outputs: names of tensors that are written; zeroed: those whose values may be read, as
+        those of the sums for tables may."""
         self.outputs = set(outputs)
-        self.poisoned = self.outputs - set(zeroed)
+        self.poisoned = {x for x in self.outputs if x not in zeroed and not is_table_sum(x)}
         self.storages = storages(tensors)
         self.before: list[np.ndarray] = []
         self.buffers = [self._map(memory, storage) for storage in self.storages]

@@ -51,7 +51,7 @@ def verify_spec(
     # A backward is run on what its forward gave, whether that is judged or not.
     found = [
         _candidate(own, direction, chosen, program, seed)
-        for own, direction in dict.fromkeys(((spec, "forward"), *pairs))
+        for own, direction in dict.fromkeys(((spec.forward_spec, "forward"), *pairs))
         for chosen, program in cuda_programs(own, direction, served)
     ]
     found = [with_forward(c, found) for c in found if (c.spec, c.direction) in pairs]

@@ -38,7 +38,7 @@ def as_dense(kind: str, results: Call, sizes: tuple[int, ...]) -> Call:
     batch = sizes[0]
     return {
         name: x
-        if name in _OF_HEADS
+        if name in _OF_HEADS or name.startswith("dtable")
         else x.unflatten(1, (batch, -1)).transpose(0, 1)
         if name in _STATISTICS
         else x.unflatten(0, (batch, -1))

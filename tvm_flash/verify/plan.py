@@ -41,7 +41,7 @@ def run_program(
     memory = DeviceMemory()
     outputs = program_outputs(program) if outputs is None else outputs
     sums = {name for name in call if is_table_sum(name)}
-    mapped = MappedTensors(memory, tensors_of(call), {*outputs, *sums}, {*zeroed, *sums})
+    mapped = MappedTensors(memory, tensors_of(call), {*outputs, *sums}, zeroed)
     settings = {"checks": checks or Checks(), "seed": seed}
     reports = []
     for step, ptx in zip(program.launches, ptx_texts, strict=True):

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from ..cases import Inputs
+from ..problem.arguments import SOFTMAX_INPUTS
 from ..problem.dtype import DTYPES
 from ..problem.spec import has_sum
 from ..reference import attention_reference
 
-FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dsink": 3}
+FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dsink": 3, "dbias": 3}
 # Where plain torch is exact by luck (a softmax of one key is 1), twice its error is 0.
 ROUND_OFF = 1e-5
 
@@ -70,13 +71,17 @@ def results(
 ) -> Results:
     """out, lse, if it has one, and with ``backward`` gradients of ``attention`` in ``dtype``.
 
-    dtype: None is that of ``inputs``. options: keywords besides ``inputs.variant``.
+    dtype: None is that of ``inputs``. options: keywords besides ``inputs.variant``,
+    of which a sink, a bias and what is called a table have gradients too.
     """
     # Leaves of that dtype, for autograd rounds a gradient to the dtype of its leaf: exact ones need
     # float64 leaves. Not clones, which would be dense.
     given = dict(zip(("q", "k", "v"), inputs[:3], strict=True))
-    if (sink := inputs.variant.get("sink")) is not None:
-        given["sink"] = sink
+    given |= {
+        name: x
+        for name, x in inputs.variant.items()
+        if name in (*SOFTMAX_INPUTS, "bias") or name.startswith("table")
+    }
     leaves = {
         name: x.detach().to(dtype or x.dtype).requires_grad_(backward) for name, x in given.items()
     }

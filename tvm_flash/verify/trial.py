@@ -15,11 +15,13 @@ from ..problem.arguments import (
     WRITTEN,
     arguments,
     given_sizes,
+    is_table_sum,
     names,
     size_values,
 )
 from ..problem.lengths import is_forward
 from ..problem.spec import AttentionSpec
+from ..problem.table_parts import table_parts
 from ..runtime.call import completed, new_tensors
 from .appended import append_problems, judge_append
 from .beside_attention import judge_beside, problems_beside
@@ -88,7 +90,7 @@ def with_forward(candidate: Candidate, found: Collection[Candidate]) -> Candidat
     if is_forward(candidate.direction):
         return candidate
     for other in found:
-        same = other.direction == "forward" and other.spec == candidate.spec
+        same = other.direction == "forward" and other.spec == candidate.spec.forward_spec
         if same and set(candidate.archs[:1]) <= set(other.archs):
             return replace(candidate, forward=other)
     return candidate
@@ -140,7 +142,9 @@ def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
         message = f"{type(error).__name__}: {error}"
         return Outcome(problem, seconds=seconds, rows_without_keys=empty, failure=message)
     seconds = time.perf_counter() - started
-    size = lse[lse.isfinite()].abs().amax().item() if problem.logits_scale > 1 else 0.0
+    # A table's gradient sums over pairs what the rounding of lse does to all weights of a row.
+    rounded = problem.logits_scale > 1 or candidate.spec.learned
+    size = lse.nan_to_num(0.0, 0.0, 0.0).abs().amax().item() if rounded else 0.0
     known = (candidate.spec.dtype, _whole(results), question.exact, question.plain)
     held = deviations(*known, score_size=size)
     failure = "; ".join(str(deviation) for deviation in held if not deviation.ok)
@@ -166,14 +170,22 @@ def _run(
     if not is_forward(candidate.direction):
         given |= _saved(candidate.forward, problem, question)
     table, kind = arguments(spec, candidate.direction), spec.sequences
-    given, sizes = as_sequences(kind, given, problem.sizes), problem.sizes
-    if kind != "dense":
-        sizes = {**given_sizes(table, given), "max_seqlen_k": problem.seqlen_k}
-    values = size_values(spec, sizes, candidate.meta, candidate.threads) | {"splits": _SPLITS}
+    given = as_sequences(kind, given, problem.sizes)
+    sizes = {**given_sizes(table, given), "max_seqlen_k": problem.seqlen_k, "splits": _SPLITS}
+    if spec.learned:
+        elements = sum(question.tables[n].numel() for n in spec.learned)
+        parts = table_parts(spec, sizes, elements, candidate.threads)
+        sizes |= {"learned": len(spec.learned), "parts": parts}
+    values = size_values(spec, sizes, candidate.meta, candidate.threads)
     call = completed(table, given, new_tensors(values))
     reports = candidate.run(call, names(table, *WRITTEN))
-    results = {name: call[name] for name in names(table, "output")}
+    results = {name: _sum(name, call[name]) for name in names(table, "output")}
     return as_dense(kind, results, problem.sizes), reports
+
+
+def _sum(name: str, result: torch.Tensor) -> torch.Tensor:
+    """``result``, but of a table's gradient the sum of its copies."""
+    return result.sum(0) if is_table_sum(name) else result
 
 
 def _saved(forward: Candidate | None, problem: Problem, question: Question) -> Tensors:

@@ -5,9 +5,7 @@ Packed and paged sequences, appending, dropout, lists of blocks and captured tab
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import SimpleNamespace
@@ -15,17 +13,14 @@ from unittest.mock import patch
 
 import torch
 from entries import Ragged
-from interpreted import InterpretedKernel, aligned_rows, interpreted, resolver
+from interpreted import InterpretedKernel, interpreted
 from packed_problems import Entries
-from table_problems import OTHERS
 
-from tvm_flash import attention
-from tvm_flash.frontend import ops, placement, table_ops
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.reference import attention_reference
 from tvm_flash.schedules.cuda.program import Launch
+from tvm_flash.score.trace import trace_score_mod
 from tvm_flash.verify import plan
-from tvm_flash.verify.rule import allowed_error, largest_error
+from tvm_flash.verify.problems import Problem
 from tvm_flash.verify.trial import Candidate, judge, tile_of
 
 ARCH = "sm_80"
@@ -70,7 +65,8 @@ class Called:
 
 
 def judged(direction: str, **fields) -> tuple[InterpretedKernel, list[Check]]:
-    """Judged as ``tvm-flash verify`` does; a backward is given the right out and lse."""
+    """Judged as ``tvm-flash verify`` does, and with lengths that end in the middle of a tile and a
+    negative scale; a backward is given the right out and lse."""
     kernel = interpreted(spec := AttentionSpec(**fields), direction, ARCH)
     meta = kernel.program.meta
 
@@ -81,7 +77,12 @@ def judged(direction: str, **fields) -> tuple[InterpretedKernel, list[Check]]:
         outcome = judge(Candidate("", spec, direction, (ARCH,), tile_of(meta), meta, run), problem)
         assert outcome.ok, outcome.failure
 
-    listed = Candidate("", spec, direction, (ARCH,), tile_of(meta), meta, None).listed(quick=False)
+    candidate = Candidate("", spec, direction, (ARCH,), tile_of(meta), meta, None)
+    listed = candidate.listed(quick=False)
+    if direction != "append":
+        rows, keys = candidate.tile
+        middle = (rows + 3 * rows // 8 + 1, keys + 3 * keys // 4 + 2)
+        listed.append(Problem("middle", *middle, softmax_scale=-0.3))
     return kernel, [partial(check, problem) for problem in listed]
 
 
@@ -90,12 +91,13 @@ ENTRIES = (
     Entries((20, 66), (70, 3), heads=4, kv_heads=2, gap=3),
     Entries((131, 5), (203, 130)),
     Entries((0, 0), (0, 5)),
+    Entries((1, 2) * 17, (2, 1) * 17, heads=1),  # more than lanes search
 )
 
 
 def ragged(direction: str, page_size: int = 0) -> tuple[InterpretedKernel, list[Check]]:
     """Judged by entries of different lengths."""
-    fields = {"dtype": "float16", "head_dim": 16, "page_size": page_size}
+    fields = {"dtype": "float16", "head_dim": 32, "page_size": page_size}
     calls = [Ragged(entries, {"causal": True}, **fields) for entries in ENTRIES]
     checks = [partial(_check_ragged, call, direction, {}) for call in calls]
     return interpreted(calls[0].spec, direction, ARCH), checks
@@ -108,60 +110,29 @@ def _check_ragged(problem: Ragged, direction: str, saved: dict, seed: int) -> No
     problem.check(saved | problem.call(direction, ARCH, saved, seed=seed, **options))
 
 
-def learned(name: str, deterministic: bool) -> tuple[InterpretedKernel, list[Check]]:
-    """Judged by the gradients of the tables of a problem of ``table_problems``."""
-    (problem,) = (dataclasses.replace(x, dtype=torch.float16) for x in OTHERS if x.name == name)
-    kernel, call = _recorded(problem, deterministic)
-    exact, plain = (problem.gradients(attention_reference, x) for x in (torch.float64, None))
+def learned(direction: str) -> tuple[InterpretedKernel, list[Check]]:
+    """Gradients of a table by rows and one by keys, which scores read in products."""
+    rows, keys = torch.ones(1, 1), torch.ones(1)
 
-    def check(seed):
-        sums = {name: x for name, x in call.items() if plan.is_table_sum(name)}
-        for x in sums.values():
-            x.zero_()
-        plan.run_program(kernel.program, kernel.ptx, call, seed=seed)
-        for name in exact.keys() & sums.keys():
-            allowed = allowed_error(name, "float16", exact[name], plain[name])
-            error = largest_error(sums[name].sum(0).view_as(exact[name]), exact[name])
-            assert error <= allowed, f"{name}: error {error:.3g} exceeds {allowed:.3g}"
+    def score_mod(score, b, h, q_idx, k_idx):
+        return torch.tanh(score * rows[b, q_idx]) + rows[b, q_idx] * keys[k_idx // 2]
 
-    return kernel, [check]
+    program, _ = trace_score_mod(score_mod)
+    fields = {"window_left": True, "window_right": True, "learned": (0, 1), **_HALF}
+    return judged(direction, score_mod=program, **fields)
 
 
-def _recorded(problem, deterministic: bool) -> tuple[InterpretedKernel, dict]:
-    """The kernel of tables that ``attention`` calls for ``problem``, and its arguments by name."""
-    found = []
-
-    def resolve(*which):
-        kernel = copy(resolver(ARCH)(*which))
-
-        def run(*arguments):
-            found.append((kernel, dict(zip(kernel.program.parameters, arguments, strict=True))))
-            InterpretedKernel.function(kernel, *arguments)
-
-        kernel.function = run
-        return kernel
-
-    with (
-        patch.object(placement, "has_readable_rows", aligned_rows),
-        patch.object(ops, "resolve", resolver(ARCH)),
-        patch.object(table_ops, "resolve", resolve),
-    ):
-        problem.gradients(partial(attention, deterministic=deterministic))
-    ((kernel, call),) = found
-    return kernel, call
-
-
-_HALF = {"dtype": "float16", "head_dim": 16}
+_HALF = {"dtype": "float16", "head_dim": 32}
 CALLED = {
-    "append_f16_d16": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
-    "packed_forward_f16_d16_causal": Called(0, partial(ragged, "forward")),
-    "packed_backward_f16_d16_causal": Called(1, partial(ragged, "backward")),
-    "packed_dq_rows_f16_d16_causal": Called(2, partial(ragged, "backward")),
-    "paged_forward_f16_d16_causal": Called(0, partial(ragged, "forward", 3)),
-    "dropout_forward_f16_d16": Called(0, partial(judged, "forward", dropout=True, **_HALF)),
-    "dropout_backward_f16_d16": Called(1, partial(judged, "backward", dropout=True, **_HALF)),
-    "listed_forward_f16_d16": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
-    "listed_backward_f16_d16": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
-    "tables_f16_d16": Called(1, partial(learned, "rows_and_products", deterministic=False)),
-    "ordered_tables_f16_d16": Called(2, partial(learned, "rows_and_products", deterministic=True)),
+    "append_f16_d32": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
+    "packed_forward_f16_d32_causal": Called(0, partial(ragged, "forward")),
+    "packed_backward_f16_d32_causal": Called(1, partial(ragged, "backward")),
+    "packed_dq_rows_f16_d32_causal": Called(2, partial(ragged, "backward")),
+    "paged_forward_f16_d32_causal": Called(0, partial(ragged, "forward", 3)),
+    "dropout_forward_f16_d32": Called(0, partial(judged, "forward", dropout=True, **_HALF)),
+    "dropout_backward_f16_d32": Called(1, partial(judged, "backward", dropout=True, **_HALF)),
+    "listed_forward_f16_d32": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
+    "listed_backward_f16_d32": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
+    "tables_f16_d32": Called(1, partial(learned, "tables")),
+    "ordered_tables_f16_d32": Called(2, partial(learned, "tables_deterministic")),
 }
