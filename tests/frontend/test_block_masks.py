@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from block_masks import random_mask
+from packed_problems import assert_rule, cumulative, int32, packed_inputs
 from pairwise import grid
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.testing import assert_close
@@ -99,6 +100,41 @@ def test_a_score_function_and_a_sink_beside_it():
     holds(qkv(), mask, score_mod=score_mod, sink=torch.randn(4))
 
 
+LENGTHS = [(100, 130), (0, 20), (64, 0), (1, 70), (150, 33)]
+
+
+def by_entry(b, h, q_idx, k_idx):
+    """Full, partial and hidden blocks, other ones in each sequence and in one of the heads."""
+    return (q_idx // 37 == k_idx // 41) | ((k_idx + b) % 5 == 0) & (h != 1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_sequences(causal):
+    rows, keys = zip(*LENGTHS, strict=True)
+    mask = block_mask(by_entry, len(rows), 4, rows, keys, BLOCK)
+    ends = {"cu_seqlens_q": cumulative(rows), "cu_seqlens_k": cumulative(keys)}
+
+    def attend(q, k, v, mask_mod, **options):
+        return attention(q, k, v, block_mask=mask, return_lse=True, **ends, **options)
+
+    assert_rule(attend, packed_inputs(LENGTHS, mask_mod=by_entry, causal=causal), LENGTHS)
+
+
+def test_parts_of_packed_sequences_and_nested_ones():
+    """Of equal lengths one mask of these; with a score function."""
+    inputs, mask = qkv(64, 64, batch=3), block_mask(masks.sliding_window(20), 3, 4, 64, 64, BLOCK)
+    options = {"block_mask": mask, "score_mod": lambda score, b, h, q_idx, k_idx: score + 0.1 * b}
+    want = attention(*inputs[:3], **options)
+    nested = [torch.nested.nested_tensor(list(x), layout=torch.jagged) for x in inputs[:3]]
+    got = attention(*nested, **options)
+    assert_close(got.values(), want.flatten(0, 1))
+    wider = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 7)).flatten(0, 1) for x in inputs[:3]]
+    ends, used = cumulative([71] * 3), int32(64, 64, 64)
+    bounds = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "seqused_q": used, "seqused_k": used}
+    got = attention(*wider, **bounds, **options)
+    assert_close(got.view(3, 71, 4, 16)[:, :64], want)
+
+
 def test_one_of_torch():
     inputs = qkv(150, 150)
     theirs = create_block_mask(
@@ -174,10 +210,17 @@ def test_what_does_not_fit():
             attention(q, k, v, block_mask=other)
     with pytest.raises(ValueError, match="has its own mask_mod"):
         attention(q, k, v, block_mask=mask, mask_mod=masks.causal())
-    ends = torch.tensor([0, 100], dtype=torch.int32)
-    packed = (x[0] for x in (q, q, q))
-    with pytest.raises(ValueError, match="block_mask is of dense tensors"):
+    packed, other = [q[0], k[0], v[0]], block_mask(masks.causal(), 2, 4, [40, 60], [75, 75])
+    lengths = {"cu_seqlens_q": cumulative([40, 60]), "cu_seqlens_k": cumulative([74, 76])}
+    with pytest.raises(ValueError, match=r"of sequences of \(75, 75\) .* of k have \[74, 76\]"):
+        attention(*packed, block_mask=other, **lengths)
+    with pytest.raises(ValueError, match="the keys of listed blocks are not divided"):
+        attention(*packed, block_mask=other, num_splits=2, **lengths)
+    with pytest.raises(ValueError, match=r"block_mask is of \(40, 60\) queries"):
+        attention(q, k, v, block_mask=other)
+    del lengths["cu_seqlens_k"]
+    with pytest.raises(ValueError, match="keys in pages have none"):
         attention(
-            *packed, block_mask=mask, cu_seqlens_q=ends, cu_seqlens_k=ends, max_seqlen_q=100,
-            max_seqlen_k=100,
+            packed[0], k, v, block_mask=other, block_table=int32(0, 1).view(2, 1),
+            seqused_k=int32(75, 75), **lengths,
         )  # fmt: skip

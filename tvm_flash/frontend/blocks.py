@@ -90,5 +90,3 @@ def _of_torch(given: Any) -> BlockMask:
     if given not in _known:
         _known[given] = from_torch(given)
     return _known[given]
-
-

@@ -89,8 +89,9 @@ def attention(
     for each head that has exp(sink) in the denominator and no value (gpt-oss; StreamingLLM, Xiao et
     al., 2023); any floating dtype, differentiable.
     block_mask: of ``block_mask`` or ``top_blocks``, or torch's BlockMask: the blocks of keys that
-    each block of queries visits, of dense or packed tensors. Its own mask_mod hides pairs in the blocks that
-    are not seen whole; pairs in no listed block are hidden. Time goes with the blocks visited.
+    each block of queries visits, of dense or packed tensors. Its own mask_mod hides pairs in the
+    blocks that are not seen whole; pairs in no listed block are hidden. Time goes with the blocks
+    visited.
     dropout_p: the share of weights that are dropped, in [0, 1); those that are kept are multiplied
     by 1 / (1 - dropout_p), lse is that of all. Which ones depends on seed and offset alone, and on
     entry, query head, query and key (docs/dropout.md): rng (2,) int64, None: drawn from torch's
@@ -169,7 +170,7 @@ def attention(
     blocks, lists = (), ()
     if block_mask is not None:
         if num_splits and num_splits != 1:
-            raise ValueError(f"{num_splits=}: the keys of listed blocks are not divided, leave it out")
+            raise ValueError(f"{num_splits=}: the keys of listed blocks are not divided")
         block, score_mod, lists = with_blocks(block_mask, q, k, ragged, score_mod, mask_mod)
         blocks, mask_mod = (block,), None
     if not (deterministic is True or deterministic is False):

@@ -30,8 +30,9 @@ def block_mask(
     Each pair is looked at once, in parts of a row of blocks, so that no S x S array is made;
     entries or heads that mask_mod does not tell apart share their lists. seqlen_q, seqlen_k: for
     packed sequences both the lengths of each, ints or a tensor (``cu_seqlens_q.diff()``); mask_mod
-    is then called with positions inside a sequence. block: (queries, keys), multiples of 16. device: of the tensors that are attended to, and of what mask_mod captures
-    (None: that of torch's default).
+    is then called with positions inside a sequence. block: (queries, keys), multiples of 16.
+    device: of the tensors that are attended to, and of what mask_mod captures (None: that of
+    torch's default).
 
     Raises ValueError, TypeError for sizes that are none, UnsupportedSpec as ``attention`` does.
     """
@@ -104,6 +105,11 @@ def from_torch(mask) -> BlockMask:
         (FULL, mask.full_kv_num_blocks, mask.full_kv_indices),
     ):
         if counts is not None:
+            if (counts > lists.shape[-1]).any():
+                raise ValueError(
+                    f"the BlockMask counts {int(counts.max())} blocks of keys, its lists have room "
+                    f"for {lists.shape[-1]}"
+                )
             listed = torch.arange(lists.shape[-1], device=lists.device) < counts[..., None]
             row, place = listed.flatten(0, 2).nonzero(as_tuple=True)
             blocks = lists.flatten(0, 2)[row, place].long()

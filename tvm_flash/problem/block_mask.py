@@ -24,7 +24,9 @@ class BlockMask:
     """The visited blocks of attention between ``seqlen_q`` queries and ``seqlen_k`` keys.
 
     Of packed sequences these are tuples, of the length of each: an entry is a sequence, and blocks
-    are counted from its first position; lists are as many as the longest needs. Made by ``block_mask``, ``top_blocks`` or of torch's BlockMask; good for any number of layers
+    are counted from its first position; lists are as many as the longest needs.
+
+    Made by ``block_mask``, ``top_blocks`` or of torch's BlockMask; good for any number of layers
     and steps. block: (queries, keys) of a block. key_starts (B or 1, H or 1, blocks of queries + 1)
     int32: where the list of each block of queries begins and the next one's does; key_blocks
     (visits,) int32: all lists, 2 * block of keys, in ascending order, and 1 more where mask_mod
