@@ -15,7 +15,16 @@ from ...definition.kinds import recurrence_of
 from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import FULL_WARP, WARP, CudaArch
-from .builder import CudaKernel, assign, barrier, leave_unless, loop, store, when
+from .builder import (
+    CudaKernel,
+    assign,
+    barrier,
+    leave_unless,
+    loop,
+    name_registers,
+    store,
+    when,
+)
 from .math import CudaMath
 from .parameters import parameter_tensors
 from .pieces import Piece
@@ -69,20 +78,21 @@ class _RowSoftmax:
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self.x, self.shares, line_lse = kernel.buffers.values()
-            self.short = kernel.scalar(self.columns <= _SHORT, "bool", "short")
+            self.short = kernel.scalar(self.columns <= _SHORT, "bool")
             # The threads that share a row, and this one's number among them.
-            self.team = kernel.scalar(tirx.Select(self.short, WARP, kernel.threads), name="team")
+            self.team = kernel.scalar(tirx.Select(self.short, WARP, kernel.threads))
             self.own = kernel.scalar(tirx.Select(self.short, kernel.lane, kernel.thread))
             block = tirx.Cast("int64", kernel.block)
             line = tirx.Select(self.short, block * _WARPS + kernel.warp, block)
-            self.line = kernel.scalar(line, "int64", "line")
+            self.line = kernel.scalar(line, "int64")
             leave_unless(self.line < self.x.shape[0])
-            self.peak = kernel.scalar(self.row.start("m"), "float32", "peak")
-            self.total = kernel.scalar(self.row.nothing("l"), "float32", "total")
+            self.peak = kernel.scalar(self.row.start("m"), "float32")
+            self.total = kernel.scalar(self.row.nothing("l"), "float32")
             self.peaks, self.totals = (
                 kernel.shared((_WARPS,), "float32", name) for name in ("peaks", "totals")
             )
             fits = kernel.scalar(self._fits(), "bool", "fits")
+            name_registers(self)
             for width, condition in ((_WIDEST // self.bytes, fits), (1, tirx.Not(fits))):
                 with when(condition):
                     self._passes(width)

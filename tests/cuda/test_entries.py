@@ -169,14 +169,12 @@ def test_listed_blocks_of_packed_sequences(arch, causal, deterministic, monkeypa
 
 def test_sequences_longer_than_their_lists_read_nothing_outside(monkeypatch):
     """Lengths on a GPU are not compared with the mask's."""
-    ours, mask = listed("sm_80", monkeypatch)
+    ours, _ = listed("sm_75", monkeypatch)
     short = block_mask(near, 5, 4, [20] * 5, [20] * 5, (128, 64))
     monkeypatch.setattr(blocks, "_check_lengths", lambda *given: None)
-    inputs = packed_inputs(LISTED, torch.float16)
-    leaves = [x.requires_grad_() for x in inputs[:3]]
-    for own in (short, mask):
-        out, _ = ours(*leaves, block_mask=own)
-        assert torch.autograd.grad(out.sum(), leaves)[0].shape == inputs.q.shape
+    leaves = [x.requires_grad_() for x in packed_inputs(LISTED, torch.float16)[:3]]
+    out, _ = ours(*leaves, block_mask=short, causal=True, deterministic=True)
+    torch.autograd.grad(out.sum(), leaves)
 
 
 @pytest.mark.parametrize("backward", [ATOMIC, ORDERED])

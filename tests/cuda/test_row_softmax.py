@@ -13,7 +13,7 @@ from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.compiled import verify_spec
 
 KINDS = [
-    ("float32", "sm_80"), ("bfloat16", "sm_90"), ("float16", "sm_75"),
+    ("float32", "sm_80"), ("bfloat16", "sm_90"),
     *(pytest.param(dtype, arch.name, marks=pytest.mark.sweep)
       for dtype in ("float32", "bfloat16", "float16") for arch in ARCHS.values()
       if arch.bf16 or dtype != "bfloat16"),

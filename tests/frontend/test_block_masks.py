@@ -108,31 +108,40 @@ def by_entry(b, h, q_idx, k_idx):
     return (q_idx // 37 == k_idx // 41) | ((k_idx + b) % 5 == 0) & (h != 1)
 
 
-@pytest.mark.parametrize("causal", [False, True])
+def packed_mask(lengths):
+    rows, keys = zip(*lengths, strict=True)
+    return block_mask(by_entry, len(rows), 4, rows, keys, BLOCK)
+
+
+@pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.sweep)])
 def test_packed_sequences(causal):
-    rows, keys = zip(*LENGTHS, strict=True)
-    mask = block_mask(by_entry, len(rows), 4, rows, keys, BLOCK)
-    ends = {"cu_seqlens_q": cumulative(rows), "cu_seqlens_k": cumulative(keys)}
+    mask, ends = packed_mask(LENGTHS), [cumulative(x) for x in zip(*LENGTHS, strict=True)]
 
     def attend(q, k, v, mask_mod, **options):
-        return attention(q, k, v, block_mask=mask, return_lse=True, **ends, **options)
+        bounds = {"cu_seqlens_q": ends[0], "cu_seqlens_k": ends[1], "return_lse": True}
+        return attention(q, k, v, block_mask=mask, **bounds, **options)
 
     assert_rule(attend, packed_inputs(LENGTHS, mask_mod=by_entry, causal=causal), LENGTHS)
 
 
-def test_parts_of_packed_sequences_and_nested_ones():
-    """Of equal lengths one mask of these; with a score function."""
-    inputs, mask = qkv(64, 64, batch=3), block_mask(masks.sliding_window(20), 3, 4, 64, 64, BLOCK)
-    options = {"block_mask": mask, "score_mod": lambda score, b, h, q_idx, k_idx: score + 0.1 * b}
-    want = attention(*inputs[:3], **options)
-    nested = [torch.nested.nested_tensor(list(x), layout=torch.jagged) for x in inputs[:3]]
-    got = attention(*nested, **options)
-    assert_close(got.values(), want.flatten(0, 1))
-    wider = [torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 7)).flatten(0, 1) for x in inputs[:3]]
-    ends, used = cumulative([71] * 3), int32(64, 64, 64)
-    bounds = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "seqused_q": used, "seqused_k": used}
-    got = attention(*wider, **bounds, **options)
-    assert_close(got.view(3, 71, 4, 16)[:, :64], want)
+def test_nested_sequences_and_parts_of_packed_ones():
+    """A mask of two numbers serves sequences of these lengths."""
+    q, k, v = packed_inputs([(64, 64)] * 3)[:3]
+    mask, options = packed_mask([(64, 64)] * 3), {"causal": True}
+    bounds = dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), cumulative([64] * 3))
+    want = attention(q, k, v, block_mask=mask, **bounds, **options)
+    of_numbers = block_mask(by_entry, 3, 4, 64, 64, BLOCK)
+    assert torch.equal(attention(q, k, v, block_mask=of_numbers, **bounds, **options), want)
+    nested = [torch.nested.nested_tensor(list(x.split(64)), layout=torch.jagged) for x in (q, k, v)]
+    assert torch.equal(attention(*nested, block_mask=mask, **options).values(), want)
+    wider = [torch.cat([*x.split(64), x[:21]]) for x in (q, k, v)]
+    for x, own in zip(wider, (q, k, v), strict=True):
+        for n in range(3):
+            x[71 * n : 71 * n + 64] = own[64 * n : 64 * n + 64]
+    bounds = dict.fromkeys(bounds, cumulative([71] * 3))
+    bounds |= dict.fromkeys(("seqused_q", "seqused_k"), int32(64, 64, 64))
+    got = attention(*wider, block_mask=mask, **bounds, **options).view(3, 71, 4, -1)
+    assert torch.equal(got[:, :64].flatten(0, 1), want) and not got[:, 64:].any()
 
 
 def test_one_of_torch():
