@@ -30,9 +30,9 @@ def with_blocks(
     mask = given if isinstance(given, BlockMask) else _of_torch(given)
     if mask_mod is not None:
         raise ValueError("block_mask has its own mask_mod: give the mask_mod to block_mask()")
-    _check_lengths(mask, q, k, ragged)
     entries = q.shape[0] if ragged is None else ragged.entries
     _check(mask, q, entries)
+    _check_lengths(mask, q, k, ragged)
     mods = score_mod
     if not isinstance(score_mod, Captured):
         mods = Captured() if score_mod is None else captured_on(q.device, score_mod, None)
