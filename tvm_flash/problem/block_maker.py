@@ -77,8 +77,10 @@ def _check_sizes(sizes: Mapping[str, int], least: int) -> None:
 
 def _of_each(name: str, lengths: Sequence[int] | torch.Tensor, batch: int) -> tuple[int, ...]:
     """The length of each of ``batch`` sequences."""
-    if isinstance(lengths, int):
-        raise TypeError(f"{name}={lengths} must be the lengths of {batch} sequences, as the other")
+    if not isinstance(lengths, Sequence | torch.Tensor):
+        raise TypeError(
+            f"{name}={lengths!r:.60} must be an int, or the lengths of {batch} sequences: both are"
+        )
     found = tuple(lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths)
     if len(found) != batch:
         raise ValueError(f"{name} has the lengths of {len(found)} sequences, {batch=}")
