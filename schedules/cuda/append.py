@@ -12,10 +12,8 @@ from tvm.script import tirx as T
 from ...definition.arithmetic import int32
 from ...definition.rotation import members, rotated
 from ...definition.signature import Signature
-from ...errors import UnsupportedSpec
 from ...problem.arguments import TABLES
 from ...problem.spec import AttentionSpec
-from ..config_fields import Config
 from .arch import WARP, CudaArch
 from .builder import CudaKernel, emit, leave_unless, loop, store, warp_barrier, when
 from .entries import find_packed_row, packed_row_work
@@ -24,6 +22,7 @@ from .parameters import parameter_tensors
 from .pieces import Piece
 from .product import Product
 from .program import Grid, Launch, blocks
+from .row_config import RowConfig
 from .rows import vector_bytes
 from .tensor_core import product_for
 from .tiling import round_up
@@ -34,23 +33,10 @@ _PARTS = 2
 
 
 @dataclass(frozen=True)
-class AppendConfig(Config):
-    """No numbers: rows are moved one by one."""
+class AppendConfig(RowConfig):
+    """Rows are moved one by one."""
 
     schedule = "cuda.append"
-
-    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
-        """Why ``arch`` cannot run it for ``spec`` (empty: it can)."""
-        converts = spec.dtype != "bfloat16" or arch.bf16
-        return [] if converts else ["no conversion to bfloat16: use float16, or sm_80 and later"]
-
-
-def append_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[AppendConfig]:
-    """The only config. Raises UnsupportedSpec where it does not serve."""
-    config = AppendConfig()
-    if reasons := config.reasons(spec, arch):
-        raise UnsupportedSpec([f"{arch.name}: {text}" for text in reasons])
-    return [config]
 
 
 def append_grid() -> Grid:

@@ -163,6 +163,7 @@ class _KeyGradients:
         own = range(first, first + tiles)
         columns = self.recompute.parts(self.bound, self._site(), statistics, own)
         self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, columns)
+        self.recompute.hide(self.bound, self._site(), self.visits, own)
         delta = self._statistic("delta", stage) if self.statistics else None
         for start in range(0, tiles, per_step):
             own = range(start, start + per_step)

@@ -133,6 +133,7 @@ class QueryTileGradient:
         statistics = [self._statistic(name) for name in self.spec.saved_statistics]
         pieces = self.recompute.parts(self.bound, self.site, statistics, range(self.s.n_tiles))
         self._product(self.dp, self.do_tile, self.v_tile, pieces)
+        self.recompute.hide(self.bound, self.site, self.visits)
         self.add_sums(self._statistic("delta") if self.statistics else None)
         barrier()
         with when(self.visits.has_next):

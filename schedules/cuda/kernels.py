@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from ...problem.spec import AttentionSpec
-from ..table import APPEND, BACKWARD, FORWARD, SPLIT, TABLES, Schedule, ScheduleTable
-from .append import AppendConfig, append_configs, append_launch
+from ..table import APPEND, BACKWARD, FORWARD, SOFTMAX, SPLIT, TABLES, Schedule, ScheduleTable
+from .append import AppendConfig, append_launch
 from .arch import CudaArch
 from .backward import key_gradient_launch
 from .backward_config import BACKWARD_KNOBS, BackwardConfig
@@ -17,6 +17,7 @@ from .merge import merge_launch
 from .program import Launch
 from .residence import residence_reasons
 from .row_kernels import delta_launch, query_gradient_launch
+from .row_softmax import RowSoftmaxConfig, row_softmax_launch
 from .sink_gradient import sink_gradient_launch
 from .split_forward import SplitForwardConfig, parts_launch
 from .table_gradients import (
@@ -106,6 +107,13 @@ def append_launches(
     return [append_launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
 
 
+def softmax_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """The softmax of rows is one kernel, which has no tiles."""
+    return [row_softmax_launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
+
+
 def _blocks(config: ForwardConfig | BackwardConfig) -> dict[str, int]:
     return {"block_q": config.block_q, "block_k": config.block_k}
 
@@ -120,7 +128,8 @@ SCHEDULES = ScheduleTable(
             TABLES[1:], OrderedTableGradientConfig, ordered_table_launches, (),
             partial(table_configs, ordered=True),
         ),
-        Schedule(APPEND, AppendConfig, append_launches, (), append_configs),
+        Schedule(APPEND, AppendConfig, append_launches, (), AppendConfig.alone),
+        Schedule(SOFTMAX, RowSoftmaxConfig, softmax_launches, (), RowSoftmaxConfig.alone),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),
     residence=residence_reasons,

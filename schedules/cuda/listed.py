@@ -32,7 +32,7 @@ class ListedKeys(KeyVisits):
         self._visits = held(kernel, visits, "full_low", "full_high", "start", "count", "tiles")
         self._number = kernel.scalar(0)
         self.first = kernel.scalar(self._visits.first(0))
-        self._hides = kernel.scalar(self._visits.hides(0), "bool")
+        self.hides = kernel.scalar(self._visits.hides(0), "bool")
         name_registers(self)
 
     @property
@@ -44,7 +44,7 @@ class ListedKeys(KeyVisits):
         return self._visits.exists(self._number + 1)
 
     def boundary(self):
-        return tirx.Or(super().boundary(), self._hides)
+        return tirx.Or(super().boundary(), self.hides)
 
     def cursor(self, kernel: CudaKernel, target: SharedTile, rows: Rows) -> RowCursor:
         return ListedCursor(kernel, target, rows, self._visits)
@@ -52,7 +52,7 @@ class ListedKeys(KeyVisits):
     def step(self) -> None:
         assign(self._number, self._number + 1)
         assign(self.first, self._visits.first(self._number))
-        assign(self._hides, self._visits.hides(self._number))
+        assign(self.hides, self._visits.hides(self._number))
 
 
 class ListedCursor(RowCursor):
@@ -88,6 +88,7 @@ class ListedQueries(QueryVisits):
         self._pass_empty(self.head)
         self._number = kernel.scalar(0)
         self.first = kernel.scalar(self._of_head(self.head).first(0))
+        self.hides = kernel.scalar(self._of_head(self.head).hides(0), "bool")
         self._next_number = kernel.scalar(0)
         self.next_head, self.next_first = kernel.scalar(self.head), kernel.scalar(self.first)
         name_registers(self)
@@ -105,6 +106,7 @@ class ListedQueries(QueryVisits):
     def step(self) -> None:
         assign(self._number, self._next_number)
         super().step()
+        assign(self.hides, self._of_head(self.head).hides(self._number))
 
     def _pass_empty(self, head) -> None:
         """Let ``head`` go to the next list that is not empty, or to the last one."""

@@ -11,11 +11,13 @@ from tvm.script import tirx as T
 from ...definition.derive.bound import BoundGradient
 from ...definition.dropout import Dropout
 from ...definition.kinds import gradient_of
+from ...definition.score_expressions import mask_expr, window_expr
 from ...definition.scores import LOG2E, BoundScores, Scores
-from .builder import CudaKernel, name_registers, store
+from .builder import CudaKernel, name_registers, store, when
 from .dropout import FragmentDropout
 from .fragments import Accumulator
 from .math import CudaMath
+from .tiling import KeyVisits, QueryVisits
 
 
 class Recompute:
@@ -32,6 +34,7 @@ class Recompute:
         self, kernel: CudaKernel, scores: Scores, s: Accumulator, is_transposed: bool = False
     ):
         self.kernel, self.scores, self.s = kernel, scores, s
+        self._hides_by_tile = bool(scores.spec.block_mask and scores.spec.mask_mod)
         has_dropout = scores.spec.dropout
         self.dropout = FragmentDropout(kernel, s, is_transposed) if has_dropout else None
         factor = Dropout(scores.sig).factor if has_dropout else None
@@ -65,12 +68,13 @@ class Recompute:
 
         Indices and statistics, ``converted``, are functions of (m, n, r); lse None: a row has no
         sum. columns: of tiles; None is all. The mask is applied to every tile: a branch around it
-        would keep the compiler from mixing these instructions with products, which hide them.
+        would keep the compiler from mixing these instructions with products, which hide them. But
+        for a mask_mod that hides nothing in most tiles (``hide``).
         """
-        s = self.s
+        s, mask = self.s, window_expr if self._hides_by_tile else mask_expr
         for m, n, r in s.elements(columns):
             raw, site = s.registers[m, n, r], (q_index(m, n, r), k_index(m, n, r))
-            seen = bound.visible(*site)
+            seen = bound.visible(*site, mask)
             if lse is None:
                 self._weigh_alone(bound, (m, n, r), site, seen)
                 continue
@@ -86,6 +90,19 @@ class Recompute:
                 exponent = self.gradient.lowered(exponent, lse_low(m, n, r))
             exponent = tirx.Select(seen, exponent, T.float32(float("-inf")))
             store(s.registers, (m, n, r), tirx.exp2(exponent))
+
+    def hide(
+        self, bound: BoundScores, site: tuple[Callable, Callable], visits: KeyVisits | QueryVisits,
+        columns: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
+        """P of what mask_mod hides becomes 0, where a list of blocks says that it hides any."""
+        if not self._hides_by_tile:
+            return
+        p, nothing = self.s.registers, T.float32(0)
+        with when(visits.hides):
+            for at in self.s.elements(columns):
+                shown = bound.shown(*(index(*at) for index in site))
+                store(p, at, tirx.Select(shown, p[at], nothing))
 
     def draw(self, b, h) -> None:
         """Drop weights of entry ``b`` and query head ``h`` from now on, where there is dropout."""

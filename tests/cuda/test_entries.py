@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from entries import Ragged
 from interpreted import aligned_rows, resolver
-from packed_problems import Entries, cumulative
+from packed_problems import Entries, assert_rule, cumulative, packed_inputs
 
-from tvm_flash import attention
-from tvm_flash.frontend import placement, ragged_ops
+from tvm_flash import attention, block_mask
+from tvm_flash.frontend import blocks, placement, ragged_ops
 from tvm_flash.problem.arguments import named_sizes
 from tvm_flash.ptx_interpreter import Checks
 from tvm_flash.schedules.cuda.entries import key_work, query_work
@@ -127,6 +129,52 @@ def test_pages_that_do_not_exist_are_clamped(numbers):
     problem.call("forward", "sm_80", {"page_table": spoilt})
     spans = {"starts_k": wrong, "ends_k": wrong.flip(0), "page_table": spoilt}
     problem.call("forward", "sm_75", spans)
+
+
+LISTED = [(100, 130), (0, 20), (64, 0), (1, 70), (150, 33)]
+
+
+def near(b, h, q_idx, k_idx):
+    """Full, partial and hidden blocks, other ones in each entry and in one of the heads."""
+    return (q_idx // 37 == k_idx // 41) | ((k_idx + b) % 5 == 0) & (h != 1)
+
+
+def listed(arch, monkeypatch):
+    """``attention`` by interpreted kernels over lists of blocks, which ``mask`` names."""
+    monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
+    monkeypatch.setattr(ragged_ops, "resolve", resolver(arch))
+    rows, keys = zip(*LISTED, strict=True)
+    ends = {"cu_seqlens_q": cumulative(rows), "cu_seqlens_k": cumulative(keys)}
+    mask = block_mask(near, len(rows), 4, rows, keys, (128, 64))
+    return partial(attention, return_lse=True, **ends), mask
+
+
+@pytest.mark.parametrize(
+    ("arch", "causal", "deterministic"),
+    [
+        ("sm_75", True, True),
+        *(pytest.param("sm_80", causal, False, marks=pytest.mark.sweep) for causal in (0, 1)),
+        pytest.param("sm_90", False, True, marks=pytest.mark.sweep),
+    ],
+)
+def test_listed_blocks_of_packed_sequences(arch, causal, deterministic, monkeypatch):
+    ours, mask = listed(arch, monkeypatch)
+    inputs = packed_inputs(LISTED, torch.float16, mask_mod=near, causal=bool(causal))
+
+    def attend(q, k, v, mask_mod, **options):
+        return ours(q, k, v, block_mask=mask, deterministic=deterministic, **options)
+
+    assert_rule(attend, inputs, LISTED)
+
+
+def test_sequences_longer_than_their_lists_read_nothing_outside(monkeypatch):
+    """Lengths on a GPU are not compared with the mask's."""
+    ours, _ = listed("sm_75", monkeypatch)
+    short = block_mask(near, 5, 4, [20] * 5, [20] * 5, (128, 64))
+    monkeypatch.setattr(blocks, "_check_lengths", lambda *given: None)
+    leaves = [x.requires_grad_() for x in packed_inputs(LISTED, torch.float16)[:3]]
+    out, _ = ours(*leaves, block_mask=short, causal=True, deterministic=True)
+    torch.autograd.grad(out.sum(), leaves)
 
 
 @pytest.mark.parametrize("backward", [ATOMIC, ORDERED])

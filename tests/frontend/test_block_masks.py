@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from block_masks import random_mask
+from packed_problems import assert_rule, cumulative, int32, packed_inputs
 from pairwise import grid
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.testing import assert_close
@@ -99,6 +100,50 @@ def test_a_score_function_and_a_sink_beside_it():
     holds(qkv(), mask, score_mod=score_mod, sink=torch.randn(4))
 
 
+LENGTHS = [(100, 130), (0, 20), (64, 0), (1, 70), (150, 33)]
+
+
+def by_entry(b, h, q_idx, k_idx):
+    """Full, partial and hidden blocks, other ones in each sequence and in one of the heads."""
+    return (q_idx // 37 == k_idx // 41) | ((k_idx + b) % 5 == 0) & (h != 1)
+
+
+def packed_mask(lengths):
+    rows, keys = zip(*lengths, strict=True)
+    return block_mask(by_entry, len(rows), 4, rows, keys, BLOCK)
+
+
+@pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.sweep)])
+def test_packed_sequences(causal):
+    mask, ends = packed_mask(LENGTHS), [cumulative(x) for x in zip(*LENGTHS, strict=True)]
+
+    def attend(q, k, v, mask_mod, **options):
+        bounds = {"cu_seqlens_q": ends[0], "cu_seqlens_k": ends[1], "return_lse": True}
+        return attention(q, k, v, block_mask=mask, **bounds, **options)
+
+    assert_rule(attend, packed_inputs(LENGTHS, mask_mod=by_entry, causal=causal), LENGTHS)
+
+
+def test_nested_sequences_and_parts_of_packed_ones():
+    """A mask of two numbers serves sequences of these lengths."""
+    q, k, v = packed_inputs([(64, 64)] * 3)[:3]
+    mask, options = packed_mask([(64, 64)] * 3), {"causal": True}
+    bounds = dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), cumulative([64] * 3))
+    want = attention(q, k, v, block_mask=mask, **bounds, **options)
+    of_numbers = block_mask(by_entry, 3, 4, 64, 64, BLOCK)
+    assert torch.equal(attention(q, k, v, block_mask=of_numbers, **bounds, **options), want)
+    nested = [torch.nested.nested_tensor(list(x.split(64)), layout=torch.jagged) for x in (q, k, v)]
+    assert torch.equal(attention(*nested, block_mask=mask, **options).values(), want)
+    wider = [torch.cat([*x.split(64), x[:21]]) for x in (q, k, v)]
+    for x, own in zip(wider, (q, k, v), strict=True):
+        for n in range(3):
+            x[71 * n : 71 * n + 64] = own[64 * n : 64 * n + 64]
+    bounds = dict.fromkeys(bounds, cumulative([71] * 3))
+    bounds |= dict.fromkeys(("seqused_q", "seqused_k"), int32(64, 64, 64))
+    got = attention(*wider, block_mask=mask, **bounds, **options).view(3, 71, 4, -1)
+    assert torch.equal(got[:, :64].flatten(0, 1), want) and not got[:, 64:].any()
+
+
 def test_one_of_torch():
     inputs = qkv(150, 150)
     theirs = create_block_mask(
@@ -177,10 +222,17 @@ def test_what_does_not_fit():
             attention(q, k, v, block_mask=other)
     with pytest.raises(ValueError, match="has its own mask_mod"):
         attention(q, k, v, block_mask=mask, mask_mod=masks.causal())
-    ends = torch.tensor([0, 100], dtype=torch.int32)
-    packed = (x[0] for x in (q, q, q))
-    with pytest.raises(ValueError, match="block_mask is of dense tensors"):
+    packed, other = [q[0], k[0], v[0]], block_mask(masks.causal(), 2, 4, [40, 60], [75, 75])
+    lengths = {"cu_seqlens_q": cumulative([40, 60]), "cu_seqlens_k": cumulative([74, 76])}
+    with pytest.raises(ValueError, match=r"of sequences of \(75, 75\) .* of k have \[74, 76\]"):
+        attention(*packed, block_mask=other, **lengths)
+    with pytest.raises(ValueError, match="the keys of listed blocks are not divided"):
+        attention(*packed, block_mask=other, num_splits=2, **lengths)
+    with pytest.raises(ValueError, match=r"block_mask is of \(40, 60\) queries"):
+        attention(q, k, v, block_mask=other)
+    del lengths["cu_seqlens_k"]
+    with pytest.raises(ValueError, match="keys in pages have none"):
         attention(
-            *packed, block_mask=mask, cu_seqlens_q=ends, cu_seqlens_k=ends, max_seqlen_q=100,
-            max_seqlen_k=100,
+            packed[0], k, v, block_mask=other, block_table=int32(0, 1).view(2, 1),
+            seqused_k=int32(75, 75), **lengths,
         )  # fmt: skip

@@ -45,6 +45,17 @@ def test_entries_and_heads_that_a_mask_tells_apart():
     assert by_head.visits == 7 * (0 + 1 + 2)
 
 
+def test_sequences_of_lengths_of_their_own():
+    """As many masks, of the positions inside each; a tensor of lengths too."""
+    queries, keys = torch.tensor([60, 0, 33]), [70, 5, 0]
+    made = block_mask(masks.causal(), 3, 2, queries, keys, BLOCK)
+    assert made.shape == (3, 1, (60, 0, 33), (70, 5, 0))
+    assert torch.equal(made.states(0), states_by_pairs(masks.causal(), 60, 70))
+    assert [made.states(b).shape for b in (1, 2)] == [(0, 1), (3, 0)]
+    assert made.visits == int((made.states(0) > HIDDEN).sum())
+    assert made.density == made.visits / (4 * 3)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (2, 3)])
 def test_lists_of_keys_are_those_of_queries(shape):
     mask = random_mask(130, 150, shape, BLOCK)
@@ -122,6 +133,11 @@ def test_shown_as_text():
         ((1, 1, 64, 64), 64, TypeError, "pair of ints"),
         ((1, 1, 0, 64), BLOCK, ValueError, "seqlen_q=0 must be at least 1"),
         ((1, 1.0, 64, 64), BLOCK, TypeError, "heads=1.0 must be an int"),
+        ((1, 1, 64.0, 64), BLOCK, TypeError, "seqlen_q=64.0 must be an int"),
+        ((1, 1, 64, [64]), BLOCK, TypeError, "seqlen_q=64 .* the lengths of 1 sequences"),
+        ((2, 1, [64], [64]), BLOCK, ValueError, "seqlen_q has the lengths of 1 sequences, batch=2"),
+        ((1, 1, [-1], [64]), BLOCK, ValueError, r"seqlen_q\[0\]=-1 must be at least 0"),
+        ((1, 1, [64], [0]), BLOCK, ValueError, "seqlen_k has no positions at all"),
     ],
 )
 def test_what_has_no_blocks(sizes, block, error, message):
@@ -129,14 +145,17 @@ def test_what_has_no_blocks(sizes, block, error, message):
         block_mask(masks.causal(), *sizes, block)
 
 
-@pytest.mark.parametrize("block", [-1, 2])
-def test_torchs_lists_of_blocks_that_are_not_there(block):
+@pytest.mark.parametrize(
+    ("count", "block", "message"),
+    [(1, -1, r"outside 0\.\.1"), (1, 2, r"outside 0\.\.1"), (3, 0, "counts 3 .* room for 2")],
+)
+def test_torchs_lists_of_blocks_that_are_not_there(count, block, message):
     theirs = TorchBlockMask.from_kv_blocks(
-        torch.ones(1, 1, 1, dtype=torch.int32),
+        torch.full((1, 1, 1), count, dtype=torch.int32),
         torch.tensor([[[[block, 0]]]], dtype=torch.int32),
         BLOCK_SIZE=32,
         seq_lengths=(32, 64),
         compute_q_blocks=False,
     )
-    with pytest.raises(ValueError, match=r"outside 0\.\.1"):
+    with pytest.raises(ValueError, match=message):
         from_torch(theirs)

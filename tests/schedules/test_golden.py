@@ -40,8 +40,11 @@ ENTRIES_CUDA = [
     )
 ]  # fmt: skip
 APPENDS, APPENDING = replace(parse_spec("bf16,d=8"), sequences="paged"), ("x86-64-v3", "sm_80")
-# Kernels for CPUs that are no attention.
-BESIDE = [("f16,d=8,causal", "linear"), ("bf16,d=8", "softmax")]
+# Kernels that are no attention.
+BESIDE = [
+    ("x86-64-v3", "f16,d=8,causal", "linear"), ("x86-64-v3", "bf16,d=8", "softmax"),
+    ("sm_80", "fp32,d=8", "softmax"),
+]  # fmt: skip
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
 
 
@@ -79,11 +82,15 @@ def test_code_of_appending(target, update_golden):
     compare(FOLDER / f"{symbol_name(APPENDS, 'append')}.{target}.txt", code, update_golden)
 
 
-@pytest.mark.parametrize(("text", "direction"), BESIDE)
-def test_code_beside_attention(text, direction, update_golden):
+@pytest.mark.parametrize(("target", "text", "direction"), BESIDE)
+def test_code_beside_attention(target, text, direction, update_golden):
     spec = parse_spec(text)
-    code = scheduled_module(spec, direction, cpu_target("x86-64-v3")).mod.script()
-    compare(FOLDER / f"{symbol_name(spec, direction)}.x86-64-v3.txt", code, update_golden)
+    if target in ARCHS:
+        ((_, program),) = cuda_programs(spec, direction, (ARCHS[target],))
+        code = program.launches[0].func.script()
+    else:
+        code = scheduled_module(spec, direction, cpu_target(target)).mod.script()
+    compare(FOLDER / f"{symbol_name(spec, direction)}.{target}.txt", code, update_golden)
 
 
 def compare(file, code, update_golden):
@@ -110,5 +117,5 @@ def test_no_golden_file_is_left_over():
     }
     expected |= {f"{symbol_name(*found)}.sm_80.txt" for found in ENTRIES_CUDA}
     expected |= {f"{symbol_name(APPENDS, 'append')}.{target}.txt" for target in APPENDING}
-    expected |= {f"{symbol_name(parse_spec(text), d)}.x86-64-v3.txt" for text, d in BESIDE}
+    expected |= {f"{symbol_name(parse_spec(text), d)}.{target}.txt" for target, text, d in BESIDE}
     assert {path.name for path in FOLDER.glob("*.txt")} <= expected

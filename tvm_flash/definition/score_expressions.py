@@ -66,21 +66,29 @@ def has_linear_exponent(spec: AttentionSpec) -> bool:
     return is_scale_only(spec) and has_sum(spec.softmax)
 
 
+def window_expr(spec: AttentionSpec, site: Site) -> Expr | None:
+    """Whether causal and window show the key to the query (bool), or None without them."""
+    if not spec.is_bounded:
+        return None
+    ends = [site.numbers[name] for name in _ENDS if name in site.numbers]
+    symbols = (site.b, site.h, site.aligned(spec), site.k_idx)
+    return emit(_window(spec), symbols, ends)
+
+
+def mask_mod_expr(spec: AttentionSpec, site: Site) -> Expr | None:
+    """Whether mask_mod shows the key to the query (bool), or None without one."""
+    if not spec.mask_mod:
+        return None
+    before = spec.alibi + (len(spec.score_mod.tables) if spec.score_mod else 0)
+    own = site.tables[before : before + len(spec.mask_mod.tables)]
+    symbols = (site.b, site.h, site.q_idx, site.k_idx)
+    return emit(spec.mask_mod, symbols, own, from_zero=True)
+
+
 def mask_expr(spec: AttentionSpec, site: Site) -> Expr | None:
     """Whether the query sees the key (bool), or None when nothing hides any."""
-    masks = []
-    if spec.is_bounded:
-        ends = [site.numbers[name] for name in _ENDS if name in site.numbers]
-        symbols = (site.b, site.h, site.aligned(spec), site.k_idx)
-        masks.append(emit(_window(spec), symbols, ends))
-    if spec.mask_mod:
-        before = spec.alibi + (len(spec.score_mod.tables) if spec.score_mod else 0)
-        own = site.tables[before : before + len(spec.mask_mod.tables)]
-        symbols = (site.b, site.h, site.q_idx, site.k_idx)
-        masks.append(emit(spec.mask_mod, symbols, own, from_zero=True))
-    if not masks:
-        return None
-    return masks[0] if len(masks) == 1 else tirx.And(*masks)
+    masks = [m for m in (window_expr(spec, site), mask_mod_expr(spec, site)) if m is not None]
+    return reduce(tirx.And, masks) if masks else None
 
 
 def score_grad_expr(spec: AttentionSpec, raw: Expr, site: Site) -> Expr:

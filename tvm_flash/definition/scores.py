@@ -11,6 +11,7 @@ from .score_expressions import (
     is_scale_only,
     legalise,
     mask_expr,
+    mask_mod_expr,
     score_expr,
     score_grad_expr,
     table_gradient_exprs,
@@ -133,15 +134,22 @@ class BoundScores:
             return masked
         return tirx.if_then_else(boundary, masked, score)
 
-    def visible(self, q_idx, k_idx):
-        """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one."""
+    def visible(self, q_idx, k_idx, mask=mask_expr):
+        """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one.
+
+        mask: of the expressions of ``score_expressions``, those that are asked for.
+        """
         scores, site = self._scores, self._site(q_idx, k_idx)
         scores.used.add("mask")
         inside = site.k_idx < site.seqlen_k
         if scores.hides_rows:
             inside = tirx.And(site.q_idx < site.seqlen_q, inside)
-        mask = mask_expr(scores.spec, site)
+        mask = mask(scores.spec, site)
         return inside if mask is None else tirx.And(inside, scores.legal(mask))
+
+    def shown(self, q_idx, k_idx):
+        """Whether mask_mod shows the key to the query row."""
+        return self._scores.legal(mask_mod_expr(self._scores.spec, self._site(q_idx, k_idx)))
 
     def _site(self, q_idx, k_idx) -> Site:
         scores = self._scores

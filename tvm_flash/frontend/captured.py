@@ -63,6 +63,16 @@ def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None)
     return captured_on(None, score_mod, mask_mod)
 
 
+def run_by_compiler(function: Callable) -> Callable:
+    """Let torch.compile run ``function`` and keep what it returns, instead of tracing into it.
+
+    What torch.compiler.assume_constant_result does, without its second of imports.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@run_by_compiler
 def captured_on(
     device: torch.device | None, score_mod: Callable | None, mask_mod: Callable | None
 ) -> Captured:

@@ -89,8 +89,9 @@ def attention(
     for each head that has exp(sink) in the denominator and no value (gpt-oss; StreamingLLM, Xiao et
     al., 2023); any floating dtype, differentiable.
     block_mask: of ``block_mask`` or ``top_blocks``, or torch's BlockMask: the blocks of keys that
-    each block of queries visits, of dense tensors. Its own mask_mod hides pairs in the blocks that
-    are not seen whole; pairs in no listed block are hidden. Time goes with the blocks visited.
+    each block of queries visits, of dense or packed tensors. Its own mask_mod hides pairs in the
+    blocks that are not seen whole; pairs in no listed block are hidden. Time goes with the blocks
+    visited.
     dropout_p: the share of weights that are dropped, in [0, 1); those that are kept are multiplied
     by 1 / (1 - dropout_p), lse is that of all. Which ones depends on seed and offset alone, and on
     entry, query head, query and key (docs/dropout.md): rng (2,) int64, None: drawn from torch's
@@ -166,16 +167,18 @@ def attention(
         causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, dropout_p,
         inputs,
     )  # fmt: skip
-    lists = ()
+    blocks, lists = (), ()
     if block_mask is not None:
-        if lengths is not None:
-            raise ValueError("block_mask is of dense tensors: packed or cached ones have none")
-        features, mods, lists = with_blocks(block_mask, features, q, k, score_mod, mask_mod)
-        score_mod, mask_mod = mods, None
+        if num_splits and num_splits != 1:
+            raise ValueError(f"{num_splits=}: the keys of listed blocks are not divided")
+        block, score_mod, lists = with_blocks(block_mask, q, k, ragged, score_mod, mask_mod)
+        blocks, mask_mod = (block,), None
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
     if lengths is None:
         look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
+        if blocks:
+            features = (*features, "dense", *blocks)
         (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
         scale = default_scale if scale is None else scale
         slopes = ()
@@ -188,7 +191,7 @@ def attention(
     else:
         out, lse = ready_attention(
             q, k, v, ragged, options, deterministic, alibi_slopes, (score_mod, mask_mod),
-            as_splits(num_splits) if num_splits else 0, sink, rng, own,
+            as_splits(num_splits) if num_splits else 0, sink, rng, own, blocks, lists,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.

@@ -12,7 +12,7 @@ from torch._C import _is_tracing
 from ..problem.spec import AttentionSpec
 from ..score.gradients import check_no_gradient
 from ..score.program import ScoreProgram
-from .captured import NOTHING, already_captured, capture, captured_on
+from .captured import NOTHING, already_captured, capture, captured_on, run_by_compiler
 from .checks import NAMES, check_all_dense, check_captured, check_packed_sizes, check_sizes
 from .observers import untraced_shapes
 from .score_inputs import before
@@ -153,12 +153,14 @@ def _spec(
     )
 
 
+@run_by_compiler
 def _json(constants: tuple, dtype, head_dim, head_dim_v, score_mod, mask_mod) -> str:
     """The spec as JSON; constants: the fields of Features."""
     features = Features(*constants)
     return spec_json(_spec(features, dtype, head_dim, head_dim_v, score_mod, mask_mod))
 
 
+@run_by_compiler
 def _captured_json(device, score_mod, mask_mod, constants: tuple, dtype, head_dim, head_dim_v):
     """As ``_json``, of functions that are traced first, and the tensors they captured."""
     mods = captured_on(device, score_mod, mask_mod)
@@ -166,9 +168,3 @@ def _captured_json(device, score_mod, mask_mod, constants: tuple, dtype, head_di
         check_no_gradient(f"captured tensor {number}", table)
     text = _json(constants, dtype, head_dim, head_dim_v, mods.score_mod, mods.mask_mod)
     return text, mods.tables
-
-
-# What torch.compiler.assume_constant_result does, without its second of imports: the compiler runs
-# these two functions and keeps what they return, instead of tracing into them.
-_json._dynamo_marked_constant = True
-_captured_json._dynamo_marked_constant = True

@@ -143,7 +143,7 @@ def _ready(
     if not has_work:
         return results, tuple
     longest = _longest(extents, numbers[-1])
-    if place_of(q)[0] == "cuda" and not spec.dropout:
+    if place_of(q)[0] == "cuda" and not spec.dropout and spec.block_mask is None:
         given = {"q": q, "k": k, "v": v, "tables": tables, "sink": sink}
         given |= zip(_recording.outputs, results, strict=False)
         given |= zip(_SPANS[kind], spans, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 
@@ -22,6 +23,9 @@ _MOST_VISITS = 2**31 - 1
 class BlockMask:
     """The visited blocks of attention between ``seqlen_q`` queries and ``seqlen_k`` keys.
 
+    Of packed sequences these are tuples, of the length of each: an entry is a sequence, and blocks
+    are counted from its first position; lists are as many as the longest needs.
+
     Made by ``block_mask``, ``top_blocks`` or of torch's BlockMask; good for any number of layers
     and steps. block: (queries, keys) of a block. key_starts (B or 1, H or 1, blocks of queries + 1)
     int32: where the list of each block of queries begins and the next one's does; key_blocks
@@ -31,8 +35,8 @@ class BlockMask:
     mask_mod: hides pairs of partial blocks (None: of none); program, tables: that, traced.
     """
 
-    seqlen_q: int
-    seqlen_k: int
+    seqlen_q: int | tuple[int, ...]
+    seqlen_k: int | tuple[int, ...]
     block: tuple[int, int]
     key_starts: torch.Tensor
     key_blocks: torch.Tensor
@@ -43,7 +47,7 @@ class BlockMask:
     tables: tuple[torch.Tensor, ...] = ()
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> tuple:
         """Entries and heads that have lists of their own, queries, keys."""
         return (*self.key_starts.shape[:2], self.seqlen_q, self.seqlen_k)
 
@@ -55,8 +59,14 @@ class BlockMask:
     @property
     def density(self) -> float:
         """Visited blocks among all."""
-        blocks = self.key_starts[..., :-1].numel() * (self.query_starts.shape[-1] - 1)
+        entries, heads = self.key_starts.shape[:2]
+        blocks = heads * sum(math.prod(self.blocks_of(b)) for b in range(entries))
         return self.visits / max(blocks, 1)
+
+    def blocks_of(self, b: int) -> tuple[int, int]:
+        """How many blocks of queries and of keys entry ``b`` has."""
+        lengths = (x if isinstance(x, int) else x[b] for x in (self.seqlen_q, self.seqlen_k))
+        return tuple(-(-n // size) for n, size in zip(lengths, self.block, strict=True))
 
     def lists(self, batch: int, heads: int) -> list[torch.Tensor]:
         """What kernels take for a call with so many entries and heads: views."""
@@ -78,10 +88,10 @@ class BlockMask:
 
         For pictures and tests: the one thing here that takes memory for all blocks.
         """
-        starts = self.key_starts[b, h].long().cpu()
+        states = torch.zeros(self.blocks_of(b), dtype=torch.uint8)
+        starts = self.key_starts[b, h, : len(states) + 1].long().cpu()
         own = self.key_blocks[starts[0] : starts[-1]].long().cpu()
-        rows = torch.arange(len(starts) - 1).repeat_interleave(starts.diff())
-        states = torch.zeros(len(starts) - 1, self.query_starts.shape[-1] - 1, dtype=torch.uint8)
+        rows = torch.arange(len(states)).repeat_interleave(starts.diff())
         states[rows, own // 2] = (own % 2 + 1).to(torch.uint8)
         return states
 
@@ -99,8 +109,8 @@ class BlockMask:
 
 
 def mask_of_lists(
-    seqlen_q: int,
-    seqlen_k: int,
+    seqlen_q: int | tuple[int, ...],
+    seqlen_k: int | tuple[int, ...],
     block: tuple[int, int],
     counts: torch.Tensor,
     visited: torch.Tensor,
@@ -114,7 +124,7 @@ def mask_of_lists(
     block = check_block("block", block)
     if len(visited) > _MOST_VISITS:
         raise ValueError(f"{len(visited)} visited blocks exceed {_MOST_VISITS}: use larger blocks")
-    keys = -(-seqlen_k // block[1])
+    keys = -(-longest(seqlen_k) // block[1])
     rows = torch.arange(counts.numel(), device=counts.device).repeat_interleave(counts.flatten())
     query_blocks, heads = rows % counts.shape[-1], rows // counts.shape[-1]
     place = heads * keys + visited // 2
@@ -126,6 +136,11 @@ def mask_of_lists(
         _starts(turned_counts.view(*counts.shape[:2], keys)), _not_empty(turned),
         **functions,
     )  # fmt: skip
+
+
+def longest(seqlen: int | tuple[int, ...]) -> int:
+    """The most positions of an entry."""
+    return seqlen if isinstance(seqlen, int) else max(seqlen)
 
 
 def visits_of(states: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

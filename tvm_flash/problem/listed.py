@@ -84,7 +84,9 @@ class ListedVisibility(Visibility):
         if self._head is None or options.get("within") is not None:
             return ranged
         a, (starts, blocks) = self._arithmetic, lists
-        own, per_block = a.quotient(first, sizes[0]), sizes[1] // ranged.block
+        # Entries that a call says are longer than those the lists were made for are read within.
+        own = a.minimum(a.quotient(first, sizes[0]), starts.shape[2] - 2)
+        per_block = sizes[1] // ranged.block
         start, stop = (starts[self._entry, self._head, own + n] for n in range(2))
         tiles = a.quotient(length + (ranged.block - 1), ranged.block)
         size = blocks.shape[0]

@@ -102,8 +102,8 @@ class AttentionSpec:
             raise ValueError(f"learned={unknown}: no score has a derivative by such a table")
         if self.block_mask is not None:
             self._set("block_mask", check_block("block_mask", self.block_mask))
-            if self.sequences != "dense":
-                raise ValueError(f"block_mask is of dense sequences, not {self.sequences!r}")
+            if self.sequences == "paged":
+                raise ValueError("block_mask is of dense or packed sequences, not 'paged'")
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)

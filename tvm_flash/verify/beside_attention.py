@@ -21,8 +21,16 @@ if TYPE_CHECKING:
 Tensors = dict[str, torch.Tensor]
 
 
+# Lines and columns of rows: in vectors and in elements, rows of few threads and of many, and such
+# as these go through in several rounds.
+_ROWS = ((5, 1), (9, 300), (3, 1032), (2, 8197), (1, 16392))
+
+
 def problems_beside(candidate: Candidate, quick: bool = False) -> list[Problem]:
     """Lengths around the candidate's tile; causal calls have as many queries as keys."""
+    if candidate.direction == "softmax":
+        rows = _ROWS[1:3] if quick else _ROWS
+        return [Problem(f"{lines} x {columns}", lines, columns, 1, 1, 1) for lines, columns in rows]
     block = candidate.tile[0]
     lengths = [2 * block + 1] if quick else [1, block - 1, block, 2 * block + 1, 300]
     return [
@@ -37,7 +45,8 @@ def judge_beside(candidate: Candidate, problem: Problem, seed: int = 0) -> Outco
     ask = {"linear": _linear, "softmax": _softmax}[candidate.direction]
     given, exact, plain = ask(candidate.spec, problem, torch.Generator().manual_seed(seed))
     table = arguments(candidate.spec, candidate.direction)
-    sizes = {"lines": problem.seqlen_q, "shared_lines": problem.seqlen_q, "columns": 300}
+    lines = {"lines": problem.seqlen_q, "shared_lines": problem.seqlen_q}
+    sizes = {**lines, "columns": problem.seqlen_k}
     values = size_values(candidate.spec, named_sizes(problem.sizes) | sizes, candidate.meta)
     call = completed(table, given, new_tensors(values))
     started = time.perf_counter()
@@ -83,7 +92,11 @@ def _linear(
 def _softmax(
     spec: AttentionSpec, problem: Problem, generator: torch.Generator
 ) -> tuple[dict[str, Any], Tensors, Tensors]:
-    """Rows of 300 columns, and their softmax in float64 and in the dtype of ``spec``."""
-    x = (torch.randn(problem.seqlen_q, 300, generator=generator) * 4).to(spec.element.torch)
-    exact, plain = ({"shares": torch.softmax(y, -1)} for y in (x.double(), x))
+    """Rows, and their results in float64 and in the dtype of ``spec``."""
+    shape = problem.seqlen_q, problem.seqlen_k
+    x = (torch.randn(shape, generator=generator) * 4).to(spec.element.torch)
+    exact, plain = (
+        {"shares": torch.softmax(y, -1), "line_lse": torch.logsumexp(z, -1)}
+        for y, z in ((x.double(), x.double()), (x, x.float()))
+    )
     return {"x": x}, exact, plain

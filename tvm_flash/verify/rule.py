@@ -129,7 +129,8 @@ def allowed_error(
     baseline = largest_error(plain, exact)
     # What rounding a score does to its exponential, relative to it.
     baseline += score_size * 2.0**-24 * largest_error(exact, torch.zeros_like(exact))
-    round_off = DTYPES[dtype].lse_round_off if name == "lse" else ROUND_OFF
+    is_lse = name in ("lse", "line_lse")
+    round_off = DTYPES[dtype].lse_round_off if is_lse else ROUND_OFF
     factor = 3 if name.startswith("dtable") else FACTORS.get(name, 2)
     return factor * baseline + round_off
 
