@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ...problem.spec import AttentionSpec
-from ..table import APPEND, BACKWARD, FORWARD, SPLIT, TABLES, Schedule, ScheduleTable
+from ..table import APPEND, BACKWARD, FORWARD, LINEAR, SPLIT, TABLES, Schedule, ScheduleTable
 from .append import AppendConfig, append_configs, append_launch
 from .arch import CudaArch
 from .backward import key_gradient_launch
@@ -13,6 +13,8 @@ from .backward_config import BACKWARD_KNOBS, BackwardConfig
 from .backward_dq import ordered_query_gradient_launch
 from .defaults import backward_configs, forward_configs, ordered_configs, split_configs
 from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
+from .linear import linear_launches
+from .linear_config import LinearConfig, linear_configs
 from .merge import merge_launch
 from .program import Launch
 from .residence import residence_reasons
@@ -121,6 +123,7 @@ SCHEDULES = ScheduleTable(
             partial(table_configs, ordered=True),
         ),
         Schedule(APPEND, AppendConfig, append_launches, (), append_configs),
+        Schedule(LINEAR, LinearConfig, linear_launches, (), linear_configs),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),
     residence=residence_reasons,

@@ -59,7 +59,9 @@ def run_program(
 
 def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     """Parameters that a program of the usual names writes."""
-    told = {"dout": "backward", "part_out": "forward_split", "k_new": "append"}
+    told = {
+        "dout": "backward", "part_out": "forward_split", "k_new": "append", "out_extra": "linear"
+    }  # fmt: skip
     direction = next((told[x] for x in program.parameters if x in told), "forward")
     table = TABLES["paged" if direction == "append" else "dense"][direction]
     return tuple(name for name in program.parameters if name in names(table, *WRITTEN))

@@ -1,0 +1,95 @@
+"""Numbers of linear attention's kernels for GPUs, and their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import UnsupportedSpec
+from ...problem.spec import AttentionSpec
+from ..config_fields import Config
+from .arch import WARP, CudaArch, limit_reasons
+from .program import blocks
+from .tiling import round_up
+
+# Beside the columns of V that a block takes: one of float32 numbers, in a pair of tiles of columns.
+EXTRA_COLUMNS = 16
+# A warp holds its share of the state, and sums of its rows: more do not fit its registers.
+_WIDEST = 128
+# Numbers of rows, and a table of powers.
+_NUMBERS = 6
+
+
+@dataclass(frozen=True)
+class LinearConfig(Config):
+    """Numbers of linear attention's schedule; they change speed, never results beyond rounding.
+
+    chunk: rows between which products are taken one by one, a multiple of 16 for each of
+    ``num_warps``. columns: of V, that a block takes. stages: chunks in shared memory, 1 or 2.
+    """
+
+    schedule = "cuda.linear"
+    chunk: int = 64
+    columns: int = 64
+    num_warps: int = 4
+    stages: int = 1
+
+    def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
+        """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
+        checks = [
+            (
+                self.chunk % (16 * self.num_warps),
+                f"chunk={self.chunk} must be a multiple of 16 * {self.num_warps=}",
+            ),
+            (self.columns % 16, f"columns={self.columns} must be a multiple of 16"),
+            (
+                self.columns >= self.num_warps * WARP,
+                f"columns={self.columns} must be fewer than the threads of {self.num_warps=}",
+            ),
+            (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
+            (not arch.bf16, "states are multiplied in tf32, which begins with sm_80"),
+        ]
+        own = [text for wrong, text in checks if wrong]
+        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), _WIDEST)]
+
+    def row_tiles(self, spec: AttentionSpec) -> int:
+        """Tiles of 16 rows of the state that a warp holds."""
+        return blocks(blocks(spec.head_dim, 16), self.num_warps)
+
+    def depth(self, spec: AttentionSpec) -> int:
+        """Columns of a tile of K: whole shares of the warps."""
+        return round_up(spec.head_dim, 16 * self.row_tiles(spec))
+
+    def tiles(self, spec: AttentionSpec) -> int:
+        """Blocks that share the columns of V."""
+        return blocks(spec.head_dim_v, self.columns)
+
+    def shared_bytes(self, spec: AttentionSpec) -> int:
+        """Shared memory of a block, bytes: rows of Q, K and V, the state, the output, numbers."""
+        depth, size = self.depth(spec), spec.element.bytes
+        rows = self.stages * self.chunk * (2 * depth + self.columns)
+        state = (depth + 1) * (self.columns + EXTRA_COLUMNS)
+        numbers = _NUMBERS * self.stages * (self.chunk + WARP)
+        return size * (rows + self.chunk * self.columns) + 4 * (state + numbers)
+
+
+_DEFAULTS = (
+    LinearConfig(64, 64, stages=2),
+    LinearConfig(64, 64),
+    LinearConfig(64, 32),
+    LinearConfig(32, 32, num_warps=2),
+)
+
+
+def linear_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[LinearConfig]:
+    """Configs that serve ``spec`` on ``arch``, the best first. Raises UnsupportedSpec.
+
+    Two blocks of an SM hide each other's loads: two stages only where it holds two such blocks.
+    """
+    judged = [(config, config.reasons(spec, arch)) for config in _DEFAULTS]
+    fitting = [config for config, reasons in judged if not reasons]
+    if not fitting:
+        reasons = dict.fromkeys(text for _, reasons in judged for text in reasons)
+        raise UnsupportedSpec([f"{arch.name}: {text}" for text in reasons])
+    return sorted(
+        fitting, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm
+    )

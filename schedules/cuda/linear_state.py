@@ -1,0 +1,164 @@
+"""The state of linear attention in a block: sums in registers, a tile that products read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from ...problem.spec import AttentionSpec
+from .arch import WARP
+from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, store, when
+from .fragments import Accumulator, accumulator, fragment, gemm
+from .linear_config import EXTRA_COLUMNS, LinearConfig
+from .linear_walk import Walk
+from .program import blocks
+from .shared_tile import shared_tile
+from .softmax import any_lane
+from .state_product import state_product_for
+
+
+class State:
+    """M = sum_j g^(n - 1 - j) w_j k^_j v^_j of a block's columns of V, and of the one beside them.
+
+    Warps hold its rows in registers, threads the columns of its last row, which belongs to k_extra.
+    ``tile`` is M as products read it: its last row is row ``depth``, the column beside V's the
+    first of EXTRA_COLUMNS.
+    """
+
+    def __init__(self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, walk: Walk):
+        self.kernel, self.spec, self.config, self.walk = kernel, spec, config, walk
+        self.product = state_product_for(spec.dtype)
+        self.depth, self.columns = config.depth(spec), config.columns + EXTRA_COLUMNS
+        self._warp_rows = 16 * config.row_tiles(spec)
+        self.tile = shared_tile(kernel, self.depth + 1, self.columns, "float32")
+        name_registers(self)
+
+    def make_sums(self) -> None:
+        """Registers for what ``add`` adds to, of zeros."""
+        kernel = self.kernel
+        self.sums = accumulator(kernel, self._warp_rows, self.columns)
+        self.last_row = kernel.scalar(T.float32(0), "float32")
+        self._fragment = fragment(kernel, self.product, self.sums.m_tiles)
+        name_registers(self)
+        self.sums.zero()
+
+    def take(self) -> None:
+        """Let the sums be what the tile holds."""
+        buffer = self.tile.buffer
+        with self._own_rows():
+            for m, n, r in self.sums.elements():
+                at = self.tile.index(0, self._row(m, r // 2), self.sums.column(n, r % 2))
+                store(self.sums.registers, (m, n, r), buffer[at])
+        with when(self.kernel.thread < self.columns):
+            assign(self.last_row, buffer[self.tile.index(0, self.depth, self.kernel.thread)])
+
+    def publish(self) -> None:
+        """Write the sums to the tile, which nobody reads meanwhile."""
+        kernel, registers = self.kernel, self.sums.registers
+        with self._own_rows():
+            for m in range(self.sums.m_tiles):
+                for n in range(self.sums.n_tiles):
+                    for half in range(2):
+                        pair = (registers[m, n, 2 * half + odd] for odd in range(2))
+                        place = (self._row(m, half), self.sums.column(n, 0))
+                        state_product_for("float32").store_pair(self.tile, *place, *pair)
+        with when(kernel.thread < self.columns):
+            at = self.tile.index(0, self.depth, kernel.thread)
+            store(self.tile.buffer, at, self.last_row)
+
+    def add(self, age) -> None:
+        """The keys of the chunk at hand, behind ``age`` - 1 + as many rows (``Walk.first``)."""
+        kernel, walk, step = self.kernel, self.walk, self.product.step
+        rows = kernel.scalar(tirx.min(walk.rows - walk.first, self.config.chunk), name="rows")
+        if self.spec.causal:
+            passed = kernel.scalar(walk.powers[rows - 1 + age], "float32", name="passed")
+            self.sums.map(lambda value, *_: value * passed)
+            assign(self.last_row, self.last_row * passed)
+
+        def keys(number: int) -> list[list]:
+            own = self.product.reduction_rows(kernel.lane, number * step)
+            factors = [kernel.scalar(self._factor(rows, row), "float32") for row in own]
+            for m in range(self.sums.m_tiles):
+                pair = kernel.warp * self.sums.m_tiles + m
+                self.product.load_a_transposed(
+                    self._fragment(m), walk.tiles["k"], walk.stage, number * step, pair, factors
+                )
+            return [self._fragment(m) for m in range(self.sums.m_tiles)]
+
+        with self._own_rows():
+            gemm(self.sums, self.product, self.config.chunk // step, keys, self.load_values)
+        self._add_extra(rows)
+
+    def load_values(self, b: list, number: int, pair: int) -> None:
+        """B of rows of V and of the column beside them."""
+        depth = number * self.product.step
+        if pair < self.config.columns // 16:
+            self.product.load_b_rows(b, self.walk.tiles["v"], self.walk.stage, depth, pair)
+            return
+        rows = self.product.reduction_rows(self.kernel.lane, depth)
+        self.product.set_b_column(
+            b, self.kernel.lane, [self.walk.number("v_extra", row) for row in rows]
+        )
+
+    def read(self, source: Callable) -> None:
+        """The tile of what lies in global memory at source(d, e), before a barrier."""
+        kernel, buffer = self.kernel, self.tile.buffer
+        for start in range(0, (self.depth + 1) * self.columns, kernel.threads):
+            at = kernel.thread + start
+            with when(at < (self.depth + 1) * self.columns):
+                store(buffer, (0, at // self.columns, at % self.columns), T.float32(0))
+        barrier()
+        self._each(lambda at, element: store(buffer, at, source(*element)))
+
+    def write(self, act: Callable) -> None:
+        """act(d, e, value) of every element of the tile."""
+        self._each(lambda at, element: act(*element, self.tile.buffer[at]))
+
+    def _each(self, act: Callable) -> None:
+        kernel, walk, columns = self.kernel, self.walk, self.config.columns
+        last, width = self.spec.head_dim, self.spec.head_dim_v
+        with loop(blocks(last + 1, kernel.num_warps), "turn") as turn:
+            d = kernel.scalar(turn * kernel.num_warps + kernel.warp)
+            with when(d <= last):
+                row = tirx.Select(d == last, self.depth, d)
+                for start in range(0, columns, WARP):
+                    column = kernel.lane + start
+                    inside = tirx.And(column < columns, walk.first_column + column < width)
+                    with when(inside):
+                        act(self.tile.index(0, row, column), (d, walk.first_column + column))
+                with when(kernel.lane == 0):
+                    act(self.tile.index(0, row, columns), (d, width))
+
+    def _factor(self, rows, row):
+        """Of a key: w_j g^(n - 1 - j), of so many ``rows`` of a chunk."""
+        steps = tirx.max(rows - 1 - row, 0)
+        return self.walk.decayed(self.walk.number("key_weight", row), steps)
+
+    def _add_extra(self, rows) -> None:
+        """The last row, where keys have something beside them: features have not."""
+        kernel, walk, chunk, columns = self.kernel, self.walk, self.config.chunk, self.columns
+        keys = [kernel.lane + start for start in range(0, chunk, WARP)]
+        some = [walk.number("k_extra", key) != T.float32(0) for key in keys]
+        value = walk.tiles["v"]
+        with when(any_lane(some[0] if len(some) == 1 else tirx.Or(*some))):
+            with loop(chunk, "key") as key:
+                extra = walk.number("k_extra", key) * self._factor(rows, key)
+                column = tirx.min(kernel.thread, self.config.columns - 1)
+                own = value.buffer[value.index(walk.stage, key, column)]
+                beside = walk.number("v_extra", key)
+                own = tirx.Select(
+                    kernel.thread == self.config.columns, beside, tirx.Cast("float32", own)
+                )
+                assign(self.last_row, self.last_row + extra * own)
+
+    def _own_rows(self):
+        """Statements of the warps that have rows."""
+        if self._warp_rows * self.kernel.num_warps == self.depth:
+            return nullcontext()
+        return when(self.kernel.warp * self._warp_rows < self.depth)
+
+    def _row(self, m: int, half: int):
+        return self.kernel.warp * self._warp_rows + self.sums.row(m, half)
