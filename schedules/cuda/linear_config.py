@@ -67,7 +67,7 @@ class LinearConfig(Config):
         """Shared memory of a block, bytes: rows of Q, K and V, the state, the output, numbers."""
         depth, size = self.depth(spec), spec.element.bytes
         rows = self.stages * self.chunk * (2 * depth + self.columns)
-        state = (depth + 1) * (self.columns + EXTRA_COLUMNS)
+        state = (depth + 1) * round_up(self.columns + EXTRA_COLUMNS, 32)
         numbers = _NUMBERS * self.stages * (self.chunk + WARP)
         return size * (rows + self.chunk * self.columns) + 4 * (state + numbers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 from tvm import tirx
@@ -15,9 +15,28 @@ from .fragments import Accumulator, accumulator, fragment, gemm
 from .linear_config import EXTRA_COLUMNS, LinearConfig
 from .linear_walk import Walk
 from .program import blocks
-from .shared_tile import shared_tile
+from .shared_tile import SharedTile
 from .softmax import any_lane
 from .state_product import state_product_for
+from .tiling import round_up
+
+
+class StateTile(SharedTile):
+    """A tile of float32 that fragments of B are read from and sums are written to, as pairs.
+
+    Reads take rows 0, 2, 4, 6 (or 1, 3, 5, 7) of 8 columns at once, writes rows 0 to 3 (or 4 to 7):
+    the xor puts each such four into different pairs of chunks. Rows are whole lines of 8 chunks.
+    """
+
+    def chunk_of(self, row, chunk):
+        return chunk ^ (row // 2 % 2 * 2 + (row + row // 4) % 2 * 4)
+
+
+def state_tile(kernel: CudaKernel, rows: int, columns: int) -> StateTile:
+    """A new one, with as many columns or more."""
+    columns = round_up(columns, 32)
+    buffer = kernel.shared((1, rows, columns), "float32")
+    return StateTile(kernel, buffer, 1, rows, columns, "float32")
 
 
 class State:
@@ -33,7 +52,7 @@ class State:
         self.product = state_product_for(spec.dtype)
         self.depth, self.columns = config.depth(spec), config.columns + EXTRA_COLUMNS
         self._warp_rows = 16 * config.row_tiles(spec)
-        self.tile = shared_tile(kernel, self.depth + 1, self.columns, "float32")
+        self.tile = state_tile(kernel, self.depth + 1, self.columns)
         name_registers(self)
 
     def make_sums(self) -> None:
@@ -47,27 +66,19 @@ class State:
 
     def take(self) -> None:
         """Let the sums be what the tile holds."""
-        buffer = self.tile.buffer
         with self._own_rows():
-            for m, n, r in self.sums.elements():
-                at = self.tile.index(0, self._row(m, r // 2), self.sums.column(n, r % 2))
-                store(self.sums.registers, (m, n, r), buffer[at])
+            for pair, at in self._pairs():
+                emit(T.ptx["ld.shared.v2.f32"](*pair, at))
         with when(self.kernel.thread < self.columns):
-            assign(self.last_row, buffer[self.tile.index(0, self.depth, self.kernel.thread)])
+            assign(self.last_row, self.tile.buffer[self._last_place()])
 
     def publish(self) -> None:
         """Write the sums to the tile, which nobody reads meanwhile."""
-        kernel, registers = self.kernel, self.sums.registers
         with self._own_rows():
-            for m in range(self.sums.m_tiles):
-                for n in range(self.sums.n_tiles):
-                    for half in range(2):
-                        pair = (registers[m, n, 2 * half + odd] for odd in range(2))
-                        place = (self._row(m, half), self.sums.column(n, 0))
-                        state_product_for("float32").store_pair(self.tile, *place, *pair)
-        with when(kernel.thread < self.columns):
-            at = self.tile.index(0, self.depth, kernel.thread)
-            store(self.tile.buffer, at, self.last_row)
+            for pair, at in self._pairs():
+                emit(T.ptx["st.shared.v2.f32"](at, *pair))
+        with when(self.kernel.thread < self.columns):
+            store(self.tile.buffer, self._last_place(), self.last_row)
 
     def add(self, age) -> None:
         """The keys of the chunk at hand, behind ``age`` - 1 + as many rows (``Walk.first``)."""
@@ -106,10 +117,11 @@ class State:
     def read(self, source: Callable) -> None:
         """The tile of what lies in global memory at source(d, e), before a barrier."""
         kernel, buffer = self.kernel, self.tile.buffer
-        for start in range(0, (self.depth + 1) * self.columns, kernel.threads):
-            at = kernel.thread + start
-            with when(at < (self.depth + 1) * self.columns):
-                store(buffer, (0, at // self.columns, at % self.columns), T.float32(0))
+        columns = self.tile.columns
+        with loop(blocks(self.tile.rows * columns, kernel.threads), "turn") as turn:
+            at = kernel.scalar(turn * kernel.threads + kernel.thread)
+            with when(at < self.tile.rows * columns):
+                store(buffer, (0, at // columns, at % columns), T.float32(0))
         barrier()
         self._each(lambda at, element: store(buffer, at, source(*element)))
 
@@ -159,6 +171,19 @@ class State:
         if self._warp_rows * self.kernel.num_warps == self.depth:
             return nullcontext()
         return when(self.kernel.warp * self._warp_rows < self.depth)
+
+    def _last_place(self) -> tuple:
+        """Of this thread's column of the last row."""
+        return self.tile.index(0, self.depth, self.kernel.thread)
+
+    def _pairs(self) -> Iterator[tuple[list, tirx.Expr]]:
+        """Neighbouring sums of this lane, and their address in the tile."""
+        registers = self.sums.registers
+        for m in range(self.sums.m_tiles):
+            for n in range(self.sums.n_tiles):
+                for half in range(2):
+                    pair = [registers[m, n, 2 * half + odd] for odd in range(2)]
+                    yield pair, self.tile.element(0, self._row(m, half), self.sums.column(n, 0))
 
     def _row(self, m: int, half: int):
         return self.kernel.warp * self._warp_rows + self.sums.row(m, half)

@@ -37,13 +37,13 @@ def linear_attention(
     strides; H a multiple of Hk; causal needs Sq = Sk. Under autocast they and their features are
     cast to its dtype. feature_map: phi, "elu1" (elu + 1) or a function of a tensor (..., D) to
     features of up to 512 columns (``tvm_flash.feature_maps``); None: q and k are features. decay
-    (H,): g of each head in (0, 1], causal only, without gradient. normalize: False leaves out the
+    (H,): g of each head in (0, 1], causal only. normalize: False leaves out the
     denominator; a row whose denominator is 0, as of no keys, is 0. initial_state (B, H, F, Dv + 1)
     float32, F features: what an earlier call with ``return_state`` gave for the keys before these;
     a sum of g^(n - 1 - j) phi(k_j) v_j^T, with that of phi(k_j) as its last column.
 
     Returns out (B, Sq, H, Dv) in q's dtype, with ``return_state`` also the state behind the last
-    key. Sums are float32. Differentiable once in q, k, v and the state. Raises ValueError or
+    key. Sums are float32. Differentiable once in q, k, v, the state and decay. Raises ValueError or
     TypeError for tensors that do not fit.
     """
     phi = _feature_map(feature_map)
@@ -59,8 +59,9 @@ def linear_attention(
     if initial_state is None:
         initial_state = q.new_zeros(shape, dtype=torch.float32)
     _check_floats("initial_state", initial_state, shape, q)
-    # The kernel's rows have a column more, which has nothing to do here.
-    state = torch.nn.functional.pad(initial_state, (0, 0, 0, 1))
+    # The kernel's is what the first row sees; its rows have a column more, unused here.
+    seen = initial_state * rates[:, None, None] if k.shape[1] else initial_state
+    state = torch.nn.functional.pad(seen, (0, 0, 0, 1))
     nothing, ones = linear_ops.filled(0.0, q, heads), linear_ops.filled(1.0, k, kv_heads)
     out, _, state = linear_ops.linear(
         q, k, v, nothing, linear_ops.filled(0.0, k, kv_heads), ones,
@@ -106,8 +107,6 @@ def _checked_decay(decay, q: torch.Tensor, causal: bool) -> torch.Tensor:
     if not causal:
         raise ValueError("decay needs causal=True: without an order there is no distance")
     _check_floats("decay", decay, (q.shape[2],), q)
-    if decay.requires_grad:
-        raise NotImplementedError("decay has no gradient: give its .detach()")
     if decay.is_cpu and not torch.compiler.is_compiling():
         outside = ~((decay > 0) & (decay <= 1))
         if outside.any():

@@ -22,7 +22,7 @@ linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=
 
 
 # Inputs that have gradients.
-_DIFFERENTIABLE = ("q", "k", "v", "state")
+_DIFFERENTIABLE = ("q", "k", "v", "decay", "state")
 
 
 def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:
@@ -81,7 +81,7 @@ def _save(ctx, inputs, outputs) -> None:
     given = named(linear, inputs)
     ctx.plain = [given.pop(name) for name in ("reverse", "normalize", "causal")]
     ctx.count = len(inputs)
-    ctx.save_for_backward(*given.values(), *outputs[:2])
+    ctx.save_for_backward(*given.values(), *outputs)
     ctx.mark_non_differentiable(outputs[1])
 
 
@@ -95,10 +95,10 @@ def _gradients(ctx, dout, _, dstate):
     needs = zip(parameters(linear), ctx.needs_input_grad, strict=False)
     if any(is_needed and name not in _DIFFERENTIABLE for name, is_needed in needs):
         raise NotImplementedError(
-            "linear attention has gradients of q, k, v and the state: none of decay, and no second "
-            "ones"
+            "linear attention has gradients of q, k, v, decay and the state, and no second ones"
         )
-    q, k, v, a, b, c, weight, out_weight, decay, state, out, normalizer = ctx.saved_tensors
+    q, k, v, a, b, c, weight, out_weight, decay, state, *outputs = ctx.saved_tensors
+    out, normalizer, state_out = outputs
     reverse, normalize, causal = ctx.plain
     heads, group = q.shape[2], q.shape[2] // k.shape[2]
     if normalize:
@@ -111,16 +111,33 @@ def _gradients(ctx, dout, _, dstate):
         call = (q, k, v, a, b, c, weight, factor, decay, state)
         return linear(*call, reverse, 0, causal)
 
-    rate = decay[:, None, None]
-    upstream = dstate / rate
     dq, *_ = walk(dout, v, k, dextra, c, b, weight, factor, state.transpose(2, 3), reverse)
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
     b, c, weight = (x.repeat_interleave(group, dim=1) for x in (b, c, weight))
-    dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, upstream.transpose(2, 3), 1 - reverse)
-    dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, upstream, 1 - reverse)
+    dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, dstate.transpose(2, 3), 1 - reverse)
+    dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, dstate, 1 - reverse)
+    ddecay = None
+    if ctx.needs_input_grad[parameters(linear).index("decay")]:
+        ddecay = _decay_gradient(decay, (q, dq), (k, dk), (state_out, dstate), reverse)
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
-    gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, before * rate), strict=True))
+    gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, ddecay, before), strict=True))
     return tuple([gradients.get(name) for name in parameters(linear)][: ctx.count])
+
+
+def _decay_gradient(decay, of_queries, of_keys, of_state, reverse: int) -> torch.Tensor:
+    """g dL/dg of each head: sum_i i (dq_i . q_i - dk_i . k_i) + (n - 1) dstate . state_out.
+
+    A pair (i, j) has the power i - j: its share of L is in dq_i . q_i and in dk_j . k_j, that of
+    j in the state behind the last row, of power n - 1 - j, in the latter and in dstate . state_out.
+    """
+    of_rows = [(x.float() * dx.float()).sum(-1, dtype=torch.float64) for x, dx in (of_queries, of_keys)]
+    rows = of_rows[0].shape[1]
+    place = torch.arange(rows, dtype=torch.float64, device=decay.device)
+    place = place.flip(0) if reverse else place
+    total = ((of_rows[0] - of_rows[1]) * place[:, None]).sum((0, 1))
+    behind, upstream = (x.double() for x in of_state)
+    total = total + max(rows - 1, 0) * (behind * upstream).sum((0, 2, 3))
+    return torch.where(decay > 0, total / decay, 0.0).to(decay.dtype)
 
 
 register_composed(
