@@ -5,6 +5,9 @@ docs/linear_attention.md has the equations, problem/linear.py the arguments.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from tvm import tirx
 from tvm.script import tirx as T
 
@@ -37,7 +40,7 @@ def linear_launches(
         join_launch(spec, config, f"{symbol}_join"),
         Rows(spec, config, f"{symbol}_rows").launch(),
     ]
-    return launches, {"block_q": config.chunk, "block_k": config.chunk, "tiles": config.tiles(spec)}
+    return launches, {"block_q": config.chunk, "block_k": config.chunk}
 
 
 def sums_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launch:
@@ -45,9 +48,7 @@ def sums_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launc
     sig = Signature(spec, "linear")
     names = ("k", "v", *KEY_NUMBERS, "decay", "parts")
     grid = linear_grid(config.tiles(spec), less=int(spec.causal))
-    with CudaKernel(
-        symbol, sig, parameter_tensors(sig, names), grid, config.num_warps
-    ) as kernel:
+    with CudaKernel(symbol, sig, parameter_tensors(sig, names), grid, config.num_warps) as kernel:
         walk = Walk(kernel, spec, config, "kv")
         state = State(kernel, spec, config, walk)
         state.make_sums()
@@ -97,14 +98,15 @@ class _Join:
     def __init__(self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, number):
         self.kernel, self.is_causal, sizes = kernel, spec.causal, kernel.sig.sizes
         columns = spec.head_dim_v + 1
-        head = tirx.truncdiv(number, (spec.head_dim + 1) * columns)
+        both = tirx.truncdiv(number, (spec.head_dim + 1) * columns)
         within = int32(tirx.truncmod(number, (spec.head_dim + 1) * columns))
-        self.at = (
-            tirx.truncdiv(head, sizes["H"]), kernel.scalar(tirx.truncmod(head, sizes["H"]), "int64"),
-            tirx.truncdiv(within, columns), tirx.truncmod(within, columns),
-        )  # fmt: skip
+        entry, head = (rule(both, sizes["H"]) for rule in (tirx.truncdiv, tirx.truncmod))
+        head = kernel.scalar(head, "int64", name="head")
+        self.at = (entry, head, tirx.truncdiv(within, columns), tirx.truncmod(within, columns))
         self.splits, self.keys = int32(sizes["splits"]), int32(sizes["Sk"])
-        self.run = kernel.scalar(chunks_of_part(self.keys, self.splits, config.chunk) * config.chunk)
+        self.run = kernel.scalar(
+            chunks_of_part(self.keys, self.splits, config.chunk) * config.chunk
+        )
 
     def write(self) -> None:
         kernel, parts = self.kernel, self.kernel.buffers["parts"]
@@ -200,7 +202,7 @@ class Rows:
             ),
             lambda b, step, pair: product.load_b_rows(b, state.tile, 0, step * product.step, pair),
         )  # fmt: skip
-        extra = self._of_rows("q_extra")
+        extra = self._of_rows(partial(walk.number, "q_extra"))
         passed = None
         if self.spec.causal:
             passed = self._of_rows(lambda row: walk.powers[row + self.age])
@@ -226,7 +228,7 @@ class Rows:
             ),
             lambda b, step, pair: product.load_b(b, walk.tiles["k"], walk.stage, pair * 16, step),
         )  # fmt: skip
-        extra = self._of_rows("q_extra")
+        extra = self._of_rows(partial(walk.number, "q_extra"))
 
         def weight(value, m, n, r):
             row, key = self._row(m, r // 2), self.p.column(n, r % 2)
@@ -270,12 +272,9 @@ class Rows:
                     at = (walk.entry, walk.head, walk.place(row))
                     store(kernel.buffers["out_extra"], at, total)
 
-    def _of_rows(self, number) -> list[list]:
-        """A number of each row that this lane holds, in registers: its name, or by row."""
+    def _of_rows(self, number: Callable) -> list[list]:
+        """number(row) of each row that this lane holds, in registers."""
         kernel = self.kernel
-        if isinstance(number, str):
-            name = number
-            number = lambda row: self.walk.number(name, row)  # noqa: E731
         return [
             [kernel.scalar(number(self._row(m, half)), "float32") for half in range(2)]
             for m in range(self.out.m_tiles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import UnsupportedSpec
+from ...problem.linear import BLOCK_COLUMNS
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from .arch import WARP, CudaArch, limit_reasons
@@ -29,7 +30,7 @@ class LinearConfig(Config):
 
     schedule = "cuda.linear"
     chunk: int = 64
-    columns: int = 64
+    columns: int = BLOCK_COLUMNS
     num_warps: int = 4
     stages: int = 1
 
@@ -73,9 +74,9 @@ class LinearConfig(Config):
 
 
 _DEFAULTS = (
-    LinearConfig(64, 64, stages=2),
-    LinearConfig(64, 64),
-    LinearConfig(64, 32),
+    LinearConfig(stages=2),
+    LinearConfig(),
+    LinearConfig(columns=32),
     LinearConfig(32, 32, num_warps=2),
 )
 
@@ -90,6 +91,4 @@ def linear_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> lis
     if not fitting:
         reasons = dict.fromkeys(text for _, reasons in judged for text in reasons)
         raise UnsupportedSpec([f"{arch.name}: {text}" for text in reasons])
-    return sorted(
-        fitting, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm
-    )
+    return sorted(fitting, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)

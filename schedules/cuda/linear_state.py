@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import reduce
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -11,7 +12,7 @@ from tvm.script import tirx as T
 from ...problem.spec import AttentionSpec
 from .arch import WARP
 from .builder import CudaKernel, assign, barrier, emit, loop, name_registers, store, when
-from .fragments import Accumulator, accumulator, fragment, gemm
+from .fragments import accumulator, fragment, gemm
 from .linear_config import EXTRA_COLUMNS, LinearConfig
 from .linear_walk import Walk
 from .program import blocks
@@ -151,20 +152,18 @@ class State:
 
     def _add_extra(self, rows) -> None:
         """The last row, where keys have something beside them: features have not."""
-        kernel, walk, chunk, columns = self.kernel, self.walk, self.config.chunk, self.columns
+        kernel, walk, chunk = self.kernel, self.walk, self.config.chunk
         keys = [kernel.lane + start for start in range(0, chunk, WARP)]
         some = [walk.number("k_extra", key) != T.float32(0) for key in keys]
         value = walk.tiles["v"]
-        with when(any_lane(some[0] if len(some) == 1 else tirx.Or(*some))):
-            with loop(chunk, "key") as key:
-                extra = walk.number("k_extra", key) * self._factor(rows, key)
-                column = tirx.min(kernel.thread, self.config.columns - 1)
-                own = value.buffer[value.index(walk.stage, key, column)]
-                beside = walk.number("v_extra", key)
-                own = tirx.Select(
-                    kernel.thread == self.config.columns, beside, tirx.Cast("float32", own)
-                )
-                assign(self.last_row, self.last_row + extra * own)
+        has_some = any_lane(reduce(tirx.Or, some))
+        with when(has_some), loop(chunk, "key") as key:
+            extra = walk.number("k_extra", key) * self._factor(rows, key)
+            column = tirx.min(kernel.thread, self.config.columns - 1)
+            own = tirx.Cast("float32", value.buffer[value.index(walk.stage, key, column)])
+            is_beside = kernel.thread == self.config.columns
+            own = tirx.Select(is_beside, walk.number("v_extra", key), own)
+            assign(self.last_row, self.last_row + extra * own)
 
     def _own_rows(self):
         """Statements of the warps that have rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 from tvm import tirx
@@ -59,9 +60,7 @@ class Walk:
     and "v".
     """
 
-    def __init__(
-        self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, names: str
-    ):
+    def __init__(self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, names: str):
         self.kernel, self.spec, self.config = kernel, spec, config
         sizes = {name: int32(kernel.sig.sizes[name]) for name in ("splits", "B", "H")}
         at = _work(sizes, config.tiles(spec), 0).place(kernel.block)
@@ -85,6 +84,7 @@ class Walk:
             )
             for name in names
         }
+        name_registers(SimpleNamespace(**{f"{name}_tile": x for name, x in self.tiles.items()}))
         self._numbers = (*QUERY_NUMBERS * ("q" in names), *KEY_NUMBERS * ("k" in names))
         self.numbers = kernel.shared((config.stages, len(self._numbers), config.chunk), "float32")
         self.powers = kernel.shared((config.chunk + 1,), "float32") if spec.causal else None

@@ -86,6 +86,13 @@ def test_code_beside_attention(text, direction, update_golden):
     compare(FOLDER / f"{symbol_name(spec, direction)}.x86-64-v3.txt", code, update_golden)
 
 
+def test_code_of_linear_attention_on_gpus(update_golden):
+    spec, direction = parse_spec(BESIDE[0][0]), BESIDE[0][1]
+    ((_, program),) = cuda_programs(spec, direction, (ARCHS["sm_80"],))
+    code = program.launches[-1].func.script()
+    compare(FOLDER / f"{symbol_name(spec, direction)}.sm_80.txt", code, update_golden)
+
+
 def compare(file, code, update_golden):
     code = code.strip() + "\n"
     if update_golden:
@@ -111,4 +118,5 @@ def test_no_golden_file_is_left_over():
     expected |= {f"{symbol_name(*found)}.sm_80.txt" for found in ENTRIES_CUDA}
     expected |= {f"{symbol_name(APPENDS, 'append')}.{target}.txt" for target in APPENDING}
     expected |= {f"{symbol_name(parse_spec(text), d)}.x86-64-v3.txt" for text, d in BESIDE}
+    expected |= {f"{symbol_name(parse_spec(BESIDE[0][0]), 'linear')}.sm_80.txt"}
     assert {path.name for path in FOLDER.glob("*.txt")} <= expected

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ..feature_maps import FEATURE_MAPS
+from ..score.gradients import wants_gradient
 from ..score.layouts import check_dense
 from . import linear_ops
 from .checks import check_first, check_heads, check_like, check_tensors
@@ -37,7 +38,8 @@ def linear_attention(
     strides; H a multiple of Hk; causal needs Sq = Sk. Under autocast they and their features are
     cast to its dtype. feature_map: phi, "elu1" (elu + 1) or a function of a tensor (..., D) to
     features of up to 512 columns (``tvm_flash.feature_maps``); None: q and k are features. decay
-    (H,): g of each head in (0, 1], causal only. normalize: False leaves out the
+    (H,): g of each head in (0, 1], causal only; one that learns has rows multiplied in float32.
+    normalize: False leaves out the
     denominator; a row whose denominator is 0, as of no keys, is 0. initial_state (B, H, F, Dv + 1)
     float32, F features: what an earlier call with ``return_state`` gave for the keys before these;
     a sum of g^(n - 1 - j) phi(k_j) v_j^T, with that of phi(k_j) as its last column.
@@ -63,11 +65,15 @@ def linear_attention(
     seen = initial_state * rates[:, None, None] if k.shape[1] else initial_state
     state = torch.nn.functional.pad(seen, (0, 0, 0, 1))
     nothing, ones = linear_ops.filled(0.0, q, heads), linear_ops.filled(1.0, k, kv_heads)
+    dtype = q.dtype
+    if wants_gradient(rates):  # made of differences of dq and dk, which 16 bits would lose
+        q, k, v = q.float(), k.float(), v.float()
     out, _, state = linear_ops.linear(
         q, k, v, nothing, linear_ops.filled(0.0, k, kv_heads), ones,
         linear_ops.filled(scale, k, kv_heads), linear_ops.filled(1.0, q, heads), rates, state,
         0, int(normalize), causal,
     )  # fmt: skip
+    out = out.to(dtype)
     return (out, state[:, :, :-1]) if return_state else out
 
 

@@ -8,13 +8,14 @@ import torch
 
 from ..problem.arguments import TABLE
 from ..problem.lengths import bucket_of
-from ..problem.linear import LINEAR_NUMBERS
+from ..problem.linear import BLOCK_COLUMNS, LINEAR_NUMBERS
 from ..problem.spec import AttentionSpec
+from ..problem.splits import BLOCKS_PER_SM, splits_of
 from ..runtime.kernels import resolve
 from .autograd import below_autograd, differentiable
 from .checks import NAMES
 from .library import define, register_composed
-from .placement import has_readable_rows, place_of
+from .placement import has_readable_rows, place_of, processors_of
 from .recording import named, parameters
 from .schemas import schema
 
@@ -44,7 +45,7 @@ def _run(
     bucket = bucket_of("linear", q.shape[1], k.shape[1])
     kernel = resolve(spec, "linear", *place_of(q), bucket)
     rows = max(q.shape[1], k.shape[1])
-    parts = state.new_empty((_parts(batch * heads, rows, kernel, q), *state.shape))
+    parts = state.new_empty((_parts(batch * heads, rows, kernel, q, v.shape[3]), *state.shape))
     q, k, v = (x if has_readable_rows(x) else x.contiguous() for x in (q, k, v))
     of_rows = (q_extra, k_extra, v_extra, key_weight, out_weight)
     of_rows = [x if x.stride(2) == 1 else x.contiguous() for x in of_rows]
@@ -65,10 +66,13 @@ def _results(q, k, v, *others):
     )
 
 
-def _parts(heads: int, rows: int, kernel, q: torch.Tensor) -> int:
-    """Parts of a sequence that run at once: where heads alone would leave threads without work."""
-    wanted = -(-torch.get_num_threads() // heads) if q.is_cpu else 1
-    return max(1, min(wanted, rows // kernel.meta["block_k"]))
+def _parts(heads: int, rows: int, kernel, q: torch.Tensor, head_dim_v: int) -> int:
+    """Parts of a sequence that run at once: where heads alone would leave processors idle."""
+    chunks = rows // kernel.meta["block_k"]
+    if q.is_cuda:
+        blocks, places = heads * -(-head_dim_v // BLOCK_COLUMNS), processors_of(q) * BLOCKS_PER_SM
+        return splits_of(blocks, max(chunks, 1), places)
+    return max(1, min(-(-torch.get_num_threads() // heads), chunks))
 
 
 @lru_cache(maxsize=256)
@@ -117,7 +121,7 @@ def _gradients(ctx, dout, _, dstate):
     dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, dstate.transpose(2, 3), 1 - reverse)
     dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, dstate, 1 - reverse)
     ddecay = None
-    if ctx.needs_input_grad[parameters(linear).index("decay")]:
+    if ctx.needs_input_grad[[*parameters(linear)].index("decay")]:
         ddecay = _decay_gradient(decay, (q, dq), (k, dk), (state_out, dstate), reverse)
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
     gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, ddecay, before), strict=True))
@@ -125,16 +129,16 @@ def _gradients(ctx, dout, _, dstate):
 
 
 def _decay_gradient(decay, of_queries, of_keys, of_state, reverse: int) -> torch.Tensor:
-    """g dL/dg of each head: sum_i i (dq_i . q_i - dk_i . k_i) + (n - 1) dstate . state_out.
+    """dL/dg of each head: g dL/dg = sum_i i (dq_i . q_i - dk_i . k_i) + (n - 1) dstate . state_out.
 
     A pair (i, j) has the power i - j: its share of L is in dq_i . q_i and in dk_j . k_j, that of
     j in the state behind the last row, of power n - 1 - j, in the latter and in dstate . state_out.
     """
-    of_rows = [(x.float() * dx.float()).sum(-1, dtype=torch.float64) for x, dx in (of_queries, of_keys)]
-    rows = of_rows[0].shape[1]
+    of_query, of_key = ((x.double() * dx.double()).sum(-1) for x, dx in (of_queries, of_keys))
+    rows = of_query.shape[1]
     place = torch.arange(rows, dtype=torch.float64, device=decay.device)
     place = place.flip(0) if reverse else place
-    total = ((of_rows[0] - of_rows[1]) * place[:, None]).sum((0, 1))
+    total = ((of_query - of_key) * place[:, None]).sum((0, 1))
     behind, upstream = (x.double() for x in of_state)
     total = total + max(rows - 1, 0) * (behind * upstream).sum((0, 2, 3))
     return torch.where(decay > 0, total / decay, 0.0).to(decay.dtype)

@@ -18,6 +18,8 @@ from .sequences.shapes import Shapes
 REVERSE = Argument("reverse", (), "number", "int32", limits=(0, 1))
 NORMALIZE = Argument("normalize", (), "number", "int32", limits=(0, 1))
 LINEAR_NUMBERS = (REVERSE, NORMALIZE)
+# Columns of v, at most, that a block of a GPU takes.
+BLOCK_COLUMNS = 64
 
 
 def linear_table(shapes: Shapes) -> tuple[Argument, ...]:

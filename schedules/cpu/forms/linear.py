@@ -137,7 +137,9 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                         before[d, e] = state[b, h, d, e]
                 for s in range(splits):
                     rows: T.let[T.int64] = T.max(T.min(Sk - s * run, run), T.int64(0))
-                    steps: T.let[T.int64] = T.max(rows - T.Select(s == 0, T.int64(1), T.int64(0)), T.int64(0))
+                    steps: T.let[T.int64] = T.max(
+                        rows - T.Select(s == 0, T.int64(1), T.int64(0)), T.int64(0)
+                    )
                     passed: T.let[T.float32] = T.pow(decay[h], T.Cast("float32", steps))
                     for d in T.serial(D + 1):
                         for e in T.serial(Dv + 1):

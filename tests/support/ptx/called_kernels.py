@@ -1,6 +1,7 @@
 """Our kernels of other calls as subjects of mutation: each is judged by whole calls of its program.
 
-Packed and paged sequences, appending, dropout, lists of blocks and captured tables that learn.
+Packed and paged sequences, appending, dropout, lists of blocks, captured tables that learn, linear
+attention.
 """
 
 from __future__ import annotations
@@ -152,7 +153,12 @@ def _recorded(problem, deterministic: bool) -> tuple[InterpretedKernel, dict]:
 
 
 _HALF = {"dtype": "float16", "head_dim": 16}
+_LINEAR = {"dtype": "float16", "head_dim": 32, "causal": True}
 CALLED = {
+    **{
+        f"linear_{name}_f16_d32": Called(number, partial(judged, "linear", **_LINEAR))
+        for number, name in enumerate(("sums", "join", "rows"))
+    },
     "append_f16_d16": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
     "packed_forward_f16_d16_causal": Called(0, partial(ragged, "forward")),
     "packed_backward_f16_d16_causal": Called(1, partial(ragged, "backward")),
