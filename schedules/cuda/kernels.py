@@ -11,10 +11,16 @@ from .arch import CudaArch
 from .backward import key_gradient_launch
 from .backward_config import BACKWARD_KNOBS, BackwardConfig
 from .backward_dq import ordered_query_gradient_launch
-from .defaults import backward_configs, forward_configs, ordered_configs, split_configs
+from .defaults import (
+    backward_configs,
+    forward_configs,
+    linear_configs,
+    ordered_configs,
+    split_configs,
+)
 from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
 from .linear import linear_launches
-from .linear_config import LinearConfig, linear_configs
+from .linear_config import LinearConfig
 from .merge import merge_launch
 from .program import Launch
 from .residence import residence_reasons

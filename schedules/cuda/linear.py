@@ -57,7 +57,7 @@ def sums_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launc
             state.add(age=1)
             walk.done_reading()
         state.publish()
-        barrier()
+        walk.finish()
         write_state(state, "parts", walk.part)
     return kernel.launch()
 
@@ -167,7 +167,7 @@ class Rows:
                     state.publish()
                     assign(self.age, 1)
                 store_rows(kernel, self.out_tile, walk.rows_of("out"), walk.first, walk.rows)
-            barrier()
+            walk.finish()
             with when(walk.part + 1 == int32(self.sig.sizes["splits"])):
                 write_state(state, "state_out")
         return kernel.launch()

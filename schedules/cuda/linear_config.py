@@ -1,10 +1,9 @@
-"""Numbers of linear attention's kernels for GPUs, and their defaults."""
+"""Numbers of linear attention's kernels for GPUs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import UnsupportedSpec
 from ...problem.linear import BLOCK_COLUMNS
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
@@ -15,7 +14,7 @@ from .tiling import round_up
 # Beside the columns of V that a block takes: one of float32 numbers, in a pair of tiles of columns.
 EXTRA_COLUMNS = 16
 # A warp holds its share of the state, and sums of its rows: more do not fit its registers.
-_WIDEST = 128
+WIDEST = 128
 # Numbers of rows, and a table of powers.
 _NUMBERS = 6
 
@@ -43,14 +42,15 @@ class LinearConfig(Config):
             ),
             (self.columns % 16, f"columns={self.columns} must be a multiple of 16"),
             (
-                self.columns >= self.num_warps * WARP,
-                f"columns={self.columns} must be fewer than the threads of {self.num_warps=}",
+                self.columns + EXTRA_COLUMNS > self.num_warps * WARP,
+                f"columns={self.columns} must be {EXTRA_COLUMNS} fewer than {self.num_warps=} have "
+                "threads",
             ),
             (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
             (not arch.bf16, "states are multiplied in tf32, which begins with sm_80"),
         ]
         own = [text for wrong, text in checks if wrong]
-        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), _WIDEST)]
+        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
 
     def row_tiles(self, spec: AttentionSpec) -> int:
         """Tiles of 16 rows of the state that a warp holds."""
@@ -71,24 +71,3 @@ class LinearConfig(Config):
         state = (depth + 1) * round_up(self.columns + EXTRA_COLUMNS, 32)
         numbers = _NUMBERS * self.stages * (self.chunk + WARP)
         return size * (rows + self.chunk * self.columns) + 4 * (state + numbers)
-
-
-_DEFAULTS = (
-    LinearConfig(stages=2),
-    LinearConfig(),
-    LinearConfig(columns=32),
-    LinearConfig(32, 32, num_warps=2),
-)
-
-
-def linear_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[LinearConfig]:
-    """Configs that serve ``spec`` on ``arch``, the best first. Raises UnsupportedSpec.
-
-    Two blocks of an SM hide each other's loads: two stages only where it holds two such blocks.
-    """
-    judged = [(config, config.reasons(spec, arch)) for config in _DEFAULTS]
-    fitting = [config for config, reasons in judged if not reasons]
-    if not fitting:
-        reasons = dict.fromkeys(text for _, reasons in judged for text in reasons)
-        raise UnsupportedSpec([f"{arch.name}: {text}" for text in reasons])
-    return sorted(fitting, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)

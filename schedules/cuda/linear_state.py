@@ -82,7 +82,10 @@ class State:
             store(self.tile.buffer, self._last_place(), self.last_row)
 
     def add(self, age) -> None:
-        """The keys of the chunk at hand, behind ``age`` - 1 + as many rows (``Walk.first``)."""
+        """Add the keys of the chunk at hand.
+
+        age: of the sums before them, 0 where those are what the chunk's first row sees, else 1.
+        """
         kernel, walk, step = self.kernel, self.walk, self.product.step
         rows = kernel.scalar(tirx.min(walk.rows - walk.first, self.config.chunk), name="rows")
         if self.spec.causal:

@@ -125,6 +125,10 @@ class Walk:
         if self.config.stages == 1:
             self._ask(0)
 
+    def finish(self) -> None:
+        """All threads meet, and nothing is on its way: what is written before may be read."""
+        self._copies.landed()
+
     def rows_of(self, name: str) -> Rows:
         """The rows of this head in "q", "k", "v" or "out", of "v" and "out" the tile's columns."""
         head = self.kv_head if name in "kv" else self.head

@@ -14,9 +14,10 @@ from functools import cached_property, partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import linear_problems
 import torch
 from entries import Ragged
-from interpreted import InterpretedKernel, aligned_rows, interpreted, resolver
+from interpreted import InterpretedKernel, aligned_rows, interpreted, resolver, shuffled
 from packed_problems import Entries
 from table_problems import OTHERS
 
@@ -128,6 +129,22 @@ def learned(name: str, deterministic: bool) -> tuple[InterpretedKernel, list[Che
     return kernel, [check]
 
 
+# Queries, keys, key/value heads, parts, reverse, normalize; a chunk has 64 rows.
+LINEAR = ((70, 70, 1, 2, 1, 0), (131, 131, 2, 2, 0, 1), (3, 3, 1, 1, 0, 0), (0, 0, 1, 1, 1, 1))
+
+
+def linear() -> tuple[InterpretedKernel, list[Check]]:
+    """Judged by calls in which everything is drawn at random."""
+    spec = AttentionSpec(dtype="float16", head_dim=32, causal=True)
+    kernel = interpreted(spec, "linear", ARCH)
+
+    def check(call, seed):
+        with shuffled(seed):
+            linear_problems.check(spec, call, kernel)
+
+    return kernel, [partial(check, call) for call in LINEAR]
+
+
 def _recorded(problem, deterministic: bool) -> tuple[InterpretedKernel, dict]:
     """The kernel of tables that ``attention`` calls for ``problem``, and its arguments by name."""
     found = []
@@ -153,10 +170,9 @@ def _recorded(problem, deterministic: bool) -> tuple[InterpretedKernel, dict]:
 
 
 _HALF = {"dtype": "float16", "head_dim": 16}
-_LINEAR = {"dtype": "float16", "head_dim": 32, "causal": True}
 CALLED = {
     **{
-        f"linear_{name}_f16_d32": Called(number, partial(judged, "linear", **_LINEAR))
+        f"linear_{name}_f16_d32_causal": Called(number, linear)
         for number, name in enumerate(("sums", "join", "rows"))
     },
     "append_f16_d16": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
