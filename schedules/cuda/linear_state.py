@@ -149,7 +149,7 @@ class State:
                     act(self.tile.index(0, row, columns), (d, width))
 
     def _factor(self, rows, row):
-        """Of a key: w_j g^(n - 1 - j), of so many ``rows`` of a chunk."""
+        """w_j g^(n - 1 - j) of the key in ``row``, of n ``rows`` in the chunk."""
         steps = tirx.max(rows - 1 - row, 0)
         return self.walk.decayed(self.walk.number("key_weight", row), steps)
 
@@ -175,7 +175,7 @@ class State:
         return when(self.kernel.warp * self._warp_rows < self.depth)
 
     def _last_place(self) -> tuple:
-        """Of this thread's column of the last row."""
+        """Place of this thread's column of the last row."""
         return self.tile.index(0, self.depth, self.kernel.thread)
 
     def _pairs(self) -> Iterator[tuple[list, tirx.Expr]]:
