@@ -58,20 +58,8 @@ def sums_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launc
             walk.done_reading()
         state.publish()
         walk.finish()
-        write_state(state, "parts", walk.part)
+        state.write("parts", walk.part)
     return kernel.launch()
-
-
-def write_state(state: State, name: str, *part) -> None:
-    """The state of a block to the argument ``name``: the column beside V's by one of its tiles."""
-    walk, width = state.walk, state.spec.head_dim_v
-
-    def act(d, e, value) -> None:
-        is_own = tirx.Or(e < width, walk.tile == 0) if not isinstance(e, int) else walk.tile == 0
-        with when(is_own):
-            store(state.kernel.buffers[name], (*part, walk.entry, walk.head, d, e), value)
-
-    state.write(act)
 
 
 def join_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launch:
@@ -151,8 +139,7 @@ class Rows:
             self._open()
             walk, state = self.walk, self.state
             walk.start()
-            parts = kernel.buffers["parts"]
-            state.read(lambda d, e: parts[walk.part, walk.entry, walk.head, d, e])
+            state.read("parts", walk.part)
             barrier()
             if self.spec.causal:
                 state.take()
@@ -169,7 +156,7 @@ class Rows:
                 store_rows(kernel, self.out_tile, walk.rows_of("out"), walk.first, walk.rows)
             walk.finish()
             with when(walk.part + 1 == int32(self.sig.sizes["splits"])):
-                write_state(state, "state_out")
+                state.write("state_out")
         return kernel.launch()
 
     def _open(self) -> None:

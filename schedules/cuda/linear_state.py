@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import reduce
 
@@ -118,22 +118,28 @@ class State:
             b, self.kernel.lane, [self.walk.number("v_extra", row) for row in rows]
         )
 
-    def read(self, source: Callable) -> None:
-        """The tile of what lies in global memory at source(d, e), before a barrier."""
-        kernel, buffer = self.kernel, self.tile.buffer
-        columns = self.tile.columns
+    def read(self, name: str, *part) -> None:
+        """The tile of what the argument ``name`` has for this head, before a barrier."""
+        kernel, buffer, columns = self.kernel, self.tile.buffer, self.tile.columns
         with loop(blocks(self.tile.rows * columns, kernel.threads), "turn") as turn:
             at = kernel.scalar(turn * kernel.threads + kernel.thread)
             with when(at < self.tile.rows * columns):
                 store(buffer, (0, at // columns, at % columns), T.float32(0))
         barrier()
-        self._each(lambda at, element: store(buffer, at, source(*element)))
+        source = kernel.buffers[name]
+        for at, element in self._elements(part):
+            store(buffer, at, source[element])
 
-    def write(self, act: Callable) -> None:
-        """act(d, e, value) of every element of the tile."""
-        self._each(lambda at, element: act(*element, self.tile.buffer[at]))
+    def write(self, name: str, *part) -> None:
+        """The tile to the argument ``name``; the column beside V's by the block of the first."""
+        for at, element in self._elements(part, self.walk.tile == 0):
+            store(self.kernel.buffers[name], element, self.tile.buffer[at])
 
-    def _each(self, act: Callable) -> None:
+    def _elements(self, part: tuple, is_first=None) -> Iterator[tuple[tuple, tuple]]:
+        """Where a thread's elements lie in the tile and in an argument, inside their conditions.
+
+        is_first: of the column beside V's alone.
+        """
         kernel, walk, columns = self.kernel, self.walk, self.config.columns
         last, width = self.spec.head_dim, self.spec.head_dim_v
         with loop(blocks(last + 1, kernel.num_warps), "turn") as turn:
@@ -142,11 +148,14 @@ class State:
                 row = tirx.Select(d == last, self.depth, d)
                 for start in range(0, columns, WARP):
                     column = kernel.lane + start
-                    inside = tirx.And(column < columns, walk.first_column + column < width)
-                    with when(inside):
-                        act(self.tile.index(0, row, column), (d, walk.first_column + column))
-                with when(kernel.lane == 0):
-                    act(self.tile.index(0, row, columns), (d, width))
+                    e = walk.first_column + column
+                    with when(tirx.And(column < columns, e < width)):
+                        at = self.tile.index(0, row, column)
+                        yield at, (*part, walk.entry, walk.head, d, e)
+                is_own = kernel.lane == 0
+                with when(is_own if is_first is None else tirx.And(is_own, is_first)):
+                    at = self.tile.index(0, row, columns)
+                    yield at, (*part, walk.entry, walk.head, d, width)
 
     def _factor(self, rows, row):
         """w_j g^(n - 1 - j) of the key in ``row``, of n ``rows`` in the chunk."""

@@ -68,7 +68,7 @@ def test_the_operator_and_its_gradients(dtype, monkeypatch):
     exact, plain = results(linear_reference, torch.float64), results(linear_reference)
     for deviation in deviations(dtype, results(linear_attention, return_state=True), exact, plain):
         assert deviation.ok, str(deviation)
-    walks = [interpreted(spec_of(dtype, *dims, True), "linear", "sm_90") for dims in DIMS]
+    walks = [interpreted(spec_of(dtype, *dims, True), "linear", "sm_90", 0) for dims in DIMS]
     assert [x.total_bank_conflicts for walk in walks for x in walk.reports] == [0] * 4
 
 
