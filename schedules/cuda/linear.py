@@ -38,7 +38,7 @@ def linear_launches(
     launches = [
         sums_launch(spec, config, f"{symbol}_sums"),
         join_launch(spec, config, f"{symbol}_join"),
-        Rows(spec, config, f"{symbol}_rows").launch(),
+        LinearRows(spec, config, f"{symbol}_rows").launch(),
     ]
     return launches, {"block_q": config.chunk, "block_k": config.chunk}
 
@@ -118,7 +118,7 @@ class _Join:
         return power(self.kernel.buffers["decay"][self.at[1]], steps)
 
 
-class Rows:
+class LinearRows:
     """The kernel of the rows of each part: out, out_extra and the state behind the last row."""
 
     def __init__(self, spec: AttentionSpec, config: LinearConfig, symbol: str):
