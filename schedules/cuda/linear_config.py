@@ -37,8 +37,8 @@ class LinearConfig(Config):
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
         checks = [
             (
-                self.chunk % (16 * self.num_warps),
-                f"chunk={self.chunk} must be a multiple of 16 * {self.num_warps=}",
+                self.chunk % (16 * self.num_warps) or self.chunk % WARP,
+                f"chunk={self.chunk} must be a multiple of {WARP} and of 16 * {self.num_warps=}",
             ),
             (self.columns % 16, f"columns={self.columns} must be a multiple of 16"),
             (
