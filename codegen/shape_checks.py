@@ -84,9 +84,10 @@ def _lengths(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
 
 
 def _groups(sizes: Mapping[str, tirx.Var]) -> Iterator[Check]:
-    if "splits" not in sizes:
+    queries = sizes.get("Sq", sizes.get("total_q"))
+    if "splits" not in sizes or queries is None:
         return
-    rows = sizes["H"] * sizes.get("Sq", sizes.get("total_q"))
+    rows = sizes["H"] * queries
     limit = f"{_MOST_ROWS} rows of all heads are the most that q may have where keys are divided"
     yield rows <= _MOST_ROWS, f"{limit}: split the batch"
 

@@ -42,7 +42,7 @@ def _parts(
         with context as piece:
             target = piece.place(stage)
             if asynchronous and cursor.access_bytes >= 4:
-                _copy_async(target, piece.pointer, cursor.access_bytes, piece.inside)
+                copy_async(target, piece.pointer, cursor.access_bytes, piece.inside)
             else:
                 _copy_through_registers(
                     cursor.kernel, target, piece.pointer, cursor.access_bytes, piece.inside
@@ -142,7 +142,8 @@ def wait(pending: int = 0) -> None:
     emit(T.ptx.cp.async_.wait_group(pending))
 
 
-def _copy_async(target, origin, size: int, inside) -> None:
+def copy_async(target, origin, size: int, inside) -> None:
+    """``size`` bytes, 4, 8 or 16, to shared memory; zeros unless ``inside``, None being always."""
     # .cg skips L1, which holds nothing that is read again; it takes 16 bytes only.
     name = "cp.async.cg.shared.global.L2::128B" if size == 16 else "cp.async.ca.shared.global"
     whole = T.uint32(size)

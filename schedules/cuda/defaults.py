@@ -8,6 +8,8 @@ from .arch import SCHEDULERS, CudaArch
 from .backward_config import BackwardConfig as Backward
 from .backward_dq import ordered_reasons
 from .forward import ForwardConfig as Forward
+from .linear_config import WIDEST as WIDEST_LINEAR
+from .linear_config import LinearConfig as Linear
 from .split_forward import SplitForwardConfig as Split
 
 # Rows: head_dim up to. In a row the fastest first by the simulation of docs/analytical-models.md,
@@ -114,6 +116,11 @@ ORDERED_TF32 = {
     128: (Forward(64, 16), Forward(32, 16, num_warps=2)),
     256: (Forward(32, 16, num_warps=2), Forward(16, 16, num_warps=1)),
 }
+LINEAR = {
+    WIDEST_LINEAR: (Linear(stages=2), Linear(), Linear(columns=32), Linear(columns=16)),
+}
+# A product in three parts takes twice the registers of fragments.
+LINEAR_TF32 = {WIDEST_LINEAR: (Linear(columns=32), Linear(columns=16))}
 
 
 def forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:
@@ -131,6 +138,13 @@ def split_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list
     """The same for the forward by parts of the keys."""
     table = SPLIT_TF32 if spec.element.operand == "tf32" else SPLIT
     return _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+
+
+def linear_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Linear]:
+    """The same for linear attention: what leaves room for one block on an SM comes later."""
+    table = LINEAR_TF32 if spec.element.operand == "tf32" else LINEAR
+    configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
+    return sorted(configs, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)
 
 
 def _resident_warps(config: Forward, spec: AttentionSpec, arch: CudaArch) -> int:

@@ -5,14 +5,32 @@ from __future__ import annotations
 from functools import partial
 
 from ...problem.spec import AttentionSpec
-from ..table import APPEND, BACKWARD, FORWARD, SOFTMAX, SPLIT, TABLES, Schedule, ScheduleTable
+from ..table import (
+    APPEND,
+    BACKWARD,
+    FORWARD,
+    LINEAR,
+    SOFTMAX,
+    SPLIT,
+    TABLES,
+    Schedule,
+    ScheduleTable,
+)
 from .append import AppendConfig, append_launch
 from .arch import CudaArch
 from .backward import key_gradient_launch
 from .backward_config import BACKWARD_KNOBS, BackwardConfig
 from .backward_dq import ordered_query_gradient_launch
-from .defaults import backward_configs, forward_configs, ordered_configs, split_configs
+from .defaults import (
+    backward_configs,
+    forward_configs,
+    linear_configs,
+    ordered_configs,
+    split_configs,
+)
 from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
+from .linear import linear_launches
+from .linear_config import LinearConfig
 from .merge import merge_launch
 from .program import Launch
 from .residence import residence_reasons
@@ -130,6 +148,7 @@ SCHEDULES = ScheduleTable(
         ),
         Schedule(APPEND, AppendConfig, append_launches, (), AppendConfig.alone),
         Schedule(SOFTMAX, RowSoftmaxConfig, softmax_launches, (), RowSoftmaxConfig.alone),
+        Schedule(LINEAR, LinearConfig, linear_launches, (), linear_configs),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),
     residence=residence_reasons,

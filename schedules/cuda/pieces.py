@@ -38,12 +38,7 @@ class Piece:
     def _value(self, number: int):
         if self._bytes == 4:
             return tirx.reinterpret("float32", self._words[number])
-        word = tirx.Cast("uint32", self._words[number // 2])
-        if self._product.dtype == "bfloat16":  # the upper half of a float32
-            word = word & T.uint32(0xFFFF0000) if number % 2 else word << T.uint32(16)
-            return tirx.reinterpret("float32", word)
-        half = tirx.Cast("uint16", word >> T.uint32(16 * (number % 2)))
-        return tirx.Cast("float32", tirx.reinterpret("float16", half))
+        return half_of(self._words[number // 2], number % 2, self._product.dtype)
 
     def set(self, values: Sequence) -> None:
         """Let these float32 be its elements, rounded."""
@@ -56,3 +51,13 @@ class Piece:
         else:
             for number, word in enumerate(self._words):
                 self._product.convert(word, *values[2 * number : 2 * number + 2])
+
+
+def half_of(word, number: int, dtype: str):
+    """The element, float32, of 16 bits in the lower (``number`` 0) or upper half of ``word``."""
+    word = tirx.Cast("uint32", word)
+    if dtype == "bfloat16":  # the upper half of a float32
+        word = word & T.uint32(0xFFFF0000) if number else word << T.uint32(16)
+        return tirx.reinterpret("float32", word)
+    half = tirx.Cast("uint16", word >> T.uint32(16 * number))
+    return tirx.Cast("float32", tirx.reinterpret("float16", half))

@@ -23,13 +23,15 @@ class Rows:
     """Rows of ``columns`` elements in ``buffer``, where index(row, column) places an element.
 
     The rows lie at one stride, from the first to the last. steps(row, column): an index with equal
-    differences, of which strides are made; None is ``index``.
+    differences, of which strides are made; None is ``index``. left: where a tile takes some of the
+    columns, from which on there are fewer than it has, how many, an expression.
     """
 
     buffer: tirx.Buffer
     columns: int
     index: Callable[..., tuple]
     steps: Callable[..., tuple] | None = None
+    left: Any = None
 
     def address(self, row, column):
         """Address of one element, int64."""
@@ -62,9 +64,11 @@ class Cursor:
     piece lies in the tensor (``_address_of``) and how to go on after it (``_go_on``).
     """
 
-    def __init__(self, kernel: CudaKernel, tile: SharedTile, columns: int):
-        """columns: of a row in the tensor."""
-        self.kernel, self.tile, self._columns = kernel, tile, columns
+    def __init__(self, kernel: CudaKernel, tile: SharedTile, columns: int, left=None):
+        """columns, left: of a row in the tensor, as of ``Rows``."""
+        self.kernel, self.tile = kernel, tile
+        has_fewer = left is not None or columns < tile.columns
+        self._limit = (columns if left is None else left) if has_fewer else None
         self.access_bytes = vector_bytes(columns, tile.element_bytes)
         self._per_row = tile.row_bytes // self.access_bytes
         self._rows_a_pass = _rows_a_pass(kernel.threads // self._per_row)
@@ -100,8 +104,8 @@ class Cursor:
         address = self._address_of(number, row, column)
         if left is not None:
             tests = [*tests, (start // self._per_row if self._keeps_columns else row) < left]
-        if self._columns < self.tile.columns:
-            tests = [*tests, column < self._columns]
+        if self._limit is not None:
+            tests = [*tests, column < self._limit]
         place = partial(self.tile.element, row=row, column=column)
         if self._first_offset is not None:
             passed = start // self._per_row * self.tile.row_bytes
@@ -143,7 +147,7 @@ class RowCursor(Cursor):
         (negative: back), None if no other follows. once: for one tile, inside any statement; it
         takes registers that others keep, and keeps none.
         """
-        super().__init__(kernel, tile, rows.columns)
+        super().__init__(kernel, tile, rows.columns, rows.left)
         self._advance = advance
         row, column = self._position(0) if self._keeps_columns else (0, 0)
         self._address = kernel.scalar(rows.address(first + row, column), "int64")

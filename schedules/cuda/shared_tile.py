@@ -67,14 +67,14 @@ class SharedTile:
         span = self.span
         return chunk if span == 1 else chunk ^ ((row // (8 // span)) % span)
 
-    def pointer(self, stage, row, chunk, offset=0):
-        """Address of element ``offset`` of a chunk."""
-        column = self.chunk_of(row, chunk) * self.per_chunk + offset
-        return self.buffer.ptr_to([stage, row, column])
+    def index(self, stage, row, column) -> tuple:
+        """Where one element lies in ``buffer``."""
+        chunk, offset = column // self.per_chunk, column % self.per_chunk
+        return stage, row, self.chunk_of(row, chunk) * self.per_chunk + offset
 
     def element(self, stage, row, column):
         """Address of one element."""
-        return self.pointer(stage, row, column // self.per_chunk, column % self.per_chunk)
+        return self.buffer.ptr_to(list(self.index(stage, row, column)))
 
     def fragment_address(self, pattern: str, stage, row, chunk, column=0):
         """Where this lane reads a row of its 16 x 2 chunks, which begin at ``row`` and ``chunk``.

@@ -139,13 +139,17 @@ class MmaTf32:
         for n in range(4):
             _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
 
-    def load_a_transposed(self, a: list, tile: SharedTile, stage, depth, column_pair) -> None:
+    def load_a_transposed(
+        self, a: list, tile: SharedTile, stage, depth, column_pair, factors: Sequence = ()
+    ) -> None:
+        """factors: of the reduction rows that this lane holds (``reduction_rows``)."""
         lane = tile.kernel.lane
         for n in range(4):
             row = depth + lane % 4 * 2 + n // 2
             column = column_pair * 16 + n % 2 * 8 + lane // 4
             emit(T.ptx["ld.shared.b32"](a[n], tile.element(stage, row, column)))
-            _split(a[n], a[n + 4], tirx.reinterpret("float32", a[n]))
+            value = tirx.reinterpret("float32", a[n])
+            _split(a[n], a[n + 4], value * factors[n // 2] if factors else value)
 
     def load_b(self, b: list, tile: SharedTile, stage, row, step: int) -> None:
         at = tile.fragment_address("col_major", stage, row, step * 2)
@@ -160,6 +164,18 @@ class MmaTf32:
             place = column + pair * 16 + n // 4 * 8 + lane // 4
             emit(T.ptx["ld.shared.b32"](b[n], tile.element(stage, row, place)))
             _split(b[n], b[n + 2], tirx.reinterpret("float32", b[n]))
+
+    def reduction_rows(self, lane, depth) -> list:
+        """Those that ``load_a_transposed`` and ``load_b_rows`` give a lane, in their order."""
+        return [depth + lane % 4 * 2 + odd for odd in range(2)]
+
+    def set_b_column(self, b: list, lane, values: Sequence) -> None:
+        """B of two tiles of columns that are zeros but for the first, of ``reduction_rows``."""
+        for n in range(2):
+            own = tirx.Select(lane < 4, values[n], T.float32(0))
+            _split(b[n], b[n + 2], own)
+        for n in range(4, 8):
+            assign(b[n], T.uint32(0))
 
     def pack(self, a: list, values: Sequence) -> None:
         # Accumulator (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) as A (g, t), (g, t+4), ...
@@ -184,9 +200,9 @@ class MmaTf32:
 
 def _split(high, low, value) -> None:
     """high = tf32(value), low = tf32(value - high)."""
-    rest = value - tirx.reinterpret("float32", _tf32(value))
-    store(low.source, low.indices, _tf32(rest))
-    store(high.source, high.indices, _tf32(value))
+    rest = value - tirx.reinterpret("float32", rounded_tf32(value))
+    store(low.source, low.indices, rounded_tf32(rest))
+    store(high.source, high.indices, rounded_tf32(value))
 
 
 def _whole(high, low):
@@ -195,7 +211,8 @@ def _whole(high, low):
     return tirx.reinterpret("uint32", total)
 
 
-def _tf32(value):
+def rounded_tf32(value):
+    """The bits of float32 ``value``, rounded to tf32."""
     source = (
         "__device__ __forceinline__ unsigned tvm_flash_tf32(float x) { unsigned y;"
         ' asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x)); return y; }'

@@ -7,6 +7,8 @@ from tvm_flash import AttentionSpec, build, linear_attention
 from tvm_flash.errors import UnsupportedSpec
 from tvm_flash.runtime import loader
 from tvm_flash.runtime.kernels import resolve
+from tvm_flash.schedules.cuda.arch import ARCHS
+from tvm_flash.schedules.cuda.kernels import SCHEDULES
 from tvm_flash.verify.library import verify_library
 
 
@@ -43,9 +45,7 @@ def test_the_operator_takes_a_loaded_kernel(library, monkeypatch):
     assert linear_attention(q, k, q[..., :16], causal=True).isfinite().all()
 
 
-def test_gpus_have_none_yet():
-    with pytest.raises(UnsupportedSpec, match="no 'linear' kernels for sm_90"):
-        from tvm_flash.schedules.cuda.arch import ARCHS
-        from tvm_flash.schedules.cuda.kernels import SCHEDULES
-
-        SCHEDULES.defaults(AttentionSpec(dtype="float16", head_dim=64), "linear", ARCHS["sm_90"])
+def test_what_gpus_lack():
+    spec = AttentionSpec(dtype="float16", head_dim=64)
+    with pytest.raises(UnsupportedSpec, match="multiplied in tf32, which begins with sm_80"):
+        SCHEDULES.defaults(spec, "linear", ARCHS["sm_75"])

@@ -1,5 +1,7 @@
 """Linear attention: the error rule against every product, states, what torch asks, bad input."""
 
+from functools import partial
+
 import pytest
 import torch
 from pairwise import grid
@@ -63,7 +65,7 @@ def test_results_and_gradients_keep_the_error_rule(
     state = torch.rand(2, H, dims[0], dims[1] + 1) if has_state else None
     options = {"causal": causal, "normalize": normalize, "scale": 0.5}
     if causal:
-        options["decay"] = torch.tensor([1.0, 0.95, 0.5, 1e-3])
+        options["decay"] = torch.tensor([1.0, 0.95, 0.5, 1e-38])
     found = with_gradients(linear_attention, tensors, state, return_state=True, **options)
     exact = with_gradients(linear_reference, tensors, state, torch.float64, **options)
     plain = with_gradients(linear_reference, tensors, state, **options)
@@ -97,6 +99,32 @@ def test_parts_that_run_at_once_change_nothing(monkeypatch, causal):
     monkeypatch.setattr(linear_ops, "_parts", lambda *_: 3)
     for got, want in zip(linear_attention(*tensors, **options), whole, strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(("normalize", "hk"), [(True, H), (False, 2)])
+def test_gradient_of_decay(dtype, normalize, hk):
+    tensors = given(getattr(torch, dtype), hk=hk)
+    state = torch.rand(2, H, 16, 17, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(1)
+    upstream = [torch.randn(x, generator=generator) for x in ((2, 70, H, 16), state.shape)]
+
+    def gradient(function, upcast):
+        decay = torch.tensor([1.0, 0.97, 0.5, 0.1]).to(upcast).requires_grad_()
+        x = [t.to(upcast) for t in tensors] if upcast == torch.float64 else tensors
+        results = function(
+            *x, causal=True, decay=decay, normalize=normalize, initial_state=state.to(upcast)
+        )
+        loss = sum(
+            (y * dy.to(y.dtype)).double().sum() for y, dy in zip(results, upstream, strict=True)
+        )
+        return torch.autograd.grad(loss, decay)[0].double()
+
+    found = gradient(partial(linear_attention, return_state=True), torch.float32)
+    exact = gradient(linear_reference, torch.float64)
+    # What is upstream of float16 rows is rounded to it.
+    tolerance = 1e-4 if dtype == "float32" else 2e-3
+    torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance * exact.abs().max())
 
 
 def test_tokens_one_by_one_from_a_state():

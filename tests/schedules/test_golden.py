@@ -43,7 +43,7 @@ APPENDS, APPENDING = replace(parse_spec("bf16,d=8"), sequences="paged"), ("x86-6
 # Kernels that are no attention.
 BESIDE = [
     ("x86-64-v3", "f16,d=8,causal", "linear"), ("x86-64-v3", "bf16,d=8", "softmax"),
-    ("sm_80", "fp32,d=8", "softmax"),
+    ("sm_80", "f16,d=8,causal", "linear"), ("sm_80", "fp32,d=8", "softmax"),
 ]  # fmt: skip
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
 
@@ -87,7 +87,7 @@ def test_code_beside_attention(target, text, direction, update_golden):
     spec = parse_spec(text)
     if target in ARCHS:
         ((_, program),) = cuda_programs(spec, direction, (ARCHS[target],))
-        code = program.launches[0].func.script()
+        code = program.launches[-1].func.script()
     else:
         code = scheduled_module(spec, direction, cpu_target(target)).mod.script()
     compare(FOLDER / f"{symbol_name(spec, direction)}.{target}.txt", code, update_golden)

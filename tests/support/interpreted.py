@@ -33,6 +33,7 @@ class InterpretedKernel:
     def __init__(self, spec, direction: str, program: CudaProgram, ptx: list[str]):
         self.program, self.ptx = program, ptx
         self.reports: list[Report] = []
+        self.meta = program.meta
         loaded = Kernel(spec, direction, program.config, program.meta, self.function, "cuda")
         self.arguments, self.sizes, self.shapes = loaded.arguments, loaded.sizes, loaded.shapes
 

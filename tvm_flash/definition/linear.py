@@ -22,7 +22,7 @@ def out_factor(sig: Signature, out_extra, out_weight):
 
 
 def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
-    """S = Q^ K^T, P = g^(i - j) S where j <= i, out^ = P (w V^) + g^(i + 1) Q^ state.
+    """S = Q^ K^T, P = g^(i - j) S where j <= i, out^ = P (w V^) + g^i Q^ state.
 
     The arguments of ``problem.linear``; parts are left as they are. What is not causal has no
     order: g is then 1. It compiles as it stands.
@@ -84,7 +84,7 @@ def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
                 with T.init():
                     sums[vb, vh, vi, ve] = T.float32(0)
                 sums[vb, vh, vi, ve] += (
-                    q_hat[vb, vh, vi, vd] * state[vb, vh, vd, ve] * power(decay[vh], vi + 1)
+                    q_hat[vb, vh, vi, vd] * state[vb, vh, vd, ve] * power(decay[vh], vi)
                 )
         for b, h, i, e, j in T.grid(B, H, Sq, Dv + 1, Sk):
             with T.sblock("pv"):
@@ -107,7 +107,9 @@ def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
             with T.sblock("state_out"):
                 vb, vh, vd, ve, vj = T.axis.remap("SSSSR", [b, h, d, e, j])
                 with T.init():
-                    state_out[vb, vh, vd, ve] = state[vb, vh, vd, ve] * power(decay[vh], Sk)
+                    state_out[vb, vh, vd, ve] = state[vb, vh, vd, ve] * power(
+                        decay[vh], T.max(Sk - 1, T.int64(0))
+                    )
                 state_out[vb, vh, vd, ve] += (
                     k_hat[vb, vh, vj, vd] * v_hat[vb, vh, vj, ve] * power(decay[vh], Sk - 1 - vj)
                 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ..feature_maps import FEATURE_MAPS
+from ..score.gradients import wants_gradient
 from ..score.layouts import check_dense
 from . import linear_ops
 from .checks import check_first, check_heads, check_like, check_tensors
@@ -37,13 +38,14 @@ def linear_attention(
     strides; H a multiple of Hk; causal needs Sq = Sk. Under autocast they and their features are
     cast to its dtype. feature_map: phi, "elu1" (elu + 1) or a function of a tensor (..., D) to
     features of up to 512 columns (``tvm_flash.feature_maps``); None: q and k are features. decay
-    (H,): g of each head in (0, 1], causal only, without gradient. normalize: False leaves out the
-    denominator; a row whose denominator is 0, as of no keys, is 0. initial_state (B, H, F, Dv + 1)
-    float32, F features: what an earlier call with ``return_state`` gave for the keys before these;
-    a sum of g^(n - 1 - j) phi(k_j) v_j^T, with that of phi(k_j) as its last column.
+    (H,): g of each head in (0, 1], causal only; one that learns has rows multiplied in float32.
+    normalize: False leaves out the denominator; a row whose denominator is 0, as of no keys, is 0.
+    initial_state (B, H, F, Dv + 1) float32, F features: what an earlier call with ``return_state``
+    gave for the keys before these; a sum of g^(n - 1 - j) phi(k_j) v_j^T, with that of phi(k_j) as
+    its last column.
 
     Returns out (B, Sq, H, Dv) in q's dtype, with ``return_state`` also the state behind the last
-    key. Sums are float32. Differentiable once in q, k, v and the state. Raises ValueError or
+    key. Sums are float32. Differentiable once in q, k, v, the state and decay. Raises ValueError or
     TypeError for tensors that do not fit.
     """
     phi = _feature_map(feature_map)
@@ -59,14 +61,19 @@ def linear_attention(
     if initial_state is None:
         initial_state = q.new_zeros(shape, dtype=torch.float32)
     _check_floats("initial_state", initial_state, shape, q)
-    # The kernel's rows have a column more, which has nothing to do here.
-    state = torch.nn.functional.pad(initial_state, (0, 0, 0, 1))
+    # The kernel's is what the first row sees; its rows have a column more, unused here.
+    seen = initial_state * rates[:, None, None] if k.shape[1] else initial_state
+    state = torch.nn.functional.pad(seen, (0, 0, 0, 1))
     nothing, ones = linear_ops.filled(0.0, q, heads), linear_ops.filled(1.0, k, kv_heads)
+    dtype = q.dtype
+    if wants_gradient(rates):  # made of differences of dq and dk, which 16 bits would lose
+        q, k, v = q.float(), k.float(), v.float()
     out, _, state = linear_ops.linear(
         q, k, v, nothing, linear_ops.filled(0.0, k, kv_heads), ones,
         linear_ops.filled(scale, k, kv_heads), linear_ops.filled(1.0, q, heads), rates, state,
         0, int(normalize), causal,
     )  # fmt: skip
+    out = out.to(dtype)
     return (out, state[:, :, :-1]) if return_state else out
 
 
@@ -106,8 +113,6 @@ def _checked_decay(decay, q: torch.Tensor, causal: bool) -> torch.Tensor:
     if not causal:
         raise ValueError("decay needs causal=True: without an order there is no distance")
     _check_floats("decay", decay, (q.shape[2],), q)
-    if decay.requires_grad:
-        raise NotImplementedError("decay has no gradient: give its .detach()")
     if decay.is_cpu and not torch.compiler.is_compiling():
         outside = ~((decay > 0) & (decay <= 1))
         if outside.any():

@@ -8,13 +8,14 @@ import torch
 
 from ..problem.arguments import TABLE
 from ..problem.lengths import bucket_of
-from ..problem.linear import LINEAR_NUMBERS
+from ..problem.linear import BLOCK_COLUMNS, LINEAR_NUMBERS
 from ..problem.spec import AttentionSpec
+from ..problem.splits import BLOCKS_PER_SM, splits_of
 from ..runtime.kernels import resolve
 from .autograd import below_autograd, differentiable
 from .checks import NAMES
 from .library import define, register_composed
-from .placement import has_readable_rows, place_of
+from .placement import has_readable_rows, place_of, processors_of
 from .recording import named, parameters
 from .schemas import schema
 
@@ -22,7 +23,7 @@ linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=
 
 
 # Inputs that have gradients.
-_DIFFERENTIABLE = ("q", "k", "v", "state")
+_DIFFERENTIABLE = ("q", "k", "v", "decay", "state")
 
 
 def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:
@@ -44,7 +45,7 @@ def _run(
     bucket = bucket_of("linear", q.shape[1], k.shape[1])
     kernel = resolve(spec, "linear", *place_of(q), bucket)
     rows = max(q.shape[1], k.shape[1])
-    parts = state.new_empty((_parts(batch * heads, rows, kernel, q), *state.shape))
+    parts = state.new_empty((_parts(batch * heads, rows, kernel, q, v.shape[3]), *state.shape))
     q, k, v = (x if has_readable_rows(x) else x.contiguous() for x in (q, k, v))
     of_rows = (q_extra, k_extra, v_extra, key_weight, out_weight)
     of_rows = [x if x.stride(2) == 1 else x.contiguous() for x in of_rows]
@@ -65,10 +66,13 @@ def _results(q, k, v, *others):
     )
 
 
-def _parts(heads: int, rows: int, kernel, q: torch.Tensor) -> int:
-    """Parts of a sequence that run at once: where heads alone would leave threads without work."""
-    wanted = -(-torch.get_num_threads() // heads) if q.is_cpu else 1
-    return max(1, min(wanted, rows // kernel.meta["block_k"]))
+def _parts(heads: int, rows: int, kernel, q: torch.Tensor, head_dim_v: int) -> int:
+    """Parts of a sequence that run at once: where heads alone would leave processors idle."""
+    chunks = rows // kernel.meta["block_k"]
+    if q.is_cuda:
+        blocks, places = heads * -(-head_dim_v // BLOCK_COLUMNS), processors_of(q) * BLOCKS_PER_SM
+        return splits_of(blocks, max(chunks, 1), places)
+    return max(1, min(-(-torch.get_num_threads() // heads), chunks))
 
 
 @lru_cache(maxsize=256)
@@ -81,7 +85,7 @@ def _save(ctx, inputs, outputs) -> None:
     given = named(linear, inputs)
     ctx.plain = [given.pop(name) for name in ("reverse", "normalize", "causal")]
     ctx.count = len(inputs)
-    ctx.save_for_backward(*given.values(), *outputs[:2])
+    ctx.save_for_backward(*given.values(), *outputs)
     ctx.mark_non_differentiable(outputs[1])
 
 
@@ -95,10 +99,10 @@ def _gradients(ctx, dout, _, dstate):
     needs = zip(parameters(linear), ctx.needs_input_grad, strict=False)
     if any(is_needed and name not in _DIFFERENTIABLE for name, is_needed in needs):
         raise NotImplementedError(
-            "linear attention has gradients of q, k, v and the state: none of decay, and no second "
-            "ones"
+            "linear attention has gradients of q, k, v, decay and the state, and no second ones"
         )
-    q, k, v, a, b, c, weight, out_weight, decay, state, out, normalizer = ctx.saved_tensors
+    q, k, v, a, b, c, weight, out_weight, decay, state, *outputs = ctx.saved_tensors
+    out, normalizer, state_out = outputs
     reverse, normalize, causal = ctx.plain
     heads, group = q.shape[2], q.shape[2] // k.shape[2]
     if normalize:
@@ -111,16 +115,33 @@ def _gradients(ctx, dout, _, dstate):
         call = (q, k, v, a, b, c, weight, factor, decay, state)
         return linear(*call, reverse, 0, causal)
 
-    rate = decay[:, None, None]
-    upstream = dstate / rate
     dq, *_ = walk(dout, v, k, dextra, c, b, weight, factor, state.transpose(2, 3), reverse)
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
     b, c, weight = (x.repeat_interleave(group, dim=1) for x in (b, c, weight))
-    dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, upstream.transpose(2, 3), 1 - reverse)
-    dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, upstream, 1 - reverse)
+    dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, dstate.transpose(2, 3), 1 - reverse)
+    dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, dstate, 1 - reverse)
+    ddecay = None
+    if ctx.needs_input_grad[[*parameters(linear)].index("decay")]:
+        ddecay = _decay_gradient(decay, (q, dq), (k, dk), (state_out, dstate), reverse)
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
-    gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, before * rate), strict=True))
+    gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, ddecay, before), strict=True))
     return tuple([gradients.get(name) for name in parameters(linear)][: ctx.count])
+
+
+def _decay_gradient(decay, of_queries, of_keys, of_state, reverse: int) -> torch.Tensor:
+    """dL/dg of each head: g dL/dg = sum_i i (dq_i . q_i - dk_i . k_i) + (n - 1) dstate . state_out.
+
+    A pair (i, j) has the power i - j: its share of L is in dq_i . q_i and in dk_j . k_j, that of
+    j in the state behind the last row, of power n - 1 - j, in the latter and in dstate . state_out.
+    """
+    of_query, of_key = ((x.double() * dx.double()).sum(-1) for x, dx in (of_queries, of_keys))
+    rows = of_query.shape[1]
+    place = torch.arange(rows, dtype=torch.float64, device=decay.device)
+    place = place.flip(0) if reverse else place
+    total = ((of_query - of_key) * place[:, None]).sum((0, 1))
+    behind, upstream = (x.double() for x in of_state)
+    total = total + max(rows - 1, 0) * (behind * upstream).sum((0, 2, 3))
+    return torch.where(decay > 0, total / decay, 0.0).to(decay.dtype)
 
 
 register_composed(

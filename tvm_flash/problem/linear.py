@@ -18,13 +18,17 @@ from .sequences.shapes import Shapes
 REVERSE = Argument("reverse", (), "number", "int32", limits=(0, 1))
 NORMALIZE = Argument("normalize", (), "number", "int32", limits=(0, 1))
 LINEAR_NUMBERS = (REVERSE, NORMALIZE)
+# Columns of v, at most, that a block of a GPU takes.
+BLOCK_COLUMNS = 64
 
 
 def linear_table(shapes: Shapes) -> tuple[Argument, ...]:
     """The arguments of direction "linear".
 
-    decay: g of each head. state: of rows before the first, sum_j g^(-1 - j) w_j k^_j v^_j, and
-    state_out that behind the last. parts: sums of runs of the keys, that many at once.
+    decay: g of each head. state: what the first row sees of those before it, sum_j g^-j w_j k^_j
+    v^_j; state_out, what is behind the last of n rows, sum_j g^(n - 1 - j) w_j k^_j v^_j: what a
+    row behind them sees is g times that, and no gradient divides by g. parts: sums of runs of the
+    keys, that many at once.
     """
 
     def of_queries(name: str, role: str = "input") -> Argument:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .trial import Candidate
 
 Tensors = dict[str, torch.Tensor]
+# Of the rows, in linear attention.
+_PARTS = 2
 
 
 # Lines and columns of rows: in vectors and in elements, rows of few threads and of many, and such
@@ -46,7 +48,7 @@ def judge_beside(candidate: Candidate, problem: Problem, seed: int = 0) -> Outco
     given, exact, plain = ask(candidate.spec, problem, torch.Generator().manual_seed(seed))
     table = arguments(candidate.spec, candidate.direction)
     lines = {"lines": problem.seqlen_q, "shared_lines": problem.seqlen_q}
-    sizes = {**lines, "columns": problem.seqlen_k}
+    sizes = {**lines, "columns": problem.seqlen_k, "splits": _PARTS}
     values = size_values(candidate.spec, named_sizes(problem.sizes) | sizes, candidate.meta)
     call = completed(table, given, new_tensors(values))
     started = time.perf_counter()
@@ -86,7 +88,9 @@ def _linear(
         "out_weight": torch.ones(of_queries), "reverse": 0, "normalize": 1,
         "state": torch.zeros(batch, heads, size + 1, spec.head_dim_v + 1),
     }  # fmt: skip
-    return given, *({"out": out} for out, _ in results)
+    state_out = [torch.nn.functional.pad(state, (0, 0, 0, 1)) for _, state in results]
+    outs = [out for out, _ in results]
+    return given, *({"out": x, "state_out": y} for x, y in zip(outs, state_out, strict=True))
 
 
 def _softmax(

@@ -59,7 +59,10 @@ def run_program(
 
 def program_outputs(program: CudaProgram) -> tuple[str, ...]:
     """Parameters that a program of the usual names writes."""
-    told = {"dout": "backward", "part_out": "forward_split", "k_new": "append", "shares": "softmax"}
+    told = {
+        "dout": "backward", "part_out": "forward_split", "k_new": "append", "shares": "softmax",
+        "out_extra": "linear",
+    }  # fmt: skip
     direction = next((told[x] for x in program.parameters if x in told), "forward")
     table = TABLES["paged" if direction == "append" else "dense"][direction]
     return tuple(name for name in program.parameters if name in names(table, *WRITTEN))

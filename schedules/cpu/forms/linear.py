@@ -15,7 +15,8 @@ from .tiles import LinearTile
 def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
     """The arguments of ``problem.linear``, in three passes over as many parts as ``parts`` has.
 
-    A state M = sum_j g^(n - 1 - j) w_j k^_j v^_j over n rows is all that later rows need of them.
+    A state M = sum_j g^(n - 1 - j) w_j k^_j v^_j over n rows is all that later rows need of them:
+    it has age 1 at the next row, while the call's own state is what the first row sees, of age 0.
     1. The sums of each part of the keys; 2. the state before each part (where the spec is not
     causal: that behind the last); 3. the rows of each part, chunk by chunk, with the state of what
     is before. A causal call of one part has no 1.
@@ -66,15 +67,15 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
             )
 
     @T.inline
-    def take_chunk(M, Kr, Vr, Kd, powers, rows):
-        """M = g^rows M + the sums of the chunk's ``rows`` keys."""
+    def take_chunk(M, Kr, Vr, Kd, powers, rows, age):
+        """M = g^(rows - 1 + age) M + the sums of the chunk's ``rows`` keys."""
         for j in T.serial(C):
             steps: T.let[T.int64] = T.max(rows - 1 - j, T.int64(0)) + (C - 1)
             for d in T.serial(Dp):
                 Kd[j, d] = Kr[j, d] * powers[steps]
         for d in T.serial(Dp):
             for e in T.serial(Ep):
-                M[d, e] = M[d, e] * powers[rows + (C - 1)]
+                M[d, e] = M[d, e] * powers[rows - 1 + age + (C - 1)]
         for d, e, j in T.grid(Dp, Ep, C):
             with T.sblock("take_keys"):
                 vd, ve, vj = T.axis.remap("SSR", [d, e, j])
@@ -118,7 +119,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                         rows: T.let[T.int64] = T.min(Sk - j0, T.int64(C))
                         load(Kr, K, k_extra, None, b, hk, j0, Sk, D, Dp)
                         load(Vr, V, v_extra, key_weight, b, hk, j0, Sk, Dv, Ep)
-                        take_chunk(M, Kr, Vr, Kd, powers, rows)
+                        take_chunk(M, Kr, Vr, Kd, powers, rows, 1)
                 for d in T.serial(D + 1):
                     for e in T.serial(Dv + 1):
                         parts[s, b, h, d, e] = M[d, e]
@@ -136,7 +137,10 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                         before[d, e] = state[b, h, d, e]
                 for s in range(splits):
                     rows: T.let[T.int64] = T.max(T.min(Sk - s * run, run), T.int64(0))
-                    passed: T.let[T.float32] = T.pow(decay[h], T.Cast("float32", rows))
+                    steps: T.let[T.int64] = T.max(
+                        rows - T.Select(s == 0, T.int64(1), T.int64(0)), T.int64(0)
+                    )
+                    passed: T.let[T.float32] = T.pow(decay[h], T.Cast("float32", steps))
                     for d in T.serial(D + 1):
                         for e in T.serial(Dv + 1):
                             own: T.let[T.float32] = parts[s, b, h, d, e]
@@ -202,9 +206,10 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                         if causal:
                             load(Kr, K, k_extra, None, b, hk, i0, Sk, D, Dp)
                             load(Vr, V, v_extra, key_weight, b, hk, i0, Sk, Dv, Ep)
+                            age: T.let[T.int64] = T.min(i0, T.int64(1))
                             for i in T.serial(C):
                                 for e in T.serial(Ep):
-                                    acc[i, e] = acc[i, e] * powers[i + C]
+                                    acc[i, e] = acc[i, e] * powers[i + age + (C - 1)]
                             for d, i in T.grid(Dt, C):
                                 with T.sblock("transpose_q"):
                                     vd, vi = T.axis.remap("SS", [d, i])
@@ -225,7 +230,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                                 with T.sblock("pv"):
                                     vi, ve, vj = T.axis.remap("SSR", [i, e, j])
                                     acc[vi, ve] = acc[vi, ve] + P[vj, vi] * Vr[vj, ve]
-                            take_chunk(M, Kr, Vr, Kd, powers, rows)
+                            take_chunk(M, Kr, Vr, Kd, powers, rows, age)
                         for i in range(rows):
                             row: T.let[T.int64] = place(sig, i0 + i, Sq)
                             factor: T.let[T.float32] = out_factor(

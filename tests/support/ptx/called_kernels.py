@@ -1,6 +1,7 @@
 """Our kernels of other calls as subjects of mutation: each is judged by whole calls of its program.
 
-Packed and paged sequences, appending, dropout, lists of blocks and captured tables that learn.
+Packed and paged sequences, appending, dropout, lists of blocks, captured tables that learn, linear
+attention.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from functools import cached_property, partial
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import linear_problems
 import torch
 from entries import Ragged
-from interpreted import InterpretedKernel, interpreted
+from interpreted import InterpretedKernel, interpreted, shuffled
 from packed_problems import Entries
 
 from tvm_flash.problem.spec import AttentionSpec
@@ -122,8 +124,28 @@ def learned(direction: str) -> tuple[InterpretedKernel, list[Check]]:
     return judged(direction, score_mod=program, **fields)
 
 
+# Queries, keys, key/value heads, parts, reverse, normalize; a chunk has 64 rows.
+LINEAR = ((70, 70, 1, 2, 1, 0), (131, 131, 2, 2, 0, 1), (3, 3, 1, 1, 0, 0), (0, 0, 1, 1, 1, 1))
+
+
+def linear() -> tuple[InterpretedKernel, list[Check]]:
+    """Judged by calls in which everything is drawn at random."""
+    spec = AttentionSpec(dtype="float16", head_dim=32, causal=True)
+    kernel = interpreted(spec, "linear", ARCH)
+
+    def check(call, seed):
+        with shuffled(seed):
+            linear_problems.check(spec, call, kernel)
+
+    return kernel, [partial(check, call) for call in LINEAR]
+
+
 _HALF = {"dtype": "float16", "head_dim": 32}
 CALLED = {
+    **{
+        f"linear_{name}_f16_d32_causal": Called(number, linear)
+        for number, name in enumerate(("sums", "join", "rows"))
+    },
     "append_f16_d32": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
     "packed_forward_f16_d32_causal": Called(0, partial(ragged, "forward")),
     "packed_backward_f16_d32_causal": Called(1, partial(ragged, "backward")),
