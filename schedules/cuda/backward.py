@@ -13,7 +13,7 @@ from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
-from .builder import CudaKernel, barrier, forget, loop, name_registers, when
+from .builder import CudaKernel, assign, barrier, forget, loop, name_registers, when
 from .copies import Copies, each, store_rows
 from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
@@ -127,25 +127,48 @@ class _KeyGradients:
         self.copies.commit()
         self.dk.zero()
         self.dv.zero()
+        if self.with_dq:  # which sums over all keys of the tile
+            with when(tirx.Not(self.has_keys)):
+                self._clear_scores()
+
+    @property
+    def has_keys(self):
+        """Whether this warp has a key before the last one; uniform. Others make no products."""
+        tile = self.tile
+        return self.key_group * self.warp_keys < tile.keys - tile.first
+
+    def _clear_scores(self) -> None:
+        """dS of this warp's keys becomes zeros."""
+        for m in range(self.s.m_tiles):
+            for word in self.ds_fragment(m):
+                assign(word, tirx.const(0, "uint32"))
+        for step in range(self.warp_queries // self.product.step):
+            self._exchange(self.ds_fragment, self.ds_tile, step)
 
     def _query_tile(self, number) -> None:
         """One tile of queries: S^T and dP^T, P and dS, then what they add to dV, dK and dQ.
 
         A warp multiplies its own queries' P and dS from registers, before the block meets, and
-        those of the warps that share its keys from shared memory, after that.
+        those of the warps that share its keys from shared memory, after that. One whose keys all
+        lie past the last one does what all do together alone.
         """
         double = self.config.stages == 2
         self.recompute.draw(self.tile.batch, self.visits.head)
         stage = tirx.truncmod(number, 2) if double else 0
         self.copies.landed()
-        asked = self.queries.next_parts(number, 1 - stage) if double else []
-        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
-        for first in range(0, self.s.n_tiles, self.dp.n_tiles):
-            self._own_queries(first, stage)
+        with when(self.has_keys):
+            asked = self.queries.next_parts(number, 1 - stage) if double else []
+            self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
+            for first in range(0, self.s.n_tiles, self.dp.n_tiles):
+                self._own_queries(first, stage)
+        if double:
+            with when(tirx.Not(self.has_keys)):
+                each(self.queries.next_parts(number, 1 - stage))
         if self.split > 1:
             barrier()
-            self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
-            self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
+            with when(self.has_keys):
+                self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
+                self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
         # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.
         if not double or (self.with_dq and self.split == 1):
             barrier()

@@ -46,6 +46,10 @@ class _Tile:
 class RowTile(_Tile):
     """What tiles of queries have in common: the keys that they read, those of ``kv_head``."""
 
+    def has_rows(self, warp_rows: int):
+        """Whether this warp, which takes ``warp_rows`` rows, has one before the last; uniform."""
+        return self._kernel.warp * warp_rows < self.rows - self.first
+
     def key_rows(self, name: str) -> Rows:
         """Rows of the key/value head in the tensor ``name`` of keys."""
         return self._rows(name, "key", self.kv_head)
