@@ -22,9 +22,9 @@ def shares_of(
 
     Entries of at most DECODE_QUERIES queries, or "tiny" ones, would fill little of a tile that is
     made for the longest: they get the kernels of their own lengths, which pack the heads of such
-    entries or have small tiles. In the spans of a share other entries have no queries, but keep
-    their numbers. spans, extents: of a call, as in ``spans.Ragged``. Empty where one kernel serves
-    all best: that of the longest entry.
+    entries or have small tiles. The spans of a share are of its entries alone, which so have other
+    numbers. spans, extents: of a call, as in ``spans.Ragged``. Empty where one kernel serves all
+    best: that of the longest entry.
     """
     if len(spans[0]) < 2 or extents[0].longest <= DECODE_QUERIES or extents[1].rows < LEAST_KEYS:
         return []
@@ -42,7 +42,4 @@ def shares_of(
     if rest.any():
         longest = (int(lengths[rest].max()) for lengths in (queries, keys))
         buckets.append((bucket_of("forward", *longest), rest))
-    return [
-        (bucket, [spans[0], torch.from_numpy(np.where(own, ends_q, starts_q)), *spans[2:]])
-        for bucket, own in buckets
-    ]
+    return [(bucket, [x[torch.from_numpy(own)] for x in spans]) for bucket, own in buckets]

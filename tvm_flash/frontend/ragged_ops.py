@@ -157,7 +157,7 @@ def _ready(
     if sink is not None:
         tables = (sink.contiguous(), *tables)
     shares = []
-    if extents is not None and num_splits != 1 and not spec.dropout:
+    if extents is not None and num_splits != 1 and not _knows_entries(spec):
         shares = shares_of(spans, extents)
     bucket = DEFAULT_BUCKET if num_splits == 1 else bucket_of("forward", *longest)
     shares = shares or [(bucket, spans)]
@@ -168,6 +168,11 @@ def _ready(
         for kernel, (_, own) in zip(kernels, shares, strict=True)
     ]
     return results, calls[0] if len(calls) == 1 else partial(_each, calls)
+
+
+def _knows_entries(spec: AttentionSpec) -> bool:
+    """Whether an entry's number says what is computed: functions and dropout are told it."""
+    return bool(spec.score_mod or spec.mask_mod or spec.alibi or spec.dropout)
 
 
 def _each(calls) -> None:
