@@ -80,7 +80,7 @@ class QueryTileGradient:
             self._allocate()
             self.visits = visited_keys(kernel, tile.key_visits(self.config.block_k))
             self._start()
-            with when(tile.has_rows(self.warp_rows)), loop_while(self.visits.any):
+            with when(tile.has_row(kernel.warp * self.warp_rows)), loop_while(self.visits.any):
                 kernel.forget_offsets()
                 self._key_tile(self._multiply)
             # What is left is for warps whose rows all lie past the last one: they bring tiles.

@@ -137,7 +137,7 @@ class Forward:
             self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
             self._make_cursors()
             self._start()
-            with when(self.tile.has_rows(self.warp_rows)), loop_while(self.visits.any):
+            with when(self.tile.has_row(kernel.warp * self.warp_rows)), loop_while(self.visits.any):
                 kernel.forget_offsets()
                 self._key_tile(self._scores, self._softmax, self._output)
             # What is left is for warps whose rows all lie past the last one: they bring tiles.
