@@ -82,7 +82,7 @@ class _KeyGradients:
             self.bound = block_scores(kernel, self.scores, self.tile, self.visits.head)
             self._start()
             has_keys = self.tile.has_key(self._first_key(0))
-            for multiplies, condition in ((True, has_keys), (False, tirx.Not(has_keys))):
+            for multiplies, condition in ((False, tirx.Not(has_keys)), (True, has_keys)):
                 with when(condition):
                     self._query_tiles(multiplies)
             self._finish()

@@ -137,12 +137,13 @@ class Forward:
             self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
             self._make_cursors()
             self._start()
-            with when(self.tile.has_row(kernel.warp * self.warp_rows)), loop_while(self.visits.any):
+            # Warps whose rows all lie past the last one bring tiles, and have none left then.
+            is_idle = tirx.Not(self.tile.has_row(kernel.warp * self.warp_rows))
+            with when(is_idle), loop_while(self.visits.any):
+                self._key_tile(each, lambda: None, each)
+            with loop_while(self.visits.any):
                 kernel.forget_offsets()
                 self._key_tile(self._scores, self._softmax, self._output)
-            # What is left is for warps whose rows all lie past the last one: they bring tiles.
-            with loop_while(self.visits.any):
-                self._key_tile(each, lambda: None, each)
             self._finish()
         self._check()
         return kernel.launch()
