@@ -80,12 +80,13 @@ class QueryTileGradient:
             self._allocate()
             self.visits = visited_keys(kernel, tile.key_visits(self.config.block_k))
             self._start()
-            with when(tile.has_row(kernel.warp * self.warp_rows)), loop_while(self.visits.any):
+            # Warps whose rows all lie past the last one bring tiles, and have none left then.
+            is_idle = tirx.Not(tile.has_row(kernel.warp * self.warp_rows))
+            with when(is_idle), loop_while(self.visits.any):
+                self._key_tile(lambda: None)
+            with loop_while(self.visits.any):
                 kernel.forget_offsets()
                 self._key_tile(self._multiply)
-            # What is left is for warps whose rows all lie past the last one: they bring tiles.
-            with loop_while(self.visits.any):
-                self._key_tile(lambda: None)
             self.finish_sums()
         # delta, dK and dV are of other launches.
         self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")

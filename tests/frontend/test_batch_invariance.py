@@ -118,8 +118,9 @@ def test_shares_of_a_mixed_batch():
         Entries((300,), (3000,)),
         Entries((300, 1), (300, 1000)),
         Entries((300, 90), (4000, 90)),
+        Entries((20,) * 60, (30,) * 60),
     ],
-    ids=["decoding alone", "one", "few keys", "long ones"],
+    ids=["decoding alone", "one", "few keys", "long ones", "tiny ones"],
 )
 def test_one_kernel_serves_all(entries):
     assert shares_of(*spans_of(entries)) == []

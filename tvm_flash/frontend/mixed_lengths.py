@@ -38,9 +38,9 @@ def shares_of(
         if keys[own].sum() >= LEAST_KEYS:
             buckets.append((bucket, own))
             rest = rest & ~own
-    if not buckets:
-        return []
-    if rest.any():
+    if buckets and rest.any():
         longest = (int(lengths[rest].max()) for lengths in (queries, keys))
         buckets.append((bucket_of("forward", *longest), rest))
+    if len(buckets) < 2:
+        return []
     return [(bucket, [x[torch.from_numpy(own)] for x in spans]) for bucket, own in buckets]
