@@ -13,7 +13,7 @@ from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
-from .builder import CudaKernel, barrier, forget, loop, name_registers, when
+from .builder import CudaKernel, assign, barrier, forget, loop, name_registers, when
 from .copies import Copies, each, store_rows
 from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
@@ -81,14 +81,10 @@ class _KeyGradients:
             )  # fmt: skip
             self.bound = block_scores(kernel, self.scores, self.tile, self.visits.head)
             self._start()
-            with loop(self.visits.count) as number:
-                kernel.forget_offsets()
-                # Else there are registers for all that is made of these; spans take a few.
-                if self.split > 2 or kernel.sig.spans:
-                    forget(self.own_key)
-                if self.split > 2:
-                    forget(self.own_query)
-                self._query_tile(number)
+            has_keys = self.tile.has_key(self._first_key(0))
+            for multiplies, condition in ((False, tirx.Not(has_keys)), (True, has_keys)):
+                with when(condition):
+                    self._query_tiles(multiplies)
             self._finish()
         # delta is of a launch of its own, dQ too where it is not added here.
         self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
@@ -128,22 +124,44 @@ class _KeyGradients:
         self.dk.zero()
         self.dv.zero()
 
-    def _query_tile(self, number) -> None:
+    def _query_tiles(self, multiplies: bool) -> None:
+        """All tiles of queries; multiplies: whether they meet keys of this warp, which else leaves
+        zeros for dQ, a sum over all keys of the tile."""
+        if self.with_dq and not multiplies:
+            for word in (w for m in range(self.s.m_tiles) for w in self.ds_fragment(m)):
+                assign(word, tirx.const(0, "uint32"))
+            for step in range(self.warp_queries // self.product.step):
+                self._exchange(self.ds_fragment, self.ds_tile, step)
+        with loop(self.visits.count) as number:
+            self.kernel.forget_offsets()
+            # Else there are registers for all that is made of these; spans take a few.
+            if self.split > 2 or self.kernel.sig.spans:
+                forget(self.own_key)
+            if self.split > 2:
+                forget(self.own_query)
+            self._query_tile(number, multiplies)
+
+    def _query_tile(self, number, multiplies: bool) -> None:
         """One tile of queries: S^T and dP^T, P and dS, then what they add to dV, dK and dQ.
 
         A warp multiplies its own queries' P and dS from registers, before the block meets, and
-        those of the warps that share its keys from shared memory, after that.
+        those of the warps that share its keys from shared memory, after that. One without keys only
+        does what all do together.
         """
         double = self.config.stages == 2
         self.recompute.draw(self.tile.batch, self.visits.head)
         stage = tirx.truncmod(number, 2) if double else 0
         self.copies.landed()
         asked = self.queries.next_parts(number, 1 - stage) if double else []
-        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
-        for first in range(0, self.s.n_tiles, self.dp.n_tiles):
-            self._own_queries(first, stage)
+        if multiplies:
+            self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
+            for first in range(0, self.s.n_tiles, self.dp.n_tiles):
+                self._own_queries(first, stage)
+        else:
+            each(asked)
         if self.split > 1:
             barrier()
+        if self.split > 1 and multiplies:
             self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
             self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
         # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.

@@ -80,9 +80,13 @@ class QueryTileGradient:
             self._allocate()
             self.visits = visited_keys(kernel, tile.key_visits(self.config.block_k))
             self._start()
+            # Warps whose rows all lie past the last one bring tiles, and have none left then.
+            is_idle = tirx.Not(tile.has_row(kernel.warp * self.warp_rows))
+            with when(is_idle), loop_while(self.visits.any):
+                self._key_tile(lambda: None)
             with loop_while(self.visits.any):
                 kernel.forget_offsets()
-                self._key_tile()
+                self._key_tile(self._multiply)
             self.finish_sums()
         # delta, dK and dV are of other launches.
         self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
@@ -127,20 +131,23 @@ class QueryTileGradient:
                 self.copies.tile(cursor, 0, tile.keys - first)
         self.copies.commit()
 
-    def _key_tile(self) -> None:
+    def _key_tile(self, multiply: Callable[[], None]) -> None:
         self.copies.landed()
-        self._product(self.s, self.q_tile, self.k_tile)
-        statistics = [self._statistic(name) for name in self.spec.saved_statistics]
-        pieces = self.recompute.parts(self.bound, self.site, statistics, range(self.s.n_tiles))
-        self._product(self.dp, self.do_tile, self.v_tile, pieces)
-        self.recompute.hide(self.bound, self.site, self.visits)
-        self.add_sums(self._statistic("delta") if self.statistics else None)
+        multiply()
         barrier()
         with when(self.visits.has_next):
             for cursor in self.cursors:  # all tiles but the first are whole
                 self.copies.tile(cursor, 0)
         self.copies.commit()
         self.visits.step()
+
+    def _multiply(self) -> None:
+        self._product(self.s, self.q_tile, self.k_tile)
+        statistics = [self._statistic(name) for name in self.spec.saved_statistics]
+        pieces = self.recompute.parts(self.bound, self.site, statistics, range(self.s.n_tiles))
+        self._product(self.dp, self.do_tile, self.v_tile, pieces)
+        self.recompute.hide(self.bound, self.site, self.visits)
+        self.add_sums(self._statistic("delta") if self.statistics else None)
 
     @property
     def site(self) -> tuple[Callable, Callable]:

@@ -19,7 +19,7 @@ from ..config_fields import Config
 from ..space import Knob, block_reasons
 from .arch import WIDEST, CudaArch, limit_reasons
 from .builder import CudaKernel, Tensor, assign, barrier, loop_while, name_registers, store, when
-from .copies import Copies, store_rows
+from .copies import Copies, each, store_rows
 from .dropout import FragmentDropout
 from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
@@ -137,9 +137,13 @@ class Forward:
             self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
             self._make_cursors()
             self._start()
+            # Warps whose rows all lie past the last one bring tiles, and have none left then.
+            is_idle = tirx.Not(self.tile.has_row(kernel.warp * self.warp_rows))
+            with when(is_idle), loop_while(self.visits.any):
+                self._key_tile(each, lambda: None, each)
             with loop_while(self.visits.any):
                 kernel.forget_offsets()
-                self._key_tile()
+                self._key_tile(self._scores, self._softmax, self._output)
             self._finish()
         self._check()
         return kernel.launch()
@@ -203,11 +207,12 @@ class Forward:
                 for m in range(self.s.m_tiles):
                     self._load_q(m, step, self.q_fragment(m, step))
 
-    def _key_tile(self) -> None:
+    def _key_tile(self, scores: Callable, softmax: Callable, output: Callable) -> None:
         """One tile of keys: S = Q K^T, mask, softmax, O += P V.
 
-        What later products read is asked for beside the products: the tensor cores are busy then.
-        Only the first tile may reach past the end of the keys: all others are whole.
+        scores, output: take what later products read, to be asked for beside their products: the
+        tensor cores are busy then. Only the first tile may reach past the end of the keys: all
+        others are whole.
         """
         copies, visits = self.copies, self.visits
         copies.landed()
@@ -215,17 +220,17 @@ class Forward:
             asked = [self.keys, self.values]
             other = 1 - self.stage
             parts = [p for x in asked for p in copies.parts(x, other, wanted=visits.has_next)]
-            self._scores([*parts, copies.commit])
-            self._softmax()
-            self._output()
+            scores([*parts, copies.commit])
+            softmax()
+            output([])
             assign(self.stage, other)
         else:
             parts = copies.parts(self.values, 0, self.tile.keys - visits.first)
-            self._scores([*parts, copies.commit])
+            scores([*parts, copies.commit])
             copies.landed()
-            self._softmax()
+            softmax()
             parts = copies.parts(self.keys, 0, wanted=visits.has_next)
-            self._output([*parts, copies.commit])
+            output([*parts, copies.commit])
         visits.step()
 
     def _scores(self, beside: Sequence[Callable[[], None]]) -> None:
@@ -276,7 +281,7 @@ class Forward:
     def _row(self, m: int, half: int):
         return self.kernel.warp * self.warp_rows + self.s.row(m, half)
 
-    def _output(self, beside: Sequence[Callable[[], None]] = ()) -> None:
+    def _output(self, beside: Sequence[Callable[[], None]]) -> None:
         product = self.product
         gemm(
             self.out, product, self.p_steps,

@@ -46,6 +46,10 @@ class _Tile:
 class RowTile(_Tile):
     """What tiles of queries have in common: the keys that they read, those of ``kv_head``."""
 
+    def has_row(self, number):
+        """Whether the tile's row ``number`` is one of the entry's."""
+        return number < self.rows - self.first
+
     def key_rows(self, name: str) -> Rows:
         """Rows of the key/value head in the tensor ``name`` of keys."""
         return self._rows(name, "key", self.kv_head)
@@ -167,6 +171,10 @@ class KeyTile(_Tile):
         self.group = kernel.scalar(tirx.truncdiv(int32(sig.heads), int32(sig.kv_heads)))
         super().__init__(kernel, place)
         name_registers(self)
+
+    def has_key(self, number):
+        """Whether the tile's key ``number`` is one of the entry's."""
+        return number < self.keys - self.first
 
     def query_rows(self, name: str, head) -> Rows:
         """Rows of a query head in the tensor ``name``: q or dout."""

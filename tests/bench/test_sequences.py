@@ -15,10 +15,24 @@ from tvm_flash.bench.markdown import complete
 from tvm_flash.bench.plot import draw
 from tvm_flash.bench.run import measured_cell
 from tvm_flash.bench.sequences.length_lists import LISTS
-from tvm_flash.bench.sequences.problems import AppendedProblem, CachedProblem, PackedProblem
+from tvm_flash.bench.sequences.problems import (
+    AppendedProblem,
+    CachedProblem,
+    PackedProblem,
+    StepProblem,
+)
 
 SUITE = bench.SUITES["sequences"]
-EVERYBODY = ("tvm_flash", "dense", "one_by_one", "sdpa_padded", "contiguous", "read", "copy")
+EVERYBODY = (
+    "tvm_flash",
+    "dense",
+    "one_by_one",
+    "sdpa_padded",
+    "contiguous",
+    "apart",
+    "read",
+    "copy",
+)
 
 
 def packed(lengths, **fields):
@@ -38,6 +52,7 @@ def cached(lengths, kind=CachedProblem, **fields):
         ("paged", {0.9, 0.97}),
         ("append", {0.7}),
         ("decode", {0.8}),
+        ("step", {0.9}),
         ("overhead", {1 / 1.3}),
     ],
 )
@@ -113,6 +128,16 @@ def test_cached_contenders_compute_the_same(lengths):
         torch.testing.assert_close(found[0], other, atol=1e-5, rtol=1e-5)
 
 
+def test_a_step_is_the_same_in_one_call_and_in_two():
+    problem = cached([20, 9, 600, 500], StepProblem, seqlen_q=None, causal=True)
+    ours, apart = (
+        Prepared(contender, problem).forward()
+        for contender in contenders_for(problem, ("tvm_flash", "apart"))
+    )
+    torch.testing.assert_close(ours, apart, atol=1e-5, rtol=1e-5)
+    assert problem.flops("forward") == 4 * 32 * 4 * (20 * 20 / 2 + 9 + 600 + 500)
+
+
 def test_appended_queries_see_the_last_new_key():
     (ours,) = contenders_for(problem := cached([5, 5], AppendedProblem), ("tvm_flash",))
     prepared = Prepared(ours, problem)
@@ -144,7 +169,8 @@ def test_a_comparison_without_the_other_fails():
 
 
 def test_every_contender_has_its_problems():
-    problems = (packed([2]), cached([2]), cached([2], AppendedProblem))
+    kinds = (CachedProblem, AppendedProblem, StepProblem)
+    problems = (packed([2]), *(cached([2, 2], kind) for kind in kinds))
     found = [{c.name for c in contenders_for(problem, EVERYBODY)} for problem in problems]
     assert set.union(*found) == set(EVERYBODY)
     assert all("tvm_flash" in names for names in found)

@@ -71,20 +71,25 @@ def test_offsets_of_64_bits():
     assert largest_error(lse, exact_lse) < 1e-5
 
 
-def run(spec, seqlen=256):
-    """Reports of the forward and the backward kernels on one head."""
+def run(spec, seqlen=256, keys=0):
+    """Reports of the forward and the backward kernels on one head; keys: default as queries."""
     generator = torch.Generator().manual_seed(0)
+    keys = keys or seqlen
 
-    def random(columns):
-        numbers = torch.randn(1, seqlen, 1, columns, generator=generator)
+    def random(rows, columns):
+        numbers = torch.randn(1, rows, 1, columns, generator=generator)
         return numbers.to(getattr(torch, spec.dtype))
 
-    q, k, v = (random(n) for n in (spec.head_dim, spec.head_dim, spec.head_dim_v))
-    out, lse = torch.empty_like(v), torch.empty(1, 1, seqlen)
+    q, k, v = (
+        random(seqlen, spec.head_dim),
+        random(keys, spec.head_dim),
+        random(keys, spec.head_dim_v),
+    )
+    out, lse = random(seqlen, spec.head_dim_v), torch.empty(1, 1, seqlen)
     given = {"q": q, "k": k, "v": v, "out": out, "dout": torch.randn_like(out), "lse": lse}
     given |= {"softmax_scale": spec.head_dim**-0.5, "window_left": 64}
     forward, backward = interpreted(spec, "forward"), interpreted(spec, "backward")
-    values = backward.sizes((1, 1, 1, seqlen, seqlen), threads=1)
+    values = backward.sizes((1, 1, 1, seqlen, keys), threads=1)
     for kernel in (forward, backward):
         kernel(*completed(kernel.arguments, given, new_tensors(values)).values())
     return [*forward.reports, *backward.reports]
@@ -110,3 +115,17 @@ def test_tiles_outside_the_mask_are_skipped():
     # 768 rows are 6 query tiles of 128 forward, 6 key tiles of 128 backward.
     assert products(run(causal, 768)) / full < 0.6
     assert products(run(window, 768)) / full < 0.35
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(1, 16), (33, 33), (16, 97)])
+def test_warps_without_rows_or_keys_make_no_products(rows, keys):
+    """Tiles of 128 queries by 64 keys forward, of 32 by 128 backward, each of four warps of 32."""
+    spec = AttentionSpec(head_dim=64, dtype="float16")
+    (whole, *whole_backward), (forward, *backward) = (
+        (products([one]) for one in run(spec, *sizes)) for sizes in ((128,), (rows, keys))
+    )
+    warps = -(-rows // 32)
+    assert forward == whole * warps / 4 * -(-keys // 64) / 2
+    # Of five products one, dQ, is of all keys of a tile for all warps.
+    share = (-(-keys // 32) + 1) / 5
+    assert sum(backward) == sum(whole_backward) * warps / 4 * share

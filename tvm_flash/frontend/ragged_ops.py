@@ -23,6 +23,7 @@ from ..runtime.kernels import resolve
 from .autograd import differentiable
 from .last_call import LastCall
 from .library import NO_SECOND_GRADIENTS, define, register, without_derivative
+from .mixed_lengths import shares_of
 from .observers import is_plain_call, is_recorded
 from .ops import call_of, is_ordered, readable_rows
 from .packed_rows import Extent, is_readable
@@ -150,14 +151,33 @@ def _ready(
         given |= zip((a.name for a in _NUMBERS), numbers, strict=True)
         if run := _divided(spec, given, longest[1], num_splits):
             return results, run
-    kernel = _kernel(spec, "forward", q, longest, num_splits == 1)
     numbers = [numbers[place] for place in own]
     if rng is not None:
         tables = (rng.contiguous(), *tables)
     if sink is not None:
         tables = (sink.contiguous(), *tables)
+    shares = []
+    if extents is not None and num_splits != 1 and not _knows_entries(spec):
+        shares = shares_of(spans, extents)
+    bucket = DEFAULT_BUCKET if num_splits == 1 else bucket_of("forward", *longest)
+    shares = shares or [(bucket, spans)]
+    kernels = [resolve(spec, "forward", *place_of(q), bucket) for bucket, _ in shares]
     q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)
-    return results, partial(kernel.function, q, k, v, *results, *spans, *tables, *numbers)
+    calls = [
+        partial(kernel.function, q, k, v, *results, *own, *tables, *numbers)
+        for kernel, (_, own) in zip(kernels, shares, strict=True)
+    ]
+    return results, calls[0] if len(calls) == 1 else partial(_each, calls)
+
+
+def _knows_entries(spec: AttentionSpec) -> bool:
+    """Whether an entry's number says what is computed: functions and dropout are told it."""
+    return bool(spec.score_mod or spec.mask_mod or spec.alibi or spec.dropout)
+
+
+def _each(calls) -> None:
+    for call in calls:
+        call()
 
 
 def _divided(spec: AttentionSpec, given, longest_k: int, asked: int) -> Callable | None:
@@ -248,13 +268,9 @@ def _longest(extents, longest_k: int) -> tuple[int, int]:
     return (0, longest_k) if extents is None else (extents[0].longest, extents[1].longest)
 
 
-def _kernel(spec: AttentionSpec, direction: str, q, longest, is_fixed: bool = False):
-    """The kernel for entries of the ``longest`` queries and keys, or for any with ``is_fixed``.
-
-    A kernel is chosen by the lengths of a batch; each gives a request bits of its own.
-    """
-    bucket = DEFAULT_BUCKET if is_fixed else bucket_of(direction, *longest)
-    return resolve(spec, direction, *place_of(q), bucket)
+def _kernel(spec: AttentionSpec, direction: str, q, longest):
+    """The kernel for entries of the ``longest`` queries and keys."""
+    return resolve(spec, direction, *place_of(q), bucket_of(direction, *longest))
 
 
 def _empty_results(operator, kind: str, direction: str, *inputs) -> tuple:

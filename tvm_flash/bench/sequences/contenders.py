@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...verify.layouts import in_pages
 from ..contender import AS_DRAWN, OURS, Attention, Contender, Layout
-from .problems import AppendedProblem, CachedProblem, PackedProblem
+from .problems import AppendedProblem, CachedProblem, PackedProblem, StepProblem
 
 
 def packed(problem: PackedProblem, device: str) -> Attention:
@@ -51,6 +51,28 @@ def cached(problem: CachedProblem, device: str, paged: bool = True) -> Attention
     table = problem.page_table() if paged else None
     known = {"cache_seqlens": _lengths(problem), "block_table": table, "causal": problem.causal}
     return partial(flash_attn_with_kvcache, **known)
+
+
+def step(problem: StepProblem, device: str, apart: bool = False) -> Attention:
+    """This package on a cache, all sequences in one call; apart: the prompt in one of its own."""
+    from ...frontend.kvcache import flash_attn_with_kvcache
+
+    table, lengths, rows = problem.page_table(), _lengths(problem), torch.tensor(problem.rows)
+    counts = [1, problem.batch - 1] if apart else [problem.batch]
+    split = (x.split(counts) for x in (rows, lengths, table))
+    known = [
+        {"cu_seqlens_q": F.pad(own.cumsum(0, dtype=torch.int32), (1, 0)), "cache_seqlens": keys,
+         "block_table": pages, "causal": True}
+        for own, keys, pages in zip(*split, strict=True)
+    ]  # fmt: skip
+    totals = [int(own.sum()) for own in rows.split(counts)]
+
+    def calls(q, k, v):
+        parts = zip(q.split(totals), known, strict=True)
+        found = [flash_attn_with_kvcache(own, k, v, **given) for own, given in parts]
+        return torch.cat(found) if apart else found[0]
+
+    return calls
 
 
 def read(problem: CachedProblem, device: str) -> Attention:
@@ -134,6 +156,8 @@ SEQUENCE_CONTENDERS = (
     Contender(OURS, cached, _PAGES, _CPU, CachedProblem),
     Contender("contiguous", partial(cached, paged=False), _ROWS, _CPU, CachedProblem),
     Contender("dense", dense, _ROWS, _CPU, CachedProblem),
+    Contender(OURS, step, _PAGES, _CPU, StepProblem),
+    Contender("apart", partial(step, apart=True), _PAGES, _CPU, StepProblem),
     Contender("read", read, AS_DRAWN, _CPU, CachedProblem, computes=False),
     Contender(OURS, appended, AS_DRAWN, _CPU, AppendedProblem),
     Contender("copy", copy, AS_DRAWN, _CPU, AppendedProblem, computes=False),

@@ -153,3 +153,26 @@ class AppendedProblem(CachedProblem):
     def least_bytes(self, direction: str) -> int:
         """New keys and values in, and out into the cache."""
         return 4 * self.total * self.key_heads * self.head_dim * self.spec.element.bytes
+
+
+class StepProblem(CachedProblem):
+    """A step of a server: the first sequence is a prompt, of the others the last query is there."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Queries of each sequence."""
+        return self.lengths[0], *[1] * (self.batch - 1)
+
+    @property
+    def parts(self) -> tuple[Problem, ...]:
+        prompt, *others = super().parts
+        return prompt, *(replace(one, causal=False, seqlen_q=1) for one in others)
+
+    @property
+    def mask(self) -> str:
+        return "step"
+
+    @property
+    def drawn_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        _, keys = super().drawn_shapes
+        return (sum(self.rows), self.heads, self.head_dim), keys

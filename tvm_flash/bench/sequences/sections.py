@@ -9,7 +9,13 @@ from ..cells import MASKS, Cell, Section, Target
 from ..contender import OURS
 from ..rows import DIRECTIONS
 from .length_lists import CACHED, LISTS
-from .problems import AppendedProblem, CachedProblem, PackedProblem, SequencesProblem
+from .problems import (
+    AppendedProblem,
+    CachedProblem,
+    PackedProblem,
+    SequencesProblem,
+    StepProblem,
+)
 
 DTYPES = ("float32", "bfloat16")
 GROUPED = {"heads": 32, "kv_heads": 8}
@@ -74,6 +80,13 @@ def _decode(threads: int) -> Iterator[Cell]:
         yield _cell("decode", problem, "forward", threads, 0.8, "read")
 
 
+def _step(threads: int) -> Iterator[Cell]:
+    for dtype, (head_dim, kv_heads) in product(DTYPES, ((64, 8), (128, 2))):
+        fields = {"causal": True, "heads": 8, "kv_heads": kv_heads}
+        problem = StepProblem.of([2048] * 65, "equal", dtype, head_dim, **fields)
+        yield _cell("step", problem, "forward", threads, 0.9, "apart")
+
+
 def _overhead(threads: int) -> Iterator[Cell]:
     problem = PackedProblem.of([16], "equal", "float32", 64, heads=1)
     # At most 1.3 times the dense function's time.
@@ -87,5 +100,6 @@ SECTIONS = (
     Section("paged", "keys in pages beside contiguous ones", _paged, True),
     Section("append", "new keys, rotated into pages, beside a copy of them", _append, True),
     Section("decode", "32 queries on keys of 100 to 8000, beside reading them", _decode, True),
+    Section("step", "a prompt and 64 queries in one call, beside two calls", _step, True),
     Section("overhead", "a packed call on 16 positions beside a dense one", _overhead, True),
 )
