@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from case_factors import factors, sweeping
 from error_rule import check_case
 from interpreted import aligned_rows, resolver, shuffled
-from pairwise import cover
 
 import tvm_flash
 from tvm_flash.cases import CORRECTNESS, make_inputs
@@ -35,36 +35,14 @@ def long_to_interpret(case):
     return case.dtype == "float32" and max(widths) > 64 and widths != (128, 128)
 
 
-def factors(case):
-    """What decides which code of a GPU kernel a case reaches."""
-    variant = case.variant
-    return {
-        "dtype": case.dtype,
-        "width": -(-max(case.head_dim, case.head_dim_v or 0) // 32),
-        "rows of whole chunks": case.head_dim % 8 == 0,
-        "widths": case.head_dim_v is None,
-        "causal": (variant.get("causal"), variant.get("alignment")),
-        "window": tuple(min(side, 1) for side in variant.get("window_size", (-1, -1))),
-        "score": ("softcap" in variant, case.alibi, case.score_mod),
-        "mask_mod": (case.mask_mod, case.block),
-        "dropout": "dropout_p" in variant,
-        "view": case.view,
-        "batch": min(case.batch, 1),
-        "heads": (case.kv_heads < case.heads, case.kv_heads == 1),
-        "logits": case.logits_scale,
-        "tiles": (-(-case.seqlen_q // 64), -(-case.seqlen_k // 64)),
-        "ends": (case.seqlen_q % 16 == 0, case.seqlen_k % 16 == 0),
-    }
+def gpu_factors(case):
+    """As ``factors``. Which mask a mask_mod is changes no code around it: CPUs run each; biases are
+    those of test_table_gradients."""
+    mask = (case.mask_mod is not None, case.block is not None)
+    return factors(case) | {"mask_mod": mask, "bias": False}
 
 
-def sweeping(cases):
-    """``cases`` for `pytest -m sweep`, but for a pairwise cover of those that are short."""
-    few = cover([case for case in cases if not long_to_interpret(case)], factors)
-    marks = {True: [], False: [pytest.mark.sweep]}
-    return [pytest.param(case, id=case.name, marks=marks[case in few]) for case in cases]
-
-
-@pytest.mark.parametrize("case", sweeping(SERVED))
+@pytest.mark.parametrize("case", sweeping(SERVED, gpu_factors, long_to_interpret))
 def test_case(case, on):
     on("sm_80")
     check_case(case)

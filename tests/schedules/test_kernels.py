@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from case_factors import sweeping
 from error_rule import check_case
 
 from tvm_flash.cases import CORRECTNESS
@@ -15,6 +16,6 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("case", CORRECTNESS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", sweeping(CORRECTNESS))
 def test_case(case):
     check_case(case)
