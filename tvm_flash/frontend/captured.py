@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..problem.block_mask import BlockMask
 from ..score.layouts import check_dense
 from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod, trace_score_mod, with_tables
+from .block_masks import as_block_mask, is_block_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,22 +65,17 @@ def capture(score_mod: Callable | None = None, mask_mod: Callable | None = None)
     return captured_on(None, score_mod, mask_mod)
 
 
-def run_by_compiler(function: Callable) -> Callable:
-    """Let torch.compile run ``function`` and keep what it returns, instead of tracing into it.
-
-    What torch.compiler.assume_constant_result does, without its second of imports.
-    """
-    function._dynamo_marked_constant = True
-    return function
-
-
-@run_by_compiler
 def captured_on(
-    device: torch.device | None, score_mod: Callable | None, mask_mod: Callable | None
+    device: torch.device | None, score_mod: Callable | None, mask_mod: Callable | BlockMask | None
 ) -> Captured:
-    """``capture`` for a call with tensors on ``device``."""
+    """``capture`` for a call with tensors on ``device``; a BlockMask has its own mask_mod."""
     score, score_tables = trace_score_mod(score_mod, device) if score_mod else (None, [])
-    mask, mask_tables = trace_mask_mod(mask_mod, device) if mask_mod else (None, [])
+    mask, mask_tables = None, []
+    if is_block_mask(mask_mod):
+        mask_mod = as_block_mask(mask_mod)
+        mask, mask_tables = mask_mod.program, mask_mod.tables
+    elif mask_mod:
+        mask, mask_tables = trace_mask_mod(mask_mod, device)
     return Captured(score, mask, (*score_tables, *mask_tables))
 
 
@@ -92,6 +89,9 @@ def already_captured(score_mod, mask_mod) -> Captured | None:
         return NOTHING
     if not isinstance(score_mod, Captured) and not isinstance(mask_mod, Captured):
         return None
+    if is_block_mask(mask_mod) and score_mod.mask_mod is None:
+        mask = as_block_mask(mask_mod)
+        return Captured(score_mod.score_mod, mask.program, (*score_mod.tables, *mask.tables))
     if score_mod is not None and mask_mod is not None:
         raise TypeError("a Captured holds both functions: capture them together and pass it alone")
     return score_mod if mask_mod is None else mask_mod

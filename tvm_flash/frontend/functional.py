@@ -171,8 +171,8 @@ def attention(
     if block_mask is not None:
         if num_splits and num_splits != 1:
             raise ValueError(f"{num_splits=}: the keys of listed blocks are not divided")
-        block, score_mod, lists = with_blocks(block_mask, q, k, ragged, score_mod, mask_mod)
-        blocks, mask_mod = (block,), None
+        block, lists = with_blocks(block_mask, q, k, ragged, score_mod, mask_mod)
+        blocks, mask_mod = (block,), block_mask
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
     if lengths is None:

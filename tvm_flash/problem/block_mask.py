@@ -19,6 +19,17 @@ _SHADES = (" ", "█", "░")
 _MOST_VISITS = 2**31 - 1
 
 
+def shared_lists(stored: tuple[torch.Tensor, ...], batch: int, heads: int) -> list[torch.Tensor]:
+    """``BlockMask.stored`` for so many entries and heads: views of what all share."""
+    keys, key_blocks, queries, query_blocks = stored
+    return [
+        keys.expand(batch, heads, -1),
+        key_blocks,
+        queries.expand(batch, heads, -1),
+        query_blocks,
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class BlockMask:
     """The visited blocks of attention between ``seqlen_q`` queries and ``seqlen_k`` keys.
@@ -70,9 +81,12 @@ class BlockMask:
 
     def lists(self, batch: int, heads: int) -> list[torch.Tensor]:
         """What kernels take for a call with so many entries and heads: views."""
-        starts = (x.expand(batch, heads, -1) for x in (self.key_starts, self.query_starts))
-        (keys, queries) = starts
-        return [keys, self.key_blocks, queries, self.query_blocks]
+        return shared_lists(self.stored, batch, heads)
+
+    @property
+    def stored(self) -> tuple[torch.Tensor, ...]:
+        """key_starts, key_blocks, query_starts, query_blocks."""
+        return self.key_starts, self.key_blocks, self.query_starts, self.query_blocks
 
     def to(self, device: torch.device | str) -> BlockMask:
         """This mask on ``device``, its captured tensors too."""
