@@ -12,6 +12,7 @@ from . import table_ops  # noqa: F401  its operators are called by those of atte
 from .blocks import with_blocks
 from .captured import Captured
 from .checks import as_softmax, check_alibi, check_tensors
+from .made_blocks import made_blocks
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import is_jagged, jagged_parts, nested_like, ready_attention
@@ -168,6 +169,14 @@ def attention(
         inputs,
     )  # fmt: skip
     blocks, lists = (), ()
+    if (
+        mask_mod is not None
+        and callable(mask_mod)
+        and block_mask is lengths is None
+        and not torch.compiler.is_compiling()
+    ):
+        block_mask = made_blocks(mask_mod, q, k, features, numbers)
+        mask_mod = mask_mod if block_mask is None else None
     if block_mask is not None:
         if num_splits and num_splits != 1:
             raise ValueError(f"{num_splits=}: the keys of listed blocks are not divided")

@@ -48,8 +48,8 @@ def block_mask(
         lengths = list(zip(seqlen_q, seqlen_k, strict=True))
     device = torch.empty(0, device=device).device
     program, tables = trace_mask_mod(mask_mod, device)
-    entries = batch if _reads(program, "b") else 1
-    own_heads = heads if _reads(program, "h") else 1
+    entries = batch if reads(program, "b") else 1
+    own_heads = heads if reads(program, "h") else 1
     if len(lengths) < entries:
         lengths = lengths * entries
     states = (
@@ -133,7 +133,7 @@ def _functions(mask_mod: Callable, program, tables, visited: torch.Tensor) -> di
     return {"mask_mod": mask_mod, "program": program, "tables": tuple(tables)}
 
 
-def _reads(program, symbol: str) -> bool:
+def reads(program, symbol: str) -> bool:
     """Whether the result of ``program`` depends on ``symbol``."""
     number = program.instructions.index((symbol,))
     return any(number in operands(instruction) for instruction in program.instructions)

@@ -1,0 +1,113 @@
+"""Block lists that a call with a mask_mod alone gets."""
+
+import pytest
+import torch
+
+from tvm_flash import attention, capture
+from tvm_flash.frontend import made_blocks
+from tvm_flash.reference import attention_reference
+
+S = 200
+DOCUMENT = torch.arange(S) // 70
+
+
+def random(heads, seed):
+    return torch.randn(2, S, heads, 16, generator=torch.Generator().manual_seed(seed))
+
+
+Q, K, V = random(4, 0), random(2, 1), random(2, 2)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The answers that are kept, of calls so small that they would get no lists."""
+    kept = made_blocks._Kept()
+    monkeypatch.setattr(made_blocks, "_kept", kept)
+    monkeypatch.setattr(made_blocks, "LEAST_PAIRS", 1)
+    monkeypatch.setattr(made_blocks, "LEAST_HEADS", 1)
+    monkeypatch.setattr(made_blocks, "_BLOCK", (32, 64))
+    return kept._answers
+
+
+def same_document(b, h, q_idx, k_idx):
+    return DOCUMENT[q_idx] == DOCUMENT[k_idx]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": True},
+        {"window_size": (30, 50), "alignment": "top_left"},
+        {"causal": True, "window_size": (90, -1), "score_mod": lambda s, b, h, i, j: s - 0.1 * j},
+    ],
+)
+def test_a_call_is_the_one_without_lists(made, options):
+    given = [x.clone().requires_grad_() for x in (Q, K, V)]
+    got = attention(*given, mask_mod=same_document, **options)
+    (mask,) = made.values()
+    assert mask.density < 0.6
+    want, _ = attention_reference(*given, mask_mod=same_document, upcast=torch.float64, **options)
+    torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5)
+    upstream = random(4, 3)
+    found = torch.autograd.grad(got, given, upstream)
+    exact = torch.autograd.grad(want, given, upstream.double())
+    torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-4, check_dtype=False)
+    assert torch.equal(attention(*given, mask_mod=same_document, **options), got)
+    assert len(made) == 1
+
+
+def test_lists_follow_what_the_function_reads(made):
+    table = DOCUMENT.clone()
+
+    def by_table(b, h, q_idx, k_idx):
+        return table[q_idx] == table[k_idx]
+
+    before = attention(Q, K, V, mask_mod=by_table)
+    table.copy_(torch.arange(S) // 20)
+    changed = attention(Q, K, V, mask_mod=by_table)
+    assert len(made) == 2 and not torch.equal(before, changed)
+    want = attention(Q, K, V, mask_mod=capture(mask_mod=by_table))
+    torch.testing.assert_close(changed, want)
+    # The same function of other memory with the first numbers finds the first lists.
+    assert torch.equal(attention(Q, K, V, mask_mod=same_document), before) and len(made) == 2
+
+
+def test_lists_of_each_entry_and_head(made):
+    first, step = torch.tensor([0, 1]), torch.tensor([1, 2, 3, 4])
+
+    def mask_mod(b, h, q_idx, k_idx):
+        return (q_idx // 64 - k_idx // 64 + first[b]) % step[h] == 0
+
+    got = attention(Q, K, V, mask_mod=mask_mod)
+    (mask,) = made.values()
+    assert mask.shape[:2] == (2, 4)
+    torch.testing.assert_close(got, attention(Q, K, V, mask_mod=capture(mask_mod=mask_mod)))
+
+
+@pytest.mark.parametrize(
+    "mask_mod",
+    [
+        lambda b, h, q_idx, k_idx: q_idx + 500 >= k_idx,
+        lambda b, h, q_idx, k_idx: DOCUMENT[q_idx - k_idx] == 0,
+        lambda b, h, q_idx, k_idx: DOCUMENT[:50][q_idx] == DOCUMENT[k_idx],
+    ],
+    ids=["most are seen", "an index below 0", "an index past the end"],
+)
+def test_calls_without_lists(made, mask_mod):
+    got = attention(Q, K, V, mask_mod=mask_mod)
+    assert not any(made.values())
+    assert torch.equal(got, attention(Q, K, V, mask_mod=capture(mask_mod=mask_mod)))
+
+
+def test_who_watches_gets_no_lists(made):
+    torch.func.vmap(lambda q: attention(q, K, V, mask_mod=same_document))(Q[None])
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        compiled(Q, K, V, mask_mod=same_document), attention(Q, K, V, mask_mod=same_document)
+    )
+    assert len(made) == 1  # of the last call
+
+
+def test_small_calls_and_few_heads_have_none():
+    assert made_blocks.made_blocks(same_document, Q, K, (), ()) is None
