@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..artifact.library import MANIFEST
 from .cache import trusted_cache_dir
 from .file_lock import locked
 
@@ -21,6 +22,7 @@ class Entry(NamedTuple):
     """
 
     path: Path
+    is_kernel: bool
     size: int
     used: float
 
@@ -28,10 +30,6 @@ class Entry(NamedTuple):
     def name(self) -> str:
         """Its name in the cache folder: a kernel's, or with its folder a part's."""
         return str(self.path.relative_to(trusted_cache_dir()))
-
-    @property
-    def is_kernel(self) -> bool:
-        return self.path.is_dir()
 
 
 def entries() -> list[Entry]:
@@ -57,21 +55,19 @@ def remove(entry: Entry) -> bool:
 
 
 def _found(folder: Path) -> Iterator[Entry]:
+    """Entries below ``folder``: its artifacts, and files; not locks and scratch folders."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix == ".lock":
             continue
-        if path.is_dir() and not _is_artifact(path):
+        if path.is_dir() and not (path / MANIFEST).exists():
             yield from _found(path)
         else:
             with suppress(FileNotFoundError):
                 yield _entry(path)
 
 
-def _is_artifact(path: Path) -> bool:
-    return (path / "manifest.json").exists()
-
-
 def _entry(path: Path) -> Entry:
-    files = [os.stat(part) for part in (path.iterdir() if path.is_dir() else (path,))]
+    is_kernel = path.is_dir()
+    files = [os.stat(part) for part in (path.iterdir() if is_kernel else (path,))]
     used = max((max(file.st_atime, file.st_mtime) for file in files), default=0.0)
-    return Entry(path, sum(file.st_size for file in files), used)
+    return Entry(path, is_kernel, sum(file.st_size for file in files), used)

@@ -47,7 +47,7 @@ _EXPORTS = {
 # Modules that users know as a whole.
 _MODULES = ("bert_padding", "feature_maps", "flash_attn_interface", "masks")
 
-# Not what needs TVM, which is no part of running: a star import takes all of these.
+# All but `build`: a star import imports every name here, and TVM is no part of running.
 __all__ = [*(x for x in _EXPORTS if x != "build"), *_MODULES, "__version__"]
 
 

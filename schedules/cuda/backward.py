@@ -125,8 +125,7 @@ class _KeyGradients:
         self.dv.zero()
 
     def _query_tiles(self, multiplies: bool) -> None:
-        """All tiles of queries; multiplies: whether they meet keys of this warp, which else leaves
-        zeros for dQ, a sum over all keys of the tile."""
+        """All tiles of queries; a warp without keys, which multiplies none, leaves zeros for dQ."""
         if self.with_dq and not multiplies:
             for word in (w for m in range(self.s.m_tiles) for w in self.ds_fragment(m)):
                 assign(word, tirx.const(0, "uint32"))
@@ -242,7 +241,6 @@ class _KeyGradients:
     ) -> None:  # fmt: skip
         """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
         product = self.product
-
         first = first + self.column_group * self.warp_queries
         acc.zero()
         gemm(

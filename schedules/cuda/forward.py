@@ -137,7 +137,8 @@ class Forward:
             self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
             self._make_cursors()
             self._start()
-            # Warps whose rows all lie past the last one bring tiles, and have none left then.
+            # A warp whose rows all lie past the last one only brings tiles; the second loop finds
+            # none left. Before it, not in it: docs/decisions.md, "few rows beside many".
             is_idle = tirx.Not(self.tile.has_row(kernel.warp * self.warp_rows))
             with when(is_idle), loop_while(self.visits.any):
                 self._key_tile(each, lambda: None, each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from ...problem.spec import AttentionSpec
@@ -118,18 +119,12 @@ def _table_passes(spec, config, arch, symbol: str, **passes: type[FloatSums]) ->
     ]
 
 
-def append_launches(
-    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
-) -> tuple[list[Launch], dict[str, int]]:
-    """Appending is one kernel, which has no tiles."""
-    return [append_launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
-
-
-def softmax_launches(
-    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
-) -> tuple[list[Launch], dict[str, int]]:
-    """The softmax of rows is one kernel, which has no tiles."""
-    return [row_softmax_launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
+def row_launches(
+    launch: Callable[..., Launch],
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str,
+) -> tuple[list[Launch], dict[str, int]]:  # fmt: skip
+    """A kernel that moves rows (``RowConfig``) is one launch, which has no tiles."""
+    return [launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
 
 
 def _blocks(config: ForwardConfig | BackwardConfig) -> dict[str, int]:
@@ -146,8 +141,11 @@ SCHEDULES = ScheduleTable(
             TABLES[1:], OrderedTableGradientConfig, ordered_table_launches, (),
             partial(table_configs, ordered=True),
         ),
-        Schedule(APPEND, AppendConfig, append_launches, (), AppendConfig.alone),
-        Schedule(SOFTMAX, RowSoftmaxConfig, softmax_launches, (), RowSoftmaxConfig.alone),
+        Schedule(APPEND, AppendConfig, partial(row_launches, append_launch), (), AppendConfig.only),
+        Schedule(
+            SOFTMAX, RowSoftmaxConfig, partial(row_launches, row_softmax_launch), (),
+            RowSoftmaxConfig.only,
+        ),
         Schedule(LINEAR, LinearConfig, linear_launches, (), linear_configs),
     ],
     reasons=lambda config, spec, arch: config.reasons(spec, arch),

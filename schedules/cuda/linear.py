@@ -6,6 +6,7 @@ docs/linear_attention.md has the equations, problem/linear.py the arguments.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 from tvm import tirx
@@ -44,7 +45,7 @@ def linear_launches(
 
 
 def sums_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launch:
-    """The sums of each part of the keys, to ``parts``: where the spec is causal but of the last."""
+    """The sums of each part of the keys, to ``parts``; of a causal spec's last part none."""
     sig = Signature(spec, "linear")
     names = ("k", "v", *KEY_NUMBERS, "decay", "parts")
     grid = linear_grid(config.tiles(spec), less=int(spec.causal))
@@ -97,11 +98,13 @@ class _Join:
         )
 
     def write(self) -> None:
+        """What is before each part to its place; without an order the sum of all to each."""
         kernel, parts = self.kernel, self.kernel.buffers["parts"]
         before = kernel.scalar(kernel.buffers["state"][self.at], "float32", name="before")
         own = kernel.scalar(T.float32(0), "float32", name="own")
         with loop(self.splits, "part") as part:
-            with when(part < self.splits - 1) if self.is_causal else when(part < self.splits):
+            # Of a causal call's last part there are no sums: no part is behind it.
+            with when(part < self.splits - 1) if self.is_causal else nullcontext():
                 assign(own, parts[(part, *self.at)])
             if self.is_causal:
                 store(parts, (part, *self.at), before)

@@ -155,6 +155,7 @@ class Walk:
         return value if self.powers is None else value * self.powers[steps]
 
     def _ask(self, stage) -> None:
+        """Ask for the next chunk that was not asked for: rows, and the numbers beside them."""
         kernel, chunk = self.kernel, self.config.chunk
         left = kernel.scalar(self.rows - self._asked)
         for cursor in self._cursors:

@@ -68,13 +68,13 @@ class Recompute:
 
         Indices and statistics, ``converted``, are functions of (m, n, r); lse None: a row has no
         sum. columns: of tiles; None is all. The mask is applied to every tile: a branch around it
-        would keep the compiler from mixing these instructions with products, which hide them. But
-        for a mask_mod that hides nothing in most tiles (``hide``).
+        would keep the compiler from mixing these instructions with products, which hide them. Only
+        a mask_mod beside lists of blocks, which hides nothing in most tiles, is left to ``hide``.
         """
-        s, mask = self.s, window_expr if self._hides_by_tile else mask_expr
+        s, hiding = self.s, window_expr if self._hides_by_tile else mask_expr
         for m, n, r in s.elements(columns):
             raw, site = s.registers[m, n, r], (q_index(m, n, r), k_index(m, n, r))
-            seen = bound.visible(*site, mask)
+            seen = bound.visible(*site, hiding)
             if lse is None:
                 self._weigh_alone(bound, (m, n, r), site, seen)
                 continue
@@ -95,7 +95,10 @@ class Recompute:
         self, bound: BoundScores, site: tuple[Callable, Callable], visits: KeyVisits | QueryVisits,
         columns: Collection[int] | None = None,
     ) -> None:  # fmt: skip
-        """P of what mask_mod hides becomes 0, where a list of blocks says that it hides any."""
+        """P of what mask_mod hides becomes 0, where a list of blocks says that it hides any.
+
+        visits: of lists (``listed``), which alone have ``hides``; else nothing is done.
+        """
         if not self._hides_by_tile:
             return
         p, nothing = self.s.registers, T.float32(0)

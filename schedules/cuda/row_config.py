@@ -12,7 +12,7 @@ from .arch import CudaArch
 
 @dataclass(frozen=True)
 class RowConfig(Config):
-    """Which architectures run them."""
+    """No numbers; a subclass names its schedule."""
 
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why ``arch`` cannot run it for ``spec`` (empty: it can)."""
@@ -20,7 +20,7 @@ class RowConfig(Config):
         return [] if converts else ["no conversion to bfloat16: use float16, or sm_80 and later"]
 
     @classmethod
-    def alone(cls, spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[RowConfig]:
+    def only(cls, spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[RowConfig]:
         """The only config. Raises UnsupportedSpec where it does not serve."""
         if reasons := cls().reasons(spec, arch):
             raise UnsupportedSpec([f"{arch.name}: {text}" for text in reasons])

@@ -43,7 +43,7 @@ _WIDEST = 16
 
 @dataclass(frozen=True)
 class RowSoftmaxConfig(RowConfig):
-    """What threads a row is shared by follows from its length."""
+    """Whether a warp or a block takes a row follows from its length, when the kernel runs."""
 
     schedule = "cuda.softmax"
 

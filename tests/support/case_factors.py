@@ -16,7 +16,7 @@ def factors(case):
         "window": tuple(min(side, 1) for side in variant.get("window_size", (-1, -1))),
         "score": ("softcap" in variant, case.alibi, case.score_mod),
         "mask_mod": (case.mask_mod, case.block),
-        "bias": case.bias is not None,
+        "bias": case.bias,
         "dropout": "dropout_p" in variant,
         "view": case.view,
         "batch": min(case.batch, 1),

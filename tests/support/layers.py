@@ -94,7 +94,7 @@ LAYERS = (
     Layer(
         "command line",
         ("cli", "__main__"),
-        "`tvm-flash demo`, `build`, `tune`, `verify`, `bench`, `study`, `show`, `doctor`",
+        "`tvm-flash demo`, `build`, `tune`, `verify`, `bench`, `study`, `show`, `cache`, `doctor`",
     ),
 )
 

@@ -34,7 +34,7 @@ def path() -> None:
 def size(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Say how many kernels there are and what all takes."""
     found = _entries()
-    kernels, total = sum(entry.is_kernel for entry in found), sum(entry.size for entry in found)
+    kernels, total = _sums(found)
     if as_json:
         print(json.dumps({"kernels": kernels, "entries": len(found), "bytes": total}))
     else:
@@ -86,7 +86,7 @@ def prune(
         from ..codegen.cache_entries import remove
 
         gone = [entry for entry in gone if remove(entry)]
-    kernels, total = sum(entry.is_kernel for entry in gone), sum(entry.size for entry in gone)
+    kernels, total = _sums(gone)
     verb = "would take" if dry_run else "took"
     console.print(f"{verb} out {kernels} kernels, {total / 2**20:.1f} MiB", **PLAIN)
 
@@ -95,6 +95,11 @@ def _entries():
     from ..codegen.cache_entries import entries
 
     return entries()
+
+
+def _sums(found) -> tuple[int, int]:
+    """How many of these entries are kernels, and the bytes of all."""
+    return sum(entry.is_kernel for entry in found), sum(entry.size for entry in found)
 
 
 def _days_since(moment: float) -> float:

@@ -134,17 +134,17 @@ class BoundScores:
             return masked
         return tirx.if_then_else(boundary, masked, score)
 
-    def visible(self, q_idx, k_idx, mask=mask_expr):
+    def visible(self, q_idx, k_idx, hiding=mask_expr):
         """Whether query row ``q_idx`` sees key ``k_idx``; either may lie past the last one.
 
-        mask: of the expressions of ``score_expressions``, those that are asked for.
+        hiding: what may hide it, ``mask_expr`` or ``window_expr``, which leaves out mask_mod.
         """
         scores, site = self._scores, self._site(q_idx, k_idx)
         scores.used.add("mask")
         inside = site.k_idx < site.seqlen_k
         if scores.hides_rows:
             inside = tirx.And(site.q_idx < site.seqlen_q, inside)
-        mask = mask(scores.spec, site)
+        mask = hiding(scores.spec, site)
         return inside if mask is None else tirx.And(inside, scores.legal(mask))
 
     def shown(self, q_idx, k_idx):

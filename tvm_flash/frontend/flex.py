@@ -10,9 +10,9 @@ import torch
 from .checks import check_ranks
 from .functional import attention
 
-# Blocks that torch gives a BlockMask that lists everything.
+# BLOCK_SIZE of the BlockMask that torch makes of none: one block of everything.
 _UNBOUNDED = 2**30
-# Where the maximum of a row is log(keys) / 2^30 below what is returned for it, at most.
+# What scores are multiplied by, so that their log-sum-exp is their maximum (``_largest_scores``).
 _COLDNESS = 2.0**30
 
 
@@ -53,7 +53,9 @@ def flex_attention(
     out, lse = _flex(*given, score_mod)
     if return_aux is None:
         return (out, lse) if return_lse else out
-    return out, _aux_output(
+    from torch.nn.attention.flex_attention import AuxOutput
+
+    return out, AuxOutput(
         lse=lse if return_aux.lse else None,
         max_scores=_largest_scores(*given, score_mod) if return_aux.max_scores else None,
     )
@@ -72,9 +74,9 @@ def _lists_all(block_mask: Any) -> bool:
 
 
 def _largest_scores(q, k, v, scale, block_mask, score_mod) -> torch.Tensor:
-    """The largest score of each row (B, H, Sq), -inf without keys: log-sum-exp in the cold.
+    """The largest score of each row (B, H, Sq), -inf without keys.
 
-    log(sum(exp(t s))) / t is between max(s) and max(s) + log(keys) / t.
+    log(sum(exp(t s))) / t is between max(s) and max(s) + log(keys) / t; t is ``_COLDNESS``.
     """
 
     def cold(score, b, h, q_idx, k_idx):
@@ -84,9 +86,3 @@ def _largest_scores(q, k, v, scale, block_mask, score_mod) -> torch.Tensor:
     with torch.no_grad():
         _, lse = _flex(q, k, v[..., : min(v.shape[-1], 8)], scale, block_mask, cold)
     return lse / _COLDNESS
-
-
-def _aux_output(**fields):
-    from torch.nn.attention.flex_attention import AuxOutput
-
-    return AuxOutput(**fields)

@@ -23,9 +23,9 @@ def shares_of(
 
     Entries of at most DECODE_QUERIES queries, or "tiny" ones, would fill little of a tile that is
     made for the longest: they get the kernels of their own lengths, which pack the heads of such
-    entries or have small tiles. The spans of a share are of its entries alone, which so have other
-    numbers. spans, extents: of a call, as in ``spans.Ragged``. Empty where one kernel serves all
-    best: that of the longest entry.
+    entries or have small tiles. The spans of a share are of its entries alone: they are numbered
+    anew. spans, extents: of a call, as in ``spans.Ragged``. Empty where one kernel serves all best:
+    that of the longest entry.
     """
     if len(spans[0]) < 2 or extents[0].longest <= DECODE_QUERIES or extents[1].rows < LEAST_KEYS:
         return []

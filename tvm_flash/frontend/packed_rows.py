@@ -17,13 +17,13 @@ from ..score.layouts import check_in_memory
 
 _TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
 # For those who look for a mistake: numbers on GPUs are read too, which waits for all work before.
+_READS_GPUS = os.environ.get("TVM_FLASH_CHECK", "") not in ("", "0")
 _TO_READ = 0x100  # PyBUF_READ
 _view_memory = ctypes.pythonapi.PyMemoryView_FromMemory
 _view_memory.restype, _view_memory.argtypes = (
     ctypes.py_object,
     (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int),
 )
-_READS_GPUS = os.environ.get("TVM_FLASH_CHECK", "") not in ("", "0")
 
 
 class Extent(NamedTuple):

@@ -156,26 +156,27 @@ def _ready(
         tables = (rng.contiguous(), *tables)
     if sink is not None:
         tables = (sink.contiguous(), *tables)
-    shares = []
-    if extents is not None and num_splits != 1 and not _knows_entries(spec):
-        shares = shares_of(spans, extents)
-    bucket = DEFAULT_BUCKET if num_splits == 1 else bucket_of("forward", *longest)
-    shares = shares or [(bucket, spans)]
-    kernels = [resolve(spec, "forward", *place_of(q), bucket) for bucket, _ in shares]
     q, k, v = readable_rows(q), readable_rows(k), readable_rows(v)
-    calls = [
-        partial(kernel.function, q, k, v, *results, *own, *tables, *numbers)
-        for kernel, (_, own) in zip(kernels, shares, strict=True)
-    ]
+    calls = []
+    for bucket, entries in _shares(spec, spans, extents, longest, num_splits):
+        kernel = resolve(spec, "forward", *place_of(q), bucket)
+        calls.append(partial(kernel.function, q, k, v, *results, *entries, *tables, *numbers))
     return results, calls[0] if len(calls) == 1 else partial(_each, calls)
 
 
-def _knows_entries(spec: AttentionSpec) -> bool:
-    """Whether an entry's number says what is computed: functions and dropout are told it."""
-    return bool(spec.score_mod or spec.mask_mod or spec.alibi or spec.dropout)
+def _shares(spec: AttentionSpec, spans, extents, longest, num_splits: int) -> list[tuple]:
+    """(bucket, spans) of the forwards of a call: ``shares_of`` where it may number entries anew.
+
+    With ``num_splits`` 1 one kernel serves every batch; each gives a request bits of its own.
+    """
+    if num_splits == 1:
+        return [(DEFAULT_BUCKET, spans)]
+    knows_entries = spec.score_mod or spec.mask_mod or spec.alibi or spec.dropout
+    shares = [] if extents is None or knows_entries else shares_of(spans, extents)
+    return shares or [(bucket_of("forward", *longest), spans)]
 
 
-def _each(calls) -> None:
+def _each(calls: list[Callable[[], object]]) -> None:
     for call in calls:
         call()
 

@@ -14,6 +14,7 @@ from ..frontend.functional import options_of
 from ..frontend.problem import problem_of
 from ..frontend.sdpa import as_mods
 from ..frontend.values import NO_WINDOW
+from ..problem.arguments import NUMBERS
 
 _SERVED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -21,8 +22,8 @@ _SERVED = (torch.float32, torch.bfloat16, torch.float16)
 def _forward_cpu(
     theirs, keys, query, key, value, dropout_p=0.0, is_causal=False, *, attn_mask=None, scale=None
 ):
-    posed = _posed(query, key, value, is_causal, attn_mask, scale)
-    if posed is None or dropout_p:
+    posed = _posed(query, key, value, is_causal, attn_mask, scale, dropout_p)
+    if posed is None:
         return theirs.call_boxed(
             keys, query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
         )
@@ -35,8 +36,8 @@ def _backward_cpu(
     theirs, keys, grad_out, query, key, value, out, logsumexp, dropout_p, is_causal, *,
     attn_mask=None, scale=None,
 ):  # fmt: skip
-    posed = _posed(query, key, value, is_causal, attn_mask, scale)
-    if posed is None or dropout_p:
+    posed = _posed(query, key, value, is_causal, attn_mask, scale, dropout_p)
+    if posed is None:
         return theirs.call_boxed(
             keys, grad_out, query, key, value, out, logsumexp, dropout_p, is_causal,
             attn_mask=attn_mask, scale=scale,
@@ -49,8 +50,8 @@ def _forward_cuda(
     theirs, keys, query, key, value, dropout_p=0.0, is_causal=False, return_debug_mask=False, *,
     scale=None,
 ):  # fmt: skip
-    posed = _posed(query, key, value, is_causal, None, scale)
-    if posed is None or dropout_p or return_debug_mask:
+    posed = _posed(query, key, value, is_causal, None, scale, dropout_p)
+    if posed is None or return_debug_mask:
         return theirs.call_boxed(
             keys, query, key, value, dropout_p, is_causal, return_debug_mask, scale=scale
         )
@@ -66,8 +67,8 @@ def _backward_cuda(
     theirs, keys, grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k,
     dropout_p, is_causal, philox_seed, philox_offset, *, scale=None,
 ):  # fmt: skip
-    posed = _posed(query, key, value, is_causal, None, scale)
-    if posed is None or dropout_p or cum_seq_q is not None:
+    posed = _posed(query, key, value, is_causal, None, scale, dropout_p)
+    if posed is None or cum_seq_q is not None:
         return theirs.call_boxed(
             keys, grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k,
             dropout_p, is_causal, philox_seed, philox_offset, scale=scale,
@@ -85,9 +86,12 @@ PAIRS = (
 )
 
 
-def _posed(query, key, value, is_causal, attn_mask, scale):
-    """Rows (B, S, H, D), captured tables and the other arguments by name; None: not for us."""
-    if query.dtype not in _SERVED:
+def _posed(query, key, value, is_causal, attn_mask, scale, dropout_p):
+    """The problem of a call: rows (B, S, H, D), captured tables, other arguments by name.
+
+    None for what kernels here do not serve.
+    """
+    if query.dtype not in _SERVED or dropout_p:
         return None
     alignment = "top_left" if is_causal else "bottom_right"
     rows = tuple(x.transpose(1, 2) for x in (query, key, value))
@@ -99,7 +103,7 @@ def _posed(query, key, value, is_causal, attn_mask, scale):
     except (ValueError, UnsupportedSpec):  # torch has accepted the call
         return None
     scale = default_scale if scale is None else scale
-    names = ("window_left", "window_right", "softcap", "dropout")
+    names = (a.name for a in NUMBERS[1:])  # the first is softmax_scale
     plain = dict(zip(names, numbers, strict=True), spec=spec, softmax_scale=scale)
     return rows, list(tables), plain
 

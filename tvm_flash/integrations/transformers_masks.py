@@ -54,23 +54,25 @@ def seen_keys(
     from transformers import masking_utils
 
     mask_function = mask_function or masking_utils.causal_mask_function
-    sizes = (batch_size, 1, q_length, kv_length)
-    given = (q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, local_size)
+    given = {
+        "batch_size": batch_size, "q_length": q_length, "kv_length": kv_length,
+        "q_offset": q_offset, "kv_offset": kv_offset, "mask_function": mask_function,
+        "attention_mask": attention_mask, "local_size": local_size,
+    }  # fmt: skip
     if not (torch.compiler.is_compiling() or isinstance(q_offset, torch.Tensor)):
         try:
-            return _seen(masking_utils, sizes, *given, device=others.get("device"))
+            return _seen(masking_utils, **given, device=others.get("device"))
         except (UnsupportedSpec, NotImplementedError):
             pass
-    names = ("q_length", "kv_length", "q_offset", "kv_offset", "mask_function", "attention_mask")
-    return masking_utils.sdpa_mask(
-        batch_size, **dict(zip(names, given, strict=False)), local_size=local_size, **others
-    )
+    return masking_utils.sdpa_mask(**given, **others)
 
 
 def _seen(
-    utils, sizes, q_length, kv_length, q_offset, kv_offset, mask_function, padding, local_size,
-    device,
+    utils, batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
+    local_size, device,
 ) -> Seen:  # fmt: skip
+    """``seen_keys`` of what can be traced; UnsupportedSpec, NotImplementedError for what cannot."""
+    sizes, padding = (batch_size, 1, q_length, kv_length), attention_mask
     own = captured_on(device, None, mask_function)
     is_whole = padding is None or bool(padding.all())
     keys = q_offset + q_length - kv_offset  # those from the first to the last query's

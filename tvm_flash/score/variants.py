@@ -29,13 +29,15 @@ def alibi(slopes: torch.Tensor) -> Callable:
     return score_mod
 
 
-# The letters of the dimensions of a bias.
+# The letters of b, h, q_idx and k_idx, the dimensions that a bias may have.
 BIAS_AXES = "bhqk"
 
 
 def bias(axes: str, table: torch.Tensor) -> Callable:
-    """score_mod: score + table[...], where ``table`` has those of b, h, q_idx and k_idx as indices
-    whose first letters are ``axes``, in this order."""
+    """score_mod: score + table[...]; ``axes`` are the letters of the dimensions that ``table`` has.
+
+    "hk" is table[h, k_idx].
+    """
 
     def score_mod(score, *symbols):
         index = tuple(x for x, at in zip(symbols, BIAS_AXES, strict=True) if at in axes)

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from .trial import Candidate
 
 Tensors = dict[str, torch.Tensor]
-# Of the rows, in linear attention.
-_PARTS = 2
-
-
-# Lines and columns of rows: in vectors and in elements, rows of few threads and of many, and such
-# as these go through in several rounds.
+# Parts that linear attention divides the rows into.
+_SPLITS = 2
+# (lines, columns) of softmax: read in vectors and by elements, by a warp and by a block, and, the
+# longest, in several rounds.
 _ROWS = ((5, 1), (9, 300), (3, 1032), (2, 8197), (1, 16392))
 
 
@@ -48,7 +46,7 @@ def judge_beside(candidate: Candidate, problem: Problem, seed: int = 0) -> Outco
     given, exact, plain = ask(candidate.spec, problem, torch.Generator().manual_seed(seed))
     table = arguments(candidate.spec, candidate.direction)
     lines = {"lines": problem.seqlen_q, "shared_lines": problem.seqlen_q}
-    sizes = {**lines, "columns": problem.seqlen_k, "splits": _PARTS}
+    sizes = {**lines, "columns": problem.seqlen_k, "splits": _SPLITS}
     values = size_values(candidate.spec, named_sizes(problem.sizes) | sizes, candidate.meta)
     call = completed(table, given, new_tensors(values))
     started = time.perf_counter()
