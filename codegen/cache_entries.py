@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +12,9 @@ from typing import NamedTuple
 from ..artifact.library import MANIFEST
 from .cache import trusted_cache_dir
 from .file_lock import locked
+
+# Names of kernels, and of what ``cache.content`` keeps.
+_KERNEL, _PART = re.compile(r".+-[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}(\.(?!lock)\w+)?")
 
 
 class Entry(NamedTuple):
@@ -55,19 +58,21 @@ def remove(entry: Entry) -> bool:
 
 
 def _found(folder: Path) -> Iterator[Entry]:
-    """Entries below ``folder``: its artifacts, and files; not locks and scratch folders."""
+    """What the cache wrote in ``folder`` and the folders in it: all else is somebody's own."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith(".") or path.suffix == ".lock":
-            continue
-        if path.is_dir() and not (path / MANIFEST).exists():
-            yield from _found(path)
-        else:
-            with suppress(FileNotFoundError):
-                yield _entry(path)
+        with suppress(OSError):
+            if path.is_symlink() or path.name.startswith("."):
+                continue
+            if path.is_file():
+                if _PART.fullmatch(path.name):
+                    yield _entry(path, [path])
+            elif _KERNEL.fullmatch(path.name) and (path / MANIFEST).is_file():
+                yield _entry(path, [*path.iterdir()])
+            elif folder == trusted_cache_dir():
+                yield from _found(path)
 
 
-def _entry(path: Path) -> Entry:
-    is_kernel = path.is_dir()
-    files = [os.stat(part) for part in (path.iterdir() if is_kernel else (path,))]
-    used = max((max(file.st_atime, file.st_mtime) for file in files), default=0.0)
-    return Entry(path, is_kernel, sum(file.st_size for file in files), used)
+def _entry(path: Path, files: list[Path]) -> Entry:
+    found = [file.lstat() for file in files]
+    used = max((max(file.st_atime, file.st_mtime) for file in found), default=0.0)
+    return Entry(path, path.is_dir(), sum(file.st_size for file in found), used)

@@ -11,8 +11,10 @@ from tvm_flash.cli.app import app
 from tvm_flash.codegen.file_lock import locked
 
 DAY = 24 * 3600
+FORWARD, BACKWARD = (f"attn_f32_d16_{x}-{n * 32}" for x, n in (("fwd", "1"), ("bwd", "2")))
+PLAN, CODE = f"plans/{'a' * 64}", f"cuda/{'b' * 64}.cubin"
 # Names of entries and for how many days nobody used them.
-AGES = {"attn_f32_d16_fwd-1": 2, "attn_f32_d16_bwd-2": 40, "plans/ab": 1, "cuda/cd": 90}
+AGES = {FORWARD: 2, BACKWARD: 40, PLAN: 1, CODE: 90}
 
 
 def call(*arguments, status=0):
@@ -51,18 +53,18 @@ def test_what_is_there(folder):
         "kernels": 2, "entries": 4, "bytes": 6 * 2**20,
     }  # fmt: skip
     rows = json.loads(call("cache", "list", "--json"))
-    assert [row["name"] for row in rows] == ["attn_f32_d16_fwd-1", "attn_f32_d16_bwd-2"]
+    assert [row["name"] for row in rows] == [FORWARD, BACKWARD]
     text = call("cache", "list")
-    assert all(word in text for word in ("attn_f32_d16_bwd-2", "2048", "40", "days ago"))
+    assert all(word in text for word in ("attn_f32_d16_bwd ", "2048", "40.0", "days ago"))
 
 
 @pytest.mark.parametrize(
     ("options", "kept"),
     [
-        ((), {"attn_f32_d16_fwd-1", "plans/ab"}),
-        (("--older", "50"), AGES.keys() - {"cuda/cd"}),
-        (("--keep", "3M"), {"attn_f32_d16_fwd-1", "plans/ab"}),
-        (("--keep", "1 MiB"), {"plans/ab"}),
+        ((), {FORWARD, PLAN}),
+        (("--older", "50"), AGES.keys() - {CODE}),
+        (("--keep", "3M"), {FORWARD, PLAN}),
+        (("--keep", "1 MiB"), {PLAN}),
         (("--all", "--dry-run"), set()),
         (("--all",), set()),
     ],
@@ -76,14 +78,37 @@ def test_prune(folder, options, kept):
     assert (folder / ".scratch").exists()
 
 
+def test_what_is_somebody_elses_stays(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("mine")
+    (other / "thesis.txt").write_text("all of it")
+    own = folder / "notes" / "deep"
+    own.mkdir(parents=True)
+    for path in (own / "n.txt", folder / "notes" / "n.txt", folder / "n.txt"):
+        path.write_text("notes")
+    (folder / "link").symlink_to(other)
+    (folder / "loop").symlink_to(folder)
+    (folder / f"kernel-{'3' * 32}").symlink_to(folder / FORWARD)
+    assert json.loads(call("cache", "size", "--json"))["entries"] == 4
+    call("cache", "prune", "--all")
+    assert not held(folder)
+    assert (other / "thesis.txt").exists() and len(list(other.iterdir())) == 1
+    assert len(list(folder.rglob("n.txt"))) == 3
+
+
 def test_what_is_made_just_now_stays(folder):
-    with locked(folder / "cuda" / "cd.lock"):
+    with locked(folder / f"{CODE}.lock"):
         call("cache", "prune", "--all")
-    assert held(folder) == {"cuda/cd"}
+    assert held(folder) == {CODE}
 
 
 def test_no_cache_and_bad_input(folder, monkeypatch):
-    assert "as 500M or 2G" in call("cache", "prune", "--keep", "much", status=2)
+    for options, part in (
+        (("--keep", "much"), "as 500M or 2G"),
+        (("--older", "-1"), "0 or more"),
+        (("--older", "nan"), "0 or more"),
+        (("--all", "--keep", "1M"), "leaves nothing"),
+    ):
+        assert part in call("cache", "prune", *options, status=2)
     folder.chmod(0o777)
     assert "not safe" in call("cache", "size", status=2)
     monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(folder / "none"))

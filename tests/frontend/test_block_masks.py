@@ -204,6 +204,19 @@ def test_top_blocks(causal):
             top_blocks(q, k, BLOCK, top)
 
 
+def test_nan_in_a_table_of_a_mask():
+    q, k, v = qkv()[:3]
+    table = torch.ones(150).index_fill(0, torch.tensor([3]), torch.nan)
+
+    def mask_mod(b, h, q_idx, k_idx):
+        return table[k_idx] > 0
+
+    with pytest.raises(ValueError, match=r"\(150,\) that mask_mod captured holds NaN"):
+        attention(q, k, v, mask_mod=mask_mod)
+    with pytest.raises(ValueError, match="holds NaN"):
+        attention(q, k, v, block_mask=block_mask(mask_mod, 2, 4, 100, 150, BLOCK))
+
+
 def test_what_does_not_fit():
     q, k, v = qkv()[:3]
     mask = random_mask(100, 150, (1, 1), BLOCK)

@@ -132,6 +132,9 @@ def test_names_of_other_functions():
         flash_attn_varlen_func(**PACKED, page_table=TABLE)
     with pytest.raises(ValueError, match="out of shape"):
         flash_attn_varlen_func(**PACKED, out=Q[:1])
+    overlapping = torch.empty(Q.numel() * 2).as_strided(Q.shape, (DIM, 2 * DIM, 1))
+    with pytest.raises(ValueError, match="its rows are one memory"):
+        flash_attn_varlen_func(**PACKED, out=overlapping)
 
 
 def test_nested_tensors():

@@ -1,5 +1,6 @@
 """torch's own modules on our kernels, while ``tvm_flash.sdpa`` is on."""
 
+import contextlib
 import threading
 
 import pytest
@@ -82,6 +83,23 @@ def test_what_kernels_do_not_serve_is_torchs(served):
             got = scaled_dot_product_attention(x.requires_grad_(), x, x, is_causal=True)
             torch.autograd.grad(got.sum(), x)
     assert served == [False] * 4
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_backward_takes_the_other_kernels_results(served, ours_first):
+    q, k, v = (random(2, 4, n, 16, seed=n).requires_grad_() for n in (65, 70, 70))
+    mask = masks()["bool"]  # a row sees no key
+    wanted = torch.autograd.grad(
+        scaled_dot_product_attention(q, k, v, mask).square().sum(), (q, k, v)
+    )
+    switch = (sdpa.enable, sdpa.disable) if ours_first else (sdpa.disable, sdpa.enable)
+    with contextlib.nullcontext() if ours_first else sdpa():
+        switch[0]()
+        loss = scaled_dot_product_attention(q, k, v, mask).square().sum()
+        switch[1]()
+        got = torch.autograd.grad(loss, (q, k, v))
+    assert served == [True]
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
 MODULES = {

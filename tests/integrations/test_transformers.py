@@ -168,6 +168,12 @@ def test_what_masks_become():
     assert seen.lengths["cu_seqlens_q"].tolist() == [0, 2, 5, 6, 8, 10]
     padded = seen_keys(2, 5, 5, attention_mask=kept & (torch.arange(5) > 0))
     assert padded.options["mask_mod"] is not None and padded.options["causal"]
+    short = seen_keys(2, 5, 9, q_offset=4, attention_mask=kept)  # what it lacks is padding
+    keys = torch.arange(9)
+    assert short.options["mask_mod"](0, 0, 0, keys).tolist() == (keys < 5).tolist()
+    wide = masks.sliding_window_bidirectional_mask_function(3)
+    aligned, shifted = (seen_keys(2, 5, n, mask_function=wide, local_size=3) for n in (5, 9))
+    assert aligned.options["window_size"] == (3, 3) and shifted.options.keys() == {"mask_mod"}
     odd = seen_keys(2, 5, 5, mask_function=lambda b, h, q, k: (q + k) % 2 == 0)
     assert odd.options.keys() == {"mask_mod"}
 

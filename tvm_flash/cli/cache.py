@@ -53,7 +53,10 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
     columns = (
         *words("kernel"), *numbers("size", unit="KiB"), *numbers("used", unit="days ago"),
     )  # fmt: skip
-    rows = [(x.name, f"{x.size / 2**10:.0f}", f"{_days_since(x.used):.0f}") for x in kernels]
+    rows = [
+        (x.name.rpartition("-")[0], f"{x.size / 2**10:.0f}", f"{_days_since(x.used):.1f}")
+        for x in kernels
+    ]
     show(Table(f"{len(kernels)} kernels", columns, rows))
 
 
@@ -73,6 +76,10 @@ def prune(
 
     Without --older, --keep or --all: what was not used for 30 days.
     """
+    if everything and (older is not None or keep is not None):
+        raise typer.BadParameter("--all leaves nothing for --older or --keep to choose")
+    if older is not None and not older >= 0:
+        raise typer.BadParameter(f"{older} must be 0 or more", param_hint="--older")
     if older is keep is None and not everything:
         older = 30.0
     room = None if keep is None else _bytes(keep)

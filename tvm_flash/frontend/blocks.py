@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..problem.block_mask import shared_lists
-from .block_masks import parts_of
 from .captured import Captured
+from .given_masks import parts_of
 from .ragged_checks import PAGED
 from .spans import Ragged
 

@@ -11,7 +11,8 @@ from ..problem.block_mask import BlockMask
 from ..score.layouts import check_dense
 from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod, trace_score_mod, with_tables
-from .block_masks import as_block_mask, is_block_mask
+from .given_masks import as_block_mask, is_block_mask
+from .packed_rows import is_readable
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,18 @@ def captured_on(
         mask, mask_tables = mask_mod.program, mask_mod.tables
     elif mask_mod:
         mask, mask_tables = trace_mask_mod(mask_mod, device)
+    _check_mask_tables(mask_tables)
     return Captured(score, mask, (*score_tables, *mask_tables))
+
+
+def _check_mask_tables(tables) -> None:
+    """ValueError for NaN, which no comparison tells from a hidden pair, where it can be read."""
+    for table in tables:
+        if table.is_floating_point() and is_readable(table) and table.isnan().any():
+            raise ValueError(
+                f"a tensor of shape {tuple(table.shape)} that mask_mod captured holds NaN: say by "
+                "True or False what is seen"
+            )
 
 
 # What a call without functions has captured.

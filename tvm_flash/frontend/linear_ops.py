@@ -23,6 +23,8 @@ linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=
 
 
 # Inputs that have gradients.
+# Of float32 numbers, relative to them.
+_ROUNDING = 2.0**-24
 _DIFFERENTIABLE = ("q", "k", "v", "decay", "state")
 
 
@@ -133,15 +135,19 @@ def _decay_gradient(decay, of_queries, of_keys, of_state, reverse: int) -> torch
 
     A pair (i, j) has the power i - j: its share of L is in dq_i . q_i and in dk_j . k_j, that of
     j in the state behind the last row, of power n - 1 - j, in the latter and in dstate . state_out.
+    0 where the sum is less than its terms' rounding, which a small g would magnify.
     """
     of_query, of_key = ((x.double() * dx.double()).sum(-1) for x, dx in (of_queries, of_keys))
     rows = of_query.shape[1]
     place = torch.arange(rows, dtype=torch.float64, device=decay.device)
     place = place.flip(0) if reverse else place
-    total = ((of_query - of_key) * place[:, None]).sum((0, 1))
     behind, upstream = (x.double() for x in of_state)
-    total = total + max(rows - 1, 0) * (behind * upstream).sum((0, 2, 3))
-    return torch.where(decay > 0, total / decay, 0.0).to(decay.dtype)
+    of_rows, of_state = (of_query - of_key) * place[:, None], max(rows - 1, 0) * behind * upstream
+    total = of_rows.sum((0, 1)) + of_state.sum((0, 2, 3))
+    terms = (of_query.abs() + of_key.abs()) * place[:, None]
+    terms = terms.sum((0, 1)) + of_state.abs().sum((0, 2, 3))
+    is_known = (decay > 0) & (total.abs() > _ROUNDING * terms)
+    return torch.where(is_known, total / decay, 0.0).to(decay.dtype)
 
 
 register_composed(

@@ -1,6 +1,9 @@
-"""Whether torch traces, records or transforms calls of operators, so that one has to be made."""
+"""Whether torch traces, records or transforms calls, so that an operator has to be called; and
+what its compiler runs instead of tracing it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch._C import (
@@ -95,3 +98,12 @@ def untraced_shapes(*tensors: torch.Tensor) -> tuple[tuple[int, ...], ...]:
         return tuple(x.shape for x in tensors)
     finally:
         _set_tracing_state(state)
+
+
+def run_by_compiler(function: Callable) -> Callable:
+    """Let torch.compile run ``function`` and keep what it returns, instead of tracing into it.
+
+    What torch.compiler.assume_constant_result does, without its second of imports.
+    """
+    function._dynamo_marked_constant = True
+    return function

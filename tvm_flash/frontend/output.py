@@ -31,5 +31,11 @@ def check_out(out, q: torch.Tensor, v: torch.Tensor) -> None:
 
 
 def is_expanded(x: torch.Tensor) -> bool:
-    """Whether elements of ``x`` share memory, so that it cannot be written."""
-    return any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True))
+    """Whether elements of ``x`` may share memory, so that it cannot be written."""
+    reach = 0  # of the dimensions with smaller strides
+    for step, n in sorted(zip(x.stride(), x.shape, strict=True)):
+        if n > 1:
+            if step <= reach:
+                return True
+            reach += step * (n - 1)
+    return False

@@ -12,10 +12,9 @@ from torch._C import _is_tracing
 from ..problem.spec import AttentionSpec
 from ..score.gradients import check_no_gradient
 from ..score.program import ScoreProgram
-from .block_masks import run_by_compiler
 from .captured import NOTHING, already_captured, capture, captured_on
 from .checks import NAMES, check_all_dense, check_captured, check_packed_sizes, check_sizes
-from .observers import untraced_shapes
+from .observers import run_by_compiler, untraced_shapes
 from .score_inputs import before
 from .spec_names import spec_json, spec_name
 from .values import as_flag

@@ -29,7 +29,9 @@ def _forward_cpu(
         )
     rows, tables, numbers = posed
     out, lse, _ = torch.ops.tvm_flash.attention_forward(*rows, tables, **numbers)
-    return _like(query, out.transpose(1, 2)), lse.transpose(1, 2).contiguous().transpose(1, 2)
+    # torch's backward multiplies by exp(-lse): of rows without a key its forward gives 0.
+    lse = torch.where(lse == -torch.inf, 0.0, lse).transpose(1, 2).contiguous()
+    return _like(query, out.transpose(1, 2)), lse.transpose(1, 2)
 
 
 def _backward_cpu(

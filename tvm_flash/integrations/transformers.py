@@ -7,11 +7,15 @@ mask_mod. Needs transformers, which is imported by ``register``.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from ..frontend.functional import attention
 from ..frontend.sdpa import as_mods
 from .transformers_masks import Seen, seen_keys
+
+_NO_WEIGHTS = "no weights are kept here: output_attentions=True needs attn_implementation='eager'"
 
 
 def register(name: str = "tvm") -> str:
@@ -23,7 +27,11 @@ def register(name: str = "tvm") -> str:
     """
     if "flash" in name:
         raise ValueError(f"{name=} must not contain 'flash': transformers keeps that to itself")
-    from transformers import AttentionInterface, AttentionMaskInterface
+    try:
+        from transformers import AttentionInterface, AttentionMaskInterface
+    except ImportError as error:
+        needed = "transformers 5.24 or later is needed: pip install 'tvm-flash[transformers]'"
+        raise ImportError(needed) from error
 
     AttentionInterface.register(name, attention_forward)
     AttentionMaskInterface.register(name, seen_keys)
@@ -49,8 +57,11 @@ def attention_forward(
     attention_mask: of ``seen_keys``; a model's own, bool or float and (B or 1, H or 1, Sq, Sk), is
     taken as it is; None is causal from the first key on, where the module is causal. s_aux (H,): a
     learned sink; position_bias: broadcasts to (B, H, Sq, Sk), differentiable. others: what this
-    model's layers hand over besides, of no meaning here.
+    model's layers hand over besides, of no meaning here; weights that are asked for
+    (output_attentions) are not there, which is a warning.
     """
+    if others.get("output_attentions"):
+        warnings.warn(_NO_WEIGHTS, stacklevel=2)
     seen = attention_mask
     if not isinstance(seen, Seen):
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal

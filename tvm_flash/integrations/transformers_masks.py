@@ -11,6 +11,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from ..errors import UnsupportedSpec
 from ..frontend.captured import Captured, captured_on
+from ..frontend.values import NO_WINDOW
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +73,15 @@ def _seen(
     local_size, device,
 ) -> Seen:  # fmt: skip
     """``seen_keys`` of what can be traced; UnsupportedSpec, NotImplementedError for what cannot."""
-    sizes, padding = (batch_size, 1, q_length, kv_length), attention_mask
+    sizes = (batch_size, 1, q_length, kv_length)
+    padding = utils.prepare_padding_mask(attention_mask, kv_length, kv_offset)
     own = captured_on(device, None, mask_function)
     is_whole = padding is None or bool(padding.all())
     keys = q_offset + q_length - kv_offset  # those from the first to the last query's
     for known, window in _plain_kinds(utils, local_size):
         is_causal = known is not utils.bidirectional_mask_function and window[1] == 0
-        if is_causal and keys > kv_length:
+        is_aligned = keys <= kv_length if is_causal else keys == kv_length
+        if window != NO_WINDOW and not is_aligned:
             continue
         if _is_of(own, known, device):
             options = {"causal": is_causal, "window_size": window}
@@ -104,7 +107,7 @@ def _seen(
 def _plain_kinds(utils, size: int | None) -> Iterator[tuple[Callable, tuple[int, int]]]:
     """Mask functions that kernels know, with their windows (left, right)."""
     yield utils.causal_mask_function, (-1, 0)
-    yield utils.bidirectional_mask_function, (-1, -1)
+    yield utils.bidirectional_mask_function, NO_WINDOW
     if size is not None:
         yield utils.sliding_window_causal_mask_function(size), (size - 1, 0)
         yield utils.sliding_window_bidirectional_mask_function(size), (size, size)

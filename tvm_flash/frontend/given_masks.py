@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..problem.block_maker import from_torch
 from ..problem.block_mask import BlockMask
+from .observers import run_by_compiler
 
 # Ours by torch's, which a model hands to each of its layers.
 _known: WeakKeyDictionary[Any, BlockMask] = WeakKeyDictionary()
-
-
-def run_by_compiler(function: Callable) -> Callable:
-    """Let torch.compile run ``function`` and keep what it returns, instead of tracing into it.
-
-    What torch.compiler.assume_constant_result does, without its second of imports.
-    """
-    function._dynamo_marked_constant = True
-    return function
 
 
 def is_block_mask(given: Any) -> bool:
