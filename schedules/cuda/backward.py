@@ -82,9 +82,11 @@ class _KeyGradients:
             self.bound = block_scores(kernel, self.scores, self.tile, self.visits.head)
             self._start()
             has_keys = self.tile.has_key(self._first_key(0))
-            for multiplies, condition in ((False, tirx.Not(has_keys)), (True, has_keys)):
-                with when(condition):
-                    self._query_tiles(multiplies)
+            with when(tirx.Not(has_keys)):
+                self._leave_zeros()
+                self._query_tiles(lambda stage, asked: each(asked), lambda stage: None)
+            with when(has_keys):
+                self._query_tiles(self._own_products, self._other_products)
             self._finish()
         # delta is of a launch of its own, dQ too where it is not added here.
         self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
@@ -124,13 +126,21 @@ class _KeyGradients:
         self.dk.zero()
         self.dv.zero()
 
-    def _query_tiles(self, multiplies: bool) -> None:
-        """All tiles of queries; a warp without keys, which multiplies none, leaves zeros for dQ."""
-        if self.with_dq and not multiplies:
+    def _leave_zeros(self) -> None:
+        """What a warp without keys has for the dQ of all tiles."""
+        if self.with_dq:
             for word in (w for m in range(self.s.m_tiles) for w in self.ds_fragment(m)):
                 assign(word, tirx.const(0, "uint32"))
             for step in range(self.warp_queries // self.product.step):
                 self._exchange(self.ds_fragment, self.ds_tile, step)
+
+    def _query_tiles(self, own: Callable, others: Callable) -> None:
+        """S^T and dP^T, P and dS of all tiles, then what they add to dV, dK and dQ.
+
+        own(stage, asked): this warp's products of its own queries, from registers, before the block
+        meets; others(stage): of those of the warps that share its keys, from shared memory, after
+        that. A warp without keys has none, and does what all do together.
+        """
         with loop(self.visits.count) as number:
             self.kernel.forget_offsets()
             # Else there are registers for all that is made of these; spans take a few.
@@ -138,31 +148,18 @@ class _KeyGradients:
                 forget(self.own_key)
             if self.split > 2:
                 forget(self.own_query)
-            self._query_tile(number, multiplies)
+            self._query_tile(number, own, others)
 
-    def _query_tile(self, number, multiplies: bool) -> None:
-        """One tile of queries: S^T and dP^T, P and dS, then what they add to dV, dK and dQ.
-
-        A warp multiplies its own queries' P and dS from registers, before the block meets, and
-        those of the warps that share its keys from shared memory, after that. One without keys only
-        does what all do together.
-        """
+    def _query_tile(self, number, own: Callable, others: Callable) -> None:
         double = self.config.stages == 2
         self.recompute.draw(self.tile.batch, self.visits.head)
         stage = tirx.truncmod(number, 2) if double else 0
         self.copies.landed()
         asked = self.queries.next_parts(number, 1 - stage) if double else []
-        if multiplies:
-            self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
-            for first in range(0, self.s.n_tiles, self.dp.n_tiles):
-                self._own_queries(first, stage)
-        else:
-            each(asked)
+        own(stage, asked)
         if self.split > 1:
             barrier()
-        if self.split > 1 and multiplies:
-            self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
-            self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
+            others(stage)
         # dS is complete for dQ, and Q and dO are free; split warps have met after dS already.
         if not double or (self.with_dq and self.split == 1):
             barrier()
@@ -172,6 +169,15 @@ class _KeyGradients:
             self._query_gradient()
         self.row_statistics.settle(1 - stage if double else 0)
         self.visits.step()
+
+    def _own_products(self, stage, asked: Sequence[Callable]) -> None:
+        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
+        for first in range(0, self.s.n_tiles, self.dp.n_tiles):
+            self._own_queries(first, stage)
+
+    def _other_products(self, stage) -> None:
+        self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
+        self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
 
     def _own_queries(self, first: int, stage) -> None:
         """A part of this warp's queries: tile columns first .. of S^T, as many as dP^T has."""
@@ -222,9 +228,7 @@ class _KeyGradients:
         for m in range(self.s.m_tiles):
             self.product.store_fragment(tile, self._key_row(m, 0), column, words(m))
 
-    def _other_queries(
-        self, acc: Accumulator, weights: SharedTile, rows: SharedTile, stage
-    ) -> None:
+    def _other_queries(self, acc, weights: SharedTile, rows: SharedTile, stage) -> None:
         """acc += weights^T rows over the queries of all other column groups, the next one first."""
         product, steps = self.product, self.warp_queries // self.product.step
         for other in range(1, self.split):

@@ -99,12 +99,15 @@ def _gradients(ctx, dout, _, dstate):
     to the first.
     """
     needs = zip(parameters(linear), ctx.needs_input_grad, strict=False)
-    if any(is_needed and name not in _DIFFERENTIABLE for name, is_needed in needs):
+    needed = {name for name, is_needed in needs if is_needed}
+    if not needed <= {*_DIFFERENTIABLE}:
         raise NotImplementedError(
             "linear attention has gradients of q, k, v, decay and the state, and no second ones"
         )
-    q, k, v, a, b, c, weight, out_weight, decay, state, *outputs = ctx.saved_tensors
-    out, normalizer, state_out = outputs
+    q, k, v, *extras, weight, out_weight, decay, state, out, normalizer, state_out = (
+        ctx.saved_tensors
+    )
+    q_extra, k_extra, v_extra = extras
     reverse, normalize, causal = ctx.plain
     heads, group = q.shape[2], q.shape[2] // k.shape[2]
     if normalize:
@@ -113,17 +116,20 @@ def _gradients(ctx, dout, _, dstate):
     else:
         factor, dextra = out_weight, torch.zeros_like(normalizer)
 
-    def walk(q, k, v, a, b, c, weight, factor, state, reverse):
-        call = (q, k, v, a, b, c, weight, factor, decay, state)
-        return linear(*call, reverse, 0, causal)
+    def walk(rows, extras, weights, state, reverse):
+        return linear(*rows, *extras, *weights, decay, state, reverse, 0, causal)
 
-    dq, *_ = walk(dout, v, k, dextra, c, b, weight, factor, state.transpose(2, 3), reverse)
+    across = state.transpose(2, 3)
+    dq, *_ = walk((dout, v, k), (dextra, v_extra, k_extra), (weight, factor), across, reverse)
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
-    b, c, weight = (x.repeat_interleave(group, dim=1) for x in (b, c, weight))
-    dk, *_ = walk(v, dout, q, c, dextra, a, factor, weight, dstate.transpose(2, 3), 1 - reverse)
-    dv, _, before = walk(k, q, dout, b, a, dextra, factor, weight, dstate, 1 - reverse)
+    k_extra, v_extra, weight = (
+        x.repeat_interleave(group, dim=1) for x in (k_extra, v_extra, weight)
+    )
+    across, weights = dstate.transpose(2, 3), (factor, weight)
+    dk, *_ = walk((v, dout, q), (v_extra, dextra, q_extra), weights, across, 1 - reverse)
+    dv, _, before = walk((k, q, dout), (k_extra, q_extra, dextra), weights, dstate, 1 - reverse)
     ddecay = None
-    if ctx.needs_input_grad[[*parameters(linear)].index("decay")]:
+    if "decay" in needed:
         ddecay = _decay_gradient(decay, (q, dq), (k, dk), (state_out, dstate), reverse)
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
     gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, ddecay, before), strict=True))
