@@ -84,7 +84,7 @@ class Signature:
         self.tables = tuple(
             declare(a.name, self._table_shape(a), a.dtype, _symbols(f"{a.name}_stride", a.shape))
             for a in own
-            if a.name.startswith("table")
+            if a.is_table
         )
         self.parts = tirx.Var("parts", "int64")
         self.table_gradients = {

@@ -195,7 +195,7 @@ def _expected(text: str, query, value) -> list[tuple]:
         for a in arguments(spec_of(text), "backward")
         if a.role in ("input", "saved")
         and a.name not in ("q", "k", "v")
-        and not a.name.startswith("table")
+        and not a.is_table
     ]
 
 

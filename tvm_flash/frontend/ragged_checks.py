@@ -68,7 +68,7 @@ def _expected(text: str, query, key, value) -> list[tuple]:
     """Name, shape, dtype and whether it may be absent, of what is saved."""
     spec = spec_of(text)
     found = [a for a in arguments(spec, "backward") if a.role in ("input", "saved")]
-    found = [a for a in found if not a.name.startswith("table")]
+    found = [a for a in found if not a.is_table]
     sizes = sizes_of_shapes(found, {"q": query, "k": key, "v": value})
     spans = KINDS[spec.sequences].shapes.own
     return [

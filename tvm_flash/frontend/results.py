@@ -72,7 +72,7 @@ def layouts_of(kernel, sizes, threads: int) -> dict[str, tuple]:
 
 @lru_cache(maxsize=1024)
 def _known_layouts(kernel, sizes: tuple, are_named: bool, threads: int) -> dict[str, tuple]:
-    found = [a for a in kernel.arguments if a.is_tensor and not a.name.startswith("table")]
+    found = [a for a in kernel.arguments if a.is_tensor and not a.is_table]
     return _layouts(found, kernel.sizes(dict(sizes) if are_named else sizes, threads))
 
 

@@ -81,6 +81,11 @@ class Argument:
     def is_tensor(self) -> bool:
         return self.role != "number"
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a tensor that a score function captured."""
+        return self.name.startswith("table")
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for a manifest; ``dense`` and ``zeroed`` are in it where they are true."""
         fields = {"name": self.name, "dtype": self.dtype, "role": self.role}

@@ -55,7 +55,7 @@ class Kernel:
     def shapes(self, sizes: Sequence[int], threads: int) -> dict[str, tuple[int, ...]]:
         """The shapes of all its tensors but captured tables, by name."""
         values = self.sizes(sizes, threads)
-        own = (a for a in self.arguments if a.is_tensor and not a.name.startswith("table"))
+        own = (a for a in self.arguments if a.is_tensor and not a.is_table)
         return {a.name: shape_of(a, values) for a in own}
 
 
