@@ -115,7 +115,7 @@ def test_broadcast_heads_under_unlike_leading_dimensions_are_not_stored():
     """(3, 1, 1, S, S) over (3, 2, H, S, S): 3 * 2 masks are brought together, not heads."""
     q, k, v = (x.transpose(1, 2)[None].expand(3, 2, 2, SIZE, 16) for x in tensors())
     mask = torch.rand(3, 1, 1, SIZE, SIZE) < 0.7
-    mods = sdpa._as_mods(mask, (3, 2, 2, SIZE, SIZE))
+    mods = sdpa.as_mods(mask, (3, 2, 2, SIZE, SIZE))
     assert mods.tables[0].untyped_storage().nbytes() == 3 * 2 * SIZE * SIZE
     found = tvm_flash.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     assert (

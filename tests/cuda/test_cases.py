@@ -36,10 +36,16 @@ def long_to_interpret(case):
 
 
 def gpu_factors(case):
-    """As ``factors``. Which mask a mask_mod is changes no code around it: CPUs run each; biases are
-    those of test_table_gradients."""
-    mask = (case.mask_mod is not None, case.block is not None)
-    return factors(case) | {"mask_mod": mask, "bias": False}
+    """As ``factors``, with fewer values. Which function a mask_mod or score_mod is changes no code
+    around it: CPUs run each; biases are those of test_table_gradients."""
+    found = factors(case)
+    return found | {
+        "width": -(-found["width"] // 2),
+        "score": (*found["score"][:2], case.score_mod is not None),
+        "mask_mod": (case.mask_mod is not None, case.block is not None),
+        "tiles": tuple(min(tiles, 2) for tiles in found["tiles"]),
+        "bias": False,
+    }
 
 
 @pytest.mark.parametrize("case", sweeping(SERVED, gpu_factors, long_to_interpret))
@@ -63,7 +69,7 @@ def the_case(name):
 
 @pytest.mark.parametrize(
     "case",
-    named("f16_dim_80", "f16_gqa", "everything", sweep=("f16_full", "f16_large_logits")),
+    named("f16_dim_80", "f16_gqa", sweep=("f16_full", "f16_large_logits", "everything")),
 )
 def test_turing_copies_through_registers_and_multiplies_in_halves(case, on):
     on("sm_75")

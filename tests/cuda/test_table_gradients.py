@@ -39,6 +39,7 @@ def test_turing(on):
     KNOWN["bias_k"].check(attention)
 
 
+@pytest.mark.sweep
 def test_integer_sums_do_not_depend_on_the_order_of_blocks(on):
     on("sm_80")
     problem = KNOWN["t5"]

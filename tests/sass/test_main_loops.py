@@ -23,7 +23,10 @@ SPECS = [
 
 @needs(find_nvdisasm, find_toolkit)
 @pytest.mark.slow
-@pytest.mark.parametrize(("head_dim", "causal"), SPECS)
+@pytest.mark.parametrize(
+    ("head_dim", "causal"),
+    [pytest.param(*spec, marks=[pytest.mark.sweep] * (spec[0] > 64)) for spec in SPECS],
+)
 def test_a_build_makes_the_kernels_of_the_table(head_dim, causal, tmp_path):
     if not find_toolkit().version.startswith(CUDA):
         pytest.skip(f"the table is of CUDA {CUDA}")

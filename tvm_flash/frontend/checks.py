@@ -193,9 +193,7 @@ def _expected(text: str, query, value) -> list[tuple]:
             (query[0], 0) if a.optional else None,
         )
         for a in arguments(spec_of(text), "backward")
-        if a.role in ("input", "saved")
-        and a.name not in ("q", "k", "v")
-        and not a.is_table
+        if a.role in ("input", "saved") and a.name not in ("q", "k", "v") and not a.is_table
     ]
 
 
