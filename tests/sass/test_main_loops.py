@@ -16,17 +16,14 @@ ROWS = json.loads(RESULTS.read_text(encoding="utf-8"))["now"]["rows"]
 # What ptxas keeps in registers decides which of the default configs a build takes.
 CUDA = "13.0"
 SPECS = [
-    pytest.param(head_dim, causal, marks=[pytest.mark.sweep] if head_dim > 128 else [])
+    pytest.param(head_dim, causal, marks=[pytest.mark.sweep] if head_dim > 64 else [])
     for head_dim, causal in sorted({(row["head_dim"], row["causal"]) for row in ROWS})
 ]
 
 
 @needs(find_nvdisasm, find_toolkit)
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("head_dim", "causal"),
-    [pytest.param(*spec, marks=[pytest.mark.sweep] * (spec[0] > 64)) for spec in SPECS],
-)
+@pytest.mark.parametrize(("head_dim", "causal"), SPECS)
 def test_a_build_makes_the_kernels_of_the_table(head_dim, causal, tmp_path):
     if not find_toolkit().version.startswith(CUDA):
         pytest.skip(f"the table is of CUDA {CUDA}")
