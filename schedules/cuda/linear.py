@@ -103,7 +103,7 @@ class _Join:
         before = kernel.scalar(kernel.buffers["state"][self.at], "float32", name="before")
         own = kernel.scalar(T.float32(0), "float32", name="own")
         with loop(self.splits, "part") as part:
-            # Of a causal call's last part there are no sums: no part is behind it.
+            # No part is behind a causal call's last one, whose sums are not made.
             with when(part < self.splits - 1) if self.is_causal else nullcontext():
                 assign(own, parts[(part, *self.at)])
             if self.is_causal:

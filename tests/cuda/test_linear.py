@@ -39,7 +39,7 @@ def test_kernels_are_the_definition(causal, call):
     check(spec, call, interpreted(spec, "linear"))
 
 
-# Of the forward and dV, and of dQ and dK: two launches each, since there is one part.
+# Launches of the forward and dV, and of dQ and dK: two each, since there is one part.
 DIMS = ((16, 24), (24, 16))
 
 

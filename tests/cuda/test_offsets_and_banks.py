@@ -126,6 +126,6 @@ def test_warps_without_rows_or_keys_make_no_products(rows, keys):
     )
     warps = -(-rows // 32)
     assert forward == whole * warps / 4 * -(-keys // 64) / 2
-    # Of five products one, dQ, is of all keys of a tile for all warps.
+    # One of five products, dQ, is of all keys of a tile for all warps.
     share = (-(-keys // 32) + 1) / 5
     assert sum(backward) == sum(whole_backward) * warps / 4 * share

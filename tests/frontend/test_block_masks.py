@@ -204,6 +204,20 @@ def test_top_blocks(causal):
             top_blocks(q, k, BLOCK, top)
 
 
+def test_lists_alone_of_a_long_sequence_beside_short_ones():
+    """Without a partial block there is no function: the lists alone know the sequences."""
+    lengths = [100] + [30] * 40
+    ends, (q, k, v) = cumulative(lengths), torch.randn(3, sum(lengths), 2, 16)
+
+    def mask_mod(b, h, q_idx, k_idx):
+        return (q_idx // 32 - k_idx // 32 + b) % 2 == 0
+
+    mask = block_mask(mask_mod, len(lengths), 2, lengths, lengths, block=(32, 32))
+    assert mask.program is None
+    call = partial(attention, q, k, v, cu_seqlens_q=ends, cu_seqlens_k=ends, return_lse=True)
+    assert_close(call(block_mask=mask), call(mask_mod=mask_mod))
+
+
 def test_nan_in_a_table_of_a_mask():
     q, k, v = qkv()[:3]
     table = torch.ones(150).index_fill(0, torch.tensor([3]), torch.nan)

@@ -73,6 +73,22 @@ def test_lists_follow_what_the_function_reads(made):
     assert torch.equal(attention(Q, K, V, mask_mod=same_document), before) and len(made) == 2
 
 
+@pytest.mark.parametrize("table", [torch.tensor(70), torch.tensor(70.0).bfloat16()], ids=str)
+def test_a_number_that_is_a_tensor(made, table):
+    def near(b, h, q_idx, k_idx):
+        return (q_idx - k_idx).abs() < table
+
+    got = attention(Q, K, V, mask_mod=near)
+    assert len(made) == 1
+    torch.testing.assert_close(got, attention(Q, K, V, mask_mod=capture(mask_mod=near)))
+
+
+def test_a_captured_tensor_may_grow_afterwards(made):
+    table = DOCUMENT.clone()
+    attention(Q, K, V, mask_mod=lambda b, h, q_idx, k_idx: table[q_idx] == table[k_idx])
+    assert len(made) == 1 and table.resize_(2 * S).shape == (2 * S,)
+
+
 def test_lists_of_each_entry_and_head(made):
     first, step = torch.tensor([0, 1]), torch.tensor([1, 2, 3, 4])
 

@@ -14,7 +14,7 @@ from tvm_flash.definition.signature import as_module
 from tvm_flash.verify.rule import largest_error
 
 B, H = 1, 2
-# Of the largest number of a result: what rounding operands to tf32, and results, does.
+# What rounding operands to tf32, and results, does, in units of the largest number of a result.
 ALLOWED = {"float32": 2e-6, "float16": 2e-3}
 
 

@@ -17,7 +17,7 @@ _REFUSED = {
     "qv": "no kernel adds a second product to the scores; join q and qv, k and v along head_dim",
     "q_descale": _NO_FLOAT8, "k_descale": _NO_FLOAT8, "v_descale": _NO_FLOAT8,
 }  # fmt: skip
-# Of another function, or of FlashAttention-3.
+# Keywords that are of another function here, or of FlashAttention-3.
 _RENAMED = {"page_table": "block_table", "return_softmax_lse": "return_attn_probs"}
 
 

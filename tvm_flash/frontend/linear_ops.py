@@ -23,7 +23,7 @@ linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=
 
 
 # Inputs that have gradients.
-# Of float32 numbers, relative to them.
+# The rounding of float32 numbers, relative to them.
 _ROUNDING = 2.0**-24
 _DIFFERENTIABLE = ("q", "k", "v", "decay", "state")
 

@@ -76,7 +76,9 @@ def made_blocks(mask_mod: Callable, q, k, features: tuple, numbers: tuple) -> Bl
     ):
         return None
     hides = (*features[:3], features[5], *numbers[:2])
-    values = tuple((x.shape, x.contiguous().view(torch.uint8).numpy().tobytes()) for x in tables)
+    # Copies: the caller may change a table after this call, or resize it.
+    tables = tuple(x.resolve_neg().clone(memory_format=torch.contiguous_format) for x in tables)
+    values = tuple((x.shape, x.view(-1).view(torch.uint8).numpy().tobytes()) for x in tables)
     key = (program, values, batch, heads, seqlen_q, seqlen_k, hides)
 
     def make() -> BlockMask | None:
@@ -84,10 +86,7 @@ def made_blocks(mask_mod: Callable, q, k, features: tuple, numbers: tuple) -> Bl
         mask = block_mask(seen, batch, heads, seqlen_q, seqlen_k, _BLOCK, q.device)
         if mask.density > DENSEST:
             return None
-        # Kept beyond this call, in which the caller may change a table.
-        return replace(
-            mask, mask_mod=mask_mod, program=program, tables=tuple(x.clone() for x in tables)
-        )
+        return replace(mask, mask_mod=mask_mod, program=program, tables=tables)
 
     return _kept.get(key, make)
 

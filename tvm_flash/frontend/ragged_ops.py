@@ -171,7 +171,8 @@ def _shares(spec: AttentionSpec, spans, extents, longest, num_splits: int) -> li
     """
     if num_splits == 1:
         return [(DEFAULT_BUCKET, spans)]
-    knows_entries = spec.score_mod or spec.mask_mod or spec.alibi or spec.dropout
+    # Functions and dropout are told the number; slopes and block lists are tables of each entry.
+    knows_entries = spec.score_mod or spec.mask_mod or spec.table_types or spec.dropout
     shares = [] if extents is None or knows_entries else shares_of(spans, extents)
     return shares or [(bucket_of("forward", *longest), spans)]
 
