@@ -125,5 +125,11 @@ def test_who_watches_gets_no_lists(made):
     assert len(made) == 1  # of the last call
 
 
+def test_a_function_beside_a_captured_one_is_refused_as_everywhere(made):
+    captured = capture(lambda score, b, h, q_idx, k_idx: score * 2)
+    with pytest.raises(TypeError, match="a Captured holds both functions"):
+        attention(Q, K, V, score_mod=captured, mask_mod=same_document)
+
+
 def test_small_calls_and_few_heads_have_none():
     assert made_blocks.made_blocks(same_document, Q, K, (), ()) is None

@@ -172,6 +172,7 @@ def attention(
     if (
         mask_mod is not None
         and callable(mask_mod)
+        and not isinstance(score_mod, Captured)  # of which a function beside it is refused
         and block_mask is lengths is None
         and not torch.compiler.is_compiling()
     ):
