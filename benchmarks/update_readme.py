@@ -8,6 +8,8 @@ from pathlib import Path
 
 from before_after import table as before_and_after
 from divided_keys import table as divided_keys
+from language_model import start_table
+from language_model import table as language_model
 from main_loops import table as main_loops
 from presets import table as presets
 from variants import table as variants
@@ -36,6 +38,8 @@ CHANGE = ("<!-- change:begin -->", "<!-- change:end -->")
 LOOP_TABLE = ("<!-- loops:begin -->", "<!-- loops:end -->")
 PRESETS = ("<!-- presets:begin -->", "<!-- presets:end -->")
 DIVIDED = ("<!-- divided:begin -->", "<!-- divided:end -->")
+MODEL = ("<!-- model:begin -->", "<!-- model:end -->")
+START = ("<!-- start:begin -->", "<!-- start:end -->")
 VARIANT_TABLE = ("<!-- variants:begin -->", "<!-- variants:end -->")
 SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
@@ -64,6 +68,8 @@ def renewed() -> dict[Path, str]:
         parts.append((PAGE, CELLS, "\n\n".join(map(complete, dense))))
     kept = (
         ("before-after.json", PAGE, CHANGE, lambda found: before_and_after(found["rows"])),
+        ("language-model.json", PAGE, MODEL, language_model),
+        ("language-model.json", PAGE, START, start_table),
         ("main-loops.json", CUDA, LOOP_TABLE, main_loops),
         ("presets.json", CUDA, PRESETS, presets),
         ("divided-keys.json", CUDA, DIVIDED, divided_keys),

@@ -62,8 +62,8 @@ def answer(request: dict) -> dict[str, int | None]:
         call(warm)
     prepared = Prepared(contender, problem)
     return {
-        "forward": _peak_of(lambda: _forward(prepared)),
-        "forward_backward": _peak_of(lambda: _forward_backward(prepared)),
+        "forward": peak_of(lambda: _forward(prepared)),
+        "forward_backward": peak_of(lambda: _forward_backward(prepared)),
     }
 
 
@@ -77,7 +77,7 @@ def _forward_backward(prepared: Prepared):
     return prepared.backward()
 
 
-def _peak_of(call: Callable[[], object]) -> int | None:
+def peak_of(call: Callable[[], object]) -> int | None:
     """Bytes that ``call`` adds at most, in a new thread with new OpenMP workers.
 
     Scratch that a library keeps for each thread would be there already in threads that have worked.
