@@ -99,7 +99,7 @@ stages = {}
 def stage(name, target="x86-64-v4", direction="forward", of=spec):
     """The text of a stage, whose length is kept for the picture at the end."""
     text = stage_text(of, Stage(name), direction, target)
-    stages[f"{name}, {target.partition(':')[0]}"] = len(text.splitlines())
+    stages[name] = len(text.splitlines())
     return text.splitlines()
 
 
@@ -205,7 +205,7 @@ for name, count in counts.items():
     print(f"{name:17}", ", ".join(f"{kind} {n}" for kind, n in count.items()))
 
 figure, (left, right) = plt.subplots(1, 2, num="Stages and instructions", figsize=(9, 3.4))
-left.barh(list(stages), list(stages.values()), color="#0072B2")
+left.barh(list(stages), list(stages.values()), color="#56B4E9")
 left.set(xscale="log", xlabel="lines of text")
 left.invert_yaxis()
 begun = {name: 0 for name in counts}
@@ -213,8 +213,8 @@ for kind in (*KINDS, "rest"):
     now = [count[kind] for count in counts.values()]
     right.bar(list(counts), now, bottom=list(begun.values()), label=kind)
     begun = {name: begun[name] + n for name, n in zip(counts, now, strict=True)}
-right.set(ylabel="instructions of the loop", xlim=(-0.5, 2.9))
-right.legend(fontsize=8)
+right.set(ylabel="instructions of the loop", xlim=(-0.5, 3.2))
+right.legend(fontsize=8, loc="upper right")
 figure.tight_layout()
 plt.show()
 

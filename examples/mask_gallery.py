@@ -77,15 +77,14 @@ plt.show()
 torch.manual_seed(0)
 q, k = (torch.randn(1, SEQLEN, 1, 64) for _ in range(2))
 unit = torch.eye(SEQLEN)[None, :, None]
-shown = {"no mask": None, "sink_window": NAMED["sink_window"], "composed": own}
+shown = {"sink_window": NAMED["sink_window"], "composed": own}
 
-figure, places = plt.subplots(1, 3, num="Weights that a kernel computed", figsize=(9, 3.3))
+figure, places = plt.subplots(1, 2, num="Weights that a kernel computed", figsize=(9, 4.8))
 for axes, (name, mask_mod) in zip(places, shown.items(), strict=True):
     weights = attention(q, k, unit, mask_mod=mask_mod)[0, :, 0]
     axes.imshow(weights.sqrt(), cmap="Blues", vmin=0, vmax=0.7)
     axes.set(xticks=[], yticks=[], title=name)
-    if mask_mod is not None:
-        assert torch.equal(weights > 0, masks.visible_pairs(mask_mod, SEQLEN))
+    assert torch.equal(weights > 0, masks.visible_pairs(mask_mod, SEQLEN))
     torch.testing.assert_close(weights.sum(1), torch.ones(SEQLEN))
 figure.tight_layout()
 plt.show()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-_NAMES = re.compile(r"((?:\*{0,2}\w+)(?:, \*{0,2}\w+)*)(?=:| \()")
+_NAMES = re.compile(r"((?:\*{0,2}\w+)(?:, \*{0,2}\w+)*)(?=:| ?\()")
 _SENTENCE = re.compile(r"(?<=[.;:)])\s+(?=\S)")
 _CODE = re.compile(r"(``.+?``)")
 _PAGE = re.compile(r"\bdocs/(\w[\w-]*)\.md")
@@ -17,17 +17,22 @@ _ENDINGS = ("Returns ", "Raises ")
 
 
 def markdown(text: str, names: Collection[str]) -> str:
-    """Prose with a sentence or more for each of ``names`` as Markdown with an item for each."""
-    return "\n\n".join(part for block in text.split("\n\n") for part in _parts(block, names))
+    """Prose with a sentence or more for each of ``names`` as Markdown with an item for each.
+
+    The first sentence, which says what is described, is none.
+    """
+    first, *blocks = text.split("\n\n")
+    parts = [*_parts(first, names, has_summary=True)]
+    return "\n\n".join([*parts, *(part for block in blocks for part in _parts(block, names))])
 
 
-def _parts(block: str, names: Collection[str]) -> Iterator[str]:
+def _parts(block: str, names: Collection[str], has_summary: bool = False) -> Iterator[str]:
     if block.lstrip().startswith(("- ", "```", ">>>")):
         yield _escaped(block)
         return
     parts = [""]
-    for sentence in _sentences(block):
-        found = _NAMES.match(sentence)
+    for number, sentence in enumerate(_sentences(block)):
+        found = None if has_summary and number == 0 else _NAMES.match(sentence)
         if found and {name.strip("* ") for name in found[1].split(",")} <= set(names):
             parts.append(f"- **{_escaped(found[1])}**{_escaped(sentence[found.end() :])}")
         elif sentence.startswith(_ENDINGS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 
 import griffe
 from prose import markdown
@@ -20,14 +21,21 @@ class PublicNames(griffe.Extension):
             home = module if module.startswith("codegen.") else f"tvm_flash.{module}"
             pkg.set_member(name, griffe.Alias(name, f"{home}.{name}", parent=pkg))
 
-    def on_instance(self, *, obj: griffe.Object, **_) -> None:
-        """After an object is read: its docstring as Markdown."""
-        if obj.docstring:
-            obj.docstring.value = markdown(obj.docstring.value, described_by(obj))
+    def on_function_instance(self, *, func: griffe.Function, **_) -> None:
+        """After a function is read: its docstring, which says what its parameters are."""
+        _rewrite(func, {parameter.name for parameter in func.parameters})
+
+    def on_class_members(self, *, cls: griffe.Class, **_) -> None:
+        """After all of a class is read: its docstring, of its fields or what it is made with."""
+        made = cls.members.get("__init__")
+        parameters = made.parameters if isinstance(made, griffe.Function) else ()
+        _rewrite(cls, {*cls.members, *(parameter.name for parameter in parameters)})
+
+    def on_module_instance(self, *, mod: griffe.Module, **_) -> None:
+        """After a module is read: its docstring."""
+        _rewrite(mod, ())
 
 
-def described_by(obj: griffe.Object) -> set[str]:
-    """Names whose meaning the docstring of ``obj`` tells: parameters, or fields of a class."""
-    if obj.is_class:
-        return set(obj.members) | {p.name for p in obj.parameters}
-    return {p.name for p in obj.parameters} if obj.is_function else set()
+def _rewrite(obj: griffe.Object, names: Collection[str]) -> None:
+    if obj.docstring:
+        obj.docstring.value = markdown(obj.docstring.value, names)
