@@ -85,7 +85,7 @@ def test_pages_of_sources_show_them(written):
             "A sum.\n\n- **x** (B, S): of rows.\n\n- **scale**: by what; none is 1. Slow.\n\n"
             "**Raises** ValueError.",
         ),
-        ("low (x). low, high: ends. a: b.", {"low", "high"}, "low (x).\n\n- **low, high**: ends. a: b."),
+        ("lo (x). lo, hi: ends. a: b.", {"lo", "hi"}, "lo (x).\n\n- **lo, hi**: ends. a: b."),
         ("a * b[0] ``c * d`` < e", (), r"a \* b\[0\] ``c * d`` &lt; e"),
         ("See docs/bias.md.", (), 'See <a href="../bias.html">docs/bias.md</a>.'),
         ("Of:\n\n- one * x\n- two", (), "Of:\n\n- one \\* x\n- two"),
