@@ -108,7 +108,7 @@ def part(lines, word, before=0, after=0):
     place = next(n for n, line in enumerate(lines) if word in line)
     taken = lines[place - before : place + after + 1]
     indent = min(len(line) - len(line.lstrip()) for line in taken)
-    return "\n".join(line[indent:][:240] + " ..." * (len(line) > indent + 240) for line in taken)
+    return "\n".join(line[indent:][:150] + " ..." * (len(line) > indent + 150) for line in taken)
 
 
 print(part(stage("definition"), '"score_mod"', 1, 4))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# Modules whose functions stand elsewhere under the same names.
+NAMED_AGAIN = {"flash_attn_interface"}
+
 
 class Page(NamedTuple):
     """A page: its title, what stands on top, and names of tvm_flash or paths in it."""
@@ -11,7 +14,6 @@ class Page(NamedTuple):
     title: str
     intro: str
     names: tuple[str, ...]
-    members: bool = False
 
 
 PAGES = {
@@ -76,5 +78,10 @@ def pages() -> dict[str, str]:
 
 
 def _text(page: Page) -> str:
-    parts = [f"# {page.title}", page.intro, *(f"::: tvm_flash.{name}" for name in page.names)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([f"# {page.title}", page.intro, *map(_entry, page.names)]) + "\n"
+
+
+def _entry(name: str) -> str:
+    """What mkdocstrings replaces by the documentation of a name."""
+    entry = f"::: tvm_flash.{name}"
+    return f"{entry}\n    options:\n      members: false" if name in NAMED_AGAIN else entry
