@@ -14,13 +14,22 @@ HAS_NVCC := $(or $(wildcard $(CUDA_HOME)/bin/nvcc),$(wildcard $(CUDA_PATH)/bin/n
 COMMA    := ,
 EXTRAS   := compile,test$(if $(strip $(HAS_NVCC)),,$(COMMA)cuda)
 
-.PHONY: demo test lint format bench golden rankings clean
+.PHONY: demo test docs notebooks lint format bench golden rankings clean
 
 demo: $(STAMP)  ## build attention for this machine, check it, time it
 	$(BIN)/tvm-flash demo
 
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+docs: $(STAMP)  ## the documentation as a site, in build/site
+	$(BIN)/python -c 'import mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[docs]'
+	$(BIN)/python docs/site/pages.py build/pages
+	PYTHONPATH=docs/site NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo 'open build/site/index.html'
+
+notebooks: $(STAMP)  ## run the scripts of docs/site/notebook.py, rewrite their pages and pictures
+	$(BIN)/python docs/site/notebook.py
 
 lint: $(STAMP)  ## what the pre-commit hooks check
 	$(BIN)/ruff check .

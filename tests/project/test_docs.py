@@ -71,6 +71,15 @@ def test_the_code_of_integrations_runs():
     assert names["q"].grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["first-steps", pytest.param("training", marks=pytest.mark.sweep)])
+def test_the_code_of_a_page_runs(name):
+    text, names = text_of(ROOT / "docs" / f"{name}.md"), {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "tvm_flash.load(" not in block:
+            exec(compile(block, f"{name}.md", "exec"), names)
+    assert names["k"].grad.isfinite().all() and names["out"].isfinite().all()
+
+
 def test_the_measured_figures_are_those_of_the_results():
     for document, text in update_readme.renewed().items():
         assert text_of(document) == text, f"{document.name}: run update_readme.py"
