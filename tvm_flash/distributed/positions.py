@@ -17,8 +17,8 @@ from .rectangles import Call
 class Functions:
     """A score_mod and a mask_mod that were traced, with tables in place of what a call decides.
 
-    places: for each captured table the column of ``_origins`` that it stands for, or None. documents: of
-    an entry of the batch.
+    places: for each captured table which of ``_origins`` it stands for, or None. documents: how
+    many an entry of the batch has.
     """
 
     captured: Captured
@@ -49,13 +49,15 @@ def functions_of(score_mod: Callable | None, mask_mod: Callable | None, document
                 f"{name} of ring_attention must be a function, not {type(mod).__name__}: it is "
                 "traced with positions in the whole sequence"
             )
-    # Distinct objects, by which their places are found again.
+    # Known again by their memory: what is captured are views.
     origins = [torch.zeros(1, dtype=torch.int32) for _ in range(3)]
+    memory = [x.data_ptr() for x in origins]
     captured = capture(
         score_mod and partial(_shifted_score, score_mod, origins),
         mask_mod and partial(_shifted_mask, mask_mod, origins),
     )
-    places = [next((n for n, x in enumerate(origins) if x is t), None) for t in captured.tables]
+    known = [t.data_ptr() for t in captured.tables]
+    places = [memory.index(place) if place in memory else None for place in known]
     for number, (table, place) in enumerate(zip(captured.tables, places, strict=True)):
         if place is None and wants_gradient(table):
             raise NotImplementedError(

@@ -57,7 +57,8 @@ class RingAttention(torch.autograd.Function):
                 returned = _returned(ranks, plan, step, sums, (k, v))
         if returned is not None:
             returned.add_to(own)
-        return *(total.to(x.dtype) for total, x in zip((dq, *own), (q, k, v))), None, None, None
+        dk, dv = own
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 
 def _rounds(ranks: Ranks, plan: Plan, k, v) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
@@ -126,5 +127,5 @@ def _returned(ranks: Ranks, plan: Plan, step: int, sums, own) -> _Returned:
 
 
 def _dtype(block: Block, x: torch.Tensor) -> torch.dtype:
-    """In what gradients travel: as the kernel gave them, or, of several calls, as they are summed."""
+    """In what gradients travel: as a kernel gave them, or as those of several calls are summed."""
     return x.dtype if len(block.calls) == 1 else torch.float32

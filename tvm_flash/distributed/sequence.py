@@ -48,12 +48,14 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dim: int, ranks: Ranks, layout: str):
         ctx.how = dim, ranks, layout
-        found = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(ranks.world)]
-        dist.all_gather(found, x.contiguous(), group=ranks.group)
+        x = x.contiguous()
+        found = [torch.empty_like(x) for _ in range(ranks.world)]
+        dist.all_gather(found, x, group=ranks.group)
         count = len(chunks(layout, 0, ranks.world))
         parts = [None] * (ranks.world * count)
         for rank, rows in enumerate(found):
-            for number, part in zip(chunks(layout, rank, ranks.world), rows.chunk(count, dim)):
+            numbers = chunks(layout, rank, ranks.world)
+            for number, part in zip(numbers, rows.chunk(count, dim), strict=True):
                 parts[number] = part
         return torch.cat(parts, dim)
 
