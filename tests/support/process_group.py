@@ -41,8 +41,7 @@ class Processes:
         for rank, pipe in enumerate(self._pipes):
             assert pipe.poll(PATIENCE), f"rank {rank} does not answer"
             answers.append(pipe.recv())
-        failed = [f"rank {n}:
-{x[1]}" for n, x in enumerate(answers) if not x[0]]
+        failed = [f"rank {n}: {x[1]}" for n, x in enumerate(answers) if not x[0]]
         assert not failed, "\n".join(failed)
         return [answer[1] for answer in answers]
 

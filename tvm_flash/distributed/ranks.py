@@ -56,7 +56,9 @@ def check_agreement(ranks: Ranks, q: torch.Tensor, shapes: dict[str, torch.Size]
     """
     if ranks.world == 1 or not (q.is_cpu or _CHECKS or ranks.group not in _met):
         return
-    own = {f"{name}.shape[{n}]": size for name, x in shapes.items() for n, size in enumerate(x)}
+    # As many numbers on all ranks, be it packed rows or a batch.
+    padded = {name: [*shape, *[0] * (4 - len(shape))] for name, shape in shapes.items()}
+    own = {f"{name}.shape[{n}]": size for name, x in padded.items() for n, size in enumerate(x)}
     own["dtype or options"] = zlib.crc32(repr((q.dtype, options)).encode())
     numbers = torch.tensor([*own.values()], dtype=torch.int64, device=q.device)
     found = [torch.empty_like(numbers) for _ in range(ranks.world)]
