@@ -50,3 +50,11 @@ def test_dtensors_stay_divided(pair, dim, with_sink):
         if dim in (0, 2):
             assert placements == DTENSORS[dim][: len(placements)]
         assert error <= CLOSE
+
+
+@pytest.mark.parametrize("variant", ["slopes", "heads"])
+def test_what_knows_heads_is_gathered_from_heads(pair, variant):
+    for placements, error in pair.run("training_tasks.dtensors_of_variant", 2, variant):
+        assert placements == "R" and error <= CLOSE
+    for placements, error in pair.run("training_tasks.dtensors_of_variant", 0, variant):
+        assert placements == {"slopes": "R", "heads": "S(0)"}[variant] and error <= CLOSE

@@ -174,3 +174,20 @@ def _attended(leaves, upstream):
     q, k, v, *sink = leaves
     found = attention(q, k, v, causal=True, return_lse=True, sink=sink[0] if sink else None)
     return [*found, *torch.autograd.grad(found, leaves, upstream)]
+
+
+def dtensors_of_variant(dim: int, variant: str) -> tuple:
+    """As ``dtensors`` of a forward with slopes, or with a function that knows heads."""
+    register_sharding()
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    whole = [random(2, 24, heads, DIM, seed=n) for n, heads in enumerate((4, 2, 2))]
+    slopes = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+    options = {
+        "slopes": {"alibi_slopes": slopes},
+        "heads": {"score_mod": lambda score, b, h, q_idx, k_idx: score - 0.1 * h * q_idx},
+    }[variant]
+    wanted = attention(*whole, **options)
+    if variant == "slopes":
+        options = {"alibi_slopes": distribute_tensor(slopes, mesh, [Replicate()])}
+    out = attention(*(distribute_tensor(x, mesh, [Shard(dim)]) for x in whole), **options)
+    return str(out.placements[0]), (out.full_tensor() - wanted).abs().max().item()

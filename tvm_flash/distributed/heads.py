@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -53,41 +52,53 @@ def ulysses_attention(
     Raises as ``attention``; ValueError too where ranks differ.
     """
     ranks = ranks_of(group)
+    q, k, v = autocast(q), autocast(k), autocast(v)
+    rows, heads = _axes(q, k, v, layout, options, ranks)
+    check_agreement(ranks, q, {"q": q.shape, "k": k.shape, "v": v.shape}, (layout, *options))
+    options = of_own_heads(options, ranks, q.shape[heads], q.device)
+    if options.get("dropout_p"):
+        options |= _dropout_of_rank(options["dropout_p"], options.get("rng"), q, ranks)
+    repeats = math.lcm(k.shape[heads], ranks.world) // k.shape[heads]
+    if repeats > 1:
+        k, v = (x.repeat_interleave(repeats, heads) for x in (k, v))
+    q, k, v = (_Exchanged.apply(x, heads, rows, ranks) for x in (q, k, v))
+    if layout != "bshd":
+        options["layout"] = layout
+    found = attention(q, k, v, return_lse=return_lse, **options)
+    out, *lse = found if return_lse else (found,)
+    out = _Exchanged.apply(out, rows, heads, ranks)
+    # Heads before rows.
+    return (out, _Exchanged.apply(*lse, q.ndim - 2, q.ndim - 3, ranks)) if return_lse else out
+
+
+def _axes(q, k, v, layout: str, options, ranks: Ranks) -> tuple[int, int]:
+    """The dimensions of rows and heads, once it is checked that these can be divided."""
     if layout not in LAYOUTS:
         raise ValueError(f"{layout=} must be one of {', '.join(LAYOUTS)}")
     if options.get("block_table") is not None:
         raise ValueError("block_table: keys in pages are not divided among ranks")
-    q, k, v = autocast(q), autocast(k), autocast(v)
-    rank = 3 if options.get("cu_seqlens_q") is not None else 4
+    is_packed = options.get("cu_seqlens_q") is not None
+    if is_packed and layout != "bshd":
+        raise ValueError(f"{layout=} is of dense tensors: packed ones are (total, H, D)")
+    rank = 3 if is_packed else 4
     check_tensors(q, k, v, rank, rank)
     rows, heads = (rank - 3, rank - 2) if layout == "bshd" else (rank - 2, rank - 3)
-    num_heads, kv_heads = q.shape[heads], k.shape[heads]
-    check_heads(num_heads, kv_heads)
+    check_heads(num_heads := q.shape[heads], k.shape[heads])
     if num_heads % ranks.world:
         raise ValueError(
             f"num_heads={num_heads} of q must be a multiple of the {ranks.world} ranks that share "
             "them: use fewer ranks, or ring_attention"
         )
-    check_agreement(ranks, q, {"q": q.shape, "k": k.shape, "v": v.shape}, (layout, *options))
-    options = of_own_heads(options, ranks, num_heads, q.device)
-    if options.get("dropout_p"):
-        options["dropout_p"], rng = as_dropout(options["dropout_p"], options.get("rng"), q)
-        # The high half of the offset, which callers count up from 0.
-        options["rng"] = None if rng is None else rng + rng.new_tensor([0, ranks.rank << 32])
-    repeats = math.lcm(kv_heads, ranks.world) // kv_heads
-    if repeats > 1:
-        k, v = (x.repeat_interleave(repeats, heads) for x in (k, v))
-    q, k, v = (_Exchanged.apply(x, heads, rows, ranks) for x in (q, k, v))
-    call = attention if layout == "bshd" else partial(attention, layout=layout)
-    out = call(q, k, v, return_lse=return_lse, **options)
-    if not return_lse:
-        return _Exchanged.apply(out, rows, heads, ranks)
-    out, lse = out
-    of_lse = rank - 3, rank - 2  # heads, rows
-    return (
-        _Exchanged.apply(out, rows, heads, ranks),
-        _Exchanged.apply(lse, *of_lse[::-1], ranks),
-    )
+    return rows, heads
+
+
+def _dropout_of_rank(dropout_p, rng: torch.Tensor | None, q, ranks: Ranks) -> dict:
+    """Words of a rank's own: its heads are numbered from 0, as those of the others are."""
+    dropout_p, rng = as_dropout(dropout_p, rng, q)
+    if rng is None:
+        return {"dropout_p": dropout_p}
+    # The high half of the offset, which callers count up from 0.
+    return {"dropout_p": dropout_p, "rng": rng + rng.new_tensor([0, ranks.rank << 32])}
 
 
 class _Exchanged(torch.autograd.Function):

@@ -52,7 +52,7 @@ class Kernels:
             out=out[rows],
             dout=dout[rows],
             lse=lse,
-            # The kernels' own is of one call; beside scores of up to 2^20 it counts for nothing.
+            # What a kernel gives is of its call alone: merged sums have no second half.
             lse_low=torch.zeros_like(lse) if self._has_low else None,
             dlse=None if dlse is None else dlse[:, rows].contiguous(),
         )[:3]

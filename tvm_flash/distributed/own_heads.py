@@ -10,7 +10,7 @@ import torch
 
 from ..frontend.captured import Captured, capture
 from ..frontend.given_masks import as_block_mask
-from ..score.program import ScoreProgram, operands
+from ..problem.block_maker import reads
 from .ranks import Ranks
 
 # Which dimension of what has one for heads.
@@ -41,7 +41,7 @@ def _of_true_heads(name: str, mod: Callable | Captured, shifted: Callable, first
     """``mod``, called with the number of a head among all; TypeError for one traced before."""
     captured = mod if isinstance(mod, Captured) else capture(**{name: mod})
     programs = (captured.score_mod, captured.mask_mod)
-    if not any(_knows_heads(program) for program in programs if program is not None):
+    if not any(program is not None and reads(program, "h") for program in programs):
         return mod
     if isinstance(mod, Captured):
         raise TypeError(
@@ -59,15 +59,10 @@ def _shifted_mask(mask_mod, first, b, h, q_idx, k_idx):
     return mask_mod(b, h + first, q_idx, k_idx)
 
 
-def _knows_heads(program: ScoreProgram) -> bool:
-    head = program.instructions.index(("h",))
-    return any(head in operands(each) for each in program.instructions)
-
-
 def _check_lists(block_mask, ranks: Ranks) -> None:
     """ValueError for block lists of single heads, or a mask_mod of theirs."""
     mask = as_block_mask(block_mask)
-    knows_heads = mask.program is not None and _knows_heads(mask.program)
+    knows_heads = mask.program is not None and reads(mask.program, "h")
     if ranks.world > 1 and (mask.shape[1] != 1 or knows_heads):
         raise ValueError(
             "block_mask tells heads apart, which the ranks divide: give one whose mask_mod does "

@@ -68,7 +68,7 @@ def check_agreement(ranks: Ranks, q: torch.Tensor, shapes: dict[str, torch.Size]
     for rank, theirs in enumerate(others, 1):
         for name, value, other in zip(own, first, theirs, strict=True):
             if value != other:
-                said = f": {value} and {other}" if "shape" in name else f", here {options}"
+                said = f": {value} and {other}" if "shape" in name else f", here {options!r:.200}"
                 raise ValueError(f"ranks 0 and {rank} of the group differ in {name}{said}")
 
 
@@ -82,12 +82,11 @@ class Transfer:
         sent: Sequence[torch.Tensor],
         source: int,
         received: Sequence[torch.Tensor],
-        is_received: bool = True,
     ):
         to, source = (dist.get_global_rank(ranks.group, peer) for peer in (to, source))
         operations = [
             *(dist.P2POp(dist.isend, x, to, ranks.group) for x in sent),
-            *(dist.P2POp(dist.irecv, x, source, ranks.group) for x in received if is_received),
+            *(dist.P2POp(dist.irecv, x, source, ranks.group) for x in received),
         ]
         self._sent, self._received = sent, received  # in memory until they have arrived
         self._works = dist.batch_isend_irecv(operations) if operations else []

@@ -73,38 +73,53 @@ def ring_attention(
     if is_packed:
         q, k, v = (x.unsqueeze(0) for x in (q, k, v))
     check_sizes(q.shape, k.shape, v.shape)
-    ends_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-    streams = (_stream(q, "_q", cu_seqlens_q, ranks.world), _stream(k, "_k", ends_k, ranks.world))
-    if len(streams[0].ends) != len(streams[1].ends):
-        raise ValueError("cu_seqlens_q and cu_seqlens_k must be of as many documents")
-    for stream in streams:
-        chunk_rows(layout, stream.rows)  # raises
-    features, scale, numbers = options_of(causal, window_size, softcap, softmax_scale, None)
-    features, (left, right, softcap, _) = Features(*features), numbers
-    if features.is_steep:
-        raise ValueError(f"softmax_scale={scale} is beyond what ring_attention merges: 1024")
-    functions = functions_of(score_mod, mask_mod, len(streams[0].ends) - 1)
-    window = (left if left >= 0 else None, 0 if features.causal else right if right >= 0 else None)
-    division = Division(layout, ranks.world, *streams, window, functions is not None)
-    sizes = {"q": q.shape, "k": k.shape, "v": v.shape}
-    check_agreement(ranks, q, sizes, (division, scale, softcap, is_packed))
-    kernels = Kernels(
-        q.shape[-1] ** -0.5 if scale is None else scale,
-        softcap,
-        as_flag("deterministic", deterministic),
-        functions,
-    )
-    plan = plan_of(division, ranks.rank)
-    out, lse = RingAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)), ranks, plan, kernels)
     if sink is not None:
-        out, lse = with_sink(out, lse, as_softmax("softmax", sink, q, return_lse)[1])
+        _, sink = as_softmax("softmax", sink, q, return_lse)
+    streams = _streams(q, k, (cu_seqlens_q, cu_seqlens_k), ranks.world, layout)
+    functions = functions_of(score_mod, mask_mod, len(streams[0].ends) - 1)
+    window, scale, softcap = _numbers(causal, window_size, softcap, softmax_scale, q.shape[-1])
+    kernels = Kernels(scale, softcap, as_flag("deterministic", deterministic), functions)
+    division = Division(layout, ranks.world, *streams, window, functions is not None)
+    shapes = {"q": q.shape, "k": k.shape, "v": v.shape}
+    check_agreement(ranks, q, shapes, (is_packed, scale, softcap, division))
+
+    rows = (x.flatten(0, 1) for x in (q, k, v))
+    out, lse = RingAttention.apply(*rows, ranks, plan_of(division, ranks.rank), kernels)
+    if sink is not None:
+        out, lse = _with_sink(out, lse, sink)
     if not is_packed:
-        batch, rows = q.shape[:2]
-        out, lse = out.unflatten(0, (batch, rows)), lse.unflatten(1, (batch, rows)).transpose(0, 1)
+        sizes = q.shape[:2]
+        out, lse = out.unflatten(0, sizes), lse.unflatten(1, sizes).transpose(0, 1)
     return (out, lse) if return_lse else out
 
 
-def with_sink(out: torch.Tensor, lse: torch.Tensor, sink: torch.Tensor):
+def _numbers(causal, window_size, softcap, softmax_scale, head_dim: int) -> tuple:
+    """The window (left, right), None for no end, scale and softcap; raises as ``attention``."""
+    features, scale, numbers = options_of(causal, window_size, softcap, softmax_scale, None)
+    if Features(*features).is_steep:
+        raise ValueError(f"softmax_scale={scale} is beyond what ring_attention merges: 1024")
+    left, right, softcap, _ = numbers
+    right = 0 if Features(*features).causal else right
+    window = tuple(end if end >= 0 else None for end in (left, right))
+    return window, head_dim**-0.5 if scale is None else scale, softcap
+
+
+def _streams(q, k, cumulative, world: int, layout: str) -> tuple[Stream, Stream]:
+    """The rows of queries and keys; ValueError unless they can be divided."""
+    of_queries, of_keys = cumulative
+    of_keys = of_queries if of_keys is None else of_keys
+    streams = _stream(q, "_q", of_queries, world), _stream(k, "_k", of_keys, world)
+    for stream in streams:
+        chunk_rows(layout, stream.rows)
+    if len(streams[0].ends) != len(streams[1].ends):
+        raise ValueError(
+            f"cu_seqlens_q is of {len(streams[0].ends) - 1} documents, cu_seqlens_k of "
+            f"{len(streams[1].ends) - 1}: make them as many"
+        )
+    return streams
+
+
+def _with_sink(out: torch.Tensor, lse: torch.Tensor, sink: torch.Tensor):
     """out (rows, H, Dv) and lse (H, rows) with exp(sink), (H,), in the denominators."""
     whole = torch.logaddexp(lse, sink[:, None])
     share = torch.exp(lse - whole).T.unsqueeze(-1)

@@ -64,7 +64,7 @@ class RingAttention(torch.autograd.Function):
 def _rounds(ranks: Ranks, plan: Plan, k, v) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """The steps, each with the keys and values of its block, while the next ones are on their way.
 
-    Held at a time are two blocks of others, without rows that no query sees.
+    Held at a time are two blocks of others; of a step in which nothing is seen there are none.
     """
     coming = _keys_of(ranks, plan, 1, k, v)
     yield 0, k, v
@@ -82,10 +82,9 @@ def _keys_of(ranks: Ranks, plan: Plan, step: int, k, v) -> Transfer | None:
     return Transfer(
         ranks,
         ranks.peer(step),
-        [_rows(x, sent) for x in (k, v)] if sent.calls else (),
+        [_rows(x, sent) for x in (k, v) if sent.calls],
         ranks.peer(-step),
-        [x.new_empty((received.length, *x.shape[1:])) for x in (k, v)],
-        is_received=bool(received.calls),
+        [x.new_empty((received.length, *x.shape[1:])) for x in (k, v) if received.calls],
     )
 
 
@@ -103,7 +102,7 @@ class _Returned(NamedTuple):
 
     def add_to(self, totals) -> None:
         """Wait for them, and add them to the sums of all of this rank's rows."""
-        for total, part in zip(totals, self.transfer.wait(), strict=True):
+        for total, part in zip(totals, self.transfer.wait(), strict=False):
             before = 0
             for start, stop in self.block.rows:
                 total[start:stop] += part[before : before + stop - start]
@@ -116,12 +115,11 @@ def _returned(ranks: Ranks, plan: Plan, step: int, sums, own) -> _Returned:
     transfer = Transfer(
         ranks,
         ranks.peer(-step),
-        [total.to(_dtype(here, x)) for total, x in zip(sums, own, strict=True)]
-        if here.calls
-        else (),
+        [total.to(_dtype(here, x)) for total, x in zip(sums, own, strict=False)],
         ranks.peer(step),
-        [x.new_empty((there.length, *x.shape[1:]), dtype=_dtype(there, x)) for x in own],
-        is_received=bool(there.calls),
+        [x.new_empty((there.length, *x.shape[1:]), dtype=_dtype(there, x)) for x in own]
+        if there.calls
+        else (),
     )
     return _Returned(there, transfer)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -12,6 +12,7 @@ from torch.distributed.tensor.experimental import register_sharding as of_torch
 from ..frontend import ops, ragged_ops  # noqa: F401  define the operators
 from ..frontend.recording import named
 from ..frontend.spec_names import spec_of
+from ..problem.block_maker import reads
 from ..problem.spec import AttentionSpec
 
 _ROWS = ("q", "k", "v", "out", "dout", "dq", "dk", "dv")
@@ -24,11 +25,14 @@ def _by_dimension(rows: int, statistics: int) -> dict[str, Shard]:
 
 
 _SINK_OF_HEADS = {"sink": Shard(0), "dsink": Shard(0)}
-# Ways to divide a call by kind of sequences; what is not named is replicated.
-_BATCH = {**_by_dimension(0, 0), "dsink": Partial()}
-_HEADS = {
-    "attention": {**_by_dimension(2, 1), **_SINK_OF_HEADS},
-    "attention_packed": {**_by_dimension(1, 0), **_SINK_OF_HEADS},
+# How a call may be divided, by kind of sequences and by what score functions call the divided; what
+# is not named is replicated.
+_WAYS = {
+    "attention": {
+        "b": {**_by_dimension(0, 0), "dsink": Partial()},
+        "h": {**_by_dimension(2, 1), **_SINK_OF_HEADS},
+    },
+    "attention_packed": {"h": {**_by_dimension(1, 0), **_SINK_OF_HEADS}},
 }
 
 
@@ -39,17 +43,16 @@ def register_sharding() -> None:
     Dense tensors may be sharded by entries, Shard(0), and by heads, Shard(2) of q, k, v (B, S, H,
     D), where every dimension of the mesh divides the number of key heads; packed ones by heads,
     Shard(1). lse (B, H, S) then is Shard(0) or Shard(1). Anything else torch redistributes first:
-    rows that are sharded are gathered (``ring_attention`` does not). So are all of a call with
-    captured tensors or dropout, whose entries and heads are known by their numbers in the whole.
+    rows that are sharded are gathered (``ring_attention`` does not). So are calls with captured
+    tensors, slopes, dropout, or functions of the entry or the head, by their numbers in the whole.
     """
-    for kind, heads in _HEADS.items():
-        ways = (_BATCH, heads) if kind == "attention" else (heads,)
+    for kind, ways in _WAYS.items():
         for direction in ("forward", "backward"):
             operator = getattr(torch.ops.tvm_flash, f"{kind}_{direction}").default
             of_torch(operator)(_rule(operator, ways))
 
 
-def _rule(operator, ways: Sequence[Mapping]):
+def _rule(operator, ways: Mapping[str, Mapping]):
     """The function that torch asks for the placements of a call of ``operator``."""
     results = [x.name for x in operator._schema.returns]
 
@@ -57,12 +60,11 @@ def _rule(operator, ways: Sequence[Mapping]):
         given = {**named(operator, inputs), **others}
         spec = spec_of(given["spec"])
         absent = _absent(spec)
-        is_replicated = given["tables"] or given["rng"] is not None
         found = []
-        for way in ({}, *([] if is_replicated else ways)):
-            if way is _BATCH or not way or _divides(given):
-                outputs = [Replicate() if x in absent else way.get(x, Replicate()) for x in results]
-                found.append((outputs, [_placement(x, given[x], way, absent) for x in given]))
+        for way in ({}, *(way for symbol, way in ways.items() if _may_divide(symbol, spec, given))):
+            known = {name: place for name, place in way.items() if name not in absent}
+            placements = [known.get(name, Replicate()) for name in results]
+            found.append((placements, _placements(given, known)))
         return found
 
     return acceptable
@@ -74,14 +76,26 @@ def _absent(spec: AttentionSpec) -> set[str]:
     return absent if spec.softmax == "sink" else absent | {"dsink"}
 
 
-def _divides(given: Mapping) -> bool:
-    """Whether every dimension of the mesh divides the key heads."""
+def _may_divide(symbol: str, spec: AttentionSpec, given: Mapping) -> bool:
+    """Whether entries ("b") or heads ("h"), as score functions call them, are computed apart."""
+    programs = [x for x in (spec.score_mod, spec.mask_mod) if x is not None]
     keys = given["k"]
-    return all(keys.shape[-2] % keys.mesh.size(n) == 0 for n in range(keys.mesh.ndim))
+    return (
+        not given["tables"]
+        and given["rng"] is None
+        and not any(reads(program, symbol) for program in programs)
+        and (symbol == "b" or all(keys.shape[-2] % n == 0 for n in keys.mesh.shape))
+    )
 
 
-def _placement(name: str, value, way: Mapping, absent: set[str]):
-    """The placement of an argument; None for what is no tensor."""
-    if value is None or isinstance(value, (str, int, float, bool)) or name == "tables":
-        return None
-    return Replicate() if name in absent else way.get(name, Replicate())
+def _placements(given: Mapping, known: Mapping) -> list:
+    """The placement of each argument: None for what is no tensor, one for each of a list."""
+    found = []
+    for name, value in given.items():
+        if name == "tables":
+            found += [Replicate()] * len(value or ()) or [None]
+        elif value is None or isinstance(value, (str, int, float, bool)):
+            found.append(None)
+        else:
+            found.append(known.get(name, Replicate()))
+    return found
