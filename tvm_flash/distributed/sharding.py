@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
-from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
 from torch.distributed.tensor.experimental import register_sharding as of_torch
 
 from ..frontend import ops, ragged_ops  # noqa: F401  define the operators
@@ -50,6 +51,14 @@ def register_sharding() -> None:
         for direction in ("forward", "backward"):
             operator = getattr(torch.ops.tvm_flash, f"{kind}_{direction}").default
             of_torch(operator)(_rule(operator, ways))
+            _ask_for_each_spec(operator)
+
+
+def _ask_for_each_spec(operator) -> None:
+    """Keep placements by all arguments: torch does so by tensors and integers, and a spec, which
+    decides them too, is a text."""
+    kept_by = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
+    kept_by[operator] = RuntimeSchemaInfo(static_argnum=0, needs_pytree=True)
 
 
 def _rule(operator, ways: Mapping[str, Mapping]):
