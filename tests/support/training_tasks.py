@@ -61,7 +61,7 @@ def loss_of(out) -> torch.Tensor:
 
 
 def gradients_of_one() -> dict[str, torch.Tensor]:
-    """Of the whole batch in one process."""
+    """Gradients of the whole batch in one process."""
     whole = model()
     loss_of(whole(tokens())).backward()
     return {name: x.grad for name, x in whole.named_parameters()}

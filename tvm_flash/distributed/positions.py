@@ -79,6 +79,6 @@ def _shifted_mask(mask_mod, origins, b, h, q_idx, k_idx):
 
 @lru_cache(maxsize=1024)
 def _origins(call: Call, documents: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Of each rectangle its document and the positions of its first query and key; int32."""
+    """The document of each rectangle, and the positions of its first query and key; int32."""
     rows = [(r.document[0] * documents + r.document[1], *r.first) for r in call.rectangles]
     return tuple(torch.tensor(rows, dtype=torch.int32).T.contiguous().to(device))
