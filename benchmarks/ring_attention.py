@@ -111,6 +111,8 @@ def of_ranks(world: int, seqlen: int) -> Iterator[tuple]:
         arguments = (world, store, seqlen, answers)
         started = multiprocessing.spawn(work, arguments, nprocs=world, join=False)
         for _ in range(len(DTYPES) * len(PROBLEMS) * len(CONTENDERS)):
+            while answers.empty():
+                started.join(timeout=1)  # raises what a rank has raised
             yield answers.get()
         started.join()
 
