@@ -45,7 +45,7 @@ _EXPORTS = {
     "CacheFull": "errors",
 }
 # Modules that users know as a whole.
-_MODULES = ("bert_padding", "feature_maps", "flash_attn_interface", "masks")
+_MODULES = ("bert_padding", "distributed", "feature_maps", "flash_attn_interface", "masks")
 
 # All but `build`: a star import imports every name here, and TVM is no part of running.
 __all__ = [*(x for x in _EXPORTS if x != "build"), *_MODULES, "__version__"]

@@ -1,5 +1,6 @@
 """What the documents say is true: links lead somewhere, code runs, tables are the measured ones."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_the_code_of_a_page_runs(name):
         if "tvm_flash.load(" not in block:
             exec(compile(block, f"{name}.md", "exec"), names)
     assert names["k"].grad.isfinite().all() and names["out"].isfinite().all()
+
+
+def test_the_code_of_distributed_imports_what_there_is():
+    text, names = text_of(ROOT / "docs/distributed.md"), {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        imports = [x for x in ast.parse(block).body if isinstance(x, (ast.Import, ast.ImportFrom))]
+        exec(compile(ast.Module(imports, []), "distributed.md", "exec"), names)
+    assert "ring_attention" in names
 
 
 def test_the_measured_figures_are_those_of_the_results():

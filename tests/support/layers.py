@@ -75,6 +75,12 @@ LAYERS = (
         "one file for each, imported when it is asked for: torch's own attention on these kernels",
     ),
     Layer(
+        "many processes",
+        ("distributed",),
+        "a sequence, heads or a batch that ranks share, over the operators of packed sequences; "
+        "what DTensor is told ([distributed.md](distributed.md))",
+    ),
+    Layer(
         "measure",
         ("bench",),
         "times, memory, floors and targets beside SDPA; on GPUs the error rule too",
