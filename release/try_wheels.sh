@@ -18,8 +18,8 @@ build=$(command -v python)
 # Building in a checkout leaves folders behind: of a copy.
 mkdir "$scratch/tree"
 git -C "$here/.." ls-files -co --exclude-standard -z |
-  tar -C "$here/.." --null --files-from=- --create | tar -C "$scratch/tree" --extract
-"$build" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$dist" "$scratch/tree"
+  tar -C "$here/.." --null --files-from=- --create --file=- | tar -C "$scratch/tree" --extract --file=-
+"$build" -m pip wheel --quiet --no-deps --wheel-dir "$dist" "$scratch/tree"
 
 (
   cd "$scratch"
