@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with python3 (3.10 to 3.13) and make: `make demo`, `make test`.
+# Two commands on a fresh machine with python3 (3.10 to 3.14) and make: `make demo`, `make test`.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -55,7 +55,7 @@ clean:  ## the environment and everything built; not the kernel cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported: call make PYTHON=python3.12 (3.10 to 3.13)")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 14) else f"Python {v[0]}.{v[1]} is not supported: call make PYTHON=python3.12 (3.10 to 3.14)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]' $(EXTRA)

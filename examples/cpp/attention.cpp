@@ -1,5 +1,8 @@
 // Attention from C++: load a library, call it on tensors of ones, look at the result. See README.md.
+// -DWITH_CUDA: on GPUs too, with CUDA's headers and runtime; CPUs need neither.
+#ifdef WITH_CUDA
 #include <cuda_runtime_api.h>
+#endif
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/module.h>
 
@@ -16,6 +19,33 @@
 
 namespace ffi = tvm::ffi;
 
+// Memory of a device, aligned to 64 bytes or more; nullptr where there is none.
+void *allocate(DLDeviceType where, size_t bytes) {
+  if (where == kDLCPU) return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+#ifdef WITH_CUDA
+  void *memory = nullptr;
+  return cudaMalloc(&memory, bytes) ? nullptr : memory;
+#else
+  throw std::runtime_error("GPUs: compile this program with -DWITH_CUDA");
+#endif
+}
+
+void release(DLDeviceType where, void *memory) {
+  if (where == kDLCPU) std::free(memory);
+#ifdef WITH_CUDA
+  else (void)cudaFree(memory);
+#endif
+}
+
+// From or to a device.
+void copy(DLDeviceType where, void *to, const void *from, size_t bytes) {
+  if (where == kDLCPU) std::memcpy(to, from, bytes);
+#ifdef WITH_CUDA
+  // cudaMemcpyDefault finds out where each side lies, but needs a driver.
+  else if (cudaMemcpy(to, from, bytes, cudaMemcpyDefault)) throw std::runtime_error("cudaMemcpy");
+#endif
+}
+
 // (B, S, H, D) of bfloat16, or (B, H, S) of float32, on a device.
 struct Tensor : DLTensor {
   std::vector<int64_t> sizes, steps;
@@ -24,21 +54,14 @@ struct Tensor : DLTensor {
     int64_t count = 1;
     for (size_t n = shape.size(); n-- > 0; count *= shape[n]) steps[n] = count;
     bytes = count * type.bits / 8;
-    void *memory = nullptr;
-    if (where.device_type == kDLCPU) memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    else if (cudaMalloc(&memory, bytes)) memory = nullptr;
+    void *memory = allocate(where.device_type, bytes);
     if (!memory) throw std::runtime_error("no memory for a tensor on this device");
     *static_cast<DLTensor *>(this) = {memory, where, int32_t(shape.size()), type,
                                       sizes.data(), steps.data(), 0};
   }
-  ~Tensor() { device.device_type == kDLCPU ? std::free(data) : (void)cudaFree(data); }
+  ~Tensor() { release(device.device_type, data); }
   Tensor(const Tensor &) = delete;
 
-  // cudaMemcpyDefault finds out where each side lies, but needs a driver.
-  void copy(void *to, const void *from) const {
-    if (device.device_type == kDLCPU) std::memcpy(to, from, bytes);
-    else if (cudaMemcpy(to, from, bytes, cudaMemcpyDefault)) throw std::runtime_error("cudaMemcpy");
-  }
   size_t bytes;
 };
 
@@ -59,14 +82,15 @@ int main(int argc, char **argv) try {
   Tensor q(device, bf16, {B, S, H, D}), k(device, bf16, {B, S, H, D}), v(device, bf16, {B, S, H, D});
   Tensor out(device, bf16, {B, S, H, D}), lse(device, f32, {B, H, S});
   std::vector<uint16_t> ones(B * S * H * D, 0x3F80), result(ones.size());
-  for (Tensor *tensor : {&q, &k, &v}) tensor->copy(tensor->data, ones.data());
+  for (Tensor *tensor : {&q, &k, &v})
+    copy(device.device_type, tensor->data, ones.data(), tensor->bytes);
 
   ffi::Module library = ffi::Module::LoadFromFile(argv[1]);
   ffi::Function attention = library->GetFunction(argv[2]).value();
   DLTensor *tensors[] = {&q, &k, &v, &out, &lse};
   attention(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], 1.0 / std::sqrt(double(D)));
 
-  out.copy(result.data(), out.data);
+  copy(device.device_type, result.data(), out.data, out.bytes);
   for (uint16_t value : result)  // the mean of ones
     if (value != 0x3F80) return std::printf("wrong: 0x%04x\n", value), 1;
   return std::printf("right: %zu values are 1\n", result.size()), 0;

@@ -120,6 +120,29 @@ def test_verify_of_a_folder_that_is_not_there():
     assert "does not exist: build" not in text and "no/file.py" in text
 
 
+def test_build_takes_directions_by_name(tmp_path):
+    out = tmp_path / "kernels"
+    options = ("--directions", "append", "-o", str(out), "--json")
+    manifest = json.loads(call("build", "fp32,d=16,causal,paged", *options).stdout)
+    assert [kernel["direction"] for kernel in manifest["kernels"]] == ["append"]
+    told = call("build", SPEC, "--directions", "linear,sideways", status=2).stderr
+    assert "'sideways' must be of forward" in told
+    told = call("build", SPEC, "--directions", "forward", "--forward-only", status=2).stderr
+    assert "names all" in told
+
+
+def test_build_says_which_options_are_of_wheels_and_repositories():
+    told = call("build", SPEC, "--target", "cpu", "--target", "cuda", status=2).stderr
+    assert "one library is for one of them" in told
+    assert "reads no --name" in call("build", SPEC, "--name", "x", status=2).stderr
+    told = call("build", SPEC, "--wheel", "--kernels-repo", status=2).stderr
+    assert "--wheel reads no --kernels-repo" in told
+    told = call("build", SPEC, "--wheel", "--json", status=2).stderr
+    assert "--wheel reads no --json" in told
+    told = call("build", SPEC, "--wheel", "--target", "x86-64-v3", "--split", status=2).stderr
+    assert "reads no --split" in told
+
+
 def test_build_without_specs_says_so():
     assert "no specs" in call("build", status=2).stderr
 

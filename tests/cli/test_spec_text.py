@@ -1,15 +1,19 @@
 """Specs written on the command line."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_flash.cases import CASES
-from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs, text_of
+from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs
 from tvm_flash.problem.sequences import KINDS
 from tvm_flash.problem.spec import SOFTMAXES, AttentionSpec
+from tvm_flash.problem.text import text_of
+from tvm_flash.score.trace import trace_score_mod
 
 
 def test_every_word():
@@ -41,6 +45,25 @@ def test_tables_that_learn():
     assert parse_spec(text_of(spec)) == spec
     with pytest.raises(SpecTextError, match="no table that could learn"):
         parse_spec("fp32,d=64,learned")
+
+
+def test_blocks_of_a_block_mask():
+    spec = parse_spec("bf16,d=64,causal,blocks=64x128")
+    assert spec.block_mask == (64, 128) and parse_spec(text_of(spec)) == spec
+    for text in ("blocks=64", "blocks=x64", "blocks=64x-1", "blocks=7x64"):
+        with pytest.raises(SpecTextError, match="block"):
+            parse_spec(f"bf16,d=64,{text}")
+
+
+def test_some_of_the_tables_learn():
+    score_mod, _ = trace_score_mod(lambda s, b, h, i, j: s * torch.ones(4)[h] + torch.ones(9)[j])
+    spec = AttentionSpec(dtype="float32", head_dim=64, alibi=True, score_mod=score_mod)
+    assert len(spec.differentiable_tables) == 3
+    assert text_of(replace(spec, learned=(0, 2))).endswith(",learned=0+2")
+    assert text_of(spec.learning()).endswith(",learned")
+    assert parse_spec("fp32,d=64,alibi,learned=0") == parse_spec("fp32,d=64,alibi,learned")
+    with pytest.raises(SpecTextError, match="learned="):
+        parse_spec("fp32,d=64,alibi,learned=3")
 
 
 @pytest.mark.parametrize("kind", SOFTMAXES)

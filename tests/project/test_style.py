@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = "tvm_flash schedules codegen tuning_logs tests examples benchmarks docs".split()
+FOLDERS = "tvm_flash schedules codegen tuning_logs tests examples benchmarks docs release".split()
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 

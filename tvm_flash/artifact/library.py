@@ -18,6 +18,7 @@ from .manifest import DIRECTIONS, FORMAT, KernelRecord, Manifest, symbol_name
 
 __all__ = [
     "DIRECTIONS",
+    "ENTRY_POINTS",
     "FORMAT",
     "MANIFEST",
     "PTX",
@@ -25,6 +26,7 @@ __all__ = [
     "KernelRecord",
     "Manifest",
     "read",
+    "read_manifest",
     "read_ptx",
     "refuse",
     "sha256_of",
@@ -36,6 +38,8 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 PTX = "kernels.ptx.gz"
+# The group by which installed packages name theirs, whose folders are artifacts.
+ENTRY_POINTS = "tvm_flash.kernels"
 
 # Bytes that are read of a manifest, and of a library or PTX (packed and not). docs/artifacts.md.
 MANIFEST_LIMIT = 16 * 2**20
@@ -127,6 +131,15 @@ def read(path: str | Path, *, with_ptx: bool = False) -> Artifact:
                 if not folder.was_replaced():
                     raise
     raise refuse(place, "it is replaced faster than it can be read", "load it later")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What the manifest in the folder ``path`` says; the library beside it is not looked at.
+
+    Raises ArtifactError.
+    """
+    with _opened(path) as folder:
+        return _manifest(path / MANIFEST, _bytes(folder, MANIFEST, MANIFEST_LIMIT))
 
 
 class _Vanished(ArtifactError):

@@ -1,4 +1,4 @@
-"""``tvm-flash build``: kernels ahead of time, into one library and its manifest."""
+"""``tvm-flash build``: kernels ahead of time, as one library or to be shipped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ..problem.lengths import FORWARD_BUCKETS, check_buckets
+from ..problem.lengths import check_buckets
+from ..problem.presets import all_pairs
+from . import build_options as options
 from .console import console, counted_progress
 from .cost_table import cost_summary, cost_tables
+from .ship import Pairs, ship_repository, ship_wheel
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
 from .unread import refuse_unread
+
+_ONE_LIBRARY = {"verbose", "as_json"}
 
 
 def build(
@@ -22,40 +27,20 @@ def build(
     specs: Specs = None,
     specs_file: SpecsFile = None,
     preset: PresetNames = None,
-    target: Annotated[
-        str, typer.Option(help="llvm (this machine), a CPU level, cuda or cuda:sm_80,sm_90.")
-    ] = "llvm",
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory of the artifact.")] = Path(
-        "kernels"
-    ),
-    forward_only: Annotated[bool, typer.Option("--forward-only", help="No backward.")] = False,
-    split: Annotated[
-        bool,
-        typer.Option(
-            "--split",
-            help="GPUs: also the forward that divides keys, for few queries and many keys.",
-        ),
-    ] = False,
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic",
-            help="GPUs: also the backward whose gradients have the same bits every run.",
-        ),
-    ] = False,
-    buckets: Annotated[
-        str,
-        typer.Option(
-            help=f"CPUs: length buckets to make kernels for, of {', '.join(FORWARD_BUCKETS)}. "
-            "Those with equal configs share one, and the nearest kernel serves other lengths. "
-            "Default: all.",
-            show_default=False,
-        ),
-    ] = ",".join(FORWARD_BUCKETS),
+    target: options.Targets = None,
+    out: options.Out = None,
+    forward_only: options.ForwardOnly = False,
+    split: options.Split = False,
+    deterministic: options.Deterministic = False,
+    directions: options.Directions = None,
+    buckets: options.Buckets = options.ALL_BUCKETS,
     logs: Annotated[
         Path | None,
         typer.Option(help="Folder of tuning records that come before the package's own."),
     ] = None,
+    wheel: options.Wheel = False,
+    name: options.Name = None,
+    kernels_repo: options.KernelsRepo = False,
     show_list: Annotated[
         bool, typer.Option("--list", help="Only print the kernels of the presets, for --specs.")
     ] = False,
@@ -69,16 +54,49 @@ def build(
         refuse_unread(context, "--list", ("show_list", "preset"))
         print("\n".join(listing(preset)))
         return
-    unread = {"buckets"} if target.startswith("cuda") else {"split", "deterministic", "verbose"}
-    refuse_unread(context, f"--target {target}", context.params.keys() - unread)
+    shipped = "--wheel" * wheel or "--kernels-repo" * kernels_repo
+    targets = target or ["cpu" if shipped else "llvm"]
+    _refuse_unread(context, targets, shipped)
     problems = own_specs(specs, specs_file, preset)
+    asked = options.directions_of(directions, forward_only, split, deterministic)
+    pairs = all_pairs(problems, preset or (), asked)
     wanted = {
-        "presets": preset or (),
-        "directions": _directions(forward_only, split, deterministic),
         "buckets": check_buckets(word.strip() for word in buckets.split(",")),
         "logs": logs,
     }
-    path, seconds = _build(problems, target, out, wanted)
+    if wheel:
+        ship_wheel(pairs, targets, out or Path("dist"), name, wanted)
+    elif kernels_repo:
+        ship_repository(pairs, targets, out or Path("kernels-repo"), wanted)
+    else:
+        path, seconds = _build(pairs, targets[0], out or Path("kernels"), wanted)
+        _report(path, seconds, verbose, as_json)
+
+
+def _refuse_unread(context: typer.Context, targets: list[str], shipped: str) -> None:
+    """Raise ValueError for options that change nothing of what is made."""
+    read = context.params.keys()
+    if shipped:
+        other = "kernels_repo" if shipped == "--wheel" else "wheel"
+        unread = {other, *_ONE_LIBRARY} | ({"name"} if shipped != "--wheel" else set())
+        refuse_unread(context, shipped, read - unread)
+    elif len(targets) > 1:
+        raise ValueError(f"--target {' and '.join(targets)}: one library is for one of them")
+    else:
+        refuse_unread(context, "a build of one library", read - {"name"})
+    refuse_unread(context, f"--target {' '.join(targets)}", read - options.unread_by(targets))
+
+
+def _build(pairs: Pairs, target: str, out: Path, wanted: dict[str, Any]) -> tuple[Path, float]:
+    from ..codegen.build import build_pairs
+
+    started = time.perf_counter()
+    with counted_progress("build") as step:
+        path = build_pairs(pairs, target, out, progress=step, **wanted)
+    return path, time.perf_counter() - started
+
+
+def _report(path: Path, seconds: float, verbose: bool, as_json: bool) -> None:
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     costs = _costs(path) if manifest["target"]["name"] == "cuda" else []
     if as_json:
@@ -97,13 +115,6 @@ def build(
     )
 
 
-def _directions(forward_only: bool, split: bool, deterministic: bool) -> tuple[str, ...]:
-    forwards = ("forward", *["forward_split"] * split)
-    if forward_only:
-        return forwards
-    return (*forwards, "backward", *["backward_deterministic"] * deterministic)
-
-
 def _target_text(manifest: dict[str, Any]) -> str:
     target = manifest["target"]
     return " ".join([target["name"], *target.get("archs", [])])
@@ -113,12 +124,3 @@ def _costs(path: Path) -> list:
     from ..codegen.report import reports
 
     return reports(path)
-
-
-def _build(problems: list, target: str, out: Path, wanted: dict[str, Any]) -> tuple[Path, float]:
-    from ..codegen.build import build as build_artifact
-
-    started = time.perf_counter()
-    with counted_progress("build") as step:
-        path = build_artifact(problems, target, out, progress=step, **wanted)
-    return path, time.perf_counter() - started

@@ -76,6 +76,7 @@ def findings() -> list[Finding]:
         lambda: _importable("torch", "run", "pip install torch"),
         lambda: _importable("tvm_ffi", "run", "pip install apache-tvm-ffi"),
         _openmp,
+        _installed_kernels,
         lambda: _importable("tvm", "compile", "pip install 'tvm-flash[compile]'"),
         _matching_pair,
         _linker,
@@ -99,8 +100,8 @@ def verdicts(found: Iterable[Finding]) -> dict[str, str]:
 
 
 def _python() -> Finding:
-    ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
-    return Finding("python", "run", ok, sys.version.split()[0], "use Python 3.10 to 3.13")
+    ok = (3, 10) <= sys.version_info[:2] <= (3, 14)
+    return Finding("python", "run", ok, sys.version.split()[0], "use Python 3.10 to 3.14")
 
 
 def _importable(module: str, needed_for: str, remedy: str) -> Finding:
@@ -122,6 +123,20 @@ def _openmp() -> Finding:
     if found is None:
         return Finding("OpenMP runtime", "run", False, "torch has none", remedy)
     return Finding("OpenMP runtime", "run", True, found.library)
+
+
+def _installed_kernels() -> Finding:
+    """What packages bring, as `tvm-flash build --wheel` makes them, and what of it is of no use."""
+    name = "installed kernels"
+    try:
+        from ..runtime.installed import in_use, load_installed, refusals
+
+        for device in ("cpu", "cuda"):
+            load_installed(device)
+    except Exception as error:
+        return Finding(name, "run", False, str(error), "uninstall the package that holds them")
+    detail = "; ".join([*in_use, *refusals]) or "none"
+    return Finding(name, "run", not refusals, detail, "install that of this version, or none")
 
 
 def _matching_pair() -> Finding:

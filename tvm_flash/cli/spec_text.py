@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,9 +33,11 @@ A spec is a list of words separated by commas:
   top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
   learned                     the gradients of slopes and of score_mod's tables, no attention
+  learned=0+2                 those of some of the tables, by number
   packed | paged              sequences in one tensor; their keys in pages
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
+  blocks=128x128              lists of such blocks of queries and keys, which a call gives
 A kernel takes any window ends, softcap, slopes and share of dropped weights, given in a call.
 Also the name of a listed case's spec (attn_...), or a .json or .txt file.
 Example: bf16,d=64,causal,window,softcap,alibi"""
@@ -63,28 +66,6 @@ def parse_specs(text: str) -> list[AttentionSpec]:
         raise
     except Exception as error:  # a foreign file, or a user's function, may fail in any way
         raise SpecTextError(f"{text:.200} cannot be read as specs: {one_line(error)}") from error
-
-
-def text_of(spec: AttentionSpec) -> str:
-    """What ``parse_spec`` reads as ``spec``, which must have no score_mod and no mask_mod."""
-    right = spec.window_right or spec.causal
-    ends = {(True, True): "window", (True, False): "window=left", (False, True): "window=right"}
-    words = [
-        spec.element.written,
-        f"d={spec.head_dim}",
-        f"dv={spec.head_dim_v}" * (spec.head_dim_v != spec.head_dim),
-        "causal" * spec.causal,
-        ends[spec.window_left, right] if spec.window_left or spec.window_right else "",
-        "softcap" * spec.softcap,
-        "alibi" * spec.alibi,
-        spec.softmax * (spec.softmax != "softmax"),
-        "dropout" * spec.dropout,
-        "top_left" * (spec.alignment == "top_left"),
-        "no_lse" * (spec.returns == "out"),
-        spec.sequences * (spec.sequences != "dense"),
-        "learned" * bool(spec.learned),
-    ]
-    return ",".join(filter(None, words))
 
 
 def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
@@ -142,10 +123,10 @@ def _parse_words(text: str) -> AttentionSpec:
     for name, example in (("dtype", "bf16"), ("head_dim", "d=64")):
         if name not in fields:
             raise SpecTextError(f"{text!r} names no {name}: add for example {example}\n{GRAMMAR}")
-    learned = fields.pop("learned", False)
+    learned = fields.pop("learned", ())
     try:
         spec = AttentionSpec(**_WINDOWS.get(fields.pop("window", ""), {}), **fields)
-        return spec.learning() if learned else spec
+        return spec.learning() if learned is True else replace(spec, learned=learned)
     except (ValueError, TypeError) as error:
         raise SpecTextError(f"{text!r}: {error}") from error
 
@@ -185,6 +166,17 @@ def _window(value: str) -> str:
 
 def _softcap(value: str) -> NoReturn:
     raise SpecTextError(f"softcap={value}: the cap is given in a call; write softcap")
+
+
+def _blocks(value: str) -> tuple[int, int]:
+    queries, times, keys = value.partition("x")
+    if not (times and queries.isdecimal() and keys.isdecimal()):
+        raise SpecTextError(f"blocks={value}: write queries and keys of a block, as blocks=128x128")
+    return int(queries), int(keys)
+
+
+def _numbers(value: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in value.split("+"))
 
 
 def _traced(trace_name: str) -> Callable[[str], object]:
@@ -243,4 +235,6 @@ _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "softcap": ("softcap", _softcap),
     "score_mod": ("score_mod", _traced("trace_score_mod")),
     "mask_mod": ("mask_mod", _traced("trace_mask_mod")),
+    "blocks": ("block_mask", _blocks),
+    "learned": ("learned", _numbers),
 }

@@ -10,7 +10,9 @@ from torch.utils.flop_counter import register_flop_formula
 from .autograd import below_autograd, differentiable
 from .recording import parameters
 
-_library = torch.library.Library("tvm_flash", "DEF")
+# "tvm_flash", or what the package is called in a kernels repository (codegen/kernels_repo.py).
+_NAMESPACE = __name__.partition(".")[0]
+_library = torch.library.Library(_NAMESPACE, "DEF")
 
 # save and gradients of ``autograd.differentiable``.
 Derivative = tuple[Callable, Callable]
@@ -23,7 +25,7 @@ def define(text: str):
     does not look at the tensors, and who watches or maps one of them is not asked.
     """
     _library.define(text, tags=(torch.Tag.pt2_compliant_tag,))
-    return getattr(torch.ops.tvm_flash, text.partition("(")[0]).default
+    return getattr(getattr(torch.ops, _NAMESPACE), text.partition("(")[0]).default
 
 
 def register(

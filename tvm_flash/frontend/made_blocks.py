@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from importlib.util import find_spec
 from threading import Lock
 
 import torch
@@ -14,6 +13,7 @@ from torch._C import _is_tracing
 
 from ..problem.block_maker import block_mask, reads
 from ..problem.block_mask import BlockMask
+from ..runtime.kernels import cannot_compile
 from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod
 from .packed_rows import is_readable
@@ -64,7 +64,7 @@ def made_blocks(mask_mod: Callable, q, k, features: tuple, numbers: tuple) -> Bl
     (batch, seqlen_q, heads, _), seqlen_k = q.shape, k.shape[1]
     if seqlen_q * seqlen_k < LEAST_PAIRS or batch * heads < LEAST_HEADS:
         return None
-    if not (q.is_cpu and is_readable(q) and _can_compile()) or _is_tracing():
+    if not (q.is_cpu and is_readable(q) and not _cannot_compile()) or _is_tracing():
         return None
     program, tables = trace_mask_mod(mask_mod, q.device)
     own = (batch if reads(program, "b") else 1) * (heads if reads(program, "h") else 1)
@@ -126,6 +126,5 @@ def _all_hidden(
     return seen
 
 
-@cache
-def _can_compile() -> bool:
-    return find_spec("tvm") is not None
+# Asked in each call; looking for packages takes longer than that.
+_cannot_compile = cache(cannot_compile)

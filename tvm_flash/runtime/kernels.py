@@ -12,19 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..artifact.library import refuse
-from ..errors import BuildError, UnsupportedSpec, remedy_for
+from ..errors import BuildError, remedy_for
 from ..import_lock import importing
 from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
+from .installed import load_installed
 from .loader import Kernel, opened, register, registered
+from .missing import missing_kernel
 
 _compiling = threading.Lock()
 
-_REMEDY = "load one with tvm_flash.load(path), or install tvm-flash[compile]"
-_REMEDIES = {
-    "append": "build the library of the cache's forward again: tvm-flash build adds append to "
-    f"paged specs, which older ones did not; {_REMEDY}"
-}
+_PACKAGE = __name__.partition(".")[0]
 
 
 def _renew_locks() -> None:
@@ -36,7 +34,7 @@ def _renew_locks() -> None:
     _compiling = threading.Lock()
     if sys.version_info >= (3, 12):
         return
-    ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == "tvm_flash"]
+    ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] == _PACKAGE]
     classes = {x for module in ours for x in vars(module).values() if isinstance(x, type)}
     for member in (member for one in classes for member in vars(one).values()):
         if isinstance(member, cached_property):
@@ -58,14 +56,16 @@ def resolve(
 ) -> Kernel:
     """The kernel for ``spec`` and ``direction`` (a name in artifact.DIRECTIONS) on a device.
 
-    Loaded libraries come first, the latest before the others; otherwise the kernel is compiled for
-    this machine and cached: for "cpu", the one for the length ``bucket`` (a name of buckets_of);
-    for "cuda", for a GPU of ``capability`` (major, minor). Raises UnsupportedSpec when that cannot
-    be done.
+    Loaded libraries come first, the latest before the others, then those of installed packages;
+    otherwise the kernel is compiled for this machine and cached: for "cpu", the one for the length
+    ``bucket`` (a name of buckets_of); for "cuda", for a GPU of ``capability`` (major, minor).
+    Raises UnsupportedSpec when that cannot be done.
     """
     kernel = registered.get((spec.name, direction, device_type, bucket))
     if kernel is not None:
         return kernel
+    if load_installed(device_type):
+        return resolve(spec, direction, device_type, capability, bucket)
     if direction == "forward_split":
         # On CPUs the forward divides keys by itself; a library without this one has that.
         plain = (spec.name, "forward", device_type, bucket)
@@ -128,35 +128,34 @@ def _only_kernel(spec: AttentionSpec, direction: str, bucket: str, path: Path) -
     raise refuse(path, f"it holds {held}, not {spec.name} {direction} {bucket}".rstrip())
 
 
-def _compiler(spec: AttentionSpec, direction: str):
+def _compiler(spec: AttentionSpec, direction: str, device: str = "cpu"):
     """The JIT, imported at its first use: it needs tvm, which running a built library does not."""
-    if find_spec("tvm") is None:
-        raise UnsupportedSpec(
-            [
-                f"no loaded library has this kernel, {direction} of {spec.name}, and apache-tvm, "
-                "which compiles one, is missing",
-                _REMEDIES.get(direction, _REMEDY),
-            ]
-        )
+    if why := cannot_compile():
+        raise missing_kernel(spec, direction, device, why)
     with importing:
         from ..codegen import jit
 
     return jit
 
 
+def cannot_compile() -> str:
+    """Why nothing can be compiled; empty: it can."""
+    if find_spec(f"{_PACKAGE}.codegen") is None:  # in a kernels repository
+        return "this copy of tvm_flash runs kernels and compiles none"
+    if find_spec("tvm") is None:
+        return "apache-tvm, which compiles kernels, is missing: install tvm-flash[compile]"
+    return ""
+
+
 def _cuda_compiler(spec: AttentionSpec, direction: str):
     """The JIT for GPUs, which needs nvcc too."""
-    jit = _compiler(spec, direction)
+    jit = _compiler(spec, direction, "cuda")
     with importing:
         from ..codegen.toolkit import find_toolkit
 
     try:
         find_toolkit()
     except BuildError as error:
-        raise UnsupportedSpec(
-            [
-                "no loaded library has this kernel for CUDA: tvm_flash.load(path) loads one",
-                f"compiling one needs nvcc: {error}",
-            ]
-        ) from error
+        why = f"compiling one needs nvcc: {error}"
+        raise missing_kernel(spec, direction, "cuda", why) from error
     return jit

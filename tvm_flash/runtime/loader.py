@@ -89,25 +89,44 @@ def load(path: str | Path) -> Library:
     tvm_ffi. Warns when anybody may write to its folder or one above it.
     """
     library = opened(path)
+    _warn_of_open_folders(library)
+    register(library.kernels)
+    _fill_gaps(library.kernels)
+    return library
+
+
+def load_beside(path: str | Path) -> Library:
+    """``load``, whose kernels serve only what no kernel was loaded or compiled for before."""
+    library = opened(path)
+    _warn_of_open_folders(library)
+    for kernel in library.kernels:
+        for bucket in _own_buckets(kernel):
+            registered.setdefault((*_problem(kernel), bucket), kernel)
+    _fill_gaps(library.kernels)
+    return library
+
+
+def _warn_of_open_folders(library: Library) -> None:
     for part in open_to_all(library.path):
         logger.warning(
             "anybody may change %s, and so the code of %s; `chmod o-w %s`", part, library.path, part
         )
-    register(library.kernels)
-    _fill_gaps(library.kernels)
-    return library
+
+
+def _problem(kernel: Kernel) -> tuple[str, str, str]:
+    return kernel.spec.name, kernel.direction, kernel.device
 
 
 def register(kernels: Iterable[Kernel]) -> None:
     """Let the operators use ``kernels`` for the buckets that they were built for."""
     for kernel in kernels:
         for bucket in _own_buckets(kernel):
-            registered[kernel.spec.name, kernel.direction, kernel.device, bucket] = kernel
+            registered[(*_problem(kernel), bucket)] = kernel
 
 
 def _fill_gaps(kernels: Iterable[Kernel]) -> None:
     """Give every bucket of the specs of ``kernels`` that nothing was built for its stand-in."""
-    for problem in {(kernel.spec.name, kernel.direction, kernel.device) for kernel in kernels}:
+    for problem in set(map(_problem, kernels)):
         buckets = buckets_of(problem[1])
         keys = {bucket: (*problem, bucket) for bucket in buckets}
         found = {b: registered[key] for b, key in keys.items() if key in registered}

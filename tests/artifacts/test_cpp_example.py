@@ -1,4 +1,4 @@
-"""The C++ example compiles, runs a CPU library, and reports errors; its C header is C."""
+"""The C++ example runs a CPU library, compiled with CUDA and without; its C header is C."""
 
 from __future__ import annotations
 
@@ -16,13 +16,8 @@ from tvm_flash.codegen.toolkit import find_toolkit
 from tvm_flash.errors import BuildError
 from tvm_flash.problem.spec import AttentionSpec
 
-try:
-    TOOLKIT = find_toolkit()
-except BuildError as error:
-    pytest.skip(f"no CUDA headers: {error}", allow_module_level=True)
-
 SOURCES = Path(__file__).resolve().parents[2] / "examples" / "cpp"
-INCLUDES = [f"-I{path}" for path in (*libinfo.include_paths(), TOOLKIT.include, SOURCES)]
+INCLUDES = [f"-I{path}" for path in (*libinfo.include_paths(), SOURCES)]
 LIBRARY = Path(libinfo.find_libtvm_ffi())
 SPEC = AttentionSpec(dtype="bfloat16", head_dim=64)
 
@@ -84,12 +79,19 @@ def compiled(compiler: list[str], source: Path, *flags: str) -> Path:
     return program
 
 
-@pytest.fixture(scope="module")
-def example(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["without CUDA", "with CUDA"])
+def example(tmp_path_factory, request) -> Path:
+    """The program, compiled without CUDA's headers, and with them where there is a toolkit."""
+    flags = ["-std=c++17", "-Wall", "-Werror"]
+    if request.param == "with CUDA":
+        try:
+            toolkit = find_toolkit()
+        except BuildError as error:
+            pytest.skip(f"no CUDA headers: {error}")
+        flags += ["-DWITH_CUDA", f"-I{toolkit.include}", str(toolkit.library)]
     source = tmp_path_factory.mktemp("cpp") / "attention.cpp"
     source.write_text((SOURCES / "attention.cpp").read_text())
-    runtime = str(TOOLKIT.library)
-    return compiled(find_cxx_compiler(), source, "-std=c++17", "-Wall", "-Werror", runtime)
+    return compiled(find_cxx_compiler(), source, *flags)
 
 
 def run(*command) -> subprocess.CompletedProcess:
@@ -105,6 +107,12 @@ def test_example_reports_errors(example, kernels):
     assert run(example).returncode == 2
     done = run(example, "/nowhere.so", f"{SPEC.name}_fwd", "cpu")
     assert done.returncode == 1 and "nowhere.so" in done.stderr
+
+
+def test_without_cuda_it_says_what_gpus_need(example, kernels):
+    done = run(example, kernels, f"{SPEC.name}_fwd", "cuda")
+    assert done.returncode == 1
+    assert "-DWITH_CUDA" in done.stderr or "no memory for a tensor" in done.stderr
 
 
 def test_header_is_c(tmp_path, kernels):

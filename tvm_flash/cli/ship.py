@@ -1,0 +1,61 @@
+"""Libraries for other machines, built one after the other and packed: wheels, repositories."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..problem.spec import AttentionSpec
+from .console import console, counted_progress
+
+Pairs = Sequence[tuple[AttentionSpec, str]]
+# Makes files of artifacts, and gives them.
+Pack = Callable[[Sequence[Path]], Sequence[Path]]
+
+
+def ship_wheel(
+    pairs: Pairs, targets: Sequence[str], out: Path, name: str | None, options: dict[str, Any]
+) -> None:
+    """Build ``pairs`` for ``targets``, and a wheel of them in the folder ``out``."""
+    from ..codegen.wheel import NAME, write_wheel
+
+    _ship(pairs, targets, lambda built: [write_wheel(built, out, name or NAME)], options)
+
+
+def ship_repository(
+    pairs: Pairs, targets: Sequence[str], out: Path, options: dict[str, Any]
+) -> None:
+    """Build ``pairs`` for ``targets``, and variants of a kernels repository at ``out``."""
+    from ..codegen.kernels_repo import write_kernels_repo
+
+    _ship(pairs, targets, lambda built: write_kernels_repo(built, out), options)
+
+
+def _ship(pairs: Pairs, targets: Sequence[str], pack: Pack, options: dict[str, Any]) -> None:
+    from ..codegen.build import build_pairs
+    from ..codegen.portable import for_old_glibc, require_linux
+    from ..codegen.shipped import expanded
+
+    require_linux()
+    started = time.perf_counter()
+    with TemporaryDirectory() as scratch, for_old_glibc():
+        built = []
+        for target in expanded(targets):
+            with counted_progress(f"build {target}") as step:
+                path = Path(scratch, str(len(built)))
+                built.append(build_pairs(pairs, target, path, progress=step, **options))
+        made = pack(built)
+    seconds = time.perf_counter() - started
+    for path in made:
+        console.print(
+            f"{len(built)} libraries in {seconds:.1f} s: {path} ({_kib(path):.0f} KiB)",
+            soft_wrap=True,
+        )
+
+
+def _kib(path: Path) -> float:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files) / 1024
