@@ -52,8 +52,8 @@ def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Pa
     """Link ``objects`` and the shim into ``library``, which exports ``functions`` and what the
     loader asks for.
 
-    It needs libtvm_ffi, libc, libdl and libm only; an undefined symbol fails here, not at a user's load.
-    Raises BuildError with the linker's own words.
+    It needs libtvm_ffi and parts of libc only; an undefined symbol fails here, not at a user's
+    load. Raises BuildError with the linker's own words.
     """
     exports = [_BIND, ARRANGED, *(_FUNCTION_PREFIX + name for name in functions)]
     sources = sorted(RUNTIME.glob("*.c"))

@@ -159,9 +159,7 @@ QUICK = {
     "BlockDiagonalGappyKeysMask",
     "PagedBlockDiagonalCausalWithOffsetGappyKeysMask",
 }
-NAMES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.sweep) for name in BIASES
-]
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.sweep) for name in BIASES]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -252,7 +250,11 @@ def test_bad_input_is_named():
         pass
 
     for error, match, given in (
-        (NotImplementedError, "OwnMask is not known here.*LowerTriangularMask,", (q, q, q, OwnMask())),
+        (
+            NotImplementedError,
+            "OwnMask is not known here.*LowerTriangularMask,",
+            (q, q, q, OwnMask()),
+        ),
         (ValueError, r"batch \[2, 2, 2\] must be of batch 1", (q, q, q, packed)),
         (ValueError, r"must all be \(B, M, K\)", (q, q[0], q)),
         (ValueError, "of as many dimensions as query", (q, q, q, random(4, 9, 9))),

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 # at::get_num_threads(): like omp_get_max_threads, but true in a thread that torch has not seen yet.
 _TORCH_THREADS = "_ZN2at15get_num_threadsEv"
 
@@ -38,7 +36,7 @@ class _SymbolInfo(ctypes.Structure):
 def torch_openmp() -> OpenMP | None:
     """torch's OpenMP (libgomp, or libomp and libiomp5, which export libgomp's entry points too).
 
-    None where torch has no OpenMP: kernels then run on the calling thread alone.
+    None where torch has no OpenMP: libraries then look for one themselves.
     """
     run_team, in_parallel = _find("GOMP_parallel"), _find("omp_in_parallel")
     threads = _find(_TORCH_THREADS) or _find("omp_get_max_threads")
@@ -56,6 +54,8 @@ def _find(symbol: str) -> int | None:
 
 
 def _scopes() -> list[ctypes.CDLL]:
+    import torch
+
     folder = Path(torch.__file__).parent / "lib"
     names = ("libtorch_cpu.so", "libtorch_cpu.dylib")
     return [
