@@ -5,7 +5,7 @@
 
 #include "runtime.h"
 
-enum { MAX_ARGUMENTS = 64, MAX_DIMENSIONS = 8 };
+enum { MAX_ARGUMENTS = 64 };
 
 // Where a kernel's argument comes from. ZEROED: it is filled with zeros before. WIDE: the caller's pairs
 // of 32-bit words are the kernel's 64-bit integers, which JAX has only where it is told to.
@@ -32,16 +32,14 @@ static DLTensor *tensor_of(const TVMFFIAny *value) {
   return (DLTensor *)((char *)value->v_ptr + sizeof(TVMFFIObject));
 }
 
-// ``words`` (..., 2 n) of 32 bits as (..., n) of 64; its last dimension must be dense, as XLA's are.
-static int widen(const DLTensor *words, DLTensor *wide, int64_t *shape) {
-  int last = words->ndim - 1;
-  if (last < 0 || last >= MAX_DIMENSIONS || words->dtype.bits != 32 || words->strides ||
-      words->shape[last] % 2)
-    return fail("TypeError", "64-bit integers are given as dense pairs of 32-bit words");
-  for (int axis = 0; axis < last; ++axis) shape[axis] = words->shape[axis];
-  shape[last] = words->shape[last] / 2;
+// ``words`` (2 n,) of 32 bits as (n,) of 64.
+static int widen(const DLTensor *words, DLTensor *wide, int64_t *length) {
+  if (words->ndim != 1 || words->dtype.bits != 32 || words->shape[0] % 2 ||
+      (words->strides && words->strides[0] != 1))
+    return fail("TypeError", "64-bit integers are given as a row of pairs of 32-bit words");
+  *length = words->shape[0] / 2;
   *wide = *words;
-  wide->shape = shape;
+  wide->shape = length;
   wide->dtype.code = kDLInt;
   wide->dtype.bits = 64;
   return 0;
@@ -51,7 +49,7 @@ static int call(void *self, const TVMFFIAny *args, int32_t num_args, TVMFFIAny *
   const Arrangement *arrangement = (const Arrangement *)self;
   TVMFFIAny chosen[MAX_ARGUMENTS];
   DLTensor wide;
-  int64_t shape[MAX_DIMENSIONS];
+  int64_t length;
   for (int n = 0; n < arrangement->count; ++n) {
     Place place = arrangement->places[n];
     if (place.from >= num_args) return fail("TypeError", "a kernel was given too few arguments");
@@ -61,7 +59,7 @@ static int call(void *self, const TVMFFIAny *args, int32_t num_args, TVMFFIAny *
     if (!tensor) return fail("TypeError", "a kernel was given a number in place of a tensor");
     if (place.how == ZEROED && tvm_flash_zero(tensor)) return -1;
     if (place.how == WIDE) {
-      if (widen(tensor, &wide, shape)) return -1;
+      if (widen(tensor, &wide, &length)) return -1;
       chosen[n].type_index = kTVMFFIDLTensorPtr;
       chosen[n].v_ptr = &wide;
     }

@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from .jax_directions import first_gradients, forward
+from .jax_directions import forward, gradients
 from .jax_kernels import PLATFORMS, Arrays
 from .jax_problem import (
     Problem,
@@ -116,13 +116,17 @@ def _spans(q, k, cu_seqlens_q, cu_seqlens_k) -> dict[str, jax.Array]:
         found[f"starts_{axis}"], found[f"ends_{axis}"] = ends
     if found["starts_q"].shape != found["starts_k"].shape:
         entries = [found[f"starts_{axis}"].shape[0] for axis in "qk"]
-        raise ValueError(f"cu_seqlens_q and cu_seqlens_k are of {entries} sequences: make one of each")
+        raise ValueError(
+            f"cu_seqlens_q and cu_seqlens_k are of {entries} sequences: make one of each"
+        )
     return found
 
 
 def _device(platform: str | None) -> str:
     """ "cpu" or "cuda", the device that kernels are asked for."""
-    known = {ours: ours for ours in PLATFORMS} | {theirs: ours for ours, theirs in PLATFORMS.items()}
+    known = {ours: ours for ours in PLATFORMS} | {
+        theirs: ours for ours, theirs in PLATFORMS.items()
+    }
     name = jax.default_backend() if platform is None else platform
     if name not in known:
         raise ValueError(f"platform={name!r} must be one of {', '.join(PLATFORMS)}")
@@ -145,7 +149,7 @@ def _backward(problem: Problem, saved, cotangents):
     dout, dlse = cotangents
     own = {**given, **results, "dout": dout}
     own |= {} if dlse is None else {"dlse": dlse}
-    found = first_gradients(problem, own)
+    found = gradients(problem, own)
     return ({name: found.get(f"d{name}") for name in given},)
 
 

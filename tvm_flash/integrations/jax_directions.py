@@ -68,8 +68,24 @@ def _without_keys(spec: AttentionSpec, given: Arrays) -> dict[str, jax.Array]:
     return {name: found[name] for name in ("out", *spec.forward_statistics)}
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _call(problem: Problem, direction: str, given: Arrays) -> dict[str, jax.Array]:
-    """The outputs of the kernel of ``direction``, once for each mapped call or for all."""
+    """The outputs of the kernel of ``direction``, which has no derivative of its own."""
+    return _mapped_call(problem, direction, given)
+
+
+def _refuse(problem, direction, saved, cotangents):
+    raise NotImplementedError(
+        "attention has no second derivatives here: its gradients are kernels too; differentiate "
+        "jax.nn.dot_product_attention"
+    )
+
+
+_call.defvjp(lambda *call: (_mapped_call(*call), None), _refuse)
+
+
+def _mapped_call(problem: Problem, direction: str, given: Arrays) -> dict[str, jax.Array]:
+    """The outputs of one call; vmap makes one of all, or one after the other."""
     spec = problem.spec if not direction.startswith("tables") else problem.spec.learning()
     if reasons := direction_reasons(spec, direction):
         raise NotImplementedError("; ".join(reasons))
@@ -89,8 +105,7 @@ def _call(problem: Problem, direction: str, given: Arrays) -> dict[str, jax.Arra
 
     @call.def_vmap
     def _(size, are_mapped, given):
-        (are_mapped,) = are_mapped if isinstance(are_mapped, tuple) else (are_mapped,)
-        mapped = {name for name, is_mapped in are_mapped.items() if is_mapped}
+        mapped = {name for name, is_mapped in are_mapped[0].items() if is_mapped}
         if folds and mapped <= entries:
             results = _folded(call, size, mapped, entries, given)
         else:
@@ -125,19 +140,3 @@ def _kernel(problem: Problem, spec: AttentionSpec, direction: str):
     bucket = bucket_of(direction.removesuffix("_deterministic"), *problem.lengths)
     bucket = "long" if direction.startswith("tables") else bucket
     return resolve(spec, direction, problem.device, capability, bucket)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def first_gradients(problem: Problem, given: Arrays) -> dict[str, jax.Array]:
-    """``gradients``, which have no derivative of their own; to ask for one is an error."""
-    return gradients(problem, given)
-
-
-def _no_second_gradients(problem, *_):
-    raise NotImplementedError(
-        "attention has no second derivatives here: its gradients are kernels too; "
-        "differentiate jax.nn.dot_product_attention"
-    )
-
-
-first_gradients.defvjp(lambda problem, given: (gradients(problem, given), None), _no_second_gradients)

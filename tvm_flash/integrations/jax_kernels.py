@@ -1,8 +1,8 @@
 """A kernel as a function of JAX arrays: what the table of its arguments says, as XLA has it.
 
-XLA hands over what is read, what is written and numbers, in this order, and memory of any content;
-a library puts its kernel behind that order and zeroes what must be zero (codegen/runtime/arrange.c),
-so that no Python runs in a call.
+XLA hands over what is read, what is written and numbers, in this order, and memory of any content.
+A library puts its kernel behind that order and zeroes what must be zero, so that no Python runs in
+a call (codegen/runtime/arrange.c).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def call_kernel(kernel: Kernel, given: Arrays, numbers: Mapping[str, float]) -> 
     """The outputs of ``kernel`` by name, of what is ``given`` by the names of its arguments.
 
     What is optional may be absent and is then zeros. Integers of 64 bits are pairs of words, low
-    first, (..., 2 n) uint32 for (..., n).
+    first, (2 n,) uint32 for (n,).
     """
     read, written, own = _parts(kernel.arguments)
     values = _sizes(kernel, given, numbers)
@@ -99,9 +99,7 @@ def _target(kernel: Kernel) -> str:
     if kernel not in _targets:
         name = f"tvm_flash.{kernel.spec.name}.{kernel.direction}.{next(_number)}"
         numbers = [f"attrs.{a.name}" for a in kernel.arguments if not a.is_tensor]
-        _register()(
-            name, _arranged(kernel), ["args", "rets", *numbers], PLATFORMS[kernel.device]
-        )
+        _register()(name, _arranged(kernel), ["args", "rets", *numbers], PLATFORMS[kernel.device])
         _targets[kernel] = name
     return _targets[kernel]
 
