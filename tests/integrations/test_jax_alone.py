@@ -57,9 +57,8 @@ def test_gradients_without_torch_or_tvm_on_several_threads(tmp_path):
     spec = AttentionSpec(dtype="float32", head_dim=32, causal=True)
     path = build([spec], "llvm", tmp_path / "kernels", buckets=["medium"])
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(path)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "3"}
-    )  # fmt: skip
+    threads = {**os.environ, "OMP_NUM_THREADS": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=threads)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert max(found["errors"]) < 1e-4

@@ -15,14 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import ArtifactError
 from ..problem.argument import WRITTEN, Argument
 from ..problem.arguments import LONGEST, shape_of, sizes_of_shapes
 from ..problem.table_parts import table_parts
+from ..runtime.arranged import arranged
 from ..runtime.loader import Kernel
 
-# As codegen/runtime/arrange.c numbers them.
-_PLAIN, _ZEROED, _WIDE = range(3)
 # What jax.ffi calls our devices.
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu"}
 
@@ -98,8 +96,11 @@ def _target(kernel: Kernel) -> str:
     """The name that XLA knows ``kernel`` by, told at its first use."""
     if kernel not in _targets:
         name = f"tvm_flash.{kernel.spec.name}.{kernel.direction}.{next(_number)}"
-        numbers = [f"attrs.{a.name}" for a in kernel.arguments if not a.is_tensor]
-        _register()(name, _arranged(kernel), ["args", "rets", *numbers], PLATFORMS[kernel.device])
+        parts = _parts(kernel.arguments)
+        order = [a.name for part in parts for a in part]
+        function = arranged(kernel, order, [a.name for a in kernel.arguments if _is_wide(a)])
+        numbers = [f"attrs.{a.name}" for a in parts[-1]]
+        _register()(name, function, ["args", "rets", *numbers], PLATFORMS[kernel.device])
         _targets[kernel] = name
     return _targets[kernel]
 
@@ -110,22 +111,3 @@ def _register():
     except ImportError as error:
         raise ImportError("jax-tvm-ffi is needed: pip install 'tvm-flash[jax]'") from error
     return register_ffi_target
-
-
-def _arranged(kernel: Kernel):
-    """``kernel`` behind the order that XLA has."""
-    if not kernel.module.implements_function("tvm_flash_arranged"):
-        raise ArtifactError(
-            f"the library of {kernel.spec.name} is of an older tvm_flash, whose kernels JAX cannot "
-            "call: build it again with tvm_flash.build"
-        )
-    order = [a.name for part in _parts(kernel.arguments) for a in part]
-    places = [(order.index(a.name), _how(a)) for a in kernel.arguments]
-    arranged = kernel.module.get_function("tvm_flash_arranged")
-    return arranged(kernel.function, *(number for place in places for number in place))
-
-
-def _how(argument: Argument) -> int:
-    if _is_wide(argument):
-        return _WIDE
-    return _ZEROED if argument.zeroed and argument.role in WRITTEN else _PLAIN
