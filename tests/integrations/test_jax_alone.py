@@ -38,7 +38,8 @@ PROGRAM = """
     jax.block_until_ready(jax.jit(lambda x: x @ x.T)(np.ones((500, 500), "float32")))
 
     def grads(function):
-        return jax.jit(jax.grad(lambda *x: (function(*x) ** 2).sum(), (0, 1, 2)))(*x)
+        found = jax.jit(jax.grad(lambda *x: (function(*x) ** 2).sum(), (0, 1, 2)))(*x)
+        return jax.block_until_ready(found)
 
     theirs = grads(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, is_causal=True))
     before = len(os.listdir("/proc/self/task"))

@@ -1,6 +1,7 @@
 """xFormers' function on our kernels, beside float64 and what its bias classes materialize.
 
-Needs xformers (`pip install xformers`) for its classes; its kernels do not run on CPUs.
+Needs xformers (`pip install xformers`) for its classes; its kernels do not run on CPUs. `pytest -m
+sweep` runs most classes.
 """
 
 import math
@@ -18,7 +19,7 @@ from tvm_flash.integrations.xformers import (  # noqa: E402
 from tvm_flash.integrations.xformers_biases import _KINDS  # noqa: E402
 from tvm_flash.verify.rule import allowed_error, largest_error  # noqa: E402
 
-CPU = torch.device("cpu")
+CPU, SWEEP = torch.device("cpu"), pytest.mark.sweep
 QUERIES, KEYS = [5, 17, 1], [9, 17, 12]
 PADDING, PAGE = 24, 8
 PAGES = torch.tensor([[4, 0, 7], [2, 8, 1], [3, 6, 5]], dtype=torch.int32)
@@ -152,14 +153,8 @@ def test_every_class_that_is_served_is_tested_and_exists():
     assert all(type(make()).__name__ == name for name, make in BIASES.items())
 
 
-QUICK = {
-    "LowerTriangularMask",
-    "LocalAttentionFromBottomRightMask",
-    "BlockDiagonalCausalMask",
-    "BlockDiagonalGappyKeysMask",
-    "PagedBlockDiagonalCausalWithOffsetGappyKeysMask",
-}
-NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.sweep) for name in BIASES]
+QUICK = ("LowerTriangularMask", "PagedBlockDiagonalCausalWithOffsetGappyKeysMask")
+NAMES = [name if name in QUICK else pytest.param(name, marks=SWEEP) for name in BIASES]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -179,7 +174,7 @@ def test_results_and_gradients_keep_the_error_rule(name):
         assert error <= allowed_error(of, "float32", right.detach(), torchs.detach()), of
 
 
-@pytest.mark.parametrize("ndim", [3, 4, 5])
+@pytest.mark.parametrize("ndim", [pytest.param(3, marks=SWEEP), pytest.param(4, marks=SWEEP), 5])
 def test_shapes_and_a_bias_that_learns(ndim):
     """Heads in no, one or two dimensions; in groups, keys and values are read once."""
     heads = {3: (), 4: (6,), 5: (2, 3)}[ndim]
@@ -203,6 +198,7 @@ def test_shapes_and_a_bias_that_learns(ndim):
     assert torch.equal(memory_efficient_attention_forward(q, k, v, bias, scale=0.25), out)
 
 
+@SWEEP
 def test_a_leaf_of_repeated_heads_gets_a_gradient_for_each():
     q = random(1, 9, 4, 16)
     k, v = (random(1, 9, 1, 16, seed=n).expand(1, 9, 4, 16).requires_grad_() for n in (1, 2))
@@ -212,6 +208,7 @@ def test_a_leaf_of_repeated_heads_gets_a_gradient_for_each():
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
+@SWEEP
 def test_keys_of_entries_may_overlap():
     """A prefix that all share, and an order that goes back."""
     bias = biases.BlockDiagonalGappyKeysMask.from_seqlens(
@@ -222,6 +219,7 @@ def test_keys_of_entries_may_overlap():
     torch.testing.assert_close(got, exact(q, k, v, added).float(), atol=1e-5, rtol=1e-5)
 
 
+@SWEEP
 def test_lse_of_packed_entries_and_output_dtype():
     bias = BIASES["BlockDiagonalMask"]()
     q, k, v, added = problem(bias)
@@ -233,6 +231,7 @@ def test_lse_of_packed_entries_and_output_dtype():
     assert out.dtype == torch.float64 and lse.shape == (1, 4, sum(QUERIES))
 
 
+@SWEEP
 def test_dropout_drops_and_keeps_the_mean():
     q = random(1, 64, 2, 16)
     torch.manual_seed(0)
