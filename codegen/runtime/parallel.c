@@ -27,12 +27,15 @@ typedef int (*Query)(void);
 static struct {
   RunTeam run_team;
   Query threads, in_parallel;
+  int is_bound;
 } openmp;
 
+// Of a process that has none (null): kernels then run on the calling thread.
 EXPORTED void tvm_flash_bind_threads(RunTeam run_team, Query threads, Query in_parallel) {
   openmp.run_team = run_team;
   openmp.threads = threads;
   openmp.in_parallel = in_parallel;
+  openmp.is_bound = 1;
 }
 
 static int find_openmp(void *scope) {
@@ -48,7 +51,7 @@ static int find_openmp(void *scope) {
 // system's, GCC's or LLVM's, which exports the same names. Without any, the calling thread works alone.
 static void find_any_openmp(void) {
   static const char *const names[] = {"libgomp.so.1", "libomp.so.5", "libomp.so", "libomp.dylib"};
-  if (openmp.run_team || find_openmp(RTLD_DEFAULT)) return;
+  if (openmp.is_bound || find_openmp(RTLD_DEFAULT)) return;
   for (size_t n = 0; n < sizeof names / sizeof *names; ++n) {
     void *library = dlopen(names[n], RTLD_LAZY | RTLD_LOCAL);
     if (library && find_openmp(library)) return;

@@ -188,8 +188,9 @@ def _bind_threads(path: Path, code: Code) -> None:
     bind = getattr(code.symbols, "tvm_flash_bind_threads", None)
     if bind is None:
         raise refuse(path, "it has no tvm_flash_bind_threads, so tvm_flash did not link it")
-    openmp = torch_openmp() if "torch" in sys.modules else None
-    if openmp is not None:
-        addresses = (openmp.run_team, openmp.threads, openmp.in_parallel)
-        bind.restype = None
-        bind(*map(ctypes.c_void_p, addresses))
+    if "torch" not in sys.modules:
+        return
+    openmp = torch_openmp()
+    addresses = (openmp.run_team, openmp.threads, openmp.in_parallel) if openmp else (None,) * 3
+    bind.restype = None
+    bind(*map(ctypes.c_void_p, addresses))

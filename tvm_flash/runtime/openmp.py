@@ -36,7 +36,7 @@ class _SymbolInfo(ctypes.Structure):
 def torch_openmp() -> OpenMP | None:
     """torch's OpenMP (libgomp, or libomp and libiomp5, which export libgomp's entry points too).
 
-    None where torch has no OpenMP: libraries then look for one themselves.
+    None where torch has no OpenMP: kernels then run on the calling thread alone.
     """
     run_team, in_parallel = _find("GOMP_parallel"), _find("omp_in_parallel")
     threads = _find(_TORCH_THREADS) or _find("omp_get_max_threads")
