@@ -12,12 +12,13 @@ from tvm_ffi import libinfo
 
 from ..errors import BuildError
 from .cache import content, digest
-from .linker import RUNTIME, compiler_command, library_flags, write_exports
+from .linker import ARRANGED, RUNTIME, compiler_command, library_flags, write_exports
 from .process import run
 from .room import scratch_folder
 from .toolkit import find_toolkit
 
 _HOOK = "tvm_flash_set_launch_hook"
+_RUNTIME = ("cuda_runtime_hook.cpp", "arrange.c")
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread")
 # Parts of libc where that is glibc before 2.34, which the static CUDA runtime calls.
 _SYSTEM = ("-ldl", "-lrt", "-lpthread")
@@ -36,7 +37,7 @@ def find_cxx_compiler() -> list[str]:
 def compile_host(text: str) -> bytes:
     """The object code of generated or hand-written host C++, kept by content."""
     compiler = find_cxx_compiler()
-    headers = {path.name: path.read_text() for path in sorted(RUNTIME.glob("cuda_*.h"))}
+    headers = {path.name: path.read_text() for path in sorted(RUNTIME.glob("*.h"))}
     key = {
         "text": text,
         "headers": headers,
@@ -51,12 +52,13 @@ def link_cuda(
 ) -> Path:
     """Link ``objects``, the runtime and ``images`` by symbol into ``library``.
 
-    It exports ``functions`` and the launch hook alone, and needs libtvm_ffi, libstdc++ and libc.
+    It exports ``functions``, the launch hook and what arranges arguments alone, and needs
+    libtvm_ffi, libstdc++ and libc.
     """
-    exports = [_HOOK, *(f"__tvm_ffi_{name}" for name in functions)]
-    runtime = compile_host((RUNTIME / "cuda_runtime_hook.cpp").read_text())
+    exports = [_HOOK, ARRANGED, *(f"__tvm_ffi_{name}" for name in functions)]
+    runtime = [compile_host((RUNTIME / name).read_text()) for name in _RUNTIME]
     with scratch_folder("linking") as folder:
-        inputs = _write_inputs([runtime, *objects], images, folder)
+        inputs = _write_inputs([*runtime, *objects], images, folder)
         flags = library_flags(write_exports(exports, folder / "library.exports"))
         command = [*find_cxx_compiler(), "-shared", "-fPIC", *inputs]
         command += [str(find_toolkit().library), *flags, *_SYSTEM, "-o", str(library.absolute())]

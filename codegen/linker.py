@@ -22,6 +22,8 @@ RUNTIME = Path(__file__).parent / "runtime"
 # tvm_ffi finds a function by this prefix.
 _FUNCTION_PREFIX = "__tvm_ffi_"
 _BIND = "tvm_flash_bind_threads"
+# Puts a kernel behind another order of arguments (runtime/arrange.c).
+ARRANGED = f"{_FUNCTION_PREFIX}tvm_flash_arranged"
 
 
 def find_compiler() -> list[str]:
@@ -47,12 +49,13 @@ def compiler_command(variable: str, names: Iterable[str], zig: str) -> list[str]
 
 
 def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Path:
-    """Link ``objects`` and the shim into ``library``, which exports ``functions`` alone.
+    """Link ``objects`` and the shim into ``library``, which exports ``functions`` and what the
+    loader asks for.
 
-    It needs libtvm_ffi, libc and libm only; an undefined symbol fails here, not at a user's load.
-    Raises BuildError with the linker's own words.
+    It needs libtvm_ffi and parts of libc only; an undefined symbol fails here, not at a user's
+    load. Raises BuildError with the linker's own words.
     """
-    exports = [_BIND, *(_FUNCTION_PREFIX + name for name in functions)]
+    exports = [_BIND, ARRANGED, *(_FUNCTION_PREFIX + name for name in functions)]
     sources = sorted(RUNTIME.glob("*.c"))
     with writing(f"linking {library.name}"):
         export_list = write_exports(exports, library.with_suffix(".exports"))
@@ -60,7 +63,7 @@ def link(objects: Sequence[Path], functions: Iterable[str], library: Path) -> Pa
         files = [str(path.absolute()) for path in (*sources, *objects)]
         output = str(library.absolute())
     command = [*find_compiler(), *_compile_flags(), *files]
-    command += [*library_flags(export_list), "-lm", "-o", output]
+    command += [*library_flags(export_list), "-lm", "-ldl", "-o", output]
     run(command, what="linking", choose="$CC")
     export_list.unlink()
     return library

@@ -14,8 +14,9 @@ from .problem.dtype import DTYPES
 from .problem.numbers import NO_WINDOW, kinds_of, numbers_by_name
 from .problem.spec import AttentionSpec
 from .score import masks
+from .score.bias import BIAS_AXES
 from .score.mask_examples import EXAMPLES
-from .score.variants import BIAS_AXES, bias
+from .score.variants import bias
 
 VIEWS = ("bshd", "bhsd", "packed", "every_other")
 

@@ -1,14 +1,13 @@
 // The only caller of the CUDA runtime in a library: dispatch by device, launches, and their hook.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
-#include <tvm/ffi/c_api.h>
+#include <string.h>
+#include <tvm/ffi/extra/c_env_api.h>
 
 #include <mutex>
 
 #include "cuda_dispatch.h"
-
-#define EXPORTED extern "C" __attribute__((visibility("default")))
-#define HIDDEN extern "C" __attribute__((visibility("hidden")))
+#include "runtime.h"
 
 namespace {
 
@@ -242,6 +241,16 @@ HIDDEN cudaError_t tvm_flash_get_device(int *device) {
 
 HIDDEN cudaError_t tvm_flash_set_device(int device) {
   return hook ? cudaSuccess : cudaSetDevice(device);
+}
+
+// A hook's tensors lie in the memory of the CPU.
+HIDDEN int tvm_flash_zero(DLTensor *tensor) {
+  void *data = static_cast<char *>(tensor->data) + tensor->byte_offset;
+  if (hook) return memset(data, 0, bytes_of(tensor)), 0;
+  auto stream = static_cast<cudaStream_t>(TVMFFIEnvGetStream(kDLCUDA, tensor->device.device_id));
+  cudaError_t error = cudaMemsetAsync(data, 0, bytes_of(tensor), stream);
+  if (!error) return 0;
+  return raise("RuntimeError", "zeros for a workspace", cudaGetErrorString(error));
 }
 
 // A test's stand-in for a device of ``capability`` (80 for 8.0); null gives the GPU back.

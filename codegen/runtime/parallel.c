@@ -1,4 +1,7 @@
 // T.parallel of compiled kernels, run by the OpenMP runtime that the process (torch) already uses.
+#define _GNU_SOURCE  // RTLD_DEFAULT
+#include <dlfcn.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <tvm/ffi/c_api.h>
@@ -24,13 +27,35 @@ typedef int (*Query)(void);
 static struct {
   RunTeam run_team;
   Query threads, in_parallel;
+  int is_bound;
 } openmp;
 
-__attribute__((visibility("default"))) void tvm_flash_bind_threads(RunTeam run_team, Query threads,
-                                                                    Query in_parallel) {
+// Of a process that has none (null): kernels then run on the calling thread.
+EXPORTED void tvm_flash_bind_threads(RunTeam run_team, Query threads, Query in_parallel) {
   openmp.run_team = run_team;
   openmp.threads = threads;
   openmp.in_parallel = in_parallel;
+  openmp.is_bound = 1;
+}
+
+static int find_openmp(void *scope) {
+  RunTeam run_team = (RunTeam)dlsym(scope, "GOMP_parallel");
+  Query threads = (Query)dlsym(scope, "omp_get_max_threads");
+  Query in_parallel = (Query)dlsym(scope, "omp_in_parallel");
+  if (!run_team || !threads || !in_parallel) return 0;
+  tvm_flash_bind_threads(run_team, threads, in_parallel);
+  return 1;
+}
+
+// Where nobody bound one before the first call (JAX, C++): the one that the process shows, else the
+// system's, GCC's or LLVM's, which exports the same names. Without any, the calling thread works alone.
+static void find_any_openmp(void) {
+  static const char *const names[] = {"libgomp.so.1", "libomp.so.5", "libomp.so", "libomp.dylib"};
+  if (openmp.is_bound || find_openmp(RTLD_DEFAULT)) return;
+  for (size_t n = 0; n < sizeof names / sizeof *names; ++n) {
+    void *library = dlopen(names[n], RTLD_LAZY | RTLD_LOCAL);
+    if (library && find_openmp(library)) return;
+  }
 }
 
 // A problem of so many multiplications is not worth a team: done in about 10 us, while a team that has
@@ -82,6 +107,8 @@ static void work(void *data) {
 }
 
 static int usable_threads(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, find_any_openmp);
   if (!openmp.run_team || openmp.in_parallel()) return 1;
   int threads = openmp.threads();
   return threads > 1 ? threads : 1;

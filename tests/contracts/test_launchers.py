@@ -13,6 +13,7 @@ from tvm_flash.codegen.build import build
 from tvm_flash.frontend.ops import spec_json
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
+from tvm_flash.runtime.arranged import arranged
 from tvm_flash.runtime.loader import opened
 from tvm_flash.runtime.openmp import torch_openmp
 from tvm_flash.verify.rule import allowed_error, largest_error
@@ -98,6 +99,32 @@ def test_operators_refuse_keys_without_values():
     for tensors in ((q, k, v), (q, v, k)):
         with pytest.raises(ValueError, match="each key needs one value"):
             torch.ops.tvm_flash.attention_forward(*tensors, [], spec_json(SPEC), 0.25)
+
+
+def test_in_another_order_a_library_zeroes_its_workspace(kernels):
+    """The same bits as in its own order, of memory that was zeros."""
+    kernel = next(k for (direction, _), k in kernels.items() if direction == "backward")
+    given = arguments(kernel)
+    for name in ("q", "k", "v", "out", "dout", "slopes"):
+        given[name].normal_()
+    given["lse"].fill_(4.0)
+    own = [a.name if not a.is_table else "slopes" for a in kernel.arguments]
+    given["softmax_scale"] = 0.25
+    wanted = {name: x.clone() for name, x in given.items() if name != "softmax_scale"}
+    kernel(*(wanted.get(name, 0.25) for name in own))
+    given["dq_acc"].fill_(torch.nan)
+    order = ["table0" if name == "slopes" else name for name in reversed(own)]
+    function = arranged(kernel, order)
+    function(*(given[name] for name in reversed(own)))
+    assert all(torch.equal(given[name], wanted[name]) for name in ("dq", "dk", "dv"))
+    with pytest.raises(TypeError, match="too few arguments"):
+        function(given["q"])
+    with pytest.raises(TypeError, match="a number in place of a tensor"):
+        function(*[0.25] * len(own))
+    make = kernel.module.get_function("tvm_flash_arranged")
+    for wrong in ((), (kernel.function, 0), (1, 0, 0), (kernel.function, -1, 0)):
+        with pytest.raises((TypeError, ValueError), match="tvm_flash_arranged"):
+            make(*wrong)
 
 
 @pytest.mark.parametrize(

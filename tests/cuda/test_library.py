@@ -10,6 +10,7 @@ from tvm_flash.errors import BuildError
 from tvm_flash.problem.arguments import WRITTEN, names
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.reference import attention_reference
+from tvm_flash.runtime.arranged import arranged
 from tvm_flash.runtime.call import completed, new_tensors
 from tvm_flash.runtime.loader import load, registered
 from tvm_flash.verify.rule import allowed_error, largest_error
@@ -105,6 +106,26 @@ def call_backward(device, kernel, forward, dout, dq_acc=lambda shape: shape):
         tensors["dq_acc"] = torch.zeros(dq_acc(tensors["dq_acc"].shape))
     device.call(kernel, tensors, outputs=names(kernel.arguments, *WRITTEN))
     return [tensors[name] for name in ("dq", "dk", "dv")]
+
+
+def test_in_another_order_a_library_zeroes_its_workspace(kernels, problem, bounds):
+    """As XLA calls: what is read, what is written, numbers; memory of any content."""
+    library, by_direction = kernels
+    (q, k, v), dout, out, lse, want_grads = problem
+    kernel = by_direction["backward"]
+    given = {"q": q, "k": k, "v": v, "out": out.bfloat16(), "lse": lse.float(), "dout": dout}
+    values = kernel.sizes((1, 4, 2, 70, 100), threads=1)
+    tensors = completed(kernel.arguments, given | {"softmax_scale": SCALE}, new_tensors(values))
+    written = names(kernel.arguments, *WRITTEN)
+    order = sorted(tensors, key=lambda name: (name == "softmax_scale", name in written))
+    tensors["dq_acc"].fill_(torch.nan)
+    function = arranged(kernel, order)
+    with InterpretedDevice(library, (8, 0)) as device:
+        device.call(function, {name: tensors[name] for name in order}, outputs=written)
+        with pytest.raises(TypeError, match="too few arguments"):
+            function(*list(tensors.values())[:3])
+    for name, want, bound in zip(("dq", "dk", "dv"), want_grads, bounds[1:], strict=True):
+        assert largest_error(tensors[name], want) <= bound
 
 
 def test_shapes_that_do_not_fit_launch_nothing(kernels):

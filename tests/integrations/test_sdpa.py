@@ -1,6 +1,7 @@
 """torch's own modules on our kernels, while ``tvm_flash.sdpa`` is on."""
 
 import contextlib
+import io
 import threading
 
 import pytest
@@ -102,10 +103,25 @@ def test_a_backward_takes_the_other_kernels_results(served, ours_first):
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
+class Padded(nn.Module):
+    """An encoder of two layers, told which keys are padding."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x):
+        padding = torch.arange(x.shape[1]) > torch.tensor([[15], [30]])
+        return self.encoder(x, src_key_padding_mask=padding)
+
+
 MODULES = {
     "multi-head": lambda: nn.MultiheadAttention(32, 4, batch_first=True),
     "encoder": lambda: nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True),
     "decoder": lambda: nn.TransformerDecoderLayer(32, 4, 64, dropout=0.0, batch_first=True),
+    "padded": Padded,
+    "transformer": lambda: nn.Transformer(32, 4, 1, 1, 64, dropout=0.0, batch_first=True),
 }
 
 
@@ -114,7 +130,7 @@ MODULES = {
 def test_modules(served, name, training):
     x = random(2, 20, 32)
     module = MODULES[name]().train(training).requires_grad_(training)
-    given = {"multi-head": (x, x, x), "encoder": (x,), "decoder": (x, x)}[name]
+    given = (x,) * {"multi-head": 3, "decoder": 2, "transformer": 2}.get(name, 1)
 
     def call():
         out = module(*given, **({"need_weights": False} if name == "multi-head" else {}))
@@ -138,7 +154,9 @@ def test_compiled_traced_and_exported(served):
     block, (q, k) = Block(), (random(2, 4, 20, 16, seed=n) for n in (1, 2))
     wanted = block(q, k)
     traced = torch.jit.trace(block, (q, k))
-    exported = torch.export.export(block, (q, k)).module()
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(block, (q, k)), file)
+    exported = torch.export.load(io.BytesIO(file.getvalue())).module()
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     with sdpa():
         for other in (traced, exported, compiled):
@@ -181,6 +199,54 @@ def test_the_last_exit_restores_torch(served):
     with pytest.raises(KeyError), sdpa():
         raise KeyError
     assert calls() == 0
+
+
+def test_torchs_list_of_implementations(served):
+    from torch.nn import attention
+
+    x = random(1, 2, 9, 16)
+    assert sdpa.register() == "tvm" and "tvm" in attention.list_flash_attention_impls()
+    assert not sdpa.enabled
+    for _ in range(2):  # activating anew restores first
+        attention.activate_flash_attention_impl("tvm")
+        scaled_dot_product_attention(x, x, x)
+    assert served == [True, True] and attention.current_flash_attention_impl() == "tvm"
+    attention.restore_flash_attention_impl()
+    scaled_dot_product_attention(x, x, x)
+    assert len(served) == 2 and not sdpa.enabled
+    assert attention.current_flash_attention_impl() is None
+
+
+def test_kernels_of_gpus_are_put_where_torch_has_its_own(served):
+    """Torch's kernels for CUDA are not in builds for CPUs: others stand in for them here.
+
+    Called past the dispatcher's choice, which needs a GPU, on tensors of the CPU.
+    """
+    names = [name for name, key, _ in sdpa_kernels.PAIRS if key == "CUDA"]
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{names[0]}", "CUDA"):
+        pytest.skip("torch's own kernels must not be called with tensors of the CPU")
+    theirs = torch.library.Library("aten", "IMPL")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+
+    def call(name, *given):
+        return torch.library.get_kernel(f"aten::{name}", "CUDA").call_boxed(keys, *given)
+
+    try:
+        for name in names:
+            theirs.impl(name, lambda *_, **__: pytest.fail("torch's own kernel"), "CUDA")
+        q, k = (random(2, 4, n, 16, seed=n) for n in (20, 30))
+        with sdpa():
+            out, lse, *others = call(names[0], q, k, k, 0.0, True)
+            grads = call(names[1], out, q, k, k, out, lse, *others[:4], 0.0, True, *others[4:6])
+        x = [t.clone().requires_grad_() for t in (q, k, k)]
+        wanted = scaled_dot_product_attention(*x, is_causal=True)
+        torch.testing.assert_close(out, wanted)
+        torch.testing.assert_close(tuple(grads), torch.autograd.grad(wanted, x, out))
+        assert served == [True, True]
+        with pytest.raises(pytest.fail.Exception):
+            call(names[0], q, k, k)
+    finally:
+        theirs._destroy()
 
 
 def test_kernels_of_gpus_answer_as_torchs_fake_kernels(served):

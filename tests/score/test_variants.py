@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_flash.score import variants
+from tvm_flash.score.bias import bias_program
+from tvm_flash.score.trace import trace_score_mod
 
 lengths = st.integers(1, 14)
 alignments = st.sampled_from(["bottom_right", "top_left"])
@@ -38,6 +40,13 @@ def test_causal_is_a_window_that_ends_at_zero():
     expected = variants.window(None, 0)(0, 0, row, key)
     assert torch.equal(variants.causal(0, 0, row, key), expected)
     assert torch.equal(expected, torch.ones(9, 9).tril().bool())
+
+
+@pytest.mark.parametrize("axes", ["", "h", "bk", "bhqk"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_program_of_a_bias_is_the_traced_one(axes, dtype):
+    table = torch.zeros([1] * len(axes), dtype=getattr(torch, dtype))
+    assert bias_program(axes, dtype) == trace_score_mod(variants.bias(axes, table))[0]
 
 
 @pytest.mark.parametrize("cap", [0.5, 30.0])

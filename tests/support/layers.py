@@ -72,7 +72,8 @@ LAYERS = (
     Layer(
         "other libraries' doors",
         ("integrations",),
-        "one file for each, imported when it is asked for: torch's own attention on these kernels",
+        "a file or more for each, imported when it is asked for: torch's own attention, "
+        "transformers, xFormers and JAX on these kernels",
     ),
     Layer(
         "many processes",

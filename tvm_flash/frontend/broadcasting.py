@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .checks import check_heads
+from ..problem.size_checks import check_heads
 
 
 def broadcast_leads(*tensors: torch.Tensor) -> list[torch.Tensor]:

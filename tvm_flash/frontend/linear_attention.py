@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 
 from ..feature_maps import FEATURE_MAPS
+from ..problem.size_checks import check_heads
 from ..score.gradients import wants_gradient
 from ..score.layouts import check_dense
 from . import linear_ops
-from .checks import check_first, check_heads, check_like, check_tensors
+from .checks import check_first, check_like, check_tensors
 from .values import as_flag, as_number, autocast
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch._C import _is_tracing
 
+from ..problem.size_checks import check_packed_sizes, check_sizes
 from ..problem.spec import AttentionSpec
 from ..score.gradients import check_no_gradient
 from ..score.program import ScoreProgram
 from .captured import NOTHING, already_captured, capture, captured_on
-from .checks import NAMES, check_all_dense, check_captured, check_packed_sizes, check_sizes
+from .checks import NAMES, check_all_dense, check_captured
 from .observers import run_by_compiler, untraced_shapes
 from .score_inputs import before
 from .spec_names import spec_json, spec_name

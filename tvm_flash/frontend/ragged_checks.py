@@ -11,9 +11,9 @@ import torch
 
 from ..problem.arguments import arguments, shape_of, sizes_of_shapes
 from ..problem.sequences import KINDS
+from ..problem.size_checks import check_packed_sizes
 from .checks import (
     check_like,
-    check_packed_sizes,
     check_rng,
     check_sink,
     check_tables,

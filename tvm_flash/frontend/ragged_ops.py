@@ -18,7 +18,7 @@ from ..problem.arguments import (
 )
 from ..problem.lengths import DEFAULT_BUCKET, bucket_of
 from ..problem.sequences import KINDS
-from ..problem.spec import AttentionSpec
+from ..problem.spec import LSE_WITHOUT_KEYS, AttentionSpec
 from ..runtime.kernels import resolve
 from .autograd import differentiable
 from .last_call import LastCall
@@ -31,7 +31,6 @@ from .placement import place_of
 from .ragged_checks import PACKED, PAGED, check_ragged_call, check_spans
 from .recording import Recording, named, parameters
 from .results import (
-    LSE_WITHOUT_KEYS,
     completed_gradients,
     completed_results,
     forward_layouts,

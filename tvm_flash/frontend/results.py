@@ -20,7 +20,7 @@ from ..problem.arguments import (
     sizes_of_shapes,
 )
 from ..problem.lengths import bucket_of
-from ..problem.spec import AttentionSpec
+from ..problem.spec import LSE_WITHOUT_KEYS, AttentionSpec
 from ..runtime.call import wants_zeros
 from . import placement
 from .spec_names import spec_of
@@ -35,8 +35,6 @@ except ImportError:
 
 
 _RESULTS, _GRADIENTS = (names(TABLE[x], "output") for x in ("forward", "backward"))
-# Kinds of softmax whose rows have an lse where no key is seen; that of a sink is an input.
-LSE_WITHOUT_KEYS = {"sink": None, "softmax1": 0.0}
 
 
 @lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ from functools import cache, reduce
 import torch
 
 from ..score import variants
+from ..score.bias import bias_axes, bias_program
 from ..score.compose import after
 from ..score.gradients import wants_gradient
 from ..score.layouts import check_dense
@@ -95,7 +96,7 @@ def bias_table(bias: torch.Tensor, q: torch.Tensor, shape: Sequence) -> tuple[st
         raise ValueError(
             f"bias of shape {tuple(bias.shape)} must broadcast to (B, H, Sq, Sk) = ({said})"
         )
-    axes = "".join(letter for letter, n in zip(variants.BIAS_AXES, sizes, strict=True) if n != 1)
+    axes = bias_axes(sizes)
     return axes, bias.squeeze()
 
 
@@ -127,9 +128,10 @@ _SCALE, _SOFTCAP = "scale", "softcap"
 @cache
 def _program(kind: str, dtype: str) -> ScoreProgram:
     """The score_mod of an input: "scale", "softcap", or a bias with the dimensions ``kind``."""
-    number = torch.ones((), dtype=getattr(torch, dtype.removeprefix("torch.")))
+    dtype = dtype.removeprefix("torch.")
+    if kind not in (_SCALE, _SOFTCAP):
+        return bias_program(kind, dtype)
+    number = torch.ones((), dtype=getattr(torch, dtype))
     if kind == _SCALE:
         return trace_score_mod(lambda score, b, h, q_idx, k_idx: score * number)[0]
-    if kind == _SOFTCAP:
-        return trace_score_mod(variants.softcap(number))[0]
-    return trace_score_mod(variants.bias(kind, number.expand([1] * len(kind))))[0]
+    return trace_score_mod(variants.softcap(number))[0]

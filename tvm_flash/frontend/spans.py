@@ -9,7 +9,8 @@ import torch
 
 from ..problem.arguments import LONGEST
 from ..problem.lengths import MAX_SEQLEN
-from .checks import MAX_COUNT, check_tensors
+from ..problem.size_checks import MAX_COUNT
+from .checks import check_tensors
 from .last_call import LastCall
 from .packed_rows import (
     Extent,

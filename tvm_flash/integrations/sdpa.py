@@ -65,6 +65,32 @@ class Sdpa:
                 for undo in self._undo:
                     undo()
 
+    def register(self, name: str = "tvm") -> str:
+        """Make ``name`` known to torch.nn.attention.activate_flash_attention_impl; returns it.
+
+        To activate it is one ``enable``, torch's restore_flash_attention_impl the ``disable``.
+        ImportError where torch has no such list.
+        """
+        try:
+            from torch.nn.attention import register_flash_attention_impl
+        except ImportError as error:
+            raise ImportError(
+                f"torch {torch.__version__} keeps no list of implementations: use sdpa.enable()"
+            ) from error
+        register_flash_attention_impl(name, register_fn=partial(_Activated, self))
+        return name
+
+
+class _Activated:
+    """One use of ``sdpa``, as torch's list of implementations holds it."""
+
+    def __init__(self, switch: Sdpa):
+        self._switch = switch
+        switch.enable()
+
+    def remove(self) -> None:
+        self._switch.disable()
+
 
 def _switched_over() -> tuple[Callable[[], None], ...]:
     """Override the operators; what restores them, in order."""

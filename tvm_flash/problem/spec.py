@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..score.loads import Load, differentiable_tables, loads
 from ..score.program import ScoreProgram, TableType
-from ..score.trace import trace_mask_mod, trace_score_mod
 from .dtype import DTYPES, DType
 from .sequences import KINDS
 
+if TYPE_CHECKING:
+    import torch
+
 ALIGNMENTS = ("bottom_right", "top_left")
 SOFTMAXES = ("softmax", "sink", "softmax1", "sigmoid")
+# Kinds of softmax whose rows have an lse where no key is seen; that of a sink is an input.
+LSE_WITHOUT_KEYS = {"sink": None, "softmax1": 0.0}
 RETURNS = ("out_lse", "out")
 HEAD_DIM_RANGE = (8, 512)
 # Queries or keys of a block that is visited: multiples of the first.
@@ -117,6 +119,8 @@ class AttentionSpec:
 
         fields: the spec's others, by their names. Raises as ``trace_score_mod`` does.
         """
+        from ..score.trace import trace_mask_mod, trace_score_mod  # torch, which specs do without
+
         score_program, score_tables = trace_score_mod(score_mod) if score_mod else (None, [])
         mask_program, mask_tables = trace_mask_mod(mask_mod) if mask_mod else (None, [])
         spec = cls(score_mod=score_program, mask_mod=mask_program, **fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +30,7 @@ class Kernel:
     """A loaded kernel, called with what ``arguments`` names, in that order: torch tensors, numbers.
 
     device: "cpu" or "cuda", where all of them lie. buckets: the lengths it is meant for, though it
-    is right for any; none named: all.
+    is right for any; none named: all. module: the library's functions, as tvm_ffi sees them.
     """
 
     spec: AttentionSpec
@@ -39,6 +40,7 @@ class Kernel:
     function: Callable[..., Any] = field(repr=False)
     device: str = "cpu"
     buckets: tuple[str, ...] = ()
+    module: tvm_ffi.Module | None = field(default=None, repr=False)
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)
@@ -197,16 +199,17 @@ def _kernel(path: Path, code: Code, record: KernelRecord, manifest: Manifest) ->
         raise refuse(path, f"it has no kernel {record.symbol!r}, which its manifest lists")
     function = code.module.get_function(record.symbol)
     fields = (record.spec, record.direction, record.config, record.meta)
-    return Kernel(*fields, function, manifest.device, record.buckets)
+    return Kernel(*fields, function, manifest.device, record.buckets, code.module)
 
 
 def _bind_threads(path: Path, code: Code) -> None:
-    """Tell the library where torch's OpenMP is; without one it runs on the calling thread."""
+    """Tell the library where torch's OpenMP is, if there is a torch; else it finds one itself."""
     bind = getattr(code.symbols, "tvm_flash_bind_threads", None)
     if bind is None:
         raise refuse(path, "it has no tvm_flash_bind_threads, so tvm_flash did not link it")
+    if "torch" not in sys.modules:
+        return
     openmp = torch_openmp()
-    if openmp is not None:
-        addresses = (openmp.run_team, openmp.threads, openmp.in_parallel)
-        bind.restype = None
-        bind(*map(ctypes.c_void_p, addresses))
+    addresses = (openmp.run_team, openmp.threads, openmp.in_parallel) if openmp else (None,) * 3
+    bind.restype = None
+    bind(*map(ctypes.c_void_p, addresses))

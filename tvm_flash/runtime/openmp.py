@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 # at::get_num_threads(): like omp_get_max_threads, but true in a thread that torch has not seen yet.
 _TORCH_THREADS = "_ZN2at15get_num_threadsEv"
 
@@ -56,6 +54,8 @@ def _find(symbol: str) -> int | None:
 
 
 def _scopes() -> list[ctypes.CDLL]:
+    import torch
+
     folder = Path(torch.__file__).parent / "lib"
     names = ("libtorch_cpu.so", "libtorch_cpu.dylib")
     return [

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from .bias import BIAS_AXES
+
 
 def softcap(cap: float) -> Callable:
     """score_mod: cap * tanh(score / cap), which bounds scores by ``cap`` > 0 (Gemma 2, 2024)."""
@@ -27,10 +29,6 @@ def alibi(slopes: torch.Tensor) -> Callable:
         return score - slopes[b, h] * torch.abs(q_idx - k_idx)
 
     return score_mod
-
-
-# The letters of b, h, q_idx and k_idx, the dimensions that a bias may have.
-BIAS_AXES = "bhqk"
 
 
 def bias(axes: str, table: torch.Tensor) -> Callable:

@@ -1,0 +1,156 @@
+"""Attention of JAX arrays on these kernels: under jit, grad and vmap, on CPUs and NVIDIA GPUs.
+
+Needs jax and jax-tvm-ffi, and not torch. Kernels come from libraries that were loaded with
+``tvm_flash.load``, or are compiled at their first use where TVM is installed.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from .jax_directions import forward, gradients
+from .jax_kernels import PLATFORMS, Arrays
+from .jax_problem import (
+    Problem,
+    as_bias,
+    as_slopes,
+    check_arrays,
+    check_softmax,
+    spans_of,
+    spec_and_numbers,
+)
+
+__all__ = ["attention"]
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int | None, int | None] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    alignment: str = "bottom_right",
+    softmax: str = "softmax",
+    sink: jax.Array | None = None,
+    cu_seqlens_q: jax.Array | None = None,
+    cu_seqlens_k: jax.Array | None = None,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    dropout_p: float = 0.0,
+    rng: jax.Array | None = None,
+    deterministic: bool = False,
+    return_lse: bool = False,
+    platform: str | None = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """softmax(q k^T * softmax_scale + bias) v of JAX arrays, differentiable once.
+
+    q (B, Sq, H, D), k (B, Sk, Hk, D), v (B, Sk, Hk, Dv), of float32, bfloat16 or float16; H a
+    multiple of Hk. Options mean what they mean in ``tvm_flash.attention``: bias, alibi_slopes (H,)
+    or (B, H), and sink (H,) have gradients. Numbers and flags are Python's, known when a call is
+    traced. cu_seqlens_q, cu_seqlens_k (B + 1,) int32: sequences packed in q (total_q, H, D), k, v
+    (total_k, Hk, D), of at most max_seqlen_q queries and max_seqlen_k keys (default: all rows).
+    dropout_p: rng is a key of jax.random, from which alone follows what is dropped. deterministic:
+    gradients have the same bits every run, as they have on CPUs. platform: "cpu" or "cuda";
+    default, where jax computes by default.
+
+    Returns out (B, Sq, H, Dv), and with ``return_lse`` also lse (B, H, Sq) float32, natural log,
+    differentiable; rows that see no key give 0 and -inf. vmap makes one call of all where no entry
+    of a batch depends on another, else one after the other (packed sequences, dropout, a mapped
+    sink).
+
+    Raises ValueError or TypeError for wrong arguments, UnsupportedSpec for what kernels cannot do,
+    NotImplementedError for a second derivative, ImportError without jax-tvm-ffi.
+    """
+    is_packed = cu_seqlens_q is not None or cu_seqlens_k is not None
+    q, k, v = check_arrays(q, k, v, 3 if is_packed else 4)
+    heads = q.shape[-2]
+    given = {"q": q, "k": k, "v": v}
+    batch, lengths = q.shape[0], (q.shape[-3], k.shape[-3])
+    if is_packed:
+        given |= _spans(q, k, cu_seqlens_q, cu_seqlens_k)
+        batch = given["starts_q"].shape[0]
+        lengths = (
+            lengths[0] if max_seqlen_q is None else int(max_seqlen_q),
+            lengths[1] if max_seqlen_k is None else int(max_seqlen_k),
+        )
+    softmax = check_softmax(softmax, sink, heads, return_lse)
+    if sink is not None:
+        given["sink"] = jnp.asarray(sink, jnp.float32)
+    tables, sizes = [], None
+    if alibi_slopes is not None:
+        tables.append(as_slopes(alibi_slopes, batch, heads))
+    if bias is not None:
+        shape = (batch, heads, None, None) if is_packed else (batch, heads, *lengths)
+        table, sizes = as_bias(bias, shape)
+        tables.append(table)
+    given |= {f"table{n}": table for n, table in enumerate(tables)}
+    if dropout_p:
+        if rng is None:
+            raise ValueError(f"{dropout_p=} needs rng, a key of jax.random")
+        given["rng"] = jax.random.bits(rng, (4,), jnp.uint32)
+    spec, numbers = spec_and_numbers(
+        q.dtype.name, q.shape[-1], v.shape[-1], softmax_scale, window_size, softcap, dropout_p,
+        sizes, tables[-1].dtype.name if tables else "", lengths[1] if is_packed else None,
+        causal=bool(causal), alibi=alibi_slopes is not None, alignment=alignment, softmax=softmax,
+        sequences="packed" if is_packed else "dense",
+    )  # fmt: skip
+    problem = Problem(spec, numbers, _device(platform), lengths, bool(deterministic))
+    out, lse = _attend(problem, given)
+    return (out, lse) if return_lse else out
+
+
+def _spans(q, k, cu_seqlens_q, cu_seqlens_k) -> dict[str, jax.Array]:
+    if cu_seqlens_q is None or cu_seqlens_k is None:
+        raise ValueError("packed sequences need both cu_seqlens_q and cu_seqlens_k")
+    found = {}
+    for axis, cumulative, x in (("q", cu_seqlens_q, q), ("k", cu_seqlens_k, k)):
+        ends = spans_of(f"cu_seqlens_{axis}", cumulative, x.shape[0])
+        found[f"starts_{axis}"], found[f"ends_{axis}"] = ends
+    if found["starts_q"].shape != found["starts_k"].shape:
+        entries = [found[f"starts_{axis}"].shape[0] for axis in "qk"]
+        raise ValueError(
+            f"cu_seqlens_q and cu_seqlens_k are of {entries} sequences: make one of each"
+        )
+    return found
+
+
+def _device(platform: str | None) -> str:
+    """ "cpu" or "cuda", the device that kernels are asked for."""
+    known = {ours: ours for ours in PLATFORMS} | {
+        theirs: ours for ours, theirs in PLATFORMS.items()
+    }
+    name = jax.default_backend() if platform is None else platform
+    if name not in known:
+        raise ValueError(f"platform={name!r} must be one of {', '.join(PLATFORMS)}")
+    return known[name]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(problem: Problem, given: Arrays) -> tuple[jax.Array, jax.Array | None]:
+    """out and lse of arrays by the names of the kernel's arguments."""
+    return _forward(problem, given)[0]
+
+
+def _forward(problem: Problem, given: Arrays):
+    results = forward(problem, given)
+    return (results["out"], results.get("lse")), (given, results)
+
+
+def _backward(problem: Problem, saved, cotangents):
+    given, results = saved
+    dout, dlse = cotangents
+    own = {**given, **results, "dout": dout}
+    own |= {} if dlse is None else {"dlse": dlse}
+    found = gradients(problem, own)
+    return ({name: found.get(f"d{name}") for name in given},)
+
+
+_attend.defvjp(_forward, _backward)
