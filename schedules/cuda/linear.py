@@ -100,7 +100,9 @@ class _Join:
     def write(self) -> None:
         """What is before each part to its place; without an order the sum of all to each."""
         kernel, parts = self.kernel, self.kernel.buffers["parts"]
-        before = kernel.scalar(kernel.buffers["state"][self.at], "float32", name="before")
+        before = kernel.scalar(T.float32(0), "float32", name="before")
+        with when(self.at[2] < kernel.sig.sizes["Ds"]):
+            assign(before, kernel.buffers["state"][self.at])
         own = kernel.scalar(T.float32(0), "float32", name="own")
         with loop(self.splits, "part") as part:
             # No part is behind a causal call's last one, whose sums are not made.
@@ -115,9 +117,10 @@ class _Join:
                 store(parts, (part, *self.at), before)
 
     def _passed(self, part):
-        """What is left of the state before a part behind it: at the first row none of it went."""
+        """What is left behind a part of the state before it."""
         rows = tirx.max(tirx.min(self.keys - part * self.run, self.run), 0)
-        steps = tirx.max(rows - tirx.Select(part == 0, 1, 0), 0)
+        age = tirx.Select(part == 0, self.kernel.sig.numbers["state_age"], 1)
+        steps = tirx.max(rows - 1 + age, 0)
         return power(self.kernel.buffers["decay"][self.at[1]], steps)
 
 
@@ -174,8 +177,9 @@ class LinearRows:
             self.state.make_sums()
             self.p = accumulator(kernel, self.warp_rows, config.chunk)
             self.q_fragment = fragment(kernel, self.rows_product, self.p.m_tiles)
-            # What the state at hand is behind: at the first row nothing.
-            self.age = kernel.scalar(tirx.min(self.walk.part, 1))
+            # Of the state at hand: as the call says at the first row.
+            first = self.sig.numbers["state_age"]
+            self.age = kernel.scalar(tirx.Select(self.walk.part == 0, first, 1))
         name_registers(self)
 
     def _earlier(self) -> None:

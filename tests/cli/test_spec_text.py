@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_flash.cases import CASES
-from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs, text_of
+from tvm_flash.cli.spec_text import SpecTextError, parse_spec, parse_specs
 from tvm_flash.problem.sequences import KINDS
 from tvm_flash.problem.spec import SOFTMAXES, AttentionSpec
+from tvm_flash.problem.spec_words import text_of
 
 
 def test_every_word():
@@ -41,6 +42,13 @@ def test_tables_that_learn():
     assert parse_spec(text_of(spec)) == spec
     with pytest.raises(SpecTextError, match="no table that could learn"):
         parse_spec("fp32,d=64,learned")
+
+
+@pytest.mark.parametrize("text", ["bf16,d=64,dv=32,causal,linear", "fp32,row_softmax"])
+def test_what_is_no_attention(text):
+    spec = parse_spec(text)
+    assert spec.computes in ("linear", "softmax") and text_of(spec) == text
+    assert AttentionSpec.from_json(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize("kind", SOFTMAXES)

@@ -18,17 +18,17 @@ from tvm_flash.verify.rule import deviations
 
 def spec_of(dtype, head_dim, head_dim_v, causal):
     widths = {"head_dim": head_dim, "head_dim_v": head_dim_v}
-    return AttentionSpec(dtype=dtype, causal=causal, **widths)
+    return AttentionSpec(dtype=dtype, causal=causal, computes="linear", **widths)
 
 
-# Queries, keys, key/value heads, parts, reverse, normalize: parts without a row among them.
+# Queries, keys, key/value heads, parts (some without a row), reverse, normalize, age of the state.
 CALLS = [
-    (True, (70, 70, 1, 2, 1, 0)),
-    (False, (40, 70, 2, 2, 0, 1)),
+    (True, (70, 70, 1, 2, 1, 0, 0)),
+    (False, (40, 70, 2, 2, 0, 1, 0)),
     *(
         pytest.param(causal, call, marks=pytest.mark.sweep)
         for causal in (True, False)
-        for call in ((64, 64, 2, 1, 0, 1), (0, 0, 1, 1, 1, 0), (200, 200, 1, 6, 0, 0))
+        for call in ((64, 64, 2, 1, 0, 1, 1), (0, 0, 1, 1, 1, 0, 0), (200, 200, 1, 6, 0, 0, 1))
     ),
 ]
 

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from tvm_flash.cli.app import app
 from tvm_flash.cli.spec_options import grouped, listing
-from tvm_flash.cli.spec_text import parse_spec, parse_specs, text_of
+from tvm_flash.cli.spec_text import parse_spec, parse_specs
 from tvm_flash.codegen.build import build
 from tvm_flash.problem import presets
 from tvm_flash.problem.presets import PRESETS, Preset, Use, all_pairs
 from tvm_flash.problem.spec import ALIGNMENTS, RETURNS, AttentionSpec
+from tvm_flash.problem.spec_words import text_of
 from tvm_flash.schedules import select
 from tvm_flash.schedules.cuda.arch import ARCHS, DEFAULT_ARCHS
 from tvm_flash.schedules.cuda.kernels import SCHEDULES

@@ -29,8 +29,8 @@ DIRECTIONS = {
     "tables": "tables",
     "tables_deterministic": "tables_det",
     "append": "append",
-    "linear": "linear",
-    "softmax": "softmax",
+    "linear": "fwd",
+    "softmax": "fwd",
 }
 
 # Rows or columns of a tile, also of several at once: far above any schedule's, far below what a

@@ -10,7 +10,8 @@ import typer
 
 from ..problem.presets import PRESETS, all_pairs, preset_named
 from ..problem.spec import AttentionSpec
-from .spec_text import specs_of, text_of
+from ..problem.spec_words import text_of
+from .spec_text import specs_of
 
 Specs = Annotated[
     list[str] | None,

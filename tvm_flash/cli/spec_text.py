@@ -10,7 +10,9 @@ from typing import NoReturn
 
 from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
+from ..problem.field_checks import HEAD_DIM_RANGE
 from ..problem.spec import SOFTMAXES, AttentionSpec
+from ..problem.spec_words import COMPUTED
 from .error_text import one_line
 
 _ELEMENTS = {
@@ -33,6 +35,8 @@ A spec is a list of words separated by commas:
   no_lse                      return the output only
   learned                     the gradients of slopes and of score_mod's tables, no attention
   packed | paged              sequences in one tensor; their keys in pages
+  linear                      linear attention, of dtype, dimensions and causal
+  row_softmax                 the softmax of rows, of dtype alone
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
 A kernel takes any window ends, softcap, slopes and share of dropped weights, given in a call.
@@ -63,28 +67,6 @@ def parse_specs(text: str) -> list[AttentionSpec]:
         raise
     except Exception as error:  # a foreign file, or a user's function, may fail in any way
         raise SpecTextError(f"{text:.200} cannot be read as specs: {one_line(error)}") from error
-
-
-def text_of(spec: AttentionSpec) -> str:
-    """What ``parse_spec`` reads as ``spec``, which must have no score_mod and no mask_mod."""
-    right = spec.window_right or spec.causal
-    ends = {(True, True): "window", (True, False): "window=left", (False, True): "window=right"}
-    words = [
-        spec.element.written,
-        f"d={spec.head_dim}",
-        f"dv={spec.head_dim_v}" * (spec.head_dim_v != spec.head_dim),
-        "causal" * spec.causal,
-        ends[spec.window_left, right] if spec.window_left or spec.window_right else "",
-        "softcap" * spec.softcap,
-        "alibi" * spec.alibi,
-        spec.softmax * (spec.softmax != "softmax"),
-        "dropout" * spec.dropout,
-        "top_left" * (spec.alignment == "top_left"),
-        "no_lse" * (spec.returns == "out"),
-        spec.sequences * (spec.sequences != "dense"),
-        "learned" * bool(spec.learned),
-    ]
-    return ",".join(filter(None, words))
 
 
 def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
@@ -139,6 +121,8 @@ def _parse_words(text: str) -> AttentionSpec:
     fields: dict = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         _add(fields, *_read_word(word, text), text)
+    if fields.get("computes") == "softmax":  # of rows, which have no head dimension
+        fields.setdefault("head_dim", HEAD_DIM_RANGE[0])
     for name, example in (("dtype", "bf16"), ("head_dim", "d=64")):
         if name not in fields:
             raise SpecTextError(f"{text!r} names no {name}: add for example {example}\n{GRAMMAR}")
@@ -233,6 +217,7 @@ _FLAGS: dict[str, tuple[str, object]] = {
     "packed": ("sequences", "packed"),
     "paged": ("sequences", "paged"),
     "learned": ("learned", True),
+    **{word: ("computes", kind) for kind, word in COMPUTED.items()},
 }
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "d": ("head_dim", int),

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.markup import escape
 
 from ..errors import UnsupportedSpec
+from ..problem.spec_words import text_of
 from .console import PLAIN, console, notes, progress
-from .spec_text import text_of
 from .tune_cuda import Groups
 from .tune_rebuild import require_out
 from .tune_search import search

@@ -16,15 +16,17 @@ from ..errors import BuildError, UnsupportedSpec, remedy_for
 from ..import_lock import importing
 from ..problem.lengths import DEFAULT_BUCKET
 from ..problem.spec import AttentionSpec
+from ..problem.spec_words import has_words, text_of
 from .loader import Kernel, opened, register, registered
 
 _compiling = threading.Lock()
 
-_REMEDY = "load one with tvm_flash.load(path), or install tvm-flash[compile]"
-_REMEDIES = {
+_OLDER = {
     "append": "build the library of the cache's forward again: tvm-flash build adds append to "
-    f"paged specs, which older ones did not; {_REMEDY}"
+    "paged specs, which older ones did not; "
 }
+# What ``tvm-flash build`` is to be told of directions whose names end so.
+_OPTIONS = {"_split": "--split", "_deterministic": "--deterministic"}
 
 
 def _renew_locks() -> None:
@@ -83,7 +85,7 @@ def _compiled_for_cpu(spec: AttentionSpec, direction: str, bucket: str) -> Kerne
     with _compiling_alone():
         if key not in registered:
             use = partial(_only_kernel, spec, direction, bucket)
-            jit = _compiler(spec, direction)
+            jit = _compiler(spec, direction, "llvm")
             register([jit.artifact_for(spec, direction, bucket=bucket, use=use)])
         return registered[key]
 
@@ -128,14 +130,27 @@ def _only_kernel(spec: AttentionSpec, direction: str, bucket: str, path: Path) -
     raise refuse(path, f"it holds {held}, not {spec.name} {direction} {bucket}".rstrip())
 
 
-def _compiler(spec: AttentionSpec, direction: str):
+def _remedy(spec: AttentionSpec, direction: str, target: str) -> str:
+    """How to get the kernel on a machine that cannot compile it."""
+    option = next((word for word in _OPTIONS if direction.endswith(word)), "")
+    words = [text_of(spec), "--target", target, _OPTIONS.get(option, "")]
+    by = "tvm-flash build " + " ".join(filter(None, words))
+    if not has_words(spec):
+        by = "tvm_flash.build([spec])"
+    return (
+        f"load one with tvm_flash.load(path), which `{by}` makes where TVM is, or install "
+        "tvm-flash[compile]"
+    )
+
+
+def _compiler(spec: AttentionSpec, direction: str, target: str):
     """The JIT, imported at its first use: it needs tvm, which running a built library does not."""
     if find_spec("tvm") is None:
         raise UnsupportedSpec(
             [
                 f"no loaded library has this kernel, {direction} of {spec.name}, and apache-tvm, "
                 "which compiles one, is missing",
-                _REMEDIES.get(direction, _REMEDY),
+                _OLDER.get(direction, "") + _remedy(spec, direction, target),
             ]
         )
     with importing:
@@ -146,7 +161,7 @@ def _compiler(spec: AttentionSpec, direction: str):
 
 def _cuda_compiler(spec: AttentionSpec, direction: str):
     """The JIT for GPUs, which needs nvcc too."""
-    jit = _compiler(spec, direction)
+    jit = _compiler(spec, direction, "cuda")
     with importing:
         from ..codegen.toolkit import find_toolkit
 
@@ -155,7 +170,7 @@ def _cuda_compiler(spec: AttentionSpec, direction: str):
     except BuildError as error:
         raise UnsupportedSpec(
             [
-                "no loaded library has this kernel for CUDA: tvm_flash.load(path) loads one",
+                f"no loaded library has this kernel for CUDA: {_remedy(spec, direction, 'cuda')}",
                 f"compiling one needs nvcc: {error}",
             ]
         ) from error

@@ -124,13 +124,16 @@ def learned(direction: str) -> tuple[InterpretedKernel, list[Check]]:
     return judged(direction, score_mod=program, **fields)
 
 
-# Queries, keys, key/value heads, parts, reverse, normalize; a chunk has 64 rows.
-LINEAR = ((70, 70, 1, 2, 1, 0), (131, 131, 2, 2, 0, 1), (3, 3, 1, 1, 0, 0), (0, 0, 1, 1, 1, 1))
+# Queries, keys, key/value heads, parts, reverse, normalize, age of the state; a chunk has 64 rows.
+LINEAR = (
+    (70, 70, 1, 2, 1, 0, 0), (131, 131, 2, 2, 0, 1, 1), (3, 3, 1, 1, 0, 0, 1),
+    (0, 0, 1, 1, 1, 1, 0),
+)  # fmt: skip
 
 
 def linear() -> tuple[InterpretedKernel, list[Check]]:
     """Judged by calls in which everything is drawn at random."""
-    spec = AttentionSpec(dtype="float16", head_dim=32, causal=True)
+    spec = AttentionSpec(dtype="float16", head_dim=32, causal=True, computes="linear")
     kernel = interpreted(spec, "linear", ARCH)
 
     def check(call, seed):
