@@ -37,20 +37,24 @@ def linear_launches(
     """Three passes, as schedules/cpu/forms/linear.py has them; a part alone has no first."""
     (config,) = configs
     launches = [
-        sums_launch(spec, config, f"{symbol}_sums"),
+        sums_launch(spec, config, arch, f"{symbol}_sums"),
         join_launch(spec, config, f"{symbol}_join"),
-        LinearRows(spec, config, f"{symbol}_rows").launch(),
+        LinearRows(spec, config, arch, f"{symbol}_rows").launch(),
     ]
-    return launches, {"block_q": config.chunk, "block_k": config.chunk}
+    return launches, {
+        "block_q": config.chunk,
+        "block_k": config.chunk,
+        "block_v": config.columns,
+    }
 
 
-def sums_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launch:
+def sums_launch(spec: AttentionSpec, config: LinearConfig, arch: CudaArch, symbol: str) -> Launch:
     """The sums of each part of the keys, to ``parts``; of a causal spec's last part none."""
     sig = Signature(spec, "linear")
     names = ("k", "v", *KEY_NUMBERS, "decay", "parts")
     grid = linear_grid(config.tiles(spec), less=int(spec.causal))
     with CudaKernel(symbol, sig, parameter_tensors(sig, names), grid, config.num_warps) as kernel:
-        walk = Walk(kernel, spec, config, "kv")
+        walk = Walk(kernel, spec, config, arch, "kv")
         state = State(kernel, spec, config, walk)
         state.make_sums()
         walk.start()
@@ -127,8 +131,8 @@ class _Join:
 class LinearRows:
     """The kernel of the rows of each part: out, out_extra and the state behind the last row."""
 
-    def __init__(self, spec: AttentionSpec, config: LinearConfig, symbol: str):
-        self.spec, self.config = spec, config
+    def __init__(self, spec: AttentionSpec, config: LinearConfig, arch: CudaArch, symbol: str):
+        self.spec, self.config, self.arch = spec, config, arch
         self.sig = Signature(spec, "linear")
         self.reads = "qkv" if spec.causal else "q"
         keys = (*"kv", *KEY_NUMBERS) if spec.causal else ()
@@ -137,7 +141,7 @@ class LinearRows:
             symbol, self.sig, parameter_tensors(self.sig, names),
             linear_grid(config.tiles(spec)), config.num_warps,
         )  # fmt: skip
-        self.rows_product = product_for(spec.dtype)
+        self.rows_product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.chunk // config.num_warps
 
     def launch(self) -> Launch:
@@ -167,7 +171,7 @@ class LinearRows:
 
     def _open(self) -> None:
         kernel, config, spec = self.kernel, self.config, self.spec
-        self.walk = Walk(kernel, spec, config, self.reads)
+        self.walk = Walk(kernel, spec, config, self.arch, self.reads)
         self.state = State(kernel, spec, config, self.walk)
         self.product = self.state.product
         self.out_tile = shared_tile(kernel, config.chunk, config.columns, spec.dtype)

@@ -50,7 +50,7 @@ class State:
 
     def __init__(self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, walk: Walk):
         self.kernel, self.spec, self.config, self.walk = kernel, spec, config, walk
-        self.product = state_product_for(spec.dtype)
+        self.product = state_product_for(spec.dtype, turing=not walk.arch.bf16)
         self.depth, self.columns = config.depth(spec), config.columns + EXTRA_COLUMNS
         self._warp_rows = 16 * config.row_tiles(spec)
         self.tile = state_tile(kernel, self.depth + 1, self.columns)

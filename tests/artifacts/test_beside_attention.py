@@ -85,6 +85,6 @@ def test_what_is_missing_names_its_command(spec, direction, device, command, mon
 
 
 def test_what_gpus_lack():
-    spec = AttentionSpec(dtype="float16", head_dim=64, computes="linear")
-    with pytest.raises(UnsupportedSpec, match="multiplied in tf32, which begins with sm_80"):
+    spec = AttentionSpec(dtype="float32", head_dim=64, computes="linear")
+    with pytest.raises(UnsupportedSpec, match="no float32 products on its tensor cores"):
         SCHEDULES.defaults(spec, "linear", ARCHS["sm_75"])

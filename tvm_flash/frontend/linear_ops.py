@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from ..problem.arguments import TABLE
 from ..problem.lengths import bucket_of
-from ..problem.linear import BLOCK_COLUMNS, LINEAR_NUMBERS
+from ..problem.linear import LINEAR_NUMBERS
 from ..problem.spec import AttentionSpec
 from ..problem.splits import BLOCKS_PER_SM, splits_of
 from ..runtime.kernels import resolve
@@ -74,8 +74,8 @@ def _parts(heads: int, rows: int, kernel, q: torch.Tensor, head_dim_v: int) -> i
     """Parts of a sequence that run at once: where heads alone would leave processors idle."""
     chunks = rows // kernel.meta["block_k"]
     if q.is_cuda:
-        blocks, places = heads * -(-head_dim_v // BLOCK_COLUMNS), processors_of(q) * BLOCKS_PER_SM
-        return splits_of(blocks, max(chunks, 1), places)
+        blocks = heads * -(-head_dim_v // kernel.meta["block_v"])
+        return splits_of(blocks, max(chunks, 1), processors_of(q) * BLOCKS_PER_SM)
     return max(1, min(-(-torch.get_num_threads() // heads), chunks))
 
 

@@ -2,7 +2,8 @@
 
 One table. Definitions, launchers, manifests, operators, verification and tuning are made from it.
 Sizes have names: B entries, H heads and Hk key/value heads, Sq queries, Sk keys, D and Dv columns;
-block_q, block_k and head_dim_pad are of a kernel's tile (its manifest), copies of ``size_values``.
+block_q, block_k, block_v (columns of v) and head_dim_pad are of a kernel's tile (its manifest),
+copies of ``size_values``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .spec import BLOCK_LISTS, AttentionSpec
 
 __all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
 
-TILE_SIZES = ("block_q", "block_k", "head_dim_pad")
+TILE_SIZES = ("block_q", "block_k", "block_v", "head_dim_pad")
 
 
 def names(found: Sequence[Argument], *roles: str) -> tuple[str, ...]:

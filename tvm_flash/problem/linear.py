@@ -24,8 +24,6 @@ NORMALIZE = Argument("normalize", (), "number", "int32", limits=(0, 1))
 # row before: the first then sees g times it.
 STATE_AGE = Argument("state_age", (), "number", "int32", limits=(0, 1))
 LINEAR_NUMBERS = (REVERSE, NORMALIZE, STATE_AGE)
-# Columns of v, at most, that a block of a GPU takes.
-BLOCK_COLUMNS = 64
 
 
 def gradient_spec(spec: AttentionSpec) -> AttentionSpec:
