@@ -143,13 +143,15 @@ def split_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list
 
 
 def linear_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Linear]:
-    """The same for linear attention: what leaves room for one block on an SM comes later."""
+    """The same for linear attention."""
     table = LINEAR_TF32 if spec.element.operand == "tf32" else LINEAR
     configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
-    return sorted(configs, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)
+    if not arch.bf16:  # products of columns beside V's cost as much as its own: few blocks
+        return configs
+    return sorted(configs, key=lambda c: _resident_warps(c, spec, arch) < 2 * SCHEDULERS)
 
 
-def _resident_warps(config: Forward, spec: AttentionSpec, arch: CudaArch) -> int:
+def _resident_warps(config: Forward | Linear, spec: AttentionSpec, arch: CudaArch) -> int:
     """Warps of the blocks whose shared memory an SM holds."""
     return arch.shared_bytes_per_sm // config.shared_bytes(spec) * config.num_warps
 

@@ -18,6 +18,7 @@ _CAUSAL = {"causal": True}
 _LOCAL = {"causal": True, "window_left": True}
 _COME_WITH = {"forward": ("forward_split",)}
 _PACKED, _PAGED = {"sequences": "packed"}, {"sequences": "paged"}
+_LINEAR = {"computes": "linear"}
 
 
 class Use(NamedTuple):
@@ -122,6 +123,14 @@ PRESETS = {
                     (192,),
                     "prompts of DeepSeek-V2 and V3: latent attention, Q and K of 192, V of 128",
                 ),
+            ),
+        ),
+        Preset(
+            "linear",
+            ("forward", "backward"),
+            (
+                Use({**_LINEAR, **_CAUSAL}, (64, 128), "decoders: MiniMax-01 (128), retention"),
+                Use(_LINEAR, (64, 128), "encoders: Katharopoulos et al., Performer"),
             ),
         ),
     )
