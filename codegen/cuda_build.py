@@ -159,7 +159,7 @@ def _config_source(chosen: Sequence[Chosen]) -> str:
 
 def _common_meta(metas: Sequence[dict[str, int]]) -> dict[str, int]:
     """What serves all variants: rows padded to whole tiles of each, columns to the most of any."""
-    combine = {"block_q": math.lcm, "block_k": math.lcm, "head_dim_pad": max}
+    combine = {"block_q": math.lcm, "block_k": math.lcm, "block_v": max, "head_dim_pad": max}
     return {
         name: metas[0][name] if len(metas) == 1 else combine[name](*(meta[name] for meta in metas))
         for name in metas[0]

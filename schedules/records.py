@@ -13,7 +13,8 @@ from typing import Any
 import tvm_flash
 
 from ..problem.dtype import DTYPES
-from ..problem.spec import HEAD_DIM_RANGE, AttentionSpec
+from ..problem.field_checks import HEAD_DIM_RANGE
+from ..problem.spec import AttentionSpec
 from .record_format import moment, read, warn_once
 
 # Buckets whose numbers may serve another, nearest first. Tiny and decode are kernels of their own.

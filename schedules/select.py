@@ -20,6 +20,7 @@ from .cpu.backward import BACKWARD_KNOBS, BackwardConfig, schedule_backward
 from .cpu.defaults import backward_defaults, forward_defaults, split_defaults
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
 from .cpu.linear import LinearConfig, linear_defaults, schedule_linear
+from .cpu.linear_steps import LinearStepsConfig, linear_steps_defaults, schedule_linear_steps
 from .cpu.row_softmax import RowSoftmaxConfig, schedule_softmax, softmax_defaults
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
 from .cpu.table_gradients import (
@@ -71,6 +72,7 @@ SCHEDULES = ScheduleTable(
         ),
         Schedule(APPEND, AppendConfig, schedule_append, (), append_defaults),
         Schedule(LINEAR, LinearConfig, schedule_linear, (), linear_defaults),
+        Schedule(LINEAR, LinearStepsConfig, schedule_linear_steps, (), linear_steps_defaults),
         Schedule(SOFTMAX, RowSoftmaxConfig, schedule_softmax, (), softmax_defaults),
     ],
     reasons=_misfits,

@@ -63,12 +63,17 @@ class LinearConfig(Config):
 def linear_defaults(
     spec: AttentionSpec, target: CpuTarget, bucket: str
 ) -> tuple[LinearConfig, ...]:
-    """The config without a tuning record: few padded columns, in wide tiles."""
+    """The config without a tuning record: few padded columns, in wide tiles.
+
+    None of few rows in an order: ``cpu.linear_steps`` takes those.
+    """
+    if bucket == "tiny" and spec.causal:
+        return ()
     most = (target.registers - 1) // 5
     widths = [target.vector * n for n in range(1, most + 1)]
     padded = {width: round_up(spec.head_dim_v + 1, width) for width in widths}
     columns = min(widths, key=lambda width: padded[width] * (1 + target.vector / width))
-    # A token alone is decoded from a state: a chunk would be mostly empty.
+    # A chunk of few rows would be mostly empty.
     chunk = 16 if bucket == "tiny" else 64
     lanes = max(width for width in widths if chunk % width == 0)
     return (LinearConfig(chunk=chunk, lanes=lanes, columns=columns, vector=target.vector),)

@@ -40,13 +40,10 @@ def _parts(
 
     def copy(context: AbstractContextManager[Piece]) -> None:
         with context as piece:
-            target = piece.place(stage)
-            if asynchronous and cursor.access_bytes >= 4:
-                copy_async(target, piece.pointer, cursor.access_bytes, piece.inside)
-            else:
-                _copy_through_registers(
-                    cursor.kernel, target, piece.pointer, cursor.access_bytes, piece.inside
-                )
+            copy_piece(
+                cursor.kernel, piece.place(stage), piece.pointer, cursor.access_bytes,
+                piece.inside, asynchronous,
+            )  # fmt: skip
 
     return [partial(copy, context) for context in cursor.pieces(left, wanted)]
 
@@ -99,6 +96,10 @@ class Copies:
         # Stores to the tile wait for memory: the loads before them go out together.
         return [partial(each, parts)]
 
+    def piece(self, target, origin, size: int, inside) -> None:
+        """Ask for ``size`` bytes; zeros unless ``inside``."""
+        copy_piece(self.kernel, target, origin, size, inside, self.asynchronous)
+
     def negate(self, cursor: Cursor) -> None:
         """Change the signs of what this thread brought to the tile of ``cursor``, once landed.
 
@@ -140,6 +141,15 @@ def commit() -> None:
 def wait(pending: int = 0) -> None:
     """Until at most ``pending`` groups of this thread are in flight (cp.async.wait_group)."""
     emit(T.ptx.cp.async_.wait_group(pending))
+
+
+def copy_piece(kernel: CudaKernel, target, origin, size: int, inside, asynchronous: bool) -> None:
+    """``size`` bytes to shared memory, by cp.async where that moves so few; zeros unless
+    ``inside``."""
+    if asynchronous and size >= 4:
+        copy_async(target, origin, size, inside)
+    else:
+        _copy_through_registers(kernel, target, origin, size, inside)
 
 
 def copy_async(target, origin, size: int, inside) -> None:

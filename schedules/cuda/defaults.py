@@ -8,7 +8,6 @@ from .arch import SCHEDULERS, CudaArch
 from .backward_config import BackwardConfig as Backward
 from .backward_dq import ordered_reasons
 from .forward import ForwardConfig as Forward
-from .linear_config import WIDEST as WIDEST_LINEAR
 from .linear_config import LinearConfig as Linear
 from .split_forward import SplitForwardConfig as Split
 
@@ -116,11 +115,14 @@ ORDERED_TF32 = {
     128: (Forward(64, 16), Forward(32, 16, num_warps=2)),
     256: (Forward(32, 16, num_warps=2), Forward(16, 16, num_warps=1)),
 }
+# Half a chunk in two warps: what shared memory of 64 or 99 KiB holds.
+_SHORT = Linear(chunk=32, columns=16, num_warps=2)
 LINEAR = {
-    WIDEST_LINEAR: (Linear(stages=2), Linear(), Linear(columns=32), Linear(columns=16)),
+    128: (Linear(stages=2), Linear(), Linear(columns=32), Linear(columns=16), _SHORT),
+    256: (Linear(columns=32), Linear(columns=16), _SHORT),
 }
 # A product in three parts takes twice the registers of fragments.
-LINEAR_TF32 = {WIDEST_LINEAR: (Linear(columns=32), Linear(columns=16))}
+LINEAR_TF32 = {128: (Linear(columns=32), Linear(columns=16)), 256: (Linear(columns=16),)}
 
 
 def forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:
@@ -141,13 +143,15 @@ def split_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list
 
 
 def linear_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Linear]:
-    """The same for linear attention: what leaves room for one block on an SM comes later."""
+    """The same for linear attention."""
     table = LINEAR_TF32 if spec.element.operand == "tf32" else LINEAR
     configs = _fitting(spec, arch, table, lambda config: config.reasons(spec, arch))
-    return sorted(configs, key=lambda c: 2 * c.shared_bytes(spec) > arch.shared_bytes_per_sm)
+    if not arch.bf16:  # products of columns beside V's cost as much as its own: few blocks
+        return configs
+    return sorted(configs, key=lambda c: _resident_warps(c, spec, arch) < 2 * SCHEDULERS)
 
 
-def _resident_warps(config: Forward, spec: AttentionSpec, arch: CudaArch) -> int:
+def _resident_warps(config: Forward | Linear, spec: AttentionSpec, arch: CudaArch) -> int:
     """Warps of the blocks whose shared memory an SM holds."""
     return arch.shared_bytes_per_sm // config.shared_bytes(spec) * config.num_warps
 

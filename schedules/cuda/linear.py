@@ -37,20 +37,24 @@ def linear_launches(
     """Three passes, as schedules/cpu/forms/linear.py has them; a part alone has no first."""
     (config,) = configs
     launches = [
-        sums_launch(spec, config, f"{symbol}_sums"),
+        sums_launch(spec, config, arch, f"{symbol}_sums"),
         join_launch(spec, config, f"{symbol}_join"),
-        LinearRows(spec, config, f"{symbol}_rows").launch(),
+        LinearRows(spec, config, arch, f"{symbol}_rows").launch(),
     ]
-    return launches, {"block_q": config.chunk, "block_k": config.chunk}
+    return launches, {
+        "block_q": config.chunk,
+        "block_k": config.chunk,
+        "block_v": config.columns,
+    }
 
 
-def sums_launch(spec: AttentionSpec, config: LinearConfig, symbol: str) -> Launch:
+def sums_launch(spec: AttentionSpec, config: LinearConfig, arch: CudaArch, symbol: str) -> Launch:
     """The sums of each part of the keys, to ``parts``; of a causal spec's last part none."""
     sig = Signature(spec, "linear")
     names = ("k", "v", *KEY_NUMBERS, "decay", "parts")
     grid = linear_grid(config.tiles(spec), less=int(spec.causal))
     with CudaKernel(symbol, sig, parameter_tensors(sig, names), grid, config.num_warps) as kernel:
-        walk = Walk(kernel, spec, config, "kv")
+        walk = Walk(kernel, spec, config, arch, "kv")
         state = State(kernel, spec, config, walk)
         state.make_sums()
         walk.start()
@@ -100,7 +104,9 @@ class _Join:
     def write(self) -> None:
         """What is before each part to its place; without an order the sum of all to each."""
         kernel, parts = self.kernel, self.kernel.buffers["parts"]
-        before = kernel.scalar(kernel.buffers["state"][self.at], "float32", name="before")
+        before = kernel.scalar(T.float32(0), "float32", name="before")
+        with when(self.at[2] < kernel.sig.sizes["Ds"]):
+            assign(before, kernel.buffers["state"][self.at])
         own = kernel.scalar(T.float32(0), "float32", name="own")
         with loop(self.splits, "part") as part:
             # No part is behind a causal call's last one, whose sums are not made.
@@ -115,17 +121,18 @@ class _Join:
                 store(parts, (part, *self.at), before)
 
     def _passed(self, part):
-        """What is left of the state before a part behind it: at the first row none of it went."""
+        """What is left behind a part of the state before it."""
         rows = tirx.max(tirx.min(self.keys - part * self.run, self.run), 0)
-        steps = tirx.max(rows - tirx.Select(part == 0, 1, 0), 0)
+        age = tirx.Select(part == 0, self.kernel.sig.numbers["state_age"], 1)
+        steps = tirx.max(rows - 1 + age, 0)
         return power(self.kernel.buffers["decay"][self.at[1]], steps)
 
 
 class LinearRows:
     """The kernel of the rows of each part: out, out_extra and the state behind the last row."""
 
-    def __init__(self, spec: AttentionSpec, config: LinearConfig, symbol: str):
-        self.spec, self.config = spec, config
+    def __init__(self, spec: AttentionSpec, config: LinearConfig, arch: CudaArch, symbol: str):
+        self.spec, self.config, self.arch = spec, config, arch
         self.sig = Signature(spec, "linear")
         self.reads = "qkv" if spec.causal else "q"
         keys = (*"kv", *KEY_NUMBERS) if spec.causal else ()
@@ -134,7 +141,7 @@ class LinearRows:
             symbol, self.sig, parameter_tensors(self.sig, names),
             linear_grid(config.tiles(spec)), config.num_warps,
         )  # fmt: skip
-        self.rows_product = product_for(spec.dtype)
+        self.rows_product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.chunk // config.num_warps
 
     def launch(self) -> Launch:
@@ -164,7 +171,7 @@ class LinearRows:
 
     def _open(self) -> None:
         kernel, config, spec = self.kernel, self.config, self.spec
-        self.walk = Walk(kernel, spec, config, self.reads)
+        self.walk = Walk(kernel, spec, config, self.arch, self.reads)
         self.state = State(kernel, spec, config, self.walk)
         self.product = self.state.product
         self.out_tile = shared_tile(kernel, config.chunk, config.columns, spec.dtype)
@@ -174,8 +181,9 @@ class LinearRows:
             self.state.make_sums()
             self.p = accumulator(kernel, self.warp_rows, config.chunk)
             self.q_fragment = fragment(kernel, self.rows_product, self.p.m_tiles)
-            # What the state at hand is behind: at the first row nothing.
-            self.age = kernel.scalar(tirx.min(self.walk.part, 1))
+            # Of the state at hand: as the call says at the first row.
+            first = self.sig.numbers["state_age"]
+            self.age = kernel.scalar(tirx.Select(self.walk.part == 0, first, 1))
         name_registers(self)
 
     def _earlier(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...problem.linear import BLOCK_COLUMNS
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from .arch import WARP, CudaArch, limit_reasons
@@ -13,8 +12,9 @@ from .tiling import round_up
 
 # Beside the columns of V that a block takes: one of float32 numbers, in a pair of tiles of columns.
 EXTRA_COLUMNS = 16
-# A warp holds its share of the state, and sums of its rows: more do not fit its registers.
-WIDEST = 128
+# A warp holds its share of the state's rows, of few columns where they are many: of 512 rows it
+# would spill.
+WIDEST = 256
 # Numbers of rows, and a table of powers.
 _NUMBERS = 6
 
@@ -29,7 +29,7 @@ class LinearConfig(Config):
 
     schedule = "cuda.linear"
     chunk: int = 64
-    columns: int = BLOCK_COLUMNS
+    columns: int = 64
     num_warps: int = 4
     stages: int = 1
 
@@ -47,7 +47,6 @@ class LinearConfig(Config):
                 "threads",
             ),
             (self.stages not in (1, 2), f"stages={self.stages} must be 1 or 2"),
-            (not arch.bf16, "states are multiplied in tf32, which begins with sm_80"),
         ]
         own = [text for wrong, text in checks if wrong]
         return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]

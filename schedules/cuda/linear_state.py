@@ -50,7 +50,7 @@ class State:
 
     def __init__(self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, walk: Walk):
         self.kernel, self.spec, self.config, self.walk = kernel, spec, config, walk
-        self.product = state_product_for(spec.dtype)
+        self.product = state_product_for(spec.dtype, turing=not walk.arch.bf16)
         self.depth, self.columns = config.depth(spec), config.columns + EXTRA_COLUMNS
         self._warp_rows = 16 * config.row_tiles(spec)
         self.tile = state_tile(kernel, self.depth + 1, self.columns)
@@ -127,16 +127,17 @@ class State:
                 store(buffer, (0, at // columns, at % columns), T.float32(0))
         barrier()
         source = kernel.buffers[name]
-        for at, element in self._elements(part):
+        for at, element in self._elements(source, part):
             store(buffer, at, source[element])
 
     def write(self, name: str, *part) -> None:
         """The tile to the argument ``name``; the column beside V's by the block of the first."""
-        for at, element in self._elements(part, self.walk.tile == 0):
-            store(self.kernel.buffers[name], element, self.tile.buffer[at])
+        target = self.kernel.buffers[name]
+        for at, element in self._elements(target, part, self.walk.tile == 0):
+            store(target, element, self.tile.buffer[at])
 
-    def _elements(self, part: tuple, is_first=None) -> Iterator[tuple[tuple, tuple]]:
-        """Where a thread's elements lie in the tile and in an argument, inside their conditions.
+    def _elements(self, argument, part: tuple, is_first=None) -> Iterator[tuple[tuple, tuple]]:
+        """Where a thread's elements lie in the tile and in ``argument``, inside their conditions.
 
         is_first: of the column beside V's alone.
         """
@@ -144,7 +145,7 @@ class State:
         last, width = self.spec.head_dim, self.spec.head_dim_v
         with loop(blocks(last + 1, kernel.num_warps), "turn") as turn:
             d = kernel.scalar(turn * kernel.num_warps + kernel.warp)
-            with when(d <= last):
+            with when(tirx.Cast("int64", d) < argument.shape[-2]):
                 row = tirx.Select(d == last, self.depth, d)
                 for start in range(0, columns, WARP):
                     column = kernel.lane + start

@@ -14,8 +14,9 @@ from ...definition.arithmetic import TIR, int32
 from ...definition.linear import place
 from ...problem.spec import AttentionSpec
 from ...problem.work import Work
+from .arch import CudaArch
 from .builder import CudaKernel, assign, barrier, loop, name_registers, store, typed, when
-from .copies import Copies, copy_async
+from .copies import Copies
 from .linear_config import LinearConfig
 from .program import Grid, blocks
 from .rows import RowCursor, Rows
@@ -60,23 +61,40 @@ class Walk:
     and "v".
     """
 
-    def __init__(self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, names: str):
-        self.kernel, self.spec, self.config = kernel, spec, config
+    def __init__(
+        self, kernel: CudaKernel, spec: AttentionSpec, config: LinearConfig, arch: CudaArch,
+        names: str,
+    ):  # fmt: skip
+        self.kernel, self.spec, self.config, self.arch = kernel, spec, config, arch
+        self._take_place(has_keys="k" in names)
+        self._take_chunks(kernel.sig.seqlen_q if "q" in names else kernel.sig.seqlen_k)
+        self._copies = Copies(kernel, asynchronous=arch.asynchronous_copy)
+        self._make_tiles(names)
+        name_registers(self)
+
+    def _take_place(self, has_keys: bool) -> None:
+        kernel, config = self.kernel, self.config
         sizes = {name: int32(kernel.sig.sizes[name]) for name in ("splits", "B", "H")}
-        at = _work(sizes, config.tiles(spec), 0).place(kernel.block)
+        at = _work(sizes, config.tiles(self.spec), 0).place(kernel.block)
         self.part, self.entry = kernel.scalar(at["part"]), kernel.scalar(at["entry"])
         self.head, self.tile = kernel.scalar(at["head"]), kernel.scalar(at["tile"])
-        if "k" in names:
+        if has_keys:
             group = tirx.truncdiv(sizes["H"], int32(kernel.sig.kv_heads))
             self.kv_head = kernel.scalar(tirx.truncdiv(self.head, group))
         self.first_column = self.tile * config.columns
-        self.rows = int32(kernel.sig.seqlen_q if "q" in names else kernel.sig.seqlen_k)
-        run = kernel.scalar(chunks_of_part(self.rows, sizes["splits"], config.chunk))
-        self.first = kernel.scalar(self.part * run * config.chunk)
+
+    def _take_chunks(self, rows) -> None:
+        kernel, chunk = self.kernel, self.config.chunk
+        self.rows = int32(rows)
+        run = chunks_of_part(self.rows, int32(kernel.sig.sizes["splits"]), chunk)
+        run = kernel.scalar(run)
+        self.first = kernel.scalar(self.part * run * chunk)
         left = tirx.max(self.rows - self.first, 0)
-        self.count = kernel.scalar(tirx.min(run, blocks(left, config.chunk)))
-        self.stage = kernel.scalar(0) if config.stages == 2 else 0
-        self._copies = Copies(kernel, asynchronous=True)
+        self.count = kernel.scalar(tirx.min(run, blocks(left, chunk)))
+        self.stage = kernel.scalar(0) if self.config.stages == 2 else 0
+
+    def _make_tiles(self, names: str) -> None:
+        kernel, spec, config = self.kernel, self.spec, self.config
         depth, widths = config.depth(spec), {"v": config.columns}
         self.tiles = {
             name: shared_tile(
@@ -88,7 +106,6 @@ class Walk:
         self._numbers = (*QUERY_NUMBERS * ("q" in names), *KEY_NUMBERS * ("k" in names))
         self.numbers = kernel.shared((config.stages, len(self._numbers), config.chunk), "float32")
         self.powers = kernel.shared((config.chunk + 1,), "float32") if spec.causal else None
-        name_registers(self)
 
     def start(self) -> None:
         """Ask for the first chunk; fill the table of powers, to be read after a barrier."""
@@ -166,6 +183,6 @@ class Walk:
                 head = self.head if name in QUERY_NUMBERS else self.kv_head
                 origin = kernel.buffers[name].ptr_to([self.entry, head, row])
                 target = self.numbers.ptr_to([stage, n, kernel.thread])
-                copy_async(target, origin, 4, kernel.thread < left)
+                self._copies.piece(target, origin, 4, kernel.thread < left)
         self._copies.commit()
         assign(self._asked, self._asked + chunk)

@@ -27,6 +27,8 @@ SPECS = {
         AttentionSpec(dtype="bfloat16", head_dim=64, sequences="paged").append_spec,
         AttentionSpec(dtype="float16", head_dim=64, block_mask=(64, 128)),
         LEARNING,
+        AttentionSpec(dtype="bfloat16", head_dim=64, head_dim_v=32, computes="linear"),
+        AttentionSpec(dtype="bfloat16", head_dim=8, computes="softmax"),
     )
 }
 

@@ -66,6 +66,13 @@ def test_some_of_the_tables_learn():
         parse_spec("fp32,d=64,alibi,learned=3")
 
 
+@pytest.mark.parametrize("text", ["bf16,d=64,dv=32,causal,linear", "fp32,row_softmax"])
+def test_what_is_no_attention(text):
+    spec = parse_spec(text)
+    assert spec.computes in ("linear", "softmax") and text_of(spec) == text
+    assert AttentionSpec.from_json(spec.to_json()) == spec
+
+
 @pytest.mark.parametrize("kind", SOFTMAXES)
 def test_kinds_of_softmax(kind):
     spec = AttentionSpec(dtype="float16", head_dim=64, causal=True, softmax=kind)

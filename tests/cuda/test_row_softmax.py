@@ -21,7 +21,7 @@ KINDS = [
 
 
 def spec_of(dtype):
-    return AttentionSpec(dtype=dtype, head_dim=8)
+    return AttentionSpec(dtype=dtype, head_dim=8, computes="softmax")
 
 
 @pytest.mark.parametrize(("dtype", "arch"), KINDS)

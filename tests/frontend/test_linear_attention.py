@@ -1,5 +1,6 @@
 """Linear attention: the error rule against every product, states, what torch asks, bad input."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -228,18 +229,20 @@ def test_there_are_no_second_gradients():
 
 def test_the_order_of_the_kernels_arguments():
     """``linear_ops._run`` calls it by place."""
-    spec = AttentionSpec(dtype="float32", head_dim=16)
+    spec = AttentionSpec(dtype="float32", head_dim=16, computes="linear")
     assert [a.name for a in arguments(spec, "linear")] == [
         "q", "k", "v", "q_extra", "k_extra", "v_extra", "key_weight", "out_weight", "decay",
-        "state", "out", "out_extra", "state_out", "parts", "reverse", "normalize",
+        "state", "out", "out_extra", "state_out", "parts", "reverse", "normalize", "state_age",
     ]  # fmt: skip
 
 
 def test_specs_of_other_attention_have_none():
     spec = AttentionSpec(dtype="float32", head_dim=16, softcap=True)
     assert direction_reasons(spec, "linear")
-    with pytest.raises(UnsupportedSpec, match="'linear' knows of a spec"):
+    with pytest.raises(UnsupportedSpec, match="'linear' is of specs with computes='linear'"):
         resolve(spec, "linear")
+    with pytest.raises(ValueError, match=r"computes='linear' has dtype, .* not softcap=True"):
+        replace(spec, computes="linear")
 
 
 DECAY = torch.full((H,), 0.5)

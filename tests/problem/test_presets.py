@@ -52,10 +52,19 @@ def test_with_specs_and_with_one_another():
     pairs = all_pairs([other, spec], ["serving"], EVERY[:2])
     assert pairs[:2] == [(other, "forward"), (other, "backward")] and len(set(pairs)) == len(pairs)
     assert (spec, "backward") in pairs and (PRESETS["serving"].specs[-1], "backward") not in pairs
-    both = all_pairs([], ["training", "serving"], EVERY[:2])
+    both = all_pairs([], list(PRESETS), EVERY[:2])
     assert set(both) == {p for preset in PRESETS.values() for p in preset.pairs(EVERY[:2])}
     groups = grouped([other], ["serving"], EVERY[:2])
     assert groups == [([other], EVERY[:2]), (list(PRESETS["serving"].specs), ("forward",))]
+
+
+def test_what_goes_back_through_linear_attention():
+    """dQ and dK are linear attention of other dimensions; dV is of the spec itself."""
+    known = {"dtype": "float16", "causal": True, "computes": "linear"}
+    spec = AttentionSpec(head_dim=16, head_dim_v=24, **known)
+    other = AttentionSpec(head_dim=24, head_dim_v=16, **known)
+    assert all_pairs([spec], [], EVERY[:1]) == [(spec, "linear")]
+    assert all_pairs([spec], [], EVERY[:2]) == [(spec, "linear"), (other, "linear")]
 
 
 def test_keys_are_divided_where_queries_may_be_few():

@@ -42,8 +42,8 @@ ENTRIES_CUDA = [
 APPENDS, APPENDING = replace(parse_spec("bf16,d=8"), sequences="paged"), ("x86-64-v3", "sm_80")
 # Kernels that are no attention.
 BESIDE = [
-    ("x86-64-v3", "f16,d=8,causal", "linear"), ("x86-64-v3", "bf16,d=8", "softmax"),
-    ("sm_80", "f16,d=8,causal", "linear"), ("sm_80", "fp32,d=8", "softmax"),
+    ("x86-64-v3", "f16,d=8,causal,linear", "linear"), ("x86-64-v3", "bf16,row_softmax", "softmax"),
+    ("sm_80", "f16,d=8,causal,linear", "linear"), ("sm_80", "fp32,row_softmax", "softmax"),
 ]  # fmt: skip
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
 

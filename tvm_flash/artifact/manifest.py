@@ -29,8 +29,8 @@ DIRECTIONS = {
     "tables": "tables",
     "tables_deterministic": "tables_det",
     "append": "append",
-    "linear": "linear",
-    "softmax": "softmax",
+    "linear": "fwd",
+    "softmax": "fwd",
 }
 
 # Rows or columns of a tile, also of several at once: far above any schedule's, far below what a
@@ -54,8 +54,8 @@ def symbol_name(spec: AttentionSpec, direction: str, bucket: str = DEFAULT_BUCKE
 class KernelRecord:
     """One kernel of a library: the problem, its direction and the numbers it was scheduled with.
 
-    ``meta`` holds the sizes of its tile: block_q, block_k, head_dim_pad. ``launches``, for
-    CUDA: name, archs, threads, shared_bytes and resources by arch of each kernel it launches.
+    ``meta`` holds the sizes of its tile: block_q, block_k, block_v, head_dim_pad. ``launches``,
+    for CUDA: name, archs, threads, shared_bytes and resources by arch of each kernel it launches.
     ``buckets``: the lengths it is meant for (tvm_flash.problem.lengths); none named: all of them.
     ``config_source``: the tuning record that the numbers come from, or "default".
     """

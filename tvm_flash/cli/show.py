@@ -12,6 +12,7 @@ from rich.syntax import Syntax
 from ..errors import UnsupportedSpec
 from ..problem.arguments import direction_reasons
 from ..problem.lengths import is_forward
+from ..problem.presets import served_pairs
 from ..problem.spec import AttentionSpec
 from .console import console
 from .direction import LISTED, Direction
@@ -49,9 +50,13 @@ def show(
         ),
     ] = Stage.definition,
     direction: Annotated[
-        Direction,
-        typer.Option(metavar="DIRECTION", help=f"{LISTED}."),
-    ] = Direction.forward,
+        Direction | None,
+        typer.Option(
+            metavar="DIRECTION",
+            help=f"{LISTED}. Default: forward, or what the spec has.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         str,
         typer.Option(
@@ -67,7 +72,9 @@ def show(
     and the main loop marked (sass).
     """
     target = target or ("cuda:sm_80" if stage in OF_GPUS else "llvm")
-    text = stage_text(parse_spec(spec), stage, direction.value, target)
+    read = parse_spec(spec)
+    (_, first), *_ = served_pairs(read, ("forward", "backward"))
+    text = stage_text(read, stage, direction.value if direction else first, target)
     if console.is_terminal:
         console.print(Syntax(text, LEXERS.get(stage, "gas"), word_wrap=True))
     else:
@@ -77,6 +84,8 @@ def show(
 def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -> str:
     """The text of one stage; needs tvm."""
     require_tvm()
+    if reasons := direction_reasons(spec, direction):
+        raise UnsupportedSpec(reasons)
     if stage is Stage.definition:
         return _note(spec) + _definition(spec, direction)
     if stage is Stage.recurrence:
@@ -148,8 +157,6 @@ def _note(spec: AttentionSpec) -> str:
 
 
 def _definition(spec: AttentionSpec, direction: str) -> str:
-    if reasons := direction_reasons(spec, direction):
-        raise UnsupportedSpec(reasons)
     if direction == "append":  # its only order: of rows, each by itself
         from ..schedules.cpu.forms.append import append
 
@@ -158,6 +165,11 @@ def _definition(spec: AttentionSpec, direction: str) -> str:
         from ..definition.linear import plain_linear
 
         return plain_linear(spec).script()
+    if direction == "softmax":
+        raise UnsupportedSpec(
+            "the softmax of rows has the recurrence of attention's and no other definition: "
+            "--stage recurrence or scheduled"
+        )
     if is_forward(direction):
         from ..definition.plain import plain_forward as plain
     else:
@@ -167,6 +179,8 @@ def _definition(spec: AttentionSpec, direction: str) -> str:
 
 def _recurrence(spec: AttentionSpec) -> str:
     """What is derived of the spec's own definition, as one would write it on paper."""
+    if spec.computes == "linear":
+        raise UnsupportedSpec("linear attention has no recurrence of rows: --stage definition")
     from ..definition.derive import derive, derive_gradient
     from ..definition.derive.paper import describe
     from ..definition.plain import plain_forward
@@ -178,4 +192,4 @@ def _recurrence(spec: AttentionSpec) -> str:
 
 def _of_one_length(spec: AttentionSpec) -> AttentionSpec:
     """What is computed of a sequence: where it lies is a matter of the schedule."""
-    return replace(spec, sequences="dense")
+    return replace(spec, sequences="dense", computes="attention")

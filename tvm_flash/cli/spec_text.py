@@ -11,7 +11,9 @@ from typing import NoReturn
 
 from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
+from ..problem.field_checks import HEAD_DIM_RANGE
 from ..problem.spec import SOFTMAXES, AttentionSpec
+from ..problem.text import COMPUTED
 from .error_text import one_line
 
 _ELEMENTS = {
@@ -35,6 +37,8 @@ A spec is a list of words separated by commas:
   learned                     the gradients of slopes and of score_mod's tables, no attention
   learned=0+2                 those of some of the tables, by number
   packed | paged              sequences in one tensor; their keys in pages
+  linear                      linear attention, of dtype, dimensions and causal
+  row_softmax                 the softmax of rows, of dtype alone
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
   blocks=128x128              lists of such blocks of queries and keys, which a call gives
@@ -120,6 +124,8 @@ def _parse_words(text: str) -> AttentionSpec:
     fields: dict = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         _add(fields, *_read_word(word, text), text)
+    if fields.get("computes") == "softmax":  # of rows, which have no head dimension
+        fields.setdefault("head_dim", HEAD_DIM_RANGE[0])
     for name, example in (("dtype", "bf16"), ("head_dim", "d=64")):
         if name not in fields:
             raise SpecTextError(f"{text!r} names no {name}: add for example {example}\n{GRAMMAR}")
@@ -225,6 +231,7 @@ _FLAGS: dict[str, tuple[str, object]] = {
     "packed": ("sequences", "packed"),
     "paged": ("sequences", "paged"),
     "learned": ("learned", True),
+    **{word: ("computes", kind) for kind, word in COMPUTED.items()},
 }
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "d": ("head_dim", int),

@@ -127,7 +127,7 @@ def tune(
         refuse_unread(context, "--carry", ("carry", *_SEARCHED))
     require_tvm()
     groups = grouped(own_specs(specs, specs_file, preset), preset, _directions(directions))
-    groups = _dense(groups)
+    groups = _dense(_attention(groups))
     if carry is not None:
         carry_candidates(groups, target, trials, seed, strategy, carry)
         return
@@ -153,6 +153,16 @@ def tune(
         notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
     named = [*(specs or []), *_options("--specs", specs_file), *_options("--preset", preset)]
     search(request, hardware(), out, named)
+
+
+def _attention(groups: Groups) -> Groups:
+    """``groups``; UnsupportedSpec where none of the specs has a direction that is searched."""
+    if not groups:
+        raise UnsupportedSpec(
+            "linear attention, the softmax of rows and gradients of tables have one config: "
+            "nothing is searched, build them with tvm-flash build"
+        )
+    return groups
 
 
 def _dense(groups: Groups) -> Groups:

@@ -21,13 +21,19 @@ def out_factor(sig: Signature, out_extra, out_weight):
     return tirx.Select(sig.numbers["normalize"] != 0, inverse, out_weight)
 
 
+def first_age(sig: Signature):
+    """The age of the state at the first row, int64."""
+    return tirx.Cast("int64", sig.numbers["state_age"])
+
+
 def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
-    """S = Q^ K^T, P = g^(i - j) S where j <= i, out^ = P (w V^) + g^i Q^ state.
+    """S = Q^ K^T, P = g^(i - j) S where j <= i, out^ = P (w V^) + g^(i + state_age) Q^ state.
 
     The arguments of ``problem.linear``; parts are left as they are. What is not causal has no
     order: g is then 1. It compiles as it stands.
     """
     sig = Signature(spec, "linear")
+    age, Ds = first_age(sig), sig.sizes["Ds"]
     B, H, Sq, Sk = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k
     D, Dv, group, causal = spec.head_dim, spec.head_dim_v, sig.group, spec.causal
 
@@ -78,13 +84,13 @@ def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
                     P[vb, vh, vi, vj] += (
                         q_hat[vb, vh, vi, vd] * k_hat[vb, vh, vj, vd] * power(decay[vh], vi - vj)
                     )
-        for b, h, i, e, d in T.grid(B, H, Sq, Dv + 1, D + 1):
+        for b, h, i, e, d in T.grid(B, H, Sq, Dv + 1, Ds):
             with T.sblock("earlier"):
                 vb, vh, vi, ve, vd = T.axis.remap("SSSSR", [b, h, i, e, d])
                 with T.init():
                     sums[vb, vh, vi, ve] = T.float32(0)
                 sums[vb, vh, vi, ve] += (
-                    q_hat[vb, vh, vi, vd] * state[vb, vh, vd, ve] * power(decay[vh], vi)
+                    q_hat[vb, vh, vi, vd] * state[vb, vh, vd, ve] * power(decay[vh], vi + age)
                 )
         for b, h, i, e, j in T.grid(B, H, Sq, Dv + 1, Sk):
             with T.sblock("pv"):
@@ -103,15 +109,17 @@ def plain_linear(spec: AttentionSpec) -> tirx.PrimFunc:
             with T.sblock("out_extra"):
                 vb, vh, vi = T.axis.remap("SSS", [b, h, i])
                 out_extra[vb, vh, place(sig, vi, Sq)] = sums[vb, vh, vi, Dv]
-        for b, h, d, e, j in T.grid(B, H, D + 1, Dv + 1, Sk):
+        for b, h, d, e in T.grid(B, H, Ds, Dv + 1):
+            with T.sblock("left"):  # no init of the sum, which would not run without keys
+                vb, vh, vd, ve = T.axis.remap("SSSS", [b, h, d, e])
+                state_out[vb, vh, vd, ve] = state[vb, vh, vd, ve] * power(
+                    decay[vh], T.max(Sk - 1 + age, T.int64(0))
+                )
+        for b, h, d, e, j in T.grid(B, H, Ds, Dv + 1, Sk):
             with T.sblock("state_out"):
                 vb, vh, vd, ve, vj = T.axis.remap("SSSSR", [b, h, d, e, j])
-                with T.init():
-                    state_out[vb, vh, vd, ve] = state[vb, vh, vd, ve] * power(
-                        decay[vh], T.max(Sk - 1, T.int64(0))
-                    )
                 state_out[vb, vh, vd, ve] += (
                     k_hat[vb, vh, vj, vd] * v_hat[vb, vh, vj, ve] * power(decay[vh], Sk - 1 - vj)
                 )
 
-    return sig.finish(linear, f"{spec.name}_linear")
+    return sig.finish(linear, f"{spec.name}_fwd")

@@ -62,20 +62,20 @@ def linear_attention(
     if initial_state is None:
         initial_state = q.new_zeros(shape, dtype=torch.float32)
     _check_floats("initial_state", initial_state, shape, q)
-    # The kernel's is what the first row sees; its rows have a column more, unused here.
-    seen = initial_state * rates[:, None, None] if k.shape[1] else initial_state
-    state = torch.nn.functional.pad(seen, (0, 0, 0, 1))
-    nothing, ones = linear_ops.filled(0.0, q, heads), linear_ops.filled(1.0, k, kv_heads)
+    fill = linear_ops.filled
+    nothing, ones = fill(0.0, q, heads), fill(1.0, q, heads)
+    has_own = (k.shape[1], kv_heads) != (q.shape[1], heads)
+    no_key, key = (fill(0.0, k, kv_heads), fill(1.0, k, kv_heads)) if has_own else (nothing, ones)
+    weight = key if scale == 1 else fill(scale, k, kv_heads)
     dtype = q.dtype
     if wants_gradient(rates):  # made of differences of dq and dk, which 16 bits would lose
         q, k, v = q.float(), k.float(), v.float()
     out, _, state = linear_ops.linear(
-        q, k, v, nothing, linear_ops.filled(0.0, k, kv_heads), ones,
-        linear_ops.filled(scale, k, kv_heads), linear_ops.filled(1.0, q, heads), rates, state,
-        0, int(normalize), causal,
+        q, k, v, nothing, no_key, key, weight, ones, rates, initial_state, 0, int(normalize), 1,
+        causal,
     )  # fmt: skip
     out = out.to(dtype)
-    return (out, state[:, :, :-1]) if return_state else out
+    return (out, state) if return_state else out
 
 
 def _feature_map(given) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -115,9 +115,9 @@ def _checked_decay(decay, q: torch.Tensor, causal: bool) -> torch.Tensor:
         raise ValueError("decay needs causal=True: without an order there is no distance")
     _check_floats("decay", decay, (q.shape[2],), q)
     if decay.is_cpu and not torch.compiler.is_compiling():
-        outside = ~((decay > 0) & (decay <= 1))
-        if outside.any():
-            raise ValueError(f"decay={decay[outside][0].item()} must lie in (0, 1]")
+        for rate in decay.tolist():
+            if not 0 < rate <= 1:
+                raise ValueError(f"decay={rate} must lie in (0, 1]")
     return decay
 
 

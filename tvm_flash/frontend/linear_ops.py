@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from torch.nn.functional import pad
 
 from ..problem.arguments import TABLE
 from ..problem.lengths import bucket_of
-from ..problem.linear import BLOCK_COLUMNS, LINEAR_NUMBERS
+from ..problem.linear import LINEAR_NUMBERS
 from ..problem.spec import AttentionSpec
 from ..problem.splits import BLOCKS_PER_SM, splits_of
 from ..runtime.kernels import resolve
@@ -36,7 +37,7 @@ def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:
 
 def _run(
     q, k, v, q_extra, k_extra, v_extra, key_weight, out_weight, decay, state, reverse: int,
-    normalize: int, causal: bool = False,
+    normalize: int, state_age: int, causal: bool = False,
 ):  # fmt: skip
     """The operator; its arguments are the kernel's but for the results."""
     results = _results(q, k, v, q_extra, k_extra, v_extra, key_weight, out_weight, decay, state)
@@ -47,13 +48,14 @@ def _run(
     bucket = bucket_of("linear", q.shape[1], k.shape[1])
     kernel = resolve(spec, "linear", *place_of(q), bucket)
     rows = max(q.shape[1], k.shape[1])
-    parts = state.new_empty((_parts(batch * heads, rows, kernel, q, v.shape[3]), *state.shape))
+    splits = _parts(batch * heads, rows, kernel, q, v.shape[3])
+    parts = state.new_empty((splits, batch, heads, q.shape[3] + 1, state.shape[3]))
     q, k, v = (x if has_readable_rows(x) else x.contiguous() for x in (q, k, v))
     of_rows = (q_extra, k_extra, v_extra, key_weight, out_weight)
     of_rows = [x if x.stride(2) == 1 else x.contiguous() for x in of_rows]
     kernel.function(
         q, k, v, *of_rows, decay.contiguous(), state.contiguous(), *results, parts,
-        int(reverse), int(normalize),
+        int(reverse), int(normalize), int(state_age),
     )  # fmt: skip
     return results
 
@@ -72,20 +74,20 @@ def _parts(heads: int, rows: int, kernel, q: torch.Tensor, head_dim_v: int) -> i
     """Parts of a sequence that run at once: where heads alone would leave processors idle."""
     chunks = rows // kernel.meta["block_k"]
     if q.is_cuda:
-        blocks, places = heads * -(-head_dim_v // BLOCK_COLUMNS), processors_of(q) * BLOCKS_PER_SM
-        return splits_of(blocks, max(chunks, 1), places)
+        blocks = heads * -(-head_dim_v // kernel.meta["block_v"])
+        return splits_of(blocks, max(chunks, 1), processors_of(q) * BLOCKS_PER_SM)
     return max(1, min(-(-torch.get_num_threads() // heads), chunks))
 
 
 @lru_cache(maxsize=256)
 def _spec(dtype: torch.dtype, head_dim: int, head_dim_v: int, causal: bool) -> AttentionSpec:
     widths = {"head_dim": head_dim, "head_dim_v": head_dim_v}
-    return AttentionSpec(dtype=NAMES[dtype], causal=causal, **widths)
+    return AttentionSpec(dtype=NAMES[dtype], causal=causal, computes="linear", **widths)
 
 
 def _save(ctx, inputs, outputs) -> None:
     given = named(linear, inputs)
-    ctx.plain = [given.pop(name) for name in ("reverse", "normalize", "causal")]
+    ctx.plain = [given.pop(name) for name in ("reverse", "normalize", "state_age", "causal")]
     ctx.count = len(inputs)
     ctx.save_for_backward(*given.values(), *outputs)
     ctx.mark_non_differentiable(outputs[1])
@@ -108,7 +110,7 @@ def _gradients(ctx, dout, _, dstate):
         ctx.saved_tensors
     )
     q_extra, k_extra, v_extra = extras
-    reverse, normalize, causal = ctx.plain
+    reverse, normalize, age, causal = ctx.plain
     heads, group = q.shape[2], q.shape[2] // k.shape[2]
     if normalize:
         factor = torch.where(normalizer == 0, 0.0, 1 / normalizer)
@@ -116,23 +118,31 @@ def _gradients(ctx, dout, _, dstate):
     else:
         factor, dextra = out_weight, torch.zeros_like(normalizer)
 
-    def walk(rows, extras, weights, state, reverse):
-        return linear(*rows, *extras, *weights, decay, state, reverse, 0, causal)
+    def walk(rows, extras, weights, state, reverse, age=0):
+        return linear(*rows, *extras, *weights, decay, state, reverse, 0, age, causal)
 
-    across = state.transpose(2, 3)
-    dq, *_ = walk((dout, v, k), (dextra, v_extra, k_extra), (weight, factor), across, reverse)
+    def across(state):
+        """Transposed, with a column for what is beside k."""
+        return pad(state, (0, 0, 0, k.shape[3] + 1 - state.shape[2])).transpose(2, 3)
+
+    before = across(state)
+    dq, *_ = walk((dout, v, k), (dextra, v_extra, k_extra), (weight, factor), before, reverse, age)
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
     k_extra, v_extra, weight = (
         x.repeat_interleave(group, dim=1) for x in (k_extra, v_extra, weight)
     )
-    across, weights = dstate.transpose(2, 3), (factor, weight)
-    dk, *_ = walk((v, dout, q), (v_extra, dextra, q_extra), weights, across, 1 - reverse)
-    dv, _, before = walk((k, q, dout), (k_extra, q_extra, dextra), weights, dstate, 1 - reverse)
+    behind, weights = across(dstate), (factor, weight)
+    dk, *_ = walk((v, dout, q), (v_extra, dextra, q_extra), weights, behind, 1 - reverse)
+    dv, _, dseen = walk((k, q, dout), (k_extra, q_extra, dextra), weights, dstate, 1 - reverse)
+    is_older = age and k.shape[1]
+    dbefore = dseen * decay[:, None, None] if is_older else dseen
     ddecay = None
     if "decay" in needed:
         ddecay = _decay_gradient(decay, (q, dq), (k, dk), (state_out, dstate), reverse)
+        if is_older:
+            ddecay += (state * dseen).sum((0, 2, 3))
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
-    gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, ddecay, before), strict=True))
+    gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, ddecay, dbefore), strict=True))
     return tuple([gradients.get(name) for name in parameters(linear)][: ctx.count])
 
 

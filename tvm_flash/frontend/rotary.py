@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import pad
 
 from ..errors import UnsupportedSpec
+from ..problem.field_checks import HEAD_DIM_RANGE
 from ..problem.lengths import MAX_SEQLEN
-from ..problem.spec import HEAD_DIM_RANGE
 from ..score.layouts import check_dense, check_in_memory
 from .append_ops import Angles, Places, rotated
 from .checks import NAMES

@@ -7,7 +7,8 @@ from functools import lru_cache
 import torch
 
 from ..problem.arguments import TABLE
-from ..problem.spec import HEAD_DIM_RANGE, AttentionSpec
+from ..problem.field_checks import HEAD_DIM_RANGE
+from ..problem.spec import AttentionSpec
 from ..runtime.kernels import resolve
 from ..score.layouts import check_dense
 from .autograd import below_autograd, differentiable
@@ -71,7 +72,7 @@ def _results(x: torch.Tensor, lse_alone: bool = False):
 @lru_cache(maxsize=8)
 def _spec(dtype: torch.dtype) -> AttentionSpec:
     """Rows have no head dimension: the least there is."""
-    return AttentionSpec(dtype=NAMES[dtype], head_dim=HEAD_DIM_RANGE[0])
+    return AttentionSpec(dtype=NAMES[dtype], head_dim=HEAD_DIM_RANGE[0], computes="softmax")
 
 
 def _save(ctx, inputs, outputs) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..problem.block_mask import BlockMask, mask_of_lists
+from ..problem.field_checks import check_block
 from ..problem.size_checks import check_sizes
-from ..problem.spec import check_block
 from .checks import check_alike, check_first
 
 # Scores of pairs of blocks that exist at once: some rows of blocks against all of the keys.

@@ -2,7 +2,8 @@
 
 One table. Definitions, launchers, manifests, operators, verification and tuning are made from it.
 Sizes have names: B entries, H heads and Hk key/value heads, Sq queries, Sk keys, D and Dv columns;
-block_q, block_k and head_dim_pad are of a kernel's tile (its manifest), copies of ``size_values``.
+block_q, block_k, block_v (columns of v) and head_dim_pad are of a kernel's tile (its manifest),
+copies of ``size_values``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .spec import BLOCK_LISTS, AttentionSpec
 
 __all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
 
-TILE_SIZES = ("block_q", "block_k", "head_dim_pad")
+TILE_SIZES = ("block_q", "block_k", "block_v", "head_dim_pad")
 
 
 def names(found: Sequence[Argument], *roles: str) -> tuple[str, ...]:
@@ -214,28 +215,35 @@ def _sums(name: str, table: Argument, role: str, dtype: str) -> Argument:
 
 def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
     """Why ``spec`` has no kernels of ``direction`` (empty: it has, or none is called so)."""
-    if direction in OWN_FIELDS and not _is_of(spec, OWN_FIELDS[direction]):
-        known = ", ".join(OWN_FIELDS[direction])
-        return [f"{spec.name}: {direction!r} knows of a spec {known} alone"]
-    is_known = any(direction in table for table in TABLES.values())
-    if is_known and bool(spec.learned) != direction.startswith("tables"):
-        return [f"{spec.name}: directions of learned tables are 'tables' and of none else"]
+    if not any(direction in table for table in TABLES.values()):
+        return []
+    own = own_directions(spec)
+    if own and direction not in own:
+        return [f"{spec.name}: its directions are {', '.join(own)}, not {direction!r}"]
+    if not own and direction in OWN_DIRECTIONS:
+        return [f"{spec.name}: direction {direction!r} is of {OWN_DIRECTIONS[direction]}"]
     if spec.block_mask and direction == "forward_split":
         return [f"{spec.name}: the keys of listed blocks are not divided"]
-    if direction in TABLES[spec.sequences] or not is_known:
+    if direction in TABLES[spec.sequences]:
         return []
     if direction == "append":
         return [f"{spec.name}: keys in pages alone are appended to, of sequences='paged'"]
     return [f"{spec.name}: attention over keys in pages has no gradient"]
 
 
-# What directions beside attention know of a spec: specs with more have no such kernels.
-_DIMS = ("dtype", "head_dim", "head_dim_v")
-OWN_FIELDS = {"linear": (*_DIMS, "causal"), "softmax": _DIMS}
+# Directions of specs that have no others, and of which specs.
+OWN_DIRECTIONS = {
+    "linear": "specs with computes='linear'",
+    "softmax": "specs with computes='softmax'",
+    **dict.fromkeys(("tables", "tables_deterministic"), "specs with learned tables"),
+}
 
 
-def _is_of(spec: AttentionSpec, own: Sequence[str]) -> bool:
-    return spec == AttentionSpec(**{name: getattr(spec, name) for name in own})
+def own_directions(spec: AttentionSpec) -> tuple[str, ...]:
+    """The only directions that ``spec`` has; empty where it has attention's."""
+    if spec.computes != "attention":
+        return (spec.computes,)
+    return ("tables", "tables_deterministic") if spec.learned else ()
 
 
 def _tables(spec: AttentionSpec) -> list[Argument]:

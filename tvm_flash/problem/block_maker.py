@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..score.program import operands
 from ..score.trace import trace_mask_mod
 from .block_mask import FULL, HIDDEN, PARTIAL, BlockMask, mask_of_lists, visits_of
-from .spec import check_block
+from .field_checks import check_block
 
 # Pairs that are looked at together: their intermediate results stay in a core's cache.
 _PAIRS = 1 << 18

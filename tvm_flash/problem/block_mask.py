@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from ..score.program import ScoreProgram
-from .spec import check_block
+from .field_checks import check_block
 
 # States of a block: no pair of it is visible, all are, some may be.
 HIDDEN, FULL, PARTIAL = range(3)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .arguments import TABLES
+from .arguments import OWN_DIRECTIONS, TABLES, own_directions
+from .linear import gradient_spec
 from .spec import AttentionSpec
 
 HALVES = ("bfloat16", "float16")
@@ -17,6 +18,7 @@ _CAUSAL = {"causal": True}
 _LOCAL = {"causal": True, "window_left": True}
 _COME_WITH = {"forward": ("forward_split",)}
 _PACKED, _PAGED = {"sequences": "packed"}, {"sequences": "paged"}
+_LINEAR = {"computes": "linear"}
 
 
 class Use(NamedTuple):
@@ -123,23 +125,43 @@ PRESETS = {
                 ),
             ),
         ),
+        Preset(
+            "linear",
+            ("forward", "backward"),
+            (
+                Use({**_LINEAR, **_CAUSAL}, (64, 128), "decoders: MiniMax-01 (128), retention"),
+                Use(_LINEAR, (64, 128), "encoders: Katharopoulos et al., Performer"),
+            ),
+        ),
     )
 }
 
 
 def served_pairs(spec: AttentionSpec, directions: Sequence[str]) -> list[tuple[AttentionSpec, str]]:
-    """(spec, direction) of those of ``directions`` that the spec has, and of what its callers need
-    too: to append to its pages. All of ``directions``, where it has none: it is then refused by
-    name."""
-    table = TABLES[spec.sequences]
-    of_tables = bool(spec.learned)
-    served = [
-        (spec, d) for d in directions
-        if d in table and d != "append" and d.startswith("tables") == of_tables
-    ]  # fmt: skip
-    if "append" in table and not {"forward", "append"}.isdisjoint(directions):
+    """(spec, direction) of the kernels that serve who asks ``spec`` for ``directions``.
+
+    What its callers need besides too: to append to its pages; of linear attention that goes back,
+    other dimensions. All of ``directions``, where it has none: it is then refused by name.
+    """
+    served = [pair for direction in directions for pair in _serving(spec, direction)]
+    if "append" in TABLES[spec.sequences] and not {"forward", "append"}.isdisjoint(directions):
         served.append((spec.append_spec, "append"))
-    return served or [(spec, direction) for direction in directions]
+    return list(dict.fromkeys(served)) or [(spec, direction) for direction in directions]
+
+
+def _serving(spec: AttentionSpec, direction: str) -> list[tuple[AttentionSpec, str]]:
+    """The kernels of ``direction``, which have another name where a spec has its own directions."""
+    own = own_directions(spec)
+    if not own:
+        is_served = direction in TABLES[spec.sequences] and direction not in OWN_DIRECTIONS
+        return [(spec, direction)] if is_served and direction != "append" else []
+    if spec.learned:
+        direction = direction.replace("backward", "tables")
+    elif direction == "forward":
+        (direction,) = own
+    elif direction == "backward" and spec.computes == "linear":
+        return [(one, "linear") for one in (spec, gradient_spec(spec))]
+    return [(spec, direction)] if direction in own else []
 
 
 def preset_named(name: str) -> Preset:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..score.loads import Load, differentiable_tables, loads
 from ..score.program import ScoreProgram, TableType
 from .dtype import DTYPES, DType
+from .field_checks import check_block, check_choice, check_flag, check_head_dim, check_program
 from .sequences import KINDS
 
 if TYPE_CHECKING:
@@ -20,16 +21,16 @@ SOFTMAXES = ("softmax", "sink", "softmax1", "sigmoid")
 # Kinds of softmax whose rows have an lse where no key is seen; that of a sink is an input.
 LSE_WITHOUT_KEYS = {"sink": None, "softmax1": 0.0}
 RETURNS = ("out_lse", "out")
-HEAD_DIM_RANGE = (8, 512)
-# Queries or keys of a block that is visited: multiples of the first.
-BLOCK_RANGE = (16, 65536)
+_DIMS = ("dtype", "head_dim", "head_dim_v")
+# What a spec computes: the fields that it may say besides its defaults. None: all of them.
+COMPUTES = {"attention": None, "linear": (*_DIMS, "causal"), "softmax": _DIMS}
 ALIBI_SLOPES = TableType("float32", 2)
 # Of a block mask: where the list of each block of queries begins, the lists; those of keys.
 BLOCK_LISTS = (TableType("int32", 3), TableType("int32", 1)) * 2
 # 2: window ends and softcap are numbers of a call.
 JSON_VERSION = 2
 # Fields that are left out where they have their first values: as it was before there were others.
-_LATER = ("sequences", "softmax", "dropout", "learned", "block_mask")
+_LATER = ("sequences", "softmax", "dropout", "learned", "block_mask", "computes")
 # Run-time strides in every dimension but the last, which is contiguous.
 _LAYOUT = "strided"
 
@@ -61,6 +62,8 @@ class AttentionSpec:
         the direction "tables" alone, whose specs have some.
     block_mask: (queries, keys) of the blocks of which a call lists those that are visited
         (``problem.block_mask``), and those of them where mask_mod may hide a pair; None: no lists.
+    computes: "attention"; "linear": linear attention (``problem.linear``), whose weights are the
+        products themselves; "softmax": of rows of any length, without values.
 
     Raises ValueError or TypeError that name the field, its value and the limit.
     """
@@ -82,23 +85,25 @@ class AttentionSpec:
     sequences: str = "dense"
     learned: tuple[int, ...] = ()
     block_mask: tuple[int, int] | None = None
+    computes: str = "attention"
 
     def __post_init__(self):
         self._set("dtype", str(self.dtype).removeprefix("torch."))
         if self.head_dim_v is None:
             self._set("head_dim_v", self.head_dim)
-        _check_choice("dtype", self.dtype, tuple(DTYPES))
-        _check_choice("softmax", self.softmax, SOFTMAXES)
-        _check_choice("alignment", self.alignment, ALIGNMENTS)
-        _check_choice("returns", self.returns, RETURNS)
-        _check_choice("sequences", self.sequences, tuple(KINDS))
+        check_choice("dtype", self.dtype, tuple(DTYPES))
+        check_choice("softmax", self.softmax, SOFTMAXES)
+        check_choice("alignment", self.alignment, ALIGNMENTS)
+        check_choice("returns", self.returns, RETURNS)
+        check_choice("sequences", self.sequences, tuple(KINDS))
+        check_choice("computes", self.computes, tuple(COMPUTES))
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
         for field in ("causal", "window_left", "window_right", "softcap", "alibi", "dropout"):
-            _check_flag(field, getattr(self, field))
+            check_flag(field, getattr(self, field))
         self._set("window_right", self.window_right and not self.causal)
-        _check_program("score_mod", self.score_mod, is_score=True)
-        _check_program("mask_mod", self.mask_mod, is_score=False)
+        check_program("score_mod", self.score_mod, is_score=True)
+        check_program("mask_mod", self.mask_mod, is_score=False)
         self._set("learned", tuple(self.learned))
         if unknown := [n for n in self.learned if n not in self.differentiable_tables]:
             raise ValueError(f"learned={unknown}: no score has a derivative by such a table")
@@ -106,6 +111,7 @@ class AttentionSpec:
             self._set("block_mask", check_block("block_mask", self.block_mask))
             if self.sequences == "paged":
                 raise ValueError("block_mask is of dense or packed sequences, not 'paged'")
+        _check_said(self)
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)
@@ -224,7 +230,8 @@ class AttentionSpec:
         ends = (self.window_left, self.window_right or self.causal)
         window = {(True, True): "window", (True, False): "windowleft", (False, True): "windowright"}
         parts = [
-            f"attn_{self.element.short}_{shape}",
+            "attn" if self.computes == "attention" else self.computes,
+            f"{self.element.short}_{shape}",
             self.sequences * (self.sequences != "dense"),
             "causal" * self.causal,
             window[ends] if self.window_left or self.window_right else "",
@@ -274,35 +281,16 @@ def has_sum(softmax: str) -> bool:
     return softmax != "sigmoid"
 
 
-def _check_choice(field: str, value, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{field}={value!r} must be one of {', '.join(choices)}")
-
-
-def check_head_dim(field: str, value) -> None:
-    """ValueError or TypeError unless ``value`` is a head dimension that kernels are made for."""
-    low, high = HEAD_DIM_RANGE
-    if type(value) is not int:
-        raise TypeError(f"{field}={value!r} must be an int")
-    if not low <= value <= high:
-        raise ValueError(f"{field}={value} must lie in {low}..{high}; pad or split the heads")
-
-
-def check_block(field: str, value) -> tuple[int, int]:
-    """``value`` as (queries, keys) of a block; TypeError, ValueError for what is none."""
-    low, high = BLOCK_RANGE
-    if not isinstance(value, (tuple, list)) or [type(n) for n in value] != [int, int]:
-        raise TypeError(f"{field}={value!r:.60} must be a pair of ints (queries, keys)")
-    if any(n % low or not low <= n <= high for n in value):
-        raise ValueError(f"{field}={value!r} must be multiples of {low}, from {low} to {high}")
-    return tuple(value)
-
-
-def _check_flag(field: str, value) -> None:
-    if isinstance(value, bool):
-        return
-    number = "" if field in ("causal", "alibi") else ": the number itself is given in a call"
-    raise TypeError(f"{field}={value!r:.60} must be True or False{number}")
+def _check_said(spec: AttentionSpec) -> None:
+    """ValueError where a spec that computes no attention says what attention alone has."""
+    own = COMPUTES[spec.computes]
+    foreign = [] if own is None else [
+        f"{f.name}={getattr(spec, f.name)!r:.60}" for f in fields(spec)
+        if f.name not in (*own, "computes") and getattr(spec, f.name) != f.default
+    ]  # fmt: skip
+    if foreign:
+        known = ", ".join(own)
+        raise ValueError(f"computes={spec.computes!r} has {known} alone, not {', '.join(foreign)}")
 
 
 def _is_version(found, version: int) -> bool:
@@ -327,15 +315,3 @@ def _renewed(data: Mapping[str, Any]) -> dict[str, Any]:
         )
     causal = window == [-1, 0] or data.get("causal", False)
     return {**data, "causal": causal, "version": JSON_VERSION}
-
-
-def _check_program(field: str, program, *, is_score: bool) -> None:
-    if program is None:
-        return
-    if not isinstance(program, ScoreProgram):
-        raise TypeError(
-            f"{field} must be a ScoreProgram, not {type(program).__name__}: pass the function to "
-            "AttentionSpec.capture"
-        )
-    if program.is_score != is_score:
-        raise ValueError(f"{field} is a {'score' if program.is_score else 'mask'} program")

@@ -7,6 +7,9 @@ from .spec import AttentionSpec
 # Stands for a function of the caller's, of which only the program is known.
 FUNCTION = "FILE.py:FUNCTION"
 
+# What a spec computes besides attention, and its word.
+COMPUTED = {"linear": "linear", "softmax": "row_softmax"}
+
 _WINDOWS = {(True, True): "window", (True, False): "window=left", (False, True): "window=right"}
 
 
@@ -15,7 +18,7 @@ def text_of(spec: AttentionSpec) -> str:
     right = spec.window_right or spec.causal
     words = [
         spec.element.written,
-        f"d={spec.head_dim}",
+        f"d={spec.head_dim}" * (spec.computes != "softmax"),
         f"dv={spec.head_dim_v}" * (spec.head_dim_v != spec.head_dim),
         "causal" * spec.causal,
         _WINDOWS[spec.window_left, right] if spec.window_left or spec.window_right else "",
@@ -30,6 +33,7 @@ def text_of(spec: AttentionSpec) -> str:
         "no_lse" * (spec.returns == "out"),
         spec.sequences * (spec.sequences != "dense"),
         _learned(spec),
+        COMPUTED.get(spec.computes, ""),
     ]
     return ",".join(filter(None, words))
 

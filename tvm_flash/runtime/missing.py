@@ -12,10 +12,14 @@ from .loader import registered
 _NAMED = 4
 
 _DEVICES = {"cpu": "CPUs", "cuda": "CUDA"}
-# What a call needs beside some directions. Without --directions it is forward and backward.
+# What a call needs beside some directions. Without --directions it is forward and backward, or what
+# a spec has instead of them.
 _DIRECTIONS = {
     "forward": "",
     "backward": "",
+    "linear": "",
+    "softmax": "",
+    "tables": "",
     "forward_split": "forward,forward_split",
     "backward_deterministic": "forward,backward_deterministic",
 }

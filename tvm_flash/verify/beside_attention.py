@@ -46,7 +46,7 @@ def judge_beside(candidate: Candidate, problem: Problem, seed: int = 0) -> Outco
     given, exact, plain = ask(candidate.spec, problem, torch.Generator().manual_seed(seed))
     table = arguments(candidate.spec, candidate.direction)
     lines = {"lines": problem.seqlen_q, "shared_lines": problem.seqlen_q}
-    sizes = {**lines, "columns": problem.seqlen_k, "splits": _SPLITS}
+    sizes = {**lines, "columns": problem.seqlen_k, "splits": _SPLITS, "Ds": candidate.spec.head_dim}
     values = size_values(candidate.spec, named_sizes(problem.sizes) | sizes, candidate.meta)
     call = completed(table, given, new_tensors(values))
     started = time.perf_counter()
@@ -74,8 +74,11 @@ def _linear(
     q, k = rand(batch, rows, heads, size, **own), rand(batch, keys, kv_heads, size, **own)
     v = rand(batch, keys, kv_heads, spec.head_dim_v, **own)
     decay = rand(heads).clamp(max=1) if spec.causal else torch.ones(heads)
+    state = rand(batch, heads, size, spec.head_dim_v + 1)
     results = [
-        linear_reference(q, k, v, causal=spec.causal, decay=decay, upcast=upcast)
+        linear_reference(
+            q, k, v, causal=spec.causal, decay=decay, initial_state=state, upcast=upcast
+        )
         for upcast in (torch.float64, None)
     ]
     of_queries, of_keys = (batch, heads, rows), (batch, kv_heads, keys)
@@ -83,12 +86,10 @@ def _linear(
         "q": q, "k": k, "v": v, "decay": decay,
         "q_extra": torch.zeros(of_queries), "k_extra": torch.zeros(of_keys),
         "v_extra": torch.ones(of_keys), "key_weight": torch.ones(of_keys),
-        "out_weight": torch.ones(of_queries), "reverse": 0, "normalize": 1,
-        "state": torch.zeros(batch, heads, size + 1, spec.head_dim_v + 1),
+        "out_weight": torch.ones(of_queries), "reverse": 0, "normalize": 1, "state_age": 1,
+        "state": state,
     }  # fmt: skip
-    state_out = [torch.nn.functional.pad(state, (0, 0, 0, 1)) for _, state in results]
-    outs = [out for out, _ in results]
-    return given, *({"out": x, "state_out": y} for x, y in zip(outs, state_out, strict=True))
+    return given, *({"out": out, "state_out": behind} for out, behind in results)
 
 
 def _softmax(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ..artifact.library import DIRECTIONS, symbol_name
 from ..errors import UnsupportedSpec
-from ..problem.arguments import OWN_FIELDS
 from ..problem.presets import served_pairs
 from ..problem.spec import AttentionSpec
 from .trial import CallArguments, Candidate, Progress, tile_of, verification, with_forward
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 def verify_spec(
     spec: AttentionSpec,
-    directions: Collection[str] = tuple(d for d in DIRECTIONS if d not in OWN_FIELDS),
+    directions: Collection[str] = tuple(DIRECTIONS),
     archs: Collection[str] | None = None,
     *,
     quick: bool = False,
@@ -51,11 +50,17 @@ def verify_spec(
     # A backward is run on what its forward gave, whether that is judged or not.
     found = [
         _candidate(own, direction, chosen, program, seed)
-        for own, direction in dict.fromkeys(((spec.forward_spec, "forward"), *pairs))
+        for own, direction in dict.fromkeys((*_before(pairs), *pairs))
         for chosen, program in cuda_programs(own, direction, served)
     ]
     found = [with_forward(c, found) for c in found if (c.spec, c.direction) in pairs]
     return verification(spec.name, "cuda", found, quick=quick, seed=seed, progress=progress)
+
+
+def _before(pairs: Collection[tuple[AttentionSpec, str]]) -> list[tuple[AttentionSpec, str]]:
+    """The forwards that gradients among ``pairs`` go back from."""
+    gradients = ("backward", "backward_deterministic", "tables", "tables_deterministic")
+    return [(spec.forward_spec, "forward") for spec, found in pairs if found in gradients]
 
 
 def _candidate(

@@ -11,7 +11,6 @@ import torch
 
 from ..errors import UnsupportedSpec
 from ..problem.arguments import (
-    OWN_FIELDS,
     WRITTEN,
     arguments,
     given_sizes,
@@ -73,7 +72,7 @@ class Candidate:
         """Its problems; large logits need the rounding of its own forward."""
         if self.direction == "append":
             return append_problems(quick)
-        if self.direction in OWN_FIELDS:
+        if self.spec.computes != "attention":
             return problems_beside(self, quick)
         found = problems(*self.tile, quick)
         alone = not is_forward(self.direction) and self.forward is None
@@ -129,7 +128,7 @@ def judge(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
     if candidate.direction == "append":
         return judge_append(candidate, problem, seed)
-    if candidate.direction in OWN_FIELDS:
+    if candidate.spec.computes != "attention":
         return judge_beside(candidate, problem, seed)
     question = ask(candidate.spec, problem, seed)
     lse = question.exact.get("lse", torch.zeros(1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ....definition.linear import out_factor, place
+from ....definition.linear import first_age, out_factor, place
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .regions import whole
@@ -16,7 +16,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
     """The arguments of ``problem.linear``, in three passes over as many parts as ``parts`` has.
 
     A state M = sum_j g^(n - 1 - j) w_j k^_j v^_j over n rows is all that later rows need of them:
-    it has age 1 at the next row, while the call's own state is what the first row sees, of age 0.
+    it has age 1 at the next row, the call's own state the age ``state_age`` at the first.
     1. The sums of each part of the keys; 2. the state before each part (where the spec is not
     causal: that behind the last); 3. the rows of each part, chunk by chunk, with the state of what
     is before. A causal call of one part has no 1.
@@ -25,7 +25,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
     B, H, Sq, Sk, group = sig.batch, sig.heads, sig.seqlen_q, sig.seqlen_k, sig.group
     D, Dv, dtype, causal = spec.head_dim, spec.head_dim_v, spec.dtype, spec.causal
     C, Dp, Dt, Ep = tile.chunk, tile.depth, tile.depth_square, tile.lanes_v
-    splits = sig.sizes["splits"]
+    splits, Ds, state_age = sig.sizes["splits"], sig.sizes["Ds"], first_age(sig)
     # Nobody asks for what is behind the last part of causal rows.
     summed = splits - 1 if causal else splits
 
@@ -134,11 +134,13 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                 run: T.let[T.int64] = chunks_of(Sk) * C
                 for d in T.serial(D + 1):
                     for e in T.serial(Dv + 1):
-                        before[d, e] = state[b, h, d, e]
+                        before[d, e] = T.if_then_else(
+                            T.Cast("int64", d) < Ds, state[b, h, d, e], T.float32(0)
+                        )
                 for s in range(splits):
                     rows: T.let[T.int64] = T.max(T.min(Sk - s * run, run), T.int64(0))
                     steps: T.let[T.int64] = T.max(
-                        rows - T.Select(s == 0, T.int64(1), T.int64(0)), T.int64(0)
+                        rows - T.Select(s == 0, 1 - state_age, T.int64(0)), T.int64(0)
                     )
                     passed: T.let[T.float32] = T.pow(decay[h], T.Cast("float32", steps))
                     for d in T.serial(D + 1):
@@ -206,7 +208,7 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                         if causal:
                             load(Kr, K, k_extra, None, b, hk, i0, Sk, D, Dp)
                             load(Vr, V, v_extra, key_weight, b, hk, i0, Sk, Dv, Ep)
-                            age: T.let[T.int64] = T.min(i0, T.int64(1))
+                            age: T.let[T.int64] = T.Select(i0 == 0, state_age, T.int64(1))
                             for i in T.serial(C):
                                 for e in T.serial(Ep):
                                     acc[i, e] = acc[i, e] * powers[i + age + (C - 1)]
@@ -240,8 +242,8 @@ def chunked_linear(spec: AttentionSpec, tile: LinearTile) -> tirx.PrimFunc:
                             for e in T.serial(Dv):
                                 O[b, row, h, e] = T.Cast(dtype, acc[i, e] * factor)
                 if s + 1 == splits:
-                    for d in T.serial(D + 1):
+                    for d in T.serial(Ds):
                         for e in T.serial(Dv + 1):
                             state_out[b, h, d, e] = M[d, e]
 
-    return sig.finish(linear, f"{spec.name}_linear")
+    return sig.finish(linear, f"{spec.name}_fwd")

@@ -96,4 +96,4 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                             shares[line, n * width + c] = T.Cast(dtype, block[c])
 
     softmax.check(("lse",), "scores", "score_mod", "mask", "pv")
-    return sig.finish(rows, f"{spec.name}_softmax")
+    return sig.finish(rows, f"{spec.name}_fwd")

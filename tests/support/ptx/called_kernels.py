@@ -124,13 +124,18 @@ def learned(direction: str) -> tuple[InterpretedKernel, list[Check]]:
     return judged(direction, score_mod=program, **fields)
 
 
-# Queries, keys, key/value heads, parts, reverse, normalize; a chunk has 64 rows.
-LINEAR = ((70, 70, 1, 2, 1, 0), (131, 131, 2, 2, 0, 1), (3, 3, 1, 1, 0, 0), (0, 0, 1, 1, 1, 1))
+# Queries, keys, key/value heads, parts, reverse, normalize, age of the state; a chunk has 64 rows.
+# Of three or four parts the second is summed, and ends in its first chunk or its second.
+LINEAR = (
+    (70, 70, 1, 4, 1, 0, 0), (245, 245, 1, 3, 0, 1, 0), (131, 131, 2, 2, 0, 1, 1),
+    (3, 3, 1, 1, 0, 0, 1), (0, 0, 1, 1, 1, 1, 0),
+)  # fmt: skip
 
 
 def linear() -> tuple[InterpretedKernel, list[Check]]:
     """Judged by calls in which everything is drawn at random."""
-    spec = AttentionSpec(dtype="float16", head_dim=32, causal=True)
+    widths = {"head_dim": 32, "head_dim_v": 64}  # as many as a block takes: others would be padding
+    spec = AttentionSpec(dtype="float16", causal=True, computes="linear", **widths)
     kernel = interpreted(spec, "linear", ARCH)
 
     def check(call, seed):
@@ -143,7 +148,7 @@ def linear() -> tuple[InterpretedKernel, list[Check]]:
 _HALF = {"dtype": "float16", "head_dim": 32}
 CALLED = {
     **{
-        f"linear_{name}_f16_d32_causal": Called(number, linear)
+        f"linear_{name}_f16_d32v64_causal": Called(number, linear)
         for number, name in enumerate(("sums", "join", "rows"))
     },
     "append_f16_d32": Called(0, partial(judged, "append", sequences="paged", **_HALF)),
