@@ -12,6 +12,7 @@ import typer
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from .console import console, counted_progress
 from .cost_table import cost_summary, cost_tables
+from .json_output import AsJson, print_json
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
 from .unread import refuse_unread
@@ -23,11 +24,14 @@ def build(
     specs_file: SpecsFile = None,
     preset: PresetNames = None,
     target: Annotated[
-        str, typer.Option(help="llvm (this machine), a CPU level, cuda or cuda:sm_80,sm_90.")
+        str,
+        typer.Option(
+            metavar="TARGET", help="llvm (this machine), a CPU level, cuda or cuda:sm_80,sm_90."
+        ),
     ] = "llvm",
-    out: Annotated[Path, typer.Option("-o", "--out", help="Directory of the artifact.")] = Path(
-        "kernels"
-    ),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder of the library.")
+    ] = Path("kernels"),
     forward_only: Annotated[bool, typer.Option("--forward-only", help="No backward.")] = False,
     split: Annotated[
         bool,
@@ -46,6 +50,7 @@ def build(
     buckets: Annotated[
         str,
         typer.Option(
+            metavar="NAMES",
             help=f"CPUs: length buckets to make kernels for, of {', '.join(FORWARD_BUCKETS)}. "
             "Those with equal configs share one, and the nearest kernel serves other lengths. "
             "Default: all.",
@@ -54,7 +59,9 @@ def build(
     ] = ",".join(FORWARD_BUCKETS),
     logs: Annotated[
         Path | None,
-        typer.Option(help="Folder of tuning records that come before the package's own."),
+        typer.Option(
+            metavar="DIR", help="Folder of tuning records that come before the package's own."
+        ),
     ] = None,
     show_list: Annotated[
         bool, typer.Option("--list", help="Only print the kernels of the presets, for --specs.")
@@ -62,9 +69,9 @@ def build(
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="GPUs: what each kernel costs.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
+    """Compile each SPEC into a library that tvm_flash.load reads without TVM or a compiler."""
     if show_list:
         refuse_unread(context, "--list", ("show_list", "preset"))
         print("\n".join(listing(preset)))
@@ -83,7 +90,7 @@ def build(
     costs = _costs(path) if manifest["target"]["name"] == "cuda" else []
     if as_json:
         report = {"report": [cost.to_json() for cost in costs]} if costs else {}
-        print(json.dumps({**manifest, **report}, indent=2, sort_keys=True))
+        print_json({**manifest, **report})
         return
     if costs:
         for table in cost_tables(costs) if verbose else [cost_summary(costs)]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..score.loads import Load, differentiable_tables, loads
 from ..score.program import ScoreProgram, TableType
-from ..score.trace import trace_mask_mod, trace_score_mod
 from .dtype import DTYPES, DType
 from .sequences import KINDS
+
+if TYPE_CHECKING:
+    import torch
 
 ALIGNMENTS = ("bottom_right", "top_left")
 SOFTMAXES = ("softmax", "sink", "softmax1", "sigmoid")
@@ -117,6 +117,9 @@ class AttentionSpec:
 
         fields: the spec's others, by their names. Raises as ``trace_score_mod`` does.
         """
+        # Here, so that a spec alone (help, completion) does not wait for torch.
+        from ..score.trace import trace_mask_mod, trace_score_mod
+
         score_program, score_tables = trace_score_mod(score_mod) if score_mod else (None, [])
         mask_program, mask_tables = trace_mask_mod(mask_mod) if mask_mod else (None, [])
         spec = cls(score_mod=score_program, mask_mod=mask_program, **fields)
