@@ -19,7 +19,7 @@ from .console import PLAIN, console, notes, reporting_errors
 # Lines longer than this are hard to read.
 _WIDEST = 100
 # Columns of names; a longer name has a line of its own.
-_NAMES = 24
+_NAMES = 25
 
 
 class App(typer.Typer):
@@ -90,6 +90,8 @@ def _usage(command: Any, ctx: typer.Context) -> Iterator[str]:
         if parameter.param_type_name == "argument":
             name = _argument(parameter)
             yield name if parameter.required else f"[{name}]"
+        elif parameter.required:
+            yield f"{parameter.opts[0]} {_value(parameter)}"
     if hasattr(command, "commands"):
         yield "COMMAND ..."
 
@@ -122,11 +124,17 @@ def _value(parameter: Any) -> str:
 def _said(parameter: Any) -> str:
     """The help of a parameter, and its default where it has one that says something."""
     default = parameter.default if parameter.show_default is True else None
-    if default in (None, False, "", []) or callable(default):
+    if default is None or default is False or default in ("", []) or callable(default):
         return parameter.help or ""
-    shown = ",".join(map(str, default)) if isinstance(default, list) else default
-    shown = shown.value if isinstance(shown, Enum) else shown
-    return f"{parameter.help} Default: {shown}."
+    return f"{parameter.help} Default: {_shown(default)}."
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, list):
+        return ",".join(map(_shown, default))
+    if isinstance(default, float):
+        return f"{default:g}"
+    return str(default.value if isinstance(default, Enum) else default)
 
 
 def _summary(command: Any) -> str:

@@ -181,14 +181,18 @@ def _time(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     import torch
 
     from .. import bench
+    from ..bench.contender import OURS
+    from ..bench.rows import DIRECTIONS
 
     cells, threads = [], torch.get_num_threads()
-    with progress("time", 2 * len(problems)) as advance:
-        for problem in problems:
-            for row in bench.measure(problem, bench.Patience(seconds=0.5)):
-                cell = bench.Cell("time", problem, row.direction, threads)
-                cells.append({"key": cell.key, "threads": cell.threads, **row.to_json()})
-                advance(f"{problem.name} {row.direction}")
+    patience = bench.Patience(min_rounds=3, seconds=0.3)
+    pairs = [(problem, direction) for problem in problems for direction in DIRECTIONS]
+    with progress("time", len(pairs)) as advance:
+        for problem, direction in pairs:
+            row = bench.timed(problem, direction, patience, (OURS, "sdpa"))
+            cell = bench.Cell("time", problem, direction, threads)
+            cells.append({"key": cell.key, "threads": cell.threads, **row.to_json()})
+            advance(f"{problem.name} {direction}")
     return cells
 
 

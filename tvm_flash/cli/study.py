@@ -27,12 +27,6 @@ _HELP = "Bytes moved, counted beside theory; search strategies and cost models o
 study = App("study", _HELP)
 
 
-study.command("export")(export)
-study.command("models")(models)
-study.command("search")(search)
-study.command("table")(table)
-
-
 @study.command("io")
 def io(
     seqlens: Annotated[
@@ -123,3 +117,7 @@ def _numbers(name: str, text: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise UnsupportedSpec([f"--{name} {text!r} must be positive numbers, as in 128,256"])
     return numbers
+
+
+for command in (search, models, table, export):
+    study.command(command.__name__)(command)

@@ -59,9 +59,10 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run GPU kernels in the PTX interpreter, all accesses checked, and compare with float64.
+    """Compare a library's or a spec's kernels with float64, on problems of all kinds.
 
-    Kernels of a CPU library run as they are, with --gpu those of a CUDA library too.
+    GPU kernels run in the PTX interpreter, all accesses checked, those of a CPU library as they
+    are; with --gpu those of a CUDA library too. A spec's are compiled for GPUs.
 
     Exit status 1: a kernel is wrong. 2: nothing could be verified, such as a changed file.
     """
