@@ -168,7 +168,7 @@ def _styled(page: Text) -> str:
 
 def _refuse(error: Any) -> int:
     """Say what is wrong with the command line, and where it is described; the status for it."""
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     if type(error).__name__ == "NoArgsIsHelpError":  # nothing is wrong, but nothing is asked
         typer.echo(message, err=True)
         return error.exit_code
