@@ -102,7 +102,7 @@ def test_tables(terminal, update_golden):
 
 
 @pytest.mark.parametrize("terminal", [80], indirect=True, ids=str)
-def test_json_is_all_that_is_printed(terminal):
+    """One document of every command that needs no search and no kernel, and no table beside it."""
     """Of every command that needs no search and no kernel: one document, nothing on the screen."""
     documents = {}
     calls = {
