@@ -102,8 +102,8 @@ def test_tables(terminal, update_golden):
 
 
 @pytest.mark.parametrize("terminal", [80], indirect=True, ids=str)
+def test_json_is_all_that_is_printed(terminal):
     """One document of every command that needs no search and no kernel, and no table beside it."""
-    """Of every command that needs no search and no kernel: one document, nothing on the screen."""
     documents = {}
     calls = {
         "cache path": 0, "cache size": 0, "cache list": 0, "cache prune --dry-run": 0, "doctor": 0,
