@@ -40,7 +40,7 @@ format: $(STAMP)  ## rewrite to the house format
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## measure this machine (an hour or two, goes on where it was), refresh the documents
-	$(BIN)/tvm-flash bench --suite cpu --json benchmarks/results/cpu.json --plot docs/performance-cpu.png $(BENCH_ARGS)
+	$(BIN)/tvm-flash bench --suite cpu --out benchmarks/results/cpu.json --plot docs/performance-cpu.png $(BENCH_ARGS)
 	$(BIN)/python benchmarks/update_readme.py
 
 golden: $(STAMP)  ## rewrite the golden text of the scheduled code

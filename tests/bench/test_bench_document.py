@@ -143,7 +143,7 @@ def call(*arguments):
 def test_the_command_measures_once(tmp_path, monkeypatch, without_floors):
     monkeypatch.setitem(bench.SUITES, "short", TINY)
     file, picture = tmp_path / "run.json", tmp_path / "run.png"
-    arguments = ("--json", str(file), "--threads", "1")
+    arguments = ("--out", str(file), "--threads", "1")
     done = call(*arguments, "--plot", str(picture))
     assert done.exit_code == 0, done.output
     assert "main: two cells" in done.output and "2 met, 0 missed" in done.output

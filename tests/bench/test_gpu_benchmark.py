@@ -247,7 +247,7 @@ def test_the_command_writes_a_document_and_a_plot(tmp_path, monkeypatch):
     monkeypatch.setitem(bench.SUITES, "gpu-quick", small)
     out, picture = tmp_path / "results.json", tmp_path / "results.svg"
     arguments = ["bench", "--suite", "gpu", "--quick", "--artifact", "none", "--threads", "1"]
-    arguments += ["--json", str(out), "--plot", str(picture)]
+    arguments += ["--out", str(out), "--plot", str(picture)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, f"{done.output} {done.exception!r}"
     document = json.loads(out.read_text())

@@ -74,7 +74,7 @@ def test_prune(folder, options, kept):
     assert held(folder) == (set(AGES) if "--dry-run" in options else kept)
     kernels = sum(name.startswith("attn") for name in AGES.keys() - kept)
     verb = "would take" if "--dry-run" in options else "took"
-    assert said.startswith(f"{verb} out {kernels} kernels, ")
+    assert said.startswith(f"{verb} out {kernels} kernel")
     assert (folder / ".scratch").exists()
 
 

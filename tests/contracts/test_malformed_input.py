@@ -105,13 +105,13 @@ def whole_bench():
 def test_bench_continues_no_foreign_file(tmp_path, content):
     path = tmp_path / "bench.json"
     path.write_bytes(content)
-    refused("bench", "--quick", "--json", path, words=[str(path)])
+    refused("bench", "--quick", "--out", path, words=[str(path)])
     assert path.read_bytes() == content
 
 
 def test_bench_does_not_wait_for_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "bench.json")
-    refused("bench", "--quick", "--json", tmp_path / "bench.json", words=["not a regular file"])
+    refused("bench", "--quick", "--out", tmp_path / "bench.json", words=["not a regular file"])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_bench_continues_no_document_that_it_cannot_show(tmp_path, changes):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps({**whole_bench(), **changes}))
     before = path.read_bytes()
-    refused("bench", "--quick", "--json", path, words=[str(path)])
+    refused("bench", "--quick", "--out", path, words=[str(path)])
     assert path.read_bytes() == before
 
 

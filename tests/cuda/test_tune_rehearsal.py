@@ -111,7 +111,7 @@ def test_a_gpu_without_a_compiler(tmp_path, monkeypatch):
 def test_without_a_gpu_it_says_what_was_done_and_what_to_do(tmp_path, monkeypatch):
     ranked = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(tune_cuda, "rank_on_cuda", lambda *known: ranked.append(known[:3]))
+    monkeypatch.setattr(tune_cuda, "rank_on_cuda", lambda *known: ranked.append(known[:3]) or [])
     done = call(
         "tune", SPEC, "--preset", "serving", "--target", "cuda:sm_90", "--logs", tmp_path / "logs"
     )

@@ -52,6 +52,10 @@ def call(*arguments, status=0):
     return result
 
 
+def _found(*arguments, status=0):
+    return json.loads(call(*arguments, "--json", status=status).stdout)
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory):
     """The forward and backward of SPEC for two architectures: read only."""
@@ -63,16 +67,13 @@ def copy(artifact, tmp_path):
     return shutil.copytree(artifact, tmp_path / "copy")
 
 
-def test_spec_passes(tmp_path):
-    file = tmp_path / "found.json"
-    done = call("bf16,d=32,causal", "--arch", "sm_80", "--json", file, "-v")
-    runs = 4 * len(problems(64, 64))
-    assert f"{runs} runs, nothing wrong" in done.stdout
-    document = json.loads(file.read_text())
+def test_spec_passes():
+    document = _found("bf16,d=32,causal", "--arch", "sm_80")
     (verified,) = document["verified"]
     assert document["ok"] and verified["subject"] == SPEC.name
     kernels = {kernel["direction"]: kernel for kernel in verified["kernels"]}
     assert set(kernels) == {"forward", "forward_split", "backward", "backward_deterministic"}
+    assert sum(len(kernel["problems"]) for kernel in kernels.values()) == 4 * len(problems(64, 64))
     tall = {run["problem"]["name"]: run for run in kernels["backward"]["problems"]}["tall"]
     assert tall["rows_without_keys"] > 0 and set(tall["errors"]) == {"dq", "dk", "dv"}
     assert tall["instructions"] > 0 and tall["device_bytes"] > 0
@@ -122,12 +123,11 @@ def test_selection(artifact):
 
 
 @needs_nvdisasm
-def test_main_loops_are_predicted(artifact, tmp_path):
-    file = tmp_path / "found.json"
+def test_main_loops_are_predicted(artifact):
     narrow = ("--quick", "--direction", "forward", "--arch", "sm_80")
-    done = call(artifact, *narrow, "--time", "--json", file)
+    done = call(artifact, *narrow, "--time")
     assert "predicted, not measured" in done.stdout and "share of peak" in done.stdout
-    predicted = json.loads(file.read_text())["predicted"]
+    predicted = _found(artifact, *narrow, "--time")["predicted"]
     (entry,) = predicted["loops"]
     loop = entry["loop"]
     assert predicted["kind"] == "predicted, not measured" and entry["arch"] == "sm_80"
@@ -135,12 +135,7 @@ def test_main_loops_are_predicted(artifact, tmp_path):
     share, least, most = loop["tensor_share"]
     assert 0 < least <= share <= most <= 1
     assert max(loop["parts"].values()) <= loop["clocks"] and loop["instructions"]["products"] > 0
-    assert "predicted" not in json.loads(_json(artifact, *narrow, tmp_path=tmp_path))
-
-
-def _json(artifact, *options, tmp_path):
-    call(artifact, *options, "--json", tmp_path / "plain.json")
-    return (tmp_path / "plain.json").read_text()
+    assert "predicted" not in _found(artifact, *narrow)
 
 
 @needs_nvdisasm
@@ -202,13 +197,12 @@ def test_gpus_that_a_library_does_not_serve(artifact, monkeypatch):
     assert "no CUDA GPU here" in call(artifact, "--gpu", status=2).stderr
 
 
-def test_missing_barrier_is_found(copy, tmp_path):
+def test_missing_barrier_is_found(copy):
     rewrite(copy, r"^\s*bar(rier)?\.(cta\.)?sync.*?;$", "")
-    file = tmp_path / "found.json"
-    done = call(copy, "--quick", "--json", file, status=1)
+    done = call(copy, "--quick", status=1)
     found = re.search(r"fwd several_tiles: \w+: .*line \d+: .*thread \(\d+, 0, 0\)", done.stdout)
     assert found and "bwd several_tiles: ForwardFailed" in done.stdout
-    document = json.loads(file.read_text())
+    document = _found(copy, "--quick", "--direction", "forward", status=1)
     run = document["verified"][0]["kernels"][0]["problems"][0]
     assert not document["ok"] and "PTX line" in run["failure"] and not run["errors"]
 

@@ -241,11 +241,10 @@ def test_the_model_command_writes_scores(tables, tmp_path):
             tmp_path / f"{table.name}.jsonl", head_dim=64 if table.name == "narrow" else 128
         )
     places = [x for t in tables for x in ("--table", tmp_path / f"{t.name}.jsonl")]
-    output = tmp_path / "m.json"
-    options = ["--models", "random,ridge", "--seeds", 2, "--json", output]
+    options = ["--models", "random,ridge", "--seeds", 2, "--json"]
     done = command("models", *places, *options)
     assert done.exit_code == 0, done.output
-    scores = json.loads(output.read_text())
+    scores = json.loads(done.stdout)
     assert [(s["train"], s["test"]) for s in scores[::2]] == [
         ("narrow", "narrow"), ("wide", "wide"), ("narrow", "wide"), ("wide", "narrow"),
     ]  # fmt: skip

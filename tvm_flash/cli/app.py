@@ -1,17 +1,16 @@
-"""The Typer application that gathers the commands."""
+"""The application that gathers the commands."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from .. import __version__
 from .bench import bench
 from .build import build
 from .cache import cache
-from .console import reporting_errors
+from .command import App
 from .demo import demo
 from .doctor import doctor
 from .show import show
@@ -20,19 +19,13 @@ from .study import study
 from .tune import tune
 from .verify import verify
 
-app = typer.Typer(
-    name="tvm-flash",
-    help="Attention kernels from one TensorIR definition: build, check, look at, measure.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_HELP = "Attention kernels from one TensorIR definition: build, check, look at, measure."
+app = App("tvm-flash", _HELP)
+
 for command in (demo, build, tune, verify, bench, show, doctor):
-    words = escape(GRAMMAR) if command is show else None
-    app.command(epilog=words)(reporting_errors(command))
-app.add_typer(study, name="study")
-app.add_typer(cache, name="cache")
+    app.command(epilog=GRAMMAR if command is show else None)(command)
+app.add_typer(study)
+app.add_typer(cache)
 
 
 def _show_version(asked: bool) -> None:

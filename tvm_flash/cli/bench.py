@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import TvmFlashError, UnsupportedSpec
-from .console import console, notes, progress, refuse_unwritable
+from .console import PLAIN, console, notes, progress, refuse_unwritable
 from .error_text import one_line
+from .json_output import AsJson, print_json
 from .show_table import show
 
 if TYPE_CHECKING:
@@ -40,21 +41,33 @@ def bench(
             "device. gpu-quick: a part of that.",
         ),
     ] = SuiteName.short,
-    json_file: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option("--json", help="Keep all cells here; a file of the same suite is continued."),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="Keep all cells here, as JSON; a file of the same suite is continued.",
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the ratios into this file.")
+    ] = None,
     artifact: Annotated[
         Path | None,
-        typer.Option(help="A built library to measure: neither TVM nor a compiler is needed then."),
+        typer.Option(
+            metavar="DIR",
+            help="A built library to measure: neither TVM nor a compiler is needed then.",
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The suite quick, or gpu-quick of --suite gpu.")
     ] = False,
-    match: Annotated[str, typer.Option(help="Only cells whose key contains this.")] = "",
+    match: Annotated[
+        str, typer.Option(metavar="TEXT", help="Only cells whose key contains this.")
+    ] = "",
     threads: Annotated[
-        str, typer.Option(help="Numbers of threads, as in 1,2. Default: 1 and 2.")
+        str, typer.Option(metavar="N,...", help="Numbers of threads. Default: 1,2.")
     ] = "",
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Measure again the cells that the file has.")
@@ -65,12 +78,16 @@ def bench(
     ] = False,
     budget: Annotated[
         float | None,
-        typer.Option(help="Seconds to go on with a noisy cell. Default: 12 in the suite cpu."),
+        typer.Option(
+            metavar="SECONDS",
+            help="How long to go on with a noisy cell. Default: 12 in the suite cpu.",
+        ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Time attention beside torch's SDPA, with this machine's floors and our targets.
 
-    Cells that --json FILE holds are kept, so that an interrupted run goes on.
+    Cells that --out FILE holds are kept, so that an interrupted run goes on.
 
     Exit status 1: a result breaks the error rule, which GPU suites check first.
     """
@@ -86,19 +103,21 @@ def bench(
             [f"no cell of the suite {chosen.name} matches {match!r}; a key looks like {key!r}"]
         )
     _refuse_plot(plot)
-    refuse_unwritable(plot)
     loaded = _loaded(artifact)
-    document, pending = _opened(json_file, chosen, cells, loaded, rerun, stale)
-    console.print(library.sentence(document.host), highlight=False, soft_wrap=True)
+    document, pending = _opened(out, chosen, cells, loaded, rerun, stale)
+    notes.print(library.sentence(document.host), **PLAIN)
     _measure(document, chosen, pending, loaded, budget, rerun)
-    _print(document, cells)
-    if json_file is not None:
-        console.print(f"kept in {json_file}", soft_wrap=True)
+    if as_json:
+        print_json(document.to_json())
+    else:
+        _print(document, cells)
+    if out is not None:
+        notes.print(f"kept in {out}", **PLAIN)
     if plot is not None:
         from ..bench.plot import draw
 
         draw(document.to_json(), plot)
-        console.print(f"drawn in {plot}", soft_wrap=True)
+        notes.print(f"drawn in {plot}", **PLAIN)
     if _any_wrong(document, cells):
         raise typer.Exit(1)
 
@@ -181,7 +200,7 @@ def _measure(
             for cell in runner.run(cells):
                 advance(cell["key"])
     except KeyboardInterrupt:
-        notes.print("[yellow]interrupted[/]: with --json, the same command goes on from here")
+        notes.print("[yellow]interrupted[/]: with --out, the same command goes on from here")
 
 
 def _print(document: Document, cells: list[Cell]) -> None:
@@ -229,5 +248,4 @@ def _refuse_plot(plot: Path | None) -> None:
     from ..bench.plot import require_matplotlib
 
     require_matplotlib()
-    if not plot.resolve().parent.is_dir():
-        raise TvmFlashError(f"--plot {plot}: its folder does not exist")
+    refuse_unwritable(plot)

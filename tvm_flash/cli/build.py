@@ -14,6 +14,7 @@ from ..problem.presets import all_pairs
 from . import build_options as options
 from .console import console, counted_progress
 from .cost_table import cost_summary, cost_tables
+from .json_output import AsJson, print_json
 from .ship import Pairs, ship_repository, ship_wheel
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
@@ -36,7 +37,9 @@ def build(
     buckets: options.Buckets = options.ALL_BUCKETS,
     logs: Annotated[
         Path | None,
-        typer.Option(help="Folder of tuning records that come before the package's own."),
+        typer.Option(
+            metavar="DIR", help="Folder of tuning records that come before the package's own."
+        ),
     ] = None,
     wheel: options.Wheel = False,
     name: options.Name = None,
@@ -47,9 +50,9 @@ def build(
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="GPUs: what each kernel costs.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Compile SPECS into an artifact that tvm_flash.load reads without TVM or a compiler."""
+    """Compile each SPEC into a library that tvm_flash.load reads without TVM or a compiler."""
     if show_list:
         refuse_unread(context, "--list", ("show_list", "preset"))
         print("\n".join(listing(preset)))
@@ -101,7 +104,7 @@ def _report(path: Path, seconds: float, verbose: bool, as_json: bool) -> None:
     costs = _costs(path) if manifest["target"]["name"] == "cuda" else []
     if as_json:
         report = {"report": [cost.to_json() for cost in costs]} if costs else {}
-        print(json.dumps({**manifest, **report}, indent=2, sort_keys=True))
+        print_json({**manifest, **report})
         return
     if costs:
         for table in cost_tables(costs) if verbose else [cost_summary(costs)]:

@@ -17,8 +17,10 @@ Targets = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
-        help="llvm (this machine, the default), a CPU level, cuda or cuda:sm_80,sm_90. For a wheel "
-        "or a repository any number of times; its default is cpu, all levels of this architecture.",
+        metavar="TARGET",
+        help="llvm (this machine), a CPU level, cuda or cuda:sm_80,sm_90. Of a wheel or a "
+        "repository any number, also cpu, all levels of this architecture. Default: llvm, of "
+        "those cpu.",
         show_default=False,
     ),
 ]
@@ -27,8 +29,9 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Directory of the artifact (default: kernels), of the wheel (dist) or of the "
-        "repository (kernels-repo).",
+        metavar="DIR",
+        help="Folder of the library (Default: kernels), of the wheel (dist) or of the repository "
+        "(kernels-repo).",
         show_default=False,
     ),
 ]
@@ -40,7 +43,9 @@ Wheel = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Option(help="Of the wheel (default: tvm-flash-kernels).", show_default=False),
+    typer.Option(
+        metavar="NAME", help="Of the wheel. Default: tvm-flash-kernels.", show_default=False
+    ),
 ]
 KernelsRepo = Annotated[
     bool,
@@ -49,7 +54,9 @@ KernelsRepo = Annotated[
 Directions = Annotated[
     str | None,
     typer.Option(
-        help=f"In place of forward and backward, of {', '.join(DIRECTIONS)}.", show_default=False
+        metavar="NAMES",
+        help=f"In place of forward and backward, of {', '.join(DIRECTIONS)}.",
+        show_default=False,
     ),
 ]
 ForwardOnly = Annotated[bool, typer.Option("--forward-only", help="No backward.")]
@@ -69,6 +76,7 @@ Deterministic = Annotated[
 Buckets = Annotated[
     str,
     typer.Option(
+        metavar="NAMES",
         help=f"CPUs: length buckets to make kernels for, of {', '.join(FORWARD_BUCKETS)}. "
         "Those with equal configs share one, and the nearest kernel serves other lengths. "
         "Default: all.",

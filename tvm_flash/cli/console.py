@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import typer
@@ -20,6 +21,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 
 from ..errors import TvmFlashError
 from .error_text import error_text
@@ -45,6 +47,9 @@ PLAIN: dict[str, bool] = {"highlight": False, "soft_wrap": True}
 # Columns that tables and help need: a narrower terminal wraps them, which loses nothing.
 _LEAST_WIDTH = 60
 
+# Seconds without a word where progress is told in lines.
+_SILENCE = 5.0
+
 Advance = Callable[[str], None]
 
 
@@ -56,17 +61,41 @@ def keep_wide() -> None:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """A bar of ``total`` steps; the function it gives marks one done and names the next."""
+    """How far ``total`` steps have come; the function it gives marks one done and names it.
+
+    A bar on a terminal; elsewhere a line now and then, and none of what is done at once.
+    """
+    with _bar(title, total) if notes.is_terminal else nullcontext(_lines(title, total)) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Advance]:
     columns = (
         SpinnerColumn("dots" if notes.encoding.startswith("utf") else "line"),
-        TextColumn("{task.description}"),
-        BarColumn(),
         MofNCompleteColumn(),
+        BarColumn(bar_width=20),
         TimeElapsedColumn(),
+        TextColumn("{task.description}", table_column=Column(overflow="fold")),
     )
     with Progress(*columns, console=notes, transient=True) as bar:
         task = bar.add_task(escape(title), total=total)
         yield lambda text: bar.update(task, advance=1, description=escape(f"{title}: {text}"))
+
+
+def _lines(title: str, total: int) -> Advance:
+    begun = told = time.monotonic()
+    done = 0
+
+    def advance(text: str) -> None:
+        nonlocal done, told
+        done += 1
+        now = time.monotonic()
+        if now - told >= _SILENCE:
+            told = now
+            notes.print(f"{title}: {done} of {total} in {now - begun:.0f} s, {text}", **PLAIN)
+
+    return advance
 
 
 @contextmanager
@@ -112,11 +141,14 @@ def reporting_errors(command: Callable) -> Callable:
 
 
 def refuse_unwritable(file: Path | None) -> None:
-    """Raise BadParameter unless ``file`` can be written: before minutes of work, not after.
+    """Raise ValueError unless ``file`` can be written: before minutes of work, not after.
 
     A device is refused too, since the file would replace it.
     """
     if file is None:
         return
-    if (file.exists() and not file.is_file()) or not os.access(file.resolve().parent, os.W_OK):
-        raise typer.BadParameter(f"{file} cannot be written: name a file in a folder that can be")
+    folder = file.resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"{file} cannot be written: the folder {folder} does not exist")
+    if (file.exists() and not file.is_file()) or not os.access(folder, os.W_OK):
+        raise ValueError(f"{file} cannot be written: name a file in a folder that can be")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -13,6 +11,7 @@ from rich.markup import escape
 from ..bench.table import Mark, Table, words
 from . import diagnosis
 from .console import console, progress
+from .json_output import AsJson, print_json
 from .show_table import show
 
 PURPOSES = {
@@ -32,12 +31,15 @@ MACHINE = {
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what works on this machine, and what to do about what does not."""
+    """Say what works on this machine, and what to do about what does not.
+
+    Exit status 1: kernels cannot run here.
+    """
     facts = _examine()
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         _print(facts)
     if facts["verdicts"]["run"] != "yes":

@@ -16,6 +16,7 @@ from ..problem.presets import served_pairs
 from ..problem.spec import AttentionSpec
 from .console import console
 from .direction import LISTED, Direction
+from .json_output import AsJson, print_json
 from .spec_text import parse_spec
 
 
@@ -40,7 +41,7 @@ LEXERS = {
 
 
 def show(
-    spec: Annotated[str, typer.Argument(help="As below: bf16,d=64,causal.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="As below: bf16,d=64,causal.")],
     stage: Annotated[
         Stage,
         typer.Option(
@@ -60,10 +61,12 @@ def show(
     target: Annotated[
         str,
         typer.Option(
+            metavar="TARGET",
             help="llvm (this machine), a CPU level such as x86-64-v3, or cuda:sm_90. Default: "
-            "llvm; for the stages cuda, ptx and sass cuda:sm_80."
+            "llvm; for the stages cuda, ptx and sass cuda:sm_80.",
         ),
     ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Print the TensorIR definition, the recurrence, the scheduled function or machine code.
 
@@ -72,11 +75,16 @@ def show(
     and the main loop marked (sass).
     """
     target = target or ("cuda:sm_80" if stage in OF_GPUS else "llvm")
-    read = parse_spec(spec)
-    (_, first), *_ = served_pairs(read, ("forward", "backward"))
-    text = stage_text(read, stage, direction.value if direction else first, target)
-    if console.is_terminal:
-        console.print(Syntax(text, LEXERS.get(stage, "gas"), word_wrap=True))
+    problem = parse_spec(spec)
+    (_, first), *_ = served_pairs(problem, ("forward", "backward"))
+    name = direction.value if direction else first
+    text = stage_text(problem, stage, name, target)
+    if as_json:
+        asked = {"stage": stage.value, "direction": name, "target": target}
+        print_json({"spec": problem.to_json(), **asked, "text": text})
+    elif console.is_terminal:
+        lexer = LEXERS.get(stage, "gas")
+        console.print(Syntax(text, lexer, theme="ansi_dark", word_wrap=True))
     else:
         print(text)
 

@@ -16,13 +16,14 @@ from .spec_text import specs_of
 Specs = Annotated[
     list[str] | None,
     typer.Argument(
+        metavar="SPEC",
         help="Specs such as bf16,d=64,causal (`tvm-flash show --help` lists the words), names of "
-        "cases (attn_...), or files of them."
+        "cases (attn_...), or files of them.",
     ),
 ]
 SpecsFile = Annotated[
     list[Path] | None,
-    typer.Option("--specs", help="File of specs: one a line, or a JSON list."),
+    typer.Option("--specs", metavar="FILE", help="File of specs: one a line, or a JSON list."),
 ]
 PresetNames = Annotated[
     list[str] | None,

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,8 @@ from ..problem.spec import SOFTMAXES, AttentionSpec
 from ..problem.text import COMPUTED
 from .error_text import one_line
 
+# What files of specs are called.
+_FILES = (".json", ".txt")
 _ELEMENTS = {
     word: row.name for row in DTYPES.values() for word in (row.name, row.short, row.written)
 }
@@ -34,17 +37,21 @@ A spec is a list of words separated by commas:
   dropout                     weights dropped by chance
   top_left                    masks aligned at the first key (default: last)
   no_lse                      return the output only
-  learned                     the gradients of slopes and of score_mod's tables, no attention
+  learned                     gradients of slopes and score_mod's tables alone
   learned=0+2                 those of some of the tables, by number
   packed | paged              sequences in one tensor; their keys in pages
   linear                      linear attention, of dtype, dimensions and causal
   row_softmax                 the softmax of rows, of dtype alone
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
-  blocks=128x128              lists of such blocks of queries and keys, which a call gives
-A kernel takes any window ends, softcap, slopes and share of dropped weights, given in a call.
+  blocks=128x128              lists of such blocks of queries and keys, in a call
+A kernel takes any window ends, softcap, slopes and share of dropped weights:
+they are given in a call.
 Also the name of a listed case's spec (attn_...), or a .json or .txt file.
 Example: bf16,d=64,causal,window,softcap,alibi"""
+
+
+_SEE = " (`tvm-flash show --help` lists the words)"
 
 
 class SpecTextError(TvmFlashError, ValueError):
@@ -63,13 +70,26 @@ def parse_specs(text: str) -> list[AttentionSpec]:
     """Every spec that ``text`` means: a JSON or text file may hold several."""
     try:
         path = Path(text)
-        if path.suffix in {".json", ".txt"}:
+        if path.suffix in _FILES:
             return _read_file(path)
         return [_listed(text) if text.startswith("attn_") else _parse_words(text)]
     except TvmFlashError:
         raise
     except Exception as error:  # a foreign file, or a user's function, may fail in any way
         raise SpecTextError(f"{text:.200} cannot be read as specs: {one_line(error)}") from error
+
+
+def is_spec_text(text: str) -> bool:
+    """Whether ``text`` is meant as a spec, right or wrong, and not as a place on disk."""
+    known = {*_ELEMENTS, *_FLAGS}
+    words = [word.strip().lower() for word in text.split(",")]
+    return (
+        len(words) > 1
+        or "=" in text
+        or words[0] in known
+        or text.startswith("attn_")
+        or Path(text).suffix in _FILES
+    )
 
 
 def specs_of(texts: Iterable[str]) -> list[AttentionSpec]:
@@ -117,7 +137,8 @@ def _listed(name: str) -> AttentionSpec:
     for case in CASES:
         if case.spec.name == name:
             return case.spec
-    raise SpecTextError(f"no listed case has a spec called {name}\n{GRAMMAR}")
+    near = _nearest(name, [case.spec.name for case in CASES])
+    raise SpecTextError(f"no listed case has a spec called {name}{near}")
 
 
 def _parse_words(text: str) -> AttentionSpec:
@@ -128,7 +149,7 @@ def _parse_words(text: str) -> AttentionSpec:
         fields.setdefault("head_dim", HEAD_DIM_RANGE[0])
     for name, example in (("dtype", "bf16"), ("head_dim", "d=64")):
         if name not in fields:
-            raise SpecTextError(f"{text!r} names no {name}: add for example {example}\n{GRAMMAR}")
+            raise SpecTextError(f"{text!r} names no {name}: add for example {example}{_SEE}")
     learned = fields.pop("learned", ())
     try:
         spec = AttentionSpec(**_WINDOWS.get(fields.pop("window", ""), {}), **fields)
@@ -157,8 +178,14 @@ def _read_word(word: str, text: str) -> tuple[str, object]:
     except SpecTextError:
         raise
     except ValueError as error:
-        raise SpecTextError(f"{word!r} in {text!r}: {error}\n{GRAMMAR}") from error
-    raise SpecTextError(f"{word!r} in {text!r} is not understood\n{GRAMMAR}")
+        raise SpecTextError(f"{word!r} in {text!r}: {error}{_SEE}") from error
+    near = _nearest(key, [*_ELEMENTS, *_FLAGS, *_VALUES])
+    raise SpecTextError(f"{word!r} in {text!r} is not understood{near}{_SEE}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, dict.fromkeys(known))
+    return f": did you mean {' or '.join(near)}?" if near else ""
 
 
 def _window(value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,9 @@ import typer
 
 from ..bench.table import Mark, Table, numbers, words
 from ..errors import UnsupportedSpec
-from .console import console, progress, refuse_unwritable, reporting_errors
+from .command import App
+from .console import PLAIN, notes, progress, refuse_unwritable
+from .json_output import AsJson, print_json
 from .show import require_tvm
 from .show_table import show
 from .study_export import export
@@ -23,41 +24,29 @@ if TYPE_CHECKING:
     from ..study.io.counts import Row
 
 _HELP = "Bytes moved, counted beside theory; search strategies and cost models on measured tables."
-study = typer.Typer(help=_HELP, no_args_is_help=True)
-
-
-study.command("export")(export)
-study.command("models")(models)
-study.command("search")(search)
-study.command("table")(table)
-
-
-@study.callback(help=_HELP)
-def _studies() -> None:
-    """A group even where it has one command."""
+study = App("study", _HELP)
 
 
 @study.command("io")
-@reporting_errors
 def io(
     seqlens: Annotated[
-        str, typer.Option(help="Sequence lengths; the fits need two.")
+        str, typer.Option(metavar="N,...", help="Sequence lengths; the fits need two.")
     ] = "128,256,512,1024",
-    head_dim: Annotated[int, typer.Option(help="Head dimension, 8 to 128.")] = 64,
+    head_dim: Annotated[int, typer.Option(metavar="N", help="Head dimension, 8 to 128.")] = 64,
     tiles: Annotated[
-        str, typer.Option(help="Tile sides, multiples of 16; the fits need two.")
+        str,
+        typer.Option(metavar="N,...", help="Tile sides, multiples of 16; the fits need two."),
     ] = "16,32,64,128",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything counted to this file.")
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a picture into this file.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Bytes through device memory: standard attention, FlashAttention-1, FlashAttention-2."""
     require_tvm()
     from ..study.io import counts as library
     from ..study.io import plot as io_plot
 
-    refuse_unwritable(json_file)
     refuse_unwritable(plot)
     lengths, sides = _numbers("seqlens", seqlens), _numbers("tiles", tiles)
     rows = []
@@ -65,15 +54,14 @@ def io(
         for row in library.sweep(lengths, head_dim, sides):
             rows.append(row)
             advance(f"{row.algorithm} S={row.seqlen} tile {row.tile}")
-    show(count_table(rows))
-    show(fit_table(rows))
-    if json_file is not None:
-        text = json.dumps(library.document(rows), indent=1)
-        json_file.write_text(text + "\n", encoding="utf-8")
-        console.print(f"written to {json_file}")
+    if as_json:
+        print_json(library.document(rows))
+    else:
+        show(count_table(rows))
+        show(fit_table(rows))
     if plot is not None:
         io_plot.draw(rows, plot)
-        console.print(f"drawn in {plot}")
+        notes.print(f"drawn in {plot}", **PLAIN)
 
 
 def count_table(rows: Sequence[Row]) -> Table:
@@ -129,3 +117,7 @@ def _numbers(name: str, text: str) -> list[int]:
     if not numbers or min(numbers) < 1:
         raise UnsupportedSpec([f"--{name} {text!r} must be positive numbers, as in 128,256"])
     return numbers
+
+
+for command in (search, models, table, export):
+    study.command(command.__name__)(command)

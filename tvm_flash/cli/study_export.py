@@ -9,27 +9,36 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import TvmFlashError
-from .console import console, notes, progress, refuse_unwritable, reporting_errors
+from .console import PLAIN, console, notes, progress, refuse_unwritable
+from .json_output import AsJson, print_json
 from .show import require_tvm
 
 if TYPE_CHECKING:
     from ..study.models.samples import Sample
 
 
-@reporting_errors
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="File to write.")],
     table: Annotated[
-        list[str] | None, typer.Option(help="A replay table: a file, or one of the package's.")
+        list[str] | None,
+        typer.Option(
+            metavar="TABLE",
+            help="A replay table, a file or one of the package's; may be repeated.",
+        ),
     ] = None,
     logs: Annotated[
-        Path | None, typer.Option(help="A folder of tuning logs, e.g. tuning_logs.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder of tuning logs, as tuning_logs."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="npz or parquet.")] = "npz",
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="npz or parquet.")
+    ] = "npz",
     stores: Annotated[
-        bool, typer.Option(help="TVM's features of every store: a second for each config.")
+        bool,
+        typer.Option("--stores", help="TVM's features of every store: a second for each config."),
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, for --stores.")] = 2,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes, for --stores.")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Features, labels, groups and splits of measured configs, for cost models."""
     require_tvm()
@@ -37,9 +46,9 @@ def export(
     from ..study.models.stores import store_features
 
     if form not in FORMATS:
-        raise typer.BadParameter(f"--format {form!r} must be one of {', '.join(FORMATS)}")
+        raise ValueError(f"--format {form!r} must be one of {', '.join(FORMATS)}")
     refuse(form)
-    refuse_unwritable(output)
+    refuse_unwritable(out)
     samples = _samples(table or [], logs)
     rows = None
     if stores:
@@ -47,15 +56,21 @@ def export(
             rows = store_features(samples, jobs, advance)
     data = data_set(samples, rows)
     try:
-        write(data, output, form)
+        write(data, out, form)
     except OSError as error:
-        raise TvmFlashError(f"{output} cannot be written: {error}") from error
+        raise TvmFlashError(f"{out} cannot be written: {error}") from error
     counts = Counter(data.arrays["split"].tolist())
-    parts = ", ".join(f"{counts[name]} {name}" for name in ("train", "valid", "test"))
+    parts = {name: counts[name] for name in ("train", "valid", "test")}
     failed = sum(sample.seconds is None for sample in samples)
-    console.print(f"{output}: {len(data)} samples ({parts}; {failed} failed)")
+    if as_json:
+        print_json({"file": str(out), "samples": len(data), **parts, "failed": failed})
+    else:
+        text = ", ".join(f"{count} {name}" for name, count in parts.items())
+        console.print(f"{out}: {len(data)} samples ({text}; {failed} failed)", **PLAIN)
     if counts["train"] == len(data):
-        notes.print("all samples are of one spec, so there is nothing to test on: give more tables")
+        notes.print(
+            "all samples are of one spec, so there is nothing to test on: give more tables", **PLAIN
+        )
 
 
 def _samples(tables: list[str], logs: Path | None) -> list[Sample]:
@@ -63,11 +78,8 @@ def _samples(tables: list[str], logs: Path | None) -> list[Sample]:
     from ..study.replay import table as replay_table
 
     if not tables and logs is None:
-        raise typer.BadParameter("give --table or --logs, or both")
+        raise ValueError("give --table or --logs, or both")
     found = [sample for place in tables for sample in of_table(replay_table.read(place))]
     if logs is not None:
-        try:
-            found += of_logs(logs)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+        found += of_logs(logs)
     return found

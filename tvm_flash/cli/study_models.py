@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import permutations
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..bench.table import Table, numbers, words
-from ..errors import TvmFlashError
-from .console import console, progress, refuse_unwritable, reporting_errors
+from .console import progress
+from .json_output import AsJson, print_json
 from .show import require_tvm
 from .show_table import show
 from .study_search import DEFAULT_TABLE
@@ -28,34 +26,42 @@ _MEANINGS = (
 )
 
 
-@reporting_errors
 def models(
     table: Annotated[
-        list[str], typer.Option(help="Replay tables; of several, every pair is a transfer.")
+        list[str],
+        typer.Option(
+            metavar="TABLE",
+            help="Replay table, a file or one of the package's; of several, every pair is a "
+            "transfer.",
+        ),
     ] = [DEFAULT_TABLE],  # noqa: B006
     names: Annotated[
-        str | None, typer.Option("--models", help="Some of all models, e.g. xgb,mlp.")
+        str | None,
+        typer.Option("--models", metavar="NAMES", help="Some of all models, as xgb,mlp."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Points to learn from, within a table.")] = 64,
-    seeds: Annotated[int, typer.Option(min=1, help="Of the points and of the models.")] = 10,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Points to learn from, within a table.")
+    ] = 64,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Draws of the points and of the models.")
+    ] = 10,
     stores: Annotated[
-        bool, typer.Option(help="TVM's features of stores instead of the knobs: slow at first.")
+        bool,
+        typer.Option(
+            "--stores", help="TVM's features of stores instead of the knobs: slow at first."
+        ),
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, for --stores.")] = 2,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the scores to this file.")
-    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes, for --stores.")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Rank correlation, recall of the fastest and transfer to other shapes of cost models."""
     require_tvm()
     from ..study.models.scores import MODELS, transfer, within
     from ..study.replay import table as replay_table
-    from ..study.search import document as search_document
 
-    refuse_unwritable(json_file)
     chosen = names.split(",") if names else list(MODELS)
     if unknown := [name for name in chosen if name not in MODELS]:
-        raise typer.BadParameter(f"--models {unknown[0]!r} must be some of {', '.join(MODELS)}")
+        raise ValueError(f"--models {unknown[0]!r} must be some of {', '.join(MODELS)}")
     tables = [replay_table.read(place) for place in table]
     features = _stores(jobs) if stores else None
     pairs = [
@@ -63,21 +69,15 @@ def models(
         for one, other in permutations(tables, 2)
         if one.task.space.name == other.task.space.name
     ]
-    try:
-        inside = [within(t, name, samples, seeds, features) for t in tables for name in chosen]
-        across = [transfer(*pair, name, seeds, features) for pair in pairs for name in chosen]
-    except ValueError as error:
-        if isinstance(error, TvmFlashError):
-            raise
-        raise typer.BadParameter(str(error)) from error
+    inside = [within(t, name, samples, seeds, features) for t in tables for name in chosen]
+    across = [transfer(*pair, name, seeds, features) for pair in pairs for name in chosen]
+    if as_json:
+        print_json([_plain(score) for score in (*inside, *across)])
+        return
     show(score_table(inside, f"{samples} points learned, the others ordered\n{_MEANINGS}"))
     for train in dict.fromkeys(score.train for score in across):
         own = [score for score in across if score.train == train]
         show(score_table(own, f"all {own[0].samples} points of {train} learned"))
-    if json_file is not None:
-        text = json.dumps([_plain(score) for score in (*inside, *across)], indent=1)
-        search_document.write(json_file, text + "\n")
-        console.print(f"written to {json_file}")
 
 
 def score_table(scores: Sequence[Score], title: str) -> Table:

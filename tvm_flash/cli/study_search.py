@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..bench.table import Table, numbers, words
-from ..errors import TvmFlashError
-from .console import console, notes, progress, refuse_unwritable, reporting_errors
+from .console import PLAIN, notes, progress, refuse_unwritable
+from .json_output import AsJson
 from .show import require_tvm
 from .show_table import show
 
@@ -22,28 +22,34 @@ if TYPE_CHECKING:
 DEFAULT_TABLE = "forward_d64_s512"
 
 
-@reporting_errors
 def search(
     table: Annotated[
-        list[str], typer.Option(help="A file, or the name of one of the package's tables.")
+        list[str],
+        typer.Option(
+            metavar="TABLE", help="A file, or one of the package's tables; may be repeated."
+        ),
     ] = [DEFAULT_TABLE],  # noqa: B006
     strategies: Annotated[
-        str, typer.Option(help="Names as in `tvm-flash tune`, or module:Class.")
+        str,
+        typer.Option(metavar="NAMES", help="Names as in `tvm-flash tune`, or module:Class."),
     ] = "random,grid,coordinate,evolutionary,xgb",
-    trials: Annotated[int, typer.Option(help="Points to try, after the start.")] = 100,
-    seeds: Annotated[int, typer.Option(help="Searches of each strategy.")] = 20,
-    batch: Annotated[int, typer.Option(help="Points proposed at a time.")] = 8,
+    trials: Annotated[int, typer.Option(metavar="N", help="Points to try, after the start.")] = 100,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Searches of each strategy.")] = 20,
+    batch: Annotated[int, typer.Option(metavar="N", help="Points proposed at a time.")] = 8,
     start: Annotated[
-        str, typer.Option(help="Where searches start: random, or default: that of a build.")
+        str,
+        typer.Option(
+            metavar="POINT", help="Where searches start: random, or default, that of a build."
+        ),
     ] = "random",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything to this file.")
-    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Processes.")] = 1,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write every trial to this file.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write every trial to this file.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a picture into this file.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Best-so-far curves, regret and area of search strategies, on measured tables: no hardware."""
     require_tvm()
@@ -55,40 +61,34 @@ def search(
 
     names = [name for name in dict.fromkeys(strategies.split(",")) if name]
     if seeds < 1 or not names:
-        raise typer.BadParameter(f"--seeds {seeds} and the number of strategies must be 1 or more")
-    for file in (json_file, csv_file, plot):
+        raise ValueError(f"--seeds {seeds} and the number of strategies must be 1 or more")
+    for file in (csv_file, plot):
         refuse_unwritable(file)
     if plot is not None:
         search_plot.refuse(plot)
     if csv_file is not None and len(table) > 1:
-        raise typer.BadParameter("--csv takes one --table")
-    try:
-        budget = Budget(trials, batch, start)
-        places = [replay_table.find(one) for one in table]
-        plans = [_plan(place, budget) for place in places]
-        for name in names:
-            strategy_class(name)
-    except ValueError as error:
-        if isinstance(error, TvmFlashError):
-            raise
-        raise typer.BadParameter(str(error)) from error
+        raise ValueError("--csv takes one --table")
+    budget = Budget(trials, batch, start)
+    places = [replay_table.find(one) for one in table]
+    plans = [_plan(place, budget) for place in places]
+    for name in names:
+        strategy_class(name)
     studies = [
         _study(place, *plan, names, seeds, jobs) for place, plan in zip(places, plans, strict=True)
     ]
-    for one in studies:
-        table_, _, spent, found, summed = one
+    if as_json:
+        print(
+            search_document.json_text([search_document.document(*one) for one in studies]), end=""
+        )
+    for table_, _, spent, found, summed in () if as_json else studies:
         show(regret_table(table_, spent, summed))
         show(detail_table(found, summed))
-    if json_file is not None:
-        documents = [search_document.document(*one) for one in studies]
-        search_document.write(json_file, search_document.json_text(documents))
-        console.print(f"written to {json_file}")
     if csv_file is not None:
         search_document.write(csv_file, search_document.csv_text(*studies[0][:2]))
-        console.print(f"written to {csv_file}")
+        notes.print(f"written to {csv_file}", **PLAIN)
     if plot is not None:
         search_plot.draw([(one[0], *one[3:]) for one in studies], plot)
-        console.print(f"drawn in {plot}")
+        notes.print(f"drawn in {plot}", **PLAIN)
 
 
 def regret_table(table: ReplayTable, budget: Budget, summed: Sequence[Summary]) -> Table:
@@ -134,7 +134,9 @@ def _plan(path: Path, budget: Budget) -> tuple[ReplayTable, Budget]:
     table = replay_table.read(path)
     known = budget.within(table)
     if known != budget:
-        notes.print(f"{table.name} has {len(table.measured)} points: {known.trials} trials")
+        notes.print(
+            f"{table.name} has {len(table.measured)} points: {known.trials} trials", **PLAIN
+        )
     return table, known
 
 

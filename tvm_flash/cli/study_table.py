@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import console, progress, refuse_unwritable, reporting_errors
+from .console import PLAIN, console, notes, progress, refuse_unwritable
 from .direction import LISTED, Direction
+from .json_output import AsJson, print_json
 from .show import require_tvm
 from .spec_text import parse_spec
 
@@ -17,24 +18,38 @@ if TYPE_CHECKING:
     from ..tune.trial import SearchTask
 
 
-@reporting_errors
+def _number(text: str, least: int = 1) -> Any:
+    return typer.Option(metavar="N", min=least, help=text)
+
+
 def table(
-    spec: Annotated[str, typer.Option(help="As in `tvm-flash show`, e.g. f32,d=64.")],
-    knob: Annotated[list[str], typer.Option(help="A knob and its values: block_q=64,128,256.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.jsonl.gz to write.")],
+    spec: Annotated[str, typer.Option(metavar="SPEC", help="As in `tvm-flash show`: f32,d=64.")],
+    knob: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=N,...",
+            help="A knob and its values, as block_q=64,128,256; may be repeated.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="FILE.jsonl.gz to write.")
+    ],
     direction: Annotated[
         Direction,
         typer.Option(metavar="DIRECTION", help=f"{LISTED}."),
     ] = Direction.forward,
-    seqlen: Annotated[int, typer.Option(min=1, help="Queries and keys.")] = 512,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
-    heads: Annotated[int, typer.Option(min=1, help="Heads, of queries and of keys.")] = 8,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
-    passes: Annotated[int, typer.Option(help="Passes over the table, in random order.")] = 5,
-    pairs: Annotated[int, typer.Option(help="Repeats of a point in a pass.")] = 5,
-    workers: Annotated[int, typer.Option(help="Processes that compile.")] = 2,
-    timeout: Annotated[float, typer.Option(help="Seconds to compile and check a point.")] = 120.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order of measuring.")] = 0,
+    seqlen: Annotated[int, _number("Queries and keys.")] = 512,
+    batch: Annotated[int, _number("Sequences.")] = 1,
+    heads: Annotated[int, _number("Heads, of queries and of keys.")] = 8,
+    threads: Annotated[int, _number("Threads of torch.")] = 1,
+    passes: Annotated[int, _number("Passes over the table, in random order.")] = 5,
+    pairs: Annotated[int, _number("Repeats of a point in a pass.")] = 5,
+    workers: Annotated[int, _number("Processes that compile.")] = 2,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For compiling and checking a point.")
+    ] = 120.0,
+    seed: Annotated[int, _number("Seed of the order of measuring.", least=0)] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Compile, check and time every valid point of a space: hardware for `study search`.
 
@@ -43,23 +58,26 @@ def table(
     The same command continues an interrupted run.
     """
     require_tvm()
-    refuse_unwritable(output)
+    refuse_unwritable(out)
     from ..study.replay import table as replay_table
     from ..study.replay.make import Effort, make
 
-    try:
-        values = dict(map(knob_values, knob))
-        effort = Effort(passes, pairs, workers, timeout, seed)
-        task = _task(spec, direction.value, (batch, heads, heads, seqlen, seqlen), threads, values)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    console.print(f"{len(task.space.points)} points around {task.space.start}")
-    with progress("table", len(task.space.points) * (1 + passes)) as advance:
-        make(task, output, effort, advance)
-    made = replay_table.read(output)
-    best = made.seconds[made.best]
-    console.print(f"{output}: best {dict(zip(made.head['knobs'], made.best, strict=True))}")
-    console.print(f"{best * 1e3:.3f} ms, {best / made.seconds[made.start]:.3f} of the start's")
+    values = dict(map(knob_values, knob))
+    effort = Effort(passes, pairs, workers, timeout, seed)
+    task = _task(spec, direction.value, (batch, heads, heads, seqlen, seqlen), threads, values)
+    points = len(task.space.points)
+    notes.print(f"{points} points around {task.space.start}", **PLAIN)
+    with progress("table", points * (1 + passes)) as advance:
+        make(task, out, effort, advance)
+    made = replay_table.read(out)
+    best, start = made.seconds[made.best], made.seconds[made.start]
+    knobs = dict(zip(made.head["knobs"], made.best, strict=True))
+    if as_json:
+        times = {"seconds": best, "start_seconds": start}
+        print_json({"file": str(out), "points": points, "best": knobs, **times})
+        return
+    console.print(f"{out}: best {knobs}", **PLAIN)
+    console.print(f"{best * 1e3:.3f} ms, {best / start:.3f} of the start's", **PLAIN)
 
 
 def knob_values(text: str) -> tuple[str, tuple[Value, ...]]:

@@ -14,6 +14,7 @@ from ..errors import UnsupportedSpec
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from ..tune.directions import check_directions
 from .console import PLAIN, console, notes
+from .json_output import AsJson, print_json
 from .show import require_tvm
 from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, grouped, own_specs
@@ -39,47 +40,69 @@ def tune(
     specs_file: SpecsFile = None,
     preset: PresetNames = None,
     target: Annotated[
-        str, typer.Option(help="llvm (this machine), a CPU level behind --rpc, cuda or cuda:sm_90.")
+        str,
+        typer.Option(
+            metavar="TARGET",
+            help="llvm (this machine), a CPU level behind --rpc, cuda or cuda:sm_90.",
+        ),
     ] = "llvm",
-    trials: Annotated[int, typer.Option(min=1, help="Configs to try for each kernel.")] = 100,
+    trials: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Configs to try for each kernel.")
+    ] = 100,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the random choices; another one is another search.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Seed of the random choices; another one is another search.",
+        ),
     ] = 0,
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="Name in docs/search-strategies.md, or your own as module:Class; "
-            "default: analytical-measured, or mlp where no analytical model serves."
+            metavar="NAME",
+            help="Name in docs/search-strategies.md, or your own as module:Class. "
+            "Default: analytical-measured, or mlp where no analytical model serves.",
         ),
     ] = None,
     cost_model: Annotated[
         str | None,
-        typer.Option(help="Cost model of evolutionary or ranked: xgb, mlp or random."),
+        typer.Option(
+            metavar="NAME", help="Cost model of evolutionary or ranked: xgb, mlp or random."
+        ),
     ] = None,
-    rpc: Annotated[str | None, typer.Option(help="HOST:PORT of a TVM RPC tracker.")] = None,
-    rpc_key: Annotated[str, typer.Option(help="The devices' key at the tracker.")] = "",
+    rpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A TVM RPC tracker.")] = None,
+    rpc_key: Annotated[
+        str, typer.Option(metavar="KEY", help="The devices' key at the tracker.")
+    ] = "",
     work_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for MetaSchedule's database files, and for records while --logs is full."
+            metavar="DIR",
+            help="Folder for MetaSchedule's database files, and for records while --logs is full.",
         ),
     ] = None,
     logs: Annotated[
-        Path | None, typer.Option(help="Folder of the records; default: where builds look.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the records. Default: where builds look."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--out",
+            metavar="DIR",
             help="Build what was tuned into this folder at the end. Default: on a GPU "
             "kernels_ARCH.",
         ),
     ] = None,
-    directions: Annotated[str, typer.Option(help="Directions to tune.")] = "forward,backward",
+    directions: Annotated[
+        str, typer.Option(metavar="NAMES", help="Directions to tune.")
+    ] = "forward,backward",
     buckets: Annotated[
         str,
         typer.Option(
+            metavar="NAMES",
             help=f"CPUs: length buckets to tune for, of {', '.join(FORWARD_BUCKETS)}. Default: "
             "all.",
             show_default=False,
@@ -87,49 +110,62 @@ def tune(
     ] = ",".join(FORWARD_BUCKETS),
     seqlen: Annotated[
         int | None,
-        typer.Option(help="Sequence length to time, of the one bucket in --buckets."),
+        typer.Option(metavar="N", help="Sequence length to time, of the one bucket in --buckets."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a timed kernel.")] = 1,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Threads of a timed kernel.")
+    ] = 1,
     seconds: Annotated[
-        float, typer.Option(min=0.01, help="Seconds of timing for each trial.")
+        float, typer.Option(metavar="SECONDS", min=0.01, help="Timing of each trial.")
     ] = 1.0,
     timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds that a compilation may take, and a check.")
+        float,
+        typer.Option(metavar="SECONDS", min=1, help="What a compilation may take, and a check."),
     ] = 120.0,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Compilers at once; default: one per core.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Compilers at once. Default: one per core."),
     ] = None,
     carry: Annotated[
         Path | None,
-        typer.Option(help="Only build the candidates for one GPU into this folder, to be timed."),
+        typer.Option(
+            metavar="DIR",
+            help="Only build the candidates for one GPU into this folder, to be timed.",
+        ),
     ] = None,
     carried: Annotated[
         Path | None,
-        typer.Option(help="Time the candidates in this folder; needs neither TVM nor nvcc."),
+        typer.Option(
+            metavar="DIR", help="Time the candidates in this folder; needs neither TVM nor nvcc."
+        ),
     ] = None,
     check_logs: Annotated[
-        Path | None, typer.Option(help="Only say which lines of this folder's logs are valid.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Only say which lines of this folder's logs are valid."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Search the fastest configs of the kernels for SPECS, and log them where builds look.
+    """Search the fastest configs of the kernels for each SPEC; log them where builds look.
 
     Stop it with Ctrl-C; the same command goes on where it was.
+
+    Exit status 1: a search failed. 130: it was stopped.
     """
     if check_logs is not None:
-        _check(check_logs)
+        _check(check_logs, as_json)
         return
     folder = logs or _own_logs()
     if carried is not None:
-        refuse_unread(context, "--carried", ("carried", *_TIMED))
-        tune_carried(carried, seconds, timeout, folder)
+        refuse_unread(context, "--carried", ("carried", "as_json", *_TIMED))
+        tune_carried(carried, seconds, timeout, folder, as_json)
         return
     if carry is not None:
-        refuse_unread(context, "--carry", ("carry", *_SEARCHED))
+        refuse_unread(context, "--carry", ("carry", "as_json", *_SEARCHED))
     require_tvm()
     groups = grouped(own_specs(specs, specs_file, preset), preset, _directions(directions))
     groups = _dense(_attention(groups))
     if carry is not None:
-        carry_candidates(groups, target, trials, seed, strategy, carry)
+        carry_candidates(groups, target, trials, seed, strategy, carry, as_json)
         return
     if cost_model is not None:
         strategy = strategy or "evolutionary"
@@ -140,7 +176,7 @@ def tune(
         on_gpu = request_on_gpu(groups, target, searched)
         if on_gpu is None:
             _refuse_out(out)
-            rank_without_gpu(groups, target, trials, seed, folder)
+            rank_without_gpu(groups, target, trials, seed, folder, as_json)
             return
         request, out = on_gpu, out or Path(f"kernels_{on_gpu.target.name}")
         hardware: Callable[[], Hardware] = partial(gpu_hardware, jobs, timeout)
@@ -152,7 +188,7 @@ def tune(
     if restored := request.prepare():
         notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
     named = [*(specs or []), *_options("--specs", specs_file), *_options("--preset", preset)]
-    search(request, hardware(), out, named)
+    search(request, hardware(), out, named, as_json)
 
 
 def _attention(groups: Groups) -> Groups:
@@ -241,14 +277,21 @@ def _own_logs() -> Path:
     return folders[0]
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, as_json: bool) -> None:
     """Print what is in the logs of ``folder``; leave with status 1 where lines are invalid."""
     if not folder.is_dir():
         raise UnsupportedSpec(f"--check-logs {folder} is no folder")
     table, problems = log_table(folder)
-    show(table)
-    for problem in problems:
-        console.print(escape(problem), **PLAIN)
+    if as_json:
+        names = [column.name for column in table.columns]
+        logs = [
+            dict(zip(names, (file, *map(int, counts)), strict=True)) for file, *counts in table.rows
+        ]
+        print_json({"logs": logs, "problems": problems})
+    else:
+        show(table)
+        for problem in problems:
+            console.print(escape(problem), **PLAIN)
     if problems:
         notes.print(f"{len(problems)} lines are skipped by builds; all others are used")
         raise typer.Exit(1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ..bench.table import Table, numbers, words
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from .console import PLAIN, notes, progress
+from .json_output import print_json
 from .show_table import show
 from .tune_view import changes, failures_text
 
@@ -52,14 +54,18 @@ def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:
     return CudaHardware(jobs or usable_cores(), timeout)
 
 
-def rank_without_gpu(groups: Groups, target: str, trials: int, seed: int, logs: Path) -> None:
+def rank_without_gpu(
+    groups: Groups, target: str, trials: int, seed: int, logs: Path, as_json: bool
+) -> None:
     """``rank_on_cuda`` of all ``groups``, with words that nothing is measured, and what to do."""
     named = ", ".join(arch.name for arch in modelled_archs(target))
     notes.print(
         f"no CUDA GPU here: configs are ranked by a model of {named}; nothing is timed", **PLAIN
     )
-    for specs, directions in groups:
-        rank_on_cuda(specs, directions, target, trials, seed, logs)
+    tell = _unseen if as_json else show
+    found = [rank_on_cuda(*group, target, trials, seed, logs, tell) for group in groups]
+    if as_json:
+        print_json(list(chain.from_iterable(found)))
     notes.print(
         "builds take the defaults until configs are measured: run this command on a machine with "
         "such a GPU and nvcc, and carry its records here (docs/tuning-cuda.md)",
@@ -74,17 +80,19 @@ def rank_on_cuda(
     trials: int,
     seed: int,
     logs: Path,
-) -> None:
+    tell: Callable[[Table], object] = show,
+) -> list[dict[str, Any]]:
     """Rank ``trials`` configs for each spec, direction and architecture of ``target``.
 
-    target: "cuda:sm_80,sm_90". Writes rankings to ``logs``; raises UnsupportedSpec.
+    target: "cuda:sm_80,sm_90". tell: is given the table of each. Writes rankings to ``logs``, and
+    gives them with their files; raises UnsupportedSpec.
     """
     from ..tune.analytical.cuda import rank_cuda
     from ..tune.analytical.ranking import ranking_path
     from ..tune.trial_log import check_writable
 
     check_writable(logs)
-    archs = modelled_archs(target)
+    archs, found = modelled_archs(target), []
     for spec in dict.fromkeys(specs):
         for direction in directions:
             for arch in archs:
@@ -97,8 +105,15 @@ def rank_on_cuda(
                         )  # fmt: skip
                     except ValueError as error:
                         raise UnsupportedSpec(f"{name}: {error}") from error
-                show(ranking_table(name, document))
-                notes.print(f"written to {ranking_path(logs, arch.name, spec, direction)}")
+                tell(ranking_table(name, document))
+                path = ranking_path(logs, arch.name, spec, direction)
+                notes.print(f"written to {path}", **PLAIN)
+                found.append({"file": str(path), **document})
+    return found
+
+
+def _unseen(table: Table) -> None:
+    """Where a document says what the table would."""
 
 
 def modelled_archs(target: str) -> tuple[CudaArch, ...]:

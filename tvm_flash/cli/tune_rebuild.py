@@ -27,7 +27,7 @@ def require_out(out: Path | None) -> None:
 
 
 def rebuild(request: Request, out: Path) -> Path:
-    """Build what ``request`` searched into ``out``, and print which record each kernel takes.
+    """Build what ``request`` searched into ``out``.
 
     Raises BuildError, UnsupportedSpec; the records stay as they are.
     """
@@ -37,14 +37,17 @@ def rebuild(request: Request, out: Path) -> Path:
     pairs = list(dict.fromkeys((task.spec, task.direction) for task in tasks))
     target = f"cuda:{request.target.name}" if on_gpu(tasks) else request.target
     with progress("build", len(pairs)) as advance:
-        path = build_pairs(
+        return build_pairs(
             pairs, target, out, logs=request.logs, progress=lambda n, total, text: advance(text)
         )
+
+
+def print_built(path: Path) -> None:
+    """Say which record each kernel of the library at ``path`` takes."""
     library, manifest = verify(path)
     console.print(escape(f"built with the records: {library}"), **PLAIN)
     for kernel in manifest.kernels:
         console.print(escape(f"  {kernel.symbol}  {kernel.config_source}"), **PLAIN)
-    return path
 
 
 def record_lines(request: Request, named: Sequence[str]) -> list[str]:

@@ -16,9 +16,10 @@ from rich.markup import escape
 
 from ..errors import TvmFlashError
 from .console import PLAIN, console, notes
+from .json_output import print_json
 from .show_table import show
-from .tune_rebuild import on_gpu, rebuild, record_lines
-from .tune_tables import Found, found_lines, found_table
+from .tune_rebuild import on_gpu, print_built, rebuild, record_lines
+from .tune_tables import Found, found_document, found_lines, found_table
 from .tune_view import LiveView, PlainView, clock_text
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 
 
-def search(request: Request, hardware: Hardware, out: Path | None, named: list[str]) -> None:
+def search(
+    request: Request, hardware: Hardware, out: Path | None, named: list[str], as_json: bool
+) -> None:
     """Run the sessions, then say what was found; also what an interrupted one had found.
 
     out: where the tuned kernels are built; named: the words that name their specs.
@@ -48,31 +51,48 @@ def search(request: Request, hardware: Hardware, out: Path | None, named: list[s
                 found[-1] = Found(session.state, session.run())
     except (KeyboardInterrupt, TvmFlashError) as error:
         stopped = error
-    _report(request, found, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if not as_json:
+        _print_found(found)
+    _report(request, found, seconds)
+    built = None
     try:
         if stopped is None and out is not None:
-            rebuild(request, out)
+            built = rebuild(request, out)
+            if not as_json:
+                print_built(built)
     except (KeyboardInterrupt, TvmFlashError) as error:
         stopped = error
     if out is not None or on_gpu(request.tasks):
         for line in record_lines(request, named):
             notes.print(escape(line), **PLAIN)
+    if as_json:
+        ended = {"seconds": seconds, "built": built and str(built), "stopped": _why(stopped)}
+        searches = [found_document(one) for one in found]
+        print_json({"records": str(request.logs), **ended, "searches": searches})
     if stopped is not None:
         _stop(stopped)
 
 
-def _report(request: Request, found: list[Found], seconds: float) -> None:
-    """What was found, in how much time, and where it is kept."""
-    if waiting := request.waiting():
-        notes.print(f"{waiting} could not be written to {request.logs}: the next run will", **PLAIN)
+def _print_found(found: list[Found]) -> None:
     if found:
         show(found_table(found))
         for line in found_lines(found):
             console.print(escape(line), **PLAIN)
+
+
+def _report(request: Request, found: list[Found], seconds: float) -> None:
+    """In how much time it was found, and where it is kept."""
+    if waiting := request.waiting():
+        notes.print(f"{waiting} could not be written to {request.logs}: the next run will", **PLAIN)
     again = sum(one.state.replayed for one in found)
     known = f", {again} trials were in the log" if again else ""
     total = clock_text(seconds)
     notes.print(escape(f"{total} in all{known}; records are in {request.logs}"), **PLAIN)
+
+
+def _why(stopped: BaseException | None) -> str | None:
+    return "interrupted" if isinstance(stopped, KeyboardInterrupt) else stopped and str(stopped)
 
 
 def _stop(reason: BaseException) -> None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bench.table import Table, numbers, words
 from .tune_view import differences, failures_text, ratio_text, share_text, title
@@ -37,6 +37,31 @@ def found_table(found: Sequence[Found]) -> Table:
     )  # fmt: skip
     title = "time of the best config over the default's"
     return Table(title, columns, [_cells(one) for one in found])
+
+
+def found_document(found: Found) -> dict[str, Any]:
+    """What JSON says of a search; ratio: of the best config's time over the default's."""
+    state, final = found.state, found.final
+    task = state.task
+    measured = {} if final is None else {"error": final.error, "allowed": final.allowed}
+    if final is not None and final.seconds:
+        measured["seconds"] = statistics.median(final.seconds)
+        measured["default_seconds"] = statistics.median(final.incumbent_seconds)
+    return {
+        "spec": task.spec.to_json(),
+        "direction": task.direction,
+        "bucket": task.bucket,
+        "target": task.target,
+        "trials": state.done,
+        "of": state.total,
+        "failures": dict(state.failures),
+        "ratio": state.ratio,
+        "spread": state.spread,
+        "gained": state.gained,
+        "default": task.space.start.to_json(),
+        "best": state.best.to_json(),
+        **measured,
+    }
 
 
 def found_lines(found: Sequence[Found]) -> list[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from ..artifact.library import MANIFEST
 from ..errors import ArtifactError, UnsupportedSpec
-from .console import console, counted_progress, refuse_unwritable
+from .console import console, counted_progress
 from .direction import LISTED, Direction
+from .json_output import AsJson, print_json
 from .loop_table import PREDICTED, loop_table, without_loops
 from .show_table import show
-from .spec_text import parse_specs
+from .spec_text import is_spec_text, parse_specs
 from .verdict_table import verdict_table
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 def verify(
     subject: Annotated[
-        str, typer.Argument(metavar="LIB|SPEC", help="An artifact's directory, or a spec's text.")
+        str, typer.Argument(metavar="LIB|SPEC", help="A library's folder, or a spec's text.")
     ],
     arch: Annotated[
-        str, typer.Option(help="CUDA architectures, as in sm_80,sm_90. Default: all.")
+        str,
+        typer.Option(metavar="NAMES", help="CUDA architectures, as in sm_80,sm_90. Default: all."),
     ] = "",
     direction: Annotated[
         list[Direction] | None,
@@ -39,7 +41,8 @@ def verify(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One problem for each kernel.")] = False,
     seed: Annotated[
-        int, typer.Option(help="Seed of the inputs and of the order in which threads run.")
+        int,
+        typer.Option(metavar="N", help="Seed of the inputs and of the order in which threads run."),
     ] = 0,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Run a CUDA library on this machine's GPU.")
@@ -54,17 +57,15 @@ def verify(
             help="Also predict the clocks of each main loop of a CUDA library, from machine code.",
         ),
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything found to this file.")
-    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Run GPU kernels in the PTX interpreter, all accesses checked, and compare with float64.
+    """Compare a library's or a spec's kernels with float64, on problems of all kinds.
 
-    Kernels of a CPU library run as they are, with --gpu those of a CUDA library too.
+    GPU kernels run in the PTX interpreter, all accesses checked, those of a CPU library as they
+    are; with --gpu those of a CUDA library too. A spec's are compiled for GPUs.
 
     Exit status 1: a kernel is wrong. 2: nothing could be verified, such as a changed file.
     """
-    refuse_unwritable(json_file)
     archs = [name.strip() for name in arch.split(",") if name.strip()] or None
     directions = [one.value for one in direction] if direction else None
     settings = {"quick": quick, "seed": seed}
@@ -73,17 +74,18 @@ def verify(
     if gpu:
         settings["gpu"] = True
     found = _verify(subject, archs, directions, settings)
-    show(verdict_table(found, verbose))
-    _print_failures(found)
+    if not as_json:
+        show(verdict_table(found, verbose))
+        _print_failures(found)
     loops = _predict(subject, archs, directions) if time else None
+    if loops is not None and not as_json:
+        _print_loops(loops)
     ok = all(verification.ok for verification in found)
-    if json_file is not None:
+    if as_json:
         document: dict[str, Any] = {"ok": ok, "verified": [one.to_json() for one in found]}
         if loops is not None:
             document["predicted"] = {"kind": PREDICTED, "loops": [loop.to_json() for loop in loops]}
-        text = json.dumps(document, indent=1, allow_nan=False)
-        json_file.write_text(text + "\n", encoding="utf-8")
-        console.print(f"written to {json_file}", soft_wrap=True)
+        print_json(document)
     if not ok:
         raise typer.Exit(1)
 
@@ -103,15 +105,19 @@ def _refuse_unpredictable(subject: str) -> None:
 def _predict(
     subject: str, archs: list[str] | None, directions: list[str] | None
 ) -> list[KernelLoop]:
-    """Show what the main loops of the library are predicted to take."""
-    from ..tune.simulation.artifact import NO_LOOP, predicted_loops
+    """What the main loops of the library are predicted to take."""
+    from ..tune.simulation.artifact import predicted_loops
 
     with counted_progress("predict") as step:
-        found = predicted_loops(subject, archs, directions, progress=step)
+        return predicted_loops(subject, archs, directions, progress=step)
+
+
+def _print_loops(found: list[KernelLoop]) -> None:
+    from ..tune.simulation.artifact import NO_LOOP
+
     show(loop_table(found))
     for line in without_loops([kernel for kernel in found if kernel.reason != NO_LOOP]):
         console.print(f"not predicted: {escape(line)}", highlight=False, soft_wrap=True)
-    return found
 
 
 def _verify(
@@ -121,11 +127,8 @@ def _verify(
     settings: dict[str, Any],
 ) -> list[Verification]:
     path = Path(subject)
-    is_spec = "=" in subject  # whose score_mod may name a file in a folder
-    if os.sep in subject and not is_spec and not path.exists():
-        raise ArtifactError(
-            f"{subject} does not exist: build it with tvm-flash build, or give a spec"
-        )
+    if not is_spec_text(subject):
+        _refuse_missing(path)
     if path.is_dir() or path.name == "manifest.json":
         from ..verify.library import verify_library
 
@@ -142,6 +145,22 @@ def _verify(
         with counted_progress("verify") as step:
             found.append(verify_spec(spec, archs=archs, **chosen, **settings, progress=step))
     return found
+
+
+def _refuse_missing(path: Path) -> None:
+    """Raise ArtifactError for what is neither a spec nor there; say what is, nearly so."""
+    if path.is_dir() or path.name == MANIFEST:
+        return
+    if path.exists():
+        raise ArtifactError(f"{path} is a file: name the folder of a library, or give a spec")
+    above = path.parent
+    libraries = [each.parent.name for each in above.glob(f"*/{MANIFEST}")]
+    near = [str(above / name) for name in get_close_matches(path.name, libraries)]
+    meant = f"did you mean {' or '.join(near)}? Else " if near else ""
+    raise ArtifactError(
+        f"{path} does not exist: {meant}build it with tvm-flash build -o {path}, or give a spec "
+        "such as bf16,d=64,causal"
+    )
 
 
 def _print_failures(found: list[Verification]) -> None:

@@ -125,7 +125,8 @@ class AttentionSpec:
 
         fields: the spec's others, by their names. Raises as ``trace_score_mod`` does.
         """
-        from ..score.trace import trace_mask_mod, trace_score_mod  # torch, which specs do without
+        # Here, so that a spec alone (help, completion) does not wait for torch.
+        from ..score.trace import trace_mask_mod, trace_score_mod
 
         score_program, score_tables = trace_score_mod(score_mod) if score_mod else (None, [])
         mask_program, mask_tables = trace_mask_mod(mask_mod) if mask_mod else (None, [])
