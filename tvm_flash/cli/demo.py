@@ -84,7 +84,7 @@ def _check(cases: list[Case]) -> bool:
     """Print every kernel's largest errors beside their limits; whether all hold."""
     from ..cases import make_inputs
     from ..frontend.functional import attention
-    from ..verify.rule import FACTORS, judged
+    from ..verify.rule import judged
 
     cells: dict[Case, dict[str, Mark]] = {}
     held = True
@@ -94,7 +94,7 @@ def _check(cases: list[Case]) -> bool:
             held &= all(deviation.ok for deviation in found)
             cells[case] = {deviation.result: _cell(deviation) for deviation in found}
             advance(case.name)
-    results = [name for name in FACTORS if any(name in own for own in cells.values())]
+    results = list(dict.fromkeys(name for own in cells.values() for name in own))
     columns = (*words("case"), *words("kernel", rank=1), *numbers(*results))
     rows = [
         (case.name, case.spec.name, *(own.get(name, "") for name in results))
