@@ -20,6 +20,8 @@ from .row_config import RowConfig
 from .row_team import TEAM_WARPS, RowTeam, team_grid
 from .tensor_core import product_for
 
+# Elements of two rows each that a thread keeps in registers between the passes; 32 do not fit.
+_HELD = 16
 _TENSORS = ("shares", "dshares", "x", "line_lse", "dline_lse", "dx")
 
 
@@ -47,8 +49,8 @@ class _RowGradient:
         self.softmax = BoundGradient(gradient_of("softmax"), CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.columns = sig.sizes["columns"]
-        tensors, grid = parameter_tensors(sig, _TENSORS), team_grid("shared_lines", "lines")
-        self.kernel = CudaKernel(symbol, sig, tensors, grid, TEAM_WARPS)
+        tensors, grid = parameter_tensors(sig, _TENSORS), team_grid(_HELD, "shared_lines", "lines")
+        self.kernel = CudaKernel(symbol, sig, tensors, grid, TEAM_WARPS, min_blocks=2)
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
@@ -56,9 +58,8 @@ class _RowGradient:
                 kernel.buffers[name] for name in _TENSORS
             )
             through_shares = self.shares.shape[0]
-            self.team = RowTeam(
-                kernel, self.product, self.columns, through_shares + self.x.shape[0]
-            )
+            lines = through_shares + self.x.shape[0]
+            self.team = RowTeam(kernel, self.product, _HELD, self.columns, lines)
             shared = kernel.scalar(self.team.line < through_shares, "bool", "shared")
             with when(shared):
                 self.team.by_width(self._through_shares, self.shares, self.dshares, self.dx)

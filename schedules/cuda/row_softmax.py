@@ -22,6 +22,9 @@ from .row_config import RowConfig
 from .row_team import TEAM_WARPS, RowTeam, team_grid
 from .tensor_core import product_for
 
+# Elements of a row that a thread keeps in registers between the passes.
+_HELD = 32
+
 
 @dataclass(frozen=True)
 class RowSoftmaxConfig(RowConfig):
@@ -48,12 +51,14 @@ class _RowSoftmax:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.columns = sig.sizes["columns"]
         tensors = parameter_tensors(sig, ("x", "shares", "line_lse"))
-        self.kernel = CudaKernel(symbol, sig, tensors, team_grid("lines"), TEAM_WARPS)
+        self.kernel = CudaKernel(
+            symbol, sig, tensors, team_grid(_HELD, "lines"), TEAM_WARPS, min_blocks=2
+        )
 
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self.x, self.shares, line_lse = kernel.buffers.values()
-            self.team = RowTeam(kernel, self.product, self.columns, self.x.shape[0])
+            self.team = RowTeam(kernel, self.product, _HELD, self.columns, self.x.shape[0])
             self.peak = kernel.scalar(self.row.start("m"), "float32", "peak")
             self.total = kernel.scalar(self.row.nothing("l"), "float32", "total")
             self.team.by_width(self._passes, self.x, self.shares)

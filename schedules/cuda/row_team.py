@@ -11,43 +11,42 @@ from tvm.script import tirx as T
 from ...definition.arithmetic import int32
 from ...problem.dtype import DTYPES
 from .arch import FULL_WARP, WARP
-from .builder import CudaKernel, barrier, leave_unless, name_registers, store, when
+from .builder import CudaKernel, barrier, forget, leave_unless, name_registers, store, when
 from .pieces import Piece
 from .product import Product
 from .program import Grid, blocks
 from .rows import address_of
 
 TEAM_WARPS = 8
-# Elements of a row that a thread keeps in registers: rows as long as a warp keeps are its own.
-HELD = 32
-_SHORT = WARP * HELD
 # Bytes of the widest access.
 WIDEST = 16
 
 
-def team_grid(*lines: str) -> Grid:
+def team_grid(held: int, *lines: str) -> Grid:
     """Blocks for rows of "columns" elements, as many as the sizes called ``lines`` together."""
+    short = WARP * held
 
     def grid(sizes: Mapping[str, Any]) -> tuple[Any, int, int]:
         rows, columns = sum(sizes[name] for name in lines), sizes["columns"]
         if isinstance(rows, int):
-            return (blocks(rows, TEAM_WARPS) if columns <= _SHORT else rows), 1, 1
-        return tirx.Select(columns <= _SHORT, blocks(rows, TEAM_WARPS), rows), 1, 1
+            return (blocks(rows, TEAM_WARPS) if columns <= short else rows), 1, 1
+        return tirx.Select(columns <= short, blocks(rows, TEAM_WARPS), rows), 1, 1
 
     return grid
 
 
 class RowTeam:
-    """A warp of a row of up to ``_SHORT`` columns, a block of a longer one.
+    """A warp of a row that it can hold, a block of a longer one.
 
-    A row goes by in rounds, in each of which a thread has ``HELD`` elements, in pieces. line: the
+    A row goes by in rounds, in each of which a thread holds ``held`` elements, in pieces. line: the
     team's row, of ``lines``. own: this thread's number among those of its team.
     """
 
-    def __init__(self, kernel: CudaKernel, product: Product, columns, lines):
+    def __init__(self, kernel: CudaKernel, product: Product, held: int, columns, lines):
         self._kernel, self._product, self._columns = kernel, product, columns
+        self._held = held
         self._bytes = DTYPES[product.dtype].bytes
-        self.short = kernel.scalar(columns <= _SHORT, "bool")
+        self.short = kernel.scalar(columns <= WARP * held, "bool")
         self.team = kernel.scalar(tirx.Select(self.short, WARP, kernel.threads))
         self.own = kernel.scalar(tirx.Select(self.short, kernel.lane, kernel.thread))
         block = tirx.Cast("int64", kernel.block)
@@ -55,7 +54,7 @@ class RowTeam:
         self.line = kernel.scalar(line, "int64")
         leave_unless(self.line < lines)
         # Elements of a round of the whole team, and rounds of a row.
-        self.size = kernel.scalar(tirx.Cast("int64", self.team * HELD), "int64")
+        self.size = kernel.scalar(tirx.Cast("int64", self.team * held), "int64")
         rounds = tirx.truncdiv(columns + (self.size - 1), self.size)
         self.rounds = kernel.scalar(rounds, "int64")
         name_registers(self)
@@ -79,13 +78,15 @@ class RowTeam:
 
     def pieces(self, width: int) -> list[Piece]:
         """Registers for what a thread has of a round."""
-        return [Piece(self._kernel, self._product, width) for _ in range(HELD // width)]
+        return [Piece(self._kernel, self._product, width) for _ in range(self._held // width)]
 
     def places(self, width: int, first) -> list[tuple]:
         """(column, whether the row has it) of this thread's pieces in the round from ``first``."""
         kernel = self._kernel
+        # The compiler would else keep each piece's address of each tensor over all rounds.
+        forget(self.own)
         left = kernel.scalar(int32(tirx.min(self._columns - first, self.size)))
-        offsets = [(self.own + number * self.team) * width for number in range(HELD // width)]
+        offsets = [(self.own + number * self.team) * width for number in range(self._held // width)]
         return [(first + tirx.Cast("int64", offset), offset < left) for offset in offsets]
 
     def load(

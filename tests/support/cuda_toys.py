@@ -116,9 +116,8 @@ def program(symbol: str, variant: str, threads: int) -> CudaProgram:
         Launch(first, ("q", "out", "softmax_scale"), rows, threads, 0),
         Launch(second, ("out", "lse"), rows, 32, 0),
     )
-    return CudaProgram(
-        symbol, PARAMETERS, launches, {"threads": threads}, {"block_q": 1}, written=RESULTS
-    )
+    numbers = {"threads": threads}, {"block_q": 1}
+    return CudaProgram(symbol, PARAMETERS, launches, *numbers, written=RESULTS)
 
 
 def spilling_program(symbol: str) -> CudaProgram:
