@@ -21,7 +21,8 @@ def row_gradient(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx
     sig = Signature(spec, "softmax_backward")
     through_shares, lines = sig.sizes["shared_lines"], sig.sizes["gradient_lines"]
     softmax = BoundGradient(gradient_of("softmax"), functions)
-    row = RowBlocks(sig.sizes["columns"], lanes, steps)
+    columns, dtype, quarter = sig.sizes["columns"], spec.dtype, lanes // 4
+    row = RowBlocks(columns, lanes, steps)
     zero = tirx.const(0, "float32")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -35,34 +36,38 @@ def row_gradient(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx
                 T.reads(whole([shares, dshares, x, line_lse, dline_lse]))
                 T.writes(whole([dx]))
                 p = T.sblock_alloc_buffer((row.width,), "float32")
-                dp = T.sblock_alloc_buffer((row.width,), "float32")
                 part = T.sblock_alloc_buffer((lanes,), "float32")
                 number = T.sblock_alloc_buffer((2,), "float32")
                 if line < through_shares:
                     for i in T.vectorized(lanes):
                         part[i] = zero
-                    for n in T.serial(row.count):
-                        vectors: T.let[T.int64] = row.vectors_from(n * row.width)
-                        row.load(p, shares, line, n * row.width, vectors, 0)
-                        row.load(dp, dshares, line, n * row.width, vectors, 0)
-                        for s in T.serial(vectors):
-                            for i in T.vectorized(lanes):
-                                part[i] = part[i] + softmax.delta_term(
-                                    p[s * lanes + i], dp[s * lanes + i]
-                                )
+                    for n in T.serial(T.truncdiv(columns, T.int64(lanes))):
+                        for i in T.vectorized(lanes):
+                            part[i] = part[i] + softmax.delta_term(
+                                T.Cast("float32", shares[line, n * lanes + i]),
+                                T.Cast("float32", dshares[line, n * lanes + i]),
+                            )
                     number[0] = softmax.delta_start(zero)
-                    for i in T.serial(lanes):
+                    for c in T.serial(T.truncmod(columns, T.int64(lanes))):
+                        number[0] = number[0] + softmax.delta_term(
+                            T.Cast("float32", shares[line, columns - 1 - c]),
+                            T.Cast("float32", dshares[line, columns - 1 - c]),
+                        )
+                    for i in T.vectorized(quarter):
+                        part[i] = (part[i] + part[quarter + i]) + (
+                            part[2 * quarter + i] + part[3 * quarter + i]
+                        )
+                    for i in T.serial(quarter):
                         number[0] = number[0] + part[i]
-                    for n in T.serial(row.count):
-                        vectors: T.let[T.int64] = row.vectors_from(n * row.width)
-                        row.load(p, shares, line, n * row.width, vectors, 0)
-                        row.load(dp, dshares, line, n * row.width, vectors, 0)
-                        for s in T.serial(vectors):
-                            for i in T.vectorized(lanes):
-                                p[s * lanes + i] = softmax.derivative(
-                                    p[s * lanes + i], dp[s * lanes + i], number[0]
-                                )
-                        row.store(dx, line, n * row.width, p)
+                    for c in T.serial(columns):
+                        dx[line, c] = T.Cast(
+                            dtype,
+                            softmax.derivative(
+                                T.Cast("float32", shares[line, c]),
+                                T.Cast("float32", dshares[line, c]),
+                                number[0],
+                            ),
+                        )
                 else:
                     own: T.let[T.int64] = line - through_shares
                     number[0] = softmax.delta_start(dline_lse[own])
