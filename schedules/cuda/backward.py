@@ -78,9 +78,6 @@ class _KeyGradients:
                 {"q": self.q_tile, "dout": self.do_tile}, self.row_statistics,
             )  # fmt: skip
             self.bound = block_scores(kernel, self.scores, self.tile, self.visits.head)
-            if self.with_dq:
-                read = self.ds_tile, self.k_tile
-                self.query_sums = QuerySums(kernel, self.product, self.config, self.tile, *read)
             self._start()
             has_keys = self.tile.has_key(self._first_key(0))
             with when(tirx.Not(has_keys)):
@@ -102,6 +99,8 @@ class _KeyGradients:
         self.do_tile = shared_tile(kernel, rows, self.depth_v, dtype, stages)
         if self.with_dq or self.split > 1:
             self.ds_tile = shared_tile(kernel, config.block_k, rows, dtype)
+            read = self.ds_tile, self.k_tile
+            self.query_sums = QuerySums(kernel, self.product, config, self.tile, *read)
         if self.split > 1:
             self.p_tile = shared_tile(kernel, config.block_k, rows, dtype)
         self.s = accumulator(kernel, self.warp_keys, self.warp_queries)
@@ -274,17 +273,15 @@ class _KeyGradients:
 
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""
-        kernel, config, tile = self.kernel, self.config, self.tile
+        kernel, rows, dtype, tile = self.kernel, self.config.block_k, self.spec.dtype, self.tile
         self.copies.landed()
         with kernel.overlay():
-            dk_tile = shared_tile(kernel, config.block_k, self.depth, self.spec.dtype)
-            dv_tile = shared_tile(kernel, config.block_k, self.depth_v, self.spec.dtype)
-        for acc, staged, factor in (
-            (self.dk, dk_tile, self.recompute.final_factor),
-            (self.dv, dv_tile, self.recompute.kept_factor),
-        ):
-            column = self.column_group * acc.n_tiles * 8
-            acc.to_shared(self.product, staged, self._first_key(0), column, factor)
+            dk_tile = shared_tile(kernel, rows, self.depth, dtype)
+            dv_tile = shared_tile(kernel, rows, self.depth_v, dtype)
+        first, group = self._first_key(0), self.column_group * 8
+        factors = self.recompute.final_factor, self.recompute.kept_factor
+        self.dk.to_shared(self.product, dk_tile, first, group * self.dk.n_tiles, factors[0])
+        self.dv.to_shared(self.product, dv_tile, first, group * self.dv.n_tiles, factors[1])
         barrier()
         for name, staged in (("dk", dk_tile), ("dv", dv_tile)):
             store_rows(kernel, staged, tile.key_rows(name), tile.first, tile.keys)
