@@ -127,8 +127,9 @@ def _save_backward(ctx, inputs, dx) -> None:
     ctx.through_lse = inputs[0] is None
     ctx.save_for_backward(*(inputs[2:] if ctx.through_lse else inputs[:2]))
 
+
+def _second_gradients(ctx, grad):
     """Gradients of dx by what it is made of, as torch computes them: sums over rows in float32."""
-    """Of dx by what it is made of: sums over rows in float32, as torch computes them."""
     if ctx.through_lse:
         x, lse, dlse = ctx.saved_tensors
         # exp(-inf - 0) is 0 where no element has a share.
