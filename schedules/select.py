@@ -21,7 +21,12 @@ from .cpu.defaults import backward_defaults, forward_defaults, split_defaults
 from .cpu.forward import FORWARD_KNOBS, ForwardConfig, schedule_forward
 from .cpu.linear import LinearConfig, linear_defaults, schedule_linear
 from .cpu.linear_steps import LinearStepsConfig, linear_steps_defaults, schedule_linear_steps
-from .cpu.row_softmax import RowSoftmaxConfig, schedule_softmax, softmax_defaults
+from .cpu.row_softmax import (
+    RowGradientConfig,
+    RowSoftmaxConfig,
+    schedule_softmax,
+    schedule_softmax_gradient,
+)
 from .cpu.split_forward import SPLIT_KNOBS, SplitForwardConfig, schedule_split_forward
 from .cpu.table_gradients import (
     TableGradientConfig,
@@ -35,6 +40,7 @@ from .table import (
     FORWARD,
     LINEAR,
     SOFTMAX,
+    SOFTMAX_BACKWARD,
     SPLIT,
     TABLES,
     Schedule,
@@ -73,7 +79,11 @@ SCHEDULES = ScheduleTable(
         Schedule(APPEND, AppendConfig, schedule_append, (), append_defaults),
         Schedule(LINEAR, LinearConfig, schedule_linear, (), linear_defaults),
         Schedule(LINEAR, LinearStepsConfig, schedule_linear_steps, (), linear_steps_defaults),
-        Schedule(SOFTMAX, RowSoftmaxConfig, schedule_softmax, (), softmax_defaults),
+        Schedule(SOFTMAX, RowSoftmaxConfig, schedule_softmax, (), RowSoftmaxConfig.defaults),
+        Schedule(
+            SOFTMAX_BACKWARD, RowGradientConfig, schedule_softmax_gradient, (),
+            RowGradientConfig.defaults,
+        ),
     ],
     reasons=_misfits,
     residence=_registers,

@@ -19,7 +19,7 @@ from .space import Knob, Space
 FORWARD, SPLIT = ("forward",), ("forward_split",)
 APPEND = ("append",)
 LINEAR = ("linear",)
-SOFTMAX = ("softmax",)
+SOFTMAX, SOFTMAX_BACKWARD = ("softmax",), ("softmax_backward",)
 TABLES = ("tables", "tables_deterministic")
 BACKWARD = ("backward", "backward_deterministic")
 

@@ -9,7 +9,6 @@ from tvm import tirx
 
 from ...definition.scores import Scores
 from ...definition.signature import Signature
-from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .backward_config import BackwardConfig
@@ -17,11 +16,11 @@ from .builder import CudaKernel, assign, barrier, forget, loop, name_registers, 
 from .copies import Copies, each, store_rows
 from .entries import key_grid
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
-from .gradient_sums import sum_order
 from .listed import visited_queries
 from .math import CudaMath
-from .parameters import parameter_tensors
+from .parameters import attention_tensors
 from .program import Launch
+from .query_sums import QuerySums
 from .query_tiles import QueryTiles
 from .recompute import Recompute
 from .row_statistics import RowStatistics
@@ -57,8 +56,7 @@ class _KeyGradients:
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dk", "dv")
-        names += (*["dq_acc"] * with_dq, *[RNG] * spec.dropout)
-        tensors = parameter_tensors(self.sig, names, self.depth)
+        tensors = attention_tensors(self.sig, (*names, *["dq_acc"] * with_dq), self.depth)
         self.kernel = CudaKernel(
             symbol, self.sig, tensors, key_grid(config.block_k), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
@@ -101,6 +99,8 @@ class _KeyGradients:
         self.do_tile = shared_tile(kernel, rows, self.depth_v, dtype, stages)
         if self.with_dq or self.split > 1:
             self.ds_tile = shared_tile(kernel, config.block_k, rows, dtype)
+            read = self.ds_tile, self.k_tile
+            self.query_sums = QuerySums(kernel, self.product, config, self.tile, *read)
         if self.split > 1:
             self.p_tile = shared_tile(kernel, config.block_k, rows, dtype)
         self.s = accumulator(kernel, self.warp_keys, self.warp_queries)
@@ -166,7 +166,7 @@ class _KeyGradients:
         if not double:
             each(self.queries.next_parts(number, 0))
         if self.with_dq:
-            self._query_gradient()
+            self.query_sums.add(self.visits.head, self.visits.first)
         self.row_statistics.settle(1 - stage if double else 0)
         self.visits.step()
 
@@ -263,7 +263,7 @@ class _KeyGradients:
     ) -> None:  # fmt: skip
         """acc += A rows, over a step of the queries of column group ``group``."""
         product = self.product
-        column, own = self._own_columns(self.column_group, acc.n_tiles)
+        column, own = rows.columns_of(self.column_group, acc.n_tiles)
         depth = group * self.warp_queries + step * product.step
         gemm(
             acc, product, 1, lambda _: [a(m) for m in range(acc.m_tiles)],
@@ -271,72 +271,20 @@ class _KeyGradients:
             beside,
         )  # fmt: skip
 
-    def _own_columns(self, group, tiles: int) -> tuple:
-        """(column, pair) at which the columns of ``group`` begin, ``tiles`` tiles to a group.
-
-        As a column where that is whole rows of banks, which makes the cheaper address.
-        """
-        if isinstance(group, int):
-            return 0, group * tiles // 2
-        whole = tiles * 8 * self.k_tile.element_bytes % 128 == 0
-        return (group * (tiles * 8), 0) if whole else (0, group * (tiles // 2))
-
-    def _query_gradient(self) -> None:
-        """dS K into dq_acc, whose order is ``sum_order``'s."""
-        kernel, config = self.kernel, self.config
-        n_tiles, column_groups = self.depth // 8, config.dq_groups(self.depth)
-        m_tiles = config.dq_rows(column_groups) // 16
-        first_m = tirx.truncdiv(kernel.warp, column_groups) * m_tiles
-        own_tiles = n_tiles // column_groups
-        column_group = tirx.truncmod(kernel.warp, column_groups) if column_groups > 1 else 0
-        part = own_tiles // config.dq_parts
-        for start in range(0, own_tiles, part):
-            self._dq_columns(first_m, m_tiles, column_group, own_tiles, start, part)
-
-    def _dq_columns(self, first_m, m_tiles: int, group, own_tiles: int, start: int, part: int):
-        """Columns start .. start + part (in tiles) of those of this warp's group."""
-        kernel, product = self.kernel, self.product
-        dq = accumulator(kernel, 16 * m_tiles, 8 * part)
-        a = fragment(kernel, product, m_tiles)
-        column, own = self._own_columns(group, own_tiles)
-        dq.zero()
-        gemm(
-            dq, product, self.config.block_k // product.step,
-            reloading(
-                a, m_tiles,
-                lambda a, m, step: product.load_a_transposed(
-                    a, self.ds_tile, 0, step * product.step, first_m + m
-                ),
-            ),
-            lambda b, step, pair: product.load_b_rows(
-                b, self.k_tile, 0, step * product.step, own + start // 2 + pair, column
-            ),
-        )  # fmt: skip
-        index = partial(self.tile.gradient_sum, self.visits.head)
-        tile = (first_m, group * own_tiles + start)
-        sum_order(kernel, self.depth).add(dq, index, self.visits.first, tile, self.tile.rows)
-
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""
-        kernel, config, tile = self.kernel, self.config, self.tile
+        kernel, rows, dtype, tile = self.kernel, self.config.block_k, self.spec.dtype, self.tile
         self.copies.landed()
         with kernel.overlay():
-            dk_tile = shared_tile(kernel, config.block_k, self.depth, self.spec.dtype)
-            dv_tile = shared_tile(kernel, config.block_k, self.depth_v, self.spec.dtype)
-        self._stage(dk_tile, self.dk, self.recompute.final_factor)
-        self._stage(dv_tile, self.dv, self.recompute.kept_factor)
+            dk_tile = shared_tile(kernel, rows, self.depth, dtype)
+            dv_tile = shared_tile(kernel, rows, self.depth_v, dtype)
+        first, group = self._first_key(0), self.column_group * 8
+        factors = self.recompute.final_factor, self.recompute.kept_factor
+        self.dk.to_shared(self.product, dk_tile, first, group * self.dk.n_tiles, factors[0])
+        self.dv.to_shared(self.product, dv_tile, first, group * self.dv.n_tiles, factors[1])
         barrier()
         for name, staged in (("dk", dk_tile), ("dv", dv_tile)):
             store_rows(kernel, staged, tile.key_rows(name), tile.first, tile.keys)
-
-    def _stage(self, staged: SharedTile, acc: Accumulator, factor) -> None:
-        for m in range(acc.m_tiles):
-            for n in range(acc.n_tiles):
-                for half in range(2):
-                    pair = [acc.registers[m, n, 2 * half + odd] * factor for odd in range(2)]
-                    row = self._key_row(m, half)
-                    column = self.column_group * acc.n_tiles * 8 + acc.column(n, 0)
-                    self.product.store_pair(staged, row, column, *pair)
 
     def _first_key(self, m: int):
         return self.key_group * self.warp_keys + m * 16

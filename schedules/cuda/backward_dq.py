@@ -8,7 +8,6 @@ from tvm import tirx
 
 from ...definition.scores import Scores
 from ...definition.signature import Signature
-from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
 from .builder import CudaKernel, Tensor, barrier, loop_while, name_registers, store, when
@@ -18,7 +17,7 @@ from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .listed import visited_keys
 from .math import CudaMath
-from .parameters import parameter_tensors
+from .parameters import attention_tensors
 from .program import Launch
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
@@ -65,9 +64,9 @@ class QueryTileGradient:
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.warp_rows = config.block_q // config.num_warps
         self.statistics = spec.row_statistics
-        names = ("q", "k", "v", "dout", *self.statistics, *self.outputs, *[RNG] * spec.dropout)
+        names = ("q", "k", "v", "dout", *self.statistics, *self.outputs)
         self.kernel = CudaKernel(
-            symbol, self.sig, [*parameter_tensors(self.sig, names), *self.other_tensors()],
+            symbol, self.sig, [*attention_tensors(self.sig, names), *self.other_tensors()],
             query_grid(config.block_q), config.num_warps, tables=True,
             min_blocks=config.min_blocks,
         )  # fmt: skip
@@ -207,13 +206,8 @@ class QueryTileGradient:
         self.copies.landed()
         with kernel.overlay():
             staged = shared_tile(kernel, self.config.block_q, self.q_tile.columns, self.spec.dtype)
-        factor = self.recompute.final_factor
-        for m in range(self.dq.m_tiles):
-            for n in range(self.dq.n_tiles):
-                for half in range(2):
-                    pair = [self.dq.registers[m, n, 2 * half + odd] * factor for odd in range(2)]
-                    row, column = self._row(m, half), self.dq.column(n, 0)
-                    self.product.store_pair(staged, row, column, *pair)
+        first = kernel.warp * self.warp_rows
+        self.dq.to_shared(self.product, staged, first, 0, self.recompute.final_factor)
         barrier()
         store_rows(kernel, staged, tile.query_rows("dq"), tile.first, tile.rows)
 

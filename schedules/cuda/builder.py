@@ -48,7 +48,10 @@ class CudaKernel:
         min_blocks: int = 0,
     ):
         self.symbol, self.sig, self.grid, self.num_warps = symbol, sig, grid, num_warps
-        self.tensors, self.tables, self.min_blocks = tensors, tables, min_blocks
+        self.tensors, self.min_blocks = tensors, min_blocks
+        # Parameters after the tensors: what says where entries lie, then captured tables.
+        self._own = [*sig.spans.values(), *(sig.tables if tables else ())]
+        self._has_tables = tables
         self.buffers: dict[str, tirx.Buffer] = {}
         self._builder, self._func = IRBuilder(), build.prim_func()
         self._attributes: list = []
@@ -67,6 +70,8 @@ class CudaKernel:
         for name, number in self.sig.numbers.items():
             build.arg(name, number)
         build.device_entry()
+        if self._has_tables:
+            self.sig.tables = tuple(map(_readable, self.sig.tables))
         if self.min_blocks:
             self._enter_attribute("tirx.launch_bounds_min_blocks_per_sm", self.min_blocks)
         blocks = self.grid(self.sig.sizes)
@@ -94,11 +99,6 @@ class CudaKernel:
             self._builder.get(), (*names, *self.sig.numbers), self.grid,
             self.num_warps * WARP, self._pool.max_offset,
         )  # fmt: skip
-
-    @property
-    def _own(self) -> list[tirx.Buffer]:
-        """Parameters after the tensors: what says where entries lie, then captured tables."""
-        return [*self.sig.spans.values(), *(self.sig.tables if self.tables else ())]
 
     def shared(self, shape: Sequence[int], dtype: str, name: str = "") -> tirx.Buffer:
         """A tile in shared memory, aligned to the 128 bytes that all banks serve at once.
@@ -171,6 +171,26 @@ class CudaKernel:
 def _declare(tensor: Tensor) -> tirx.Buffer:
     view = tensor.view
     return build.arg(tensor.name, declare(tensor.name, view.shape, tensor.dtype, view.strides))
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A captured table without dimensions, of which TIRx has no way to read: a view of one."""
+
+    view: tirx.Buffer
+    shape = ()
+
+    @property
+    def dtype(self) -> str:
+        return self.view.dtype
+
+    def __getitem__(self, index: tuple):
+        return self.view[0]
+
+
+def _readable(table: tirx.Buffer) -> tirx.Buffer | _Number:
+    """A parameter as the kernel's body reads it."""
+    return table if table.shape else _Number(T.decl_buffer((1,), table.dtype, data=table.data))
 
 
 def opaque(value):

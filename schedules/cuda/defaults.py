@@ -100,6 +100,7 @@ BACKWARD_TF32 = {
     64: (Backward(32, 64),),
     128: (
         Backward(32, 32, column_groups=2),
+        Backward(32, 32, column_groups=2, dq_parts=2),
         Backward(32, 16, num_warps=2, column_groups=2),
         Backward(32, 16, num_warps=2, column_groups=2, dq_parts=2),
     ),

@@ -13,7 +13,6 @@ from ...definition.dropout import Dropout
 from ...definition.kinds import recurrence_of, row_numbers
 from ...definition.scores import Scores
 from ...definition.signature import Signature
-from ...problem.arguments import RNG
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob, block_reasons
@@ -25,7 +24,7 @@ from .entries import query_grid
 from .fragments import accumulator, fragment, gemm
 from .listed import visited_keys
 from .math import CudaMath
-from .parameters import parameter_tensors
+from .parameters import attention_tensors
 from .program import Grid, Launch
 from .shared_tile import SharedTile, shared_tile
 from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
@@ -125,7 +124,7 @@ class Forward:
 
     def _tensors(self) -> list[Tensor]:
         names = ("q", "k", "v", "out", *self.statistics, *self.sig.inputs)
-        return parameter_tensors(self.sig, (*names, *[RNG] * self.spec.dropout))
+        return attention_tensors(self.sig, names)
 
     def _grid(self) -> Grid:
         return query_grid(self.config.block_q)

@@ -9,6 +9,7 @@ from tvm import tirx
 
 from .builder import CudaKernel, store
 from .product import Product
+from .shared_tile import SharedTile
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,15 @@ class Accumulator:
     def column(self, n: int, odd: int):
         """Column of an element of tile column n."""
         return n * 8 + self.kernel.lane % 4 * 2 + odd
+
+    def to_shared(self, product: Product, tile: SharedTile, row, column, factor) -> None:
+        """Its elements times ``factor``, rounded, to a tile of shared memory from (row, column)."""
+        for m in range(self.m_tiles):
+            for n in range(self.n_tiles):
+                for half in range(2):
+                    pair = [self.registers[m, n, 2 * half + odd] * factor for odd in range(2)]
+                    at = row + self.row(m, half), column + self.column(n, 0)
+                    product.store_pair(tile, *at, *pair)
 
     def tile(self, m: int, n: int) -> list:
         """The four registers of one tile."""

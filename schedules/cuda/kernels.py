@@ -12,6 +12,7 @@ from ..table import (
     FORWARD,
     LINEAR,
     SOFTMAX,
+    SOFTMAX_BACKWARD,
     SPLIT,
     TABLES,
     Schedule,
@@ -35,6 +36,7 @@ from .linear_config import LinearConfig
 from .merge import merge_launch
 from .program import Launch
 from .residence import residence_reasons
+from .row_gradient import RowGradientConfig, row_gradient_launch
 from .row_kernels import delta_launch, query_gradient_launch
 from .row_softmax import RowSoftmaxConfig, row_softmax_launch
 from .sink_gradient import sink_gradient_launch
@@ -145,6 +147,10 @@ SCHEDULES = ScheduleTable(
         Schedule(
             SOFTMAX, RowSoftmaxConfig, partial(row_launches, row_softmax_launch), (),
             RowSoftmaxConfig.only,
+        ),
+        Schedule(
+            SOFTMAX_BACKWARD, RowGradientConfig, partial(row_launches, row_gradient_launch), (),
+            RowGradientConfig.only,
         ),
         Schedule(LINEAR, LinearConfig, linear_launches, (), linear_configs),
     ],

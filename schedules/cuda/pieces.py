@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 from tvm.script import tirx as T
 
 from ...problem.dtype import DTYPES
-from .builder import CudaKernel, assign, emit
+from .builder import CudaKernel, assign, emit, store
 from .copies import VECTOR, words_of
 from .product import Product
 
@@ -17,7 +17,7 @@ class Piece:
     """``width`` elements of ``product``'s dtype, moved by one access: a multiple of 2, or 1."""
 
     def __init__(self, kernel: CudaKernel, product: Product, width: int):
-        self._product, self._width = product, width
+        self._kernel, self._product, self._width = kernel, product, width
         self._bytes = DTYPES[product.dtype].bytes
         self._kind = VECTOR[width * self._bytes]
         self._words = words_of(kernel, self._kind)
@@ -39,6 +39,14 @@ class Piece:
         if self._bytes == 4:
             return tirx.reinterpret("float32", self._words[number])
         return half_of(self._words[number // 2], number % 2, self._product.dtype)
+
+    def change(self, value: Callable, *others: Piece) -> None:
+        """Let each element be ``value`` of itself and of those of ``others`` at its place."""
+        made = self._kernel.registers((self._width,), "float32")
+        given = zip(self.values(), *(other.values() for other in others), strict=True)
+        for number, elements in enumerate(given):
+            store(made, (number,), value(*elements))
+        self.set([made[number] for number in range(self._width)])
 
     def set(self, values: Sequence) -> None:
         """Let these float32 be its elements, rounded."""

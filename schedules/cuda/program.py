@@ -44,7 +44,8 @@ class Launch:
 class CudaProgram:
     """A public function: what is called, and the kernels it launches one after the other.
 
-    parameters: names of the public arguments in order (tensors, then numbers).
+    parameters: names of the public arguments in order (tensors, then numbers). written: those that
+    it writes; held: those of them that hold values before.
     config: the schedule's numbers; meta: what a caller must know to size workspaces. sources: by
     architecture, where the numbers come from (records.Choice), or "given".
     """
@@ -55,3 +56,5 @@ class CudaProgram:
     config: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, int] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    written: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()

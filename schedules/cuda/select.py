@@ -11,7 +11,7 @@ from typing import Any
 
 from ...artifact.library import symbol_name
 from ...errors import UnsupportedSpec
-from ...problem.arguments import arguments
+from ...problem.arguments import WRITTEN, arguments, names, values_before
 from ...problem.lengths import DEFAULT_BUCKET
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
@@ -105,9 +105,11 @@ def _program(spec: AttentionSpec, direction: str, group: _Group, key: str) -> Cu
     launches, meta = SCHEDULES.of(configs[0]).function(spec, configs, arch, symbol)
     if spec.element.operand == "tf32" and max(spec.head_dim, spec.head_dim_v) > _FLOAT32_FITS:
         launches = [replace(launch, may_spill=True) for launch in launches]
-    parameters = tuple(argument.name for argument in arguments(spec, direction))
+    found = arguments(spec, direction)
+    parameters = tuple(argument.name for argument in found)
     shown = {
         **configs[0].to_json(),
         **({"ordered_dq": configs[1].to_json()} if configs[1:] else {}),
     }
-    return CudaProgram(public, parameters, tuple(launches), shown, meta, group.sources)
+    places = names(found, *WRITTEN), values_before(found)
+    return CudaProgram(public, parameters, tuple(launches), shown, meta, group.sources, *places)

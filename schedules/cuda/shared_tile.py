@@ -92,6 +92,16 @@ class SharedTile:
         rows = _uint32(row) * tirx.const(self.row_bytes, "uint32")
         return self.address(stage, offset + rows + columns + _uint32((chunk - low) * CHUNK_BYTES))
 
+    def columns_of(self, group, tiles: int) -> tuple:
+        """(column, pair) at which the columns of ``group`` begin, ``tiles`` tiles of 8 to a group.
+
+        As a column where that is whole rows of banks, which makes the cheaper address.
+        """
+        if isinstance(group, int):
+            return 0, group * tiles // 2
+        whole = tiles * 8 * self.element_bytes % 128 == 0
+        return (group * (tiles * 8), 0) if whole else (0, group * (tiles // 2))
+
     def address(self, stage, offset):
         """Address in shared memory, uint32, of the byte ``offset`` of a stage."""
         start = T.cuda.cvta_generic_to_shared(self.buffer.ptr_to([0, 0, 0]))

@@ -24,11 +24,12 @@ def spec_of(dtype):
     return AttentionSpec(dtype=dtype, head_dim=8, computes="softmax")
 
 
+@pytest.mark.parametrize("direction", ["softmax", "softmax_backward"])
 @pytest.mark.parametrize(("dtype", "arch"), KINDS)
-def test_rows_of_any_length_keep_the_error_rule(dtype, arch):
-    found = verify_spec(spec_of(dtype), ("softmax",), (arch,))
+def test_rows_of_any_length_keep_the_error_rule(dtype, arch, direction):
+    found = verify_spec(spec_of(dtype), (direction,), (arch,))
     assert found.ok, [one.failure for kernel in found.kernels for one in kernel.outcomes]
-    kernel = interpreted(spec_of(dtype), "softmax", arch)
+    kernel = interpreted(spec_of(dtype), direction, arch)
     (ptx,), name = kernel.ptx, kernel.program.launches[0].name
     assert assemble(ptx, name, arch).resources.in_local_memory == 0
 
@@ -47,12 +48,20 @@ def test_the_front_calls_them(monkeypatch):
 
     want = [results(view) for view in views]
     monkeypatch.setattr(row_softmax, "resolve", resolver())
+    monkeypatch.setattr(row_softmax, "_is_torchs", lambda shares: False)
     for view, expected in zip(views, want, strict=True):
         torch.testing.assert_close(results(view), expected)
+
+
+def test_rows_with_infinities_are_torchs(monkeypatch):
+    monkeypatch.setattr(row_softmax, "resolve", resolver())
     inf, nan = torch.inf, torch.nan
-    wrong = torch.tensor([[0.0, nan], [0.0, inf], [-3e38, 3e38]])
-    torch.testing.assert_close(softmax(wrong)[2], torch.tensor([0.0, 1.0]))
-    assert softmax(wrong)[:2].isnan().any(1).all() and logsumexp(wrong)[:2].isnan().all()
+    for columns in (2, 1030):
+        x = torch.full((7, columns), -3e38)
+        x[:, 0] = torch.tensor([0.0, 0.0, inf, inf, -inf, nan, 3e38])
+        x[:, -1] = torch.tensor([nan, inf, 1.0, nan, inf, -inf, -3e38])
+        torch.testing.assert_close(softmax(x), torch.softmax(x, -1), equal_nan=True)
+        torch.testing.assert_close(logsumexp(x), torch.logsumexp(x, -1), equal_nan=True)
 
 
 def test_turing_does_not_convert_to_bfloat16():
@@ -70,3 +79,15 @@ def test_rows_are_read_once_where_registers_hold_them(columns, read):
     (report,) = kernel.reports
     assert report.bytes_read["x"] == 4 * read
     assert report.bytes_written["shares"] == 4 * columns
+
+
+@pytest.mark.parametrize(("columns", "read"), [(4096, 4096), (4100, 4100 + 4096)], ids=str)
+def test_gradients_read_as_much_of_each_tensor(columns, read):
+    """And those through a logsumexp, of which nothing is summed, every element once."""
+    kernel = interpreted(spec_of("float32"), "softmax_backward")
+    shares, upstream, x = (torch.rand(1, columns) for _ in range(3))
+    kernel.function(shares, upstream, x, *torch.ones(2, 1), torch.empty(2, columns))
+    (report,) = kernel.reports
+    found = [report.bytes_read[name] for name in ("shares", "dshares", "x")]
+    assert found == [4 * read, 4 * read, 4 * columns]
+    assert report.bytes_written["dx"] == 8 * columns

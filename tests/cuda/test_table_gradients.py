@@ -39,6 +39,15 @@ def test_turing(on):
     KNOWN["bias_k"].check(attention)
 
 
+def test_a_captured_number(on):
+    """TIRx has no way to read a parameter without dimensions."""
+    on("sm_80")
+    q, k, v = torch.randn(3, 1, 20, 1, 16, generator=torch.Generator().manual_seed(0)).half()
+    temperature = torch.tensor(3.0)
+    out = attention(q, k, v, score_mod=lambda score, b, h, q_idx, k_idx: score * temperature)
+    torch.testing.assert_close(out, attention(q, k, v, softmax_scale=0.75), rtol=0, atol=2e-3)
+
+
 @pytest.mark.sweep
 def test_integer_sums_do_not_depend_on_the_order_of_blocks(on):
     on("sm_80")

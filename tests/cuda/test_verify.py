@@ -56,7 +56,7 @@ def test_inputs_cannot_be_written(toy, tensors):
 
 def test_outputs_cannot_be_read_before_they_are_written(toy, tensors):
     program, ptx = toy
-    second = CudaProgram("toy", program.parameters, program.launches[1:])
+    second = CudaProgram("toy", program.parameters, program.launches[1:], written=program.written)
     with pytest.raises(Uninitialised, match="out"):
         run_program(second, ptx[1:], tensors)
 

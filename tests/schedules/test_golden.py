@@ -43,6 +43,8 @@ APPENDS, APPENDING = replace(parse_spec("bf16,d=8"), sequences="paged"), ("x86-6
 # Kernels that are no attention.
 BESIDE = [
     ("x86-64-v3", "f16,d=8,causal,linear", "linear"), ("x86-64-v3", "bf16,row_softmax", "softmax"),
+    ("x86-64-v3", "fp32,row_softmax", "softmax_backward"),
+    ("sm_80", "bf16,row_softmax", "softmax_backward"),
     ("sm_80", "f16,d=8,causal,linear", "linear"), ("sm_80", "fp32,row_softmax", "softmax"),
 ]  # fmt: skip
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}

@@ -12,6 +12,7 @@ from tvm_flash.schedules.cuda.program import CudaProgram, Launch
 
 D = 64
 PARAMETERS = ("q", "k", "v", "out", "lse", "softmax_scale")
+RESULTS = ("out", "lse")
 
 # A spec stands in as the name of the toy.
 TOY = AttentionSpec(dtype="float16", head_dim=D)
@@ -115,13 +116,14 @@ def program(symbol: str, variant: str, threads: int) -> CudaProgram:
         Launch(first, ("q", "out", "softmax_scale"), rows, threads, 0),
         Launch(second, ("out", "lse"), rows, 32, 0),
     )
-    return CudaProgram(symbol, PARAMETERS, launches, {"threads": threads}, {"block_q": 1})
+    numbers = {"threads": threads}, {"block_q": 1}
+    return CudaProgram(symbol, PARAMETERS, launches, *numbers, written=RESULTS)
 
 
 def spilling_program(symbol: str) -> CudaProgram:
     """One launch that cannot keep its values in registers."""
     launch = Launch(spill(f"{symbol}_spill"), ("q", "out", "softmax_scale"), rows, 1024, 0)
-    return CudaProgram(symbol, PARAMETERS, (launch,), {}, {"block_q": 1})
+    return CudaProgram(symbol, PARAMETERS, (launch,), {}, {"block_q": 1}, written=RESULTS)
 
 
 def toy_job() -> CudaJob:

@@ -19,7 +19,7 @@ FORMAT = 3
 # forward_split: the keys of a row in parts, which are merged. backward_deterministic: the same bits
 # every run. On GPUs both are kernels of their own; on CPUs every backward gives the same bits, and
 # the forward divides keys by itself. append: rows go into the pages of a cache. linear: linear
-# attention (problem/linear.py). softmax: of whole rows, without values.
+# attention (problem/linear.py). softmax, softmax_backward: of whole rows, without values.
 # tables: the gradients of captured tables.
 DIRECTIONS = {
     "forward": "fwd",
@@ -31,6 +31,7 @@ DIRECTIONS = {
     "append": "append",
     "linear": "fwd",
     "softmax": "fwd",
+    "softmax_backward": "bwd",
 }
 
 # Rows or columns of a tile, also of several at once: far above any schedule's, far below what a

@@ -159,10 +159,9 @@ def _check(cases: Sequence[Case]) -> dict[Case, list[Deviation]]:
 
 def check_table(checked: Mapping[Case, Sequence[Deviation]]) -> Table:
     """A line for each case: the largest error of each result, and the part of its limit."""
-    from ..verify.rule import FACTORS
 
     cells = {case: {one.result: _cell(one) for one in found} for case, found in checked.items()}
-    results = [name for name in FACTORS if any(name in own for own in cells.values())]
+    results = list(dict.fromkeys(name for own in cells.values() for name in own))
     columns = (*words("case"), *words("kernel", rank=1), *numbers(*results))
     rows = [
         (case.name, case.spec.name, *(own.get(name, "") for name in results))

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from ..problem.arguments import TABLE
+from ..problem.arguments import TABLE, names
 from ..problem.field_checks import HEAD_DIM_RANGE
 from ..problem.spec import AttentionSpec
 from ..runtime.kernels import resolve
@@ -18,6 +18,8 @@ from .placement import place_of
 from .schemas import schema
 
 _softmax = define(schema("softmax", TABLE["softmax"], (), ("bool lse_alone=False",)))
+_softmax_backward = define(schema("softmax_backward", TABLE["softmax_backward"], ()))
+_GIVEN = names(TABLE["softmax_backward"], "saved", "input")
 
 
 def softmax(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -35,7 +37,7 @@ def softmax(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
 def logsumexp(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """log(sum(exp(x))) along the last axis, as ``softmax``; float32 whatever the dtype of x.
 
-    -inf for a row of -inf, of which the gradient is 0.
+    -inf for a row of -inf, of which the gradient is 0; +inf for one with +inf, unless it has NaN.
     """
     _check(x, dim)
     return _softmax(x.reshape(-1, x.shape[-1]), True)[1].view(x.shape[:-1])
@@ -56,9 +58,13 @@ def _run(x: torch.Tensor, lse_alone: bool = False):
     """The operator: x (lines, columns)."""
     out, lse = _results(x, lse_alone)
     if x.shape[0]:
-        x = x if x.stride(1) == 1 else x.contiguous()
-        resolve(_spec(x.dtype), "softmax", *place_of(x)).function(x, out, lse)
+        kernel = resolve(_spec(x.dtype), "softmax", *place_of(x))
+        kernel.function(_with_unit_stride(x), out, lse)
     return out, lse
+
+
+def _with_unit_stride(x: torch.Tensor) -> torch.Tensor:
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _results(x: torch.Tensor, lse_alone: bool = False):
@@ -84,16 +90,69 @@ def _save(ctx, inputs, outputs) -> None:
 
 def _gradients(ctx, dout, dlse):
     if ctx.lse_alone:
-        x, lse = ctx.saved_tensors
+        given = {"x": ctx.saved_tensors[0], "line_lse": ctx.saved_tensors[1], "dline_lse": dlse}
+    else:
+        given = {"shares": ctx.saved_tensors[0], "dshares": dout}
+    dx = _softmax_backward(*(given.get(name) for name in _GIVEN))
+    return (dx, *[None] * (ctx.count - 1))
+
+
+def _run_backward(shares=None, dshares=None, x=None, line_lse=None, dline_lse=None):
+    """The operator: dx of the lines of shares, or of those of x."""
+    if shares is not None and _is_torchs(shares):
+        return torch._softmax_backward_data(dshares, shares, -1, shares.dtype)
+    dx = _gradient_result(shares, dshares, x)
+    if dx.numel():
+        none = dx.new_empty((0, dx.shape[1]))
+        rows = (none if y is None else _with_unit_stride(y) for y in (shares, dshares, x))
+        statistics = (
+            none.new_empty((0,), dtype=torch.float32) if y is None else y.contiguous()
+            for y in (line_lse, dline_lse)
+        )  # fmt: skip
+        kernel = resolve(_spec(dx.dtype), "softmax_backward", *place_of(dx))
+        kernel.function(*rows, *statistics, dx)
+    return dx
+
+
+def _is_torchs(shares: torch.Tensor) -> bool:
+    """Whether torch computes the gradient through ``shares``: on CPUs, where it is quicker."""
+    return shares.device.type == "cpu"
+
+
+def _gradient_result(shares=None, dshares=None, x=None, line_lse=None, dline_lse=None):
+    like = x if shares is None else shares
+    return like.new_empty(like.shape)
+
+
+def _save_backward(ctx, inputs, dx) -> None:
+    ctx.through_lse = inputs[0] is None
+    ctx.save_for_backward(*(inputs[2:] if ctx.through_lse else inputs[:2]))
+
+
+def _second_gradients(ctx, grad):
+    """Gradients of dx by what it is made of, as torch computes them: sums over rows in float32."""
+    if ctx.through_lse:
+        x, lse, dlse = ctx.saved_tensors
         # exp(-inf - 0) is 0 where no element has a share.
         shares = (x.float() - lse.masked_fill(lse == -torch.inf, 0.0)[:, None]).exp()
-        dx = (shares * dlse[:, None]).to(x.dtype)
-    else:
-        (out,) = ctx.saved_tensors
-        dx = torch._softmax_backward_data(dout, out, -1, out.dtype)
-    return (dx, *[None] * (ctx.count - 1))
+        by_dlse = grad * shares
+        by_x = by_dlse * dlse[:, None]
+        return None, None, by_x.to(x.dtype), -by_x.sum(-1), by_dlse.sum(-1)
+    shares, upstream = ctx.saved_tensors
+    p, dp, g = (y.float() for y in (shares, upstream, grad))
+    mean, mean_dp = ((p * y).sum(-1, keepdim=True) for y in (g, dp))
+    by_shares = (g * (dp - mean_dp) - dp * mean).to(shares.dtype)
+    return by_shares, (p * (g - mean)).to(upstream.dtype), None, None, None
 
 
 register_composed(
     _softmax, _run, _results, differentiable("softmax", below_autograd(_softmax), _save, _gradients)
+)
+register_composed(
+    _softmax_backward,
+    _run_backward,
+    _gradient_result,
+    differentiable(
+        "softmax_backward", below_autograd(_softmax_backward), _save_backward, _second_gradients
+    ),
 )

@@ -64,6 +64,7 @@ class Argument:
     1. zeroed: it must hold zeros. optional: operators may be called without it. like: the argument
     that it has the strides of where kernels can write these. limits: least and most that launchers
     accept. absent: what operators take for a number that the spec has not; None: every spec has it.
+    is_table: a score function captured it.
     """
 
     name: str
@@ -76,15 +77,21 @@ class Argument:
     like: str = ""
     limits: tuple[float, float] | None = None
     absent: float | None = None
+    is_table: bool = False
 
     @property
     def is_tensor(self) -> bool:
         return self.role != "number"
 
     @property
-    def is_table(self) -> bool:
-        """Whether it is a tensor that a score function captured."""
-        return self.name.startswith("table")
+    def holds_values(self) -> bool:
+        """Whether it is read before it is written: zeros to add to, rows beside those written."""
+        return self.zeroed or self.role == "updated"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether it is copies of a sum, which are to be added."""
+        return self.shape[:1] == ("parts",)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a manifest; ``dense`` and ``zeroed`` are in it where they are true."""

@@ -15,7 +15,7 @@ from typing import Any
 from .argument import ROLES, WRITTEN, Argument, Padded, Past, Up
 from .lengths import MAX_SEQLEN, is_forward
 from .linear import LINEAR_NUMBERS, linear_table
-from .row_softmax import softmax_table
+from .row_softmax import softmax_tables
 from .sequences import KINDS, Shapes
 from .sequences.shapes import entry_numbers
 from .spec import BLOCK_LISTS, AttentionSpec
@@ -28,6 +28,11 @@ TILE_SIZES = ("block_q", "block_k", "block_v", "head_dim_pad")
 def names(found: Sequence[Argument], *roles: str) -> tuple[str, ...]:
     """The names of those arguments that have one of ``roles``, in order."""
     return tuple(a.name for a in found if a.role in roles)
+
+
+def values_before(found: Sequence[Argument]) -> tuple[str, ...]:
+    """The names of those written arguments that hold values before."""
+    return tuple(a.name for a in found if a.holds_values)
 
 
 def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
@@ -121,11 +126,9 @@ TABLES["paged"] = {
 }
 # Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
-TABLE |= {"linear": linear_table(KINDS["dense"].shapes), "softmax": softmax_table()}
-# Names of what holds values before it is written: the caller's zeros, or the rows of a cache.
-ZEROED = tuple(a.name for a in TABLE["backward"] if a.zeroed) + tuple(
-    a.name for a in TABLES["paged"]["append"] if a.role == "updated"
-)
+TABLE |= {"linear": linear_table(KINDS["dense"].shapes), **softmax_tables()}
+# As ``values_before``, of calls without gradients of tables.
+ZEROED = (*values_before(TABLE["backward"]), *values_before(TABLES["paged"]["append"]))
 # Names of memory that kernels use among themselves, of which nobody else reads anything.
 WORKSPACES = tuple(dict.fromkeys(n for t in TABLE.values() for n in names(t, "workspace")))
 # Positions and window ends are added in int32.
@@ -160,7 +163,11 @@ LONGEST = Argument("max_seqlen_k", (), "number", "int32", limits=(0, MAX_SEQLEN)
 # Whether a pair that is rotated is (2 i, 2 i + 1), or (i, i + rotary_dim / 2).
 INTERLEAVED = Argument("interleaved", (), "number", "int32", limits=(0, 1))
 # Of directions that compute no scores.
-_OTHER_NUMBERS = {"append": (INTERLEAVED,), "linear": LINEAR_NUMBERS, "softmax": ()}
+_OTHER_NUMBERS = {
+    "append": (INTERLEAVED,),
+    "linear": LINEAR_NUMBERS,
+    **dict.fromkeys(softmax_tables(), ()),
+}
 
 
 def numbers_of(spec: AttentionSpec, direction: str = "forward") -> tuple[Argument, ...]:
@@ -203,11 +210,6 @@ def arguments(spec: AttentionSpec, direction: str) -> tuple[Argument, ...]:
     return (*(a for a in own if a.name not in absent), *tables, *numbers)
 
 
-def is_table_sum(name: str) -> bool:
-    """Whether an argument of this name is added to for a captured table: zeros before."""
-    return name.startswith(("dtable", "fixed", "largest"))
-
-
 def _sums(name: str, table: Argument, role: str, dtype: str) -> Argument:
     """Sums for each element of a captured table, in copies that are to be added."""
     return Argument(name, ("parts", *table.shape), role, dtype, dense=True, zeroed=True)
@@ -234,15 +236,17 @@ def direction_reasons(spec: AttentionSpec, direction: str) -> list[str]:
 # Directions of specs that have no others, and of which specs.
 OWN_DIRECTIONS = {
     "linear": "specs with computes='linear'",
-    "softmax": "specs with computes='softmax'",
+    **dict.fromkeys(softmax_tables(), "specs with computes='softmax'"),
     **dict.fromkeys(("tables", "tables_deterministic"), "specs with learned tables"),
 }
+# Those of what a spec computes besides attention: the forward, and a backward of its own.
+_COMPUTED = {"linear": ("linear",), "softmax": tuple(softmax_tables())}
 
 
 def own_directions(spec: AttentionSpec) -> tuple[str, ...]:
     """The only directions that ``spec`` has; empty where it has attention's."""
     if spec.computes != "attention":
-        return (spec.computes,)
+        return _COMPUTED[spec.computes]
     return ("tables", "tables_deterministic") if spec.learned else ()
 
 
@@ -254,7 +258,7 @@ def _tables(spec: AttentionSpec) -> list[Argument]:
             shape = ("B", "H")  # a slope for each
         if kind == BLOCK_LISTS[0] and n >= len(spec.table_types) - len(BLOCK_LISTS):
             shape = ("B", "H", shape[2])  # a list for each block of each
-        tables.append(Argument(f"table{n}", shape, "input", kind.dtype))
+        tables.append(Argument(f"table{n}", shape, "input", kind.dtype, is_table=True))
     return tables
 
 

@@ -26,8 +26,9 @@ _BUCKETS = {
     "forward_split": FORWARD_BUCKETS,
     "append": (DEFAULT_BUCKET,),
     "linear": ("tiny", DEFAULT_BUCKET),
-    "softmax": (DEFAULT_BUCKET,),
-    **dict.fromkeys(("tables", "tables_deterministic"), (DEFAULT_BUCKET,)),
+    **dict.fromkeys(
+        ("tables", "tables_deterministic", "softmax", "softmax_backward"), (DEFAULT_BUCKET,)
+    ),
 }
 
 # Whose kernel serves a bucket that a loaded library lacks, nearest first. Every kernel is right for

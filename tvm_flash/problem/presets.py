@@ -157,10 +157,10 @@ def _serving(spec: AttentionSpec, direction: str) -> list[tuple[AttentionSpec, s
         return [(spec, direction)] if is_served and direction != "append" else []
     if spec.learned:
         direction = direction.replace("backward", "tables")
-    elif direction == "forward":
-        (direction,) = own
     elif direction == "backward" and spec.computes == "linear":
         return [(one, "linear") for one in (spec, gradient_spec(spec))]
+    elif direction in ("forward", "backward"):
+        direction = own[direction == "backward"]
     return [(spec, direction)] if direction in own else []
 
 

@@ -19,6 +19,7 @@ _DIRECTIONS = {
     "backward": "",
     "linear": "",
     "softmax": "",
+    "softmax_backward": "",
     "tables": "",
     "forward_split": "forward,forward_split",
     "backward_deterministic": "forward,backward_deterministic",

@@ -101,7 +101,7 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
             device.call(kernel, placed, outputs)
             device.wait()
 
-        run_elsewhere(call, outputs, device.place, start_and_wait)
+        run_elsewhere(call, kernel.arguments, device.place, start_and_wait)
         return []
 
     symbol, archs = symbol_name(kernel.spec, kernel.direction), tuple(variant["archs"])

@@ -22,13 +22,13 @@ Tensors = dict[str, torch.Tensor]
 # Parts that linear attention divides the rows into.
 _SPLITS = 2
 # (lines, columns) of softmax: read in vectors and by elements, by a warp and by a block, and, the
-# longest, in several rounds.
-_ROWS = ((5, 1), (9, 300), (3, 1032), (2, 8197), (1, 16392))
+# longest, in several rounds; the last fills all of a thread's pieces with shares that tell errors.
+_ROWS = ((5, 1), (9, 300), (3, 1032), (2, 8197), (1, 16392), (5, 1024))
 
 
 def problems_beside(candidate: Candidate, quick: bool = False) -> list[Problem]:
     """Lengths around the candidate's tile; causal calls have as many queries as keys."""
-    if candidate.direction == "softmax":
+    if candidate.direction != "linear":
         rows = _ROWS[1:3] if quick else _ROWS
         return [Problem(f"{lines} x {columns}", lines, columns, 1, 1, 1) for lines, columns in rows]
     block = candidate.tile[0]
@@ -42,11 +42,12 @@ def problems_beside(candidate: Candidate, quick: bool = False) -> list[Problem]:
 
 def judge_beside(candidate: Candidate, problem: Problem, seed: int = 0) -> Outcome:
     """One run of ``candidate``. Whatever it raises is a verdict on it, not an error of ours."""
-    ask = {"linear": _linear, "softmax": _softmax}[candidate.direction]
+    ask = _ASKED[candidate.direction]
     given, exact, plain = ask(candidate.spec, problem, torch.Generator().manual_seed(seed))
     table = arguments(candidate.spec, candidate.direction)
-    lines = {"lines": problem.seqlen_q, "shared_lines": problem.seqlen_q}
-    sizes = {**lines, "columns": problem.seqlen_k, "splits": _SPLITS, "Ds": candidate.spec.head_dim}
+    lines = problem.seqlen_q
+    sizes = {"lines": lines, "shared_lines": lines, "gradient_lines": 2 * lines}
+    sizes |= {"columns": problem.seqlen_k, "splits": _SPLITS, "Ds": candidate.spec.head_dim}
     values = size_values(candidate.spec, named_sizes(problem.sizes) | sizes, candidate.meta)
     call = completed(table, given, new_tensors(values))
     started = time.perf_counter()
@@ -103,3 +104,31 @@ def _softmax(
         for y, z in ((x.double(), x.double()), (x, x.float()))
     )
     return {"x": x}, exact, plain
+
+
+def _softmax_backward(
+    spec: AttentionSpec, problem: Problem, generator: torch.Generator
+) -> tuple[dict[str, Any], Tensors, Tensors]:
+    """As many lines of shares as of x."""
+    given, exact, plain = _softmax(spec, problem, generator)
+    x, dtype = given["x"], spec.element.torch
+    dshares = torch.randn(x.shape, generator=generator).to(dtype)
+    dlse = torch.randn(x.shape[0], generator=generator)
+    given |= {"shares": plain["shares"], "dshares": dshares}
+    given |= {"line_lse": exact["line_lse"].float(), "dline_lse": dlse}
+
+    def gradient(wide: torch.dtype | None, lse: torch.Tensor) -> torch.Tensor:
+        shares, upstream = (y.to(wide or dtype) for y in (plain["shares"], dshares))
+        through_shares = torch._softmax_backward_data(upstream, shares, -1, shares.dtype)
+        through_lse = (x.to(lse.dtype) - lse[:, None]).exp() * dlse.to(lse.dtype)[:, None]
+        return torch.cat([through_shares, through_lse.to(shares.dtype)])
+
+    exact_lse, plain_lse = exact["line_lse"], plain["line_lse"]
+    return (
+        given,
+        {"dx": gradient(torch.float64, exact_lse)},
+        {"dx": gradient(None, plain_lse)},
+    )
+
+
+_ASKED = {"linear": _linear, "softmax": _softmax, "softmax_backward": _softmax_backward}

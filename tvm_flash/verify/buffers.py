@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..problem.arguments import WORKSPACES, ZEROED, is_table_sum
+from ..problem.arguments import WORKSPACES, WRITTEN, Argument, names, values_before
 
 if TYPE_CHECKING:
     from ..ptx_interpreter import DeviceMemory
@@ -63,27 +63,26 @@ def moved(x: torch.Tensor, device: str) -> torch.Tensor:
     return x._base.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
 
 
-def poison(tensors: Mapping[str, torch.Tensor], written: Collection[str]) -> None:
-    """Fill what a kernel shall write with NaN, but for what must hold zeros: a gap then shows."""
-    for name in written:
-        if name not in ZEROED and not is_table_sum(name):
-            tensors[name].fill_(torch.nan)
+def poison(tensors: Mapping[str, torch.Tensor], found: Sequence[Argument]) -> None:
+    """Fill what a call writes with NaN, but for what holds values before: a gap then shows."""
+    for name in {*names(found, *WRITTEN)}.difference(values_before(found)):
+        tensors[name].fill_(torch.nan)
 
 
 def run_elsewhere(
     call: Mapping[str, Any],
-    written: Collection[str],
+    found: Sequence[Argument],
     place: Callable[[torch.Tensor], torch.Tensor],
     run: Callable[[dict[str, Any]], object],
 ) -> None:
-    """``run`` on ``call`` with its tensors placed, and what is ``written`` copied back, else NaN.
+    """``run`` on ``call`` with its tensors placed, and what it writes copied back, else NaN.
 
-    run returns when the results are there.
+    found: the arguments of the call. run returns when the results are there.
     """
-    poison(call, written)
+    poison(call, found)
     placed = with_tensors(call, place)
     run(placed)
-    for name in written:
+    for name in names(found, *WRITTEN):
         call[name].copy_(placed[name])
 
 
@@ -125,10 +124,9 @@ class MappedTensors:
         outputs: Collection[str],
         zeroed: Collection[str] = (),
     ):
-        """outputs: names of tensors that are written; zeroed: those whose values may be read, as
-        those of the sums for tables may."""
+        """outputs: names of tensors that are written; zeroed: those whose values may be read."""
         self.outputs = set(outputs)
-        self.poisoned = {x for x in self.outputs if x not in zeroed and not is_table_sum(x)}
+        self.poisoned = self.outputs.difference(zeroed)
         self.storages = storages(tensors)
         self.before: list[np.ndarray] = []
         self.buffers = [self._map(memory, storage) for storage in self.storages]

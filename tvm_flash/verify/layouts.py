@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from ..problem.arguments import RNG, SOFTMAX_INPUTS
+from ..problem.arguments import TABLE
 
 # Rows of a page: no power of two, so that a tile of keys takes parts of pages.
 PAGE_SIZE = 13
 
 Call = dict[str, Any]
-_STATISTICS = ("lse", "lse_low", "dlse")
-_OF_HEADS = tuple(f"d{name}" for name in SOFTMAX_INPUTS)
+# By name, the first two sizes of dense arguments: these tell rows of entries from others.
+_LEADING = {a.name: a.shape[:2] for table in TABLE.values() for a in table}
+_ROWS, _STATISTIC = (("B", "Sq"), ("B", "Sk")), ("B", "H")
 
 
 def as_sequences(kind: str, given: Call, sizes: tuple[int, ...]) -> Call:
@@ -37,20 +38,20 @@ def as_dense(kind: str, results: Call, sizes: tuple[int, ...]) -> Call:
         return results
     batch = sizes[0]
     return {
-        name: x
-        if name in _OF_HEADS or name.startswith("dtable")
-        else x.unflatten(1, (batch, -1)).transpose(0, 1)
-        if name in _STATISTICS
+        name: x.unflatten(1, (batch, -1)).transpose(0, 1)
+        if _LEADING.get(name) == _STATISTIC
         else x.unflatten(0, (batch, -1))
+        if _LEADING.get(name) in _ROWS
+        else x
         for name, x in results.items()
     }
 
 
 def _laid(name: str, x: torch.Tensor) -> torch.Tensor:
-    """(B, S, H, D) as (B * S, H, D), a statistic (B, H, S) as (H, B * S); tables as they are."""
-    if name.startswith("table") or name in (*SOFTMAX_INPUTS, RNG):
-        return x
-    return x.transpose(0, 1).flatten(1).contiguous() if name in _STATISTICS else x.flatten(0, 1)
+    """(B, S, H, D) as (B * S, H, D), a statistic (B, H, S) as (H, B * S); others as they are."""
+    if _LEADING.get(name) == _STATISTIC:
+        return x.transpose(0, 1).flatten(1).contiguous()
+    return x.flatten(0, 1) if _LEADING.get(name) in _ROWS else x
 
 
 def _spans(axis: str, batch: int, length: int) -> Call:

@@ -12,6 +12,7 @@ import torch
 
 from ..artifact.library import KernelRecord
 from ..errors import UnsupportedSpec
+from ..problem.arguments import values_before
 from ..runtime import loader
 from ..runtime.loader import Kernel, Library
 from ..schedules.cuda.arch import ARCHS, serving_arch
@@ -87,7 +88,7 @@ def _candidates(library: Library, seed: int, gpu: bool) -> list[Candidate]:
 
 def _native(kernel: Kernel, symbol: str) -> Candidate:
     def run(call: CallArguments, written: tuple[str, ...]) -> list[Report]:
-        poison(call, written)
+        poison(call, kernel.arguments)
         kernel(*call.values())
         return []
 
@@ -115,7 +116,7 @@ def _served_here(library: Library) -> str:
 
 def _on_gpu(record: KernelRecord, kernel: Kernel, variant: dict[str, Any], arch: str) -> Candidate:
     def run(call: CallArguments, written: tuple[str, ...]) -> list[Report]:
-        run_elsewhere(call, written, _to_gpu, partial(_run_on_gpu, kernel))
+        run_elsewhere(call, kernel.arguments, _to_gpu, partial(_run_on_gpu, kernel))
         return []
 
     known = (record.symbol, record.spec, record.direction, (arch,))
@@ -142,7 +143,8 @@ def _interpreted(
     def run(call: CallArguments, outputs: tuple[str, ...]) -> list[Report]:
         device.launched.clear()
         with device:
-            reports = device.call(kernel, call, outputs=outputs)
+            zeroed = values_before(kernel.arguments)
+            reports = device.call(kernel, call, outputs=outputs, zeroed=zeroed)
         if foreign := set(device.launched) - own:
             raise WrongVariant(f"a device of {archs[0]} was given {', '.join(sorted(foreign))}")
         return reports

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
-from ..problem.arguments import TABLES, WRITTEN, ZEROED, is_table_sum, names
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch
 from .buffers import MappedTensors, tensors_of
@@ -28,20 +27,20 @@ def run_program(
     call: Mapping[str, Any],
     *,
     outputs: Collection[str] | None = None,
-    zeroed: Collection[str] = ZEROED,
+    zeroed: Collection[str] | None = None,
     checks: Checks | None = None,
     seed: int = 0,
 ) -> list[Report]:
     """Interpret the launches of ``program`` on CPU tensors: a report for each that has blocks.
 
     call: tensors and numbers by public parameter name.
-    outputs: which of them it writes, by default those of ``program_outputs``; they are poisoned
-    first, except ``zeroed``. Raises what the interpreter finds, UnwrittenOutput and StrayWrite.
+    outputs: which of them it writes; they are poisoned first, except ``zeroed``. By default those
+    that the program names. Raises what the interpreter finds, UnwrittenOutput and StrayWrite.
     """
     memory = DeviceMemory()
-    outputs = program_outputs(program) if outputs is None else outputs
-    sums = {name for name in call if is_table_sum(name)}
-    mapped = MappedTensors(memory, tensors_of(call), {*outputs, *sums}, zeroed)
+    outputs = program.written if outputs is None else outputs
+    zeroed = program.held if zeroed is None else zeroed
+    mapped = MappedTensors(memory, tensors_of(call), outputs, zeroed)
     settings = {"checks": checks or Checks(), "seed": seed}
     reports = []
     for step, ptx in zip(program.launches, ptx_texts, strict=True):
@@ -55,17 +54,6 @@ def run_program(
         reports.append(launch(kernel, *shape, arguments, memory, **settings))
     mapped.check()
     return reports
-
-
-def program_outputs(program: CudaProgram) -> tuple[str, ...]:
-    """Parameters that a program of the usual names writes."""
-    told = {
-        "dout": "backward", "part_out": "forward_split", "k_new": "append", "shares": "softmax",
-        "out_extra": "linear",
-    }  # fmt: skip
-    direction = next((told[x] for x in program.parameters if x in told), "forward")
-    table = TABLES["paged" if direction == "append" else "dense"][direction]
-    return tuple(name for name in program.parameters if name in names(table, *WRITTEN))
 
 
 def grid_of(step: Launch, sizes: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,32 +48,41 @@ def ask(spec: AttentionSpec, problem: Problem, seed: int = 0) -> Question:
         own = [given.pop(f"table{n}", table) for n, table in enumerate(tables)]
         return attention_reference(*qkv, **given, **_variant(spec, problem, own, numbers))
 
-    exact, plain = _answers(attention, asked)
+    exact, plain = _answers(attention, asked, learned)
     if learned:
-        plain |= _worst_of_draws(attention, asked, exact, plain, seed)
+        plain |= _worst_of_draws(attention, asked, (exact, plain), learned, seed)
     return Question(inputs, tables, numbers, exact, plain)
 
 
-def _answers(attention: Callable, asked: Inputs) -> tuple[Results, Results]:
-    return results(attention, asked, torch.float64), results(attention, asked)
+def _answers(
+    attention: Callable, asked: Inputs, learned: Collection[str]
+) -> tuple[Results, Results]:
+    exact, plain = (
+        results(attention, asked, dtype, learned=learned) for dtype in (torch.float64, None)
+    )
+    return exact, plain
 
 
 def _worst_of_draws(
-    attention: Callable, asked: Inputs, exact: Results, plain: Results, seed: int
+    attention: Callable,
+    asked: Inputs,
+    answers: tuple[Results, Results],
+    learned: Collection[str],
+    seed: int,
 ) -> Results:
-    """Gradients of tables as far from ``exact`` as PyTorch's are in the worst of ``DRAWS``.
+    """Gradients of tables as far from the exact ones as PyTorch's are in the worst of ``DRAWS``.
 
     A table may have one element, the sum over all pairs of a head: whether PyTorch's is right to
     the last bit is chance.
     """
-    names = [f"d{name}" for name in asked.variant if name.startswith("table")]
+    (exact, plain), names = answers, [f"d{name}" for name in learned]
     worst = {name: largest_error(plain[name], exact[name]) for name in names}
     generator = torch.Generator().manual_seed(seed)
     for _ in range(DRAWS - 1):
         dout, dlse = (
             torch.randn(x.shape, generator=generator).to(x.dtype) for x in (asked.dout, asked.dlse)
         )
-        right, rounded = _answers(attention, asked._replace(dout=dout, dlse=dlse))
+        right, rounded = _answers(attention, asked._replace(dout=dout, dlse=dlse), learned)
         worst = {x: max(worst[x], largest_error(rounded[x], right[x])) for x in names}
     return {name: exact[name] + worst[name] for name in names}
 

@@ -7,7 +7,7 @@ Both errors are taken against float64, PyTorch's in the kernel's dtype; a round-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from ..problem.dtype import DTYPES
 from ..problem.spec import has_sum
 from ..reference import attention_reference
 
-FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dsink": 3, "dbias": 3}
+FACTOR, GRADIENT_FACTOR = 2, 3
 # Where plain torch is exact by luck (a softmax of one key is 1), twice its error is 0.
 ROUND_OFF = 1e-5
 
@@ -67,20 +67,19 @@ def results(
     dtype: torch.dtype | None = None,
     *,
     backward: bool = True,
+    learned: Collection[str] = (),
     **options,
 ) -> Results:
     """out, lse, if it has one, and with ``backward`` gradients of ``attention`` in ``dtype``.
 
-    dtype: None is that of ``inputs``. options: keywords besides ``inputs.variant``,
-    of which a sink, a bias and what is called a table have gradients too.
+    dtype: None is that of ``inputs``. options: keywords besides ``inputs.variant``, of which a
+    sink, a bias and the ``learned`` ones have gradients too.
     """
     # Leaves of that dtype, for autograd rounds a gradient to the dtype of its leaf: exact ones need
     # float64 leaves. Not clones, which would be dense.
     given = dict(zip(("q", "k", "v"), inputs[:3], strict=True))
     given |= {
-        name: x
-        for name, x in inputs.variant.items()
-        if name in (*SOFTMAX_INPUTS, "bias") or name.startswith("table")
+        name: x for name, x in inputs.variant.items() if name in (*SOFTMAX_INPUTS, "bias", *learned)
     }
     leaves = {
         name: x.detach().to(dtype or x.dtype).requires_grad_(backward) for name, x in given.items()
@@ -125,13 +124,16 @@ def deviations(
 def allowed_error(
     name: str, dtype: str, exact: torch.Tensor, plain: torch.Tensor, score_size: float = 0.0
 ) -> float:
-    """The largest error that the result ``name`` may have, as for ``deviations``."""
+    """The largest error that the result ``name`` may have, as for ``deviations``.
+
+    A gradient is called by the letter d and what it is by.
+    """
     baseline = largest_error(plain, exact)
     # What rounding a score does to its exponential, relative to it.
     baseline += score_size * 2.0**-24 * largest_error(exact, torch.zeros_like(exact))
     is_lse = name in ("lse", "line_lse")
     round_off = DTYPES[dtype].lse_round_off if is_lse else ROUND_OFF
-    factor = 3 if name.startswith("dtable") else FACTORS.get(name, 2)
+    factor = GRADIENT_FACTOR if name.startswith("d") else FACTOR
     return factor * baseline + round_off
 
 

@@ -14,7 +14,6 @@ from ..problem.arguments import (
     WRITTEN,
     arguments,
     given_sizes,
-    is_table_sum,
     names,
     size_values,
 )
@@ -178,13 +177,9 @@ def _run(
     values = size_values(spec, sizes, candidate.meta, candidate.threads)
     call = completed(table, given, new_tensors(values))
     reports = candidate.run(call, names(table, *WRITTEN))
-    results = {name: _sum(name, call[name]) for name in names(table, "output")}
+    outputs = [argument for argument in table if argument.role == "output"]
+    results = {a.name: call[a.name].sum(0) if a.in_parts else call[a.name] for a in outputs}
     return as_dense(kind, results, problem.sizes), reports
-
-
-def _sum(name: str, result: torch.Tensor) -> torch.Tensor:
-    """``result``, but of a table's gradient the sum of its copies."""
-    return result.sum(0) if is_table_sum(name) else result
 
 
 def _saved(forward: Candidate | None, problem: Problem, question: Question) -> Tensors:

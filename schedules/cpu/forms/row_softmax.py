@@ -10,6 +10,7 @@ from ....definition.kinds import recurrence_of
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from .regions import whole
+from .row_blocks import RowBlocks
 
 
 def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.PrimFunc:
@@ -22,24 +23,8 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
     sig = Signature(spec, "softmax")
     lines, columns = sig.sizes["lines"], sig.sizes["columns"]
     softmax = BoundRecurrence(recurrence_of("softmax"), functions)
-    width, dtype = lanes * steps, spec.dtype
-
-    def vectors_from(first):
-        """Vectors of the block that begins with column ``first``."""
-        left = tirx.truncdiv(columns - first + (lanes - 1), tirx.const(lanes, "int64"))
-        return tirx.min(left, tirx.const(steps, "int64"))
-
-    @T.inline
-    def load(block, x, line, first, vectors):
-        """``vectors`` of a row; what is behind its end has no share."""
-        if first + vectors * lanes <= columns:
-            for c in T.serial(vectors * lanes):
-                block[c] = T.Cast("float32", x[line, first + c])
-        else:
-            for c in T.serial(columns - first):
-                block[c] = T.Cast("float32", x[line, first + c])
-            for c in T.serial(first + vectors * lanes - columns):
-                block[columns - first + c] = T.float32(float("-inf"))
+    blocks = RowBlocks(columns, lanes, steps)
+    infinity = tirx.const(float("inf"), "float32")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def rows(x: sig.own("x"), shares: sig.own("shares"), line_lse: sig.own("line_lse")):
@@ -48,18 +33,17 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                 line = T.axis.spatial(lines, t)
                 T.reads(whole([x]))
                 T.writes(whole([shares, line_lse]))
-                block = T.sblock_alloc_buffer((width,), "float32")
+                block = T.sblock_alloc_buffer((blocks.width,), "float32")
                 m = T.sblock_alloc_buffer((lanes,), "float32")
                 m_new = T.sblock_alloc_buffer((lanes,), "float32")
                 l = T.sblock_alloc_buffer((lanes,), "float32")
                 row = T.sblock_alloc_buffer((3,), "float32")
-                blocks: T.let[T.int64] = T.truncdiv(columns + (width - 1), T.int64(width))
                 for i in T.vectorized(lanes):
                     m[i] = softmax.start("m")
                     l[i] = softmax.nothing("l")
-                for n in T.serial(blocks):
-                    vectors: T.let[T.int64] = vectors_from(n * width)
-                    load(block, x, line, n * width, vectors)
+                for n in T.serial(blocks.count):
+                    vectors: T.let[T.int64] = blocks.vectors_from(n * blocks.width)
+                    blocks.load(block, x, line, n * blocks.width, vectors, float("-inf"))
                     for i in T.vectorized(lanes):
                         m_new[i] = m[i]
                     for s in T.serial(vectors):
@@ -83,17 +67,23 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                     row[1] = softmax.join("l", row[1], l[i])
                 line_lse[line] = softmax.lse(row[0], row[1])
                 row[2] = softmax.inverse(row[1])
+                # The sum of a row with +inf is NaN, as that of one with NaN, which its log tells.
+                if row[0] == infinity:
+                    line_lse[line] = row[0]
+                    for c in T.serial(columns):
+                        line_lse[line] = line_lse[line] + T.Select(
+                            T.Cast("float32", x[line, c]) <= infinity, T.float32(0), row[1]
+                        )
                 if shares.shape[0] > 0:
-                    for n in T.serial(blocks):
-                        vectors: T.let[T.int64] = vectors_from(n * width)
-                        load(block, x, line, n * width, vectors)
+                    for n in T.serial(blocks.count):
+                        vectors: T.let[T.int64] = blocks.vectors_from(n * blocks.width)
+                        blocks.load(block, x, line, n * blocks.width, vectors, float("-inf"))
                         for s in T.serial(vectors):
                             for i in T.vectorized(lanes):
                                 block[s * lanes + i] = softmax.out(
                                     softmax.weight(block[s * lanes + i], row[0]), row[2]
                                 )
-                        for c in T.serial(T.min(columns - n * width, T.int64(width))):
-                            shares[line, n * width + c] = T.Cast(dtype, block[c])
+                        blocks.store(shares, line, n * blocks.width, block)
 
     softmax.check(("lse",), "scores", "score_mod", "mask", "pv")
     return sig.finish(rows, f"{spec.name}_fwd")

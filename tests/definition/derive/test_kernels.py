@@ -14,6 +14,7 @@ from tvm_flash.definition.kinds import gradient_of, recurrence_of
 from tvm_flash.definition.plain_backward import plain_backward
 from tvm_flash.definition.rows import KINDS
 from tvm_flash.definition.signature import Signature
+from tvm_flash.problem.arguments import TABLE, WRITTEN, names
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cpu.defaults import forward_config
 from tvm_flash.schedules.cpu.forward import schedule_forward
@@ -111,7 +112,9 @@ def test_gpu_forward(kind, variant, launches):
             tensors = named | (workspaces(named) if launches is divided else {})
             called = tensors | {"softmax_scale": spec.head_dim**-0.5, "window_left": 10**6}
             called = {name: called[name] for name in (*tensors, *Signature(spec).numbers)}
-            program = CudaProgram("kinds", tuple(called), made)
+            written = names(TABLE["forward_split"], *WRITTEN)
+            written = tuple(name for name in written if name in called)
+            program = CudaProgram("kinds", tuple(called), made, written=written)
             run_program(program, ptx_of(program, ptx_version((ARCHS["sm_80"],))), called)
             check(named, out, lse, 3e-3)
 

@@ -81,7 +81,7 @@ def judged(direction: str, **fields) -> tuple[InterpretedKernel, list[Check]]:
 
     candidate = Candidate("", spec, direction, (ARCH,), tile_of(meta), meta, None)
     listed = candidate.listed(quick=False)
-    if direction != "append":
+    if direction != "append" and spec.computes == "attention":
         rows, keys = candidate.tile
         middle = (rows + 3 * rows // 8 + 1, keys + 3 * keys // 4 + 2)
         listed.append(Problem("middle", *middle, softmax_scale=-0.3))
@@ -160,6 +160,10 @@ CALLED = {
     "dropout_backward_f16_d32": Called(1, partial(judged, "backward", dropout=True, **_HALF)),
     "listed_forward_f16_d32": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
     "listed_backward_f16_d32": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
+    **{
+        f"{direction}_f16": Called(0, partial(judged, direction, dtype="float16", head_dim=8))
+        for direction in ("softmax", "softmax_backward")
+    },
     "tables_f16_d32": Called(1, partial(learned, "tables")),
     "ordered_tables_f16_d32": Called(2, partial(learned, "tables_deterministic")),
 }

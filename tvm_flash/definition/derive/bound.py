@@ -11,7 +11,18 @@ from ..derivative import is_call
 from ..scores import LN2
 from .algebra import Algebra
 from .blocks import Rejected
-from .formula import Expr, call_name, fill, is_named, named, number, rewrite, with_keys, write
+from .formula import (
+    LOWEST,
+    Expr,
+    call_name,
+    fill,
+    is_named,
+    named,
+    number,
+    rewrite,
+    with_keys,
+    write,
+)
 from .gradient import Gradient
 from .recurrence import Recurrence
 
@@ -110,6 +121,15 @@ class BoundRecurrence(_Bound):
     def factor(self, old: Expr, new: Expr) -> Expr:
         """What sums are multiplied by when the maximum moves, or joins that of other parts."""
         return self._filled("exp", self.recurrence.factor, {"m_old": old, "m_new": new})
+
+    def finite(self, m: Expr) -> Expr:
+        """``m``, of which any value serves; the largest number for +inf.
+
+        The weight of +inf is then +inf, and not NaN as that of NaN.
+        """
+        if "m" in self.recurrence.exact:
+            raise Rejected("row_max", f"must be exact: {self.recurrence.exact['m']}")
+        return tirx.min(m, number(-LOWEST))
 
     def repaired(self, value: Expr, old: Expr, new: Expr) -> Expr:
         """A sum of the keys before the maximum moved from ``old`` to ``new``, or of a part."""
