@@ -79,5 +79,3 @@ def _check(shape: tuple, stored: tuple, q: torch.Tensor, entries: int) -> None:
             raise ValueError(
                 f"block_mask is on {x.device}, q on {q.device}: block_mask.to(q.device) moves it"
             )
-        if x.dtype != torch.int32:
-            raise TypeError(f"lists of block_mask have {x.dtype}, must have torch.int32")

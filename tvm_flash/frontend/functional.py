@@ -12,6 +12,7 @@ from . import table_ops  # noqa: F401  its operators are called by those of atte
 from .blocks import NO_BLOCKS, with_blocks
 from .captured import Captured
 from .checks import as_softmax, check_alibi, check_tensors
+from .given_masks import is_block_mask
 from .made_blocks import with_made_blocks
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
@@ -174,14 +175,13 @@ def attention(
             raise ValueError(f"{num_splits=}: the keys of listed blocks are not divided")
         blocks = with_blocks(block_mask, q, k, ragged, score_mod, mask_mod)
         mask_mod = block_mask
-    elif (
-        mask_mod is not None
-        and callable(mask_mod)
-        and not isinstance(score_mod, Captured)  # of which a function beside it is refused
-        and lengths is None
-    ):
-        functions = score_mod, mask_mod
-        score_mod, mask_mod, blocks = with_made_blocks(*functions, q, k, features, numbers)
+    elif mask_mod is not None:
+        if is_block_mask(mask_mod):
+            raise TypeError("mask_mod is a BlockMask, must be a function: give it as block_mask")
+        # Beside a Captured score_mod a function is refused.
+        if callable(mask_mod) and lengths is None and not isinstance(score_mod, Captured):
+            functions = score_mod, mask_mod
+            score_mod, mask_mod, blocks = with_made_blocks(*functions, q, k, features, numbers)
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
     if lengths is None:

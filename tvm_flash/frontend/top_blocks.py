@@ -7,6 +7,7 @@ import torch
 from ..problem.block_mask import BlockMask, mask_of_lists
 from ..problem.spec import check_block
 from .checks import check_alike, check_first, check_sizes
+from .values import as_flag
 
 # Scores of pairs of blocks that exist at once: some rows of blocks against all of the keys.
 _SCORES = 1 << 22
@@ -24,7 +25,7 @@ def top_blocks(
     the lengths: never a score for all pairs of blocks at once. Without gradients: selection has
     none. Raises TypeError, ValueError for what is no q, k, block or top.
     """
-    block = check_block("block", block)
+    block, causal = check_block("block", block), as_flag("causal", causal)
     check_first(q)
     check_alike("k", k, q)
     check_sizes(q.shape, k.shape, k.shape)
