@@ -239,9 +239,9 @@ def test_nan_in_a_table_of_a_mask():
             "key_blocks",
             lambda x: x + 6,
             ValueError,
-            r"key_blocks of block_mask has 6 to .* of 0..2",
+            r"key_blocks of block_mask has 7 to .* of 0..2",
         ),
-        ("query_blocks", lambda x: x - 1, ValueError, "query_blocks of block_mask has -1 to"),
+        ("query_blocks", lambda x: x - 3, ValueError, "query_blocks of block_mask has -2 to"),
         ("key_blocks", lambda x: x[:1], ValueError, "must ascend from 0 or more to 1 at most"),
         (
             "query_starts",
