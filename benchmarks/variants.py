@@ -194,12 +194,15 @@ def table(found: dict) -> Table:
             variant.name,
             variant.formula,
             f"`{variant.call}`",
-            *(f"{taken[variant.name][d]['ratio']:.2f}" for d in ("forward", "backward")),
+            *(_cost(taken.get(variant.name), d) for d in ("forward", "backward")),
         )
         for variant in VARIANTS
-        if variant.name in taken
     ]
     return Table("", tuple(columns), rows)
+
+
+def _cost(row: dict | None, direction: str) -> str:
+    return "not timed" if row is None else f"{row[direction]['ratio']:.2f}"
 
 
 def weights(variant: Variant, seqlen: int) -> torch.Tensor:

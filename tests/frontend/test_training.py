@@ -1,4 +1,4 @@
-"""Models trained through this package and by plain torch: one loss curve, as docs/training.png."""
+"""Models trained through this package and by plain torch: one loss curve."""
 
 import runpy
 from pathlib import Path
