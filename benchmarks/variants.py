@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from tvm_flash import attention, block_mask, masks
+from tvm_flash import attention, block_mask, masks, top_blocks
 from tvm_flash.artifact.folder import replacing
 from tvm_flash.bench.host import describe
 from tvm_flash.bench.table import Table, numbers, words
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "variants.json"
 PICTURE = ROOT / "docs" / "variants.png"
 BATCH, SEQLEN, HEADS, HEAD_DIM = 1, 2048, 8, 64
-SHOWN = 32  # positions of a picture
+SHOWN = 64  # positions of a picture
 PATIENCE = Patience(5, 30, 2.0, shortest=1e-3)
 
 
@@ -42,16 +41,20 @@ class Variant:
     formula: str
     call: str
 
-    def keywords(self, seqlen: int) -> dict:
-        """The keywords, for sequences of ``seqlen``."""
-        known = {"torch": torch, "masks": masks, "block_mask": block_mask, **tables(seqlen)}
-        return eval(f"dict({self.call})", known)
+    def keywords(self, q: torch.Tensor, k: torch.Tensor) -> dict:
+        """The keywords of a call with q and k (B, S, H, D)."""
+        return eval(f"dict({self.call})", {**_FUNCTIONS, "q": q, "k": k, **tables(q.shape[1])})
+
+
+_FUNCTIONS = {
+    "torch": torch, "masks": masks, "block_mask": block_mask, "top_blocks": top_blocks,
+}  # fmt: skip
 
 
 def tables(seqlen: int) -> dict[str, torch.Tensor | int]:
     """What the calls capture or pass, equal in every run."""
     draw = torch.Generator().manual_seed(0)
-    positions = torch.arange(seqlen)
+    positions, height = torch.arange(seqlen), 2 ** ((seqlen.bit_length() - 1) // 2)
     return {
         "slopes": 2.0 ** -torch.arange(1.0, HEADS + 1),
         "sink": torch.randn(HEADS, generator=draw),
@@ -60,7 +63,10 @@ def tables(seqlen: int) -> dict[str, torch.Tensor | int]:
         "learned": torch.randn(1, HEADS, 1, seqlen, generator=draw, requires_grad=True),
         "documents": positions * 4 // seqlen,
         "some": (positions == 0) | (positions == seqlen // 2),
+        "temperature": torch.full((), 0.125, requires_grad=True),
         "window": seqlen // 8,
+        "block": max(seqlen // 16, 16),
+        "grid": (height, seqlen // height),
         "n": seqlen,
     }
 
@@ -68,6 +74,7 @@ def tables(seqlen: int) -> dict[str, torch.Tensor | int]:
 VARIANTS = (
     Variant("causal", "j <= i", "causal=True"),
     Variant("sliding window", "i - w <= j <= i", "causal=True, window_size=(window, 0)"),
+    Variant("temperature that learns", "t q_i k_j", "softmax_scale=temperature"),
     Variant("softcap", "c tanh(s / c)", "softcap=5.0"),
     Variant("ALiBi", "s - m_h abs(i - j)", "alibi_slopes=slopes"),
     Variant("bias", "s + B[h, i, j]", "bias=bias"),
@@ -96,6 +103,45 @@ VARIANTS = (
     Variant(
         "Longformer", "abs(i - j) <= w or global", "mask_mod=masks.longformer(window // 2, some)"
     ),
+    Variant(
+        "dilated window",
+        "i - j = 3 n, abs(n) <= w",
+        "mask_mod=masks.dilated_window(window // 4, 3)",
+    ),
+    Variant(
+        "StreamingLLM", "i - w <= j <= i or j < 4 <= i", "mask_mod=masks.sink_window(4, window)"
+    ),
+    Variant(
+        "Sparse Transformer, strided",
+        "j <= i, i - j < w or w divides i - j",
+        "mask_mod=masks.sparse_strided(window // 2)",
+    ),
+    Variant(
+        "Sparse Transformer, fixed",
+        "j <= i, one block or its end",
+        "mask_mod=masks.sparse_fixed(window // 2)",
+    ),
+    Variant("NATTEN", "j near i on a grid", "mask_mod=masks.neighborhood(grid, (3, 3))"),
+    Variant(
+        "BigBird",
+        "near, global or drawn blocks",
+        "mask_mod=masks.bigbird(n, block, global_blocks=1, random=1)",
+    ),
+    Variant(
+        "BigBird, by blocks",
+        "near, global or drawn blocks",
+        "block_mask=block_mask(masks.bigbird(n, block, global_blocks=1, random=1), 1, 1, n, n)",
+    ),
+    Variant(
+        "random blocks",
+        "drawn blocks",
+        "block_mask=block_mask(masks.random_blocks(n, block, 2), 1, 1, n, n, (block, block))",
+    ),
+    Variant(
+        "selected blocks",
+        "best 2 blocks by mean q and k",
+        "block_mask=top_blocks(q, k, (block, block), 2)",
+    ),
 )
 
 
@@ -117,7 +163,7 @@ def measured(variant: Variant) -> dict:
     draw = torch.Generator().manual_seed(1)
     shape = BATCH, SEQLEN, HEADS, HEAD_DIM
     q, k, v, dout = (torch.randn(shape, generator=draw) for _ in range(4))
-    keywords = {"plain": {}, "variant": variant.keywords(SEQLEN)}
+    keywords = {"plain": {}, "variant": variant.keywords(q, k)}
     calls = {name: partial(attention, q, k, v, **given) for name, given in keywords.items()}
     forward = interleaved(calls, PATIENCE)
     learned = [x for x in keywords["variant"].values() if getattr(x, "requires_grad", False)]
@@ -148,20 +194,23 @@ def table(found: dict) -> Table:
             variant.name,
             variant.formula,
             f"`{variant.call}`",
-            *(f"{taken[variant.name][d]['ratio']:.2f}" for d in ("forward", "backward")),
+            *(_cost(taken.get(variant.name), d) for d in ("forward", "backward")),
         )
         for variant in VARIANTS
-        if variant.name in taken
     ]
     return Table("", tuple(columns), rows)
 
 
-def weights(call: Callable, seqlen: int) -> torch.Tensor:
+def _cost(row: dict | None, direction: str) -> str:
+    return "not timed" if row is None else f"{row[direction]['ratio']:.2f}"
+
+
+def weights(variant: Variant, seqlen: int) -> torch.Tensor:
     """The weights (Sq, Sk) of head 0: what attention gives where row j of V is e_j."""
     draw = torch.Generator().manual_seed(3)
     q, k = (torch.randn(1, seqlen, HEADS, HEAD_DIM, generator=draw) * 1.2 for _ in range(2))
     v = torch.eye(seqlen)[None, :, None].expand(1, seqlen, HEADS, seqlen)
-    return call(q, k, v)[0, :, 0]
+    return attention(q, k, v, **variant.keywords(q, k))[0, :, 0].detach()
 
 
 def draw(path: Path) -> None:
@@ -169,13 +218,12 @@ def draw(path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = (Variant("plain", "s", ""), *VARIANTS)
-    columns = 5
+    columns = 6
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, variant in zip(places, shown, strict=False):
-        found = weights(partial(attention, **variant.keywords(SHOWN)), SHOWN)
-        axes.imshow(found.detach().sqrt(), cmap="Blues", vmin=0, interpolation="nearest")
+        axes.imshow(weights(variant, SHOWN).sqrt(), cmap="Blues", vmin=0, interpolation="nearest")
         axes.set_title(variant.name, fontsize=9)
         axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     for axes in places[len(shown) :]:

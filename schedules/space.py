@@ -32,8 +32,15 @@ def vector_registers(rows: int, lanes: int, vector: int) -> int:
     return (rows + 1) * (lanes // vector) + 1
 
 
-def block_reasons(spec: AttentionSpec, block_q: int, block_k: int) -> list[str]:
-    """Why tiles of these sizes do not divide the blocks that calls of ``spec`` list."""
+def block_reasons(
+    spec: AttentionSpec, block_q: int, block_k: int, merges_rows: bool = False
+) -> list[str]:
+    """Why tiles of these sizes do not divide the blocks that calls of ``spec`` list.
+
+    merges_rows: tiles of several whole rows of blocks are as good.
+    """
+    if merges_rows and spec.block_mask and block_q % spec.block_mask[0] == 0:
+        block_q = spec.block_mask[0]
     tile, blocks = (block_q, block_k), spec.block_mask or (block_q, block_k)
     return [
         f"{name}={own} must divide the {whole} {kind} of a block of block_mask"

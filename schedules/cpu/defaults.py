@@ -116,8 +116,9 @@ def _forward_in_blocks(config: ForwardConfig, spec: AttentionSpec) -> ForwardCon
         return config
     queries, keys = spec.block_mask
     group = gcd(config.group, queries)
+    rows = config.block_q // queries * queries or gcd(config.block_q, queries)
     return replace(
-        config, block_q=gcd(config.block_q, queries), group=group, lanes=gcd(config.lanes, group),
+        config, block_q=rows, group=group, lanes=gcd(config.lanes, group),
         block_k=gcd(config.block_k, keys),
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """``attention(block_mask=)``: the plain mask's results, by lists of blocks."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -231,6 +232,52 @@ def test_nan_in_a_table_of_a_mask():
         attention(q, k, v, block_mask=block_mask(mask_mod, 2, 4, 100, 150, BLOCK))
 
 
+@pytest.mark.parametrize(
+    "name, changed, error, message",
+    [
+        (
+            "key_blocks",
+            lambda x: x + 6,
+            ValueError,
+            r"key_blocks of block_mask has 7 to .* of 0..2",
+        ),
+        ("query_blocks", lambda x: x - 3, ValueError, "query_blocks of block_mask has -2 to"),
+        ("key_blocks", lambda x: x[:1], ValueError, "must ascend from 0 or more to 1 at most"),
+        (
+            "query_starts",
+            lambda x: x.flip(-1),
+            ValueError,
+            "query_starts of block_mask must ascend",
+        ),
+        (
+            "key_starts",
+            lambda x: x[..., 1:],
+            ValueError,
+            r"shape \(1, 1, 4\), must have \(1, 1, 5\)",
+        ),
+        ("key_starts", lambda x: x.long(), TypeError, "torch.int64, must have torch.int32"),
+    ],
+)
+def test_lists_that_are_none(name, changed, error, message):
+    mask = block_mask(masks.sliding_window(40), 1, 1, 100, 150, BLOCK)
+    mask = replace(mask, **{name: changed(getattr(mask, name))})
+    with pytest.raises(error, match=message):
+        attention(*qkv()[:3], block_mask=mask)
+
+
+def test_rows_of_blocks_share_staged_keys():
+    """A tile of many rows of blocks with lists of their own, on one thread and in any number."""
+    inputs, mask = qkv(1000, 700), random_mask(1000, 700, (2, 4), BLOCK)
+    holds(inputs, mask, causal=True)
+    threads, call = torch.get_num_threads(), partial(attention, *inputs[:3], block_mask=mask)
+    found = []
+    for n in (1, 2, 16):
+        torch.set_num_threads(n)
+        found.append(call())
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 def test_what_does_not_fit():
     q, k, v = qkv()[:3]
     mask = random_mask(100, 150, (1, 1), BLOCK)
@@ -247,6 +294,8 @@ def test_what_does_not_fit():
     ):
         with pytest.raises(error, match=message):
             attention(q, k, v, block_mask=other)
+    with pytest.raises(TypeError, match="mask_mod is a BlockMask, must be a function"):
+        attention(q, k, v, mask_mod=mask)
     with pytest.raises(ValueError, match="has its own mask_mod"):
         attention(q, k, v, block_mask=mask, mask_mod=masks.causal())
     packed, other = [q[0], k[0], v[0]], block_mask(masks.causal(), 2, 4, [40, 60], [75, 75])

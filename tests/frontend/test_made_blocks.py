@@ -45,8 +45,8 @@ def same_document(b, h, q_idx, k_idx):
 def test_a_call_is_the_one_without_lists(made, options):
     given = [x.clone().requires_grad_() for x in (Q, K, V)]
     got = attention(*given, mask_mod=same_document, **options)
-    (mask,) = made.values()
-    assert mask.density < 0.6
+    (stored,) = made.values()
+    assert len(stored[1]) < 0.6 * 7 * 4  # blocks
     want, _ = attention_reference(*given, mask_mod=same_document, upcast=torch.float64, **options)
     torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5)
     upstream = random(4, 3)
@@ -96,8 +96,8 @@ def test_lists_of_each_entry_and_head(made):
         return (q_idx // 64 - k_idx // 64 + first[b]) % step[h] == 0
 
     got = attention(Q, K, V, mask_mod=mask_mod)
-    (mask,) = made.values()
-    assert mask.shape[:2] == (2, 4)
+    (stored,) = made.values()
+    assert stored[0].shape[:2] == (2, 4)
     torch.testing.assert_close(got, attention(Q, K, V, mask_mod=capture(mask_mod=mask_mod)))
 
 
@@ -131,5 +131,59 @@ def test_a_function_beside_a_captured_one_is_refused_as_everywhere(made):
         attention(Q, K, V, score_mod=captured, mask_mod=same_document)
 
 
-def test_small_calls_and_few_heads_have_none():
-    assert made_blocks.made_blocks(same_document, Q, K, (), ()) is None
+def near(b, h, q_idx, k_idx):
+    return (q_idx - k_idx).abs() < 40
+
+
+def test_compiled_functions_of_positions_have_lists(made):
+    """As constants, for sizes that are; what captured tensors hold then may change unseen."""
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    got = compiled(Q, K, V, mask_mod=near, causal=True)
+    assert len(made) == 1
+    assert torch.equal(got, attention(Q, K, V, mask_mod=near, causal=True)) and len(made) == 1
+
+
+@pytest.mark.sweep
+def test_what_is_compiled_for_any_length_has_none(made):
+    of_any_length = torch.compile(attention, fullgraph=True, backend="aot_eager", dynamic=True)
+    longer = [torch.cat([x, x], 1) for x in (Q, K, V)]
+    for given in ((Q, K, V), longer):
+        got = of_any_length(*given, mask_mod=near)
+        assert not made
+        torch.testing.assert_close(got, attention(*given, mask_mod=capture(mask_mod=near)))
+    of_any_length(Q, K, V, mask_mod=same_document)
+    assert not made
+
+
+def test_a_function_is_traced_once(made):
+    """Whether it gets lists or not, and the score_mod beside it too."""
+    calls = []
+
+    def most(b, h, q_idx, k_idx):
+        calls.append(q_idx)
+        return q_idx + 500 >= k_idx
+
+    def score_mod(score, b, h, q_idx, k_idx):
+        calls.append(score)
+        return score
+
+    attention(Q, K, V, score_mod=score_mod, mask_mod=most)
+    assert len(made) == 1
+    calls.clear()
+    attention(Q, K, V, score_mod=score_mod, mask_mod=most)
+    assert len(calls) == 2
+
+
+def test_small_calls_and_few_heads_have_none(monkeypatch):
+    monkeypatch.setattr(made_blocks, "_made", None)  # which nobody calls
+    want = attention(Q, K, V, mask_mod=capture(mask_mod=same_document))
+    assert torch.equal(attention(Q, K, V, mask_mod=same_document), want)
+
+
+def test_numbers_that_nobody_may_read(made, monkeypatch):
+    """On a GPU captured tensors are not read: a function that has none gets lists all the same."""
+    monkeypatch.setattr(made_blocks, "is_readable", lambda x: False)
+    attention(Q, K, V, mask_mod=same_document)
+    assert not made
+    attention(Q, K, V, mask_mod=lambda b, h, q_idx, k_idx: q_idx // 70 == k_idx // 70)
+    assert len(made) == 1

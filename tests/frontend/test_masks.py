@@ -7,6 +7,7 @@ import torch
 
 import tvm_flash
 from tvm_flash.masks import EXAMPLES, causal, in_characters, visible_pairs
+from tvm_flash.score.mask_examples import COMPOSED
 
 
 def test_in_characters():
@@ -23,7 +24,7 @@ def draw(*arguments):
 def test_every_mask_is_drawn(tmp_path):
     shown = draw("--seqlen", "16")
     assert shown.returncode == 0, shown.stderr
-    assert all(f"{name}: " in shown.stdout for name in EXAMPLES)
+    assert all(f"{name}: " in shown.stdout for name in EXAMPLES | COMPOSED)
     saved = draw("causal", "bigbird", "--save", str(tmp_path / "masks.png"))
     assert saved.returncode == 0 and saved.stdout == f"wrote {tmp_path / 'masks.png'}\n"
     assert (tmp_path / "masks.png").read_bytes().startswith(b"\x89PNG")

@@ -126,6 +126,7 @@ def test_examples_of_any_length(name, seqlen):
         (lambda: masks.neighborhood((4, 4), (3, 5)), ValueError, "kernel"),
         (lambda: masks.neighborhood((4, 4), 3), ValueError, "kernel"),
         (lambda: masks.neighborhood((), ()), ValueError, "kernel"),
+        (lambda: masks.neighborhood(8.0, 3), TypeError, "shape=8.0 must be an int"),
         (lambda: masks.sparse_fixed(4, 5), ValueError, "summary=5"),
         (lambda: masks.all_of(), ValueError, "of no mask"),
         (lambda: masks.any_of(masks.causal(), 3), TypeError, "any_of.. of 3"),

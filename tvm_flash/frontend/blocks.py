@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,11 +14,22 @@ from .ragged_checks import PAGED
 from .spans import Ragged
 
 
+class Blocks(NamedTuple):
+    """The block lists of a call. size: (queries, keys) of a block, None without lists; lists: the
+    tables that kernels read, as ``problem.block_mask.shared_lists`` gives them."""
+
+    size: tuple[int, int] | None = None
+    lists: Sequence[torch.Tensor] = ()
+
+
+NO_BLOCKS = Blocks()
+
+
 def with_blocks(
     given: Any, q: torch.Tensor, k: torch.Tensor, ragged: Ragged | None,
     score_mod: Callable | Captured | None, mask_mod: Callable | None,
-) -> tuple[tuple[int, int], list[torch.Tensor]]:  # fmt: skip
-    """(block, lists) of a call with the BlockMask ``given``, whose mask_mod is the call's.
+) -> Blocks:  # fmt: skip
+    """The lists of a call with the BlockMask ``given``, whose mask_mod is the call's.
 
     ragged: where the entries of a packed call lie. Raises TypeError, ValueError for one that is
     none or of another problem, and for functions that have a mask_mod too.
@@ -31,7 +42,7 @@ def with_blocks(
     entries = q.shape[0] if ragged is None else ragged.entries
     _check(shape, stored, q, entries)
     _check_lengths(shape[2:], q, k, ragged)
-    return block, shared_lists(stored, entries, q.shape[-2])
+    return Blocks(block, shared_lists(stored, entries, q.shape[-2]))
 
 
 def _check_lengths(of_mask: tuple, q, k, ragged: Ragged | None) -> None:
@@ -68,5 +79,3 @@ def _check(shape: tuple, stored: tuple, q: torch.Tensor, entries: int) -> None:
             raise ValueError(
                 f"block_mask is on {x.device}, q on {q.device}: block_mask.to(q.device) moves it"
             )
-        if x.dtype != torch.int32:
-            raise TypeError(f"lists of block_mask have {x.dtype}, must have torch.int32")

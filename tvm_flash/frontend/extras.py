@@ -21,6 +21,20 @@ _REFUSED = {
 _RENAMED = {"page_table": "block_table", "return_softmax_lse": "return_attn_probs"}
 
 
+def shared_options(
+    softmax_scale, causal, window_size, softcap, alibi_slopes, others: dict[str, Any]
+) -> dict[str, Any]:
+    """The keywords of ``attention`` of those that FlashAttention's functions share.
+
+    others: keywords of FlashAttention-3; raises as ``sink_of``.
+    """
+    return {
+        "softmax_scale": softmax_scale, "causal": causal, "window_size": window_size,
+        "softcap": softcap, "alibi_slopes": alibi_slopes,
+        "sink": sink_of(others) if others else None,
+    }  # fmt: skip
+
+
 def sink_of(others: dict[str, Any]) -> torch.Tensor | None:
     """The sink among ``others``, by any of its names.
 

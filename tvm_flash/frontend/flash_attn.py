@@ -8,7 +8,7 @@ import torch
 
 from ..score.layouts import check_dense
 from .attn_probs import dropout_of, shown_weights
-from .extras import sink_of
+from .extras import shared_options
 from .functional import Window, attention
 from .values import NO_WINDOW
 
@@ -36,12 +36,9 @@ def flash_attn_func(
     num_splits: 0, the kernels choose; others raise ValueError. others: as
     ``flash_attn_varlen_func`` has it.
     """
-    sink = sink_of(others) if others else None
+    shared = softmax_scale, causal, window_size, softcap, alibi_slopes
+    options = shared_options(*shared, others)
     dropout_p, rng = dropout_of(dropout_p, q, return_attn_probs)
-    options = {
-        "softmax_scale": softmax_scale, "causal": causal, "window_size": window_size,
-        "softcap": softcap, "alibi_slopes": alibi_slopes, "sink": sink,
-    }  # fmt: skip
     result = attention(
         q, k, v, deterministic=deterministic, return_lse=return_attn_probs, num_splits=num_splits,
         dropout_p=dropout_p, rng=rng, **options,

@@ -8,7 +8,7 @@ import torch
 
 from .attn_probs import dropout_of, shown_weights
 from .checks import check_first
-from .extras import sink_of
+from .extras import shared_options
 from .flash_attn import unpacked
 from .functional import Window, attention
 from .output import check_out
@@ -49,15 +49,12 @@ def flash_attn_varlen_func(
     ``attention``'s sink as s_aux, sinks or learnable_sink; FlashAttention-3's pack_gqa and
     sm_margin, being of speed alone; what it has besides raises NotImplementedError by name.
     """
-    sink = sink_of(others) if others else None
+    shared = softmax_scale, causal, window_size, softcap, alibi_slopes
+    options = shared_options(*shared, others)
     if out is not None:
         check_first(q, 3)
         check_out(out, q, v)
     dropout_p, rng = dropout_of(dropout_p, q, return_attn_probs)
-    options = {
-        "softmax_scale": softmax_scale, "causal": causal, "window_size": window_size,
-        "softcap": softcap, "alibi_slopes": alibi_slopes, "sink": sink,
-    }  # fmt: skip
     result = attention(
         q, k, v, deterministic=deterministic, return_lse=return_attn_probs,
         cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, max_seqlen_q=max_seqlen_q,

@@ -9,10 +9,11 @@ from torch._C import _is_any_autocast_enabled
 
 from ..problem.block_mask import BlockMask
 from . import table_ops  # noqa: F401  its operators are called by those of attention
-from .blocks import with_blocks
+from .blocks import NO_BLOCKS, with_blocks
 from .captured import Captured
 from .checks import as_softmax, check_alibi, check_tensors
-from .made_blocks import made_blocks
+from .given_masks import is_block_mask
+from .made_blocks import with_made_blocks
 from .ops import attention_operator
 from .problem import problem_of, problem_while_compiling
 from .ragged import is_jagged, jagged_parts, nested_like, ready_attention
@@ -168,40 +169,38 @@ def attention(
         causal, window_size, softcap, softmax_scale, alibi_slopes, alignment, softmax, dropout_p,
         inputs,
     )  # fmt: skip
-    blocks, lists = (), ()
-    if (
-        mask_mod is not None
-        and callable(mask_mod)
-        and not isinstance(score_mod, Captured)  # of which a function beside it is refused
-        and block_mask is lengths is None
-        and not torch.compiler.is_compiling()
-    ):
-        block_mask = made_blocks(mask_mod, q, k, features, numbers)
-        mask_mod = mask_mod if block_mask is None else None
+    blocks = NO_BLOCKS
     if block_mask is not None:
         if num_splits and num_splits != 1:
             raise ValueError(f"{num_splits=}: the keys of listed blocks are not divided")
-        block, lists = with_blocks(block_mask, q, k, ragged, score_mod, mask_mod)
-        blocks, mask_mod = (block,), block_mask
+        blocks = with_blocks(block_mask, q, k, ragged, score_mod, mask_mod)
+        mask_mod = block_mask
+    elif mask_mod is not None:
+        if is_block_mask(mask_mod):
+            raise TypeError("mask_mod is a BlockMask, must be a function: give it as block_mask")
+        # Beside a Captured score_mod a function is refused.
+        if callable(mask_mod) and lengths is None and not isinstance(score_mod, Captured):
+            functions = score_mod, mask_mod
+            score_mod, mask_mod, blocks = with_made_blocks(*functions, q, k, features, numbers)
     if not (deterministic is True or deterministic is False):
         deterministic = as_flag("deterministic", deterministic)
     if lengths is None:
         look = problem_while_compiling if torch.compiler.is_compiling() else problem_of
-        if blocks:
-            features = (*features, "dense", *blocks)
+        if blocks.size:
+            features = (*features, "dense", blocks.size)
         (spec, default_scale), tables = look(q, k, v, features, score_mod, mask_mod)
         scale = default_scale if scale is None else scale
         slopes = ()
         if alibi_slopes is not None:
             slopes = (check_alibi(alibi_slopes, q.device, q.shape[0], q.shape[2]),)
         out, lse = attention_operator(
-            q, k, v, [*slopes, *own, *tables, *lists], spec, scale, sink, deterministic, *numbers,
-            rng,
+            q, k, v, [*slopes, *own, *tables, *blocks.lists], spec, scale, sink, deterministic,
+            *numbers, rng,
         )  # fmt: skip
     else:
         out, lse = ready_attention(
             q, k, v, ragged, options, deterministic, alibi_slopes, (score_mod, mask_mod),
-            as_splits(num_splits) if num_splits else 0, sink, rng, own, blocks, lists,
+            as_splits(num_splits) if num_splits else 0, sink, rng, own, blocks,
         )()  # fmt: skip
         out = out if nested is None else nested_like(nested, out)
     # With pages k and v alone are of that layout: out is packed, as q is.

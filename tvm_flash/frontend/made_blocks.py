@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import cache
 from threading import Lock
+from typing import NamedTuple
 
 import torch
-from torch._C import _is_tracing
+from torch._C import _is_tracing, _len_torch_dispatch_stack
+from torch.cuda import is_current_stream_capturing
 
 from ..problem.block_maker import block_mask, reads
-from ..problem.block_mask import BlockMask
+from ..problem.block_mask import shared_lists
 from ..runtime.kernels import cannot_compile
 from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod
-from .packed_rows import is_readable
+from .blocks import NO_BLOCKS, Blocks
+from .captured import Captured, captured_on
+from .observers import run_by_compiler
+from .packed_rows import is_plain, is_readable
 
 # Heads of all entries for each list: torch looks at a pair of a query and a key in 3 to 24 ns, a
 # kernel computes one of a head in 4 (float32, D = 64, Zen 4), so that the first call takes at most
@@ -29,6 +33,7 @@ MOST_ELEMENTS = 2**18
 DENSEST = 0.75
 _BLOCK = (128, 128)
 _MOST_KEPT = 32
+Stored = tuple[torch.Tensor, ...]  # as BlockMask.stored
 
 
 class _Kept:
@@ -37,11 +42,14 @@ class _Kept:
     def __init__(self) -> None:
         self._lock, self._answers = Lock(), OrderedDict()
 
-    def get(self, key, make: Callable[[], BlockMask | None]) -> BlockMask | None:
+    def get(self, key, make: Callable[[], Stored | None] | None) -> Stored | None:
+        """The answer to ``key``, made where it is a new one; without ``make`` None then."""
         with self._lock:
             if key in self._answers:
                 self._answers.move_to_end(key)
                 return self._answers[key]
+        if make is None:
+            return None
         answer = make()
         with self._lock:
             self._answers[key] = answer
@@ -53,42 +61,112 @@ class _Kept:
 _kept = _Kept()
 
 
-def made_blocks(mask_mod: Callable, q, k, features: tuple, numbers: tuple) -> BlockMask | None:
-    """The BlockMask that serves a dense call with ``mask_mod`` faster, None where none does.
+class _Call(NamedTuple):
+    """What decides the lists of a dense call beside its mask_mod.
 
-    features, numbers: of ``functional.options_of``. The same function of the same values of what it
-    captured, on the same sizes, has the same answer in every call, so that equal calls have equal
-    bits. On CPUs alone, where numbers are read without waiting for anybody; not where nothing can
-    be compiled, and a library may hold the kernel of the mask_mod alone.
+    hides: causal, has_left, has_right, alignment, left and right of its own mask and window.
     """
-    (batch, seqlen_q, heads, _), seqlen_k = q.shape, k.shape[1]
-    if seqlen_q * seqlen_k < LEAST_PAIRS or batch * heads < LEAST_HEADS:
+
+    batch: int
+    heads: int
+    seqlen_q: int
+    seqlen_k: int
+    hides: tuple
+
+    @property
+    def is_small(self) -> bool:
+        few = self.batch * self.heads < LEAST_HEADS
+        return few or self.seqlen_q * self.seqlen_k < LEAST_PAIRS
+
+    def shares(self, program: ScoreProgram) -> bool:
+        """Whether enough heads share each list of ``program``."""
+        batch, heads = reads(program, "b"), reads(program, "h")
+        shared = (1 if batch else self.batch) * (1 if heads else self.heads)
+        return shared >= LEAST_HEADS
+
+
+def with_made_blocks(
+    score_mod: Callable | None, mask_mod: Callable, q, k, features: tuple, numbers: tuple
+) -> tuple[Callable | Captured | None, Callable | None, Blocks]:
+    """score_mod and mask_mod of a dense call, two functions at most, and the lists that serve it
+    faster, if any do.
+
+    The functions are as given or traced, so that nobody traces them again. features, numbers: of
+    ``functional.options_of``. The same function of the same values of what it captured, on the same
+    sizes, has the same lists in every call, so that equal calls have equal bits. Where values are
+    not read, on GPUs and under torch.compile, functions that captured tensors have none. Not where
+    nothing can be compiled, or a program is exported: a library may hold the kernel of the mask_mod
+    alone.
+    """
+    if q.ndim != 4 or k.ndim != 4:
+        return score_mod, mask_mod, NO_BLOCKS
+    hides = (*features[:3], features[5], *numbers[:2])
+    call = _Call(q.shape[0], q.shape[2], q.shape[1], k.shape[1], hides)
+    if torch.compiler.is_compiling():
+        stored = _while_compiling(mask_mod, q, call)
+    elif call.is_small or not _is_served(q):
+        stored = None
+    else:
+        traced = captured_on(q.device, score_mod, mask_mod)
+        tables = traced.tables[len(traced.score_mod.tables) if traced.score_mod else 0 :]
+        stored = _made(mask_mod, traced.mask_mod, tables, call, q.device)
+        score_mod, mask_mod = traced, None
+    if stored is None:
+        return score_mod, mask_mod, NO_BLOCKS
+    return score_mod, mask_mod, Blocks(_BLOCK, shared_lists(stored, call.batch, call.heads))
+
+
+def _is_served(q) -> bool:
+    return not _cannot_compile() and not _is_tracing() and is_plain(q) and (q.is_cpu or q.is_cuda)
+
+
+def _while_compiling(mask_mod: Callable, q, call: _Call) -> Stored | None:
+    """Lists as constants of what is compiled, for sizes that are: others would have to be fixed."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    if torch.compiler.is_exporting():
         return None
-    if not (q.is_cpu and is_readable(q) and not _cannot_compile()) or _is_tracing():
+    for size in (*call[:4], *call.hides[-2:]):
+        if not has_static_value(size):
+            return None
+    return None if call.is_small else _of_no_tables(mask_mod, q.device, tuple(call))
+
+
+@run_by_compiler
+def _of_no_tables(mask_mod: Callable, device, call: tuple) -> Stored | None:
+    if _len_torch_dispatch_stack() or _cannot_compile():
         return None
-    program, tables = trace_mask_mod(mask_mod, q.device)
-    own = (batch if reads(program, "b") else 1) * (heads if reads(program, "h") else 1)
+    program, tables = trace_mask_mod(mask_mod, device)
+    return None if tables else _made(mask_mod, program, (), _Call(*call), device)
+
+
+def _made(
+    mask_mod: Callable, program: ScoreProgram, tables: Sequence, call: _Call, device
+) -> Stored | None:
+    """The lists of a mask_mod, kept or made."""
     if (
-        batch * heads < LEAST_HEADS * own
+        not call.shares(program)
         or sum(x.numel() for x in tables) > MOST_ELEMENTS
         or not all(is_readable(x) and not x.requires_grad for x in tables)
-        or not _reads_within(program, tables, (batch, heads, seqlen_q, seqlen_k))
+        or not _reads_within(program, tables, call[:4])
     ):
         return None
-    hides = (*features[:3], features[5], *numbers[:2])
-    # Copies: the caller may change a table after this call, or resize it.
-    tables = tuple(x.resolve_neg().clone(memory_format=torch.contiguous_format) for x in tables)
-    values = tuple((x.shape, x.view(-1).view(torch.uint8).numpy().tobytes()) for x in tables)
-    key = (program, values, batch, heads, seqlen_q, seqlen_k, hides)
+    values = tuple((x.shape, _bytes_of(x)) for x in tables)
 
-    def make() -> BlockMask | None:
-        seen = _all_hidden(mask_mod, seqlen_q, seqlen_k, *hides)
-        mask = block_mask(seen, batch, heads, seqlen_q, seqlen_k, _BLOCK, q.device)
-        if mask.density > DENSEST:
-            return None
-        return replace(mask, mask_mod=mask_mod, program=program, tables=tables)
+    def make() -> Stored | None:
+        seen = _all_hidden(mask_mod, call.seqlen_q, call.seqlen_k, *call.hides)
+        mask = block_mask(seen, *call[:4], _BLOCK, device)
+        return None if mask.density > DENSEST else mask.stored
 
-    return _kept.get(key, make)
+    # How many blocks there are is waited for, which a CUDA graph that is captured cannot.
+    waits = device.type == "cuda" and is_current_stream_capturing()
+    return _kept.get((program, values, call, device), None if waits else make)
+
+
+def _bytes_of(table: torch.Tensor) -> bytes:
+    """The numbers of ``table``, copied: its owner may resize it, which numpy would forbid."""
+    plain = table.resolve_neg().clone(memory_format=torch.contiguous_format)
+    return plain.cpu().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _reads_within(program: ScoreProgram, tables, sizes: tuple[int, int, int, int]) -> bool:

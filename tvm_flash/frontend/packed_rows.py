@@ -38,9 +38,15 @@ def is_readable(x: torch.Tensor) -> bool:
 
     On a GPU only where the environment asks for that (TVM_FLASH_CHECK=1), outside of a capture.
     """
+    return is_plain(x) and (
+        x.is_cpu or (_READS_GPUS and x.is_cuda and not is_current_stream_capturing())
+    )
+
+
+def is_plain(x: torch.Tensor) -> bool:
+    """Whether ``x`` is a tensor of a device, with nobody tracing."""
     return (
         not torch.compiler.is_compiling()
-        and (x.is_cpu or (_READS_GPUS and x.is_cuda and not is_current_stream_capturing()))
         and type(x) in _TENSORS
         and _len_torch_dispatch_stack() == 0
         and peek_interpreter_stack() is None

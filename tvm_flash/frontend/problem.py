@@ -103,7 +103,7 @@ def _decided(features: tuple) -> tuple:
 
     It hands a plain tuple on as a constant, and would lose the fields of a NamedTuple.
     """
-    known = (str, tuple)
+    known = (str, tuple, type(None))
     return tuple([x if isinstance(x, known) else as_flag("kind", x) for x in features])
 
 

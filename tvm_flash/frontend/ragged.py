@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from .blocks import NO_BLOCKS, Blocks
 from .checks import check_alibi
 from .packed_rows import is_readable
 from .problem import problem_of, problem_while_compiling
@@ -15,19 +16,19 @@ from .spans import Lengths, Ragged
 
 def ready_attention(
     q, k, v, ragged: Ragged, options: tuple, deterministic, alibi_slopes, mods, num_splits,
-    sink=None, rng=None, own=(), blocks=(), lists=(),
+    sink=None, rng=None, own=(), blocks: Blocks = NO_BLOCKS,
 ) -> Callable[[], tuple]:  # fmt: skip
     """A function that gives out (total_q, H, Dv) and lse (H, total_q) of checked options.
 
     All that may fail has been done then, as ``ready_operator`` says.
     options: of ``functional.options_of``. mods: score_mod, mask_mod. own: tables of what comes
-    before them. blocks, lists: the size of the blocks of a block mask and its tables, if any.
+    before them.
     """
     features, scale, numbers = options
     is_read = ragged.extents is not None  # which a compiler does not
     look = problem_of if is_read or not torch.compiler.is_compiling() else problem_while_compiling
-    (spec, default_scale), tables = look(q, k, v, (*features, ragged.kind, *blocks), *mods)
-    scale, tables = default_scale if scale is None else scale, (*own, *tables, *lists)
+    (spec, default_scale), tables = look(q, k, v, (*features, ragged.kind, blocks.size), *mods)
+    scale, tables = default_scale if scale is None else scale, (*own, *tables, *blocks.lists)
     if alibi_slopes is not None:
         tables = (check_alibi(alibi_slopes, q.device, ragged.entries, q.shape[-2]), *tables)
     return ready_operator(

@@ -8,6 +8,7 @@ from ..problem.block_mask import BlockMask, mask_of_lists
 from ..problem.field_checks import check_block
 from ..problem.size_checks import check_sizes
 from .checks import check_alike, check_first
+from .values import as_flag
 
 # Scores of pairs of blocks that exist at once: some rows of blocks against all of the keys.
 _SCORES = 1 << 22
@@ -25,7 +26,7 @@ def top_blocks(
     the lengths: never a score for all pairs of blocks at once. Without gradients: selection has
     none. Raises TypeError, ValueError for what is no q, k, block or top.
     """
-    block = check_block("block", block)
+    block, causal = check_block("block", block), as_flag("causal", causal)
     check_first(q)
     check_alike("k", k, q)
     check_sizes(q.shape, k.shape, k.shape)

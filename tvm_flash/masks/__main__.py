@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from ..errors import TvmFlashError
+from ..score.mask_examples import COMPOSED
 from . import EXAMPLES, in_characters, save, visible_pairs
+
+_DRAWN = EXAMPLES | COMPOSED
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -20,10 +23,10 @@ def main(
     path: Annotated[Path | None, typer.Option("--save", help="A file: .png, .svg, .pdf.")] = None,
 ) -> None:
     """Draw masks: a row for each query, from its first key on the left to the last."""
-    if unknown := [name for name in names or () if name not in EXAMPLES]:
-        typer.echo(f"no mask {', '.join(unknown)}: there are {', '.join(EXAMPLES)}", err=True)
+    if unknown := [name for name in names or () if name not in _DRAWN]:
+        typer.echo(f"no mask {', '.join(unknown)}: there are {', '.join(_DRAWN)}", err=True)
         raise typer.Exit(2)
-    seen = {name: visible_pairs(EXAMPLES[name](seqlen), seqlen) for name in names or EXAMPLES}
+    seen = {name: visible_pairs(_DRAWN[name](seqlen), seqlen) for name in names or _DRAWN}
     if path is None:
         for name, pairs in seen.items():
             typer.echo(f"{name}: {pairs.float().mean():.0%} visible\n{in_characters(pairs)}\n")

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from .argument import ROLES, WRITTEN, Argument, Padded, Past, Up
+from .argument_tables import TABLES
 from .lengths import MAX_SEQLEN, is_forward
 from .linear import LINEAR_NUMBERS, linear_table
 from .row_softmax import softmax_tables
-from .sequences import KINDS, Shapes
-from .sequences.shapes import entry_numbers
+from .sequences import KINDS
 from .spec import BLOCK_LISTS, AttentionSpec
 
 __all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
@@ -35,95 +35,6 @@ def values_before(found: Sequence[Argument]) -> tuple[str, ...]:
     return tuple(a.name for a in found if a.holds_values)
 
 
-def _table(shapes: Shapes) -> dict[str, tuple[Argument, ...]]:
-    """The arguments of a kind of sequences by direction (a name in artifact.DIRECTIONS)."""
-
-    def rows(name: str, role: str, width: str, like: str = "") -> Argument:
-        return Argument(name, (*shapes.queries, "H", width), role, like=like)
-
-    def keys(name: str, role: str, width: str, like: str = "") -> Argument:
-        return Argument(name, (*shapes.keys, "Hk", width), role, like=like)
-
-    def statistic(name: str, role: str, optional: bool = False) -> Argument:
-        return Argument(name, shapes.statistic, role, "float32", dense=True, optional=optional)
-
-    def part(name: str, *columns: str) -> Argument:
-        shape = ("splits", *shapes.statistic, *columns)
-        return Argument(name, shape, "workspace", "float32", dense=True)
-
-    sink = Argument("sink", ("H",), "input", "float32", dense=True, optional=True)
-    rng = Argument("rng", (2,), "input", "int64", dense=True, optional=True)
-    sums = ("copies", *shapes.sums, "head_dim_pad")
-    inputs = (rows("q", "input", "D"), keys("k", "input", "D"), keys("v", "input", "Dv"))
-    forward = (
-        *inputs,
-        rows("out", "output", "Dv"),
-        statistic("lse", "output"),
-        statistic("lse_low", "output", optional=True),
-    )
-    # The states of a row by part of the keys.
-    parts = (part("part_out", "head_dim_pad"), part("part_m"), part("part_l"))
-    backward = (
-        *inputs,
-        rows("out", "saved", "Dv"),
-        rows("dout", "input", "Dv"),
-        statistic("lse", "saved"),
-        statistic("lse_low", "saved", optional=True),
-        statistic("dlse", "input", optional=True),
-        rows("dq", "output", "D", like="q"),
-        keys("dk", "output", "D", like="k"),
-        keys("dv", "output", "Dv", like="v"),
-        Argument("dsink", ("H",), "output", "float32", dense=True, optional=True),
-        statistic("delta", "workspace"),
-        Argument("dq_acc", sums, "workspace", "float32", dense=True, zeroed=True),
-        *shapes.own,
-        sink,
-        rng,
-    )
-    saved = ("q", "k", "v", "out", "dout", "lse", "lse_low", "dlse", "delta")
-    return {
-        "forward": (*forward, *shapes.own, sink, rng),
-        "forward_split": (*forward, *parts, *shapes.own, sink, rng),
-        "backward": backward,
-        # It sums dQ in registers.
-        "backward_deterministic": tuple(a for a in backward if a.name != "dq_acc"),
-        **dict.fromkeys(
-            ("tables", "tables_deterministic"),
-            (*(a for a in backward if a.name in saved), *shapes.own, rng),
-        ),
-    }
-
-
-def _append_table(shapes: Shapes) -> tuple[Argument, ...]:
-    """The arguments of rows that are written into pages, keys rotated by their positions.
-
-    Row i of entry b is row starts_q[b] + i of k_new and v_new; it goes to position starts_k[b] + i,
-    and its angles stand in row rotary_seqlens[b] + i of cos and sin, or of others in the dtype of
-    the keys; without columns nothing is rotated. v has heads of its own, also none.
-    """
-    keys, values = (*shapes.keys, "Hk", "D"), (*shapes.keys, "Hv", "Dv")
-    exact, rounded = ("angles", "pairs"), ("rounded_angles", "rounded_pairs")
-    return (
-        Argument("k_new", (*shapes.queries, *keys[-2:]), "input"),
-        Argument("v_new", (*shapes.queries, *values[-2:]), "input"),
-        Argument("cos", exact, "input", "float32", optional=True),
-        Argument("sin", exact, "input", "float32", optional=True),
-        Argument("rounded_cos", rounded, "input", optional=True),
-        Argument("rounded_sin", rounded, "input", optional=True),
-        entry_numbers("rotary_seqlens"),
-        Argument("k_pages", keys, "updated"),
-        Argument("v_pages", values, "updated"),
-        *shapes.own,
-    )
-
-
-# By kind of sequences, then by direction. Pages may be others' too: no gradient goes into them.
-TABLES = {name: _table(kind.shapes) for name, kind in KINDS.items()}
-TABLES["paged"] = {
-    "forward": TABLES["paged"]["forward"],
-    "forward_split": TABLES["paged"]["forward_split"],
-    "append": _append_table(KINDS["paged"].shapes),
-}
 # Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
 TABLE |= {"linear": linear_table(KINDS["dense"].shapes), **softmax_tables()}

@@ -44,3 +44,14 @@ EXAMPLES: dict[str, Callable[[int], Callable]] = {
     "sparse_strided": lambda seqlen: masks.sparse_strided(max(seqlen // 8, 1)),
     "sparse_fixed": lambda seqlen: masks.sparse_fixed(max(seqlen // 8, 1)),
 }
+# What others are made of, and what is made of others, which have the cases: for pictures.
+COMPOSED: dict[str, Callable[[int], Callable]] = {
+    "random_blocks": lambda seqlen: masks.random_blocks(
+        seqlen, max(seqlen // 16, 1), min(3, seqlen)
+    ),
+    "all_of": lambda seqlen: masks.all_of(EXAMPLES["document"](seqlen), masks.causal()),
+    "any_of": lambda seqlen: masks.any_of(
+        masks.sliding_window(seqlen // 8), masks.random_blocks(seqlen, max(seqlen // 16, 1), 1)
+    ),
+    "not_mask": lambda seqlen: masks.not_mask(masks.causal()),
+}

@@ -257,7 +257,7 @@ def _of(table: torch.Tensor, b, position):
 
 
 def _axes(name: str, numbers) -> tuple[int, ...]:
-    numbers = (numbers,) if isinstance(numbers, int) else tuple(numbers)
+    numbers = tuple(numbers) if isinstance(numbers, Sequence) else (numbers,)
     for number in numbers:
         _check(**{name: (number, 1)})
     return numbers

@@ -22,6 +22,7 @@ from .regions import along, whole
 from .staging import Rows, column_word, row_word
 from .tasks import groups_of_tile
 from .tiles import ForwardTile
+from .walks import walk_of
 
 
 def streaming_forward(
@@ -41,7 +42,8 @@ def streaming_forward(
     """
     sig = Signature(spec, "forward")
     scores, places = Scores(sig, functions), places_of(sig)
-    find_tile = places.find_row_tile()
+    find_tile, walk = places.find_row_tile(), walk_of(spec, tile, places)
+    begin_walk, advance = walk.begin(), walk.advance()
     hides_rows = scores.hides_rows
     dropout = weight_dropout(sig)
     recurrence = recurrence_of(spec.softmax, spec.dropout)
@@ -68,7 +70,7 @@ def streaming_forward(
         tasks: T.let[T.int64] = threads * tile.tasks_per_thread
         all_groups = T.meta_var(places.row_work(places.row_tiles(R)).count)
         share: T.let[T.int64] = T.truncdiv(all_groups, tasks)
-        tile_rows: T.let[T.int64] = groups_of_tile(share, G, TIR, bool(spec.block_mask)) * R
+        tile_rows: T.let[T.int64] = groups_of_tile(share, G, TIR, walk.step) * R
         tiles: T.let[T.int64] = places.row_tiles(tile_rows)
         work = T.meta_var(places.row_work(tiles))
         for t in T.serial(work.count):
@@ -92,13 +94,10 @@ def streaming_forward(
                 groups: T.let[T.int32] = T.Cast("int32", T.truncdiv(q_end - q0 + (R - 1), R))
                 q_first: T.let[T.int32] = T.Cast("int32", q0)
                 q_last: T.let[T.int32] = T.Cast("int32", q_end)
-                visits = T.meta_var(seen.keys(q_first, q_last, BK))
-                span = T.sblock_alloc_buffer((2,), "int32")
-                span[0] = visits.start
-                span[1] = places.some(q0 < q_end, visits.count)
-                first: T.let[T.int32] = span[0]
-                k_blocks: T.let[T.int32] = span[1]
-                seen_tiles = T.meta_var(visits.held(start=first, count=k_blocks))
+                visits = T.meta_var(walk.visits(seen, q_first, q_last, BK))
+                walked = T.sblock_alloc_buffer((walk.size,), "int32")
+                begin_walk(walked, visits, q0 < q_end)
+                k_blocks: T.let[T.int32] = walked[1]
                 keys: T.let[T.int32] = int32(lengths[1])
                 q_rows = T.meta_var(Rows(Q, partial(sequences.query, b, h), lengths[0], dim))
                 k_rows = T.meta_var(Rows(K, partial(sequences.key, b, hk), keys, dim))
@@ -167,7 +166,9 @@ def streaming_forward(
                                 vd, vi = T.axis.remap("SS", [d, i])
                                 acc[vg, vd, vi] = softmax.start("acc")
                 for n in range(k_blocks):
+                    advance(walked, visits)
                     with T.sblock("k_block"):
+                        T.where(walk.exists(walked))
                         vn = T.axis.opaque(k_blocks, n)
                         T.reads(
                             *whole([K, V]),
@@ -181,7 +182,7 @@ def streaming_forward(
                             *along(row_states),
                             acc[0:G, 0:Dv, 0:R],
                         )
-                        k0: T.let[T.int32] = seen_tiles.first(vn)
+                        k0: T.let[T.int32] = walk.key(walked, visits, vn)
                         of_keys = T.meta_var(seen.queries(k0, k0 + BK, R, within=(q_first, q_last)))
                         group_span = T.sblock_alloc_buffer((2,), "int32")
                         group_span[0] = of_keys.start
@@ -198,6 +199,7 @@ def streaming_forward(
                                 Vb[vj, vd] = row_word(operand, v_rows, k0 + vj * pack, vd)
                         for g in range(seen_groups):
                             with T.sblock("group"):
+                                T.where(walk.meets(walked, g_first + g))
                                 vg = T.axis.opaque(seen_groups, g)
                                 T.reads(
                                     Qt[0:G, 0:Dq, 0:R],
@@ -215,7 +217,7 @@ def streaming_forward(
                                 of_rows = T.meta_var(
                                     seen.keys(
                                         row0, row0 + R, BK, pad_is_boundary=hides_rows,
-                                        hides=seen_tiles.hides(vn),
+                                        hides=walk.hides(walked, r),
                                     )
                                 )  # fmt: skip
                                 full = T.sblock_alloc_buffer((2,), "int32")

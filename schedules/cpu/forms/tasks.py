@@ -6,14 +6,14 @@ from ....problem.arithmetic import INTS, Arithmetic
 from ....problem.work import Work
 
 
-def groups_of_tile(share, most: int, arithmetic: Arithmetic = INTS, in_blocks: bool = False):
+def groups_of_tile(share, most: int, arithmetic: Arithmetic = INTS, step: int = 1):
     """How many groups of rows a tile of the forward has, which share staged keys.
 
     At most ``most``, at least 1, and no more than ``share``: all groups over the tasks wanted.
-    in_blocks: tiles must divide blocks of ``most`` groups, so that they have all or one.
+    step: tiles have a multiple of so many groups, the rows of a listed block, or one group.
     """
-    if in_blocks:
-        share = arithmetic.quotient(share, most) * most
+    if step > 1:
+        share = arithmetic.quotient(share, step) * step
     return arithmetic.maximum(arithmetic.minimum(share, most), 1)
 
 
