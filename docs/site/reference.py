@@ -61,7 +61,15 @@ PAGES = {
     "integrations": Page(
         "Other libraries",
         "How they are used: [in other libraries](../integrations.md).",
-        ("sdpa", "integrations.transformers.register"),
+        (
+            "sdpa", "integrations.transformers.register",
+            "integrations.xformers.memory_efficient_attention", "integrations.jax.attention",
+        ),
+    ),
+    "distributed": Page(
+        "Many processes",
+        "Who keeps what, and what travels: [many processes](../distributed.md).",
+        ("distributed",),
     ),
     "errors": Page(
         "Errors",

@@ -101,7 +101,7 @@ def test_a_list_of_what_is_no_preset_is_refused():
     words = ["build", "bf16,d=64", "--list", "--target", "cuda", "--preset", "serving"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2 and not done.stdout
-    assert "--list reads no SPECS, --target" in done.stderr
+    assert "--list reads no SPEC, --target" in done.stderr
 
 
 @given(

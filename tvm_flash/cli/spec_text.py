@@ -44,7 +44,7 @@ A spec is a list of words separated by commas:
   row_softmax                 the softmax of rows, of dtype alone
   score_mod=FILE.py:FUNCTION  user function of (score, b, h, q_idx, k_idx)
   mask_mod=FILE.py:FUNCTION   user function of (b, h, q_idx, k_idx)
-  blocks=128x128              lists of such blocks of queries and keys, in a call
+  blocks=128x128              lists of such blocks, given in a call
 A kernel takes any window ends, softcap, slopes and share of dropped weights:
 they are given in a call.
 Also the name of a listed case's spec (attn_...), or a .json or .txt file.

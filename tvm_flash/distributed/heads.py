@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..frontend.checks import check_heads, check_tensors
+from ..frontend.checks import check_tensors
 from ..frontend.functional import LAYOUTS
 from ..frontend.functional import attention as attention_of_one
 from ..frontend.values import as_dropout, autocast
+from ..problem.size_checks import check_heads
 from .own_heads import of_own_heads
 from .ranks import Ranks, check_agreement, ranks_of
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..frontend.checks import as_softmax, check_sizes, check_tensors
+from ..frontend.checks import as_softmax, check_tensors
 from ..frontend.functional import Window, options_of
 from ..frontend.packed_rows import check_cu_seqlens
 from ..frontend.problem import Features
 from ..frontend.values import NO_WINDOW, as_flag, autocast
+from ..problem.size_checks import check_sizes
 from .kernels import Kernels
 from .partition import Stream, check_layout, chunk_rows
 from .plan import Division, plan_of
