@@ -21,22 +21,20 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 # All commands in one process: importing torch takes seconds.
 ALL_HELP = """
 import sys
+from typer.main import get_command
 from tvm_flash.cli import main
 from tvm_flash.cli.app import app
 
-names = [command.callback.__name__ for command in app.registered_commands]
-below = [
-    [group.name, *words]
-    for group in app.registered_groups
-    for words in ([], *([c.name] for c in group.typer_instance.registered_commands))
-]
+names = sorted(get_command(app).commands)
+groups = {n: c.commands for n, c in get_command(app).commands.items() if hasattr(c, "commands")}
+below = [[name, word] for name, commands in groups.items() for word in commands]
 for words in [[], *([name] for name in names), *below]:
     sys.argv = ["tvm-flash", *words, "--help"]
     try:
         main()
     except SystemExit as leaving:
         assert leaving.code == 0, words
-print(sorted(map(str, names)), sorted(map(" ".join, below)))
+print(names, sorted(map(" ".join, below)))
 """
 
 

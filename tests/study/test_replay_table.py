@@ -253,7 +253,7 @@ def test_no_effort_is_refused(field):
         (["--knob", "block_q=64,64"], "must be a name and distinct"),
         (["--knob", "depth=64"], "has knobs"),
         (["--knob", "block_q=50"], "the start"),
-        (["--knob", "block_q=64", "--passes", "0"], "passes=0"),
+        (["--knob", "block_q=64", "--passes", "0"], "'--passes'"),
         (["--knob", "block_q=64", "-o", "no/where.jsonl"], "cannot be written"),
     ],
 )

@@ -20,6 +20,8 @@ from .console import PLAIN, console, notes, reporting_errors
 _WIDEST = 100
 # Columns of names; a longer name has a line of its own.
 _NAMES = 25
+# The narrowest lines behind them, however narrow a terminal is.
+_LEAST = 20
 
 
 class App(typer.Typer):
@@ -74,7 +76,7 @@ def help_page(command: Any, ctx: typer.Context, width: int) -> Text:
     page = Text()
     page.append("Usage: ", "bold").append(" ".join([ctx.command_path, *_usage(command, ctx)]))
     for paragraph in (command.help or "").split("\n\n"):
-        page.append("\n\n" + "\n".join(_wrapped(paragraph, width)))
+        page.append("\n\n" + "\n".join(_wrapped(paragraph, max(width, _LEAST))))
     for title, rows in _sections(command, ctx):
         page.append(f"\n\n{title}:", "bold")
         for name, text in rows:
@@ -143,7 +145,7 @@ def _summary(command: Any) -> str:
 
 def _beside(name: str, text: str, width: int) -> str:
     """``text`` in lines that begin behind the column of names."""
-    lines = _wrapped(text, width - _NAMES)
+    lines = _wrapped(text, max(width - _NAMES, _LEAST))
     first = " " * (_NAMES - 2 - len(name))
     if len(name) > _NAMES - 4:
         first = "\n" + " " * _NAMES

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import PLAIN, console, notes, progress, refuse_unwritable
+from .console import PLAIN, console, progress, refuse_unwritable
 from .direction import LISTED, Direction
 from .json_output import AsJson, print_json
 from .show import require_tvm
@@ -66,7 +66,6 @@ def table(
     effort = Effort(passes, pairs, workers, timeout, seed)
     task = _task(spec, direction.value, (batch, heads, heads, seqlen, seqlen), threads, values)
     points = len(task.space.points)
-    notes.print(f"{points} points around {task.space.start}", **PLAIN)
     with progress("table", points * (1 + passes)) as advance:
         make(task, out, effort, advance)
     made = replay_table.read(out)
@@ -76,7 +75,8 @@ def table(
         times = {"seconds": best, "start_seconds": start}
         print_json({"file": str(out), "points": points, "best": knobs, **times})
         return
-    console.print(f"{out}: best {knobs}", **PLAIN)
+    console.print(f"{out}: {points} points around {task.space.start}", **PLAIN)
+    console.print(f"best: {knobs}", **PLAIN)
     console.print(f"{best * 1e3:.3f} ms, {best / start:.3f} of the start's", **PLAIN)
 
 
