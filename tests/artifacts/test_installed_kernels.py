@@ -119,3 +119,30 @@ def test_an_entry_point_that_leads_nowhere(install, toy_artifact, spec):
     shutil.rmtree(package)
     with pytest.raises(NotImplementedError, match="loaded: none"):
         resolve(spec, "forward")
+
+
+@pytest.mark.parametrize(
+    "entry, words",
+    [
+        (b"k = no_such_package_here", "no such package"),
+        (b"k = raises_when_imported.kernels", "RuntimeError: I am broken"),
+        (b"k = !", "! is not found"),
+        (b"k", "entry points cannot be read"),
+        (b"k = \xff", "entry points cannot be read (UnicodeDecodeError"),
+    ],
+    ids=str,
+)
+def test_a_foreign_package_is_refused_alone(install, toy_artifact, spec, entry, words):
+    site = install("some-kernels", toy_artifact).parent
+    (site / "raises_when_imported").mkdir()
+    (site / "raises_when_imported" / "__init__.py").write_text("raise RuntimeError('I am broken')")
+    info = site / "a_broken_one-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_bytes(b"[tvm_flash.kernels]\n" + entry)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a-broken-one\nVersion: 1.0\n")
+    assert resolve(spec, "forward")
+    (refusal,) = installed.refusals
+    assert (
+        refusal.startswith("a-broken-one 1.0 is installed and not used for cpu")
+        and words in refusal
+    )

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from tvm_flash.frontend.placement import has_aligned_rows, has_readable_rows, place_of
+from tvm_flash.frontend import placement
+from tvm_flash.frontend.placement import (
+    has_aligned_rows,
+    has_readable_rows,
+    place_of,
+    readable_rows,
+)
 
 BASE = torch.zeros(2, 6, 4, 72, dtype=torch.float16)
 
@@ -31,3 +37,11 @@ def test_cpu_kernels_take_any_contiguous_row():
     assert has_readable_rows(BASE[..., 4:68])
     assert not has_readable_rows(BASE[..., ::2])
     assert place_of(BASE) == ("cpu", None)
+
+
+def test_what_counts_as_contiguous_is_copied_too(monkeypatch):
+    assert readable_rows(torch.zeros(2, 0, 4, 16)[..., ::2]).stride(-1) == 1
+    dense = torch.zeros(65, dtype=torch.float16)[1:].view(1, 64)  # 2 bytes from the start
+    assert readable_rows(dense) is dense
+    monkeypatch.setattr(placement, "has_readable_rows", has_aligned_rows)  # as on a GPU
+    assert dense.is_contiguous() and has_aligned_rows(readable_rows(dense))

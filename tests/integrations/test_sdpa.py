@@ -215,6 +215,12 @@ def test_torchs_list_of_implementations(served):
     scaled_dot_product_attention(x, x, x)
     assert len(served) == 2 and not sdpa.enabled
     assert attention.current_flash_attention_impl() is None
+    attention.activate_flash_attention_impl("tvm")
+    sdpa.disable()  # one too many
+    attention.restore_flash_attention_impl()
+    assert attention.current_flash_attention_impl() is None and not sdpa.enabled
+    with pytest.raises(TypeError, match="name=5 must be a str"):
+        sdpa.register(5)
 
 
 def test_kernels_of_gpus_are_put_where_torch_has_its_own(served):

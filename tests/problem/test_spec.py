@@ -72,6 +72,12 @@ def test_equal_masks_are_equal_specs():
     )
 
 
+def test_rows_of_a_softmax_have_one_spec():
+    """Else kernels would be built that no call asks for."""
+    one = AttentionSpec(dtype="float32", head_dim=8, computes="softmax")
+    assert AttentionSpec(dtype="float32", head_dim=64, head_dim_v=32, computes="softmax") == one
+
+
 def test_a_spec_is_frozen_and_hashable():
     spec = AttentionSpec(dtype="float32", head_dim=64)
     with pytest.raises(dataclasses.FrozenInstanceError):

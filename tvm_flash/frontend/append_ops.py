@@ -13,7 +13,7 @@ from ..runtime.kernels import resolve
 from .checks import NAMES
 from .library import define, register_update
 from .observers import is_plain_call
-from .placement import has_readable_rows, place_of
+from .placement import place_of, readable_rows
 from .schemas import schema
 
 _append = define(schema("append", TABLES["paged"]["append"], (INTERLEAVED,)))
@@ -102,9 +102,9 @@ def _run(
         cos = sin = _nothing(torch.float32, k.device)
     if rounded_cos is None:
         rounded_cos = rounded_sin = _nothing(k.dtype, k.device)
-    written = _readable(k_pages), _readable(v_pages)
+    written = readable_rows(k_pages), readable_rows(v_pages)
     numbers = [x.contiguous() for x in (rotary_seqlens, starts, ends, first, past, table)]
-    k, v = _readable(k), _readable(v)
+    k, v = readable_rows(k), readable_rows(v)
     memory = [x.untyped_storage().data_ptr() for x in written if x.numel()]
     if k.untyped_storage().data_ptr() in memory or v.untyped_storage().data_ptr() in memory:
         k, v = k.clone(), v.clone()  # rows of the cache itself, which may be written before read
@@ -131,11 +131,6 @@ def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A table of no angles."""
     with torch.inference_mode(False):
         return torch.empty((0, 0), dtype=dtype, device=device)
-
-
-def _readable(x: torch.Tensor) -> torch.Tensor:
-    """``x`` itself where kernels can read and write its rows, else a copy."""
-    return x if has_readable_rows(x) else x.clone(memory_format=torch.contiguous_format)
 
 
 register_update(_append, _run)

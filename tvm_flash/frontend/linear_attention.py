@@ -42,8 +42,8 @@ def linear_attention(
     (H,): g of each head in (0, 1], causal only; one that learns has rows multiplied in float32.
     normalize: False leaves out the denominator; a row whose denominator is 0, as of no keys, is 0.
     initial_state (B, H, F, Dv + 1) float32, F features: what an earlier call with ``return_state``
-    gave for the keys before these; a sum of g^(n - 1 - j) phi(k_j) v_j^T, with that of phi(k_j) as
-    its last column.
+    gave for the keys before these; a sum of scale g^(n - 1 - j) phi(k_j) v_j^T, with that of
+    phi(k_j), times the same, as its last column.
 
     Returns out (B, Sq, H, Dv) in q's dtype, with ``return_state`` also the state behind the last
     key. Sums are float32. Differentiable once in q, k, v, the state and decay. Raises ValueError or

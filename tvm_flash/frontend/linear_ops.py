@@ -16,7 +16,7 @@ from ..runtime.kernels import resolve
 from .autograd import below_autograd, differentiable
 from .checks import NAMES
 from .library import define, register_composed
-from .placement import has_readable_rows, place_of, processors_of
+from .placement import place_of, processors_of, readable_rows
 from .recording import named, parameters
 from .schemas import schema
 
@@ -50,7 +50,7 @@ def _run(
     rows = max(q.shape[1], k.shape[1])
     splits = _parts(batch * heads, rows, kernel, q, v.shape[3])
     parts = state.new_empty((splits, batch, heads, q.shape[3] + 1, state.shape[3]))
-    q, k, v = (x if has_readable_rows(x) else x.contiguous() for x in (q, k, v))
+    q, k, v = map(readable_rows, (q, k, v))
     of_rows = (q_extra, k_extra, v_extra, key_weight, out_weight)
     of_rows = [x if x.stride(2) == 1 else x.contiguous() for x in of_rows]
     kernel.function(

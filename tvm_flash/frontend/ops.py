@@ -173,7 +173,7 @@ def readable_rows(x: torch.Tensor) -> torch.Tensor:
     """``x`` itself when kernels can read its rows, else a copy."""
     if x.is_cpu and x.is_contiguous():  # the most frequent case
         return x
-    return x if placement.has_readable_rows(x) else x.contiguous()
+    return placement.readable_rows(x)
 
 
 def _forward_results(*inputs):

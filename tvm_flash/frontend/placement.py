@@ -30,6 +30,15 @@ def has_readable_rows(x: torch.Tensor) -> bool:
     return not x.is_cuda or has_aligned_rows(x)
 
 
+def readable_rows(x: torch.Tensor) -> torch.Tensor:
+    """``x`` itself when kernels can read its rows, else a copy.
+
+    ``contiguous()`` gives back what has no elements whatever its strides are, and what lies dense
+    at an address of which no wide piece is read.
+    """
+    return x if has_readable_rows(x) else x.clone(memory_format=torch.contiguous_format)
+
+
 def has_aligned_rows(x: torch.Tensor) -> bool:
     """Whether every row of ``x`` begins at a multiple of the pieces it is read in."""
     size = gcd(x.shape[-1] * x.element_size(), _WIDEST)

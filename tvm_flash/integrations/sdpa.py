@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import torch
@@ -69,8 +69,10 @@ class Sdpa:
         """Make ``name`` known to torch.nn.attention.activate_flash_attention_impl; returns it.
 
         To activate it is one ``enable``, torch's restore_flash_attention_impl the ``disable``.
-        ImportError where torch has no such list.
+        Raises ImportError where torch has no such list, TypeError for a name that is no str.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"{name=!r:.60} must be a str: torch sorts the names of its list")
         try:
             from torch.nn.attention import register_flash_attention_impl
         except ImportError as error:
@@ -89,7 +91,10 @@ class _Activated:
         switch.enable()
 
     def remove(self) -> None:
-        self._switch.disable()
+        # Where somebody's disable() was one too many this use has ended. torch forgets it only if
+        # nothing is raised here.
+        with suppress(RuntimeError):
+            self._switch.disable()
 
 
 def _switched_over() -> tuple[Callable[[], None], ...]:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ..score.loads import Load, differentiable_tables, loads
 from ..score.program import ScoreProgram, TableType
 from .dtype import DTYPES, DType
-from .field_checks import check_block, check_choice, check_flag, check_head_dim, check_program
+from .field_checks import (
+    HEAD_DIM_RANGE,
+    check_block,
+    check_choice,
+    check_flag,
+    check_head_dim,
+    check_program,
+)
 from .sequences import KINDS
 
 if TYPE_CHECKING:
@@ -99,6 +106,9 @@ class AttentionSpec:
         check_choice("computes", self.computes, tuple(COMPUTES))
         check_head_dim("head_dim", self.head_dim)
         check_head_dim("head_dim_v", self.head_dim_v)
+        if self.computes == "softmax":  # rows have any length: one spec is for all
+            for field in ("head_dim", "head_dim_v"):
+                self._set(field, HEAD_DIM_RANGE[0])
         for field in ("causal", "window_left", "window_right", "softcap", "alibi", "dropout"):
             check_flag(field, getattr(self, field))
         self._set("window_right", self.window_right and not self.causal)

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,29 +68,55 @@ def load_installed(device: str) -> bool:
     with _lock:
         if device in _looked_for:
             return True  # by another thread, meanwhile
-        for bundle in [*_named, *_installed()]:
+        for bundle in [*_named, *_installed(device)]:
             if problem := _load_best(bundle, device):
-                refusals.append(f"{bundle.name} is installed and not used for {device}: {problem}")
-                logger.warning("%s", refusals[-1])
+                _refuse(bundle.name, device, problem)
         _looked_for.add(device)
     return True
 
 
-def _installed() -> Iterator[Bundle]:
-    found = {(point.name, point.value): point for point in entry_points(group=ENTRY_POINTS)}
-    for _, point in sorted(found.items()):
-        name = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
-        for folder in _folders(point):
-            yield Bundle(name, Path(folder))
+def _installed(device: str) -> Iterator[Bundle]:
+    """What entry points name; for whatever a foreign package does wrong it alone is refused."""
+    found = {}
+    for distribution in distributions():
+        try:
+            own = distribution.entry_points.select(group=ENTRY_POINTS)
+            for point in own:
+                found.setdefault((point.name, point.value), (distribution, point))
+        except Exception as error:
+            problem = f"its entry points cannot be read ({type(error).__name__}: {error})"
+            _refuse(_title(distribution), device, problem)
+    for distribution, point in map(found.get, sorted(found)):
+        try:
+            folders = _folders(point)
+        except Exception as error:
+            problem = f"{point.value} is not found ({type(error).__name__}: {error})"
+            _refuse(_title(distribution), device, problem)
+            continue
+        for folder in folders:
+            yield Bundle(_title(distribution), Path(folder))
+
+
+def _title(distribution: Distribution) -> str:
+    """Name and version, or the folder of one that says none."""
+    try:
+        name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+    except Exception:
+        name = version = None
+    return f"{name} {version}" if name else str(distribution.locate_file(""))
 
 
 def _folders(point: EntryPoint) -> list[str]:
-    """Where the package lies, which is found and not run."""
-    try:
-        found = find_spec(point.module)
-    except (ImportError, ValueError, AttributeError):
-        found = None
-    return list(found.submodule_search_locations or []) if found else []
+    """Where the package lies, which is found and not run; those above it are."""
+    found = find_spec(point.module)
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("there is no such package")
+    return list(found.submodule_search_locations)
+
+
+def _refuse(name: str, device: str, problem: str) -> None:
+    refusals.append(f"{name} is installed and not used for {device}: {problem}")
+    logger.warning("%s", refusals[-1])
 
 
 def _load_best(bundle: Bundle, device: str) -> str:
