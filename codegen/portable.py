@@ -28,7 +28,7 @@ _LIBRARIES = {
     *("libgcc_s.so.1", "libstdc++.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"),
     "libtvm_ffi.so",
 }
-_REMEDY = f"`pip install ziglang`, by which libraries are linked for glibc {GLIBC}, and unset $CC"
+_REMEDY = f"`pip install ziglang`, by which libraries are linked for glibc {GLIBC}"
 
 
 @contextmanager
@@ -61,7 +61,9 @@ def require_linux() -> None:
 def require_portable(data: bytes, name: str) -> None:
     """Raise BuildError, with what to do, for a library that not every manylinux_2_28 can load."""
     if problems := portability_problems(data):
-        raise BuildError(f"{name} is not {PLATFORM}: it needs {', '.join(problems)}; {_REMEDY}")
+        given = " and ".join(f"${name}" for name in ("CC", "CXX") if os.environ.get(name))
+        remedy = f"{_REMEDY}, and unset {given}" if given else _REMEDY
+        raise BuildError(f"{name} is not {PLATFORM}: it needs {', '.join(problems)}; {remedy}")
 
 
 def portability_problems(data: bytes) -> list[str]:

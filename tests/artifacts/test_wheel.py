@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tvm_ffi import libinfo
 
+from tvm_flash.cli.ship import ship_wheel
 from tvm_flash.codegen import portable, shipped
 from tvm_flash.codegen.elf import needs_of
 from tvm_flash.codegen.portable import portability_problems, require_portable
@@ -85,7 +86,7 @@ def test_versions_of_symbols(version, old):
     assert portable._is_old(version) == old
 
 
-def test_a_library_that_needs_more_is_refused(tmp_path):
+def test_a_library_that_needs_more_is_refused(tmp_path, monkeypatch):
     """One of a C library that other systems lack, linked by the compiler at hand."""
     (tmp_path / "other.c").write_text("int f(void) { return 0; }\n")
     (tmp_path / "k.c").write_text("int f(void);\nint g(void) { return f(); }\n")
@@ -94,8 +95,27 @@ def test_a_library_that_needs_more_is_refused(tmp_path):
     subprocess.run([*compiler, str(tmp_path / "other.c"), "-Wl,-soname,libother.so.1", "-o", other])
     subprocess.run([*compiler, str(tmp_path / "k.c"), str(other), "-o", library], check=True)
     assert portability_problems(library.read_bytes()) == ["libother.so.1"]
-    with pytest.raises(BuildError, match=r"needs libother.so.1; `pip install ziglang`"):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("CC", "other-cc")
+    with pytest.raises(
+        BuildError, match=r"needs libother.so.1; `pip install ziglang`.* unset \$CC$"
+    ):
         require_portable(library.read_bytes(), "kernels.so")
+
+
+def test_a_build_ends_at_the_first_library_that_is_refused(toy_artifact, tmp_path, monkeypatch):
+    built = []
+
+    def build(pairs, target, path, **_):
+        built.append(target)
+        return toy_artifact
+
+    monkeypatch.setattr("tvm_flash.codegen.build.build_pairs", build)
+    monkeypatch.setattr(portable, "_LIBRARIES", set())
+    first = shipped.levels()[0]
+    with pytest.raises(BuildError, match=f"the library for {re.escape(first)} is not manylinux"):
+        ship_wheel([], ["cpu"], tmp_path / "dist", None, {})
+    assert built == [first]
 
 
 def portable_compiler() -> list[str]:

@@ -188,7 +188,8 @@ def _cache() -> Finding:
     except Exception as error:
         return Finding("kernel cache", "compile", False, str(error), remedy)
     entries = sum(1 for path in folder.iterdir() if path.is_dir())
-    detail = f"{folder} ({entries} kernels, {free / 2**30:.1f} GiB free)"
+    kernels = f"{entries} kernel{'s' * (entries != 1)}"
+    detail = f"{folder} ({kernels}, {free / 2**30:.1f} GiB free)"
     return Finding("kernel cache", "compile", free > 2**26, detail, "make room on that disk")
 
 

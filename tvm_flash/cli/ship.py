@@ -35,8 +35,9 @@ def ship_repository(
 
 
 def _ship(pairs: Pairs, targets: Sequence[str], pack: Pack, options: dict[str, Any]) -> None:
+    from ..artifact.library import read
     from ..codegen.build import build_pairs
-    from ..codegen.portable import for_old_glibc, require_linux
+    from ..codegen.portable import for_old_glibc, require_linux, require_portable
     from ..codegen.shipped import expanded
 
     require_linux()
@@ -47,6 +48,8 @@ def _ship(pairs: Pairs, targets: Sequence[str], pack: Pack, options: dict[str, A
             with counted_progress(f"build {target}") as step:
                 path = Path(scratch, str(len(built)))
                 built.append(build_pairs(pairs, target, path, progress=step, **options))
+            # Asked of each at once: a linker whose first library is refused makes no better ones.
+            require_portable(read(built[-1]).code, f"the library for {target}")
         made = pack(built)
     seconds = time.perf_counter() - started
     for path in made:
