@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..artifact.library import verify
 from ..schedules.record_format import log_name
-from .console import progress
+from .console import counted_progress
 
 if TYPE_CHECKING:
     from ..tune.request import Request
@@ -34,10 +34,8 @@ def rebuild(request: Request, out: Path) -> Path:
     tasks = request.tasks
     pairs = list(dict.fromkeys((task.spec, task.direction) for task in tasks))
     target = f"cuda:{request.target.name}" if on_gpu(tasks) else request.target
-    with progress("build", len(pairs)) as advance:
-        return build_pairs(
-            pairs, target, out, logs=request.logs, progress=lambda n, total, text: advance(text)
-        )
+    with counted_progress("build") as step:
+        return build_pairs(pairs, target, out, logs=request.logs, progress=step)
 
 
 def built_lines(path: Path) -> list[str]:
