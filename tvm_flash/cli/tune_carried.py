@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import UnsupportedSpec
 from ..problem.text import text_of
 from .answer import Answer
-from .console import PLAIN, notes, progress
+from .console import PLAIN, counted_progress, notes
 from .tune_cuda import Groups
 from .tune_rebuild import require_out
 from .tune_search import search
@@ -34,8 +34,8 @@ def carry_candidates(
     (arch,) = archs
     require_out(out)
     tasks = [task for group in groups for task in gpu_tasks(*group, arch)]
-    with progress("build", len(tasks) * (trials + 1)) as advance:
-        path = carry(tasks, arch, out, trials, seed, strategy, lambda n, total, x: advance(x))
+    with counted_progress("build") as step:
+        path = carry(tasks, arch, out, trials, seed, strategy, step)
     answer.line(f"candidates for {arch.name}: {path}")
     answer.document({"candidates": str(path), "arch": arch.name, "searches": len(tasks)})
     notes.print(
