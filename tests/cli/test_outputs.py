@@ -11,7 +11,7 @@ from golden_text import compare
 from typer.testing import CliRunner
 
 from tvm_flash.cases import CORRECTNESS
-from tvm_flash.cli import demo, doctor, show_table, verify
+from tvm_flash.cli import answer, demo, doctor, show_table, verify
 from tvm_flash.cli.app import app
 from tvm_flash.cli.console import Output
 from tvm_flash.verify.problems import problems
@@ -72,7 +72,7 @@ def a_verification():
 def terminal(request, monkeypatch, tmp_path):
     """What the commands print on a terminal of so many columns, and the machine they run on."""
     screen = Output(file=StringIO(), width=request.param, force_terminal=True, color_system=None)
-    for module in (show_table, verify, doctor, demo):
+    for module in (show_table, answer, doctor, demo):
         monkeypatch.setattr(module, "console", screen)
     monkeypatch.setenv("TVM_FLASH_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(doctor, "_examine", lambda: FACTS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tvm_flash import attention, capture
-from tvm_flash.frontend import made_blocks
+from tvm_flash.frontend import made_lists
 from tvm_flash.reference import attention_reference
 
 S = 200
@@ -21,11 +21,11 @@ Q, K, V = random(4, 0), random(2, 1), random(2, 2)
 @pytest.fixture
 def made(monkeypatch):
     """The answers that are kept, of calls so small that they would get no lists."""
-    kept = made_blocks._Kept()
-    monkeypatch.setattr(made_blocks, "_kept", kept)
-    monkeypatch.setattr(made_blocks, "LEAST_PAIRS", 1)
-    monkeypatch.setattr(made_blocks, "LEAST_HEADS", 1)
-    monkeypatch.setattr(made_blocks, "_BLOCK", (32, 64))
+    kept = made_lists._Kept()
+    monkeypatch.setattr(made_lists, "_kept", kept)
+    monkeypatch.setattr(made_lists, "LEAST_PAIRS", 1)
+    monkeypatch.setattr(made_lists, "LEAST_HEADS", 1)
+    monkeypatch.setattr(made_lists, "BLOCK", (32, 64))
     return kept._answers
 
 
@@ -175,14 +175,14 @@ def test_a_function_is_traced_once(made):
 
 
 def test_small_calls_and_few_heads_have_none(monkeypatch):
-    monkeypatch.setattr(made_blocks, "_made", None)  # which nobody calls
+    monkeypatch.setattr(made_lists, "lists_of", None)  # which nobody calls
     want = attention(Q, K, V, mask_mod=capture(mask_mod=same_document))
     assert torch.equal(attention(Q, K, V, mask_mod=same_document), want)
 
 
 def test_numbers_that_nobody_may_read(made, monkeypatch):
     """On a GPU captured tensors are not read: a function that has none gets lists all the same."""
-    monkeypatch.setattr(made_blocks, "is_readable", lambda x: False)
+    monkeypatch.setattr(made_lists, "is_readable", lambda x: False)
     attention(Q, K, V, mask_mod=same_document)
     assert not made
     attention(Q, K, V, mask_mod=lambda b, h, q_idx, k_idx: q_idx // 70 == k_idx // 70)

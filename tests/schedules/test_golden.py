@@ -4,11 +4,11 @@
 the diff, then commit.
 """
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from golden_text import compare
 
 from tvm_flash.artifact.library import symbol_name
 from tvm_flash.cli.spec_text import parse_spec
@@ -50,12 +50,20 @@ BESIDE = [
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
 
 
+def file_name(spec, direction, target):
+    return f"{symbol_name(spec, direction)}.{target}.txt"
+
+
+def assert_recorded(spec, direction, target, code, update_golden):
+    compare(FOLDER / file_name(spec, direction, target), f"{code.strip()}\n", update_golden)
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(("target", "text"), GOLDEN, ids=lambda value: value.replace(",", "_"))
 def test_scheduled_code(target, text, direction, update_golden):
     spec = parse_spec(text)
     code = scheduled_module(spec, direction, cpu_target(target)).mod.script()
-    compare(FOLDER / f"{symbol_name(spec, direction)}.{target}.txt", code, update_golden)
+    assert_recorded(spec, direction, target, code, update_golden)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -64,14 +72,14 @@ def test_scheduled_cuda_code(arch, text, direction, update_golden):
     spec = parse_spec(text)
     ((_, program),) = cuda_programs(spec, direction, (ARCHS[arch],), SMALL)
     code = "\n".join(launch.func.script() for launch in program.launches)
-    compare(FOLDER / f"{symbol_name(spec, direction)}.{arch}.txt", code, update_golden)
+    assert_recorded(spec, direction, arch, code, update_golden)
 
 
 @pytest.mark.parametrize(("spec", "direction"), ENTRIES_CUDA, ids=lambda x: getattr(x, "name", x))
 def test_scheduled_cuda_code_of_entries(spec, direction, update_golden):
     ((_, program),) = cuda_programs(spec, direction, (ARCHS["sm_80"],), SMALL)
     code = "\n".join(launch.func.script() for launch in program.launches)
-    compare(FOLDER / f"{symbol_name(spec, direction)}.sm_80.txt", code, update_golden)
+    assert_recorded(spec, direction, "sm_80", code, update_golden)
 
 
 @pytest.mark.parametrize("target", APPENDING)
@@ -81,7 +89,7 @@ def test_code_of_appending(target, update_golden):
         code = program.launches[0].func.script()
     else:
         code = scheduled_module(APPENDS, "append", cpu_target(target)).mod.script()
-    compare(FOLDER / f"{symbol_name(APPENDS, 'append')}.{target}.txt", code, update_golden)
+    assert_recorded(APPENDS, "append", target, code, update_golden)
 
 
 @pytest.mark.parametrize(("target", "text", "direction"), BESIDE)
@@ -92,32 +100,17 @@ def test_code_beside_attention(target, text, direction, update_golden):
         code = program.launches[-1].func.script()
     else:
         code = scheduled_module(spec, direction, cpu_target(target)).mod.script()
-    compare(FOLDER / f"{symbol_name(spec, direction)}.{target}.txt", code, update_golden)
-
-
-def compare(file, code, update_golden):
-    code = code.strip() + "\n"
-    if update_golden:
-        file.write_text(code, encoding="utf-8")
-    assert file.is_file(), f"{file.name} is missing: run with --update-golden"
-    golden = file.read_text(encoding="utf-8")
-    diff = difflib.unified_diff(golden.splitlines(), code.splitlines(), "golden", "now", n=2)
-    assert golden == code, "\n".join(
-        [*list(diff)[:60], "run with --update-golden if this is meant"]
-    )
+    assert_recorded(spec, direction, target, code, update_golden)
 
 
 def test_no_golden_file_is_left_over():
-    expected = {
-        f"{symbol_name(parse_spec(text), direction)}.{target}.txt"
-        for target, text in GOLDEN
+    recorded = [
+        (parse_spec(text), direction, target)
+        for target, text in GOLDEN + GOLDEN_CUDA
         for direction in ("forward", "backward")
-    } | {
-        f"{symbol_name(parse_spec(text), direction)}.{arch}.txt"
-        for arch, text in GOLDEN_CUDA
-        for direction in ("forward", "backward")
-    }
-    expected |= {f"{symbol_name(*found)}.sm_80.txt" for found in ENTRIES_CUDA}
-    expected |= {f"{symbol_name(APPENDS, 'append')}.{target}.txt" for target in APPENDING}
-    expected |= {f"{symbol_name(parse_spec(text), d)}.{target}.txt" for target, text, d in BESIDE}
+    ]
+    recorded += [(*found, "sm_80") for found in ENTRIES_CUDA]
+    recorded += [(APPENDS, "append", target) for target in APPENDING]
+    recorded += [(parse_spec(text), direction, target) for target, text, direction in BESIDE]
+    expected = {file_name(*found) for found in recorded}
     assert {path.name for path in FOLDER.glob("*.txt")} <= expected

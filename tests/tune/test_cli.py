@@ -171,12 +171,13 @@ def test_ctrl_c_says_how_to_go_on(hardware, tmp_path):
 @pytest.mark.parametrize("stop_after", [None, 3])
 def test_what_was_tuned_is_built_unless_stopped(hardware, tmp_path, monkeypatch, stop_after):
     built = []
-    monkeypatch.setattr(tune_search, "rebuild", lambda request, out: built.append(out))
-    monkeypatch.setattr(tune_search, "print_built", lambda built: None)
+    monkeypatch.setattr(tune_search, "rebuild", lambda request, out: built.append(out) or out)
+    monkeypatch.setattr(tune_search, "built_lines", lambda path: [f"built: {path}"])
     hardware(stop_after=stop_after)
     options = [SPEC, "--logs", tmp_path, "--strategy", "grid", "--trials", "4"]
     done = call(*options, "-o", tmp_path / "kernels", status=130 if stop_after else 0)
     assert built == ([] if stop_after else [tmp_path / "kernels"])
+    assert (f"built: {tmp_path / 'kernels'}" in done.stdout) == (not stop_after)
     assert "--target x86-64-v4 --logs LOGS" in done.stderr
 
 

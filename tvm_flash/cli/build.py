@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -35,21 +35,12 @@ def build(
     deterministic: options.Deterministic = False,
     directions: options.Directions = None,
     buckets: options.Buckets = options.ALL_BUCKETS,
-    logs: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder of tuning records that come before the package's own."
-        ),
-    ] = None,
+    logs: options.Logs = None,
     wheel: options.Wheel = False,
     name: options.Name = None,
     kernels_repo: options.KernelsRepo = False,
-    show_list: Annotated[
-        bool, typer.Option("--list", help="Only print the kernels of the presets, for --specs.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="GPUs: what each kernel costs.")
-    ] = False,
+    show_list: options.ShowList = False,
+    verbose: options.Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Compile each SPEC into a library that tvm_flash.load reads without TVM or a compiler."""

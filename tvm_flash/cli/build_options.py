@@ -83,6 +83,16 @@ Buckets = Annotated[
         show_default=False,
     ),
 ]
+Logs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder of tuning records that come before the package's own."
+    ),
+]
+ShowList = Annotated[
+    bool, typer.Option("--list", help="Only print the kernels of the presets, for --specs.")
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="GPUs: what each kernel costs.")]
 
 
 def directions_of(

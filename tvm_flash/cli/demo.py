@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..bench.table import Mark, Table, numbers, words
+from .answer import Answer
 from .console import PLAIN, console, notes, progress
-from .json_output import AsJson, print_json
-from .show_table import show
+from .json_output import AsJson
 
 if TYPE_CHECKING:
     from ..bench import Problem
@@ -59,31 +59,27 @@ def demo(
 
     require_tvm()
     machine = bench.describe().to_json()
-    told = notes if as_json else console
+    answer, told = Answer(as_json), notes if as_json else console
     told.print(bench.sentence(machine), **PLAIN)
     cases, problems = _cases(CHECKED[:2] if quick else CHECKED), _problems(quick)
     kernels = _make(kernels_of(cases, problems))
     told.print(_made_text(kernels), **PLAIN)
     checked = _check(cases)
     held = all(deviation.ok for found in checked.values() for deviation in found)
-    if not as_json:
-        show(check_table(checked))
+    answer.table(check_table(checked))
     cells = _time(problems)
-    if as_json:
-        checks = [
-            {"case": case.name, **asdict(deviation), "ok": deviation.ok}
-            for case, found in checked.items()
-            for deviation in found
-        ]
-        found = {"machine": machine, "kernels": kernels, "checks": checks, "times": cells}
-        print_json({"ok": held, **found})
-    else:
-        show(_timing_table(cells))
+    answer.table(_timing_table(cells))
+    checks = [
+        {"case": case.name, **asdict(deviation), "ok": deviation.ok}
+        for case, found in checked.items()
+        for deviation in found
+    ]
+    found = {"machine": machine, "kernels": kernels, "checks": checks, "times": cells}
+    answer.document({"ok": held, **found})
     if not held:
         notes.print("[bold red]a kernel breaks the error rule, see above[/]")
         raise typer.Exit(1)
-    if not as_json:
-        console.print("[green]every kernel is within the error rule[/]")
+    answer.line("every kernel is within the error rule", "green")
 
 
 def _cases(names: Iterable[str]) -> list[Case]:

@@ -43,13 +43,15 @@ def drawn(table: Table, width: int) -> Drawing:
 
 
 def fitting(table: Table, width: int) -> tuple[Table, list[str]]:
-    """``table`` without the columns of the highest ranks while it is too wide, and their names."""
+    """``table`` without the columns of the highest ranks while it is too wide, and their names.
+
+    Words are folded only where they would be without all such columns too.
+    """
+    unranked = [n for n, column in enumerate(table.columns) if not column.rank]
+    folded = width_of(table.only(unranked)) > width
     places = list(range(len(table.columns)))
-    while width_of(table.only(places), folded=True) > width:
-        last = max(places, key=lambda place: table.columns[place].rank)
-        if not table.columns[last].rank:
-            break
-        places.remove(last)
+    while places != unranked and width_of(table.only(places), folded) > width:
+        places.remove(max(places, key=lambda place: table.columns[place].rank))
     left_out = [c.name for n, c in enumerate(table.columns) if n not in places]
     return table.only(places), left_out
 

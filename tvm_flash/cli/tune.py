@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from ..errors import UnsupportedSpec
 from ..problem.lengths import FORWARD_BUCKETS, check_buckets
 from ..tune.directions import check_directions
-from .console import PLAIN, console, notes
-from .json_output import AsJson, print_json
+from .answer import Answer
+from .console import notes
+from .json_output import AsJson
 from .show import require_tvm
-from .show_table import show
 from .spec_options import PresetNames, Specs, SpecsFile, grouped, own_specs
 from .tune_carried import carry_candidates, tune_carried
 from .tune_cuda import Groups, gpu_hardware, rank_without_gpu, request_on_gpu
@@ -151,13 +150,14 @@ def tune(
 
     Exit status 1: a search failed. 130: it was stopped.
     """
+    answer = Answer(as_json)
     if check_logs is not None:
-        _check(check_logs, as_json)
+        _check(check_logs, answer)
         return
     folder = logs or _own_logs()
     if carried is not None:
         refuse_unread(context, "--carried", ("carried", "as_json", *_TIMED))
-        tune_carried(carried, seconds, timeout, folder, as_json)
+        tune_carried(carried, seconds, timeout, folder, answer)
         return
     if carry is not None:
         refuse_unread(context, "--carry", ("carry", "as_json", *_SEARCHED))
@@ -165,7 +165,7 @@ def tune(
     groups = grouped(own_specs(specs, specs_file, preset), preset, _directions(directions))
     groups = _dense(_attention(groups))
     if carry is not None:
-        carry_candidates(groups, target, trials, seed, strategy, carry, as_json)
+        carry_candidates(groups, target, trials, seed, strategy, carry, answer)
         return
     if cost_model is not None:
         strategy = strategy or "evolutionary"
@@ -176,7 +176,7 @@ def tune(
         on_gpu = request_on_gpu(groups, target, searched)
         if on_gpu is None:
             _refuse_out(out)
-            rank_without_gpu(groups, target, trials, seed, folder, as_json)
+            rank_without_gpu(groups, target, trials, seed, folder, answer)
             return
         request, out = on_gpu, out or Path(f"kernels_{on_gpu.target.name}")
         hardware: Callable[[], Hardware] = partial(gpu_hardware, jobs, timeout)
@@ -188,7 +188,7 @@ def tune(
     if restored := request.prepare():
         notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
     named = [*(specs or []), *_options("--specs", specs_file), *_options("--preset", preset)]
-    search(request, hardware(), out, named, as_json)
+    search(request, hardware(), out, named, answer)
 
 
 def _attention(groups: Groups) -> Groups:
@@ -277,21 +277,18 @@ def _own_logs() -> Path:
     return folders[0]
 
 
-def _check(folder: Path, as_json: bool) -> None:
+def _check(folder: Path, answer: Answer) -> None:
     """Print what is in the logs of ``folder``; leave with status 1 where lines are invalid."""
     if not folder.is_dir():
         raise UnsupportedSpec(f"--check-logs {folder} is no folder")
     table, problems = log_table(folder)
-    if as_json:
-        names = [column.name for column in table.columns]
-        logs = [
-            dict(zip(names, (file, *map(int, counts)), strict=True)) for file, *counts in table.rows
-        ]
-        print_json({"logs": logs, "problems": problems})
-    else:
-        show(table)
-        for problem in problems:
-            console.print(escape(problem), **PLAIN)
+    answer.table(table)
+    for problem in problems:
+        answer.line(problem)
+    names = [column.name for column in table.columns]
+    rows = [(file, *map(int, counts)) for file, *counts in table.rows]
+    logs = [dict(zip(names, row, strict=True)) for row in rows]
+    answer.document({"logs": logs, "problems": problems})
     if problems:
         notes.print(f"{len(problems)} lines are skipped by builds; all others are used")
         raise typer.Exit(1)

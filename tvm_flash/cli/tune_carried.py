@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.markup import escape
-
 from ..errors import UnsupportedSpec
 from ..problem.text import text_of
-from .console import PLAIN, console, notes, progress
-from .json_output import print_json
+from .answer import Answer
+from .console import PLAIN, counted_progress, notes
 from .tune_cuda import Groups
 from .tune_rebuild import require_out
 from .tune_search import search
@@ -22,7 +20,7 @@ def carry_candidates(
     seed: int,
     strategy: str | None,
     out: Path,
-    as_json: bool,
+    answer: Answer,
 ) -> None:
     """Build the candidates of all searches for the one architecture of ``target`` into ``out``."""
     from ..schedules.cuda.arch import cuda_archs
@@ -36,12 +34,10 @@ def carry_candidates(
     (arch,) = archs
     require_out(out)
     tasks = [task for group in groups for task in gpu_tasks(*group, arch)]
-    with progress("build", len(tasks) * (trials + 1)) as advance:
-        path = carry(tasks, arch, out, trials, seed, strategy, lambda n, total, x: advance(x))
-    if as_json:
-        print_json({"candidates": str(path), "arch": arch.name, "searches": len(tasks)})
-    else:
-        console.print(escape(f"candidates for {arch.name}: {path}"), **PLAIN)
+    with counted_progress("build") as step:
+        path = carry(tasks, arch, out, trials, seed, strategy, step)
+    answer.line(f"candidates for {arch.name}: {path}")
+    answer.document({"candidates": str(path), "arch": arch.name, "searches": len(tasks)})
     notes.print(
         f"carry it to a machine with such a GPU, then: tvm-flash tune --carried {out.name} "
         "--logs LOGS",
@@ -49,7 +45,7 @@ def carry_candidates(
     )
 
 
-def tune_carried(path: Path, seconds: float, timeout: float, logs: Path, as_json: bool) -> None:
+def tune_carried(path: Path, seconds: float, timeout: float, logs: Path, answer: Answer) -> None:
     """Search the candidates at ``path`` on this machine's GPU, and record in ``logs``."""
     from ..tune.carried import CarriedHardware, CarriedRequest, InOrder, carried_tasks
     from ..tune.cuda_search import gpu_at_hand
@@ -64,4 +60,4 @@ def tune_carried(path: Path, seconds: float, timeout: float, logs: Path, as_json
     traced = any(task.spec.score_mod or task.spec.mask_mod for task in tasks)
     specs = dict.fromkeys(task.spec for task in tasks)
     named = ["SPECS"] if traced else [*map(text_of, specs)]
-    search(request, CarriedHardware(path, timeout), None, named, as_json)
+    search(request, CarriedHardware(path, timeout), None, named, answer)

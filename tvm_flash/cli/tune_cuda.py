@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..bench.table import Table, numbers, words
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
+from .answer import Answer
 from .console import PLAIN, notes, progress
-from .json_output import print_json
 from .show_table import show
 from .tune_view import changes, failures_text
 
@@ -55,17 +55,15 @@ def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:
 
 
 def rank_without_gpu(
-    groups: Groups, target: str, trials: int, seed: int, logs: Path, as_json: bool
+    groups: Groups, target: str, trials: int, seed: int, logs: Path, answer: Answer
 ) -> None:
     """``rank_on_cuda`` of all ``groups``, with words that nothing is measured, and what to do."""
     named = ", ".join(arch.name for arch in modelled_archs(target))
     notes.print(
         f"no CUDA GPU here: configs are ranked by a model of {named}; nothing is timed", **PLAIN
     )
-    tell = _unseen if as_json else show
-    found = [rank_on_cuda(*group, target, trials, seed, logs, tell) for group in groups]
-    if as_json:
-        print_json(list(chain.from_iterable(found)))
+    found = [rank_on_cuda(*group, target, trials, seed, logs, answer.table) for group in groups]
+    answer.document(list(chain.from_iterable(found)))
     notes.print(
         "builds take the defaults until configs are measured: run this command on a machine with "
         "such a GPU and nvcc, and carry its records here (docs/tuning-cuda.md)",
@@ -110,10 +108,6 @@ def rank_on_cuda(
                 notes.print(f"written to {path}", **PLAIN)
                 found.append({"file": str(path), **document})
     return found
-
-
-def _unseen(table: Table) -> None:
-    """Where a document says what the table would."""
 
 
 def modelled_archs(target: str) -> tuple[CudaArch, ...]:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from ..artifact.library import verify
 from ..schedules.record_format import log_name
-from .console import PLAIN, console, progress
+from .console import counted_progress
 
 if TYPE_CHECKING:
     from ..tune.request import Request
@@ -36,18 +34,15 @@ def rebuild(request: Request, out: Path) -> Path:
     tasks = request.tasks
     pairs = list(dict.fromkeys((task.spec, task.direction) for task in tasks))
     target = f"cuda:{request.target.name}" if on_gpu(tasks) else request.target
-    with progress("build", len(pairs)) as advance:
-        return build_pairs(
-            pairs, target, out, logs=request.logs, progress=lambda n, total, text: advance(text)
-        )
+    with counted_progress("build") as step:
+        return build_pairs(pairs, target, out, logs=request.logs, progress=step)
 
 
-def print_built(path: Path) -> None:
-    """Say which record each kernel of the library at ``path`` takes."""
+def built_lines(path: Path) -> list[str]:
+    """Which record each kernel of the library at ``path`` takes."""
     library, manifest = verify(path)
-    console.print(escape(f"built with the records: {library}"), **PLAIN)
-    for kernel in manifest.kernels:
-        console.print(escape(f"  {kernel.symbol}  {kernel.config_source}"), **PLAIN)
+    kernels = [f"  {kernel.symbol}  {kernel.config_source}" for kernel in manifest.kernels]
+    return [f"built with the records: {library}", *kernels]
 
 
 def record_lines(request: Request, named: Sequence[str]) -> list[str]:

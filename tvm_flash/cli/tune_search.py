@@ -15,10 +15,9 @@ import typer
 from rich.markup import escape
 
 from ..errors import TvmFlashError
-from .console import PLAIN, console, notes
-from .json_output import print_json
-from .show_table import show
-from .tune_rebuild import on_gpu, print_built, rebuild, record_lines
+from .answer import Answer
+from .console import PLAIN, notes
+from .tune_rebuild import built_lines, on_gpu, rebuild, record_lines
 from .tune_tables import Found, found_document, found_lines, found_table
 from .tune_view import LiveView, PlainView, clock_text
 
@@ -31,7 +30,7 @@ _INTERRUPTED = 130
 
 
 def search(
-    request: Request, hardware: Hardware, out: Path | None, named: list[str], as_json: bool
+    request: Request, hardware: Hardware, out: Path | None, named: list[str], answer: Answer
 ) -> None:
     """Run the sessions, then say what was found; also what an interrupted one had found.
 
@@ -52,33 +51,27 @@ def search(
     except (KeyboardInterrupt, TvmFlashError) as error:
         stopped = error
     seconds = time.monotonic() - started
-    if not as_json:
-        _print_found(found)
+    if found:
+        answer.table(found_table(found))
+    for line in found_lines(found):
+        answer.line(line)
     _report(request, found, seconds)
     built = None
     try:
         if stopped is None and out is not None:
             built = rebuild(request, out)
-            if not as_json:
-                print_built(built)
+            for line in built_lines(built):
+                answer.line(line)
     except (KeyboardInterrupt, TvmFlashError) as error:
         stopped = error
     if out is not None or on_gpu(request.tasks):
         for line in record_lines(request, named):
             notes.print(escape(line), **PLAIN)
-    if as_json:
-        ended = {"seconds": seconds, "built": built and str(built), "stopped": _why(stopped)}
-        searches = [found_document(one) for one in found]
-        print_json({"records": str(request.logs), **ended, "searches": searches})
+    ended = {"seconds": seconds, "built": built and str(built), "stopped": _why(stopped)}
+    searches = [found_document(one) for one in found]
+    answer.document({"records": str(request.logs), **ended, "searches": searches})
     if stopped is not None:
         _stop(stopped)
-
-
-def _print_found(found: list[Found]) -> None:
-    if found:
-        show(found_table(found))
-        for line in found_lines(found):
-            console.print(escape(line), **PLAIN)
 
 
 def _report(request: Request, found: list[Found], seconds: float) -> None:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ..artifact.library import MANIFEST
 from ..errors import ArtifactError, UnsupportedSpec
-from .console import console, counted_progress
+from .answer import Answer
+from .console import counted_progress
 from .direction import LISTED, Direction
-from .json_output import AsJson, print_json
+from .json_output import AsJson
 from .loop_table import PREDICTED, loop_table, without_loops
-from .show_table import show
 from .spec_text import is_spec_text, parse_specs
 from .verdict_table import verdict_table
 
@@ -73,19 +72,17 @@ def verify(
         _refuse_unpredictable(subject)
     if gpu:
         settings["gpu"] = True
+    answer = Answer(as_json)
     found = _verify(subject, archs, directions, settings)
-    if not as_json:
-        show(verdict_table(found, verbose))
-        _print_failures(found)
-    loops = _predict(subject, archs, directions) if time else None
-    if loops is not None and not as_json:
-        _print_loops(loops)
+    answer.table(verdict_table(found, verbose))
+    _tell_failures(answer, found)
     ok = all(verification.ok for verification in found)
-    if as_json:
-        document: dict[str, Any] = {"ok": ok, "verified": [one.to_json() for one in found]}
-        if loops is not None:
-            document["predicted"] = {"kind": PREDICTED, "loops": [loop.to_json() for loop in loops]}
-        print_json(document)
+    document: dict[str, Any] = {"ok": ok, "verified": [one.to_json() for one in found]}
+    if time:
+        loops = _predict(subject, archs, directions)
+        _tell_loops(answer, loops)
+        document["predicted"] = {"kind": PREDICTED, "loops": [loop.to_json() for loop in loops]}
+    answer.document(document)
     if not ok:
         raise typer.Exit(1)
 
@@ -112,12 +109,12 @@ def _predict(
         return predicted_loops(subject, archs, directions, progress=step)
 
 
-def _print_loops(found: list[KernelLoop]) -> None:
+def _tell_loops(answer: Answer, found: list[KernelLoop]) -> None:
     from ..tune.simulation.artifact import NO_LOOP
 
-    show(loop_table(found))
+    answer.table(loop_table(found))
     for line in without_loops([kernel for kernel in found if kernel.reason != NO_LOOP]):
-        console.print(f"not predicted: {escape(line)}", highlight=False, soft_wrap=True)
+        answer.line(f"not predicted: {line}")
 
 
 def _verify(
@@ -163,7 +160,7 @@ def _refuse_missing(path: Path) -> None:
     )
 
 
-def _print_failures(found: list[Verification]) -> None:
+def _tell_failures(answer: Answer, found: list[Verification]) -> None:
     failures = [
         (f"{kernel.symbol} {outcome.problem.name}", outcome.failure)
         for verification in found
@@ -172,10 +169,9 @@ def _print_failures(found: list[Verification]) -> None:
         if not outcome.ok
     ]
     for place, failure in failures:
-        text = f"[bold red]wrong:[/] {escape(place)}: {escape(failure)}"
-        console.print(text, highlight=False, soft_wrap=True)
+        answer.parts(("wrong:", "bold red"), f" {place}: {failure}")
     total = sum(len(k.outcomes) for verification in found for k in verification.kernels)
     if not failures:
-        console.print(f"[green]{total} run{'s' * (total != 1)}, nothing wrong[/]", highlight=False)
+        answer.line(f"{total} run{'s' * (total != 1)}, nothing wrong", "green")
     else:
-        console.print(f"[red]{len(failures)} of {total} runs are wrong[/]", highlight=False)
+        answer.line(f"{len(failures)} of {total} runs are wrong", "red")

@@ -79,13 +79,9 @@ def _keys_of(ranks: Ranks, plan: Plan, step: int, k, v) -> Transfer | None:
     if step >= ranks.world:
         return None
     sent, received = plan.sent[step], plan.received[step]
-    return Transfer(
-        ranks,
-        ranks.peer(step),
-        [_rows(x, sent) for x in (k, v) if sent.calls],
-        ranks.peer(-step),
-        [x.new_empty((received.length, *x.shape[1:])) for x in (k, v) if received.calls],
-    )
+    rows = [_rows(x, sent) for x in (k, v) if sent.calls]
+    memory = [x.new_empty((received.length, *x.shape[1:])) for x in (k, v) if received.calls]
+    return Transfer(ranks, ranks.peer(step), rows, ranks.peer(-step), memory)
 
 
 def _rows(x: torch.Tensor, block: Block) -> torch.Tensor:
@@ -110,17 +106,18 @@ class _Returned(NamedTuple):
 
 
 def _returned(ranks: Ranks, plan: Plan, step: int, sums, own) -> _Returned:
-    """Send ``sums`` to the rank whose keys were here, receive those of ``own`` keys from theirs."""
+    """Send ``sums`` to the rank whose keys were here, receive those of ``own`` keys from theirs.
+
+    sums: gradients of keys and of values; none of a step in which nothing was seen.
+    """
     here, there = plan.received[step], plan.sent[step]
-    transfer = Transfer(
-        ranks,
-        ranks.peer(-step),
-        [total.to(_dtype(here, x)) for total, x in zip(sums, own, strict=False)],
-        ranks.peer(step),
-        [x.new_empty((there.length, *x.shape[1:]), dtype=_dtype(there, x)) for x in own]
+    sent = [total.to(_dtype(here, x)) for total, x in zip(sums, own, strict=False)]
+    memory = [
+        x.new_empty((there.length, *x.shape[1:]), dtype=_dtype(there, x))
+        for x in own
         if there.calls
-        else (),
-    )
+    ]
+    transfer = Transfer(ranks, ranks.peer(-step), sent, ranks.peer(step), memory)
     return _Returned(there, transfer)
 
 

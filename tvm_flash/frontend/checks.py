@@ -10,8 +10,9 @@ import torch
 
 from ..problem.arguments import arguments, call_sizes, named_sizes, shape_of
 from ..problem.dtype import DTYPES
+from ..problem.option_checks import check_sink_shape, check_slopes_shape, check_softmax
 from ..problem.size_checks import check_sizes
-from ..problem.spec import SOFTMAXES, AttentionSpec, has_sum
+from ..problem.spec import AttentionSpec
 from ..score.gradients import missing_gradient, wants_gradient
 from ..score.layouts import check_dense
 from .spec_names import spec_of
@@ -48,24 +49,15 @@ def as_softmax(softmax: str, sink, q: torch.Tensor, return_lse: bool) -> tuple:
 
     ValueError, TypeError for what does not go together, or a sink that is none.
     """
-    kinds = [kind for kind in SOFTMAXES if kind != "sink"]
-    if softmax not in kinds:
-        raise ValueError(f"{softmax=} must be one of {', '.join(kinds)}; for a sink give sink")
-    if return_lse and not has_sum(softmax):
-        raise ValueError(f"{softmax=} has no lse: it has no sum over a row")
+    check_softmax(softmax, sink is not None, return_lse)
     if sink is None:
         return softmax, None
-    if softmax != "softmax":
-        raise ValueError(f"sink is of softmax='softmax', not {softmax!r}")
     if not isinstance(sink, torch.Tensor):
         raise TypeError(f"sink must be a tensor, not {type(sink).__name__}")
     check_dense("sink", sink)
     if not sink.is_floating_point():
         raise TypeError(f"{sink.dtype=} must be floating point")
-    if sink.shape != (q.shape[-2],):
-        raise ValueError(
-            f"sink of shape {tuple(sink.shape)} must be (num_heads,) = ({q.shape[-2]},)"
-        )
+    check_sink_shape(sink.shape, q.shape[-2])
     if sink.device != q.device:
         raise _on_another_device("sink", sink, q)
     return "sink", sink.float()
@@ -179,12 +171,7 @@ def check_alibi(slopes: torch.Tensor, device: torch.device, batch: int, heads: i
         raise TypeError(f"{slopes.dtype=} of alibi_slopes must be torch.float32: call .float()")
     if slopes.device != device:
         raise ValueError(f"alibi_slopes is on {slopes.device}, q on {device}: move one")
-    shape = tuple(slopes.shape)
-    if shape != (heads,) and shape != (batch, heads):
-        raise ValueError(
-            f"alibi_slopes of {shape=} must be (num_heads,) = ({heads},) or "
-            f"(batch, num_heads) = ({batch}, {heads})"
-        )
+    check_slopes_shape(slopes.shape, batch, heads)
     return slopes.expand(batch, heads)
 
 

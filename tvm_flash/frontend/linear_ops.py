@@ -22,11 +22,10 @@ from .schemas import schema
 
 linear = define(schema("linear", TABLE["linear"], LINEAR_NUMBERS, ("bool causal=False",)))
 
-
 # Inputs that have gradients.
+_DIFFERENTIABLE = ("q", "k", "v", "decay", "state")
 # The rounding of float32 numbers, relative to them.
 _ROUNDING = 2.0**-24
-_DIFFERENTIABLE = ("q", "k", "v", "decay", "state")
 
 
 def filled(value: float, like: torch.Tensor, heads: int) -> torch.Tensor:
@@ -100,12 +99,7 @@ def _gradients(ctx, dout, _, dstate):
     queries then, while the weight of a key scales a row of theirs. Those two go from the last row
     to the first.
     """
-    needs = zip(parameters(linear), ctx.needs_input_grad, strict=False)
-    needed = {name for name, is_needed in needs if is_needed}
-    if not needed <= {*_DIFFERENTIABLE}:
-        raise NotImplementedError(
-            "linear attention has gradients of q, k, v, decay and the state, and no second ones"
-        )
+    needed = _needed(ctx)
     q, k, v, *extras, weight, out_weight, decay, state, out, normalizer, state_out = (
         ctx.saved_tensors
     )
@@ -121,29 +115,41 @@ def _gradients(ctx, dout, _, dstate):
     def walk(rows, extras, weights, state, reverse, age=0):
         return linear(*rows, *extras, *weights, decay, state, reverse, 0, age, causal)
 
-    def across(state):
-        """Transposed, with a column for what is beside k."""
-        return pad(state, (0, 0, 0, k.shape[3] + 1 - state.shape[2])).transpose(2, 3)
-
-    before = across(state)
+    before, behind = (_across(x, k.shape[3] + 1) for x in (state, dstate))
     dq, *_ = walk((dout, v, k), (dextra, v_extra, k_extra), (weight, factor), before, reverse, age)
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
     k_extra, v_extra, weight = (
         x.repeat_interleave(group, dim=1) for x in (k_extra, v_extra, weight)
     )
-    behind, weights = across(dstate), (factor, weight)
+    weights = factor, weight
     dk, *_ = walk((v, dout, q), (v_extra, dextra, q_extra), weights, behind, 1 - reverse)
     dv, _, dseen = walk((k, q, dout), (k_extra, q_extra, dextra), weights, dstate, 1 - reverse)
     is_older = age and k.shape[1]
-    dbefore = dseen * decay[:, None, None] if is_older else dseen
     ddecay = None
     if "decay" in needed:
         ddecay = _decay_gradient(decay, (q, dq), (k, dk), (state_out, dstate), reverse)
         if is_older:
             ddecay += (state * dseen).sum((0, 2, 3))
+    dbefore = dseen * decay[:, None, None] if is_older else dseen
     dk, dv = (x.unflatten(2, (heads // group, group)).sum(3) for x in (dk, dv))
     gradients = dict(zip(_DIFFERENTIABLE, (dq, dk, dv, ddecay, dbefore), strict=True))
     return tuple([gradients.get(name) for name in parameters(linear)][: ctx.count])
+
+
+def _needed(ctx) -> set[str]:
+    """Names of the inputs that want gradients; NotImplementedError for one that has none."""
+    needs = zip(parameters(linear), ctx.needs_input_grad, strict=False)
+    needed = {name for name, is_needed in needs if is_needed}
+    if not needed <= {*_DIFFERENTIABLE}:
+        raise NotImplementedError(
+            "linear attention has gradients of q, k, v, decay and the state, and no second ones"
+        )
+    return needed
+
+
+def _across(state: torch.Tensor, columns: int) -> torch.Tensor:
+    """A state (B, H, Ds, Es) as (B, H, Es, columns): 0 in the column beside k if it has none."""
+    return pad(state, (0, 0, 0, columns - state.shape[2])).transpose(2, 3)
 
 
 def _decay_gradient(decay, of_queries, of_keys, of_state, reverse: int) -> torch.Tensor:

@@ -1,88 +1,22 @@
-"""Block lists that a call with a mask_mod alone gets, made once for what the function says."""
+"""Whether a call with a mask_mod alone gets block lists, and which."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
-from threading import Lock
-from typing import NamedTuple
 
 import torch
 from torch._C import _is_tracing, _len_torch_dispatch_stack
-from torch.cuda import is_current_stream_capturing
 
-from ..problem.block_maker import block_mask, reads
 from ..problem.block_mask import shared_lists
 from ..runtime.kernels import cannot_compile
-from ..score.program import ScoreProgram
 from ..score.trace import trace_mask_mod
+from . import made_lists
 from .blocks import NO_BLOCKS, Blocks
 from .captured import Captured, captured_on
+from .made_lists import Call, Stored
 from .observers import run_by_compiler
-from .packed_rows import is_plain, is_readable
-
-# Heads of all entries for each list: torch looks at a pair of a query and a key in 3 to 24 ns, a
-# kernel computes one of a head in 4 (float32, D = 64, Zen 4), so that the first call takes at most
-# twice as long, where nothing is hidden.
-LEAST_HEADS = 16
-LEAST_PAIRS = 2**21
-# Elements of captured tensors, which are compared with those of the calls before.
-MOST_ELEMENTS = 2**18
-# Lists of more blocks than this gain less than the smaller tiles cost (docs/block_masks.md).
-DENSEST = 0.75
-_BLOCK = (128, 128)
-_MOST_KEPT = 32
-Stored = tuple[torch.Tensor, ...]  # as BlockMask.stored
-
-
-class _Kept:
-    """The last answers by key, None among them; a key is all that decides the answer."""
-
-    def __init__(self) -> None:
-        self._lock, self._answers = Lock(), OrderedDict()
-
-    def get(self, key, make: Callable[[], Stored | None] | None) -> Stored | None:
-        """The answer to ``key``, made where it is a new one; without ``make`` None then."""
-        with self._lock:
-            if key in self._answers:
-                self._answers.move_to_end(key)
-                return self._answers[key]
-        if make is None:
-            return None
-        answer = make()
-        with self._lock:
-            self._answers[key] = answer
-            while len(self._answers) > _MOST_KEPT:
-                self._answers.popitem(last=False)
-        return answer
-
-
-_kept = _Kept()
-
-
-class _Call(NamedTuple):
-    """What decides the lists of a dense call beside its mask_mod.
-
-    hides: causal, has_left, has_right, alignment, left and right of its own mask and window.
-    """
-
-    batch: int
-    heads: int
-    seqlen_q: int
-    seqlen_k: int
-    hides: tuple
-
-    @property
-    def is_small(self) -> bool:
-        few = self.batch * self.heads < LEAST_HEADS
-        return few or self.seqlen_q * self.seqlen_k < LEAST_PAIRS
-
-    def shares(self, program: ScoreProgram) -> bool:
-        """Whether enough heads share each list of ``program``."""
-        batch, heads = reads(program, "b"), reads(program, "h")
-        shared = (1 if batch else self.batch) * (1 if heads else self.heads)
-        return shared >= LEAST_HEADS
+from .packed_rows import is_plain
 
 
 def with_made_blocks(
@@ -101,7 +35,7 @@ def with_made_blocks(
     if q.ndim != 4 or k.ndim != 4:
         return score_mod, mask_mod, NO_BLOCKS
     hides = (*features[:3], features[5], *numbers[:2])
-    call = _Call(q.shape[0], q.shape[2], q.shape[1], k.shape[1], hides)
+    call = Call(q.shape[0], q.shape[2], q.shape[1], k.shape[1], hides)
     if torch.compiler.is_compiling():
         stored = _while_compiling(mask_mod, q, call)
     elif call.is_small or not _is_served(q):
@@ -109,18 +43,19 @@ def with_made_blocks(
     else:
         traced = captured_on(q.device, score_mod, mask_mod)
         tables = traced.tables[len(traced.score_mod.tables) if traced.score_mod else 0 :]
-        stored = _made(mask_mod, traced.mask_mod, tables, call, q.device)
+        stored = made_lists.lists_of(mask_mod, traced.mask_mod, tables, call, q.device)
         score_mod, mask_mod = traced, None
     if stored is None:
         return score_mod, mask_mod, NO_BLOCKS
-    return score_mod, mask_mod, Blocks(_BLOCK, shared_lists(stored, call.batch, call.heads))
+    lists = shared_lists(stored, call.batch, call.heads)
+    return score_mod, mask_mod, Blocks(made_lists.BLOCK, lists)
 
 
 def _is_served(q) -> bool:
     return not _cannot_compile() and not _is_tracing() and is_plain(q) and (q.is_cpu or q.is_cuda)
 
 
-def _while_compiling(mask_mod: Callable, q, call: _Call) -> Stored | None:
+def _while_compiling(mask_mod: Callable, q, call: Call) -> Stored | None:
     """Lists as constants of what is compiled, for sizes that are: others would have to be fixed."""
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
@@ -137,71 +72,7 @@ def _of_no_tables(mask_mod: Callable, device, call: tuple) -> Stored | None:
     if _len_torch_dispatch_stack() or _cannot_compile():
         return None
     program, tables = trace_mask_mod(mask_mod, device)
-    return None if tables else _made(mask_mod, program, (), _Call(*call), device)
-
-
-def _made(
-    mask_mod: Callable, program: ScoreProgram, tables: Sequence, call: _Call, device
-) -> Stored | None:
-    """The lists of a mask_mod, kept or made."""
-    if (
-        not call.shares(program)
-        or sum(x.numel() for x in tables) > MOST_ELEMENTS
-        or not all(is_readable(x) and not x.requires_grad for x in tables)
-        or not _reads_within(program, tables, call[:4])
-    ):
-        return None
-    values = tuple((x.shape, _bytes_of(x)) for x in tables)
-
-    def make() -> Stored | None:
-        seen = _all_hidden(mask_mod, call.seqlen_q, call.seqlen_k, *call.hides)
-        mask = block_mask(seen, *call[:4], _BLOCK, device)
-        return None if mask.density > DENSEST else mask.stored
-
-    # How many blocks there are is waited for, which a CUDA graph that is captured cannot.
-    waits = device.type == "cuda" and is_current_stream_capturing()
-    return _kept.get((program, values, call, device), None if waits else make)
-
-
-def _bytes_of(table: torch.Tensor) -> bytes:
-    """The numbers of ``table``, copied: its owner may resize it, which numpy would forbid."""
-    plain = table.resolve_neg().clone(memory_format=torch.contiguous_format)
-    return plain.cpu().view(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _reads_within(program: ScoreProgram, tables, sizes: tuple[int, int, int, int]) -> bool:
-    """Whether tables are read at b, h, q_idx and k_idx alone, and have elements for all.
-
-    Only then torch, which makes the lists, and kernels, which clamp an index, read the same ones.
-    """
-    extents = dict(enumerate(sizes))  # the symbols are the first instructions
-    return all(
-        place in extents and extents[place] <= extent
-        for op, *operands in program.instructions
-        if op == "load"
-        for place, extent in zip(operands[1:], tables[operands[0]].shape, strict=True)
-    )
-
-
-def _all_hidden(
-    mask_mod: Callable, seqlen_q: int, seqlen_k: int, causal: bool, has_left: bool,
-    has_right: bool, alignment: str, left: int, right: int,
-) -> Callable:  # fmt: skip
-    """``mask_mod`` with what the call's own causal mask and window hide: lists replace these."""
-    shift = seqlen_k - seqlen_q if alignment == "bottom_right" else 0
-
-    def seen(b, h, q_idx, k_idx):
-        distance = k_idx - q_idx - shift
-        found = mask_mod(b, h, q_idx, k_idx)
-        if causal:
-            found = found & (distance <= 0)
-        if has_left:
-            found = found & (distance >= -left)
-        if has_right:
-            found = found & (distance <= right)
-        return found
-
-    return seen
+    return None if tables else made_lists.lists_of(mask_mod, program, (), Call(*call), device)
 
 
 # Asked in each call; looking for packages takes longer than that.

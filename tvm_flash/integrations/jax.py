@@ -17,9 +17,9 @@ from .jax_problem import (
     Problem,
     as_bias,
     as_slopes,
+    as_softmax,
     check_arrays,
-    check_softmax,
-    spans_of,
+    packed_spans,
     spec_and_numbers,
 )
 
@@ -71,19 +71,15 @@ def attention(
     """
     is_packed = cu_seqlens_q is not None or cu_seqlens_k is not None
     q, k, v = check_arrays(q, k, v, 3 if is_packed else 4)
-    heads = q.shape[-2]
+    heads, batch, lengths = q.shape[-2], q.shape[0], (q.shape[-3], k.shape[-3])
     given = {"q": q, "k": k, "v": v}
-    batch, lengths = q.shape[0], (q.shape[-3], k.shape[-3])
     if is_packed:
-        given |= _spans(q, k, cu_seqlens_q, cu_seqlens_k)
+        given |= packed_spans(q, k, cu_seqlens_q, cu_seqlens_k)
         batch = given["starts_q"].shape[0]
-        lengths = (
-            lengths[0] if max_seqlen_q is None else int(max_seqlen_q),
-            lengths[1] if max_seqlen_k is None else int(max_seqlen_k),
-        )
-    softmax = check_softmax(softmax, sink, heads, return_lse)
-    if sink is not None:
-        given["sink"] = jnp.asarray(sink, jnp.float32)
+        most = zip(lengths, (max_seqlen_q, max_seqlen_k), strict=True)
+        lengths = tuple(rows if longest is None else int(longest) for rows, longest in most)
+    softmax, own = as_softmax(softmax, sink, heads, return_lse)
+    given |= own
     tables, sizes = [], None
     if alibi_slopes is not None:
         tables.append(as_slopes(alibi_slopes, batch, heads))
@@ -93,9 +89,7 @@ def attention(
         tables.append(table)
     given |= {f"table{n}": table for n, table in enumerate(tables)}
     if dropout_p:
-        if rng is None:
-            raise ValueError(f"{dropout_p=} needs rng, a key of jax.random")
-        given["rng"] = jax.random.bits(rng, (4,), jnp.uint32)
+        given["rng"] = _words(dropout_p, rng)
     spec, numbers = spec_and_numbers(
         q.dtype.name, q.shape[-1], v.shape[-1], softmax_scale, window_size, softcap, dropout_p,
         sizes, tables[-1].dtype.name if tables else "", lengths[1] if is_packed else None,
@@ -107,26 +101,16 @@ def attention(
     return (out, lse) if return_lse else out
 
 
-def _spans(q, k, cu_seqlens_q, cu_seqlens_k) -> dict[str, jax.Array]:
-    if cu_seqlens_q is None or cu_seqlens_k is None:
-        raise ValueError("packed sequences need both cu_seqlens_q and cu_seqlens_k")
-    found = {}
-    for axis, cumulative, x in (("q", cu_seqlens_q, q), ("k", cu_seqlens_k, k)):
-        ends = spans_of(f"cu_seqlens_{axis}", cumulative, x.shape[0])
-        found[f"starts_{axis}"], found[f"ends_{axis}"] = ends
-    if found["starts_q"].shape != found["starts_k"].shape:
-        entries = [found[f"starts_{axis}"].shape[0] for axis in "qk"]
-        raise ValueError(
-            f"cu_seqlens_q and cu_seqlens_k are of {entries} sequences: make one of each"
-        )
-    return found
+def _words(dropout_p: float, rng) -> jax.Array:
+    """(4,) uint32 of a key of jax.random: two integers of 64 bits."""
+    if rng is None:
+        raise ValueError(f"{dropout_p=} needs rng, a key of jax.random")
+    return jax.random.bits(rng, (4,), jnp.uint32)
 
 
 def _device(platform: str | None) -> str:
-    """ "cpu" or "cuda", the device that kernels are asked for."""
-    known = {ours: ours for ours in PLATFORMS} | {
-        theirs: ours for ours, theirs in PLATFORMS.items()
-    }
+    """The device that kernels are asked for: "cpu" or "cuda"."""
+    known = {name: ours for ours, theirs in PLATFORMS.items() for name in (ours, theirs)}
     name = jax.default_backend() if platform is None else platform
     if name not in known:
         raise ValueError(f"platform={name!r} must be one of {', '.join(PLATFORMS)}")

@@ -16,8 +16,9 @@ import numpy as np
 from ..problem.arguments import LONGEST, NUMBERS, numbers_of
 from ..problem.dtype import DTYPES
 from ..problem.numbers import NO_WINDOW, kinds_of, numbers_by_name
+from ..problem.option_checks import check_sink_shape, check_slopes_shape, check_softmax
 from ..problem.size_checks import check_packed_sizes, check_sizes
-from ..problem.spec import SOFTMAXES, AttentionSpec, has_sum
+from ..problem.spec import AttentionSpec
 from ..score.bias import bias_axes, bias_program
 
 # Beyond it scores are so large that a float32 lse says little of a row's sum.
@@ -57,20 +58,16 @@ def check_arrays(q, k, v, rank: int) -> list[jax.Array]:
     return found
 
 
-def check_softmax(softmax: str, sink, heads: int, return_lse: bool) -> str:
-    """The kind of softmax of a call; ValueError for what does not go together."""
-    kinds = [kind for kind in SOFTMAXES if kind != "sink"]
-    if softmax not in kinds:
-        raise ValueError(f"{softmax=} must be one of {', '.join(kinds)}; for a sink give sink")
-    if return_lse and not has_sum(softmax):
-        raise ValueError(f"{softmax=} has no lse: it has no sum over a row")
+def as_softmax(softmax: str, sink, heads: int, return_lse: bool) -> tuple[str, dict]:
+    """The kind of softmax that a call asks for by both, and its sink (H,) float32 by name, if any.
+
+    ValueError for what does not go together.
+    """
+    check_softmax(softmax, sink is not None, return_lse)
     if sink is None:
-        return softmax
-    if softmax != "softmax":
-        raise ValueError(f"sink is of softmax='softmax', not {softmax!r}")
-    if jnp.shape(sink) != (heads,):
-        raise ValueError(f"sink of shape {jnp.shape(sink)} must be (num_heads,) = ({heads},)")
-    return "sink"
+        return softmax, {}
+    check_sink_shape(jnp.shape(sink), heads)
+    return "sink", {"sink": jnp.asarray(sink, jnp.float32)}
 
 
 def spec_and_numbers(
@@ -140,15 +137,11 @@ def as_bias(bias, shape: Sequence[int | None]) -> tuple[jax.Array, tuple[int, ..
 def as_slopes(slopes, batch: int, heads: int) -> jax.Array:
     """ALiBi's slopes (H,) or (B, H) as (B, H) float32."""
     slopes = jnp.asarray(slopes, jnp.float32)
-    if slopes.shape not in ((heads,), (batch, heads)):
-        raise ValueError(
-            f"alibi_slopes of shape {slopes.shape} must be (num_heads,) = ({heads},) or (batch, "
-            f"num_heads) = ({batch}, {heads})"
-        )
+    check_slopes_shape(slopes.shape, batch, heads)
     return jnp.broadcast_to(slopes, (batch, heads))
 
 
-def spans_of(name: str, cumulative, total: int) -> tuple[jax.Array, jax.Array]:
+def _spans_of(name: str, cumulative, total: int) -> tuple[jax.Array, jax.Array]:
     """Starts and ends (B,) int32 of ``cumulative`` lengths (B + 1,), which are checked where they
     are known: ValueError for what does not lie within ``total`` rows."""
     cumulative = jnp.asarray(cumulative)
@@ -162,3 +155,23 @@ def spans_of(name: str, cumulative, total: int) -> tuple[jax.Array, jax.Array]:
                 f"{total} rows"
             )
     return cumulative[:-1], cumulative[1:]
+
+
+def packed_spans(q, k, cu_seqlens_q, cu_seqlens_k) -> dict[str, jax.Array]:
+    """starts_q, ends_q, starts_k, ends_k (B,) int32 of packed q and k, checked where known.
+
+    TypeError, ValueError for what does not lie within their rows, where one is missing, or where
+    they are not of equally many sequences.
+    """
+    if cu_seqlens_q is None or cu_seqlens_k is None:
+        raise ValueError("packed sequences need both cu_seqlens_q and cu_seqlens_k")
+    found = {}
+    for axis, cumulative, x in (("q", cu_seqlens_q, q), ("k", cu_seqlens_k, k)):
+        ends = _spans_of(f"cu_seqlens_{axis}", cumulative, x.shape[0])
+        found[f"starts_{axis}"], found[f"ends_{axis}"] = ends
+    if found["starts_q"].shape != found["starts_k"].shape:
+        entries = [found[f"starts_{axis}"].shape[0] for axis in "qk"]
+        raise ValueError(
+            f"cu_seqlens_q and cu_seqlens_k are of {entries} sequences: make one of each"
+        )
+    return found

@@ -22,7 +22,7 @@ from .regions import along, whole
 from .staging import Rows, column_word, row_word
 from .tasks import groups_of_tile
 from .tiles import ForwardTile
-from .walks import walk_of
+from .walks import COUNT, walk_of
 
 
 def streaming_forward(
@@ -97,7 +97,7 @@ def streaming_forward(
                 visits = T.meta_var(walk.visits(seen, q_first, q_last, BK))
                 walked = T.sblock_alloc_buffer((walk.size,), "int32")
                 begin_walk(walked, visits, q0 < q_end)
-                k_blocks: T.let[T.int32] = walked[1]
+                k_blocks: T.let[T.int32] = walked[COUNT]
                 keys: T.let[T.int32] = int32(lengths[1])
                 q_rows = T.meta_var(Rows(Q, partial(sequences.query, b, h), lengths[0], dim))
                 k_rows = T.meta_var(Rows(K, partial(sequences.key, b, hk), keys, dim))

@@ -12,6 +12,8 @@ from .equal_entries import Places
 from .tiles import ForwardTile
 
 _PAST_ALL = tirx.const(2**31 - 1, "int32")
+# Places in the state of a walk: a first key or tile, and how many tiles there are at most.
+FIRST, COUNT = 0, 1
 
 
 def walk_of(spec: AttentionSpec, tile: ForwardTile, places: Places) -> RangeWalk | MergedWalk:
@@ -22,8 +24,8 @@ def walk_of(spec: AttentionSpec, tile: ForwardTile, places: Places) -> RangeWalk
 class RangeWalk:
     """Tiles of keys that follow one another, the same for all rows.
 
-    state (size,) int32: the number of the first tile, and how many there are. step: groups of rows
-    that a tile has one or a multiple of. visits(): what ``begin`` was given.
+    state (size,) int32: FIRST, the number of the first tile, and COUNT. step: groups of rows that a
+    tile has one or a multiple of. visits: what ``visits()`` gave.
     """
 
     size, step = 2, 1
@@ -40,8 +42,8 @@ class RangeWalk:
 
         @T.inline
         def start(state, visits, has_rows):
-            state[0] = visits.start
-            state[1] = self._some(has_rows, visits.count)
+            state[FIRST] = visits.start
+            state[COUNT] = self._some(has_rows, visits.count)
 
         return start
 
@@ -60,7 +62,7 @@ class RangeWalk:
 
     def key(self, state, visits, number):
         """The first key of the tile, which is visited as number ``number``."""
-        return visits.held(start=state[0], count=state[1]).first(number)
+        return visits.held(start=state[FIRST], count=state[COUNT]).first(number)
 
     def meets(self, state, group):
         """Whether the rows of group ``group`` have the tile among theirs."""
@@ -73,16 +75,23 @@ class RangeWalk:
 class MergedWalk:
     """Tiles of keys that are in the list of any of the rows of blocks, in ascending order.
 
-    A staged tile of keys then serves all rows that list it, as in a walk by range. state: the first
-    key of the tile, how many tiles there are at most, and for each row of blocks how many visits
-    lie behind it and what the tile is to it: 0 not listed, 1 listed, 2 listed as partial.
+    A staged tile of keys then serves all rows that list it, as in a walk by range. state: FIRST,
+    the first key of the tile, COUNT, and for each row of blocks how many visits lie behind it
+    (``_passed``), then what the tile is to it (``_kind``): 0 not listed, 1 listed, 2 partial.
     """
 
     def __init__(self, spec: AttentionSpec, tile: ForwardTile):
         block = spec.block_mask[0]
         self._rows = max(tile.block_q // block, 1)
         self.step = min(block, tile.block_q) // tile.group
-        self._block, self.size = self.step * tile.group, 2 + 2 * self._rows
+        self._block = self.step * tile.group
+        self.size = self._kind(self._rows)  # the last row has number rows - 1
+
+    def _passed(self, row):
+        return COUNT + 1 + row
+
+    def _kind(self, row):
+        return self._passed(self._rows) + row
 
     def visits(self, seen, first, end, block: int):
         """A function of a row of blocks: its visits and their number."""
@@ -95,52 +104,52 @@ class MergedWalk:
         return of_row
 
     def begin(self):
-        rows = self._rows
+        rows, passed = self._rows, self._passed
 
         @T.inline
         def start(state, visits, has_rows):
-            state[1] = 0
+            state[COUNT] = 0
             for r in range(rows):
                 with T.sblock("begin_row"):
                     vr = T.axis.opaque(rows, r)
-                    state[2 + vr] = 0
-                    state[1] = state[1] + visits(vr)[1]
+                    state[passed(vr)] = 0
+                    state[COUNT] = state[COUNT] + visits(vr)[1]
 
         return start
 
     def advance(self):
-        rows = self._rows
+        rows, passed, kind = self._rows, self._passed, self._kind
 
         @T.inline
         def go(state, visits):
-            state[0] = _PAST_ALL
+            state[FIRST] = _PAST_ALL
             for r in range(rows):
                 with T.sblock("nearest"):
                     vr = T.axis.opaque(rows, r)
-                    state[0] = T.min(state[0], _next(visits(vr), state[2 + vr]))
+                    state[FIRST] = T.min(state[FIRST], _next(visits(vr), state[passed(vr)]))
             for r in range(rows):
                 with T.sblock("met"):
                     vr = T.axis.opaque(rows, r)
-                    own = T.meta_var(partial(_listed_as, visits(vr), state[2 + vr]))
-                    state[2 + rows + vr] = own(state[0])
-                    state[2 + vr] = state[2 + vr] + T.min(state[2 + rows + vr], 1)
+                    listed_as = T.meta_var(partial(_listed_as, visits(vr), state[passed(vr)]))
+                    state[kind(vr)] = listed_as(state[FIRST])
+                    state[passed(vr)] = state[passed(vr)] + T.min(state[kind(vr)], 1)
 
         return go
 
     def exists(self, state):
-        return state[0] < _PAST_ALL
+        return state[FIRST] < _PAST_ALL
 
     def key(self, state, visits, number):
-        return state[0]
+        return state[FIRST]
 
     def meets(self, state, group):
-        return self._met(state, group) > 0
+        return self._kind_of(state, group) > 0
 
     def hides(self, state, group):
-        return self._met(state, group) > 1
+        return self._kind_of(state, group) > 1
 
-    def _met(self, state, group):
-        return state[2 + self._rows + tirx.truncdiv(group, self.step)]
+    def _kind_of(self, state, group):
+        return state[self._kind(tirx.truncdiv(group, self.step))]
 
 
 def _next(own, number):
@@ -152,5 +161,6 @@ def _next(own, number):
 
 def _listed_as(own, number, key):
     """What the tile from ``key`` on is to a row of blocks that is at visit ``number``."""
-    kind = tirx.Cast("int32", own[0].hides(number)) + 1
-    return tirx.if_then_else(tirx.And(number < own[1], own[0].first(number) == key), kind, 0)
+    visits, count = own
+    kind = tirx.Cast("int32", visits.hides(number)) + 1
+    return tirx.if_then_else(tirx.And(number < count, visits.first(number) == key), kind, 0)
