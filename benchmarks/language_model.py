@@ -38,7 +38,7 @@ SHAPE = {
     "vocab_size": 8192,
     "max_position_embeddings": 8192,
 }
-PATIENCE = Patience(min_rounds=5, max_rounds=15, seconds=20.0)
+PATIENCE = Patience(min_rounds=3, max_rounds=15, seconds=10.0)
 
 # Processes of their own, each of which prints seconds.
 IMPORT = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"

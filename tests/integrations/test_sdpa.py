@@ -221,6 +221,9 @@ def test_torchs_list_of_implementations(served):
     assert attention.current_flash_attention_impl() is None and not sdpa.enabled
     with pytest.raises(TypeError, match="name=5 must be a str"):
         sdpa.register(5)
+    for name in ("", "FA4"):
+        with pytest.raises(ValueError, match="must be a new name, not of FA3, FA4"):
+            sdpa.register(name)
 
 
 def test_kernels_of_gpus_are_put_where_torch_has_its_own(served):

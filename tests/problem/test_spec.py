@@ -172,6 +172,14 @@ def test_json_of_another_layout_is_refused():
         AttentionSpec.from_json({**data, "layout": "tiled"})
 
 
+def test_numbers_of_tables_have_one_form():
+    spec = AttentionSpec(dtype="float32", head_dim=64, alibi=True, learned=(0, 0))
+    assert spec == dataclasses.replace(spec, learned=[0]) and spec.learned == (0,)
+    for numbers in (5, "0", [[0]], (0.0,)):
+        with pytest.raises(TypeError, match=r"learned=.* must be numbers of tables"):
+            dataclasses.replace(spec, learned=numbers)
+
+
 def test_fields_are_given_by_name():
     with pytest.raises(TypeError, match="positional"):
         AttentionSpec("float32", 64)

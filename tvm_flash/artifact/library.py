@@ -152,6 +152,8 @@ def _opened(place: Path) -> Folder:
     except NotADirectoryError:
         reason = f"an artifact is a directory with a {MANIFEST}"
         raise refuse(place, reason, "load that") from None
+    except FileNotFoundError:
+        raise refuse(place, "there is no such folder", "give that of a built library") from None
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
         raise refuse(place / MANIFEST, reason, error=error) from error

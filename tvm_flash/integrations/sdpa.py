@@ -30,6 +30,7 @@ class Sdpa:
 
     def __init__(self):
         self._lock, self._uses, self._undo = threading.Lock(), 0, ()
+        self._names: set[str] = set()
 
     def __call__(self):
         """A context in which torch's attention runs on these kernels."""
@@ -69,17 +70,22 @@ class Sdpa:
         """Make ``name`` known to torch.nn.attention.activate_flash_attention_impl; returns it.
 
         To activate it is one ``enable``, torch's restore_flash_attention_impl the ``disable``.
-        Raises ImportError where torch has no such list, TypeError for a name that is no str.
+        Raises ImportError where torch has no such list, TypeError for a name that is no str and
+        ValueError for an empty one and for that of somebody else's.
         """
         if not isinstance(name, str):
             raise TypeError(f"{name=!r:.60} must be a str: torch sorts the names of its list")
         try:
-            from torch.nn.attention import register_flash_attention_impl
+            from torch.nn.attention import list_flash_attention_impls, register_flash_attention_impl
         except ImportError as error:
             raise ImportError(
                 f"torch {torch.__version__} keeps no list of implementations: use sdpa.enable()"
             ) from error
+        taken = set(list_flash_attention_impls()) - self._names
+        if not name or name in taken:
+            raise ValueError(f"{name=} must be a new name, not of {', '.join(sorted(taken))}")
         register_flash_attention_impl(name, register_fn=partial(_Activated, self))
+        self._names.add(name)
         return name
 
 

@@ -33,6 +33,13 @@ def check_block(field: str, value) -> tuple[int, int]:
     return tuple(value)
 
 
+def check_tables(field: str, value) -> tuple[int, ...]:
+    """``value`` as the numbers of tables, each once, in order; TypeError for what is no such."""
+    if not isinstance(value, (tuple, list)) or any(type(n) is not int for n in value):
+        raise TypeError(f"{field}={value!r:.60} must be numbers of tables, as (0, 2)")
+    return tuple(sorted(set(value)))
+
+
 def check_flag(field: str, value) -> None:
     if isinstance(value, bool):
         return

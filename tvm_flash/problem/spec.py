@@ -17,6 +17,7 @@ from .field_checks import (
     check_flag,
     check_head_dim,
     check_program,
+    check_tables,
 )
 from .sequences import KINDS
 
@@ -114,7 +115,7 @@ class AttentionSpec:
         self._set("window_right", self.window_right and not self.causal)
         check_program("score_mod", self.score_mod, is_score=True)
         check_program("mask_mod", self.mask_mod, is_score=False)
-        self._set("learned", tuple(self.learned))
+        self._set("learned", check_tables("learned", self.learned))
         if unknown := [n for n in self.learned if n not in self.differentiable_tables]:
             raise ValueError(f"learned={unknown}: no score has a derivative by such a table")
         if self.block_mask is not None:
