@@ -2,10 +2,15 @@
 
 A child that is forked in the middle of an import has half a module, and no thread to finish it:
 every later import of it would wait for that one, for ever.
+
+Forks take the locks that were registered last first. Modules ask for loggers while they are
+imported, so logging's lock has to be registered before this one, and is taken after it: held by a
+fork that waits here, it would keep the import from its end.
 """
 
 from __future__ import annotations
 
+import logging  # noqa: F401
 import os
 import threading
 
