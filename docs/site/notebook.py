@@ -66,6 +66,7 @@ def run(path: Path) -> list[Cell]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    pyplot.close("all")  # what others have drawn in this process
     cells, names = cells_of(path.read_text(encoding="utf-8")), {"__name__": "__main__"}
     for cell in cells:
         if cell.is_text:

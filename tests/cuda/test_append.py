@@ -10,7 +10,7 @@ from tvm_flash import AttentionSpec, apply_rotary
 from tvm_flash.codegen.cuda import ptx_of, ptx_version
 from tvm_flash.codegen.nvcc import assemble
 from tvm_flash.errors import UnsupportedSpec
-from tvm_flash.frontend import append_ops
+from tvm_flash.frontend import append_ops, placement
 from tvm_flash.ptx_interpreter import Checks
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.select import cuda_programs
@@ -86,7 +86,7 @@ def test_the_front_calls_them(interleaved, monkeypatch):
     options = {"rotary_cos": COS, "rotary_sin": SIN, "rotary_interleaved": interleaved, **rows}
     want = append_to(cpu, **options)
     monkeypatch.setattr(append_ops, "resolve", resolver())
-    monkeypatch.setattr(append_ops, "has_readable_rows", aligned_rows)
+    monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
     got = append_to(gpu, **options)
     for one, other in zip((*got, gpu.k, gpu.v), (*want, cpu.k, cpu.v), strict=True):
         torch.testing.assert_close(one, other, equal_nan=True)

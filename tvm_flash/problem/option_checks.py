@@ -26,7 +26,8 @@ def check_sink_shape(shape: Sequence[int], heads: int) -> None:
 
 def check_slopes_shape(shape: Sequence[int], batch: int, heads: int) -> None:
     """ValueError unless ALiBi's slopes are (H,), or (B, H)."""
-    if tuple(shape) not in ((heads,), (batch, heads)):
+    # Not `in`: torch.compile compares no symbols there.
+    if tuple(shape) != (heads,) and tuple(shape) != (batch, heads):
         raise ValueError(
             f"alibi_slopes of shape {tuple(shape)} must be (num_heads,) = ({heads},) or "
             f"(batch, num_heads) = ({batch}, {heads})"
