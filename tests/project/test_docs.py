@@ -75,7 +75,8 @@ def test_the_code_of_integrations_runs():
     assert names["q"].grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["first-steps", pytest.param("training", marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ["first-steps", "training"])
 def test_the_code_of_a_page_runs(name):
     text, names = text_of(ROOT / "docs" / f"{name}.md"), {}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):

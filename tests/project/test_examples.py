@@ -45,7 +45,7 @@ def test_masks_are_drawn_as_text_without_matplotlib(example, tmp_path, monkeypat
     assert "██" in example("score_mods.py", "--seqlen", "96", "--out", str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_train_char_lm(example, tmp_path):
     text = example("train_char_lm.py", "--steps", "10", "--out", str(tmp_path))
     assert "largest difference at any step" in text
