@@ -181,7 +181,7 @@ class LinearRows:
             self.state.make_sums()
             self.p = accumulator(kernel, self.warp_rows, config.chunk)
             self.q_fragment = fragment(kernel, self.rows_product, self.p.m_tiles)
-            # Of the state at hand: as the call says at the first row.
+            # The age of the state at hand: as the call says at the first row.
             first = self.sig.numbers["state_age"]
             self.age = kernel.scalar(tirx.Select(self.walk.part == 0, first, 1))
         name_registers(self)

@@ -13,7 +13,7 @@ from ..frontend.functional import attention
 from ..score.layouts import check_dense
 from .xformers_biases import seen_rows, tensor_bias
 
-# Of query, key and value, by the number of dimensions.
+# Shapes of query, key and value, by their number of dimensions.
 _FORMS = {3: "(B, M, K)", 4: "(B, M, H, K)", 5: "(B, M, G, H, K)"}
 
 

@@ -73,7 +73,7 @@ LONGEST = Argument("max_seqlen_k", (), "number", "int32", limits=(0, MAX_SEQLEN)
 
 # Whether a pair that is rotated is (2 i, 2 i + 1), or (i, i + rotary_dim / 2).
 INTERLEAVED = Argument("interleaved", (), "number", "int32", limits=(0, 1))
-# Of directions that compute no scores.
+# The numbers of directions that compute no scores.
 _OTHER_NUMBERS = {
     "append": (INTERLEAVED,),
     "linear": LINEAR_NUMBERS,

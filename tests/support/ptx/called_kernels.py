@@ -125,7 +125,7 @@ def learned(direction: str) -> tuple[InterpretedKernel, list[Check]]:
 
 
 # Queries, keys, key/value heads, parts, reverse, normalize, age of the state; a chunk has 64 rows.
-# Of three or four parts the second is summed, and ends in its first chunk or its second.
+# The second of three or four parts is summed, and ends in its first chunk or its second.
 LINEAR = (
     (70, 70, 1, 4, 1, 0, 0), (245, 245, 1, 3, 0, 1, 0), (131, 131, 2, 2, 0, 1, 1),
     (3, 3, 1, 1, 0, 0, 1), (0, 0, 1, 1, 1, 1, 0),
