@@ -17,6 +17,7 @@ from .captured import Captured, captured_on
 from .made_lists import Call, Stored
 from .observers import run_by_compiler
 from .packed_rows import is_plain
+from .problem import Features
 
 
 def with_made_blocks(
@@ -34,7 +35,8 @@ def with_made_blocks(
     """
     if q.ndim != 4 or k.ndim != 4:
         return score_mod, mask_mod, NO_BLOCKS
-    hides = (*features[:3], features[5], *numbers[:2])
+    own = Features(*features)
+    hides = (own.causal, own.window_left, own.window_right, own.alignment, *numbers[:2])
     call = Call(q.shape[0], q.shape[2], q.shape[1], k.shape[1], hides)
     if torch.compiler.is_compiling():
         stored = _while_compiling(mask_mod, q, call)
