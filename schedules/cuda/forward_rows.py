@@ -89,7 +89,7 @@ class ForwardRows:
         )
 
     def _pack(self) -> None:
-        """Weights to the fragments of P, at once, since a fragment is half of what it is made of."""
+        """Weights to fragments of P, all at once: a fragment is half of what it is made of."""
         for step in range(self.p_steps):
             for m in range(self.s.m_tiles):
                 self.product.pack(self.p_fragment(m, step), self.s.values(m, step, self.product))

@@ -1,12 +1,11 @@
 """Forward for sm_90a: a producer brings tiles by TMA, warp groups multiply by wgmma.
 
-The sketch that it follows, with its barriers and the order of issue: docs/schedules/hopper-forward.md.
+The sketch that it follows, with barriers and the order of issue: docs/schedules/hopper-forward.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-
 
 from tvm.script import tirx as T
 
