@@ -95,7 +95,7 @@ def _issue(part: list[Instruction]) -> float:
 
 @dataclass
 class Sm:
-    """An SM at ``clock``: its tensor cores are ``free`` then, and had ``work`` clocks of products."""
+    """An SM at ``clock``: when its tensor cores are ``free``, and their ``work`` so far, clocks."""
 
     clock: float = 0.0
     free: float = 0.0

@@ -18,6 +18,10 @@ FORWARD = {
 }
 
 
+# Keys of a tile, at most, where causal masks or windows cut tiles.
+_WIDEST_AT_AN_END = 128
+
+
 def hopper_forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:
     """Configs that serve ``spec`` on ``arch``, the best first; none where others must.
 
@@ -27,4 +31,6 @@ def hopper_forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = ""
     rows = [row for row in FORWARD if all(w <= most for w, most in zip(widths, row, strict=True))]
     if not rows:
         return []
-    return [config for config in FORWARD[rows[0]] if not config.reasons(spec, arch)]
+    fitting = [config for config in FORWARD[rows[0]] if not config.reasons(spec, arch)]
+    # Of wider tiles the diagonal wastes more than the loop gains.
+    return sorted(fitting, key=lambda c: spec.is_bounded and c.block_k > _WIDEST_AT_AN_END)
