@@ -37,7 +37,7 @@ class TensorMap:
 
     @property
     def name(self) -> str:
-        """Of the kernel's parameter that it is."""
+        """The name of the kernel's parameter that it is."""
         return f"{self.tensor}_map"
 
     def box(self, element_bytes: int) -> tuple[int, int, int, int]:
