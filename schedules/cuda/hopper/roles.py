@@ -59,6 +59,11 @@ class Roles:
         number = tirx.Cast("uint32", self.group + 1)
         emit(T.ptx["bar.sync"](number, T.uint32(GROUP_THREADS)))
 
+    def meet_all(self) -> None:
+        """The threads of all consumers meet."""
+        number, threads = self.consumers + 1, self.consumers * GROUP_THREADS
+        emit(T.ptx["bar.sync"](T.uint32(number), T.uint32(threads)))
+
     def _produce(self, produce: Callable[[], None]) -> None:
         emit(T.ptx["setmaxnreg.dec.sync.aligned.u32"](BUDGETS[self.consumers][1]))
         is_first = self._kernel.warp == self.warps

@@ -61,7 +61,7 @@ def test_case(case):
 
 
 @pytest.mark.parametrize("config", range(4))
-@pytest.mark.parametrize("dims", FORWARD)
+@pytest.mark.parametrize("dims", FORWARD, ids=str)
 @pytest.mark.sweep
 def test_every_default(dims, config, monkeypatch):
     if config >= len(FORWARD[dims]):
