@@ -9,11 +9,12 @@ import itertools
 from dataclasses import replace
 from functools import partial
 
+from interpreted import aligned_rows
 from rehearsed_gpu import NOISE, one_problem, pose, rehearse
 
 from tvm_flash import bench
 from tvm_flash.bench import device, measuring, run
-from tvm_flash.frontend import ops
+from tvm_flash.frontend import ops, placement
 from tvm_flash.problem.arguments import WRITTEN, names
 from tvm_flash.runtime import loader
 from tvm_flash.verify import library as verify_library
@@ -99,6 +100,8 @@ def rehearse_suite(monkeypatch, folder, spoil=lambda tensors: None):
     monkeypatch.setattr(verify_library, "_run_on_gpu", kernels.run)
     monkeypatch.setattr(verify_library, "_to_gpu", lambda tensor: tensor)
     monkeypatch.setattr(ops, "resolve", kernels.resolve)
+    monkeypatch.setattr(placement, "processors_of", lambda x: 132)
+    monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
     monkeypatch.setattr(ops, "place_of", lambda x: ("cuda", (9, 0)))
     whole = bench.SUITES["gpu"]
     own = {section.name: section for section in whole.sections}

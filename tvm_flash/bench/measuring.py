@@ -123,7 +123,8 @@ class Apart(Measurer):
     """
 
     def __enter__(self) -> Apart:
-        self._workers = Workers(_call, 1, prepare=partial(_open, self.artifact))
+        device = self.cells[0].device
+        self._workers = Workers(_call, 1, prepare=partial(_open, self.artifact, device))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -155,7 +156,8 @@ class CellFailed(TvmFlashError):
 _opened: list[Library] = []
 
 
-def _open(artifact: Path | None) -> None:
+def _open(artifact: Path | None, device: str) -> None:
+    DEVICES[device].wait()  # which raises where the device is lost
     if artifact is not None:
         _opened.append(load(artifact))
 

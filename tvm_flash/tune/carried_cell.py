@@ -116,7 +116,7 @@ def _sizes(session: Session) -> Mapping[str, int]:
     """The problem that was timed, as other cells name it."""
     sizes = session.task.sizes
     return {
-        "batch": sizes.batch, "heads": sizes.heads, "kv_heads": sizes.kv_heads,
+        "batch": sizes.batch, "heads": sizes.num_heads, "kv_heads": sizes.num_kv_heads,
         "seqlen_q": sizes.seqlen_q, "seqlen_k": sizes.seqlen_k,
         "causal": session.task.spec.causal,
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +30,11 @@ def torch_varlen(problem: PackedProblem, device: str) -> Attention:
     from torch.nn.attention.varlen import varlen_attn
 
     longest, ends = problem.seqlen, _cumulative(problem, device)
-    known = {"enable_gqa": True} if problem.group > 1 else {}
-    window = {"window_size": (-1, 0)} if problem.causal else {}
-    return lambda q, k, v: varlen_attn(q, k, v, ends, ends, longest, longest, **window, **known)
+    known: dict = {"enable_gqa": True} if problem.group > 1 else {}
+    if problem.causal:
+        has_window = "window_size" in signature(varlen_attn).parameters  # torch 2.10 has not
+        known |= {"window_size": (-1, 0)} if has_window else {"is_causal": True}
+    return lambda q, k, v: varlen_attn(q, k, v, ends, ends, longest, longest, **known)
 
 
 def torch_paged(problem: CachedProblem, device: str) -> Attention:
