@@ -24,7 +24,7 @@ from .timing import Patience
 
 # Seconds that a cell may take in a process of its own, by its kind: kernels are run on small
 # problems, whoever is timed may have to be compiled first.
-LIMITS = {"kernel": 60.0, "case": 60.0, "time": 180.0, "floors": 120.0}
+LIMITS = {"kernel": 30.0, "case": 60.0, "time": 180.0, "floors": 120.0}
 # What a device that is lost to its process answers, and answers from then on.
 _LOST = "CUDA error"
 

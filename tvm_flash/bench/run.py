@@ -20,7 +20,7 @@ from .cores import Usage, load_average, pinned
 from .device import DEVICES
 from .document import Document, floor_key
 from .host import describe, usable_cores
-from .measuring import Apart, Here, Measurer
+from .measuring import Apart, CellFailed, Here, Measurer
 from .timing import Patience
 from .verdicts import BUSY, rival, state
 
@@ -108,12 +108,16 @@ class Runner:
         refused = cell.kind == "avx2" and restricted.refusal()
         if known or cell.kind in _UNTIMED or refused:
             return
+        self._fresh.add(key)
         with cores_for(cell) as cores:
             start = Usage.now(cores)
-            floors = measurer.floors(cell)
+            try:
+                floors = measurer.floors(cell)
+            except CellFailed as error:  # cells are worth something without them
+                self.document.runs[-1]["no_floors"] = str(error)
+                return
             floors["others"] = _others(cell, start, cores)
         self.document.floors[key] = floors
-        self._fresh.add(key)
 
     def _quiet(self, key: tuple[int, str]) -> bool:
         floors = self.document.floors.get(key)

@@ -67,7 +67,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Configs to compare, that `tvm-flash tune --carry DIR` built (GPUs).",
+            help="GPU configs to compare, which `tvm-flash tune --carry DIR` built.",
         ),
     ] = None,
     logs: Annotated[
