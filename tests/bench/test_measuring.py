@@ -35,6 +35,9 @@ def test_a_context_that_a_contender_broke_is_left(apart, monkeypatch):
     monkeypatch.setattr(measuring, "measured_cell", lambda *_: {"missing": {"flex": "no triton"}})
     made.cell(GPU_CELLS[0])
     assert counted.renewed == 1
+    monkeypatch.setattr(measuring, "measured_cell", lambda *_: {"right": False})
+    made.cell(GPU_CELLS[0])
+    assert counted.renewed == 2, "a wrong kernel may have written anywhere"
 
 
 def test_a_process_that_failed_is_an_error_of_the_cell(apart, monkeypatch):

@@ -54,17 +54,15 @@ def kernel_row(symbol: str, library: Library | None, device: str) -> dict:
     """
     assert library is not None, "kernels are those of a library"
     found = [c for c in _candidates(library, device != "cpu") if c.symbol == symbol]
+    if not found:
+        return {"skipped": "no variant of it is for this GPU"}
     outcomes = [judge(one, problem) for one in found for problem in one.listed(quick=False)]
     worst: dict[str, Deviation] = {}
     for deviation in (d for outcome in outcomes for d in outcome.deviations):
         if deviation.result not in worst or worst[deviation.result].share < deviation.share:
             worst[deviation.result] = deviation
-    failures = [
-        f"{outcome.problem.name}: {outcome.failure}" for outcome in outcomes if outcome.failure
-    ]
+    failures = [f"{one.problem.name}: {one.failure}" for one in outcomes if not one.ok]
     told = {"failure": failures[0]} if failures else {}
-    if not found:
-        return {"skipped": "no variant of it is for this GPU"}
     errors = errors_of(worst.values())
     return {"right": not failures, "problems": len(outcomes), "errors": errors, **told}
 

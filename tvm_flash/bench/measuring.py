@@ -25,7 +25,7 @@ from .timing import Patience
 # Seconds that a cell may take in a process of its own, by its kind: kernels are run on small
 # problems, whoever is timed may have to be compiled first.
 LIMITS = {"kernel": 30.0, "case": 60.0, "time": 180.0, "floors": 120.0}
-# What a device that is lost to its process answers, and answers from then on.
+# What a GPU that is lost to its process answers, and answers from then on.
 _LOST = "CUDA error"
 
 
@@ -133,7 +133,9 @@ class Apart(Measurer):
     def cell(self, cell: Cell) -> dict:
         """As ``Measurer.cell``; raises TvmFlashError for a process that failed."""
         found = self._answer(LIMITS[cell.kind], _measured_there, cell, self.patience)
-        if any(_LOST in reason for reason in found.get("missing", {}).values()):
+        broken = any(_LOST in reason for reason in found.get("missing", {}).values())
+        # What a wrong kernel wrote, and where, nobody knows.
+        if broken or found.get("right") is False:
             self._workers.renew()
         return found
 
