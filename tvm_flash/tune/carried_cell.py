@@ -83,7 +83,7 @@ class Told:
             self.seconds[own] = trial.ratio * self.seconds[beside]
 
     def candidates(self, symbol: str, predictions: Predictions) -> list[dict[str, Any]]:
-        """Of each candidate its place in the library, outcome, seconds and predicted seconds."""
+        """Each candidate: its place in the library, outcome, seconds and predicted seconds."""
         return [
             {
                 "candidate": number,
