@@ -4,10 +4,9 @@
 #   release/try_gpu.sh build sm_90 FOLDER       where TVM and nvcc are: all that travels goes into FOLDER
 #   FOLDER/try_gpu.sh run [SECONDS]             there: torch's CUDA build is all it needs (default: 540 s)
 #
-# `build` takes a quarter of an hour on two cores. The python on PATH builds. $PYTHON: the Python there, as in
-# 3.12; default: that of the python on PATH. $KERNELS: what is built, as `tvm-flash build` takes it. $SPECS,
-# $TRIALS: what is tuned, and through how many configs.
-# `run` writes FOLDER/results as it goes, and goes on there when it is called again.
+# `build` takes minutes. The python on PATH builds. $PYTHON: the Python there, as in 3.12; default: that of the
+# python on PATH. $KERNELS: what is built, as `tvm-flash build` takes it. $SPECS, $TRIALS: what is tuned, and
+# through how many configs. `run` writes FOLDER/results as it goes, and goes on there when it is called again.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -44,5 +43,5 @@ run() {
 case "${1:-}" in
   build) build "${2:?an architecture, as sm_90}" "${3:?a folder}" ;;
   run) run "${2:-}" ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

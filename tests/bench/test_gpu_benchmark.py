@@ -314,7 +314,8 @@ def test_the_command_needs_neither_tvm_nor_a_compiler():
         "import sys; sys.modules['tvm'] = None; sys.modules['triton'] = None\n"
         "from tvm_flash.bench import SUITES, Runner, Document, described_host\n"
         "from tvm_flash.bench import plot, tables, run, correctness\n"
-        "import tvm_flash.cli.app\n"
+        "import tvm_flash.cli.app, tvm_flash.cli.bench_built, tvm_flash.bench.overview\n"
+        "import tvm_flash.tune.carried_cell, tvm_flash.verify.library\n"
         "assert SUITES['gpu'].cells([1]) and described_host()['tvm_flash']\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -90,13 +90,14 @@ def case_table(title: str, cells: Sequence[dict]) -> Table:
 
 
 def search_table(title: str, cells: Sequence[dict]) -> Table:
-    """What each search gained, and how well models had ordered its candidates (-1 to 1)."""
+    """What each search gained (ratio: of the best's time over the default's), and how well models
+    had ordered its candidates (-1 to 1)."""
     models = list(
         dict.fromkeys(m for c in cells if "search" in c for m in c["search"]["agreement"])
     )
     columns = (
-        *words("kernel"), *numbers("default", "best", unit="ms"), *numbers("best / default"),
-        *numbers("configs", rank=1), *numbers(*models), *words("failures", rank=2),
+        *words("kernel"), *numbers("default", "best", unit="ms", rank=1), *numbers("ratio"),
+        *numbers("configs", rank=2), *numbers(*models), *words("failures", rank=3),
     )  # fmt: skip
     rows = []
     for cell in cells:
@@ -110,7 +111,7 @@ def search_table(title: str, cells: Sequence[dict]) -> Table:
         failures = ", ".join(f"{n} {outcome}" for outcome, n in found["failures"].items())
         ratio, count = f"{found['ratio']:.3f}", str(len(found["candidates"]))
         rows.append((cell["case"], *times, ratio, count, *texts, failures))
-    return Table(f"{title}; models: rank correlation", columns, rows)
+    return Table(f"{title}; rank correlation of models", columns, rows)
 
 
 def missed_table(cells: Iterable[dict]) -> Table:
