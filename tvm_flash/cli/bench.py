@@ -13,6 +13,7 @@ from .console import PLAIN, console, notes, progress, refuse_unwritable
 from .error_text import one_line
 from .json_output import AsJson, print_json
 from .show_table import show
+from .streams import INTERRUPTED
 
 if TYPE_CHECKING:
     from ..bench import Cell, Document, Suite
@@ -106,7 +107,7 @@ def bench(
     loaded = _loaded(artifact)
     document, pending = _opened(out, chosen, cells, loaded, rerun, stale)
     notes.print(library.sentence(document.host), **PLAIN)
-    _measure(document, chosen, pending, loaded, budget, rerun)
+    came_to_end = _measure(document, chosen, pending, loaded, budget, rerun)
     if as_json:
         print_json(document.to_json())
     else:
@@ -118,6 +119,8 @@ def bench(
 
         draw(document.to_json(), plot)
         notes.print(f"drawn in {plot}", **PLAIN)
+    if not came_to_end:
+        raise typer.Exit(INTERRUPTED)
     if _any_wrong(document, cells):
         raise typer.Exit(1)
 
@@ -184,8 +187,9 @@ def _measure(
     loaded: Library | None,
     budget: float | None,
     rerun: bool,
-) -> None:
-    """Measure ``cells`` into ``document``; an interruption ends it, and keeps what there is."""
+) -> bool:
+    """Measure ``cells`` into ``document``, and whether it came to the end: an interruption keeps
+    what there is."""
     from dataclasses import replace
 
     from ..bench import Runner
@@ -193,14 +197,14 @@ def _measure(
     patience = suite.patience if budget is None else replace(suite.patience, budget=budget)
     short = suite.name.endswith("quick")
     runner = Runner(document, patience, quick=short, again=rerun, library=loaded)
-    if not cells:
-        return
     try:
         with progress("measure", len(cells)) as advance:
             for cell in runner.run(cells):
                 advance(cell["key"])
     except KeyboardInterrupt:
-        notes.print("[yellow]interrupted[/]: with --out, the same command goes on from here")
+        notes.print("stopped; with --out, the same command goes on from here", **PLAIN)
+        return False
+    return True
 
 
 def _print(document: Document, cells: list[Cell]) -> None:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from ..errors import TvmFlashError
 from .answer import Answer
 from .console import PLAIN, notes
+from .streams import INTERRUPTED
 from .tune_rebuild import built_lines, on_gpu, rebuild, record_lines
 from .tune_tables import Found, found_document, found_lines, found_table
 from .tune_view import LiveView, PlainView, clock_text
@@ -24,9 +25,6 @@ from .tune_view import LiveView, PlainView, clock_text
 if TYPE_CHECKING:
     from ..tune.hardware import Hardware
     from ..tune.request import Request
-
-# 128 and the number of SIGINT, as shells have it.
-_INTERRUPTED = 130
 
 
 def search(
@@ -38,7 +36,7 @@ def search(
     """
     found: list[Found] = []
     started = time.monotonic()
-    if request.strategy is None:
+    if request.method.strategy is None:
         notes.print(f"strategy: {', '.join(request.strategies)}", **PLAIN)
     view = (LiveView if notes.is_terminal else PlainView)(notes, len(request.tasks))
     stopped: BaseException | None = None
@@ -69,7 +67,7 @@ def search(
             notes.print(escape(line), **PLAIN)
     ended = {"seconds": seconds, "built": built and str(built), "stopped": _why(stopped)}
     searches = [found_document(one) for one in found]
-    answer.document({"records": str(request.logs), **ended, "searches": searches})
+    answer.document({"records": str(request.method.logs), **ended, "searches": searches})
     if stopped is not None:
         _stop(stopped)
 
@@ -77,11 +75,13 @@ def search(
 def _report(request: Request, found: list[Found], seconds: float) -> None:
     """In how much time it was found, and where it is kept."""
     if waiting := request.waiting():
-        notes.print(f"{waiting} could not be written to {request.logs}: the next run will", **PLAIN)
+        notes.print(
+            f"{waiting} could not be written to {request.method.logs}: the next run will", **PLAIN
+        )
     again = sum(one.state.replayed for one in found)
     known = f", {again} trials were in the log" if again else ""
     total = clock_text(seconds)
-    notes.print(escape(f"{total} in all{known}; records are in {request.logs}"), **PLAIN)
+    notes.print(escape(f"{total} in all{known}; records are in {request.method.logs}"), **PLAIN)
 
 
 def _why(stopped: BaseException | None) -> str | None:
@@ -93,7 +93,7 @@ def _stop(reason: BaseException) -> None:
     if isinstance(reason, KeyboardInterrupt):
         command = escape(shlex.join(["tvm-flash", *sys.argv[1:]]))
         notes.print(f"stopped; every trial is recorded. To go on: {command}", **PLAIN)
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     notes.print(f"[bold red]error:[/] {escape(str(reason))}", **PLAIN)
     raise typer.Exit(1) from reason
 
