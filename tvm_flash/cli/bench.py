@@ -112,7 +112,7 @@ def bench(
         print_json(document.to_json())
     else:
         _print(document, cells)
-    if out is not None:
+    if out is not None and out.is_file():  # not one that was stopped in its first cell
         notes.print(f"kept in {out}", **PLAIN)
     if plot is not None:
         from ..bench.plot import draw
