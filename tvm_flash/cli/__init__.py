@@ -47,7 +47,7 @@ def _without(package: str) -> int:
         return report()
     print(
         f"error: the command line needs {package}, which is not installed; install it with: pip "
-        "install typer, or, to compile kernels too, pip install 'tvm-flash[compile]'\n"
+        f"install {package}, or, to compile kernels too, pip install 'tvm-flash[compile]'\n"
         "`tvm-flash doctor` works without it",
         file=sys.stderr,
     )
