@@ -48,7 +48,7 @@ def seen_rows(bias: Any, rows: Rows) -> tuple[Rows, dict[str, Any]]:
         window, (rows, options) = kind.window(bias), kind.rows(bias, rows)
     except AttributeError as error:
         raise TypeError(
-            f"attn_bias of class {name} has no {error.name}, unlike that of xFormers 0.0.2x to 0.0.35"
+            f"attn_bias of class {name} has no {error.name}, unlike those of xFormers up to 0.0.35"
         ) from error
     return rows, {"window_size": window, "alignment": kind.alignment, **options}
 
