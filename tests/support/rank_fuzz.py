@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from packed_problems import Entries
 from packed_problems import random as normal
-from rank_tasks import DIM, SINK, leaning, striped
+from rank_tasks import DIM, SINK, leaning, striped, summed
 
 from tvm_flash.cases import Inputs
 from tvm_flash.distributed import (
@@ -145,7 +145,7 @@ def complaints(seeds: range, worlds: tuple[int, ...], few: bool = False) -> list
         exact = results(call.reference, inputs, torch.float64)
         plain = results(call.reference, inputs)
         attend = partial(_attend, call, group)
-        own = _summed(results(attend, inputs, return_lse=True), group)
+        own = summed(results(attend, inputs, return_lse=True), group)
         bad = [str(x) for x in deviations("float32", own, exact, plain) if not x.ok]
         found += [f"{seed}: {x} of {call}" for x in bad]
     return found
@@ -169,13 +169,3 @@ def _attend(call: Drawn, group, q, k, v, **options):
         unshard_sequence(x, at, group=group, layout=call.layout)
         for x, at in zip(found, (dim, -1), strict=True)
     )
-
-
-def _summed(found, group):
-    """Every rank's gradient of a whole tensor is that of its rows, times the ranks that look."""
-    for name, x in found.items():
-        if name.startswith("d"):
-            total = x.double()
-            dist.all_reduce(total, group=group)
-            found[name] = (total / dist.get_world_size(group)).to(x.dtype)
-    return found
