@@ -147,7 +147,8 @@ def _compile(
     """Object and record of each job. Scheduling is Python; LLVM runs beside it in threads."""
     finished = counting(len(jobs), progress)
     pending: list[tuple[Future[Path], KernelRecord]] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         for number, job in enumerate(jobs):
             plan = job.schedule()
             known = (job.symbol, job.spec, job.direction, plan.config, plan.meta)
@@ -155,7 +156,9 @@ def _compile(
             future = pool.submit(write_object, prepared(plan), target, folder / f"{number}.o")
             future.add_done_callback(lambda _, symbol=job.symbol: finished(symbol))
             pending.append((future, record))
-    return [(future.result(), record) for future, record in pending]
+        return [(future.result(), record) for future, record in pending]
+    finally:  # after a failure or Ctrl-C nobody waits for what has not begun
+        pool.shutdown(cancel_futures=True)
 
 
 def _manifest(library: Path, target: CpuTarget, records: Sequence[KernelRecord]) -> Manifest:

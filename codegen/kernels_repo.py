@@ -68,22 +68,24 @@ Needs torch, numpy and apache-tvm-ffi {ffi}. A call without a kernel here says w
 """
 
 
-def write_kernels_repo(artifacts: Sequence[Path], folder: Path) -> list[Path]:
+def write_kernels_repo(artifacts: Sequence[Path], folder: Path, version: int = 1) -> list[Path]:
     """Write the variants of a kernels repository, with the libraries at ``artifacts``.
 
     One for CPUs, where there is a library for them, and one for CUDA, with all. Gives their folders
-    in ``folder``/build. Raises BuildError for a library that is not manylinux_2_28, and where a
-    variant is already.
+    in ``folder``/build. version: of the repository, whose owner counts. Raises BuildError for a
+    library that is not manylinux_2_28, and where a variant is already.
     """
     cpu = [path for path in artifacts if read_manifest(path).device == "cpu"]
     cuda = [path for path in artifacts if path not in cpu]
-    made = []
+    made, told = [], {"version": version}
     if cpu:
-        made.append(_write_variant(folder, "cpu", {"type": "cpu"}, cpu))
+        made.append(_write_variant(folder, "cpu", {**told, "backend": {"type": "cpu"}}, cpu))
     if cuda:
         archs = read_manifest(cuda[0]).target["archs"]
         backend = {"type": "cuda", "archs": [_capability(name) for name in archs]}
-        made.append(_write_variant(folder, _cuda_name(), backend, [*cpu, *cuda]))
+        made.append(
+            _write_variant(folder, _cuda_name(), {**told, "backend": backend}, [*cpu, *cuda])
+        )
     if not made:
         raise BuildError("no libraries to ship: name targets")
     card = {"version": __version__, "folder": folder.name, "ffi": tvm_ffi.__version__}
@@ -92,15 +94,16 @@ def write_kernels_repo(artifacts: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def _write_variant(
-    folder: Path, device: str, backend: Mapping[str, Any], artifacts: Sequence[Path]
+    folder: Path, device: str, told: Mapping[str, Any], artifacts: Sequence[Path]
 ) -> Path:
+    """told: what metadata.json says besides what follows from the files."""
     major, minor = tvm_ffi.__version__.split(".")[:2]
     path = folder / "build" / f"tvm-ffi{major}{minor}-{device}-{architecture()}-linux"
     libraries = shipped_files(artifacts)
     files = {f"{_KERNELS}/{name}": data for name, data in libraries.items()}
     files |= {name: file.read_bytes() for name, file in runtime_sources().items()}
     files["__init__.py"] = _INIT.encode()
-    files["metadata.json"] = _metadata(device, backend, files)
+    files["metadata.json"] = _metadata(device, told, files)
     try:
         path.mkdir(parents=True)
         for name, data in files.items():
@@ -122,7 +125,7 @@ def runtime_sources() -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in (*single, *inside)}
 
 
-def _metadata(device: str, backend: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+def _metadata(device: str, told: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """metadata.json. Its id is the name that the package, and its torch operators, are known by."""
     digests = {name: hashlib.sha256(data).digest() for name, data in sorted(files.items())}
     whole = hashlib.sha256(b"".join(digests.values())).hexdigest()
@@ -130,10 +133,9 @@ def _metadata(device: str, backend: Mapping[str, Any], files: Mapping[str, bytes
     fields = {
         "id": f"_tvm_flash_{device}_{whole[:12]}",
         "name": "tvm-flash",
-        "version": 1,  # of the repository, whose owner counts
         "license": "Apache-2.0",
         "python-depends": ["tvm-ffi"],  # torch goes without saying, numpy cannot be said
-        "backend": dict(backend),
+        **told,
         "digest": {"algorithm": "sha256", "files": encoded},
     }
     return (json.dumps(fields, indent=2) + "\n").encode()

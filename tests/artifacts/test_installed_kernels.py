@@ -146,3 +146,11 @@ def test_a_foreign_package_is_refused_alone(install, toy_artifact, spec, entry, 
         refusal.startswith("a-broken-one 1.0 is installed and not used for cpu")
         and words in refusal
     )
+
+
+def test_two_packages_with_the_same_kernels(install, toy_artifact, spec):
+    install("a-kernels", toy_artifact)
+    install("b-kernels", toy_artifact)
+    assert resolve(spec, "forward").spec == spec
+    assert [name.split()[0] for name in installed.in_use] == ["a-kernels", "b-kernels"]
+    assert not installed.refusals

@@ -162,3 +162,14 @@ def test_kernel_that_was_not_loaded_says_what_to_do(runtime_python, toy_jobs):
     assert "forward of fp32,d=64 (attn_f32_d64) for CPUs; loaded: none" in said
     assert "compiles none" in said and "`tvm-flash build fp32,d=64 -o kernels`" in said
     assert_runtime_alone(result)
+
+
+def test_doctor_needs_no_more(runtime_python):
+    command = [str(runtime_python), "-I", "-m", "tvm_flash"]
+    done = subprocess.run([*command, "doctor"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "works here, run: yes\nworks here, compile: no: tvm" in done.stdout
+    assert "pip install 'tvm-flash[compile]'" in done.stdout
+    done = subprocess.run([*command, "cache", "path"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: the command line needs") and "doctor" in done.stderr

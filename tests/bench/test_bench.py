@@ -228,6 +228,13 @@ def test_avx2_alone_in_a_process_of_its_own(tmp_path):
     threads = torch.get_num_threads()
     found = restricted_row(SMALL, library, threads, HASTE, ("tvm_flash", "sdpa"))
     assert found["torch_capability"] == "AVX2" and found["ratio"]["sdpa"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.sweep
+@pytest.mark.skipif(bool(refusal()), reason="no AVX2")
+def test_a_kernel_that_a_process_of_its_own_lacks(tmp_path):
+    library, threads = library_for([SMALL], tmp_path), torch.get_num_threads()
     other = bench.Problem("float32", 40, 256, causal=True, heads=2)
     with pytest.raises(TvmFlashError, match="no loaded library has this kernel"):
         restricted_row(other, library, threads, HASTE, ("tvm_flash", "sdpa"))

@@ -97,10 +97,10 @@ def test_every_sequence_has_pages_of_its_own():
 @pytest.mark.parametrize(
     "problem",
     [
-        packed([33, 33], causal=False),
         packed([20, 1, 70], causal=True, kv_heads=2),
+        pytest.param(packed([33, 33], causal=False), marks=pytest.mark.sweep),
     ],
-    ids=["equal", "mixed"],
+    ids=["mixed", "equal"],
 )
 def test_packed_contenders_compute_the_same(problem):
     names = ("dense",) if len(set(problem.lengths)) == 1 else ("one_by_one", "sdpa_padded")

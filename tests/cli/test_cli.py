@@ -81,6 +81,13 @@ def test_show_for_another_cpu():
     assert "ymm" in call("show", SPEC, "--stage", "asm", "--target", "x86-64-v3").output
 
 
+@pytest.mark.parametrize("stage", ["definition", "recurrence", "scheduled", "asm", "ptx"])
+@pytest.mark.parametrize("target", ["nope", "cuda:sm_12"])
+def test_a_target_that_there_is_not_is_refused_at_every_stage(stage, target):
+    told = call("show", SPEC, "--stage", stage, "--target", target, status=2).stderr
+    assert "is unknown; known: " in told
+
+
 def test_a_bad_spec_is_explained_without_a_traceback():
     result = call("show", "fp32,d=16,hexagonal", status=2)
     assert "hexagonal" in result.stderr and "tvm-flash show --help" in result.stderr
@@ -137,10 +144,18 @@ def test_build_says_which_options_are_of_wheels_and_repositories():
     assert "reads no --name" in call("build", SPEC, "--name", "x", status=2).stderr
     told = call("build", SPEC, "--wheel", "--kernels-repo", status=2).stderr
     assert "--wheel reads no --kernels-repo" in told
-    told = call("build", SPEC, "--wheel", "--json", status=2).stderr
-    assert "--wheel reads no --json" in told
+    told = call("build", SPEC, "--wheel", "--repo-version", "2", status=2).stderr
+    assert "--wheel reads no --repo-version" in told
     told = call("build", SPEC, "--wheel", "--target", "x86-64-v3", "--split", status=2).stderr
     assert "reads no --split" in told
+
+
+def test_presets_are_listed_as_lines_and_as_a_document():
+    lines = call("build", "--list", "--preset", "linear").stdout.splitlines()
+    (preset,) = json.loads(call("build", "--list", "--preset", "linear", "--json").stdout)
+    assert preset["preset"] == "linear" and preset["directions"] == ["forward", "backward"]
+    listed = [spec for use in preset["uses"] for spec in use["specs"]]
+    assert listed == [line for line in lines if not line.startswith("#")]
 
 
 def test_build_without_specs_says_so():

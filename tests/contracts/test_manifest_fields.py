@@ -122,6 +122,23 @@ def test_a_direction_that_the_spec_lacks_is_an_artifact_error(kernels, spec, dir
         load(edit(kernels, kernels=[{**record, **changes}]))
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"computes": "fft"}, "computes='fft' must be one of attention, linear"),
+        ({"computes": 3}, "computes=3 must be one of"),
+        ({"computes": "softmax"}, "direction='forward' of .*its directions are softmax"),
+        ({"fft": 16}, "fft"),
+    ],
+    ids=str,
+)
+def test_what_a_kernel_computes_is_known_or_refused(kernels, spec, message):
+    (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
+    changes = {"spec": {**record["spec"], **spec}}
+    with pytest.raises(ArtifactError, match=message):
+        load(edit(kernels, kernels=[{**record, **changes}]))
+
+
 def test_a_backward_without_its_tile_is_an_artifact_error(kernels):
     (record,) = json.loads((kernels / MANIFEST).read_text())["kernels"]
     known = {name: value for name, value in record.items() if name != "block_q"}

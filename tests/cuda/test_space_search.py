@@ -18,6 +18,7 @@ from tvm_flash.schedules.cuda.kernels import SCHEDULES
 from tvm_flash.schedules.record_format import checked
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware
 from tvm_flash.tune.cuda_search import gpu_at_hand, gpu_tasks
+from tvm_flash.tune.request import Method
 from tvm_flash.tune.trial import Trial
 from tvm_flash.workers import Failure
 
@@ -31,7 +32,7 @@ def h100(monkeypatch):
 
 def test_without_a_gpu_nothing_is_measured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_at_hand("cuda") is None and request_on_gpu([], "cuda", ()) is None
+    assert gpu_at_hand("cuda") is None and request_on_gpu([], "cuda", None) is None
 
 
 @pytest.mark.parametrize(
@@ -104,8 +105,8 @@ def test_a_search_leaves_records_that_builds_take(h100, tmp_path):
         find_toolkit()
     except BuildError as error:
         pytest.skip(f"no CUDA compiler: {error}")
-    searched = ("random", None, 0, 20, 0.1, tmp_path, None)
-    request = request_on_gpu([([SPEC], ["forward"])], "cuda:sm_90", searched)
+    method = Method("random", None, 0, 20, 0.1, tmp_path)
+    request = request_on_gpu([([SPEC], ["forward"])], "cuda:sm_90", method)
     with CudaHardware(jobs=1, timeout=60) as hardware:
         hardware._builders, hardware._measurer = Answers(build), Answers(measure)
         (session,) = request.sessions(hardware, lambda state, event: None)

@@ -18,6 +18,13 @@ REFUSED = {
     "cu_seqlens_k alone": ("ring", {}, {"cu_seqlens_k": [0, 3]}, "needs cu_seqlens_q"),
     "learned table": ("ring", {}, {"score_mod": "learned"}, "use ulysses_attention"),
     "scale": ("ring", {}, {"softmax_scale": 2000.0}, "softmax_scale=2000.0 is beyond"),
+    "dropout": (
+        "ring",
+        {},
+        {"dropout_p": 0.1},
+        "dropout_p=0.1 is not served by ring_attention: use",
+    ),
+    "nobody's": ("ring", {}, {"windows": 3}, "got an unexpected keyword argument 'windows'"),
     "heads": ("ulysses", {"heads": 3}, {}, "num_heads=3 of q must be a multiple of the 2 ranks"),
     "pages": ("ulysses", {}, {"block_table": [[0]]}, "keys in pages are not divided"),
 }
@@ -28,6 +35,11 @@ def test_refused_on_every_rank(pair, case):
     *arguments, message = REFUSED[case]
     for text in refusals(pair, *arguments):
         assert message in text
+
+
+def test_options_that_ask_for_nothing_are_taken(pair):
+    asked = {"dropout_p": 0, "bias": None, "alibi_slopes": None, "softmax": "softmax"}
+    assert refusals(pair, "ring", {}, asked) == ["not refused"] * 2
 
 
 @pytest.mark.parametrize("function", [ring_attention, ulysses_attention])

@@ -260,7 +260,12 @@ def test_second_derivatives_are_refused():
 
 def test_bad_input_is_named():
     q = random(2, 9, 4, 32)
-    starts = jnp.asarray([0, 9, 20], jnp.int32)
+    starts, ends = jnp.asarray([0, 9, 20], jnp.int32), jnp.asarray([0, 4, 9], jnp.int32)
+
+    def packed(longest):
+        known = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "max_seqlen_k": longest}
+        return dict.fromkeys("qkv", q[0]) | known
+
     for error, match, given in (
         (ValueError, "4 dimensions", {"k": q[0]}),
         (TypeError, "must all be one of float32", {"k": q.astype(jnp.bfloat16)}),
@@ -268,14 +273,22 @@ def test_bad_input_is_named():
         (ValueError, "num_kv_heads=3", dict.fromkeys("kv", q[:, :, :3])),
         (ValueError, "head_dim", dict.fromkeys("qkv", q[..., :4])),
         (ValueError, "softcap=-1", {"softcap": -1.0}),
+        (ValueError, "softcap=nan", {"softcap": float("nan")}),
+        (TypeError, "softcap='2' must be a number", {"softcap": "2"}),
+        (TypeError, "causal='no' must be True or False", {"causal": "no"}),
         (ValueError, "softmax_scale=5000", {"softmax_scale": 5000.0}),
         (TypeError, "two integers", {"window_size": (1, 2, 3)}),
+        (TypeError, "window_size=5 must be two integers", {"window_size": 5}),
+        (TypeError, "two integers", {"window_size": (1.5, 2)}),
         (ValueError, r"sink of shape \(3,\)", {"sink": jnp.ones(3)}),
+        (TypeError, "sink of int32 must be floating", {"sink": jnp.ones(4, jnp.int32)}),
         (ValueError, "alibi_slopes of shape", {"alibi_slopes": jnp.ones(3)}),
         (ValueError, r"broadcast to \(B, H, Sq, Sk\) = \(2, 4, 9, 9\)", {"bias": jnp.ones((8, 9))}),
         (ValueError, "end within the 9 rows", dict.fromkeys("qkv", q[0]) | {
             "cu_seqlens_q": starts, "cu_seqlens_k": starts}),
         (ValueError, "need both", dict.fromkeys("qkv", q[0]) | {"cu_seqlens_q": starts}),
+        (ValueError, "max_seqlen_k=3 is too small: there is a sequence of 5", packed(3)),
+        (TypeError, "max_seqlen_k='9' must be an integer", packed("9")),
         (ValueError, "platform='tpu'", {"platform": "tpu"}),
         (ValueError, "has no lse", {"softmax": "sigmoid", "return_lse": True}),
     ):  # fmt: skip

@@ -248,6 +248,14 @@ def test_bad_input_is_named():
     class OwnMask(biases.LowerTriangularMask):
         pass
 
+    class LocalAttentionFromBottomRightMask:  # another's
+        pass
+
+    five = random(2, 9, 2, 2, 16)
+    beyond = biases.BlockDiagonalGappyKeysMask.from_seqlens([4, 5], [5, 0, 9], [4, 40], device=CPU)
+    plain = biases.BlockDiagonalGappyKeysMask.from_seqlens([4, 5], [0, 8, 16], [4, 8], device=CPU)
+    paged = plain.make_paged(PAGES[:2, :1], 8, 8, biases.PagedBlockDiagonalGappyKeysMask)
+
     for error, match, given in (
         (
             NotImplementedError,
@@ -256,12 +264,19 @@ def test_bad_input_is_named():
         ),
         (ValueError, r"batch \[2, 2, 2\] must be of batch 1", (q, q, q, packed)),
         (ValueError, r"must all be \(B, M, K\)", (q, q[0], q)),
+        (TypeError, "the class LowerTriangularMask: give", (q, q, q, biases.LowerTriangularMask)),
+        (TypeError, "has no window_left, unlike", (q, q, q, LocalAttentionFromBottomRightMask())),
+        (ValueError, r"groups of query, key, value are \[2, 4, 2\]", (
+            five, five.reshape(2, 9, 4, 1, 16), five)),
+        (ValueError, "keys at .* but there are 9 rows", (q[:1], q[:1], q[:1], beyond)),
+        (ValueError, "9 rows of keys are not whole pages of 8", (q[:1], q[:1], q[:1], paged)),
+        (TypeError, "output_dtype=torch.int32", (q, q, q, None, 0.0, None, torch.int32)),
         (ValueError, "of as many dimensions as query", (q, q, q, random(4, 9, 9))),
         (ValueError, "must broadcast", (q, q, q, random(2, 4, 9, 8))),
         (TypeError, "key must be a tensor", (q, None, q)),
         (TypeError, "floating point", (q, q, q, torch.ones(2, 4, 9, 9).bool())),
         (ValueError, "dropout", (q, q, q, None, 1.5)),
         (TypeError, "float64", (q.double(), q.double(), q.double())),
-    ):
+    ):  # fmt: skip
         with pytest.raises(error, match=match):
-            memory_efficient_attention(*given)
+            memory_efficient_attention(*given[:6], output_dtype=[None, *given[6:]][-1])

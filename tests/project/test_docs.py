@@ -9,6 +9,7 @@ import pytest
 import torch
 import update_readme
 
+import tvm_flash
 from tvm_flash.cases import CORRECTNESS
 from tvm_flash.problem.presets import PRESETS
 
@@ -52,6 +53,30 @@ def test_the_code_of_the_readme_runs(tmp_path):
     assert names["out"].isfinite().all()
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_code_of_a_page_names_what_there_is(document):
+    """What it imports, and what of tvm_flash it calls; the sweep runs the pages."""
+    names = {"tvm_flash": tvm_flash}
+    for block in re.findall(r"```python\n(.*?)```", text_of(document), re.DOTALL):
+        tree = ast.parse(block)
+        for node in tree.body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                _import(node, names)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "tvm_flash":
+                assert hasattr(names["tvm_flash"], node.attr), node.attr
+
+
+def _import(node, names):
+    """Run the statement ``node``, but where another project is not installed."""
+    try:
+        exec(compile(ast.Module([node], []), "imports", "exec"), names)
+    except ModuleNotFoundError as error:
+        if error.name.startswith("tvm_flash"):
+            raise
+
+
+@pytest.mark.sweep
 def test_the_code_of_serving_runs():
     blocks = re.findall(r"```python\n(.*?)```", text_of(ROOT / "docs/serving.md"), re.DOTALL)
     names = {}
@@ -64,6 +89,7 @@ def test_the_code_of_serving_runs():
     assert names["cache"].seqlens.tolist()[:3] == [102, 40, 102]
 
 
+@pytest.mark.sweep
 def test_the_code_of_integrations_runs():
     text, names = text_of(ROOT / "docs/integrations.md"), {}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
@@ -83,14 +109,6 @@ def test_the_code_of_a_page_runs(name):
         if "tvm_flash.load(" not in block:
             exec(compile(block, f"{name}.md", "exec"), names)
     assert names["k"].grad.isfinite().all() and names["out"].isfinite().all()
-
-
-def test_the_code_of_distributed_imports_what_there_is():
-    text, names = text_of(ROOT / "docs/distributed.md"), {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        imports = [x for x in ast.parse(block).body if isinstance(x, (ast.Import, ast.ImportFrom))]
-        exec(compile(ast.Module(imports, []), "distributed.md", "exec"), names)
-    assert "ring_attention" in names
 
 
 def test_the_measured_figures_are_those_of_the_results():

@@ -137,6 +137,11 @@ def test_scatterbrain_is_exact_within_buckets_and_estimated_elsewhere():
     weights = torch.where(is_near, exact, torch.einsum("bihf,bjhf->bhij", phi(q), phi(k)))
     expected = torch.einsum("bhij,bjhd->bihd", weights / weights.sum(-1, keepdim=True), v)
     torch.testing.assert_close(script["scatterbrain"](q, k, v, phi), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.sweep
+def test_scatterbrain_beside_others():
+    script = runpy.run_path(str(ROOT / "examples" / "scatterbrain.py"))
     script["errors"].__globals__["FEATURES"] = (32,)
     found = script["errors"](128)
     assert set(found) == {"hashed alone", "Performer", "Scatterbrain"}

@@ -104,7 +104,7 @@ def _whole(x, dim, layout, groups):
 def dense(how, layout, sizes, heads, dtype, options, more):
     """out, lse and gradients of a whole dense call; those of tensors are summed over ranks."""
     inputs = dense_inputs(*sizes, heads, dtype, options)
-    return _summed(results(attend(how, layout, False, more), inputs, return_lse=True))
+    return summed(results(attend(how, layout, False, more), inputs, return_lse=True))
 
 
 def documents(how, layout, lengths, padding, heads, dtype, options, more):
@@ -113,16 +113,16 @@ def documents(how, layout, lengths, padding, heads, dtype, options, more):
     inputs = entries.inputs(DIM, dtype=dtype, **variant_of(options))
     ends = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     more = {**more, "cu_seqlens_q": torch.tensor(ends, dtype=torch.int32)}
-    return _summed(results(attend(how, layout, True, more), inputs, return_lse=True))
+    return summed(results(attend(how, layout, True, more), inputs, return_lse=True))
 
 
-def _summed(found):
+def summed(found, group=None):
     """Every rank's gradient of a whole tensor is that of its rows, times the ranks that look."""
     for name, x in found.items():
         if name.startswith("d"):
             total = x.double()
-            dist.all_reduce(total)
-            found[name] = (total / dist.get_world_size()).to(x.dtype)
+            dist.all_reduce(total, group=group)
+            found[name] = (total / dist.get_world_size(group)).to(x.dtype)
     return found
 
 

@@ -41,7 +41,7 @@ def hardware(monkeypatch):
 
     def use(cost=lambda config: 1e-3 / (1 + config.x), **options):
         made = Made(cost, **options)
-        monkeypatch.setattr(command, "_hardware", lambda *_: made)
+        monkeypatch.setattr(command, "cpu_hardware", lambda *_: made)
         return made
 
     monkeypatch.setattr(plan, "tasks", lambda *_, **__: [toy_task()])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from .streams import NOBODY_READS, any_encoding, finished
+from .streams import INTERRUPTED, NOBODY_READS, any_encoding, finished
 
 
 def main() -> None:
     """Run the command line and leave with its status.
 
-    Without its libraries it says how to get them (2). Output that nobody reads any more ends the
-    run (141), without a word.
+    Without its libraries it says how to get them (2), and of the commands knows ``doctor``. Output
+    that nobody reads any more ends the run (141), without a word.
     """
     any_encoding()
     try:
@@ -20,7 +20,10 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in {"typer", "rich"}:
             raise
-        sys.exit(_missing(package))
+        sys.exit(_without(package))
+    except KeyboardInterrupt:  # commands tell of theirs
+        print("stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     from .console import keep_wide
 
     keep_wide()
@@ -36,10 +39,16 @@ def main() -> None:
         sys.exit(finished(2))
 
 
-def _missing(package: str) -> int:
+def _without(package: str) -> int:
+    """What can be done without ``package``: the status of ``doctor`` in plain lines, or 2."""
+    if sys.argv[1:] == ["doctor"]:
+        from .plain_doctor import report
+
+        return report()
     print(
-        f"tvm-flash: the command line needs {package}, which is not installed.\n"
-        "Install it with: pip install 'tvm-flash[compile]'",
+        f"error: the command line needs {package}, which is not installed; install it with: pip "
+        f"install {package}, or, to compile kernels too, pip install 'tvm-flash[compile]'\n"
+        "`tvm-flash doctor` works without it",
         file=sys.stderr,
     )
     return 2

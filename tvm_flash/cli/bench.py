@@ -16,6 +16,7 @@ from .console import PLAIN, console, notes, progress, refuse_unwritable
 from .error_text import one_line
 from .json_output import AsJson, print_json
 from .show_table import show
+from .streams import INTERRUPTED
 from .termination import as_interrupt
 
 if TYPE_CHECKING:
@@ -129,20 +130,20 @@ def bench(
     known = {"again": rerun, "artifact": artifact, "built": built, "seconds": budget}
     if candidates is not None:
         known["elsewhere"] = {"search": _searches(candidates, logs)}
-    stopped = _measure(_runner(document, patience, known), pending)
+    status = _measure(_runner(document, patience, known), pending)
     if as_json:
         print_json(document.to_json())
     else:
         _print(document, cells)
-    if out is not None:
+    if out is not None and out.is_file():  # not one that was stopped in its first cell
         notes.print(f"kept in {out}", **PLAIN)
     if plot is not None:
         from ..bench.plot import draw
 
         draw(document.to_json(), plot)
         notes.print(f"drawn in {plot}", **PLAIN)
-    if stopped or _any_wrong(document, cells):
-        raise typer.Exit(1)
+    if status or _any_wrong(document, cells):
+        raise typer.Exit(status or 1)
 
 
 def _suite_name(name: str, quick: bool) -> str:
@@ -207,10 +208,13 @@ def _runner(document: Document, patience: float | None, known: dict[str, Any]) -
     return Runner(document, waits, quick=suite.name.endswith("quick"), **known)
 
 
-def _measure(runner: Runner, cells: list[Cell]) -> bool:
-    """Measure ``cells``; whether nothing can be measured any more. What there is stays."""
+def _measure(runner: Runner, cells: list[Cell]) -> int:
+    """Measure ``cells``, and the exit status that follows; what is measured stays.
+
+    1: nothing can be measured any more; 130: interrupted.
+    """
     if not cells:
-        return False
+        return 0
     done = 0
     try:
         with as_interrupt(), progress("measure", len(cells)) as advance:
@@ -218,14 +222,14 @@ def _measure(runner: Runner, cells: list[Cell]) -> bool:
                 advance(cell["key"])
                 done += 1
     except KeyboardInterrupt:
-        notes.print("[yellow]interrupted[/]: with --out, the same command goes on from here")
+        notes.print("stopped; with --out, the same command goes on from here", **PLAIN)
+        return INTERRUPTED
     except HardwareFailure as error:
         notes.print(f"[bold red]error:[/] {escape(str(error))}", **PLAIN)
-        return True
-    else:
-        if left := len(cells) - done:
-            notes.print(f"{left} cells are left: with --out, the same command goes on", **PLAIN)
-    return False
+        return 1
+    if left := len(cells) - done:
+        notes.print(f"{left} cells are left: with --out, the same command goes on", **PLAIN)
+    return 0
 
 
 def _print(document: Document, cells: list[Cell]) -> None:

@@ -12,15 +12,14 @@ import typer
 from ..problem.lengths import check_buckets
 from ..problem.presets import all_pairs
 from . import build_options as options
+from .answer import Answer
 from .console import console, counted_progress
 from .cost_table import cost_summary, cost_tables
 from .json_output import AsJson, print_json
 from .ship import Pairs, ship_repository, ship_wheel
 from .show_table import show
-from .spec_options import PresetNames, Specs, SpecsFile, listing, own_specs
+from .spec_options import PresetNames, Specs, SpecsFile, listed, listing, own_specs
 from .unread import refuse_unread
-
-_ONE_LIBRARY = {"verbose", "as_json"}
 
 
 def build(
@@ -39,18 +38,22 @@ def build(
     wheel: options.Wheel = False,
     name: options.Name = None,
     kernels_repo: options.KernelsRepo = False,
+    repo_version: options.RepoVersion = 1,
     show_list: options.ShowList = False,
     verbose: options.Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Compile each SPEC into a library that tvm_flash.load reads without TVM or a compiler."""
     if show_list:
-        refuse_unread(context, "--list", ("show_list", "preset"))
-        print("\n".join(listing(preset)))
+        refuse_unread(context, "--list", ("show_list", "preset", "as_json"))
+        if as_json:
+            print_json(listed(preset))
+        else:
+            print("\n".join(listing(preset)))
         return
-    shipped = "--wheel" * wheel or "--kernels-repo" * kernels_repo
-    targets = target or ["cpu" if shipped else "llvm"]
-    _refuse_unread(context, targets, shipped)
+    form = "--wheel" if wheel else "--kernels-repo" if kernels_repo else options.ONE
+    targets = target or ["llvm" if form == options.ONE else "cpu"]
+    _refuse_unread(context, form, targets)
     problems = own_specs(specs, specs_file, preset)
     asked = options.directions_of(directions, forward_only, split, deterministic)
     pairs = all_pairs(problems, preset or (), asked)
@@ -59,26 +62,22 @@ def build(
         "logs": logs,
     }
     if wheel:
-        ship_wheel(pairs, targets, out or Path("dist"), name, wanted)
+        ship_wheel(pairs, targets, out or Path("dist"), name, wanted).tell(Answer(as_json))
     elif kernels_repo:
-        ship_repository(pairs, targets, out or Path("kernels-repo"), wanted)
+        folder = out or Path("kernels-repo")
+        ship_repository(pairs, targets, folder, repo_version, wanted).tell(Answer(as_json))
     else:
         path, seconds = _build(pairs, targets[0], out or Path("kernels"), wanted)
         _report(path, seconds, verbose, as_json)
 
 
-def _refuse_unread(context: typer.Context, targets: list[str], shipped: str) -> None:
-    """Raise ValueError for options that change nothing of what is made."""
-    read = context.params.keys()
-    if shipped:
-        other = "kernels_repo" if shipped == "--wheel" else "wheel"
-        unread = {other, *_ONE_LIBRARY} | ({"name"} if shipped != "--wheel" else set())
-        refuse_unread(context, shipped, read - unread)
-    elif len(targets) > 1:
+def _refuse_unread(context: typer.Context, form: str, targets: list[str]) -> None:
+    """Raise ValueError for options that change nothing of what is made in ``form``."""
+    if form == options.ONE and len(targets) > 1:
         raise ValueError(f"--target {' and '.join(targets)}: one library is for one of them")
-    else:
-        refuse_unread(context, "a build of one library", read - {"name"})
-    refuse_unread(context, f"--target {' '.join(targets)}", read - options.unread_by(targets))
+    ways = {form: options.UNREAD[form], f"--target {' '.join(targets)}": options.unread_by(targets)}
+    for way, unread in ways.items():
+        refuse_unread(context, way, context.params.keys() - unread)
 
 
 def _build(pairs: Pairs, target: str, out: Path, wanted: dict[str, Any]) -> tuple[Path, float]:

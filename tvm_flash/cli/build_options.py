@@ -12,6 +12,13 @@ from ..artifact.manifest import DIRECTIONS
 from ..problem.lengths import FORWARD_BUCKETS
 
 ALL_BUCKETS = ",".join(FORWARD_BUCKETS)
+# Parameters that change nothing of what is made, by its form.
+ONE = "a build of one library"
+UNREAD = {
+    ONE: {"name", "repo_version"},
+    "--wheel": {"kernels_repo", "repo_version", "verbose"},
+    "--kernels-repo": {"wheel", "name", "verbose"},
+}
 
 Targets = Annotated[
     list[str] | None,
@@ -50,6 +57,14 @@ Name = Annotated[
 KernelsRepo = Annotated[
     bool,
     typer.Option("--kernels-repo", help="A repository that Hugging Face's kernels library loads."),
+]
+RepoVersion = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Of the repository, for those who ask for one: raised when calls change.",
+    ),
 ]
 Directions = Annotated[
     str | None,

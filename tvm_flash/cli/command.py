@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -45,6 +46,16 @@ class App(typer.Typer):
 
 class Command(TyperCommand):
     """A command with a page of help as ``help_page`` writes it."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """click's, which would take an option for the value of the option before it."""
+        options = [each for each in self.get_params(ctx) if each.param_type_name == "option"]
+        named = {name: each for each in options for name in each.opts}
+        for word, behind in pairwise(args):
+            each = named.get(word)
+            if each is not None and not each.is_flag and behind in named:
+                raise _UsageError(f"{word} needs {_value(each)} behind it, not {behind}", ctx)
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:
         """Write the page; click prints it, without its styles where nobody sees them."""

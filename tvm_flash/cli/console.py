@@ -25,7 +25,7 @@ from rich.table import Column
 
 from ..errors import TvmFlashError
 from .error_text import error_text
-from .streams import NOBODY_READS, discard
+from .streams import INTERRUPTED, NOBODY_READS, discard
 
 
 class Output(Console):
@@ -120,7 +120,8 @@ def reporting_errors(command: Callable) -> Callable:
     """``command`` with errors that are the caller's printed as one message and exit status 2.
 
     These are the package's own, and what Python says of values (ValueError, which the package's
-    functions raise too), of files (OSError) and of text nested too deeply (RecursionError).
+    functions raise too), of files (OSError) and of text nested too deeply (RecursionError). Ctrl-C
+    is one line and exit status 130.
     """
 
     @functools.wraps(command)
@@ -129,6 +130,9 @@ def reporting_errors(command: Callable) -> Callable:
             return command(*args, **kwargs)
         except BrokenPipeError as error:
             raise typer.Exit(NOBODY_READS) from error
+        except KeyboardInterrupt as error:
+            notes.print("stopped", **PLAIN)
+            raise typer.Exit(INTERRUPTED) from error
         except (TvmFlashError, ValueError, OSError, RecursionError) as error:
             if hasattr(error, "in_strategy"):
                 raise  # a fault of a strategy's code, whose author needs the place

@@ -207,8 +207,10 @@ def _cpu_target() -> Finding:
 
 
 def _gpu() -> Finding:
-    import torch
-
+    try:
+        import torch
+    except Exception as error:  # as for _importable
+        return Finding("CUDA GPU", "gpu", False, f"not looked for: {error}", "pip install torch")
     if not torch.cuda.is_available():
         remedy = "kernels can be built and proven here (tvm-flash verify); run them on a GPU"
         return Finding("CUDA GPU", "gpu", False, "torch sees none", remedy)

@@ -14,6 +14,8 @@ from ..problem.arguments import direction_reasons
 from ..problem.lengths import is_forward
 from ..problem.presets import served_pairs
 from ..problem.spec import AttentionSpec
+from ..schedules.cuda.arch import cuda_archs
+from ..schedules.target import cpu_target
 from .console import console
 from .direction import LISTED, Direction
 from .json_output import AsJson, print_json
@@ -75,6 +77,7 @@ def show(
     and the main loop marked (sass).
     """
     target = target or ("cuda:sm_80" if stage in OF_GPUS else "llvm")
+    _check_target(target)
     problem = parse_spec(spec)
     (_, first), *_ = served_pairs(problem, ("forward", "backward"))
     name = direction.value if direction else first
@@ -87,6 +90,14 @@ def show(
         console.print(Syntax(text, lexer, theme="ansi_dark", word_wrap=True))
     else:
         print(text)
+
+
+def _check_target(target: str) -> None:
+    """ValueError, UnsupportedSpec for a target that there is not, read by the stage or not."""
+    if target.startswith("cuda"):
+        cuda_archs(target)
+    elif target != "llvm":
+        cpu_target(target)
 
 
 def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -> str:
@@ -116,7 +127,6 @@ def stage_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
 def _cuda_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -> str:
     """The kernels for the first architecture of ``target``, one after the other."""
     from ..codegen.cuda import kernel_sources, ptx_of, ptx_version
-    from ..schedules.cuda.arch import cuda_archs
     from ..schedules.cuda.select import cuda_programs
 
     arch = cuda_archs(target)[:1]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..problem.presets import PRESETS, all_pairs, preset_named
+from ..problem.presets import PRESETS, Preset, all_pairs, preset_named
 from ..problem.spec import AttentionSpec
 from ..problem.text import text_of
 from .spec_text import specs_of
@@ -61,12 +61,28 @@ def grouped(
     return [(specs, directions) for directions, specs in groups.items()]
 
 
+def listed(names: list[str] | None) -> list[dict[str, Any]]:
+    """The presets ``names`` (None: all) as a document: who calls which specs."""
+    return [
+        {
+            "preset": preset.name,
+            "directions": [*preset.directions],
+            "uses": [{"why": use.why, "specs": [*map(text_of, use.specs)]} for use in preset.uses],
+        }
+        for preset in _presets(names)
+    ]
+
+
 def listing(names: list[str] | None) -> list[str]:
     """Lines of the presets ``names`` (None: of all), which make a file for --specs."""
     lines = []
-    for preset in map(preset_named, dict.fromkeys(names or PRESETS)):
+    for preset in _presets(names):
         alone = "" if "backward" in preset.directions else " (build with --forward-only)"
         lines.append(f"# {preset.name}: {' and '.join(preset.directions)}{alone}")
         for use in preset.uses:
             lines += [f"# {use.why}", *map(text_of, use.specs)]
     return lines
+
+
+def _presets(names: list[str] | None) -> list[Preset]:
+    return [preset_named(name) for name in dict.fromkeys(names or PRESETS)]

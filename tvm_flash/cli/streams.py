@@ -10,6 +10,8 @@ from typing import TextIO
 
 # As shells have it for a program that nobody listens to: 128 and the number of SIGPIPE.
 NOBODY_READS = 141
+# 128 and the number of SIGINT: Ctrl-C.
+INTERRUPTED = 130
 
 _HANDLER = "tvm_flash.plain"
 # What tables and progress bars are drawn with where rich does not do it itself.

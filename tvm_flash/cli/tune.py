@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..errors import UnsupportedSpec
-from ..problem.lengths import FORWARD_BUCKETS, check_buckets
+from ..problem.lengths import check_buckets
 from ..tune.directions import check_directions
+from . import tune_options as options
 from .answer import Answer
 from .console import notes
 from .json_output import AsJson
 from .show import require_tvm
 from .spec_options import PresetNames, Specs, SpecsFile, grouped, own_specs
 from .tune_carried import carry_candidates, tune_carried
+from .tune_cpu import Timed, cpu_hardware, request_on_cpu
 from .tune_cuda import Groups, gpu_hardware, rank_without_gpu, request_on_gpu
 from .tune_rebuild import require_out
 from .tune_search import search
@@ -26,7 +28,6 @@ from .unread import refuse_unread
 
 if TYPE_CHECKING:
     from ..tune.hardware import Hardware
-    from ..tune.request import Request
 
 # Options that say what is searched, as --carry reads them; those that --carried reads.
 _SEARCHED = ("specs", "specs_file", "preset", "target", "directions", "trials", "seed", "strategy")
@@ -38,110 +39,26 @@ def tune(
     specs: Specs = None,
     specs_file: SpecsFile = None,
     preset: PresetNames = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            metavar="TARGET",
-            help="llvm (this machine), a CPU level behind --rpc, cuda or cuda:sm_90.",
-        ),
-    ] = "llvm",
-    trials: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Configs to try for each kernel.")
-    ] = 100,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Seed of the random choices; another one is another search.",
-        ),
-    ] = 0,
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Name in docs/search-strategies.md, or your own as module:Class. "
-            "Default: analytical-measured, or mlp where no analytical model serves.",
-        ),
-    ] = None,
-    cost_model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Cost model of evolutionary or ranked: xgb, mlp or random."
-        ),
-    ] = None,
-    rpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A TVM RPC tracker.")] = None,
-    rpc_key: Annotated[
-        str, typer.Option(metavar="KEY", help="The devices' key at the tracker.")
-    ] = "",
-    work_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for MetaSchedule's database files, and for records while --logs is full.",
-        ),
-    ] = None,
-    logs: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the records. Default: where builds look."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="DIR",
-            help="Build what was tuned into this folder at the end. Default: on a GPU "
-            "kernels_ARCH.",
-        ),
-    ] = None,
-    directions: Annotated[
-        str, typer.Option(metavar="NAMES", help="Directions to tune.")
-    ] = "forward,backward",
-    buckets: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help=f"CPUs: length buckets to tune for, of {', '.join(FORWARD_BUCKETS)}. Default: "
-            "all.",
-            show_default=False,
-        ),
-    ] = ",".join(FORWARD_BUCKETS),
-    seqlen: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Sequence length to time, of the one bucket in --buckets."),
-    ] = None,
-    threads: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Threads of a timed kernel.")
-    ] = 1,
-    seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.01, help="Timing of each trial.")
-    ] = 1.0,
-    timeout: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=1, help="What a compilation may take, and a check."),
-    ] = 120.0,
-    jobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Compilers at once. Default: one per core."),
-    ] = None,
-    carry: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Only build the candidates for one GPU into this folder, to be timed.",
-        ),
-    ] = None,
-    carried: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Time the candidates in this folder; needs neither TVM nor nvcc."
-        ),
-    ] = None,
-    check_logs: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Only say which lines of this folder's logs are valid."),
-    ] = None,
+    target: options.Target = "llvm",
+    trials: options.Trials = 100,
+    seed: options.Seed = 0,
+    strategy: options.Strategy = None,
+    cost_model: options.CostModel = None,
+    rpc: options.Rpc = None,
+    rpc_key: options.RpcKey = "",
+    work_dir: options.WorkDir = None,
+    logs: options.Logs = None,
+    out: options.Out = None,
+    directions: options.Directions = "forward,backward",
+    buckets: options.Buckets = options.ALL_BUCKETS,
+    seqlen: options.Seqlen = None,
+    threads: options.Threads = 1,
+    seconds: options.Seconds = 1.0,
+    timeout: options.Timeout = 120.0,
+    jobs: options.Jobs = None,
+    carry: options.Carry = None,
+    carried: options.Carried = None,
+    check_logs: options.CheckLogs = None,
     as_json: AsJson = False,
 ) -> None:
     """Search the fastest configs of the kernels for each SPEC; log them where builds look.
@@ -169,11 +86,13 @@ def tune(
         return
     if cost_model is not None:
         strategy = strategy or "evolutionary"
-    searched = (strategy, cost_model, seed, trials, seconds, folder, work_dir)
+    from ..tune.request import Method
+
+    method = Method(strategy, cost_model, seed, trials, seconds, folder, work_dir)
     if target.partition(":")[0] == "cuda":
         if rpc is not None:
             raise UnsupportedSpec("--rpc is for CPU targets: run on the machine with the GPU")
-        on_gpu = request_on_gpu(groups, target, searched)
+        on_gpu = request_on_gpu(groups, target, method)
         if on_gpu is None:
             _refuse_out(out)
             rank_without_gpu(groups, target, trials, seed, folder, answer)
@@ -181,13 +100,13 @@ def tune(
         request, out = on_gpu, out or Path(f"kernels_{on_gpu.target.name}")
         hardware: Callable[[], Hardware] = partial(gpu_hardware, jobs, timeout)
     else:
-        cpu_options = (buckets, seqlen, threads)
-        request = _request_on_cpu(groups, target, rpc is not None, cpu_options, searched)
-        hardware = partial(_hardware, rpc, rpc_key, request.target.name, jobs, timeout)
+        timed = Timed(check_buckets(_names(buckets)), seqlen, threads)
+        request = request_on_cpu(groups, target, timed, method, remote=rpc is not None)
+        hardware = partial(cpu_hardware, rpc, rpc_key, request.target.name, jobs, timeout)
     require_out(out)
     if restored := request.prepare():
         notes.print(f"{restored} records that an earlier run could not write are in {folder} now")
-    named = [*(specs or []), *_options("--specs", specs_file), *_options("--preset", preset)]
+    named = [*(specs or []), *_words("--specs", specs_file), *_words("--preset", preset)]
     search(request, hardware(), out, named, answer)
 
 
@@ -226,46 +145,19 @@ def _refuse_out(out: Path | None) -> None:
         )
 
 
-def _options(name: str, values: Sequence[object] | None) -> list[str]:
+def _words(name: str, values: Sequence[object] | None) -> list[str]:
     return [word for value in values or [] for word in (name, str(value))]
 
 
-def _request_on_cpu(
-    groups: Groups, target: str, remote: bool, options: tuple, searched: tuple
-) -> Request:
-    """The searches on ``target``; options: buckets, seqlen, threads as the command has them."""
-    from ..tune.plan import find_target, tasks
-    from ..tune.request import Request
-
-    buckets, seqlen, threads = options
-    cpu = find_target(target, remote=remote)
-    lengths = check_buckets(word.strip() for word in buckets.split(","))
-    planned = [
-        task
-        for specs, directions in groups
-        for task in tasks(specs, cpu, directions, lengths, seqlen=seqlen, threads=threads)
-    ]
-    return Request(tuple(planned), cpu, *searched)
-
-
-def _hardware(rpc: str | None, key: str, target: str, jobs: int | None, timeout: float) -> Hardware:
-    if rpc is None:
-        from ..bench.host import usable_cores
-        from ..tune.local import LocalHardware
-
-        return LocalHardware(jobs or usable_cores(), timeout)
-    from ..tune.rpc.hardware import RpcHardware
-
-    host, _, port = rpc.rpartition(":")
-    if not host or not port.isdecimal() or not key:
-        raise ValueError(f"--rpc {rpc!r} --rpc-key {key!r} must be HOST:PORT and the devices' key")
-    return RpcHardware(host, int(port), key, target, limit=timeout, jobs=jobs)
-
-
 def _directions(text: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
-    check_directions(words)
-    return words
+    found = tuple(dict.fromkeys(_names(text)))
+    check_directions(found)
+    return found
+
+
+def _names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [word.strip() for word in text.split(",")]
 
 
 def _own_logs() -> Path:

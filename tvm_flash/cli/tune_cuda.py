@@ -19,7 +19,7 @@ from .tune_view import changes, failures_text
 if TYPE_CHECKING:
     from ..schedules.cuda.arch import CudaArch
     from ..tune.hardware import Hardware
-    from ..tune.request import Request
+    from ..tune.request import Method, Request
 
 _SHOWN = 5
 
@@ -28,11 +28,10 @@ _SHOWN = 5
 Groups = Sequence[tuple[Sequence[AttentionSpec], Sequence[str]]]
 
 
-def request_on_gpu(groups: Groups, target: str, searched: tuple) -> Request | None:
+def request_on_gpu(groups: Groups, target: str, method: Method) -> Request | None:
     """The searches on this machine's GPU; None without one.
 
-    searched: the fields of a Request from strategy on. Raises UnsupportedSpec, also for a target
-    that is not this GPU's, and BuildError without nvcc.
+    Raises UnsupportedSpec, also for a target that is not this GPU's, and BuildError without nvcc.
     """
     from ..codegen.toolkit import find_toolkit
     from ..tune.cuda_search import gpu_at_hand, gpu_tasks
@@ -43,7 +42,7 @@ def request_on_gpu(groups: Groups, target: str, searched: tuple) -> Request | No
         return None
     find_toolkit()
     tasks = [task for group in groups for task in gpu_tasks(*group, arch)]
-    return Request(tuple(tasks), arch, *searched)
+    return Request(tuple(tasks), arch, method)
 
 
 def gpu_hardware(jobs: int | None, timeout: float) -> Hardware:

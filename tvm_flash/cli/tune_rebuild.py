@@ -35,7 +35,7 @@ def rebuild(request: Request, out: Path) -> Path:
     pairs = list(dict.fromkeys((task.spec, task.direction) for task in tasks))
     target = f"cuda:{request.target.name}" if on_gpu(tasks) else request.target
     with counted_progress("build") as step:
-        return build_pairs(pairs, target, out, logs=request.logs, progress=step)
+        return build_pairs(pairs, target, out, logs=request.method.logs, progress=step)
 
 
 def built_lines(path: Path) -> list[str]:
@@ -51,11 +51,11 @@ def record_lines(request: Request, named: Sequence[str]) -> list[str]:
     named: the words of the command line that name its specs.
     """
     tasks = request.tasks
-    places = (request.logs / task.target / log_name(task.spec) for task in tasks)
+    places = (request.method.logs / task.target / log_name(task.spec) for task in tasks)
     written = [f"  {path}" for path in dict.fromkeys(places) if path.is_file()]
     if not written:
         return []
-    folder = request.logs / tasks[0].target
+    folder = request.method.logs / tasks[0].target
     target = ("cuda:" if on_gpu(tasks) else "") + tasks[0].target
     alone = ["--forward-only"] * ({task.direction for task in tasks} == {"forward"})
     command = ["tvm-flash", "build", *named, *alone, "--target", target, "--logs", "LOGS"]

@@ -14,6 +14,7 @@ from rich.markup import escape
 from ..errors import TvmFlashError
 from .answer import Answer
 from .console import PLAIN, notes
+from .streams import INTERRUPTED
 from .termination import as_interrupt
 from .tune_rebuild import built_lines, on_gpu, rebuild, record_lines
 from .tune_tables import Found, found_document, found_lines, found_table
@@ -22,9 +23,6 @@ from .tune_view import LiveView, PlainView, clock_text
 if TYPE_CHECKING:
     from ..tune.hardware import Hardware
     from ..tune.request import Request
-
-# 128 and the number of SIGINT, as shells have it.
-_INTERRUPTED = 130
 
 
 def search(
@@ -36,7 +34,7 @@ def search(
     """
     found: list[Found] = []
     started = time.monotonic()
-    if request.strategy is None:
+    if request.method.strategy is None:
         notes.print(f"strategy: {', '.join(request.strategies)}", **PLAIN)
     view = (LiveView if notes.is_terminal else PlainView)(notes, len(request.tasks))
     stopped: BaseException | None = None
@@ -67,7 +65,7 @@ def search(
             notes.print(escape(line), **PLAIN)
     ended = {"seconds": seconds, "built": built and str(built), "stopped": _why(stopped)}
     searches = [found_document(one) for one in found]
-    answer.document({"records": str(request.logs), **ended, "searches": searches})
+    answer.document({"records": str(request.method.logs), **ended, "searches": searches})
     if stopped is not None:
         _stop(stopped)
 
@@ -75,11 +73,13 @@ def search(
 def _report(request: Request, found: list[Found], seconds: float) -> None:
     """In how much time it was found, and where it is kept."""
     if waiting := request.waiting():
-        notes.print(f"{waiting} could not be written to {request.logs}: the next run will", **PLAIN)
+        notes.print(
+            f"{waiting} could not be written to {request.method.logs}: the next run will", **PLAIN
+        )
     again = sum(one.state.replayed for one in found)
     known = f", {again} trials were in the log" if again else ""
     total = clock_text(seconds)
-    notes.print(escape(f"{total} in all{known}; records are in {request.logs}"), **PLAIN)
+    notes.print(escape(f"{total} in all{known}; records are in {request.method.logs}"), **PLAIN)
 
 
 def _why(stopped: BaseException | None) -> str | None:
@@ -91,6 +91,6 @@ def _stop(reason: BaseException) -> None:
     if isinstance(reason, KeyboardInterrupt):
         command = escape(shlex.join(["tvm-flash", *sys.argv[1:]]))
         notes.print(f"stopped; every trial is recorded. To go on: {command}", **PLAIN)
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     notes.print(f"[bold red]error:[/] {escape(str(reason))}", **PLAIN)
     raise typer.Exit(1) from reason

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from ..frontend.checks import as_softmax, check_tensors
-from ..frontend.functional import Window, options_of
+from ..frontend.functional import Window
 from ..frontend.packed_rows import check_cu_seqlens
-from ..frontend.problem import Features
 from ..frontend.values import NO_WINDOW, as_flag, autocast
 from ..problem.size_checks import check_sizes
 from .kernels import Kernels
+from .options import as_numbers, check_unserved
 from .partition import Stream, check_layout, chunk_rows
 from .plan import Division, plan_of
 from .positions import functions_of
 from .ranks import check_agreement, ranks_of
 from .rounds import RingAttention
+from .sink import with_sink
 
 
 @torch.compiler.disable
@@ -39,6 +41,7 @@ def ring_attention(
     cu_seqlens_k: torch.Tensor | Sequence[int] | None = None,
     deterministic: bool = False,
     return_lse: bool = False,
+    **unserved: Any,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``attention`` of a sequence that the ranks of ``group`` share, each with its rows of it.
 
@@ -55,7 +58,8 @@ def ring_attention(
     the last one are padding. Read by the host, so better not on a GPU. cu_seqlens_k: default
     cu_seqlens_q. Functions are called with the entry of the batch, packed with the document, and
     positions inside it; tensors they capture are read as they are on this rank, without gradients.
-    sink (H,): as in ``attention``; its gradient is that of this rank's rows.
+    sink (H,): as in ``attention``; its gradient is that of this rank's rows. unserved: the other
+    keywords of ``attention``, which may be what they are by default.
 
     Keys and values go from rank to rank while others are computed: only rows that a rank's queries
     may see, never all of them at once. Returns out, this rank's rows, and with ``return_lse`` lse
@@ -65,6 +69,7 @@ def ring_attention(
     Raises as ``attention``; ValueError too where ranks differ.
     """
     ranks = ranks_of(group)
+    check_unserved(unserved)
     check_layout(layout)
     q, k, v = autocast(q), autocast(k), autocast(v)
     is_packed = cu_seqlens_q is not None
@@ -78,7 +83,7 @@ def ring_attention(
         _, sink = as_softmax("softmax", sink, q, return_lse)
     streams = _streams(q, k, (cu_seqlens_q, cu_seqlens_k), ranks.world, layout)
     functions = functions_of(score_mod, mask_mod, len(streams[0].ends) - 1)
-    window, scale, softcap = _numbers(causal, window_size, softcap, softmax_scale, q.shape[-1])
+    window, scale, softcap = as_numbers(causal, window_size, softcap, softmax_scale, q.shape[-1])
     kernels = Kernels(scale, softcap, as_flag("deterministic", deterministic), functions)
     division = Division(layout, ranks.world, *streams, window, functions is not None)
     shapes = {"q": q.shape, "k": k.shape, "v": v.shape}
@@ -87,22 +92,11 @@ def ring_attention(
     rows = (x.flatten(0, 1) for x in (q, k, v))
     out, lse = RingAttention.apply(*rows, ranks, plan_of(division, ranks.rank), kernels)
     if sink is not None:
-        out, lse = _with_sink(out, lse, sink)
+        out, lse = with_sink(out, lse, sink, division, ranks.rank)
     if not is_packed:
         sizes = q.shape[:2]
         out, lse = out.unflatten(0, sizes), lse.unflatten(1, sizes).transpose(0, 1)
     return (out, lse) if return_lse else out
-
-
-def _numbers(causal, window_size, softcap, softmax_scale, head_dim: int) -> tuple:
-    """The window (left, right), None for no end, scale and softcap; raises as ``attention``."""
-    features, scale, numbers = options_of(causal, window_size, softcap, softmax_scale, None)
-    if Features(*features).is_steep:
-        raise ValueError(f"softmax_scale={scale} is beyond what ring_attention merges: 1024")
-    left, right, softcap, _ = numbers
-    right = 0 if Features(*features).causal else right
-    window = tuple(end if end >= 0 else None for end in (left, right))
-    return window, head_dim**-0.5 if scale is None else scale, softcap
 
 
 def _streams(q, k, cumulative, world: int, layout: str) -> tuple[Stream, Stream]:
@@ -118,13 +112,6 @@ def _streams(q, k, cumulative, world: int, layout: str) -> tuple[Stream, Stream]
             f"{len(streams[1].ends) - 1}: make them as many"
         )
     return streams
-
-
-def _with_sink(out: torch.Tensor, lse: torch.Tensor, sink: torch.Tensor):
-    """out (rows, H, Dv) and lse (H, rows) with exp(sink), (H,), in the denominators."""
-    whole = torch.logaddexp(lse, sink[:, None])
-    share = torch.exp(lse - whole).T.unsqueeze(-1)
-    return (out.float() * share).to(out.dtype), whole
 
 
 def _stream(x: torch.Tensor, axis: str, ends, world: int) -> Stream:

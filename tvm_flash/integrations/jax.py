@@ -11,16 +11,18 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from ..problem.spec import AttentionSpec
 from .jax_directions import forward, gradients
 from .jax_kernels import PLATFORMS, Arrays
+from .jax_numbers import Numbers, as_flag
 from .jax_problem import (
     Problem,
     as_bias,
     as_slopes,
     as_softmax,
     check_arrays,
+    longest_of,
     packed_spans,
-    spec_and_numbers,
 )
 
 __all__ = ["attention"]
@@ -74,29 +76,47 @@ def attention(
     heads, batch, lengths = q.shape[-2], q.shape[0], (q.shape[-3], k.shape[-3])
     given = {"q": q, "k": k, "v": v}
     if is_packed:
-        given |= packed_spans(q, k, cu_seqlens_q, cu_seqlens_k)
-        batch = given["starts_q"].shape[0]
-        most = zip(lengths, (max_seqlen_q, max_seqlen_k), strict=True)
-        lengths = tuple(rows if longest is None else int(longest) for rows, longest in most)
+        spans = packed_spans(q, k, cu_seqlens_q, cu_seqlens_k)
+        given, batch = {**given, **spans}, spans["starts_q"].shape[0]
+        most = zip("qk", (max_seqlen_q, max_seqlen_k), lengths, strict=True)
+        lengths = tuple(longest_of(*one, spans) for one in most)
     softmax, own = as_softmax(softmax, sink, heads, return_lse)
     given |= own
-    tables, sizes = [], None
+    tables, program = [], None
     if alibi_slopes is not None:
         tables.append(as_slopes(alibi_slopes, batch, heads))
     if bias is not None:
         shape = (batch, heads, None, None) if is_packed else (batch, heads, *lengths)
-        table, sizes = as_bias(bias, shape)
+        table, program = as_bias(bias, shape)
         tables.append(table)
     given |= {f"table{n}": table for n, table in enumerate(tables)}
-    if dropout_p:
+    numbers = Numbers.given(
+        q.shape[-1],
+        softmax_scale=softmax_scale,
+        window_size=window_size,
+        softcap=softcap,
+        dropout_p=dropout_p,
+    )
+    if numbers.dropout:
         given["rng"] = _words(dropout_p, rng)
-    spec, numbers = spec_and_numbers(
-        q.dtype.name, q.shape[-1], v.shape[-1], softmax_scale, window_size, softcap, dropout_p,
-        sizes, tables[-1].dtype.name if tables else "", lengths[1] if is_packed else None,
-        causal=bool(causal), alibi=alibi_slopes is not None, alignment=alignment, softmax=softmax,
+    spec = AttentionSpec(
+        dtype=q.dtype.name,
+        head_dim=q.shape[-1],
+        head_dim_v=v.shape[-1],
+        alibi=alibi_slopes is not None,
+        score_mod=program,
+        alignment=alignment,
+        softmax=softmax,
         sequences="packed" if is_packed else "dense",
-    )  # fmt: skip
-    problem = Problem(spec, numbers, _device(platform), lengths, bool(deterministic))
+        **numbers.kinds(as_flag("causal", causal)),
+    )
+    problem = Problem(
+        spec,
+        numbers.of(spec, longest_k=lengths[1]),
+        _device(platform),
+        lengths,
+        as_flag("deterministic", deterministic),
+    )
     out, lse = _attend(problem, given)
     return (out, lse) if return_lse else out
 
@@ -112,7 +132,7 @@ def _device(platform: str | None) -> str:
     """The device that kernels are asked for: "cpu" or "cuda"."""
     known = {name: ours for ours, theirs in PLATFORMS.items() for name in (ours, theirs)}
     name = jax.default_backend() if platform is None else platform
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"platform={name!r} must be one of {', '.join(PLATFORMS)}")
     return known[name]
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problem.arguments import LONGEST, NUMBERS, numbers_of
 from ..problem.dtype import DTYPES
-from ..problem.numbers import NO_WINDOW, kinds_of, numbers_by_name
 from ..problem.option_checks import check_sink_shape, check_slopes_shape, check_softmax
 from ..problem.size_checks import check_packed_sizes, check_sizes
 from ..problem.spec import AttentionSpec
 from ..score.bias import bias_axes, bias_program
-
-# Beyond it scores are so large that a float32 lse says little of a row's sum.
-_STEEP = 1024.0
+from ..score.program import ScoreProgram
 
 
 @dataclass(frozen=True)
@@ -66,63 +60,25 @@ def as_softmax(softmax: str, sink, heads: int, return_lse: bool) -> tuple[str, d
     check_softmax(softmax, sink is not None, return_lse)
     if sink is None:
         return softmax, {}
-    check_sink_shape(jnp.shape(sink), heads)
-    return "sink", {"sink": jnp.asarray(sink, jnp.float32)}
+    sink = _floating("sink", sink)
+    check_sink_shape(sink.shape, heads)
+    return "sink", {"sink": sink.astype(jnp.float32)}
 
 
-def spec_and_numbers(
-    dtype: str, head_dim: int, head_dim_v: int, scale, window_size, softcap, dropout_p: float,
-    bias_shape: Sequence[int] | None, bias_dtype: str, longest_k: int | None, **fields: Any,
-) -> tuple[AttentionSpec, tuple[tuple[str, float], ...]]:  # fmt: skip
-    """The spec of a call, and names and values of its numbers, checked by their limits.
-
-    longest_k: keys that no entry of packed sequences exceeds. fields: others of the spec.
-    """
-    scale = head_dim**-0.5 if scale is None else float(scale)
-    if not -_STEEP <= scale <= _STEEP:
-        raise ValueError(f"softmax_scale={scale} must lie in {-_STEEP}..{_STEEP}: multiply q")
-    window, softcap, dropout_p = _window(window_size), float(softcap), float(dropout_p)
-    kinds = kinds_of(fields.pop("causal"), window, softcap, dropout_p)
-    program = None
-    if bias_shape is not None:
-        program = bias_program(bias_axes(bias_shape), bias_dtype)
-    spec = AttentionSpec(
-        dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v, score_mod=program, **kinds, **fields
-    )
-    values = numbers_by_name(scale, window, softcap, dropout_p)
-    _check_limits(values)
-    if longest_k is not None:
-        values[LONGEST.name] = longest_k
-    return spec, tuple((a.name, values[a.name]) for a in numbers_of(spec))
+def _floating(name: str, x) -> jax.Array:
+    """``x`` as an array; TypeError unless it is floating point."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} of {x.dtype} must be floating point")
+    return x
 
 
-def _window(window_size) -> tuple[int, int]:
-    """(left, right) of a pair of integers; None or a negative one is no end."""
-    sides = NO_WINDOW if window_size is None else tuple(window_size)
-    if len(sides) != 2:
-        raise TypeError(f"{window_size=} must be two integers (left, right); -1 is no bound")
-    left, right = (-1 if side is None else max(-1, operator.index(side)) for side in sides)
-    return left, right
-
-
-def _check_limits(values: dict[str, float]) -> None:
-    """ValueError where a number that a call has is out of what kernels take."""
-    for a in NUMBERS:
-        value, (least, most) = values[a.name], a.limits
-        if value != a.absent and not least <= value <= most:
-            raise ValueError(f"{a.name}={value} must lie in {least}..{most}")
-        if isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{a.name}={value} must be a number")
-
-
-def as_bias(bias, shape: Sequence[int | None]) -> tuple[jax.Array, tuple[int, ...]]:
-    """``bias`` without the dimensions that are 1, and its four sizes.
+def as_bias(bias, shape: Sequence[int | None]) -> tuple[jax.Array, ScoreProgram]:
+    """``bias`` without the dimensions that are 1, and the program that adds it.
 
     shape: B, H, Sq, Sk; None where entries differ, whose bias is of the longest.
     """
-    bias = jnp.asarray(bias)
-    if not jnp.issubdtype(bias.dtype, jnp.floating):
-        raise TypeError(f"bias of {bias.dtype} must be floating point: it is added to scores")
+    bias = _floating("bias", bias)
     sizes = (1,) * (4 - bias.ndim) + bias.shape
     fits = len(sizes) == 4 and all(
         n == 1 or wanted is None or n == wanted for n, wanted in zip(sizes, shape, strict=True)
@@ -131,12 +87,13 @@ def as_bias(bias, shape: Sequence[int | None]) -> tuple[jax.Array, tuple[int, ..
         raise ValueError(
             f"bias of shape {bias.shape} must broadcast to (B, H, Sq, Sk) = {tuple(shape)}"
         )
-    return bias.reshape([n for n in sizes if n != 1]), sizes
+    table = bias.reshape([n for n in sizes if n != 1])
+    return table, bias_program(bias_axes(sizes), table.dtype.name)
 
 
 def as_slopes(slopes, batch: int, heads: int) -> jax.Array:
     """ALiBi's slopes (H,) or (B, H) as (B, H) float32."""
-    slopes = jnp.asarray(slopes, jnp.float32)
+    slopes = _floating("alibi_slopes", slopes).astype(jnp.float32)
     check_slopes_shape(slopes.shape, batch, heads)
     return jnp.broadcast_to(slopes, (batch, heads))
 
@@ -175,3 +132,23 @@ def packed_spans(q, k, cu_seqlens_q, cu_seqlens_k) -> dict[str, jax.Array]:
             f"cu_seqlens_q and cu_seqlens_k are of {entries} sequences: make one of each"
         )
     return found
+
+
+def longest_of(axis: str, most, rows: int, spans: Mapping[str, jax.Array]) -> int:
+    """``most`` rows of a sequence, all ``rows`` for None; TypeError, ValueError unless that holds,
+    where ``spans`` are known.
+
+    axis: "q" or "k".
+    """
+    if most is None:
+        return rows
+    name = f"max_seqlen_{axis}"
+    if not hasattr(most, "__index__") or operator.index(most) < 0:
+        raise TypeError(f"{name}={most!r} must be an integer >= 0")
+    most = min(operator.index(most), rows)
+    starts, ends = (spans[f"{end}_{axis}"] for end in ("starts", "ends"))
+    if not isinstance(ends, jax.core.Tracer):
+        longest = int(np.max(np.asarray(ends) - np.asarray(starts), initial=0))
+        if longest > most:
+            raise ValueError(f"{name}={most} is too small: there is a sequence of {longest} rows")
+    return most

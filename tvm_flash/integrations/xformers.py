@@ -41,7 +41,7 @@ def memory_efficient_attention(
     are not known, UnsupportedSpec for what kernels cannot do.
     """
     out = _attention(query, key, value, attn_bias, p, scale)
-    return out if output_dtype is None else out.to(output_dtype)
+    return _cast(out, output_dtype)
 
 
 def memory_efficient_attention_forward(
@@ -80,7 +80,15 @@ def memory_efficient_attention_forward_requires_grad(
     if p:
         raise NotImplementedError(f"{p=}: with dropout call memory_efficient_attention")
     out, lse = _attention(query, key, value, attn_bias, p, scale, return_lse=True)
-    return out if output_dtype is None else out.to(output_dtype), lse
+    return _cast(out, output_dtype), lse
+
+
+def _cast(out: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    if dtype is None:
+        return out
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"output_dtype={dtype!r} must be a floating dtype of torch")
+    return out.to(dtype)
 
 
 def _attention(query, key, value, attn_bias, p, scale, return_lse=False):
@@ -109,6 +117,9 @@ def _checked(query, key, value) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     if query.ndim not in _FORMS or not query.ndim == key.ndim == value.ndim:
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in given.items())
         raise ValueError(f"shapes of {shapes} must all be {', '.join(_FORMS.values())}")
+    if query.ndim == 5 and not query.shape[2] == key.shape[2] == value.shape[2]:
+        groups = [x.shape[2] for x in given.values()]
+        raise ValueError(f"groups of query, key, value are {groups}: make them equal")
     if query.ndim == 3:
         return query.unsqueeze(2), key.unsqueeze(2), value.unsqueeze(2)
     if _repeats_heads(key) and _repeats_heads(value):

@@ -32,8 +32,11 @@ class _Kind(NamedTuple):
 def seen_rows(bias: Any, rows: Rows) -> tuple[Rows, dict[str, Any]]:
     """q, k, v and other arguments of ``attention`` for ``bias`` and q, k, v (B, S, H, D).
 
-    Raises NotImplementedError for a class that is not known, ValueError for rows that it is not of.
+    Raises NotImplementedError for a class that is not known, TypeError for one that is called as a
+    known one and lacks its fields, ValueError for rows that it is not of.
     """
+    if isinstance(bias, type):
+        raise TypeError(f"attn_bias is the class {bias.__name__}: give an object of it")
     name = type(bias).__name__
     if name not in _KINDS:
         raise NotImplementedError(
@@ -41,8 +44,13 @@ def seen_rows(bias: Any, rows: Rows) -> tuple[Rows, dict[str, Any]]:
             f"or one of {', '.join(_KINDS)}"
         )
     kind = _KINDS[name]
-    rows, options = kind.rows(bias, rows)
-    return rows, {"window_size": kind.window(bias), "alignment": kind.alignment, **options}
+    try:
+        window, (rows, options) = kind.window(bias), kind.rows(bias, rows)
+    except AttributeError as error:
+        raise TypeError(
+            f"attn_bias of class {name} has no {error.name}, unlike those of xFormers up to 0.0.35"
+        ) from error
+    return rows, {"window_size": window, "alignment": kind.alignment, **options}
 
 
 def _dense(bias, rows: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -94,6 +102,8 @@ def _spaced(bias, rows: Rows) -> tuple[Rows, dict[str, Any]]:
             "cu_seqlens_k": cu_seqlens,
             "seqused_k": info.seqlen,
         }
+    if max(ends, default=0) > len(k) or min(starts, default=0) < 0:
+        raise ValueError(f"attn_bias has keys at {starts} to {ends}, but there are {len(k)} rows")
     used = torch.tensor(_numbers(starts, ends), device=k.device)
     cu_seqlens = torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=k.device)
     return (q, k[used], v[used]), {**lengths, "cu_seqlens_k": cu_seqlens}
@@ -106,6 +116,8 @@ def _numbers(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
 def _padded_pages(bias, rows: Rows) -> tuple[Rows, dict[str, Any]]:
     """Keys in pages, from position 0 of each entry on."""
     (q, k, v), lengths = _of_queries(bias, rows)
+    if k.shape[1] % bias.page_size:
+        raise ValueError(f"{k.shape[1]} rows of keys are not whole pages of {bias.page_size}")
     pages = tuple(x[0].unflatten(0, (-1, bias.page_size)) for x in (k, v))
     used = {"block_table": bias.block_tables, "seqused_k": bias.k_seqinfo.seqlen}
     return (q, *pages), {**lengths, **used}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UnsupportedSpec
+from ..problem.presets import served_pairs
 from ..problem.spec import AttentionSpec
 from ..problem.text import FUNCTION, text_of
 from .installed import refusals
@@ -12,18 +13,8 @@ from .loader import registered
 _NAMED = 4
 
 _DEVICES = {"cpu": "CPUs", "cuda": "CUDA"}
-# What a call needs beside some directions. Without --directions it is forward and backward, or what
-# a spec has instead of them.
-_DIRECTIONS = {
-    "forward": "",
-    "backward": "",
-    "linear": "",
-    "softmax": "",
-    "softmax_backward": "",
-    "tables": "",
-    "forward_split": "forward,forward_split",
-    "backward_deterministic": "forward,backward_deterministic",
-}
+# What is built without --directions.
+_USUAL = ("forward", "backward")
 _NOTES = {
     "append": "paged libraries of older versions lack append, which tvm-flash build adds to them"
 }
@@ -50,8 +41,11 @@ def missing_kernel(spec: AttentionSpec, direction: str, device: str, why: str) -
 
 def build_command(spec: AttentionSpec, direction: str, device: str = "cpu") -> str:
     """The command that builds a library with the kernel, into the folder "kernels"."""
-    asked = _DIRECTIONS.get(direction, direction)
-    directions = f" --directions {asked}" if asked else ""
+    directions = ""
+    if (spec, direction) not in served_pairs(spec, _USUAL):
+        # Callers of the others need a forward too, where there is one.
+        beside = ["forward"] * ((spec, "forward") in served_pairs(spec, ["forward"]))
+        directions = f" --directions {','.join([*beside, direction])}"
     target = " --target cuda" * (device == "cuda")
     return f"tvm-flash build {text_of(spec)}{directions}{target} -o kernels"
 

@@ -18,7 +18,7 @@ from ..workers import Failure
 from .building import Built
 from .cuda_hardware import CudaHardware, most_registers
 from .predictions import predicted, write_predictions
-from .request import Request
+from .request import Method, Request
 from .sizes import problem_of
 from .strategy import default_strategy, make_strategy
 from .trial import Observation, SearchTask
@@ -82,7 +82,8 @@ def carried_request(
     """The searches of ``tasks`` through all of their candidates, recorded in ``logs``."""
     trials = max(task.space.size for task in tasks) - 1
     strategy = f"{InOrder.__module__}:{InOrder.__qualname__}"
-    return CarriedRequest(tuple(tasks), arch, strategy, None, 0, trials, seconds, logs)
+    method = Method(strategy, None, 0, trials, seconds, logs)
+    return CarriedRequest(tuple(tasks), arch, method)
 
 
 class CarriedHardware(CudaHardware):

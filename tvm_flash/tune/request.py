@@ -20,16 +20,14 @@ Tell = Callable[[State, Event | None], object]
 
 
 @dataclass(frozen=True)
-class Request:
-    """Tasks for one target and how each is searched.
+class Method:
+    """How tasks are searched, and where what is found goes.
 
     strategy, cost_model: as ``make_strategy`` takes them; strategy None: ``default_strategy`` of
     each task. seconds: of timing a trial. logs: folder of the records. work_dir: of MetaSchedule's
     databases and of records that do not fit.
     """
 
-    tasks: tuple[SearchTask, ...]
-    target: CpuTarget | CudaArch
     strategy: str | None
     cost_model: str | None
     seed: int
@@ -38,6 +36,21 @@ class Request:
     logs: Path
     work_dir: Path | None = None
 
+    def strategy_of(self, task: SearchTask) -> str:
+        """The name of the strategy that searches ``task``."""
+        if self.strategy is None:
+            return default_strategy(task)
+        return strategy_name(self.strategy, self.cost_model)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tasks for one target and how each is searched."""
+
+    tasks: tuple[SearchTask, ...]
+    target: CpuTarget | CudaArch
+    method: Method
+
     def prepare(self) -> int:
         """Check the strategy and the folders, and write what an earlier run could not; how many.
 
@@ -45,20 +58,22 @@ class Request:
         """
         for name in self.strategies:
             strategy_class(name)
-        check_writable(self.logs)
-        if self.work_dir is None:
+        logs, work_dir = self.method.logs, self.method.work_dir
+        check_writable(logs)
+        if work_dir is None:
             return 0
-        check_writable(self.work_dir, "--work-dir")
-        return restore(self.work_dir, self.logs)
+        check_writable(work_dir, "--work-dir")
+        return restore(work_dir, logs)
 
     @property
     def strategies(self) -> list[str]:
         """The names of the strategies, each once."""
-        return list(dict.fromkeys(map(self._strategy_of, self.tasks)))
+        return list(dict.fromkeys(map(self.method.strategy_of, self.tasks)))
 
     def waiting(self) -> Path | None:
         """The file of records that the logs did not take; None: there are none."""
-        path = None if self.work_dir is None else self.work_dir / UNWRITTEN
+        folder = self.method.work_dir
+        path = None if folder is None else folder / UNWRITTEN
         return path if path is not None and path.is_file() else None
 
     def sessions(self, hardware: Hardware, tell: Tell) -> Iterator[Session]:
@@ -67,41 +82,37 @@ class Request:
             yield self._session(task, hardware, tell)
 
     def _session(self, task: SearchTask, hardware: Hardware, tell: Tell) -> Session:
+        method, strategy = self.method, self.method.strategy_of(task)
         log = TrialLog(
-            self.logs,
+            method.logs,
             task,
             hardware.origin(task),
-            self._strategy_of(task),
-            self.seed,
-            cost_model=self.cost_model,
-            rescue=self.work_dir,
+            strategy,
+            method.seed,
+            cost_model=method.cost_model,
+            rescue=method.work_dir,
         )
         return Session(
             task,
-            make_strategy(self._strategy_of(task), task, self.seed),
+            make_strategy(strategy, task, method.seed),
             hardware,
             log,
-            trials=self.trials,
-            seconds=self.seconds,
+            trials=method.trials,
+            seconds=method.seconds,
             recorded=self._recorded(task),
             tell=tell,
             keepers=self._keepers(task),
         )
 
     def _recorded(self, task: SearchTask) -> Callable[[], Any]:
-        return recorded(self.logs, self.target, task)
-
-    def _strategy_of(self, task: SearchTask) -> str:
-        if self.strategy is None:
-            return default_strategy(task)
-        return strategy_name(self.strategy, self.cost_model)
+        return recorded(self.method.logs, self.target, task)
 
     def _keepers(self, task: SearchTask) -> tuple[Keeper, ...]:
         """Who else is given the trials: MetaSchedule's own database, in the task's folder."""
-        if self.work_dir is None:
+        if self.method.work_dir is None:
             return ()
         database: Any = _database()
-        return (database(self.work_dir / folder_name(task), task).record,)
+        return (database(self.method.work_dir / folder_name(task), task).record,)
 
 
 def folder_name(task: SearchTask) -> str:
