@@ -9,7 +9,7 @@ from tvm_flash import AttentionSpec, linear_attention
 from tvm_flash.codegen.cuda import ptx_of, ptx_version
 from tvm_flash.codegen.nvcc import assemble
 from tvm_flash.codegen.sass.spills import spill_reasons
-from tvm_flash.frontend import linear_ops, placement
+from tvm_flash.frontend import linear_kernel, placement
 from tvm_flash.reference import linear_reference
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.select import cuda_programs
@@ -52,7 +52,7 @@ DIMS = ((16, 24), (24, 16))
 
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.sweep)])
 def test_the_operator_and_its_gradients(dtype, monkeypatch):
-    monkeypatch.setattr(linear_ops, "resolve", resolver("sm_90"))
+    monkeypatch.setattr(linear_kernel, "resolve", resolver("sm_90"))
     monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
     generator = torch.Generator().manual_seed(0)
     shapes = (H, 16), (1, 16), (1, 24)

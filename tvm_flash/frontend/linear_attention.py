@@ -8,7 +8,6 @@ import torch
 
 from ..feature_maps import FEATURE_MAPS
 from ..problem.size_checks import check_heads
-from ..score.gradients import wants_gradient
 from ..score.layouts import check_dense
 from . import linear_ops
 from .checks import check_first, check_like, check_tensors
@@ -39,7 +38,7 @@ def linear_attention(
     strides; H a multiple of Hk; causal needs Sq = Sk. Under autocast they and their features are
     cast to its dtype. feature_map: phi, "elu1" (elu + 1) or a function of a tensor (..., D) to
     features of up to 512 columns (``tvm_flash.feature_maps``); None: q and k are features. decay
-    (H,): g of each head in (0, 1], causal only; one that learns has rows multiplied in float32.
+    (H,): g of each head in (0, 1], causal only.
     normalize: False leaves out the denominator; a row whose denominator is 0, as of no keys, is 0.
     initial_state (B, H, F, Dv + 1) float32, F features: what an earlier call with ``return_state``
     gave for the keys before these; a sum of scale g^(n - 1 - j) phi(k_j) v_j^T, with that of
@@ -67,14 +66,10 @@ def linear_attention(
     has_own = (k.shape[1], kv_heads) != (q.shape[1], heads)
     no_key, key = (fill(0.0, k, kv_heads), fill(1.0, k, kv_heads)) if has_own else (nothing, ones)
     weight = key if scale == 1 else fill(scale, k, kv_heads)
-    dtype = q.dtype
-    if wants_gradient(rates):  # made of differences of dq and dk, which 16 bits would lose
-        q, k, v = q.float(), k.float(), v.float()
     out, _, state = linear_ops.linear(
         q, k, v, nothing, no_key, key, weight, ones, rates, initial_state, 0, int(normalize), 1,
         causal,
     )  # fmt: skip
-    out = out.to(dtype)
     return (out, state) if return_state else out
 
 
