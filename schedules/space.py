@@ -33,21 +33,21 @@ def vector_registers(rows: int, lanes: int, vector: int) -> int:
 
 
 def block_reasons(
-    spec: AttentionSpec, block_q: int, block_k: int, merges_rows: bool = False
+    spec: AttentionSpec, block_q: int, block_k: int, merged: str | None = None
 ) -> list[str]:
     """Why tiles of these sizes do not divide the blocks that calls of ``spec`` list.
 
-    merges_rows: tiles of several whole rows of blocks are as good.
+    merged: "block_q" or "block_k", of which tiles of several whole blocks are as good.
     """
-    if merges_rows and spec.block_mask and block_q % spec.block_mask[0] == 0:
-        block_q = spec.block_mask[0]
-    tile, blocks = (block_q, block_k), spec.block_mask or (block_q, block_k)
+    blocks = spec.block_mask or (block_q, block_k)
+    sizes = zip(
+        ("block_q", "block_k"), ("queries", "keys"), (block_q, block_k), blocks, strict=True
+    )
     return [
         f"{name}={own} must divide the {whole} {kind} of a block of block_mask"
-        for name, kind, own, whole in zip(
-            ("block_q", "block_k"), ("queries", "keys"), tile, blocks, strict=True
-        )
-        if whole % own
+        + ", or be a multiple of them" * (name == merged)
+        for name, kind, own, whole in sizes
+        if whole % own and (name != merged or own % whole)
     ]
 
 

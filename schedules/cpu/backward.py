@@ -64,7 +64,12 @@ class BackwardConfig(Config):
             for a, b in multiples
             if getattr(self, a) % getattr(self, b)
         ]
-        found += block_reasons(spec, self.block_q, self.block_k)
+        found += block_reasons(spec, self.block_q, self.block_k, merged="block_k")
+        if spec.block_mask and spec.block_mask[1] % self.step_k:
+            keys = spec.block_mask[1]
+            found.append(
+                f"step_k={self.step_k} must divide the {keys} keys of a block of block_mask"
+            )
         found += [*degree_reasons(spec.dtype, self.exp2_degree), *register_reasons(self.registers)]
         if spec.dropout and (self.block_q % SQUARE or self.step_k % SQUARE):
             sizes = f"block_q={self.block_q}, step_k={self.step_k}"

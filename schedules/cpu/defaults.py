@@ -128,8 +128,8 @@ def backward_in_blocks(config: BackwardConfig, spec: AttentionSpec) -> BackwardC
     if not spec.block_mask:
         return config
     queries, keys = spec.block_mask
-    block_k = gcd(config.block_k, keys)
-    step_k = gcd(config.step_k, block_k)
+    block_k = config.block_k // keys * keys or gcd(config.block_k, keys)
+    step_k = gcd(config.step_k, keys)
     return replace(
         config, block_q=gcd(config.block_q, queries), block_k=block_k, step_k=step_k,
         lanes=gcd(config.lanes, step_k),

@@ -97,7 +97,7 @@ class ForwardConfig(Config):
         found = [text for wrong, text in checks if wrong]
         return [
             *found,
-            *block_reasons(spec, self.block_q, self.block_k, merges_rows=True),
+            *block_reasons(spec, self.block_q, self.block_k, merged="block_q"),
             *degree_reasons(spec.dtype, self.exp2_degree),
             *register_reasons(self.registers),
         ]

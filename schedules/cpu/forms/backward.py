@@ -18,14 +18,20 @@ from .backward_keys import key_gradient, tile_gradient
 from .backward_rows import delta_pass, dq_pass, dsink_pass
 from .backward_staging import staged_numbers, staged_rows, transposed, turned_keys
 from .backward_sums import Beside, BlockOfRows, InPlace
-from .backward_weights import dot_products, recomputed_weights
+from .backward_weights import (
+    dot_products,
+    linear_weights,
+    paired,
+    recomputed_weights,
+    score_gradients,
+)
 from .dropout import weight_dropout
 from .entries import places_of
 from .regions import whole
 from .staging import Rows
 from .tasks import dealt_work
 from .tiles import BackwardTile
-from .visited import visited_queries
+from .walks import COUNT, MergedWalk, RangeWalk, is_edge
 
 
 def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.PrimFunc:
@@ -47,7 +53,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     scores, places = Scores(sig, math), places_of(sig)
     dropout = weight_dropout(sig)
     gradient = BoundGradient(gradient_of(spec.softmax), math, dropout.factor)
-    drop, weigh = dropout.drop(gradient, rows_are_keys=False), recomputed_weights(gradient)
+    drop = dropout.drop(gradient, rows_are_keys=False)
     dim, dim_v, group = spec.head_dim, spec.head_dim_v, sig.group
     with_low, is_linear = "lse_low" in spec.saved_statistics, has_linear_exponent(spec)
     has_sum, has_delta = gradient.has_sum, gradient.reads_delta
@@ -55,10 +61,17 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     BQ, BK, BS, W, Wv = tile.block_q, tile.block_k, tile.step_k, tile.words, tile.words_v
     D, Dv, Dl, Dvl = tile.depth, tile.depth_v, tile.depth_lanes, tile.lanes_v
     word, pairs, BQp, BSp = operand.dtype, pack > 1, BQ // pack, BS // pack
+    weigh = linear_weights(gradient) if is_linear else recomputed_weights(gradient)
+    differentiate = score_gradients(gradient, scores)
+    pair_p, pair_ds = (paired(name, operand, of_rows=True) for name in ("pair_p", "pair_ds"))
+    pair_keys = paired("pair_keys", operand, of_rows=False)
     copies, rows = tirx.Var("C", "int64"), tirx.Var("Sq_pad", "int64")
     workers = dealt_work(sig.batch, sig.kv_heads, copies, TIR)
     delta_rows, dq_rows = delta_pass(sig, gradient), dq_pass(sig)
-    has_lists, find_queries = bool(spec.block_mask), visited_queries(spec)
+    walk = RangeWalk()
+    if spec.block_mask:
+        walk = MergedWalk(tile.block_k, tile.step_k, spec.block_mask[1])
+    begin_walk, advance = walk.begin(), walk.advance()
     has_sink, dsink_rows = bool(sig.inputs), dsink_pass(sig, gradient)
     dq_sums = (Beside if places.share_blocks else InPlace)(BQ, Dl)
     look_up, zero_dq, add_dq = places.look_up(), dq_sums.zero(), dq_sums.add()
@@ -79,11 +92,6 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
     load_lse = staged_numbers("lse", "inf", gradient.row)
     turn_k, turn_v = map(turned_keys, ("k", "v"))
     turn_q, turn_do, turn_dk, turn_dv = map(transposed, ("q", "do", "dk", "dv"))
-
-    def linear_p(bound, raw, lse, edge, *site):
-        # The exponent before the mask: LLVM then fuses the scale's product with its difference.
-        exponent = gradient.exponent(bound.scaled(raw, *site), lse)
-        return gradient.exp(bound.masked(exponent, *site, edge))
 
     @T.prim_func(s_tir=True, check_well_formed=False)
     def attention(
@@ -118,6 +126,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                 hk: T.let[T.int64] = place_of[1]
                 c: T.let[T.int64] = place_of[2]
                 head = T.sblock_alloc_buffer((1,), "int64")
+                walked = T.sblock_alloc_buffer((walk.size,), "int32")
                 lengths = T.meta_var(sequences.lengths(b))
                 seen = T.meta_var(visibility(sig, lengths, b))
                 k_tiles = T.meta_var(T.truncdiv(lengths[1] + (BK - 1), BK))
@@ -163,13 +172,7 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         T.reads(whole([*rows_in, K, V]))
                         T.writes(whole([A, dK, dV]))
                         k0: T.let[T.int32] = T.Cast("int32", (vn * copies + c) * BK)
-                        queries = T.meta_var(
-                            lambda head: seen.of_head(head).queries(k0, k0 + BK, BQ)
-                        )
-                        span = T.sblock_alloc_buffer((2,), "int32")
-                        find_queries(span, queries, hk * group, group)
-                        first: T.let[T.int32] = span[0]
-                        q_blocks: T.let[T.int32] = span[1]
+                        k_end: T.let[T.int32] = T.min(k0 + BK, keys)
                         load_k(k_rows, k0, K_r)
                         if pairs:
                             pair_k(k_rows, k0, K_p)
@@ -178,139 +181,119 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                         turn_v(V_r, Vt)
                         zero_dk(dK_c)
                         zero_dv(dV_c)
-                        for g, m in T.grid(group, q_blocks):
-                            with T.sblock("q_block"):
-                                if has_lists:  # heads have lists of different lengths
-                                    T.where(queries(hk * group + g).exists(m))
-                                vg = T.axis.opaque(group, g)
-                                vm = T.axis.opaque(q_blocks, m)
-                                staged = T.meta_var([K_p, Kt, Vt])
-                                sums = T.meta_var([A, dK_c, dV_c, dQ_b])
-                                work = T.meta_var([S, X, Y, P, P_kept, dP, dS, P_p, dS_p, dS_r])
-                                q_words = T.meta_var([Q_r, Q_p, Q_c, dO_r, dO_p, dO_c])
-                                block = T.meta_var(
-                                    [*q_words, lse_b, low_b, delta_b, *dropout.held(key)]
-                                )
-                                T.reads(whole([*rows_in, *staged, dK_c, dV_c]))
-                                T.writes(whole([*sums, *block, *work, head]))
-                                head[0] = hk * group + vg
-                                h: T.let[T.int64] = head[0]
-                                dropout.write_head(key, b, h)
-                                bound = T.meta_var(scores.at(b, h, lengths=lengths))
-                                row_at = T.meta_var(partial(sequences.query, b, h))
-                                q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
-                                do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
-                                sum_at = T.meta_var(partial(sequences.gradient_sum, b, h))
-                                number_at = T.meta_var(partial(sequences.statistic, b, h))
-                                of_keys = T.meta_var(queries(h).resumed(first))
-                                row0: T.let[T.int32] = of_keys.first(vm)
-                                q0: T.let[T.int64] = T.Cast("int64", row0)
-                                dq_block = T.meta_var(BlockOfRows(c, sum_at, q0, lengths[0]))
-                                of_rows = T.meta_var(
-                                    seen.keys(
-                                        row0, row0 + BQ, BS, within=(k0, k0 + BK),
-                                        pad_is_boundary=scores.hides_rows, hides=of_keys.hides(vm),
+                        for g in range(group):
+                            head[0] = hk * group + g
+                            h: T.let[T.int64] = head[0]
+                            blocks_of = T.meta_var(partial(seen.of_head(h).queries, block=BQ))
+                            visits = T.meta_var(walk.visits(blocks_of, k0, k_end))
+                            begin_walk(walked, visits, True)
+                            q_blocks: T.let[T.int32] = walked[COUNT]
+                            for m in range(q_blocks):
+                                advance(walked, visits)
+                                with T.sblock("q_block"):
+                                    T.where(walk.exists(walked))
+                                    vm = T.axis.opaque(q_blocks, m)
+                                    staged = T.meta_var([K_p, Kt, Vt])
+                                    sums = T.meta_var([A, dK_c, dV_c, dQ_b])
+                                    work = T.meta_var([S, X, Y, P, P_kept, dP, dS, P_p, dS_p, dS_r])
+                                    q_words = T.meta_var([Q_r, Q_p, Q_c, dO_r, dO_p, dO_c])
+                                    block = T.meta_var(
+                                        [*q_words, lse_b, low_b, delta_b, *dropout.held(key)]
                                     )
-                                )  # fmt: skip
-                                visible = T.sblock_alloc_buffer((4,), "int32")
-                                visible[0] = of_rows.start
-                                visible[1] = of_rows.count
-                                visible[2] = of_rows.full_low
-                                visible[3] = of_rows.full_high
-                                lo: T.let[T.int32] = visible[0]
-                                steps: T.let[T.int32] = visible[1]
-                                full_lo: T.let[T.int32] = visible[2]
-                                full_hi: T.let[T.int32] = visible[3]
-                                kept = T.meta_var(of_rows.held(full_low=full_lo, full_high=full_hi))
-                                load_q(q_rows, q0, Q_r)
-                                load_do(do_rows, q0, dO_r)
-                                if pairs:
-                                    pair_q(q_rows, q0, Q_p)
-                                    pair_do(do_rows, q0, dO_p)
-                                if turned:
-                                    turn_q(Q_p, Q_c)
-                                    turn_do(dO_p, dO_c)
-                                if has_delta:
-                                    load_delta(number_at, lengths[0], delta_r, q0, delta_b)
-                                if has_sum:
-                                    load_lse(number_at, lengths[0], L, q0, lse_b)
-                                if with_low:
-                                    load_low(number_at, lengths[0], L_low, q0, low_b)
-                                zero_dq(dQ_b)
-                                for u in T.serial(steps):
-                                    with T.sblock("step"):
-                                        vu = T.axis.opaque(steps, u)
-                                        T.reads(whole([*block, *staged, dK_c, dV_c]))
-                                        T.writes(whole([*sums, *work]))
-                                        s: T.let[T.int32] = lo + vu
-                                        k1: T.let[T.int32] = k0 + s * BS
-                                        edge: T.let[T.bool] = kept.is_boundary(k1)
-                                        with T.sblock("p_scope"):
-                                            T.reads(
-                                                whole([Q_r, Kt, lse_b, low_b, *dropout.held(key)])
+                                    T.reads(whole([*rows_in, *staged, dK_c, dV_c]))
+                                    T.writes(whole([*sums, *block, *work]))
+                                    dropout.write_head(key, b, h)
+                                    bound = T.meta_var(scores.at(b, h, lengths=lengths))
+                                    row_at = T.meta_var(partial(sequences.query, b, h))
+                                    q_rows = T.meta_var(Rows(Q, row_at, lengths[0], dim))
+                                    do_rows = T.meta_var(Rows(dO, row_at, lengths[0], dim_v))
+                                    sum_at = T.meta_var(partial(sequences.gradient_sum, b, h))
+                                    number_at = T.meta_var(partial(sequences.statistic, b, h))
+                                    row0: T.let[T.int32] = walk.first(walked, visits, vm)
+                                    q0: T.let[T.int64] = T.Cast("int64", row0)
+                                    dq_block = T.meta_var(BlockOfRows(c, sum_at, q0, lengths[0]))
+                                    of_rows = T.meta_var(
+                                        seen.keys(
+                                            row0, row0 + BQ, BS, within=(k0, k0 + BK),
+                                            pad_is_boundary=scores.hides_rows,
+                                        )
+                                    )  # fmt: skip
+                                    visible = T.sblock_alloc_buffer((4,), "int32")
+                                    visible[0] = of_rows.start
+                                    visible[1] = of_rows.count
+                                    visible[2] = of_rows.full_low
+                                    visible[3] = of_rows.full_high
+                                    lo: T.let[T.int32] = visible[0]
+                                    steps: T.let[T.int32] = visible[1]
+                                    full_lo: T.let[T.int32] = visible[2]
+                                    full_hi: T.let[T.int32] = visible[3]
+                                    kept = T.meta_var(
+                                        of_rows.held(full_low=full_lo, full_high=full_hi)
+                                    )
+                                    load_q(q_rows, q0, Q_r)
+                                    load_do(do_rows, q0, dO_r)
+                                    if pairs:
+                                        pair_q(q_rows, q0, Q_p)
+                                        pair_do(do_rows, q0, dO_p)
+                                    if turned:
+                                        turn_q(Q_p, Q_c)
+                                        turn_do(dO_p, dO_c)
+                                    if has_delta:
+                                        load_delta(number_at, lengths[0], delta_r, q0, delta_b)
+                                    if has_sum:
+                                        load_lse(number_at, lengths[0], L, q0, lse_b)
+                                    if with_low:
+                                        load_low(number_at, lengths[0], L_low, q0, low_b)
+                                    zero_dq(dQ_b)
+                                    for u in T.serial(steps):
+                                        with T.sblock("step"):
+                                            T.where(walk.meets(walked, lo + u))
+                                            vu = T.axis.opaque(steps, u)
+                                            T.reads(whole([*block, *staged, dK_c, dV_c]))
+                                            T.writes(whole([*sums, *work]))
+                                            s: T.let[T.int32] = lo + vu
+                                            k1: T.let[T.int32] = k0 + s * BS
+                                            hides = T.meta_var(walk.hides(walked, s))
+                                            edge: T.let[T.bool] = is_edge(
+                                                kept.is_boundary(k1), hides
                                             )
-                                            T.writes(whole([S, X, Y, P, P_kept, P_p]))
-                                            multiply_qk(Q_r, Kt, S, s, D)
-                                            if is_linear:
-                                                for i, j in T.grid(BQ, BS):
-                                                    with T.sblock("p"):
-                                                        vi, vj = T.axis.remap("SS", [i, j])
-                                                        P[vi, vj] = linear_p(
-                                                            bound, S[vi, vj], lse_b[vi], edge,
-                                                            q0 + vi, k1 + vj,
-                                                        )  # fmt: skip
-                                            else:
-                                                weigh(S, X, Y, P, bound, q0, k1, edge, statistics)
-                                            drop(P, P_kept, key, row0, k1)
-                                            if pairs:
-                                                for i, j in T.grid(BQp, BS):
-                                                    with T.sblock("pair_p"):
-                                                        vi, vj = T.axis.remap("SS", [i, j])
-                                                        P_p[vi, vj] = operand.encode(
-                                                            P_kept[vi * 2, vj],
-                                                            P_kept[vi * 2 + 1, vj],
-                                                        )
-                                        with T.sblock("ds_scope"):
-                                            T.reads(whole([dO_r, Vt, P, P_kept, S, delta_b]))
-                                            T.writes(whole([dP, dS, dS_p, dS_r]))
-                                            multiply_do(dO_r, Vt, dP, s, Dv)
-                                            for i, j in T.grid(BQ, BS):
-                                                with T.sblock("ds"):
-                                                    vi, vj = T.axis.remap("SS", [i, j])
-                                                    dS[vi, vj] = scores.dscore(
-                                                        P[vi, vj],
-                                                        gradient.derivative(
-                                                            P[vi, vj], dP[vi, vj], delta_b[vi],
-                                                            P_kept[vi, vj],
-                                                        ),
-                                                        bound.gradient(S[vi, vj], q0 + vi, k1 + vj),
-                                                    )  # fmt: skip
-                                            if pairs:
-                                                for i, j in T.grid(BQp, BS):
-                                                    with T.sblock("pair_ds"):
-                                                        vi, vj = T.axis.remap("SS", [i, j])
-                                                        dS_p[vi, vj] = operand.encode(
-                                                            dS[vi * 2, vj], dS[vi * 2 + 1, vj]
-                                                        )
-                                                for i, j in T.grid(BQ, BSp):
-                                                    with T.sblock("pair_keys"):
-                                                        vi, vj = T.axis.remap("SS", [i, j])
-                                                        dS_r[vi, vj] = operand.encode(
-                                                            dS[vi, vj * 2], dS[vi, vj * 2 + 1]
-                                                        )
-                                        add_dv(P_p, dO_c, dV_c, s)
-                                        with T.sblock("dq_scope"):
-                                            T.reads(whole([dS_r, K_p]))
-                                            T.writes(dq_sums.region(dQ_b, dq_block))
-                                            for i, d, j in T.grid(BQ, Dl, BSp):
-                                                with T.sblock("dq"):
-                                                    vi, vd, vj = T.axis.remap("SSR", [i, d, j])
-                                                    to = T.meta_var(dq_sums.at(dq_block, vi, vd))
-                                                    dQ_b[to] = dQ_b[to] + operand.dot(
-                                                        dS_r[vi, vj], K_p[s * BSp + vj, vd]
+                                            with T.sblock("p_scope"):
+                                                T.reads(
+                                                    whole(
+                                                        [Q_r, Kt, lse_b, low_b, *dropout.held(key)]
                                                     )
-                                        add_dk(dS_p, Q_c, dK_c, s)
-                                add_dq(dQ_b, A, dq_block)
+                                                )
+                                                T.writes(whole([S, X, Y, P, P_kept, P_p]))
+                                                multiply_qk(Q_r, Kt, S, s, D)
+                                                weigh(S, X, Y, P, bound, q0, k1, edge, statistics)
+                                                drop(P, P_kept, key, row0, k1)
+                                                if pairs:
+                                                    pair_p(P_kept, P_p)
+                                            with T.sblock("ds_scope"):
+                                                T.reads(whole([dO_r, Vt, P, P_kept, S, delta_b]))
+                                                T.writes(whole([dP, dS, dS_p, dS_r]))
+                                                multiply_do(dO_r, Vt, dP, s, Dv)
+                                                differentiate(
+                                                    S, P, P_kept, dP, delta_b, dS, bound, q0, k1
+                                                )
+                                                if pairs:
+                                                    pair_ds(dS, dS_p)
+                                                    pair_keys(dS, dS_r)
+                                            add_dv(P_p, dO_c, dV_c, s)
+                                            with T.sblock("dq_scope"):
+                                                T.reads(whole([dS_r, K_p]))
+                                                T.writes(dq_sums.region(dQ_b, dq_block))
+                                                for i, d, j in T.grid(BQ, Dl, BSp):
+                                                    with T.sblock("dq"):
+                                                        vi, vd, vj = T.axis.remap("SSR", [i, d, j])
+                                                        to = T.meta_var(
+                                                            dq_sums.at(dq_block, vi, vd)
+                                                        )
+                                                        dQ_b[to] = dQ_b[to] + operand.dot(
+                                                            dS_r[vi, vj], K_p[s * BSp + vj, vd]
+                                                        )
+                                            add_dk(dS_p, Q_c, dK_c, s)
+                                    add_dq(dQ_b, A, dq_block)
                         if turned:
                             turn_dk(dK_c, dK_b)
                             turn_dv(dV_c, dV_b)

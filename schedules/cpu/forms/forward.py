@@ -22,7 +22,7 @@ from .regions import along, whole
 from .staging import Rows, column_word, row_word
 from .tasks import groups_of_tile
 from .tiles import ForwardTile
-from .walks import COUNT, walk_of
+from .walks import COUNT, MergedWalk, RangeWalk
 
 
 def streaming_forward(
@@ -42,7 +42,9 @@ def streaming_forward(
     """
     sig = Signature(spec, "forward")
     scores, places = Scores(sig, functions), places_of(sig)
-    find_tile, walk = places.find_row_tile(), walk_of(spec, tile, places)
+    find_tile, walk = places.find_row_tile(), RangeWalk(places.some)
+    if spec.block_mask:
+        walk = MergedWalk(tile.block_q, tile.group, spec.block_mask[0])
     begin_walk, advance = walk.begin(), walk.advance()
     hides_rows = scores.hides_rows
     dropout = weight_dropout(sig)
@@ -94,7 +96,8 @@ def streaming_forward(
                 groups: T.let[T.int32] = T.Cast("int32", T.truncdiv(q_end - q0 + (R - 1), R))
                 q_first: T.let[T.int32] = T.Cast("int32", q0)
                 q_last: T.let[T.int32] = T.Cast("int32", q_end)
-                visits = T.meta_var(walk.visits(seen, q_first, q_last, BK))
+                blocks_of = T.meta_var(partial(seen.keys, block=BK))
+                visits = T.meta_var(walk.visits(blocks_of, q_first, q_last))
                 walked = T.sblock_alloc_buffer((walk.size,), "int32")
                 begin_walk(walked, visits, q0 < q_end)
                 k_blocks: T.let[T.int32] = walked[COUNT]
@@ -182,7 +185,7 @@ def streaming_forward(
                             *along(row_states),
                             acc[0:G, 0:Dv, 0:R],
                         )
-                        k0: T.let[T.int32] = walk.key(walked, visits, vn)
+                        k0: T.let[T.int32] = walk.first(walked, visits, vn)
                         of_keys = T.meta_var(seen.queries(k0, k0 + BK, R, within=(q_first, q_last)))
                         group_span = T.sblock_alloc_buffer((2,), "int32")
                         group_span[0] = of_keys.start
