@@ -44,8 +44,9 @@ FORMS = {
     "many_heads": Form(0.4, interleaved=False, rounded=False),
 }
 # New rows, rows before them, entries and heads: of two entries, of more than lanes, some of which
-# begin at position 0; more heads than a warp moves in one round.
-_SIZES = {"one_head": (5, 9, 2, 1), "many_entries": (3, 9, 45, 1), "many_heads": (3, 9, 6, 19)}
+# begin at position 0; so many heads that a warp moves 32 columns of 16 bits in four rounds, which
+# compilers write out.
+_SIZES = {"one_head": (5, 9, 2, 1), "many_entries": (3, 9, 45, 1), "many_heads": (3, 9, 6, 29)}
 
 
 def append_problems(quick: bool = False) -> list[Problem]:

@@ -125,10 +125,11 @@ def learned(direction: str) -> tuple[InterpretedKernel, list[Check]]:
 
 
 # Queries, keys, key/value heads, parts, reverse, normalize, age of the state; a chunk has 64 rows.
-# The second of three or four parts is summed, and ends in its first chunk or its second.
+# The second of three or four parts is summed, and ends in its first chunk or its second. A first or
+# a second part of so few rows that powers of the decay after it are told apart, behind it nobody.
 LINEAR = (
     (70, 70, 1, 4, 1, 0, 0), (245, 245, 1, 3, 0, 1, 0), (131, 131, 2, 2, 0, 1, 1),
-    (3, 3, 1, 1, 0, 0, 1), (0, 0, 1, 1, 1, 1, 0),
+    (3, 3, 1, 1, 0, 0, 1), (0, 0, 1, 1, 1, 1, 0), (2, 2, 1, 2, 0, 0, 0), (65, 65, 1, 3, 0, 0, 1),
 )  # fmt: skip
 
 
@@ -146,6 +147,7 @@ def linear() -> tuple[InterpretedKernel, list[Check]]:
 
 
 _HALF = {"dtype": "float16", "head_dim": 32}
+_ROWS = {"dtype": "float16", "head_dim": 8, "computes": "softmax"}
 CALLED = {
     **{
         f"linear_{name}_f16_d32v64_causal": Called(number, linear)
@@ -161,7 +163,7 @@ CALLED = {
     "listed_forward_f16_d32": Called(0, partial(judged, "forward", block_mask=(64, 64), **_HALF)),
     "listed_backward_f16_d32": Called(1, partial(judged, "backward", block_mask=(64, 64), **_HALF)),
     **{
-        f"{direction}_f16": Called(0, partial(judged, direction, dtype="float16", head_dim=8))
+        f"{direction}_f16": Called(0, partial(judged, direction, **_ROWS))
         for direction in ("softmax", "softmax_backward")
     },
     "tables_f16_d32": Called(1, partial(learned, "tables")),

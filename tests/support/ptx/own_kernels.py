@@ -10,7 +10,7 @@ import torch
 
 from tvm_flash.cases import Case, Inputs, make_inputs
 from tvm_flash.codegen.cuda import ptx_of
-from tvm_flash.problem.arguments import TABLE, ZEROED, named_sizes, shape_of, size_values
+from tvm_flash.problem.arguments import TABLE, named_sizes, shape_of, size_values, values_before
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
@@ -128,7 +128,7 @@ class Problem:
         """Launch under all checks; AssertionError when a result is wrong or not written."""
         own, tensors, memory = self.own, self._tensors, DeviceMemory()
         written = [name for name in (*WRITTEN[own.role], *HANDED_ON) if name in tensors]
-        zeroed = [name for name in ZEROED if name in written]
+        zeroed = [name for name in values_before(TABLE["backward"]) if name in written]
         for name in zeroed:
             tensors[name].zero_()
         mapped = MappedTensors(memory, tensors, written, zeroed)
