@@ -15,7 +15,8 @@ from .backward_config import BackwardConfig
 from .builder import CudaKernel, assign, barrier, forget, loop, name_registers, when
 from .copies import Copies, each, store_rows
 from .entries import key_grid
-from .fragments import Accumulator, accumulator, fragment, gemm, reloading
+from .fragments import Accumulator, accumulator, fragment
+from .key_share import KeyShare
 from .listed import visited_queries
 from .math import CudaMath
 from .parameters import attention_tensors
@@ -24,7 +25,7 @@ from .query_sums import QuerySums
 from .query_tiles import QueryTiles
 from .recompute import Recompute
 from .row_statistics import RowStatistics
-from .shared_tile import SharedTile, shared_tile
+from .shared_tile import shared_tile
 from .softmax import block_scores
 from .tensor_core import product_for
 from .tiling import KeyTile
@@ -51,8 +52,6 @@ class _KeyGradients:
         self.scores = Scores(self.sig, CudaMath())
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
         self.split = config.column_groups
-        self.warp_keys = config.block_k * self.split // config.num_warps
-        self.warp_queries = config.block_q // self.split
         self.depth, self.depth_v = config.depth(spec.head_dim), config.depth(spec.head_dim_v)
         self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, "dk", "dv")
@@ -66,11 +65,7 @@ class _KeyGradients:
     def launch(self) -> Launch:
         with self.kernel as kernel:
             self.tile = KeyTile(kernel, self.config.block_k)
-            # Which keys of the tile this warp has, and which share of their queries and columns.
-            self.key_group, self.column_group = kernel.warp, 0
-            if self.split > 1:
-                self.key_group = kernel.scalar(tirx.truncdiv(kernel.warp, self.split))
-                self.column_group = kernel.scalar(tirx.truncmod(kernel.warp, self.split))
+            self.share = KeyShare(kernel, self.product, self.config)
             self._allocate()
             self.visits = visited_queries(kernel, self.tile, self.config.block_q)
             self.queries = QueryTiles(
@@ -79,7 +74,7 @@ class _KeyGradients:
             )  # fmt: skip
             self.bound = block_scores(kernel, self.scores, self.tile, self.visits.head)
             self._start()
-            has_keys = self.tile.has_key(self._first_key(0))
+            has_keys = self.tile.has_key(self.share.first_key(0))
             with when(tirx.Not(has_keys)):
                 self._leave_zeros()
                 self._query_tiles(lambda stage, asked: each(asked), lambda stage: None)
@@ -103,15 +98,16 @@ class _KeyGradients:
             self.query_sums = QuerySums(kernel, self.product, config, self.tile, *read)
         if self.split > 1:
             self.p_tile = shared_tile(kernel, config.block_k, rows, dtype)
-        self.s = accumulator(kernel, self.warp_keys, self.warp_queries)
-        self.dp = accumulator(kernel, self.warp_keys, self.warp_queries // config.dp_parts)
-        self.dk = accumulator(kernel, self.warp_keys, self.depth // self.split)
-        self.dv = accumulator(kernel, self.warp_keys, self.depth_v // self.split)
+        keys, queries = self.share.keys, self.share.queries
+        self.s = accumulator(kernel, keys, queries)
+        self.dp = accumulator(kernel, keys, queries // config.dp_parts)
+        self.dk = accumulator(kernel, keys, self.depth // self.split)
+        self.dv = accumulator(kernel, keys, self.depth_v // self.split)
         self.a = fragment(kernel, self.product, self.s.m_tiles)
         self.ds_fragment = fragment(kernel, self.product, self.s.m_tiles)
         self.recompute = Recompute(kernel, self.scores, self.s, is_transposed=True)
-        self.own_query = kernel.scalar(self._query_column(0, 0))
-        self.own_key = kernel.scalar(self.tile.first + self._key_row(0, 0))
+        self.own_query = kernel.scalar(self.share.query_column(self.s, 0, 0))
+        self.own_key = kernel.scalar(self.tile.first + self.share.key_row(self.s, 0, 0))
         self.row_statistics = RowStatistics(kernel, self.recompute, self.statistics, rows, stages)
         name_registers(self)
 
@@ -131,8 +127,8 @@ class _KeyGradients:
         if self.with_dq:
             for word in (w for m in range(self.s.m_tiles) for w in self.ds_fragment(m)):
                 assign(word, tirx.const(0, "uint32"))
-            for step in range(self.warp_queries // self.product.step):
-                self._exchange(self.ds_fragment, self.ds_tile, step)
+            for step in range(self.share.queries // self.product.step):
+                self.share.exchange(self.s, self.ds_fragment, self.ds_tile, step)
 
     def _query_tiles(self, own: Callable, others: Callable) -> None:
         """S^T and dP^T, P and dS of all tiles, then what they add to dV, dK and dQ.
@@ -171,13 +167,13 @@ class _KeyGradients:
         self.visits.step()
 
     def _own_products(self, stage, asked: Sequence[Callable]) -> None:
-        self._transposed_product(self.s, self.k_tile, self.q_tile, stage, 0, asked)
+        self.share.transposed_product(self.s, self.a, self.k_tile, self.q_tile, stage, 0, asked)
         for first in range(0, self.s.n_tiles, self.dp.n_tiles):
             self._own_queries(first, stage)
 
     def _other_products(self, stage) -> None:
-        self._other_queries(self.dv, self.p_tile, self.do_tile, stage)
-        self._other_queries(self.dk, self.ds_tile, self.q_tile, stage)
+        self.share.add_others(self.dv, self.a, self.p_tile, self.do_tile, stage)
+        self.share.add_others(self.dk, self.a, self.ds_tile, self.q_tile, stage)
 
     def _own_queries(self, first: int, stage) -> None:
         """A part of this warp's queries: tile columns first .. of S^T, as many as dP^T has."""
@@ -185,7 +181,9 @@ class _KeyGradients:
         tiles, per_step = self.dp.n_tiles, self.product.tiles_per_step
         own = range(first, first + tiles)
         columns = self.recompute.parts(self.bound, self._site(), statistics, own)
-        self._transposed_product(self.dp, self.v_tile, self.do_tile, stage, first * 8, columns)
+        self.share.transposed_product(
+            self.dp, self.a, self.v_tile, self.do_tile, stage, first * 8, columns
+        )
         self.recompute.hide(self.bound, self._site(), self.visits, own)
         delta = self._statistic("delta", stage) if self.statistics else None
         for start in range(0, tiles, per_step):
@@ -198,14 +196,15 @@ class _KeyGradients:
 
         Stores come after the loads of the same step, which could not pass them.
         """
-        p, ds, group = self.a, self.ds_fragment, self.column_group
+        p, ds, share = self.a, self.ds_fragment, self.share
+        group, exchange = share.column_group, partial(share.exchange, self.s)
         self._pack(p, self.s, step, self.recompute.kept)
-        beside = [partial(self._exchange, p, self.p_tile, step)] if self.split > 1 else []
+        beside = [partial(exchange, p, self.p_tile, step)] if self.split > 1 else []
         beside += [dscores, partial(self._pack, ds, self.dp, step_in_part)]
-        self._add(self.dv, p, self.do_tile, stage, group, step, beside)
+        share.add(self.dv, p, self.do_tile, stage, group, step, beside)
         exchanged = self.with_dq or self.split > 1
-        beside = [partial(self._exchange, ds, self.ds_tile, step)] if exchanged else []
-        self._add(self.dk, ds, self.q_tile, stage, group, step, beside)
+        beside = [partial(exchange, ds, self.ds_tile, step)] if exchanged else []
+        share.add(self.dk, ds, self.q_tile, stage, group, step, beside)
 
     def _site(self) -> tuple[Callable, Callable]:
         """Query and key of an element of S^T, by (m, n, r)."""
@@ -222,55 +221,6 @@ class _KeyGradients:
             values = map(part, acc.values(m, step, self.product))
             self.product.pack(words(m), list(values))
 
-    def _exchange(self, words: Callable, tile: SharedTile, step: int) -> None:
-        """A fragments of this warp to their place in [key][query]."""
-        column = self._query_column(step * self.product.step // 8, 0)
-        for m in range(self.s.m_tiles):
-            self.product.store_fragment(tile, self._key_row(m, 0), column, words(m))
-
-    def _other_queries(self, acc, weights: SharedTile, rows: SharedTile, stage) -> None:
-        """acc += weights^T rows over the queries of all other column groups, the next one first."""
-        product, steps = self.product, self.warp_queries // self.product.step
-        for other in range(1, self.split):
-            group = tirx.truncmod(self.column_group + other, self.split)
-            for step in range(steps):
-                for m in range(acc.m_tiles):
-                    row, at = self._first_key(m), group * steps + step
-                    product.load_a_paired(self.a(m), weights, 0, row, at)
-                self._add(acc, self.a, rows, stage, group, step)
-
-    def _transposed_product(
-        self, acc: Accumulator, keys: SharedTile, rows: SharedTile, stage, first: int,
-        beside: Sequence[Callable[[], None]],
-    ) -> None:  # fmt: skip
-        """acc = keys rows^T over the head dimension, from row ``first`` of the tile on."""
-        product = self.product
-        first = first + self.column_group * self.warp_queries
-        acc.zero()
-        gemm(
-            acc, product, keys.columns // product.step,
-            reloading(
-                self.a, acc.m_tiles,
-                lambda a, m, step: product.load_a(a, keys, 0, self._first_key(m), step),
-            ),
-            lambda b, step, pair: product.load_b(b, rows, stage, first + pair * 16, step),
-            beside,
-        )  # fmt: skip
-
-    def _add(
-        self, acc: Accumulator, a: Callable, rows: SharedTile, stage, group, step: int,
-        beside: Sequence[Callable[[], None]] = (),
-    ) -> None:  # fmt: skip
-        """acc += A rows, over a step of the queries of column group ``group``."""
-        product = self.product
-        column, own = rows.columns_of(self.column_group, acc.n_tiles)
-        depth = group * self.warp_queries + step * product.step
-        gemm(
-            acc, product, 1, lambda _: [a(m) for m in range(acc.m_tiles)],
-            lambda b, _, pair: product.load_b_rows(b, rows, stage, depth, own + pair, column),
-            beside,
-        )  # fmt: skip
-
     def _finish(self) -> None:
         """dK and dV through shared memory, so that global stores are whole lines."""
         kernel, rows, dtype, tile = self.kernel, self.config.block_k, self.spec.dtype, self.tile
@@ -278,7 +228,7 @@ class _KeyGradients:
         with kernel.overlay():
             dk_tile = shared_tile(kernel, rows, self.depth, dtype)
             dv_tile = shared_tile(kernel, rows, self.depth_v, dtype)
-        first, group = self._first_key(0), self.column_group * 8
+        first, group = self.share.first_key(0), self.share.column_group * 8
         factors = self.recompute.final_factor, self.recompute.kept_factor
         self.dk.to_shared(self.product, dk_tile, first, group * self.dk.n_tiles, factors[0])
         self.dv.to_shared(self.product, dv_tile, first, group * self.dv.n_tiles, factors[1])
@@ -286,16 +236,6 @@ class _KeyGradients:
         for name, staged in (("dk", dk_tile), ("dv", dv_tile)):
             store_rows(kernel, staged, tile.key_rows(name), tile.first, tile.keys)
 
-    def _first_key(self, m: int):
-        return self.key_group * self.warp_keys + m * 16
-
-    def _key_row(self, m: int, half: int):
-        return self.key_group * self.warp_keys + self.s.row(m, half)
-
-    def _query_column(self, n: int, odd: int):
-        return self.column_group * self.warp_queries + self.s.column(n, odd)
-
     def _statistic(self, name: str, stage) -> Callable:
         """The statistic of the query that element (m, n, r) of S^T belongs to."""
-        first = self.column_group * self.warp_queries
-        return self.row_statistics.of_columns(name, stage, self.s, first)
+        return self.row_statistics.of_columns(name, stage, self.s, self.share.first_query)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,7 +10,14 @@ from interpreted import interpreted
 from packed_problems import Entries, Tensors
 
 from tvm_flash.cases import Inputs
-from tvm_flash.problem.arguments import WRITTEN, ZEROED, arguments, given_sizes, names, size_values
+from tvm_flash.problem.arguments import (
+    WRITTEN,
+    arguments,
+    given_sizes,
+    names,
+    size_values,
+    values_before,
+)
 from tvm_flash.problem.numbers import kinds_of, numbers_by_name
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime.call import completed, new_tensors
@@ -66,10 +72,10 @@ class Ragged:
         sizes = self.entries.sizes | given_sizes(table, known) | {"splits": splits}
         make = new_tensors(size_values(self.spec, sizes, kernel.program.meta))
         call, written = completed(table, known, make), names(table, *WRITTEN)
-        zeroed: Collection[str] = ZEROED
+        zeroed = values_before(table)
         if unwritten:
             outputs = names(table, "output")
-            zeroed = {*outputs, *ZEROED}
+            zeroed = (*outputs, *zeroed)
             for name in outputs:
                 call[name].fill_(math.nan)
         options = {"outputs": written, "zeroed": zeroed, **options}

@@ -39,7 +39,7 @@ _forward_operator, _backward_operator = (
     define(schema(f"attention_{direction}", TABLE[direction]))
     for direction in ("forward", "backward")
 )
-# Of ``table_ops``.
+# The backward calls it; ``table_ops`` tells torch how it is computed.
 TABLE_GRADIENTS = define(
     schema("attention_tables", TABLE["tables"], choices=[LEARNED], results=["gradients"])
 )

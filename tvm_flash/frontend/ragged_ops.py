@@ -304,7 +304,7 @@ def _register(operator, kind: str, direction: str, run, derivative) -> None:
     )  # fmt: skip
 
 
-# Of ``table_ops``.
+# The backward calls it; ``table_ops`` tells torch how it is computed.
 TABLE_GRADIENTS = define(
     schema("attention_packed_tables", TABLES[PACKED]["tables"], _NUMBERS, [LEARNED], ["gradients"])
 )

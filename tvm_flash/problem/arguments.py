@@ -20,7 +20,7 @@ from .row_softmax import softmax_tables
 from .sequences import KINDS
 from .spec import BLOCK_LISTS, AttentionSpec
 
-__all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "ZEROED", "Argument", "Past", "Up"]
+__all__ = ["NUMBERS", "ROLES", "TABLE", "TABLES", "WRITTEN", "Argument", "Past", "Up"]
 
 TILE_SIZES = ("block_q", "block_k", "block_v", "head_dim_pad")
 
@@ -38,8 +38,6 @@ def values_before(found: Sequence[Argument]) -> tuple[str, ...]:
 # Dense sequences, as most callers have them.
 TABLE = TABLES["dense"]
 TABLE |= {"linear": linear_table(KINDS["dense"].shapes), **softmax_tables()}
-# As ``values_before``, of calls without gradients of tables.
-ZEROED = (*values_before(TABLE["backward"]), *values_before(TABLES["paged"]["append"]))
 # Names of memory that kernels use among themselves, of which nobody else reads anything.
 WORKSPACES = tuple(dict.fromkeys(n for t in TABLE.values() for n in names(t, "workspace")))
 # Positions and window ends are added in int32.

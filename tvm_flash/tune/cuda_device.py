@@ -11,7 +11,7 @@ import torch
 from ..artifact.library import symbol_name
 from ..bench.device import CudaStopwatch
 from ..bench.timing import Call
-from ..problem.arguments import WRITTEN, ZEROED, names
+from ..problem.arguments import WRITTEN, names, values_before
 from ..runtime.call import completed, new_tensors
 from ..runtime.loader import Kernel, opened
 from ..verify.buffers import moved, run_elsewhere, with_tensors
@@ -116,7 +116,7 @@ def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
     given = given_arguments(kernel.spec, sizes)
     whole = completed(kernel.arguments, given, new_tensors(kernel.sizes(sizes, 1)))
     placed, outputs = with_tensors(whole, device.place), names(kernel.arguments, *WRITTEN)
-    zeroed = [placed[name] for name in ZEROED if name in placed]
+    zeroed = [placed[name] for name in values_before(kernel.arguments)]
 
     def call() -> None:
         for tensor in zeroed:

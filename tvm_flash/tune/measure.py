@@ -13,12 +13,12 @@ import torch
 from ..bench.timing import Call, Watch, four_digits, host_seconds, in_turns
 from ..problem.arguments import (
     TABLE,
-    ZEROED,
     Argument,
     arguments,
     names,
     shape_of,
     size_values,
+    values_before,
 )
 from ..problem.spec import AttentionSpec
 from ..runtime.call import completed, new_tensors
@@ -79,7 +79,7 @@ def timed_call(kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data, with the zeroing that a backward asks of its caller."""
     values = kernel.sizes(sizes, torch.get_num_threads())
     call = completed(kernel.arguments, given_arguments(kernel.spec, sizes), new_tensors(values))
-    zeroed = [call[name] for name in ZEROED if name in call]
+    zeroed = [call[name] for name in values_before(kernel.arguments)]
     inputs = tuple(call.values())
 
     def run() -> None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..artifact.library import read_ptx
-from ..problem.arguments import ZEROED
+from ..problem.arguments import values_before
 from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
 from ..runtime.loader import Kernel, Library
 from .buffers import MappedTensors, tensors_of, with_tensors
@@ -67,14 +67,18 @@ class InterpretedDevice(AbstractContextManager):
         given: Mapping[str, Any],
         *,
         outputs: Collection[str],
-        zeroed: Collection[str] = ZEROED,
+        zeroed: Collection[str] | None = None,
     ) -> list[Report]:
         """Call ``kernel`` with what is given, in its order; CPU tensors pose as CUDA tensors.
+
+        zeroed: those of ``outputs`` that hold values before; None: what a Kernel says.
 
         Raises what the kernel's host code raises, what the interpreter finds, UnwrittenOutput and
         StrayWrite.
         """
         self._memory, self._reports, self._error = DeviceMemory(), [], None
+        if zeroed is None:
+            zeroed = values_before(kernel.arguments)
         mapped = MappedTensors(self._memory, tensors_of(given), outputs, zeroed)
         try:
             kernel(*with_tensors(given, as_cuda).values())

@@ -12,7 +12,6 @@ import torch
 
 from ..artifact.library import KernelRecord, Manifest
 from ..errors import UnsupportedSpec
-from ..problem.arguments import values_before
 from ..runtime import loader
 from ..runtime.loader import Kernel, Library
 from ..schedules.cuda.arch import ARCHS, serving_arch
@@ -152,8 +151,7 @@ def _interpreted(
     def run(call: CallArguments, outputs: tuple[str, ...]) -> list[Report]:
         device.launched.clear()
         with device:
-            zeroed = values_before(kernel.arguments)
-            reports = device.call(kernel, call, outputs=outputs, zeroed=zeroed)
+            reports = device.call(kernel, call, outputs=outputs)
         if foreign := set(device.launched) - own:
             raise WrongVariant(f"a device of {archs[0]} was given {', '.join(sorted(foreign))}")
         return reports

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from tvm import tirx
 from tvm.script import tirx as T
 
 
+@dataclass(frozen=True)
 class RowBlocks:
-    """A row of ``columns`` in blocks of ``steps`` vectors of ``lanes``, the last one shorter.
+    """A row of ``columns`` in blocks of ``steps`` vectors of ``lanes``, the last one shorter."""
 
-    width: elements of a block. count: blocks of a row. vectors_from(first): vectors of the block
-    that begins with column ``first``. load(block, source, line, first, vectors, nothing): these of
-    line ``line`` as float32, ``nothing`` behind the row's end.
-    """
+    columns: Any
+    lanes: int
+    steps: int
 
-    def __init__(self, columns, lanes: int, steps: int):
-        width = lanes * steps
-        self.width = width
-        self.count = tirx.truncdiv(columns + (width - 1), tirx.const(width, "int64"))
+    @property
+    def width(self) -> int:
+        """Elements of a block."""
+        return self.lanes * self.steps
 
-        def vectors_from(first):
-            left = tirx.truncdiv(columns - first + (lanes - 1), tirx.const(lanes, "int64"))
-            return tirx.min(left, tirx.const(steps, "int64"))
+    @property
+    def count(self):
+        """Blocks of the row."""
+        width = self.width
+        return tirx.truncdiv(self.columns + (width - 1), tirx.const(width, "int64"))
+
+    def vectors_from(self, first):
+        """Vectors of the block that begins with column ``first``."""
+        left = self.columns - first + (self.lanes - 1)
+        whole = tirx.truncdiv(left, tirx.const(self.lanes, "int64"))
+        return tirx.min(whole, tirx.const(self.steps, "int64"))
+
+    def load(self):
+        """An inline function (block, source, line, first, vectors, nothing): so many vectors of
+        line ``line`` as float32, ``nothing`` behind the row's end."""
+        columns, lanes = self.columns, self.lanes
 
         @T.inline
         def load(block, source, line, first, vectors, nothing):
@@ -34,9 +50,15 @@ class RowBlocks:
                 for c in T.serial(first + vectors * lanes - columns):
                     block[columns - first + c] = T.float32(nothing)
 
+        return load
+
+    def store(self):
+        """An inline function (target, line, first, block): those that the row has."""
+        columns, width = self.columns, self.width
+
         @T.inline
         def store(target, line, first, block):
             for c in T.serial(T.min(columns - first, T.int64(width))):
                 target[line, first + c] = T.Cast(target.dtype, block[c])
 
-        self.vectors_from, self.load, self.store = vectors_from, load, store
+        return store

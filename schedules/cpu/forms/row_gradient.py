@@ -23,6 +23,7 @@ def row_gradient(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx
     softmax = BoundGradient(gradient_of("softmax"), functions)
     columns, dtype, quarter = sig.sizes["columns"], spec.dtype, lanes // 4
     row = RowBlocks(columns, lanes, steps)
+    load, store = row.load(), row.store()
     zero = tirx.const(0, "float32")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -74,13 +75,13 @@ def row_gradient(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx
                     number[1] = softmax.row(line_lse[own])
                     for n in T.serial(row.count):
                         vectors: T.let[T.int64] = row.vectors_from(n * row.width)
-                        row.load(p, x, own, n * row.width, vectors, 0)
+                        load(p, x, own, n * row.width, vectors, 0)
                         for s in T.serial(vectors):
                             for i in T.vectorized(lanes):
                                 p[s * lanes + i] = softmax.derivative(
                                     softmax.weight(p[s * lanes + i], number[1]), zero, number[0]
                                 )
-                        row.store(dx, line, n * row.width, p)
+                        store(dx, line, n * row.width, p)
 
     softmax.check("scores", "score_mod", "mask", "dp", "dq", "dk", "dv")
     return sig.finish(rows, f"{spec.name}_softmax_bwd")

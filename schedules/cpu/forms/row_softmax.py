@@ -24,6 +24,7 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
     lines, columns = sig.sizes["lines"], sig.sizes["columns"]
     softmax = BoundRecurrence(recurrence_of("softmax"), functions)
     blocks = RowBlocks(columns, lanes, steps)
+    load, store = blocks.load(), blocks.store()
     infinity = tirx.const(float("inf"), "float32")
 
     @T.prim_func(s_tir=True, check_well_formed=False)
@@ -43,7 +44,7 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                     l[i] = softmax.nothing("l")
                 for n in T.serial(blocks.count):
                     vectors: T.let[T.int64] = blocks.vectors_from(n * blocks.width)
-                    blocks.load(block, x, line, n * blocks.width, vectors, float("-inf"))
+                    load(block, x, line, n * blocks.width, vectors, float("-inf"))
                     for i in T.vectorized(lanes):
                         m_new[i] = m[i]
                     for s in T.serial(vectors):
@@ -77,13 +78,13 @@ def row_softmax(spec: AttentionSpec, lanes: int, steps: int, functions) -> tirx.
                 if shares.shape[0] > 0:
                     for n in T.serial(blocks.count):
                         vectors: T.let[T.int64] = blocks.vectors_from(n * blocks.width)
-                        blocks.load(block, x, line, n * blocks.width, vectors, float("-inf"))
+                        load(block, x, line, n * blocks.width, vectors, float("-inf"))
                         for s in T.serial(vectors):
                             for i in T.vectorized(lanes):
                                 block[s * lanes + i] = softmax.out(
                                     softmax.weight(block[s * lanes + i], row[0]), row[2]
                                 )
-                        blocks.store(shares, line, n * blocks.width, block)
+                        store(shares, line, n * blocks.width, block)
 
     softmax.check(("lse",), "scores", "score_mod", "mask", "pv")
     return sig.finish(rows, f"{spec.name}_fwd")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import HardwareFailure, TvmFlashError
-from ...problem.arguments import TABLE, ZEROED, names
+from ...problem.arguments import TABLE, names, values_before
 from ...schedules.target import cpu_target
 from ...verify.buffers import tensors_of
 from ...verify.trial import CallArguments, Candidate, verification
@@ -147,7 +147,8 @@ def judged(
     """``kernel`` on the problems of its tile, held to the error rule."""
 
     def run(call: CallArguments, outputs: tuple[str, ...]) -> list:
-        poisoned = set(outputs) - set(ZEROED)  # what is left unwritten shows
+        table = TABLE[task.direction]
+        poisoned = set(outputs).difference(values_before(table))  # what is left unwritten shows
         there = {
             name: machine.filled(x.shape, torch.full((1,), torch.nan, dtype=x.dtype))
             if name in poisoned
@@ -155,7 +156,7 @@ def judged(
             for name, x in tensors_of(call).items()
         }
         kernel([*{**call, **there}.values()])
-        for name in poisoned & set(names(TABLE[task.direction], "output")):
+        for name in poisoned & set(names(table, "output")):
             download(there[name], call[name])
         return []
 
