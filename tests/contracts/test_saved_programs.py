@@ -78,7 +78,12 @@ def run_elsewhere(folder, load):
 
 
 @pytest.mark.parametrize(
-    "name", ["torch.export", "torch.jit", pytest.param("AOTInductor", marks=pytest.mark.slow)]
+    "name",
+    [
+        "torch.jit",
+        pytest.param("AOTInductor", marks=pytest.mark.slow),
+        pytest.param("torch.export", marks=pytest.mark.sweep),  # which AOTInductor begins with
+    ],
 )
 def test_a_program_runs_in_another_process_that_imports_the_operators(name, tmp_path):
     save, load = PROGRAMS[name]

@@ -5,7 +5,9 @@ from combined import Combined, pairs
 
 SHORT = [
     Combined(True, "bk", True, "sink", kv_heads=1),
-    Combined(True, "bhqk", softmax="sink", packed=True),
+    pytest.param(
+        Combined(True, "bhqk", softmax="sink", packed=True), marks=pytest.mark.sweep, id="packed"
+    ),
 ]
 
 

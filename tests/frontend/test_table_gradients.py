@@ -11,9 +11,8 @@ from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.problem.table_parts import table_parts
 from tvm_flash.reference import attention_reference
 
-SHORT = ("bias_hqk",)
 PROBLEMS = [
-    *(pytest.param(x, marks=[] if x.name in SHORT else pytest.mark.sweep) for x in BIASES),
+    *(pytest.param(x, marks=pytest.mark.sweep) for x in BIASES),
     bias("hk", dtype=torch.bfloat16, of_tables=torch.bfloat16),
     *OTHERS,
 ]
