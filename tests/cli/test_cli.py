@@ -198,7 +198,7 @@ def test_doctor_works_without_tvm():
 
 @pytest.mark.parametrize("module", ["typer", "rich"])
 def test_without_the_command_lines_libraries_it_says_what_to_install(module):
-    done = run_without(module, "doctor")
+    done = run_without(module, "cache")
     assert done.returncode == 2
     assert "tvm-flash[compile]" in done.stderr and "Traceback" not in done.stderr
 
