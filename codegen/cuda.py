@@ -34,7 +34,8 @@ _HOST_BEGINS = "#include <tvm/ffi/c_api.h>\n"
 class KernelSource:
     """C++ of one launch: its kernel, the parameters' declarations, and its launcher.
 
-    compute: the PTX version to compile for, 10 * major + minor.
+    compute: the PTX version to compile for, 10 * major + minor. only: whether devices of this very
+    capability alone run it (sm_90a).
     """
 
     name: str
@@ -42,6 +43,12 @@ class KernelSource:
     parameters: tuple[str, ...]
     host: str
     compute: int
+    only: bool = False
+
+    @property
+    def version(self) -> str:
+        """The PTX version as nvcc names it: 80, 90a."""
+        return version_name(self.compute, self.only)
 
 
 def ptx_version(archs: Iterable[CudaArch]) -> int:
@@ -67,24 +74,33 @@ def ptx_of(program: CudaProgram, compute: int = _COMMON_PTX) -> list[str]:
 
 
 def _kernel_source(launch: Launch, compute: int) -> KernelSource:
+    only = bool(launch.only)
+    compute = launch.only or compute
     key = {
         "function": tvm.ir.save_json(launch.func),
-        "compute": compute,
+        "compute": version_name(compute, only),
         "pipeline": Path(cuda_pipeline.__file__).read_text(encoding="utf-8"),
         "versions": build_versions(),
     }
     text = content(
-        f"{digest(key)}.cu", lambda: _export(launch, compute).encode(), read=bytes.decode
+        f"{digest(key)}.cu",
+        lambda: _export(launch, version_name(compute, only)).encode(),
+        read=bytes.decode,
     )
     device, found, host = text.partition(_HOST_BEGINS)
     if not found:
         raise BuildError(f"{launch.name}: TVM exported no launcher; is apache-tvm the pinned one?")
-    return KernelSource(launch.name, device, _parameters(launch.name, device), host, compute)
+    return KernelSource(launch.name, device, _parameters(launch.name, device), host, compute, only)
 
 
-def _export(launch: Launch, compute: int) -> str:
+def version_name(compute: int, only: bool) -> str:
+    """A PTX version as nvcc names it: 80, or 90a for one whose code runs on 9.0 only."""
+    return f"{compute}{'a' if only else ''}"
+
+
+def _export(launch: Launch, version: str) -> str:
     with compiling(f"compiling {launch.name}"):
-        target = tvm.target.Target({"kind": "cuda", "arch": f"sm_{compute}"}, host="cuda_host")
+        target = tvm.target.Target({"kind": "cuda", "arch": f"sm_{version}"}, host="cuda_host")
         module = tvm.IRModule({launch.name: launch.func})
         try:
             with target:
@@ -99,5 +115,5 @@ def _parameters(name: str, device: str) -> tuple[str, ...]:
     prototype = re.search(rf"\b{name}_kernel\((.*?)\);", device)
     if not prototype:
         raise BuildError(f"{name}: no kernel {name}_kernel in the code that TVM generated")
-    plain = re.sub(r"\b(__restrict__|__grid_constant__)\s*", "", prototype[1])
+    plain = re.sub(r"\b(__restrict__|const __grid_constant__)\s*", "", prototype[1])
     return tuple(part.strip() for part in plain.split(",") if part.strip())

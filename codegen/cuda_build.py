@@ -97,6 +97,8 @@ def _start_host(
 ) -> Function:
     images: dict[str, Future[bytes]] = {}
     columns = _common_meta([c.program.meta for c in chosen]).get("head_dim_pad")
+    # Of two that serve a device alike the first is taken: what is made for it alone goes before.
+    chosen.sort(key=lambda c: not any(kernel.source.only for kernel in c.kernels))
     variants = [_variant(pool, c, images, columns) for c in chosen]
     text = function_text(job.symbol, _parameters(job, chosen), variants)
     host = pool.submit(compile_host, text)
@@ -115,11 +117,13 @@ def _variant(
     for kernel in chosen.kernels:
         source = kernel.source
         name = image_symbol(source, [cubin.arch for cubin in kernel.cubins])
-        images[name] = pool.submit(fat_binary, kernel.ptx, source.compute, kernel.cubins)
+        forward_compatible = 0 if source.only else source.compute
+        images[name] = pool.submit(fat_binary, kernel.ptx, forward_compatible, kernel.cubins)
         indices = (chosen.program.parameters.index(a) for a in kernel.launch.arguments)
         steps.append(Step(source, name, tuple(indices)))
     numbers = tuple(arch.number for arch in chosen.archs)
-    compute = max(kernel.source.compute for kernel in chosen.kernels)
+    sources = [kernel.source for kernel in chosen.kernels]
+    compute = 0 if any(s.only for s in sources) else max(s.compute for s in sources)
     shared_bytes = max(kernel.launch.shared_bytes for kernel in chosen.kernels)
     own = chosen.program.meta.get("head_dim_pad")
     narrowed = None if own == columns else (chosen.program.parameters.index("dq_acc"), own)

@@ -18,7 +18,7 @@ from .room import scratch_folder
 from .toolkit import find_toolkit
 
 _HOOK = "tvm_flash_set_launch_hook"
-_RUNTIME = ("cuda_runtime_hook.cpp", "arrange.c")
+_RUNTIME = ("cuda_runtime_hook.cpp", "tensor_map.cpp", "arrange.c")
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread")
 # Parts of libc where that is glibc before 2.34, which the static CUDA runtime calls.
 _SYSTEM = ("-ldl", "-lrt", "-lpthread")

@@ -180,7 +180,7 @@ def _merged(chosen: Sequence[Chosen]) -> list[Chosen]:
 
 
 def _joined(a: Chosen, b: Chosen) -> Chosen:
-    archs = tuple(sorted((*a.archs, *b.archs), key=lambda arch: arch.number))
+    archs = tuple(sorted((*a.archs, *b.archs), key=lambda arch: arch.rank))
     kernels = tuple(
         Compiled(x.launch, x.source, x.ptx, (*x.cubins, *y.cubins))
         for x, y in zip(a.kernels, b.kernels, strict=True)

@@ -178,7 +178,7 @@ def arch_for(capability: tuple[int, int] | None) -> CudaArch:
         raise UnsupportedSpec(
             [f"compute capability {capability[0]}.{capability[1]}: kernels need {least} or higher"]
         )
-    return serving_arch(capability, below) or max(below, key=lambda arch: arch.number)
+    return serving_arch(capability, below) or max(below, key=lambda arch: arch.rank)
 
 
 def _key(spec: AttentionSpec, direction: str, target: CpuTarget, plan: Mapping[str, Any]) -> str:

@@ -146,5 +146,5 @@ def _cuda_name() -> str:
 
 def _capability(arch: str) -> str:
     """8.0, of sm_80."""
-    number = int(arch.removeprefix("sm_"))
+    number = int(arch.removeprefix("sm_").removesuffix("a"))
     return f"{number // 10}.{number % 10}"

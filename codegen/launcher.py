@@ -33,7 +33,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Variant:
-    """The launches that serve ``archs`` (80, 86), and by PTX all devices from ``compute`` on.
+    """The launches that serve ``archs`` (80, 86), and by PTX all devices from ``compute`` on, 0
+    being none.
 
     shared_bytes: the most dynamic shared memory that a block of any of them takes. narrowed: the
     index of a workspace that other variants want wider, and the columns that these launches take;
@@ -49,7 +50,7 @@ class Variant:
 
 def image_symbol(source: KernelSource, archs: Sequence[str]) -> str:
     """Name of the image of ``source`` for ``archs``: equal images are one."""
-    parts = "\0".join((source.device, str(source.compute), *archs))
+    parts = "\0".join((source.device, source.version, *archs))
     return f"tvm_flash_image_{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
@@ -119,7 +120,7 @@ extern "C" __attribute__((visibility("default"))) int32_t __tvm_ffi_{symbol}(
 def built_for(variants: Sequence[Variant]) -> str:
     """The architectures and PTX versions of ``variants``, for people."""
     archs = sorted({arch for variant in variants for arch in variant.archs})
-    ptx = sorted({variant.compute for variant in variants})
+    ptx = sorted({variant.compute for variant in variants if variant.compute})
     return ", ".join([*(f"sm_{arch}" for arch in archs), *(f"PTX of compute_{n}" for n in ptx)])
 
 

@@ -66,7 +66,7 @@ class Cubin:
 
 def compile_ptx(source: KernelSource) -> str:
     """The PTX of ``source``, its first line naming the parameters in order."""
-    command = ["-ptx", f"-arch=compute_{source.compute}", *PTX_FLAGS]
+    command = ["-ptx", f"-arch=compute_{source.version}", *PTX_FLAGS]
     key = {"device": source.device, "flags": command, "nvcc": find_toolkit().version}
     key["parameters"] = source.parameters
     make = partial(_run_nvcc, source, command)
@@ -93,10 +93,13 @@ def assemble(ptx: str, name: str, arch: str) -> Cubin:
 
 
 def fat_binary(ptx: str, compute: int, cubins: Iterable[Cubin]) -> bytes:
-    """One image with every cubin, and the PTX for devices that none of them serves."""
+    """One image with every cubin, and the PTX for devices that none of them serves.
+
+    compute: of the PTX; 0 leaves it out.
+    """
     with scratch_folder("packing machine code") as folder:
         (folder / "k.ptx").write_text(ptx)
-        images = [f"--image3=kind=ptx,sm={compute},file=k.ptx"]
+        images = [f"--image3=kind=ptx,sm={compute},file=k.ptx"] if compute else []
         for cubin in cubins:
             (folder / f"{cubin.arch}.cubin").write_bytes(cubin.code)
             number = cubin.arch.removeprefix("sm_")

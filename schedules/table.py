@@ -35,6 +35,7 @@ class Schedule:
     knobs: the numbers that tuning varies. defaults(spec, target, bucket): configs where nothing was
     measured, the best first; none for a length bucket that another schedule is better at.
     padding(config, spec): columns that the head dimension is padded to, where this costs time.
+    goes_first: before schedules that stand before it, wherever it has a default.
     """
 
     directions: tuple[str, ...]
@@ -43,6 +44,7 @@ class Schedule:
     knobs: tuple[Knob, ...]
     defaults: Callable[[AttentionSpec, Any, str], Sequence[Config]]
     padding: Callable[[Any, AttentionSpec], int] = lambda config, spec: 0
+    goes_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class ScheduleTable:
             raise UnsupportedSpec(
                 [f"{spec.name}: there are no {direction!r} kernels for {target.name}"]
             )
-        return [config for row in serving for config in row.defaults(spec, target, bucket)]
+        ordered = sorted(serving, key=lambda row: not row.goes_first)
+        return [config for row in ordered for config in row.defaults(spec, target, bucket)]
 
     def measured(
         self,

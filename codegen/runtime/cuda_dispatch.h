@@ -2,6 +2,7 @@
 #ifndef TVM_FLASH_CUDA_DISPATCH_H_
 #define TVM_FLASH_CUDA_DISPATCH_H_
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <stdint.h>
 
@@ -35,8 +36,8 @@ struct Step {
 
 enum { MAX_ARGUMENTS = 64 };
 
-// Launches that serve some architectures (80, 86...), and by their PTX all later devices with as much
-// shared memory for a block. Argument `narrowed` (-1: none) is a workspace that other variants want
+// Launches that serve some architectures (80, 86...), and by their PTX (0: none) all later devices with
+// as much shared memory for a block. Argument `narrowed` (-1: none) is a workspace that other variants want
 // wider: these launches take the start of its memory as rows of `columns`.
 struct Variant {
   const int *archs;
@@ -69,6 +70,15 @@ __attribute__((visibility("hidden"))) cudaError_t launch(Kernel &kernel,
 __attribute__((visibility("hidden"))) cudaError_t cudaFuncSetAttribute(Kernel &kernel,
                                                                        cudaFuncAttribute attribute,
                                                                        int value);
+
+// Whether a hook has taken the place of the GPU.
+__attribute__((visibility("hidden"))) bool hooked();
+
+__attribute__((visibility("hidden"))) CUresult encode_tensor_map(
+    CUtensorMap *map, CUtensorMapDataType dtype, unsigned rank, void *address,
+    const cuuint64_t *extents, const cuuint64_t *strides, const cuuint32_t *box,
+    const cuuint32_t *steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+    CUtensorMapL2promotion l2, CUtensorMapFloatOOBfill oob);
 
 }  // namespace tvm_flash
 

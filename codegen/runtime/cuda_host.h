@@ -17,6 +17,8 @@
 
 #include "cuda_dispatch.h"
 
+#define cuTensorMapEncodeTiled tvm_flash::encode_tensor_map
+
 // Launchers only pass pointers to these on.
 struct half;
 struct nv_bfloat16;

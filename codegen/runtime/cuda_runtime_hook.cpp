@@ -81,7 +81,7 @@ const tvm_flash::Variant *by_ptx(const tvm_flash::Function &function, int capabi
   int best_arch = 0;
   for (int n = 0; n < function.num_variants; ++n) {
     const tvm_flash::Variant &variant = function.variants[n];
-    if (variant.ptx > capability || variant.shared_bytes > shared) continue;
+    if (!variant.ptx || variant.ptx > capability || variant.shared_bytes > shared) continue;
     int arch = nearest_arch(variant, capability, false);
     if (best && (variant.ptx < best->ptx || (variant.ptx == best->ptx && arch <= best_arch))) continue;
     best = &variant, best_arch = arch;
@@ -214,6 +214,8 @@ int32_t tvm_flash::call(const Function &function, void *args, int32_t num_args, 
   }
   return variant ? run(*variant, values, result) : raise_no_code(function, capability);
 }
+
+bool tvm_flash::hooked() { return hook != nullptr; }
 
 cudaError_t tvm_flash::launch(Kernel &kernel, const cudaLaunchConfig_t &config, void **args) {
   if (hook) {

@@ -15,7 +15,8 @@ class CudaArch:
 
     number: 10 * major + minor. shared_bytes: most dynamic shared memory of one block, and of an SM.
     threads, blocks: most resident per SM. asynchronous_copy: cp.async; bf16: bf16 and tf32
-    tensor cores.
+    tensor cores. warp_groups: instructions that this compute capability alone has, TMA beside
+    products of warp groups (sm_90a).
     """
 
     number: int
@@ -25,11 +26,17 @@ class CudaArch:
     blocks_per_sm: int
     asynchronous_copy: bool = True
     bf16: bool = True
+    warp_groups: bool = False
 
     @property
     def name(self) -> str:
         """The name that nvcc gives it: sm_80."""
-        return f"sm_{self.number}"
+        return f"sm_{self.number}{'a' if self.warp_groups else ''}"
+
+    @property
+    def rank(self) -> tuple[int, bool]:
+        """Its place among architectures: of a capability the one with more instructions last."""
+        return self.number, self.warp_groups
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -56,6 +63,7 @@ ARCHS = {
         CudaArch(86, 99 * _KIB, 100 * _KIB, 1536, 16),
         CudaArch(89, 99 * _KIB, 100 * _KIB, 1536, 24),
         CudaArch(90, 227 * _KIB, 228 * _KIB, 2048, 32),
+        CudaArch(90, 227 * _KIB, 228 * _KIB, 2048, 32, warp_groups=True),
         CudaArch(100, 227 * _KIB, 228 * _KIB, 2048, 32),
         CudaArch(120, 99 * _KIB, 100 * _KIB, 1536, 24),
     )
@@ -77,7 +85,7 @@ def cuda_archs(names: Iterable[str] | str) -> tuple[CudaArch, ...]:
         raise UnsupportedSpec(
             [f"CUDA arch {name!r} is unknown; known: {', '.join(ARCHS)}" for name in unknown]
         )
-    return tuple(sorted({ARCHS[name] for name in wanted}, key=lambda arch: arch.number))
+    return tuple(sorted({ARCHS[name] for name in wanted}, key=lambda arch: arch.rank))
 
 
 def limit_reasons(spec: AttentionSpec, arch: CudaArch, shared_bytes: int, widest: int) -> list[str]:
@@ -116,4 +124,5 @@ def serving_arch(capability: tuple[int, int], built: Iterable[CudaArch]) -> Cuda
     """
     major, minor = capability
     usable = [a for a in built if a.capability[0] == major and a.capability[1] <= minor]
-    return max(usable, key=lambda arch: arch.number, default=None)
+    usable = [a for a in usable if not a.warp_groups or a.capability == capability]
+    return max(usable, key=lambda arch: arch.rank, default=None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -14,6 +15,9 @@ from tvm.tirx.script.builder import ir as build
 from ...definition.signature import SEQUENCES, Signature, View, declare
 from .arch import WARP
 from .program import Grid, Launch
+
+if TYPE_CHECKING:
+    from .hopper.tensor_maps import TensorMap
 
 # What TVM calls buffers and variables that nobody named.
 _UNNAMED = ("", "buffer", "v")
@@ -46,9 +50,13 @@ class CudaKernel:
         *,
         tables: bool = False,
         min_blocks: int = 0,
+        tensor_maps: Sequence[TensorMap] = (),
     ):
+        """tensor_maps: what the launcher makes of arguments in each call; ``maps`` has them, by
+        the arguments' names."""
         self.symbol, self.sig, self.grid, self.num_warps = symbol, sig, grid, num_warps
         self.tensors, self.min_blocks = tensors, min_blocks
+        self.tensor_maps = tuple(tensor_maps)
         # Parameters after the tensors: what says where entries lie, then captured tables.
         self._own = [*sig.spans.values(), *(sig.tables if tables else ())]
         self._has_tables = tables
@@ -69,6 +77,7 @@ class CudaKernel:
             build.arg(own.name, own)
         for name, number in self.sig.numbers.items():
             build.arg(name, number)
+        self.maps = {m.tensor: m.encode(self.buffers[m.tensor]) for m in self.tensor_maps}
         build.device_entry()
         if self._has_tables:
             self.sig.tables = tuple(map(_readable, self.sig.tables))
@@ -97,15 +106,17 @@ class CudaKernel:
         names = [tensor.name for tensor in (*self.tensors, *self._own)]
         return Launch(
             self._builder.get(), (*names, *self.sig.numbers), self.grid,
-            self.num_warps * WARP, self._pool.max_offset,
+            self.num_warps * WARP, self._pool.max_offset, tensor_maps=self.tensor_maps,
         )  # fmt: skip
 
-    def shared(self, shape: Sequence[int], dtype: str, name: str = "") -> tirx.Buffer:
+    def shared(
+        self, shape: Sequence[int], dtype: str, name: str = "", align: int = 128
+    ) -> tirx.Buffer:
         """A tile in shared memory, aligned to the 128 bytes that all banks serve at once.
 
         name: in the generated code, for a tile that is no attribute (``name_registers``).
         """
-        buffer = self._pool.alloc(tuple(shape), dtype, align=128)
+        buffer = self._pool.alloc(tuple(shape), dtype, align=align)
         return IRBuilder.name(name, buffer) if name else buffer
 
     def registers(self, shape: Sequence[int], dtype: str) -> tirx.Buffer:
@@ -256,6 +267,15 @@ def when(condition) -> Iterator[None]:
     """Statements under a condition."""
     with build.If(condition), build.Then():
         yield
+
+
+def if_else(condition, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    """The statements of ``then`` where the condition holds, those of ``otherwise`` where not."""
+    with build.If(condition):
+        with build.Then():
+            then()
+        with build.Else():
+            otherwise()
 
 
 @contextmanager

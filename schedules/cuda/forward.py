@@ -8,26 +8,19 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ...definition.derive.bound import BoundRecurrence
-from ...definition.dropout import Dropout
-from ...definition.kinds import recurrence_of, row_numbers
-from ...definition.scores import Scores
-from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..space import Knob, block_reasons
 from .arch import WIDEST, CudaArch, limit_reasons
-from .builder import CudaKernel, Tensor, assign, barrier, loop_while, name_registers, store, when
+from .builder import CudaKernel, assign, barrier, loop_while, name_registers, when
 from .copies import Copies, each, store_rows
-from .dropout import FragmentDropout
 from .entries import query_grid
+from .forward_rows import ForwardRows
 from .fragments import accumulator, fragment, gemm
 from .listed import visited_keys
-from .math import CudaMath
-from .parameters import attention_tensors
 from .program import Grid, Launch
-from .shared_tile import SharedTile, shared_tile
-from .softmax import OnlineSoftmax, WeightsAlone, block_scores, mask_scores
+from .shared_tile import shared_tile
+from .softmax import block_scores
 from .tensor_core import product_for
 from .tiling import QueryTile, round_up
 
@@ -102,29 +95,18 @@ def forward_launch(
     return Forward(spec, config, arch, symbol).launch()
 
 
-class Forward:
+class Forward(ForwardRows):
     """One kernel being written; the methods follow the order of its body."""
 
     def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
-        self.spec, self.config = spec, config
-        self.sig = Signature(spec)
-        self.scores = Scores(self.sig, CudaMath())
-        factor = Dropout(self.sig).factor if spec.dropout else None
-        recurrence = recurrence_of(spec.softmax, spec.dropout)
-        self.row = BoundRecurrence(recurrence, CudaMath(), factor)
-        self.statistics = spec.forward_statistics
-        self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
-        self.warp_rows = config.block_q // config.num_warps
+        super().__init__(spec, arch, config.block_q // config.num_warps)
+        self.config = config
         self.steps = round_up(spec.head_dim, 16) // self.product.step
         self.kernel = CudaKernel(
             symbol, self.sig, self._tensors(), self._grid(), config.num_warps,
             tables=True, min_blocks=config.min_blocks,
         )  # fmt: skip
         self.copies = Copies(self.kernel, arch.asynchronous_copy)
-
-    def _tensors(self) -> list[Tensor]:
-        names = ("q", "k", "v", "out", *self.statistics, *self.sig.inputs)
-        return attention_tensors(self.sig, names)
 
     def _grid(self) -> Grid:
         return query_grid(self.config.block_q)
@@ -148,9 +130,6 @@ class Forward:
         self._check()
         return kernel.launch()
 
-    def _check(self) -> None:
-        self.row.check(self.statistics, "scores", "pv", *self.scores.used)
-
     def _open_tile(self) -> None:
         self.tile = QueryTile(self.kernel, self.config.block_q)
         self.bound = block_scores(self.kernel, self.scores, self.tile, self.tile.head)
@@ -169,16 +148,8 @@ class Forward:
         self.p_fragment = fragment(kernel, self.product, self.s.m_tiles, self.p_steps)
         self.stage = kernel.scalar(0) if config.stages == 2 else 0
         self.softmax = self._row_states()
-        if spec.dropout:
-            self.dropout = FragmentDropout(kernel, self.s)
-            self.dropout.at(self.tile.batch, self.tile.head)
+        self._open_dropout()
         name_registers(self)
-
-    def _row_states(self) -> OnlineSoftmax | WeightsAlone:
-        if not self.row.has_sum:
-            return WeightsAlone(self.row)
-        numbers = row_numbers(self.sig, self.tile.head, self.kernel.buffers)
-        return OnlineSoftmax(self.kernel, self.scores, self.row, self.s.m_tiles, numbers)
 
     def _make_cursors(self) -> None:
         """Cursors over the rows that the block reads."""
@@ -254,32 +225,10 @@ class Forward:
         self.product.load_a(words, self.q_tile, 0, row, step)
 
     def _softmax(self) -> None:
-        places = (self._q_index, lambda n, odd: self.visits.first + self.s.column(n, odd))
-        self.softmax.score(self.s, self.bound, *places)
-        mask_scores(self.bound, self.s, self.visits.boundary(), *places)
+        self._mask()
         self.softmax.update(self.s, self.out)
-        if self.spec.dropout:
-            self._drop(*places)
-        # At once, since a fragment is half of what it is made of.
-        for step in range(self.p_steps):
-            for m in range(self.s.m_tiles):
-                self.product.pack(self.p_fragment(m, step), self.s.values(m, step, self.product))
-
-    def _drop(self, q_index: Callable, k_index: Callable) -> None:
-        weights = self.s.registers
-
-        def keep(m: int, n: int, r: int, is_kept) -> None:
-            store(weights, (m, n, r), self.row.keep(weights[m, n, r], is_kept))
-
-        self.dropout.each(
-            lambda m, n, r: q_index(m, r // 2), lambda m, n, r: k_index(n, r % 2), keep
-        )
-
-    def _q_index(self, m: int, half: int):
-        return self.tile.first + self._row(m, half)
-
-    def _row(self, m: int, half: int):
-        return self.kernel.warp * self.warp_rows + self.s.row(m, half)
+        self._drop()
+        self._pack()
 
     def _output(self, beside: Sequence[Callable[[], None]]) -> None:
         product = self.product
@@ -293,37 +242,13 @@ class Forward:
         )  # fmt: skip
 
     def _finish(self) -> None:
-        """O / l through shared memory, so that global stores are whole lines; then LSE."""
-        kernel, softmax = self.kernel, self.softmax
-        softmax.finish()
+        kernel, tile = self.kernel, self.tile
+        self.softmax.finish()
         self.copies.landed()
         with kernel.overlay():
             out_tile = shared_tile(
                 kernel, self.config.block_q, self.v_tile.columns, self.spec.dtype
             )
-        for m in range(self.out.m_tiles):
-            for half in range(2):
-                inverse = kernel.scalar(softmax.inverse(m, half), "float32")
-                self._stage_row(out_tile, m, half, inverse)
-                if self.statistics:
-                    self._store_lse(m, half)
+        self._finish_rows(out_tile)
         barrier()
-        tile = self.tile
         store_rows(kernel, out_tile, tile.query_rows("out"), tile.first, tile.rows)
-
-    def _stage_row(self, out_tile: SharedTile, m: int, half: int, inverse) -> None:
-        for n in range(self.out.n_tiles):
-            low, high = (
-                self.row.out(self.out.registers[m, n, 2 * half + odd], inverse) for odd in range(2)
-            )
-            row, column = self._row(m, half), self.out.column(n, 0)
-            self.product.store_pair(out_tile, row, column, low, high)
-
-    def _store_lse(self, m: int, half: int) -> None:
-        kernel, row = self.kernel, self._q_index(m, half)
-        with when(tirx.And(kernel.lane % 4 == 0, row < self.tile.rows)):
-            index = self.tile.statistic(row)
-            lse = kernel.scalar(self.softmax.lse(m, half), "float32")
-            store(kernel.buffers["lse"], index, lse)
-            if "lse_low" in kernel.buffers:
-                store(kernel.buffers["lse_low"], index, self.softmax.lse_low(lse, m, half))

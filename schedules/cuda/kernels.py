@@ -31,6 +31,9 @@ from .defaults import (
     split_configs,
 )
 from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
+from .hopper.defaults import hopper_forward_configs
+from .hopper.forward import hopper_forward_launch
+from .hopper.forward_config import HOPPER_FORWARD_KNOBS, HopperForwardConfig
 from .linear import linear_launches
 from .linear_config import LinearConfig
 from .merge import merge_launch
@@ -57,6 +60,14 @@ def forward_launches(
     """The forward is one kernel."""
     (config,) = configs
     return [forward_launch(spec, config, arch, symbol)], _blocks(config)
+
+
+def hopper_forward_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """The same by warp groups."""
+    (config,) = configs
+    return [hopper_forward_launch(spec, config, arch, symbol)], _blocks(config)
 
 
 def split_forward_launches(
@@ -129,13 +140,17 @@ def row_launches(
     return [launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
 
 
-def _blocks(config: ForwardConfig | BackwardConfig) -> dict[str, int]:
+def _blocks(config: ForwardConfig | HopperForwardConfig | BackwardConfig) -> dict[str, int]:
     return {"block_q": config.block_q, "block_k": config.block_k}
 
 
 SCHEDULES = ScheduleTable(
     [
         Schedule(FORWARD, ForwardConfig, forward_launches, FORWARD_KNOBS, forward_configs),
+        Schedule(
+            FORWARD, HopperForwardConfig, hopper_forward_launches, HOPPER_FORWARD_KNOBS,
+            hopper_forward_configs, goes_first=True,
+        ),
         Schedule(SPLIT, SplitForwardConfig, split_forward_launches, FORWARD_KNOBS, split_configs),
         Schedule(BACKWARD, BackwardConfig, backward_launches, BACKWARD_KNOBS, backward_configs),
         Schedule(TABLES[:1], TableGradientConfig, table_launches, (), table_configs),

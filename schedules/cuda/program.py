@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
+
+if TYPE_CHECKING:
+    from .hopper.tensor_maps import TensorMap
 
 # x, y, z of a grid from the sizes of a call by name (problem.arguments), ints or TIR expressions.
 Grid = Callable[[Mapping[str, Any]], tuple[Any, Any, Any]]
@@ -24,7 +27,9 @@ class Launch:
 
     arguments: which of the public function's parameters it takes, in the order of its own.
     grid: blocks (x, y, z) for given sizes; threads and shared_bytes: of one block. may_spill: that
-    it keeps some values in local memory is known and accepted.
+    it keeps some values in local memory is known and accepted. tensor_maps: what its launcher makes
+    of arguments, and passes on too. only: the number of the one compute capability whose
+    instructions it has (90: those of sm_90a), 0 where any later device runs its PTX.
     """
 
     func: tirx.PrimFunc
@@ -33,6 +38,8 @@ class Launch:
     threads: int
     shared_bytes: int
     may_spill: bool = False
+    tensor_maps: tuple[TensorMap, ...] = ()
+    only: int = 0
 
     @property
     def name(self) -> str:

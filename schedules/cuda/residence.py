@@ -21,7 +21,7 @@ def residence_reasons(
     """Why an SM of ``arch`` cannot hold the blocks of ``config`` (empty: it can)."""
     blocks, threads = max(config.min_blocks, 1), 32 * config.num_warps
     share = REGISTERS_PER_SM // (threads * blocks) // REGISTER_UNIT * REGISTER_UNIT
-    limit = min(MOST_REGISTERS, share)
+    limit = getattr(config, "most_registers", min(MOST_REGISTERS, share))
     needed = config.registers(spec) + LEAST_REST
     checks = [
         (needed > limit, f"it needs {needed} registers or more, a thread may have {limit}"),

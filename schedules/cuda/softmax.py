@@ -156,13 +156,25 @@ class OnlineSoftmax:
 
     def update(self, s: Accumulator, out: Accumulator) -> None:
         """Scores to unnormalised probabilities in place; ``out`` and the sums are rescaled."""
+        self.move(s)
+        self.rescale(out)
+        self.weigh(s)
+
+    def move(self, s: Accumulator) -> None:
+        """The maxima with those of this tile; ``weigh`` and ``rescale`` follow, in any order."""
         for m, half in self._rows():
             self._new_maximum(s, m, half)
+
+    def rescale(self, out: Accumulator) -> None:
+        """What was summed before into units of the new maxima."""
         moved = [self._alpha[index] != T.float32(1) for index in self._rows()]
         with when(any_lane(reduce(tirx.Or, moved))):
             for m, n, r in out.elements():
                 value = out.registers[m, n, r] * self._alpha[m, r // 2]
                 store(out.registers, (m, n, r), value)
+
+    def weigh(self, s: Accumulator) -> None:
+        """Scores to unnormalised probabilities in place, and into the rescaled sums."""
         if self.factor is not None:
             self._come_near(s)
         for m, half in self._rows():
@@ -250,7 +262,17 @@ class WeightsAlone:
         scale_scores(bound, s, q_index, k_index)
 
     def update(self, s: Accumulator, out: Accumulator) -> None:
-        """Scores to weights in place; no key changes what was summed before."""
+        """Scores to weights in place."""
+        self.weigh(s)
+
+    def move(self, s: Accumulator) -> None:
+        """Nothing is kept of a row."""
+
+    def rescale(self, out: Accumulator) -> None:
+        """No key changes what was summed before."""
+
+    def weigh(self, s: Accumulator) -> None:
+        """Scores to weights in place."""
         s.map(lambda value, m, n, r: self.row.weight(value))
 
     def finish(self) -> None:

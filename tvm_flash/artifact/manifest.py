@@ -232,7 +232,7 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: type(value) is str and re.fullmatch(pattern, value) is not None
 
 
-_is_arch = _matches("sm_[0-9]{2,3}")
+_is_arch = _matches("sm_[0-9]{2,3}a?")
 
 _OBJECT = ("an object", is_object)
 _TEXT = (f"printable text of at most {MAX_TEXT} characters", _is_text)

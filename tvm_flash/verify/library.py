@@ -136,7 +136,7 @@ def _interpreted(
     library: Library, record: KernelRecord, kernel: Kernel, variant: dict[str, Any], seed: int
 ) -> Candidate:
     archs = tuple(variant["archs"])
-    capability = divmod(int(archs[0].removeprefix("sm_")), 10)
+    capability = ARCHS[archs[0]].capability
     device = InterpretedDevice(library, capability, seed=seed)
     own = {f"{x['name']}_kernel" for x in record.launches if set(x["archs"]) & set(archs)}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codegen.nvcc import parameters_of
-from ..ptx_interpreter import Checks, DeviceMemory, launch, parse
+from ..ptx_interpreter import Checks, DeviceMemory, TensorMap, launch, parse
 from ..schedules.cuda.program import CudaProgram, Launch
 from .buffers import MappedTensors, tensors_of
 
@@ -71,6 +71,7 @@ def bind(step: Launch, ptx: str, call: Mapping[str, Any]) -> list[bytes]:
 def parameter_values(step: Launch, call: Mapping[str, Any]) -> dict[str, Any]:
     """Values by the C++ names: `{buffer}_ptr`, the variables of shapes and strides, scalars."""
     values: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for parameter, name in zip(step.func.params, step.arguments, strict=True):
         buffer = _buffer_of(step.func, parameter)
         if buffer is None:
@@ -78,11 +79,25 @@ def parameter_values(step: Launch, call: Mapping[str, Any]) -> dict[str, Any]:
             continue
         tensor = call[name]
         values[f"{buffer.name}_ptr"] = tensor.data_ptr()
+        tensors[name] = tensor
         for variable, number in zip(buffer.shape, tensor.shape, strict=True):
             _bind_variable(step, values, variable, number)
         if buffer.strides:
             _bind_strides(step, values, buffer, tensor)
+    for tensor_map in step.tensor_maps:
+        values[tensor_map.name] = _encoded(tensor_map, tensors[tensor_map.tensor])
     return values
+
+
+def _encoded(tensor_map: Any, tensor: torch.Tensor) -> bytes:
+    """The bytes that the launcher makes of ``tensor``, which may be empty."""
+    if not tensor.numel():
+        return bytes(128)
+    size = tensor.element_size()
+    extents, strides = tensor_map.fields(tensor.shape, tensor.stride(), size)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    box = tensor_map.box(size)
+    return TensorMap(tensor.data_ptr(), dtype, extents, strides, box, swizzle=128).to_bytes()
 
 
 def _bind_strides(step: Launch, values: dict[str, Any], buffer: Any, tensor: torch.Tensor) -> None:
@@ -115,6 +130,8 @@ def _bytes_of(step: Launch, declaration: str, values: Mapping[str, Any]) -> byte
     kind, _, name = declaration.rpartition(" ")
     if name not in values:
         raise ValueError(f"{step.name}: nothing to bind to parameter {declaration!r}")
+    if kind == "CUtensorMap":
+        return values[name]
     if kind.endswith("*"):
         return struct.pack("<Q", values[name])
     return struct.pack("<" + _FORMATS[kind], values[name])

@@ -1,0 +1,30 @@
+"""Default configs of kernels for sm_90a: by head dimensions, the best first."""
+
+from __future__ import annotations
+
+from ....problem.spec import AttentionSpec
+from ..arch import CudaArch
+from .forward_config import HopperForwardConfig as Forward
+
+# Rows: head_dim and head_dim_v up to. Tiles as FlashAttention-3 takes them where they fit without
+# a spill; a build takes the next one where a kernel's spills are refused.
+FORWARD = {
+    (64, 64): (Forward(192, 128), Forward(128, 128), Forward(128, 64)),
+    (96, 96): (Forward(192, 96), Forward(128, 128), Forward(128, 64)),
+    (128, 128): (Forward(128, 176), Forward(128, 128), Forward(128, 96), Forward(128, 64)),
+    (192, 128): (Forward(128, 128), Forward(128, 96), Forward(128, 64)),
+    (256, 192): (Forward(128, 96), Forward(128, 80), Forward(128, 64)),
+    (256, 256): (Forward(128, 80), Forward(128, 64), Forward(128, 48)),
+}
+
+
+def hopper_forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:
+    """Configs that serve ``spec`` on ``arch``, the best first; none where others must.
+
+    A kernel serves all lengths: ``bucket`` changes nothing.
+    """
+    widths = (spec.head_dim, spec.head_dim_v)
+    rows = [row for row in FORWARD if all(w <= most for w, most in zip(widths, row, strict=True))]
+    if not rows:
+        return []
+    return [config for config in FORWARD[rows[0]] if not config.reasons(spec, arch)]

@@ -1,0 +1,213 @@
+"""Forward for sm_90a: a producer brings tiles by TMA, warp groups multiply by wgmma.
+
+The sketch that it follows, with barriers and the order of issue: docs/schedules/hopper-forward.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tvm.script import tirx as T
+
+from ....problem.spec import AttentionSpec
+from ..arch import CudaArch
+from ..builder import CudaKernel, assign, loop_while, name_registers, when
+from ..entries import query_grid
+from ..forward_rows import ForwardRows
+from ..fragments import accumulator, fragment
+from ..listed import visited_keys
+from ..program import Launch
+from ..softmax import OnlineSoftmax, block_scores
+from ..tiling import QueryTile, round_up
+from . import wgmma
+from .box_tile import box_tile
+from .forward_config import HopperForwardConfig
+from .negate import negate_rows
+from .ring import Once, Ring, initialised
+from .roles import GROUP_THREADS, Roles
+from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
+from .wgmma import GROUP_ROWS, STEP, GroupProduct, operand
+
+# Rows of a warp, of the 64 of its group.
+_WARP_ROWS = 16
+
+
+def hopper_forward_launch(
+    spec: AttentionSpec, config: HopperForwardConfig, arch: CudaArch, symbol: str
+) -> Launch:
+    """The forward kernel of ``spec``: q, k, v, out, its statistics, tables, the call's numbers."""
+    return HopperForward(spec, config, arch, symbol).launch()
+
+
+class HopperForward(ForwardRows):
+    """One kernel being written; the methods follow the order of its body."""
+
+    def __init__(
+        self, spec: AttentionSpec, config: HopperForwardConfig, arch: CudaArch, symbol: str
+    ):
+        super().__init__(spec, arch, _WARP_ROWS)
+        self.config, self.group_product = config, GroupProduct(spec.dtype)
+        rows = {"q": config.block_q, "k": config.block_k, "v": config.block_k, "out": GROUP_ROWS}
+        self.kernel = CudaKernel(
+            symbol, self.sig, self._tensors(), query_grid(config.block_q), config.num_warps,
+            tables=True, min_blocks=config.min_blocks,
+            tensor_maps=[TensorMap(name, count) for name, count in rows.items()],
+        )  # fmt: skip
+
+    def launch(self) -> Launch:
+        with self.kernel as kernel:
+            self.tile = QueryTile(kernel, self.config.block_q)
+            self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
+            self.roles = Roles(kernel, self.config.consumers)
+            self._allocate()
+            initialised(kernel, self.queries, self.keys, self.values)
+            self.roles.run(self._produce, self._consume)
+        self._check()
+        return replace(kernel.launch(), only=90)
+
+    def _allocate(self) -> None:
+        kernel, config, spec = self.kernel, self.config, self.spec
+        # O takes the place of Q, which may be narrower.
+        widest = box_tile(kernel, config.block_q, max(spec.head_dim, spec.head_dim_v), spec.dtype)
+        self.k_tile = box_tile(kernel, config.block_k, spec.head_dim, spec.dtype, config.stages)
+        self.v_tile = box_tile(kernel, config.block_k, spec.head_dim_v, spec.dtype, config.stages)
+        self.q_tile = replace(widest, boxes=self.k_tile.boxes)
+        self.out_tile = replace(widest, boxes=self.v_tile.boxes)
+        self.queries = Once(kernel, "q")
+        self.keys = Ring(kernel, config.stages, self.roles.warps, "k")
+        self.values = Ring(kernel, config.stages, self.roles.warps, "v")
+        name_registers(self)
+
+    # The producer: Q, K0, then K of a tile before V of the one before it, as the consumers ask.
+
+    def _produce(self) -> None:
+        kernel, visits = self.kernel, self.visits
+        self.queries.expect(self.q_tile.stage_bytes)
+        place = self._place("q", self.tile.head, self.tile.first)
+        self.q_tile.load(kernel.maps["q"], 0, place, self.queries.full)
+        with when(visits.any):
+            number, first = kernel.scalar(0), kernel.scalar(visits.first)
+            self._bring("k", number, visits.first)
+            with loop_while(visits.has_next):
+                assign(first, visits.first)
+                visits.step()
+                self._bring("k", number + 1, visits.first)
+                self._bring("v", number, first)
+                assign(number, number + 1)
+            self._bring("v", number, visits.first)
+
+    def _bring(self, name: str, number, first) -> None:
+        """Tile ``number`` of those visited, keys or values from ``first`` on."""
+        ring, tile = (self.keys, self.k_tile) if name == "k" else (self.values, self.v_tile)
+        ring.wait_empty(number)
+        ring.expect(number, tile.stage_bytes)
+        place = self._place(name, self.tile.kv_head, first)
+        tile.load(self.kernel.maps[name], ring.stage(number), place, ring.full(number))
+
+    def _place(self, name: str, head, row) -> tuple:
+        entry_step, _, head_step, _ = self.kernel.buffers[name].strides
+        return repeated(head, head_step), row, repeated(self.tile.batch, entry_step)
+
+    # A consumer: the next S is asked for before this tile's exponentials.
+
+    def _consume(self) -> None:
+        self._open_rows()
+        self.out.zero()
+        self.queries.wait_full()
+        if self.softmax.takes_positive_scale:  # the sign goes into Q, once
+            with when(self.kernel.softmax_scale < T.float32(0)):
+                negate_rows(self.q_tile, self.roles)
+        with when(self.visits.any):
+            self._first_tile()
+            with loop_while(self.visits.has_next):
+                self._next_tile()
+            self.values.wait_full(self.number)
+            self._ask_output()
+            wgmma.wait(0, self.out)
+        self._finish()
+
+    def _open_rows(self) -> None:
+        kernel, spec, config = self.kernel, self.spec, self.config
+        self.bound = block_scores(kernel, self.scores, self.tile, self.tile.head)
+        self.s = accumulator(kernel, _WARP_ROWS, config.block_k)
+        self.out = accumulator(kernel, _WARP_ROWS, spec.head_dim_v)
+        self.p_steps = config.block_k // STEP
+        self.p_fragment = fragment(kernel, self.product, 1, self.p_steps)
+        self.softmax = self._row_states()
+        self._open_dropout()
+        self.q = operand(kernel, self.q_tile, self.roles.row, "q_operand")
+        self.k = operand(kernel, self.k_tile, name="k_operand")
+        self.v = operand(kernel, self.v_tile, name="v_operand")
+        self.number = kernel.scalar(0, name="number")  # of the tile whose weights are next
+        name_registers(self)
+
+    def _first_tile(self) -> None:
+        self.keys.wait_full(self.number)
+        self._ask_scores(self.number)
+        wgmma.wait(0, self.s)
+        self.keys.release(self.number)
+        self._weigh()
+        self._pack()
+
+    def _next_tile(self) -> None:
+        """S of the next tile and O += P V of this one; weights of the next while V is added."""
+        following = self.number + 1
+        self.visits.step()
+        self.keys.wait_full(following)
+        self._ask_scores(following)
+        self.values.wait_full(self.number)
+        self._ask_output()
+        wgmma.wait(1, self.s)
+        self.keys.release(following)
+        self._weigh()
+        wgmma.order_after(*self._last_made())
+        wgmma.wait(0, self.out, words=self._p_words())
+        self.values.release(self.number)
+        self.softmax.rescale(self.out)
+        self._pack()
+        assign(self.number, following)
+
+    def _ask_scores(self, number) -> None:
+        stage = self.keys.stage(number)
+        wgmma.start(fresh=[self.s])
+        self.group_product.from_shared(
+            self.s, round_up(self.spec.head_dim, STEP) // STEP, self.q.along,
+            lambda step: self.k.along(step, stage), adds=False,
+        )  # fmt: skip
+        wgmma.commit()
+
+    def _ask_output(self) -> None:
+        stage = self.values.stage(self.number)
+        wgmma.start(kept=[self.out], words=self._p_words())
+        self.group_product.from_registers(
+            self.out, self.p_steps, lambda step: self.p_fragment(0, step),
+            lambda step: self.v.down(step, stage), adds=True, b_down=True,
+        )  # fmt: skip
+        wgmma.commit()
+
+    def _weigh(self) -> None:
+        self._mask()
+        self.softmax.move(self.s)
+        self.softmax.weigh(self.s)
+        self._drop()
+
+    def _p_words(self) -> list:
+        return [word for step in range(self.p_steps) for word in self.p_fragment(0, step)]
+
+    def _last_made(self) -> list:
+        """Numbers, none below zero, that need all weights of the tile."""
+        if isinstance(self.softmax, OnlineSoftmax):
+            return [self.softmax.total[0, half] for half in range(2)]
+        return [self.s.registers[element] for element in self.s.elements()]
+
+    def _finish(self) -> None:
+        self.softmax.finish()
+        self.roles.meet()  # its products have read the rows of Q that O takes
+        self._finish_rows(self.out_tile)
+        proxy_fence()
+        self.roles.meet()
+        with when(self.kernel.thread % GROUP_THREADS == 0):
+            row = self.roles.row
+            place = self._place("out", self.tile.head, self.tile.first + row)
+            self.out_tile.store(self.kernel.maps["out"], row, place)
+            stores_read()
