@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ....problem.spec import AttentionSpec
 from ..arch import CudaArch
+from .backward_config import HopperBackwardConfig as Backward
 from .forward_config import HopperForwardConfig as Forward
 
 # Rows: head_dim and head_dim_v up to. Tiles as FlashAttention-3 takes them where they fit without
@@ -28,3 +29,13 @@ def hopper_forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = ""
     if not rows:
         return []
     return [config for config in FORWARD[rows[0]] if not config.reasons(spec, arch)]
+
+
+BACKWARD = (Backward(64), Backward(64, sums="red"), Backward(128), Backward(128, sums="red"))
+
+
+def hopper_backward_configs(
+    spec: AttentionSpec, arch: CudaArch, bucket: str = ""
+) -> list[Backward]:
+    """The same for the backward kernel of key tiles."""
+    return [config for config in BACKWARD if not config.reasons(spec, arch)]

@@ -22,15 +22,19 @@ class Ring:
     Consumers, whole warps: ``wait_full``, reads, ``release``.
     """
 
-    def __init__(self, kernel: CudaKernel, stages: int, warps: int, name: str = ""):
+    def __init__(
+        self, kernel: CudaKernel, stages: int, warps: int, name: str = "", bringers: int = 1
+    ):
+        """bringers: threads that arrive when a stage is full; the others of them ``arrive``."""
         self._kernel, self._stages, self._warps = kernel, stages, warps
+        self._bringers = bringers
         self._full = kernel.shared((stages,), "uint64", f"{name}_full", align=8)
         self._empty = kernel.shared((stages,), "uint64", f"{name}_empty", align=8)
 
     def initialise(self) -> None:
         """By one thread, before all others use the ring (``initialised``)."""
         for stage in range(self._stages):
-            _initialise(self._full.ptr_to([stage]), 1)
+            _initialise(self._full.ptr_to([stage]), self._bringers)
             _initialise(self._empty.ptr_to([stage]), self._warps)
 
     def stage(self, use):
@@ -48,6 +52,10 @@ class Ring:
     def expect(self, use, size: int) -> None:
         """Announce ``size`` bytes, and arrive."""
         emit(T.ptx.mbarrier.arrive.expect_tx.shared.b64(self.full(use), T.uint32(size)))
+
+    def arrive(self, use) -> None:
+        """This thread has written its part of a use."""
+        emit(T.ptx.mbarrier.arrive.shared.b64(self.full(use)))
 
     def wait_full(self, use) -> None:
         """Until the bytes of a use have landed."""
