@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Denormal results are flushed and divisions and roots may err in the last bit, as ex2 does.
 PTX_FLAGS = ("-std=c++17", "-w", "-ftz=true", "-prec-div=false", "-prec-sqrt=false")
 
+# C7510 to C7514: of wgmma whose registers ptxas cannot tell apart, or that are in flight at a jump.
+_SERIALISED = "Potential Performance Loss"
+
 _SIGNATURE = "// tvm_flash parameters: "
 
 
@@ -31,6 +34,7 @@ _SIGNATURE = "// tvm_flash parameters: "
 class Resources:
     """What ptxas gave one kernel on one architecture: registers a thread, bytes a thread or block.
 
+    serialised: notes that products of warp groups wait for each other, whatever the code says.
     seconds: of ptxas.
     """
 
@@ -40,6 +44,7 @@ class Resources:
     stack: int = 0
     shared: int = 0
     barriers: int = 0
+    serialised: int = 0
     seconds: float = 0.0
 
     @property
@@ -148,5 +153,6 @@ def read_resources(log: str, name: str, seconds: float) -> Resources:
         stack=number(r"(\d+) bytes stack frame"),
         shared=number(r"(\d+) bytes smem"),
         barriers=number(r"used (\d+) barriers"),
+        serialised=log.count(_SERIALISED),
         seconds=round(seconds, 2),
     )

@@ -17,7 +17,9 @@
 
 #include "cuda_dispatch.h"
 
+// The library links no driver: these two go through our own file as well.
 #define cuTensorMapEncodeTiled tvm_flash::encode_tensor_map
+#define cuGetErrorString tvm_flash::name_driver_error
 
 // Launchers only pass pointers to these on.
 struct half;

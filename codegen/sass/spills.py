@@ -1,4 +1,5 @@
-"""Whether the registers that a kernel keeps in memory cost enough to refuse it."""
+"""Whether what ptxas made of a kernel costs enough to refuse it: registers kept in memory, products
+that wait for each other."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def spill_reasons(cubin: Cubin, name: str) -> list[str]:
     loads. Without a loop of matrix products the whole kernel counts. A kernel that needs no local
     memory is not read. Raises BuildError without nvdisasm, saying what to install.
     """
-    return list(_reasons(cubin, name)) if cubin.resources.in_local_memory else []
+    serialised = f"{cubin.arch}: ptxas lets its products of warp groups wait for each other"
+    found = _reasons(cubin, name) if cubin.resources.in_local_memory else ()
+    return [*[serialised] * bool(cubin.resources.serialised), *found]
 
 
 def refused_spills(launch: Launch, cubins: Iterable[Cubin]) -> list[str]:

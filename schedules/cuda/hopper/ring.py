@@ -1,4 +1,4 @@
-"""Rings of stages in shared memory: a producer fills them, warps of consumers empty them (mbarrier).
+"""Rings of stages in shared memory, which a producer fills and warps of consumers empty: mbarriers.
 
 A stage has two barriers. "full" completes when the producer has arrived and all bytes it announced
 have landed; "empty" when every warp of the consumers has arrived. Uses of a ring are counted from 0

@@ -1,0 +1,118 @@
+"""The forward for sm_90a on the shared list of cases, interpreted under random schedules."""
+
+import dataclasses
+
+import pytest
+import torch
+from case_factors import factors, sweeping
+from interpreted import aligned_rows, interpreted, resolver, shuffled
+
+import tvm_flash
+from tvm_flash.cases import CORRECTNESS, make_inputs
+from tvm_flash.frontend import ops, placement
+from tvm_flash.schedules.cuda.arch import ARCHS
+from tvm_flash.schedules.cuda.hopper.defaults import FORWARD, hopper_forward_configs
+from tvm_flash.verify.rule import judged, largest_error
+
+ARCH = ARCHS["sm_90a"]
+
+
+def in_half(case):
+    """What the list has in float32, where that is not what it is about, in float16."""
+    if case.dtype != "float32" or case.name.startswith("f32_"):
+        return case
+    return dataclasses.replace(case, dtype="float16")
+
+
+SERVED = [case for case in map(in_half, CORRECTNESS) if hopper_forward_configs(case.spec, ARCH)]
+
+
+def tile_factors(case):
+    """As ``factors``; of tiles of 128, and schedules that differ from case to case."""
+    found = factors(case)
+    return found | {
+        "score": (*found["score"][:2], case.score_mod is not None),
+        "mask_mod": (case.mask_mod is not None, case.block is not None),
+        "tiles": (case.seqlen_q > 128, case.seqlen_k > 128),
+        "softmax": case.softmax,
+    }
+
+
+@pytest.fixture(autouse=True)
+def on_hopper(monkeypatch):
+    """Operators on CPU tensors run interpreted kernels for sm_90a."""
+    monkeypatch.setattr(placement, "has_readable_rows", aligned_rows)
+    monkeypatch.setattr(ops, "resolve", resolver(ARCH.name))
+
+
+def check(inputs, seed=0):
+    """Assert the error rule for ``inputs``, warps and copies shuffled by ``seed``."""
+    with shuffled(seed):
+        found = judged(tvm_flash.attention, inputs, backward=False)
+    for deviation in found:
+        assert deviation.ok, str(deviation)
+
+
+@pytest.mark.parametrize("case", sweeping(SERVED, tile_factors))
+def test_case(case):
+    check(make_inputs(case), seed=len(case.name))
+
+
+@pytest.mark.parametrize("config", range(4))
+@pytest.mark.parametrize("dims", FORWARD)
+@pytest.mark.sweep
+def test_every_default(dims, config, monkeypatch):
+    if config >= len(FORWARD[dims]):
+        pytest.skip("fewer configs")
+    monkeypatch.setattr(ops, "resolve", resolver(ARCH.name, config))
+    for seed, (name, sq, sk) in enumerate((("bf16_gqa", 197, 413), ("f16_full", 257, 129)), 1):
+        case = next(case for case in CORRECTNESS if case.name == name)
+        case = dataclasses.replace(
+            case, head_dim=dims[0], head_dim_v=dims[1], seqlen_q=sq, seqlen_k=sk
+        )
+        check(make_inputs(case), seed)
+
+
+def case_of(**fields):
+    """A causal case in bfloat16 whose queries and keys fill more than a tile."""
+    found = next(case for case in CORRECTNESS if case.name == "bf16_gqa")
+    return dataclasses.replace(found, **{"seqlen_q": 150, "seqlen_k": 300, **fields})
+
+
+def test_the_schedule_changes_nothing():
+    inputs, outs = make_inputs(case_of()), []
+    for seed in (1, 2, 3):
+        with shuffled(seed):
+            outs.append(tvm_flash.attention(*inputs[:3], **inputs.variant))
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
+@pytest.mark.parametrize("scale", [-0.3, pytest.param(0.0, marks=pytest.mark.sweep)])
+def test_scales_that_fold_badly(scale):
+    """A negative factor would turn maxima into minima, zero a hidden key's -inf into NaN."""
+    check(make_inputs(case_of(variant={"softmax_scale": scale, "causal": True})), seed=5)
+
+
+def test_heads_and_entries_that_repeat():
+    """A stride of 0, which no tensor map can have."""
+    inputs = make_inputs(case_of(heads=4, kv_heads=4))
+    k, v = (x[:, :, :1].expand(-1, -1, 4, -1) for x in inputs[1:3])
+    q = inputs.q[:1].expand(2, -1, -1, -1)
+    assert 0 in k.stride() and 0 in q.stride()
+    check(inputs._replace(q=q, k=k, v=v))
+
+
+def test_rows_that_see_nothing():
+    """Queries before the first key: zeros, and lse -inf."""
+    inputs = make_inputs(case_of(seqlen_q=200, seqlen_k=40))
+    out, lse = tvm_flash.attention(*inputs[:3], **inputs.variant, return_lse=True)
+    assert torch.all(out[:, :160] == 0) and torch.all(lse[:, :, :160] == -torch.inf)
+    assert largest_error(out[:, 160:], torch.zeros_like(out[:, 160:])) > 0
+
+
+def test_what_it_does_not_serve_is_left_to_the_others():
+    served = interpreted(case_of().spec, "forward", ARCH.name)
+    assert served.program.config["schedule"] == "cuda.hopper_forward"
+    for fields in ({"dtype": "float32"}, {"head_dim": 36, "head_dim_v": None}):
+        left = interpreted(case_of(**fields).spec, "forward", ARCH.name)
+        assert left.program.config["schedule"] == "cuda.forward", fields
