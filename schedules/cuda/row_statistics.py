@@ -23,8 +23,8 @@ class RowStatistics:
     """
 
     def __init__(
-        self, kernel: CudaKernel, recompute: Recompute, names: Sequence[str], rows: int, stages: int,
-        threads: tuple | None = None,
+        self, kernel: CudaKernel, recompute: Recompute, names: Sequence[str],
+        rows: int, stages: int, threads: tuple | None = None,
     ):  # fmt: skip
         """threads: this one's number and how many bring them; None: all of the block."""
         self._kernel, self._recompute, self._rows = kernel, recompute, rows

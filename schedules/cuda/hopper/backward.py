@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tvm import tirx
-
 from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
@@ -213,6 +211,7 @@ class HopperKeyGradients:
         self._exchange(number)
         self._ask_sums(self.dk, self.ds, self.q, stage)
         wgmma.wait(1, words=self._words(self.p))
+        warp_barrier()  # all lanes have read their statistics
         self.gradients.release(number)
         self._share(number, is_last)
 
