@@ -80,6 +80,9 @@ __attribute__((visibility("hidden"))) CUresult encode_tensor_map(
     const cuuint32_t *steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
     CUtensorMapL2promotion l2, CUtensorMapFloatOOBfill oob);
 
+// What an error of encode_tensor_map says.
+__attribute__((visibility("hidden"))) CUresult name_driver_error(CUresult error, const char **text);
+
 }  // namespace tvm_flash
 
 #endif  // TVM_FLASH_CUDA_DISPATCH_H_

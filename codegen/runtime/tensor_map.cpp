@@ -31,6 +31,14 @@ static_assert(sizeof(Fields) <= sizeof(CUtensorMap), "the interpreter's fields f
 
 }  // namespace
 
+CUresult tvm_flash::name_driver_error(CUresult error, const char **text) {
+  *text = error == CUDA_ERROR_NOT_FOUND
+              ? "the driver has no cuTensorMapEncodeTiled: it is older than CUDA 12"
+              : "cuTensorMapEncodeTiled refuses a tensor: its address and its strides, in bytes, must "
+                "be multiples of 16";
+  return CUDA_SUCCESS;
+}
+
 // TVM's launchers call it in the place of the driver's. A tensor without elements has no map: the
 // driver refuses it, and no kernel reads it.
 CUresult tvm_flash::encode_tensor_map(CUtensorMap *map, CUtensorMapDataType dtype, unsigned rank,

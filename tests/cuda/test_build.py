@@ -267,12 +267,18 @@ def test_compiled_at_first_use_for_the_gpu_at_hand(toys_for_schedules, empty_cac
     assert other is not first and kernels.resolve(TOY, "forward", "cuda", (8, 9)) is first
     kernels._of_capability.clear()
     assert kernels.resolve(TOY, "forward", "cuda", (8, 9)) is not first
-    assert toys_for_schedules == [("forward", ["sm_89"]), ("forward", ["sm_90"])]
+    assert toys_for_schedules == [("forward", ["sm_89"]), ("forward", ["sm_90a"])]
 
 
 @pytest.mark.parametrize(
     ("capability", "arch"),
-    [((8, 0), "sm_80"), ((8, 7), "sm_86"), ((10, 3), "sm_100"), ((11, 0), "sm_100")],
+    [
+        ((8, 0), "sm_80"),
+        ((8, 7), "sm_86"),
+        ((9, 0), "sm_90a"),
+        ((10, 3), "sm_100"),
+        ((11, 0), "sm_100"),
+    ],
     ids=str,
 )
 def test_arch_to_build_for(capability, arch):

@@ -34,14 +34,17 @@ def test_without_a_gpu_nothing_is_measured(monkeypatch):
     assert gpu_at_hand("cuda") is None and request_on_gpu([], "cuda", ()) is None
 
 
-@pytest.mark.parametrize("target", ["cuda", "cuda:sm_90"])
-def test_which_targets_are_measured(h100, target):
-    assert gpu_at_hand(target) == ARCHS["sm_90"]
+@pytest.mark.parametrize(
+    ("target", "arch"),
+    [("cuda", "sm_90a"), ("cuda:sm_90a", "sm_90a"), ("cuda:sm_90", "sm_90")],
+)
+def test_which_targets_are_measured(h100, target, arch):
+    assert gpu_at_hand(target) == ARCHS[arch]
 
 
 @pytest.mark.parametrize("target", ["cuda:sm_80", "cuda:sm_80,sm_90"])
 def test_other_architectures_are_refused(h100, target):
-    with pytest.raises(UnsupportedSpec, match="this GPU is sm_90; CUDA_VISIBLE_DEVICES="):
+    with pytest.raises(UnsupportedSpec, match="this GPU is sm_90 or sm_90a; CUDA_VISIBLE_DEVICES="):
         gpu_at_hand(target)
 
 
@@ -102,7 +105,7 @@ def test_a_search_leaves_records_that_builds_take(h100, tmp_path):
     except BuildError as error:
         pytest.skip(f"no CUDA compiler: {error}")
     searched = ("random", None, 0, 20, 0.1, tmp_path, None)
-    request = request_on_gpu([([SPEC], ["forward"])], "cuda", searched)
+    request = request_on_gpu([([SPEC], ["forward"])], "cuda:sm_90", searched)
     with CudaHardware(jobs=1, timeout=60) as hardware:
         hardware._builders, hardware._measurer = Answers(build), Answers(measure)
         (session,) = request.sessions(hardware, lambda state, event: None)

@@ -21,7 +21,7 @@ SPEC = "fp16,d=16"
 
 def tune(folder, *more, **options):
     search = ("--directions", "forward", "--strategy", "random", "--trials", 1, "--seconds", 0.01)
-    where = ("--target", "cuda", "--logs", folder / "logs", "-o", folder / "kernels")
+    where = ("--target", "cuda:sm_90", "--logs", folder / "logs", "-o", folder / "kernels")
     return call("tune", SPEC, *search, *where, *more, **options)
 
 
@@ -94,7 +94,7 @@ def test_refused_in_one_line_before_anything_is_compiled(what, tmp_path, monkeyp
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     arguments, part = REFUSED[what]
-    done = call("tune", SPEC, "--target", "cuda", "--logs", "logs", *arguments, status=2)
+    done = call("tune", SPEC, "--target", "cuda:sm_90", "--logs", "logs", *arguments, status=2)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error:") and part in line and not done.stdout
 

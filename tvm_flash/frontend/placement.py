@@ -40,7 +40,10 @@ def readable_rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def has_aligned_rows(x: torch.Tensor) -> bool:
-    """Whether every row of ``x`` begins at a multiple of the pieces it is read in."""
+    """Whether every row of ``x`` begins at a multiple of the pieces it is read in, and is another
+    than the row before."""
+    if x.dim() > 2 and x.shape[-3] > 1 and x.stride(-3) == 0:
+        return False  # no tensor map has such rows
     size = gcd(x.shape[-1] * x.element_size(), _WIDEST)
     steps = [n for n, extent in zip(x.stride()[:-1], x.shape[:-1], strict=True) if extent > 1]
     return x.data_ptr() % size == 0 and all(step * x.element_size() % size == 0 for step in steps)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import UnsupportedSpec
 from ..problem.spec import AttentionSpec
-from ..schedules.cuda.arch import ARCHS, CudaArch, cuda_archs
+from ..schedules.cuda.arch import ARCHS, CudaArch, cuda_archs, serving_arch
 from .directions import check_directions
 from .sizes import problem_of
 from .trial import SearchTask
@@ -17,6 +17,7 @@ _HIDE = "CUDA_VISIBLE_DEVICES= before the command hides the GPU, and a model ran
 def gpu_at_hand(target: str) -> CudaArch | None:
     """The architecture of torch's GPU, which ``target`` ("cuda", "cuda:sm_90") means; None: no GPU.
 
+    "cuda" means the one that kernels are compiled for at first use: sm_90a and not sm_90.
     Raises UnsupportedSpec, with what to do, for a target of other architectures or of several, and
     for a GPU whose architecture is not in ARCHS.
     """
@@ -25,18 +26,21 @@ def gpu_at_hand(target: str) -> CudaArch | None:
     asked = cuda_archs(target)
     if not torch.cuda.is_available():
         return None
-    major, minor = torch.cuda.get_device_capability()
-    own = ARCHS.get(f"sm_{10 * major + minor}")
-    if own is None:
+    major, minor = capability = torch.cuda.get_device_capability()
+    own = [arch for arch in ARCHS.values() if arch.capability == capability]
+    if not own:
         raise UnsupportedSpec(
             f"this GPU is of compute capability {major}.{minor}, records are kept for "
             f"{', '.join(ARCHS)}; {_HIDE}"
         )
-    if target.partition(":")[2] and asked != (own,):
+    if not target.partition(":")[2]:
+        return serving_arch(capability, own)
+    if len(asked) > 1 or asked[0] not in own:
+        names = " or ".join(arch.name for arch in own)
         raise UnsupportedSpec(
-            f"target {target!r} cannot be measured here: this GPU is {own.name}; {_HIDE}"
+            f"target {target!r} cannot be measured here: this GPU is {names}; {_HIDE}"
         )
-    return own
+    return asked[0]
 
 
 def gpu_tasks(

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from case_factors import factors, sweeping
 from interpreted import aligned_rows, interpreted, resolver, shuffled
 
 import tvm_flash
@@ -27,15 +26,16 @@ def in_half(case):
 SERVED = [case for case in map(in_half, CORRECTNESS) if hopper_forward_configs(case.spec, ARCH)]
 
 
-def tile_factors(case):
-    """As ``factors``; of tiles of 128, and schedules that differ from case to case."""
-    found = factors(case)
-    return found | {
-        "score": (*found["score"][:2], case.score_mod is not None),
-        "mask_mod": (case.mask_mod is not None, case.block is not None),
-        "tiles": (case.seqlen_q > 128, case.seqlen_k > 128),
-        "softmax": case.softmax,
-    }
+# One of each kind of mask, score and state, of views, widths and lengths; all of them are a sweep.
+FEW = (
+    "lengths_5x0", "bf16_gqa", "bf16_view_every_other", "bf16_window_causal", "bf16_softcap",
+    "bf16_sink", "bf16_sigmoid", "bf16_dropout", "bf16_dims_64_128", "f16_dim_80", "bias_of_keys",
+)  # fmt: skip
+
+
+def marked(case):
+    """``case`` as a parameter of a test."""
+    return pytest.param(case, id=case.name, marks=[] if case.name in FEW else [pytest.mark.sweep])
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def check(inputs, seed=0):
         assert deviation.ok, str(deviation)
 
 
-@pytest.mark.parametrize("case", sweeping(SERVED, tile_factors))
+@pytest.mark.parametrize("case", list(map(marked, SERVED)))
 def test_case(case):
     check(make_inputs(case), seed=len(case.name))
 
@@ -77,6 +77,14 @@ def case_of(**fields):
     """A causal case in bfloat16 whose queries and keys fill more than a tile."""
     found = next(case for case in CORRECTNESS if case.name == "bf16_gqa")
     return dataclasses.replace(found, **{"seqlen_q": 150, "seqlen_k": 300, **fields})
+
+
+@pytest.mark.parametrize("dim", [64, pytest.param(128, marks=pytest.mark.sweep)])
+def test_listed_blocks(dim):
+    """Lists of blocks that tiles divide: producer and consumers read them, each for itself."""
+    case = case_of(head_dim=dim, mask_mod="document", block=(128, 128), variant={})
+    assert interpreted(case.spec, "forward", ARCH.name).program.config["block_q"] == 128
+    check(make_inputs(case), seed=3)
 
 
 def test_the_schedule_changes_nothing():

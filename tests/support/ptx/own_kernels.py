@@ -14,6 +14,7 @@ from tvm_flash.problem.arguments import TABLE, ZEROED, named_sizes, shape_of, si
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.ptx_interpreter import DeviceMemory, launch
 from tvm_flash.reference import attention_reference
+from tvm_flash.schedules.config_fields import Config
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.backward_config import BackwardConfig
 from tvm_flash.schedules.cuda.forward import ForwardConfig
@@ -36,18 +37,19 @@ MOST_PARTS = 37
 
 @dataclass(frozen=True)
 class Own:
-    """A kernel of ours: ``role`` (a key of WRITTEN) says which launch of its program."""
+    """A kernel of ours for ``arch``: ``role``, a key of WRITTEN, says which of its program."""
 
     role: str
     spec: AttentionSpec
-    config: ForwardConfig | BackwardConfig | None = None
+    config: Config | None = None
+    arch: str = "sm_80"
 
     @cached_property
     def whole(self) -> CudaProgram:
-        """The program for sm_80."""
+        """The program."""
         config = self.config.to_json() if self.config else None
         direction = DIRECTIONS.get(self.role, "backward")
-        ((_, program),) = cuda_programs(self.spec, direction, (ARCHS["sm_80"],), config)
+        ((_, program),) = cuda_programs(self.spec, direction, (ARCHS[self.arch],), config)
         return program
 
     @cached_property

@@ -1,0 +1,57 @@
+"""Each synchronisation of the forward for sm_90a deleted once: the interpreter notices it, or here
+stands why nothing can.
+
+By hand, with what survives: PYTHONPATH=tests/support python tests/cuda/hopper/test_mutants.py
+"""
+
+from collections import Counter
+
+import pytest
+from ptx.mutation import evaluate, mutants
+from ptx.own_kernels import Own, Problem
+
+from tvm_flash.cases import Case
+from tvm_flash.problem.spec import AttentionSpec
+from tvm_flash.schedules.cuda.hopper.forward_config import HopperForwardConfig
+
+SYNCHRONISES = ("barrier", "async", "fence")
+KERNEL = Own(
+    "forward", AttentionSpec(dtype="float16", head_dim=64, causal=True),
+    HopperForwardConfig(128, 64), "sm_90a",
+)  # fmt: skip
+# By what is deleted: how many of them nothing can notice.
+EXPLAINED: dict[str, int] = {}
+
+
+def problems():
+    """Many tiles of keys under other schedules, a negative scale, rows past the end."""
+    alone = {"batch": 1, "heads": 1, "kv_heads": 1}
+    for seed, (sq, sk, scale) in enumerate(((150, 600, 0.125), (70, 330, -0.2), (128, 700, 0.125))):
+        variant = {"causal": True, "softmax_scale": scale}
+        case = Case(f"{sq}x{sk}", "float16", 64, seqlen_q=sq, seqlen_k=sk, variant=variant, **alone)
+        yield Problem(KERNEL, case, seed)
+
+
+def surviving(kinds=SYNCHRONISES):
+    """(all mutants of ``kinds``, those that nothing notices)."""
+    name, asked = f"{KERNEL.step.name}_kernel", list(problems())
+    found = [m for m in mutants(KERNEL.ptx, name) if m.kind in kinds]
+    return found, [m for m in found if evaluate(m.text, name, asked) is None]
+
+
+def opcodes(found):
+    """How many there are of each opcode."""
+    return Counter(m.statement.split(" ")[1 if m.statement[0] == "@" else 0] for m in found)
+
+
+@pytest.mark.sweep
+def test_every_synchronisation_is_needed():
+    found, alive = surviving()
+    assert len(found) > 40
+    assert opcodes(alive) == Counter(EXPLAINED), "\n".join(m.description for m in alive)
+
+
+if __name__ == "__main__":
+    found, alive = surviving()
+    print(len(found), opcodes(found))
+    print(len(alive), *(m.description for m in alive), sep="\n")
