@@ -35,7 +35,12 @@ from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
 from .gradient_sums import InQuads, sum_order
 from .hopper.backward import hopper_key_gradient_launch
 from .hopper.backward_config import HOPPER_BACKWARD_KNOBS, HopperBackwardConfig
-from .hopper.defaults import hopper_backward_configs, hopper_forward_configs
+from .hopper.backward_dq import hopper_ordered_launch
+from .hopper.defaults import (
+    hopper_backward_configs,
+    hopper_forward_configs,
+    hopper_ordered_configs,
+)
 from .hopper.forward import hopper_forward_launch
 from .hopper.forward_config import HOPPER_FORWARD_KNOBS, HopperForwardConfig
 from .linear import linear_launches
@@ -115,7 +120,7 @@ def _backward_passes(
     meta = _blocks(config)
     if ordered:
         name = f"{symbol}_dq"
-        launches.append(ORDERED_DQ.function(spec, ordered[0], arch, name))
+        launches.append(_ORDERED_LAUNCHES[type(ordered[0])](spec, ordered[0], arch, name))
     else:
         depth = config.depth(spec.head_dim)
         tile = config.block_q, depth
@@ -197,6 +202,12 @@ SCHEDULES = ScheduleTable(
     residence=residence_reasons,
 )  # fmt: skip
 # The second tiled kernel of the ordered backward, which is not searched: dQ alone.
-ORDERED_DQ = Schedule(
-    ("backward_deterministic",), ForwardConfig, ordered_query_gradient_launch, (), ordered_configs
-)
+_ORDERED_LAUNCHES = {
+    ForwardConfig: ordered_query_gradient_launch, HopperForwardConfig: hopper_ordered_launch,
+}  # fmt: skip
+ORDERED_DIRECTIONS = ("backward_deterministic",)
+
+
+def ordered_dq_configs(spec: AttentionSpec, arch: CudaArch) -> list[Any]:
+    """Its configs, the best first. Raises UnsupportedSpec."""
+    return [*hopper_ordered_configs(spec, arch), *ordered_configs(spec, arch)]

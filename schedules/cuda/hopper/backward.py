@@ -26,9 +26,9 @@ from ..tensor_core import product_for
 from ..tiling import KeyTile, round_up
 from . import wgmma
 from .backward_config import CONSUMERS, HopperBackwardConfig
-from .box_tile import box_tile
+from .box_tile import BoxTile, box_tile
 from .query_shares import QueryShares, store_transposed
-from .ring import Once, Ring, initialised
+from .ring import Landing, Once, Ring, initialised
 from .roles import GROUP_THREADS, GROUP_WARPS, Roles
 from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
 from .wgmma import GROUP_ROWS, STEP, GroupProduct, Operand, operand
@@ -98,11 +98,10 @@ class HopperKeyGradients:
                 kernel, config, self.tile, self.roles, self.ds_tile, self.k_tile
             )
         self.keys, self.values = Once(kernel, "k"), Once(kernel, "v")
-        warps = self.roles.warps
-        self.queries = Ring(kernel, config.stages, warps, "q")
-        self.gradients = Ring(
-            kernel, config.stages, warps, "do", bringers=1 + bool(self.statistics)
-        )
+        # A stage holds Q and dO. Q is read longest, so that one "empty" is of both.
+        self.queries = Ring(kernel, config.stages, self.roles.warps, "q")
+        bringers = 1 + bool(self.statistics)
+        self.gradients = Landing(kernel, config.stages, "do", bringers)
         self.s = accumulator(kernel, _WARP_KEYS, config.block_q)
         self.recompute = Recompute(kernel, self.scores, self.s, is_transposed=True)
         self.row_statistics = RowStatistics(
@@ -121,15 +120,15 @@ class HopperKeyGradients:
             tile.load(kernel.maps[name], 0, place, once.full)
         number = kernel.scalar(0)
         with loop_while(number < visits.count):
+            self.queries.wait_empty(number)
             self._bring("q", self.queries, self.q_tile, number)
             self._bring("dout", self.gradients, self.do_tile, number)
             self._advance(number)
 
-    def _bring(self, name: str, ring: Ring, tile, number) -> None:
-        ring.wait_empty(number)
-        ring.expect(number, tile.stage_bytes)
+    def _bring(self, name: str, landing: Landing, tile: BoxTile, number) -> None:
+        landing.expect(number, tile.stage_bytes)
         place = self._place(name, self.visits.head, self.visits.first)
-        tile.load(self.kernel.maps[name], ring.stage(number), place, ring.full(number))
+        tile.load(self.kernel.maps[name], landing.stage(number), place, landing.full(number))
 
     def _advance(self, number) -> None:
         self.visits.look_ahead()
@@ -143,16 +142,16 @@ class HopperKeyGradients:
     # Beside it a warp brings the statistics of the rows, converted; they are full with dO.
 
     def _bring_statistics(self) -> None:
-        visits, ring = self.visits, self.gradients
+        visits, landing = self.visits, self.gradients
         number = self.kernel.scalar(0)
         with loop_while(number < visits.count):
             index = self.tile.statistics(visits.head)
             self.row_statistics.ask(index, visits.first, self.tile.rows)
-            ring.wait_empty(number)
-            self.row_statistics.settle(ring.stage(number))
+            self.queries.wait_empty(number)
+            self.row_statistics.settle(landing.stage(number))
             warp_barrier()
             with when(self.kernel.lane == 0):
-                ring.arrive(number)
+                landing.arrive(number)
             self._advance(number)
 
     # A consumer: 64 keys. S^T of the next tile is asked for before dQ of this one leaves.
@@ -210,9 +209,6 @@ class HopperKeyGradients:
         self._pack(self.ds, self.dp)
         self._exchange(number)
         self._ask_sums(self.dk, self.ds, self.q, stage)
-        wgmma.wait(1, words=self._words(self.p))
-        warp_barrier()  # all lanes have read their statistics
-        self.gradients.release(number)
         self._share(number, is_last)
 
     def _weigh(self, stage) -> None:
@@ -231,15 +227,17 @@ class HopperKeyGradients:
 
     def _share(self, number, is_last: bool) -> None:
         """dQ, while dK is still added to; it leaves its registers beside S^T of the next tile."""
-        landed = [self.dk, self.dv]
+        landed, words = [self.dk, self.dv], self._words(self.p) + self._words(self.ds)
         if self.with_dq:
             self.roles.meet_all()
             self.shares.ask(number % 2)
             landed.append(self.shares.dq)
         if is_last:
-            wgmma.wait(0, *landed, words=self._words(self.ds))
+            wgmma.wait(0, *landed, words=words)
         else:
-            wgmma.wait(int(self.with_dq), words=self._words(self.ds))
+            wgmma.wait(int(self.with_dq), words=words)
+            if not self.with_dq:
+                warp_barrier()  # all lanes have read their statistics
             self.queries.release(number)
             self.queries.wait_full(number + 1)
             self._ask_scores(number + 1)

@@ -25,16 +25,16 @@ _BARRIERS = 256
 class HopperBackwardConfig(Config):
     """Numbers of the backward by warp groups; they change speed, never results beyond rounding.
 
-    block_q: rows of a query tile; those of a key tile are 64 for each of two consumers. stages:
-    tiles of Q and dO in shared memory. sums: how a tile's share of dQ is added to dq_acc, "bulk"
-    (staged in shared memory, one bulk reduction a warp) or "red" (four numbers a thread at once).
+    block_q, block_k: rows of a query tile and of a key tile, 64 keys for each of two consumers.
+    stages: tiles of Q and dO in shared memory. sums: how a tile's share of dQ is added to dq_acc:
+    "bulk", staged in shared memory, one bulk reduction a warp, or "red", four numbers a thread.
     """
 
     schedule = "cuda.hopper_backward"
     block_q: int = 64
+    block_k: int = CONSUMERS * GROUP_ROWS
     stages: int = 2
     sums: str = "bulk"
-    block_k = CONSUMERS * GROUP_ROWS
     num_warps = num_warps(CONSUMERS)
     most_registers = BUDGETS[CONSUMERS][0]
     min_blocks = 1  # of an SM
@@ -49,6 +49,10 @@ class HopperBackwardConfig(Config):
                 self.block_q != wanted,
                 f"block_q={self.block_q} must be {wanted}: two consumers share dQ of "
                 f"head_dim={spec.head_dim}",
+            ),
+            (
+                self.block_k != CONSUMERS * GROUP_ROWS,
+                f"block_k={self.block_k} must be {CONSUMERS * GROUP_ROWS}",
             ),
         ]
         own = [text for wrong, text in checks if wrong]
