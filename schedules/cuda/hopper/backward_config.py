@@ -79,8 +79,8 @@ class HopperBackwardConfig(Config):
         return tiles + statistics + staged + _BARRIERS
 
     def registers(self, spec: AttentionSpec) -> int:
-        """What a consumer's thread holds at once at least: P, dP, dK, dV, fragments of P and dS."""
-        return (3 * self.block_q + spec.head_dim + spec.head_dim_v) // 2
+        """What a consumer's thread holds at once at least: P, dP, dK and dV."""
+        return self.block_q + (spec.head_dim + spec.head_dim_v) // 2
 
 
 # What tuning varies.
