@@ -20,7 +20,7 @@ def write(root: Path, folder: Path) -> None:
     """All pages of the checkout ``root``, pictures and style, into ``folder``, which is emptied."""
     shutil.rmtree(folder, ignore_errors=True)
     site = Site(root)
-    own = [f"docs/{path.name}" for path in sorted((root / "docs").glob("*.md"))]
+    own = [path.relative_to(root).as_posix() for path in sorted((root / "docs").rglob("*.md"))]
     for file, text in site.reached([*NAMED, *own]).items():
         place = _made(folder / site.place(file))
         if text is None:

@@ -28,7 +28,7 @@ SERVED = [case for case in map(in_half, CORRECTNESS) if hopper_forward_configs(c
 
 # One of each kind of mask, score and state, of views, widths and lengths; all of them are a sweep.
 FEW = (
-    "lengths_5x0", "bf16_gqa", "bf16_view_every_other", "bf16_window_causal", "bf16_softcap",
+    "lengths_5x0", "bf16_view_every_other", "bf16_window_causal", "bf16_softcap",
     "bf16_sink", "bf16_sigmoid", "bf16_dropout", "bf16_dims_64_128", "f16_dim_80", "bias_of_keys",
 )  # fmt: skip
 
