@@ -22,7 +22,7 @@ KERNELS = {
              "sm_90a"),
 }  # fmt: skip
 # By what is deleted: how many of them nothing can notice.
-EXPLAINED: dict[int, dict[str, int]] = {64: {}, 128: {}}
+
 
 
 def problems(kernel):
