@@ -201,22 +201,27 @@ class HopperKeyGradients:
         self.gradients.wait_full(number)
         self._ask_transposed(self.dp, self.v, self.do, self.spec.head_dim_v, stage)
         self._weigh(stage)
-        self._pack(self.p, self.s, self.recompute.kept)
         self._ask_sums(self.dv, self.p, self.do, stage)
         wgmma.wait(1, self.dp)
         delta = self._statistic("delta", stage) if self.statistics else None
         self.recompute.dscores(self.dp, delta)
-        self._pack(self.ds, self.dp)
+        for step in range(self.steps):
+            self._pack(self.ds, self.dp, step)
         self._exchange(number)
         self._ask_sums(self.dk, self.ds, self.q, stage)
         self._share(number, is_last)
 
     def _weigh(self, stage) -> None:
+        """P^T and its fragments, 16 queries at a time: few derivatives of scores are held at once."""
         statistics = [self._statistic(name, stage) for name in self.spec.saved_statistics]
-        columns = range(self.s.n_tiles)
-        for part in self.recompute.parts(self.bound, self._site(), statistics, columns):
-            part()
-        self.recompute.hide(self.bound, self._site(), self.visits)
+        per_step = self.product.tiles_per_step
+        for step in range(self.steps):
+            columns = range(step * per_step, (step + 1) * per_step)
+            for part in self.recompute.parts(self.bound, self._site(), statistics, columns):
+                part()
+            self.recompute.hide(self.bound, self._site(), self.visits, columns)
+            self._pack(self.p, self.s, step, self.recompute.kept)
+            self.recompute.fold(columns)
 
     def _exchange(self, number) -> None:
         """dS to the consumer that needs it for dQ."""
@@ -271,10 +276,12 @@ class HopperKeyGradients:
         )
         wgmma.commit()
 
-    def _pack(self, words: Callable, acc: Accumulator, part: Callable = lambda value: value):
-        for step in range(self.steps):
-            values = map(part, acc.values(0, step, self.product))
-            self.product.pack(words(step), list(values))
+    def _pack(
+        self, words: Callable, acc: Accumulator, step: int, part: Callable = lambda value: value
+    ) -> None:
+        """Step ``step`` of ``acc``, of each element the ``part``, as fragments."""
+        values = map(part, acc.values(0, step, self.product))
+        self.product.pack(words(step), list(values))
 
     def _words(self, words: Callable) -> list:
         return [word for step in range(self.steps) for word in words(step)]

@@ -17,21 +17,21 @@ SIGNS = {"HGMMA": "product", "MUFU": "exp2", "STSM": "dS", "BAR": "meet", "UBLKR
          "REDG": "add", "RED": "add"}  # fmt: skip
 
 
-def assembled(direction="backward", config=None, **fields):
-    """(launch, cubin) of dK and dV of the default backward for sm_90a, or of ``config``."""
+def assembled(direction="backward", role="dkdv", config=None, **fields):
+    """(launch, cubin) of the launch ``role`` of the default for sm_90a, or of ``config``."""
     spec = AttentionSpec(**{"dtype": "bfloat16", **fields})
     given = config and config.to_json()
     ((_, program),) = cuda_programs(spec, direction, (ARCH,), given)
     assert program.config["schedule"] == HopperBackwardConfig.schedule
     for launch, source in zip(program.launches, kernel_sources(program), strict=True):
-        if launch.name.endswith("_dkdv"):
+        if launch.name.endswith(f"_{role}"):
             return launch, assemble(compile_ptx(source), source.name, ARCH.name)
-    raise AssertionError("no kernel of dK and dV")
+    raise AssertionError(f"no launch {role}")
 
 
-def check(**fields):
+def check(*launch, **fields):
     """The main loop in SIGNS, of a kernel that keeps all in registers and products in flight."""
-    launch, cubin = assembled(**fields)
+    launch, cubin = assembled(*launch, **fields)
     assert not cubin.resources.in_local_memory, cubin.resources
     assert not cubin.resources.serialised
     code = disassemble(cubin.code, launch.name)
@@ -64,10 +64,16 @@ def test_products_come_in_the_order_of_the_sketch():
     signs = check(head_dim=128, causal=True)
     # dP^T and dV with the exponentials between; dK behind dS; dQ after the meeting; S^T; dQ leaves.
     assert groups(signs) == [
-        (8 + 4, {"exp2"}), (4, {"dS"}), (0, set()), (8, set()), (8, set()), (0, {"add"}),
-        (0, set()),
+        (8 + 4, {"exp2"}), (4, {"dS"}), (8, set()), (8, set()), (0, {"add"}), (0, set()),
     ]  # fmt: skip
     assert signs.count("exp2") == 32
+
+
+def test_dq_in_order_has_two_groups_behind_its_exponentials():
+    signs = check("backward_deterministic", "dq", head_dim=128, causal=True)
+    # S and dP of 128 columns, dQ of 112 keys: all in flight before the first exponential ends.
+    assert [found for found in groups(signs) if found[0]] == [(8 + 8 + 7, {"exp2"})]
+    assert signs.count("exp2") == 56
 
 
 @pytest.mark.parametrize("sums", ["bulk", "red"])

@@ -21,8 +21,16 @@ KERNELS = {
     128: Own("dkdv", AttentionSpec(dtype="bfloat16", head_dim=128), HopperBackwardConfig(64),
              "sm_90a"),
 }  # fmt: skip
-# By what is deleted: how many of them nothing can notice.
-
+# By what is deleted: how many of them nothing can notice, of either kernel.
+EXPLAINED = {
+    # The fence of another product stands between the last use of these registers and this one:
+    # sums that a product sets anew are touched no more before it.
+    "wgmma.fence.sync.aligned;": 5,
+    # The last tile waits for all products: whether they are of one group or of two is the same.
+    "wgmma.commit_group.sync.aligned;": 1,
+    # Lane 0 of every warp waits for its reductions to be complete behind it.
+    "cp.async.bulk.wait_group.read": 2,
+}
 
 
 def problems(kernel):
@@ -52,17 +60,11 @@ def opcodes(found):
 def test_every_synchronisation_is_needed(dim):
     found, alive = surviving(KERNELS[dim])
     assert len(found) > 60
-    assert opcodes(alive) == Counter(EXPLAINED[dim]), "\n".join(m.description for m in alive)
+    assert opcodes(alive) == Counter(EXPLAINED), "\n".join(m.description for m in alive)
 
 
 if __name__ == "__main__":
     for dim, kernel in KERNELS.items():
-        for problem in problems(kernel):
-            problem(
-                next(
-                    iter(__import__("tvm_flash").ptx_interpreter.parse(kernel.ptx).kernels.values())
-                )
-            )
         found, alive = surviving(kernel)
         print(dim, len(found), opcodes(found))
         print(len(alive), *(m.description for m in alive), sep="\n", flush=True)
