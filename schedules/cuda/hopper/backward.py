@@ -212,7 +212,7 @@ class HopperKeyGradients:
         self._share(number, is_last)
 
     def _weigh(self, stage) -> None:
-        """P^T and its fragments, 16 queries at a time: few derivatives of scores are held at once."""
+        """P^T and its fragments, 16 queries at a time: few derivatives of scores are held."""
         statistics = [self._statistic(name, stage) for name in self.spec.saved_statistics]
         per_step = self.product.tiles_per_step
         for step in range(self.steps):

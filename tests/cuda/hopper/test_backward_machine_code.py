@@ -22,7 +22,7 @@ def assembled(direction="backward", role="dkdv", config=None, **fields):
     spec = AttentionSpec(**{"dtype": "bfloat16", **fields})
     given = config and config.to_json()
     ((_, program),) = cuda_programs(spec, direction, (ARCH,), given)
-    assert program.config["schedule"] == HopperBackwardConfig.schedule
+    assert role == "dq" or program.config["schedule"] == HopperBackwardConfig.schedule
     for launch, source in zip(program.launches, kernel_sources(program), strict=True):
         if launch.name.endswith(f"_{role}"):
             return launch, assemble(compile_ptx(source), source.name, ARCH.name)
@@ -69,11 +69,15 @@ def test_products_come_in_the_order_of_the_sketch():
     assert signs.count("exp2") == 32
 
 
-def test_dq_in_order_has_two_groups_behind_its_exponentials():
-    signs = check("backward_deterministic", "dq", head_dim=128, causal=True)
-    # S and dP of 128 columns, dQ of 112 keys: all in flight before the first exponential ends.
-    assert [found for found in groups(signs) if found[0]] == [(8 + 8 + 7, {"exp2"})]
-    assert signs.count("exp2") == 56
+@pytest.mark.parametrize(
+    "dim", [128, *(pytest.param(d, marks=pytest.mark.sweep) for d in (64, 256))]
+)
+def test_all_products_of_dq_in_order_are_in_flight_at_once(dim):
+    keys = {64: 128, 128: 112, 256: 32}[dim]
+    signs = check("backward_deterministic", "dq", head_dim=dim, causal=True)
+    first, *others = groups(signs)
+    assert first == (2 * dim // 16 + keys // 16, set())
+    assert not any(products for products, _ in others) and signs.count("exp2") == keys // 2
 
 
 @pytest.mark.parametrize("sums", ["bulk", "red"])
