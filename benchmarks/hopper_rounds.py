@@ -35,8 +35,8 @@ _NOTHING = 1e-6
 
 @dataclass(frozen=True)
 class Round:
-    """Of one warp group, in clocks while it is alone: the products of S and of O on the tensor
-    cores, the weights between the two waits, the rest behind the second wait."""
+    """Clocks of one warp group while it is alone: the products of S and of O on the tensor cores,
+    the weights between the two waits, the rest behind the second wait."""
 
     scores: float
     output: float

@@ -1,6 +1,6 @@
 """A small Llama of transformers on our kernels, torch's SDPA and eager attention: tokens a second.
 
-    python benchmarks/language_model.py    # 10 minutes; results/language-model.json
+    python benchmarks/language_model.py    # 20 minutes; results/language-model.json
 
 update_readme.py writes the tables of docs/performance-cpu.md. The model has random weights; its
 shape is ``SHAPE``. All three compute the same steps in turns, on as many threads as torch takes.

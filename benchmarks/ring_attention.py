@@ -2,33 +2,41 @@
 
     python benchmarks/ring_attention.py [--seqlen 4096] [--ranks 2]
 
+writes results/ring-attention.json; update_readme.py makes the table of docs/distributed.md of it.
 Every rank has one thread, over gloo, which here copies through the loopback: what a network does to
-it is not measured. One process has as many threads as there are ranks. Medians of 3, milliseconds
-of the slowest rank, in turns; bytes are counted as tensors are handed to torch.distributed.
+it is not measured. One process has as many threads as there are ranks, which wait meanwhile.
+Medians of 5 turns, milliseconds of the slowest rank; bytes are counted as tensors are handed to
+torch.distributed.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from tvm_flash import attention
+from tvm_flash.artifact.folder import replacing
+from tvm_flash.bench.host import describe
+from tvm_flash.bench.table import Table, numbers, words
+from tvm_flash.bench.timing import four_digits
 from tvm_flash.distributed import ring_attention, shard_sequence, ulysses_attention
 
+RESULTS = Path(__file__).resolve().parent / "results" / "ring-attention.json"
 HEADS, KV_HEADS, DIM = 8, 2, 64
-ROUNDS = 3
+ROUNDS = 5
 DTYPES = (torch.float32, torch.bfloat16)
-CONTENDERS = {
+SHARED = {
     "ring, zigzag": (ring_attention, {"layout": "zigzag"}),
     "ring, contiguous": (ring_attention, {"layout": "contiguous"}),
     "heads exchanged": (ulysses_attention, {}),
@@ -47,21 +55,38 @@ def inputs(seqlen: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
-def times(call: Callable, tensors: list[torch.Tensor], barrier: Callable) -> list[list[float]]:
-    """Milliseconds of forward and backward by round, after one that compiles."""
-    *leaves, dout = tensors
-    leaves = [x.requires_grad_() for x in leaves]
-    found = []
-    for _ in range(ROUNDS + 1):
-        barrier()
-        start = time.perf_counter()
-        out = call(*leaves)
-        barrier()
-        middle = time.perf_counter()
-        torch.autograd.grad(out, leaves, dout)
-        barrier()
-        found.append([1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)])
-    return found[1:]
+def contenders(seqlen: int, dtype: torch.dtype, options: dict) -> dict[str, Callable]:
+    """Calls that give this rank's seconds of a forward and of its backward, by name."""
+    whole = inputs(seqlen, dtype)
+    calls = {"one process": partial(alone, partial(attention, **options), whole)}
+    for name, (function, own) in SHARED.items():
+        rows = [shard_sequence(x, layout=own.get("layout", "contiguous")) for x in whole]
+        calls[name] = partial(seconds, partial(function, **own, **options), rows)
+    return calls
+
+
+def alone(call: Callable, tensors: list[torch.Tensor]) -> tuple[float, float]:
+    """``seconds`` on rank 0 with the threads of all ranks, which wait."""
+    if dist.get_rank() != 0:
+        return seconds(lambda *_: None, [])
+    torch.set_num_threads(dist.get_world_size())
+    spent = seconds(call, tensors)
+    torch.set_num_threads(1)
+    return spent
+
+
+def seconds(call: Callable, tensors: list[torch.Tensor]) -> tuple[float, float]:
+    """Seconds until all ranks have done a forward, and from there a backward."""
+    leaves = [x.detach().requires_grad_() for x in tensors[:-1]]
+    dist.barrier()
+    start = time.perf_counter()
+    out = call(*leaves)
+    dist.barrier()
+    middle = time.perf_counter()
+    if leaves:
+        torch.autograd.grad(out, leaves, tensors[-1])
+    dist.barrier()
+    return middle - start, time.perf_counter() - middle
 
 
 class Counter:
@@ -81,48 +106,45 @@ class Counter:
 
         dist.P2POp, dist.all_to_all_single = counted_operation, counted_exchange
 
+    def of(self, call: Callable) -> int:
+        """The most that a rank hands over in ``call``."""
+        before = self.bytes
+        call()
+        sent = torch.tensor([self.bytes - before])
+        dist.all_reduce(sent, op=dist.ReduceOp.MAX)
+        return int(sent)
+
 
 def work(rank: int, world: int, store: str, seqlen: int, answers) -> None:
-    """All contenders on one rank; rank 0 answers."""
+    """All contenders in turns on one rank; rank 0 answers."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     counter = Counter()
-    for dtype in (torch.float32, torch.bfloat16):
-        for problem, options in PROBLEMS.items():
-            for name, (function, own) in CONTENDERS.items():
-                layout = own.get("layout", "contiguous")
-                rows = [shard_sequence(x, layout=layout) for x in inputs(seqlen, dtype)]
-                counter.bytes = 0
-                call = partial(function, **own, **options)
-                found = times(call, rows, dist.barrier)
-                sent = torch.tensor([counter.bytes / (ROUNDS + 1)])
-                dist.all_reduce(sent, op=dist.ReduceOp.MAX)
-                if rank == 0:
-                    answers.put((str(dtype), problem, name, found, sent.item()))
+    for dtype, (problem, options) in product(DTYPES, PROBLEMS.items()):
+        calls = contenders(seqlen, dtype, options)
+        sent = {name: counter.of(call) for name, call in calls.items()}  # compiles, too
+        found = {name: [] for name in calls}
+        for _ in range(ROUNDS):
+            for name, call in calls.items():
+                found[name].append(call())
+        if rank == 0:
+            answers.put([described(dtype, problem, n, found[n], sent[n]) for n in calls])
     dist.destroy_process_group()
 
 
-def of_ranks(world: int, seqlen: int) -> Iterator[tuple]:
-    """The rows of all contenders, as they come."""
+def of_ranks(world: int, seqlen: int) -> Iterator[list[dict]]:
+    """The rows of each problem, as they come."""
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
         arguments = (world, store, seqlen, answers)
         started = multiprocessing.spawn(work, arguments, nprocs=world, join=False)
-        for _ in range(len(DTYPES) * len(PROBLEMS) * len(CONTENDERS)):
+        for _ in range(len(DTYPES) * len(PROBLEMS)):
             while answers.empty():
                 started.join(timeout=1)  # raises what a rank has raised
             yield answers.get()
         started.join()
-
-
-def of_one(seqlen: int, threads: int) -> Iterator[tuple]:
-    """The rows of attention in this process."""
-    torch.set_num_threads(threads)
-    for dtype, (problem, options) in product(DTYPES, PROBLEMS.items()):
-        found = times(partial(attention, **options), inputs(seqlen, dtype), lambda: None)
-        yield str(dtype), problem, f"one process, {threads} threads", found, 0
 
 
 def main() -> None:
@@ -130,14 +152,43 @@ def main() -> None:
     parser.add_argument("--seqlen", type=int, default=4096)
     parser.add_argument("--ranks", type=int, default=2)
     options = parser.parse_args()
-    rows = chain(of_one(options.seqlen, options.ranks), of_ranks(options.ranks, options.seqlen))
-    for dtype, problem, name, found, sent in rows:
-        forward, backward = (statistics.median(spent) for spent in zip(*found, strict=True))
-        print(
-            f"{dtype:15} {problem:12} {name:24} forward {forward:7.1f} ms, "
-            f"backward {backward:7.1f} ms, sent by a rank {sent / 2**20:6.2f} MiB",
-            flush=True,
+    rows = []
+    for found in of_ranks(options.ranks, options.seqlen):
+        rows += found
+        print(*map(json.dumps, found), sep="\n", flush=True)
+    document = {"machine": describe().to_json(), **vars(options), "rows": rows}
+    with replacing(RESULTS) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def described(dtype: torch.dtype, problem: str, name: str, found: list, sent: int) -> dict:
+    """A row as it is kept: medians in milliseconds, bytes of a forward and backward."""
+    forward, backward = (four_digits(1e3 * median(x)) for x in zip(*found, strict=True))
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "problem": problem,
+        "contender": name,
+        "forward_ms": forward,
+        "backward_ms": backward,
+        "sent_bytes": sent,
+    }
+
+
+def table(found: dict) -> Table:
+    """The rows, for people."""
+    columns = words("dtype", "mask", "how") + numbers("forward, ms", "backward, ms", "sent, MiB")
+    rows = [
+        (
+            row["dtype"],
+            row["problem"],
+            row["contender"],
+            f"{row['forward_ms']:.1f}",
+            f"{row['backward_ms']:.1f}",
+            f"{row['sent_bytes'] / 2**20:.2f}",
         )
+        for row in found["rows"]
+    ]
+    return Table("", tuple(columns), rows)
 
 
 if __name__ == "__main__":

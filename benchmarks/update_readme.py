@@ -12,6 +12,7 @@ from language_model import start_table
 from language_model import table as language_model
 from main_loops import table as main_loops
 from presets import table as presets
+from ring_attention import table as ring_attention
 from variants import table as variants
 
 from tvm_flash.bench.document import holds
@@ -26,6 +27,7 @@ PAGE = ROOT / "docs" / "performance-cpu.md"
 PICTURE = ROOT / "docs" / "performance-cpu.png"
 RESULTS = ROOT / "benchmarks" / "results"
 CUDA = ROOT / "docs" / "cuda.md"
+DISTRIBUTED = ROOT / "docs" / "distributed.md"
 SERVING = ROOT / "docs" / "serving.md"
 TUNING = ROOT / "docs" / "tuning.md"
 VARIANTS = ROOT / "docs" / "variants.md"
@@ -40,6 +42,7 @@ PRESETS = ("<!-- presets:begin -->", "<!-- presets:end -->")
 DIVIDED = ("<!-- divided:begin -->", "<!-- divided:end -->")
 MODEL = ("<!-- model:begin -->", "<!-- model:end -->")
 START = ("<!-- start:begin -->", "<!-- start:end -->")
+RING = ("<!-- ring:begin -->", "<!-- ring:end -->")
 VARIANT_TABLE = ("<!-- variants:begin -->", "<!-- variants:end -->")
 SPACES = ("<!-- spaces:begin -->", "<!-- spaces:end -->")
 
@@ -73,6 +76,7 @@ def renewed() -> dict[Path, str]:
         ("main-loops.json", CUDA, LOOP_TABLE, main_loops),
         ("presets.json", CUDA, PRESETS, presets),
         ("divided-keys.json", CUDA, DIVIDED, divided_keys),
+        ("ring-attention.json", DISTRIBUTED, RING, ring_attention),
         ("variants.json", VARIANTS, VARIANT_TABLE, variants),
     )
     for name, path, markers, table in kept:

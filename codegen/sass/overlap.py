@@ -22,7 +22,7 @@ class Overlap:
 
 
 def overlap(code: Sequence[Instruction]) -> Overlap:
-    """Of the kernel ``code``; raises ValueError without a loop of HGMMA that ends with a wait."""
+    """What overlaps in ``code``; ValueError without a loop of HGMMA that ends with a wait."""
     executed = steady_round(code)
     products = [n for n, at in enumerate(executed) if at.starts("HGMMA")]
     waits = [n for n, at in enumerate(executed) if at.opcode.startswith("WARPGROUP.DEPBAR")]

@@ -48,6 +48,9 @@ BESIDE = [
     ("sm_80", "f16,d=8,causal,linear", "linear"), ("sm_80", "fp32,row_softmax", "softmax"),
 ]  # fmt: skip
 SMALL = {"block_q": 16, "block_k": 16, "num_warps": 1}
+# Kernels of warp groups: roles, barriers, order of issue.
+HOPPER = {"forward": {"schedule": "cuda.hopper_forward", "block_q": 128, "block_k": 16}}
+OF_WARP_GROUPS = parse_spec("bf16,d=8,causal")
 
 
 def file_name(spec, direction, target):
@@ -82,6 +85,14 @@ def test_scheduled_cuda_code_of_entries(spec, direction, update_golden):
     assert_recorded(spec, direction, "sm_80", code, update_golden)
 
 
+@pytest.mark.parametrize("direction", HOPPER)
+def test_scheduled_code_of_warp_groups(direction, update_golden):
+    arch, config = ARCHS["sm_90a"], HOPPER[direction]
+    ((_, program),) = cuda_programs(OF_WARP_GROUPS, direction, (arch,), config)
+    code = "\n".join(launch.func.script() for launch in program.launches)
+    assert_recorded(OF_WARP_GROUPS, direction, arch.name, code, update_golden)
+
+
 @pytest.mark.parametrize("target", APPENDING)
 def test_code_of_appending(target, update_golden):
     if target in ARCHS:
@@ -110,6 +121,7 @@ def test_no_golden_file_is_left_over():
         for direction in ("forward", "backward")
     ]
     recorded += [(*found, "sm_80") for found in ENTRIES_CUDA]
+    recorded += [(OF_WARP_GROUPS, direction, "sm_90a") for direction in HOPPER]
     recorded += [(APPENDS, "append", target) for target in APPENDING]
     recorded += [(parse_spec(text), direction, target) for target, text, direction in BESIDE]
     expected = {file_name(*found) for found in recorded}

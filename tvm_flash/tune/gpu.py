@@ -86,7 +86,7 @@ def gpu_of(arch: CudaArch) -> Gpu:
     """The GPU that stands for ``arch``. Raises UnsupportedSpec without its numbers."""
     if arch.name not in GPUS:
         raise UnsupportedSpec(
-            f"no analytical model of {arch.name}: what its mma.sync reaches is not published; "
-            f"known are {', '.join(GPUS)}"
+            f"no analytical model of {arch.name}: what its products reach is not published, or its "
+            f"kernels are of warp groups; known are {', '.join(GPUS)}"
         )
     return GPUS[arch.name]

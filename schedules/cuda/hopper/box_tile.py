@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tvm import DataType, tirx
@@ -56,6 +56,17 @@ class BoxTile:
         box, within = column // self.box_columns, column % self.box_columns
         chunk = (within // per_chunk) ^ (row % _SWIZZLED_ROWS)
         return self.buffer.ptr_to([stage, box, row, chunk * per_chunk + within % per_chunk])
+
+    def pieces(self, thread, threads: int, rows: int) -> Iterator[tuple]:
+        """(row, box, column in it, address's column) of each 16-byte piece that ``thread`` of
+        ``threads`` has in the first ``rows`` rows: eight threads a row, one box after the other.
+        """
+        per_chunk, chunks = _CHUNK_BYTES // self.element_bytes, BOX_BYTES // _CHUNK_BYTES
+        for box in range(self.boxes):
+            for first in range(0, rows, threads // chunks):
+                row, place = first + thread // chunks, thread % chunks
+                column = (place ^ (row % _SWIZZLED_ROWS)) * per_chunk
+                yield row, box, column, place * per_chunk
 
     def load(self, tensor_map, stage, place: Sequence, barrier) -> None:
         """Ask for the rows from ``place`` (head, row, entry) on, by one thread.

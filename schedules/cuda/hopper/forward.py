@@ -9,20 +9,22 @@ from dataclasses import replace
 
 from tvm.script import tirx as T
 
+from ....definition.arithmetic import int32
 from ....problem.spec import AttentionSpec
 from ..arch import CudaArch
-from ..builder import CudaKernel, assign, loop_while, name_registers, when
+from ..builder import CudaKernel, assign, if_else, loop_while, name_registers, when
 from ..entries import query_grid
 from ..forward_rows import ForwardRows
 from ..fragments import accumulator, fragment
 from ..listed import visited_keys
 from ..program import Launch
+from ..rows import Rows
 from ..softmax import OnlineSoftmax, block_scores
 from ..tiling import QueryTile, round_up
 from . import wgmma
 from .box_tile import box_tile
 from .forward_config import HopperForwardConfig
-from .negate import negate_rows
+from .pieces import negate_rows, store_rows, zero_rows
 from .ring import Once, Ring, initialised
 from .roles import GROUP_THREADS, Roles
 from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
@@ -83,7 +85,7 @@ class HopperForward(ForwardRows):
     def _produce(self) -> None:
         kernel, visits = self.kernel, self.visits
         self.queries.expect(self.q_tile.stage_bytes)
-        place = self._place("q", self.tile.head, self.tile.first)
+        place = self._place("q", self.tile.first)
         self.q_tile.load(kernel.maps["q"], 0, place, self.queries.full)
         with when(visits.any):
             number, first = kernel.scalar(0), kernel.scalar(visits.first)
@@ -101,12 +103,19 @@ class HopperForward(ForwardRows):
         ring, tile = (self.keys, self.k_tile) if name == "k" else (self.values, self.v_tile)
         ring.wait_empty(number)
         ring.expect(number, tile.stage_bytes)
-        place = self._place(name, self.tile.kv_head, first)
+        place = self._place(name, first)
         tile.load(self.kernel.maps[name], ring.stage(number), place, ring.full(number))
 
-    def _place(self, name: str, head, row) -> tuple:
-        entry_step, _, head_step, _ = self.kernel.buffers[name].strides
-        return repeated(head, head_step), row, repeated(self.tile.batch, entry_step)
+    def _place(self, name: str, first) -> tuple:
+        """Head, row and entry of the entry's row ``first``, as the tensor map counts them."""
+        rows = self._rows(name)
+        *entry, row, head, _ = rows.index(first, 0)
+        steps = rows.buffer.strides
+        entry = repeated(entry[0], steps[0]) if entry else 0
+        return repeated(head, steps[-2]), int32(row), entry
+
+    def _rows(self, name: str) -> Rows:
+        return (self.tile.key_rows if name in "kv" else self.tile.query_rows)(name)
 
     # A consumer: the next S is asked for before this tile's exponentials.
 
@@ -148,6 +157,15 @@ class HopperForward(ForwardRows):
         self.keys.release(self.number)
         self._weigh()
         self._pack()
+        if self.spec.sequences == "packed":
+            self._end_values()
+
+    def _end_values(self) -> None:
+        """Zeros behind the last key of the entry, which the first tile of values may have."""
+        left = self.tile.keys - self.visits.first
+        with when(left < self.config.block_k):
+            self.values.wait_full(self.number)
+            zero_rows(self.v_tile, self.values.stage(self.number), left, self.roles)
 
     def _next_tile(self) -> None:
         """S of the next tile and O += P V of this one; weights of the next while V is added."""
@@ -206,8 +224,19 @@ class HopperForward(ForwardRows):
         self._finish_rows(self.out_tile)
         proxy_fence()
         self.roles.meet()
+        first = self.tile.first + self.roles.row
+        if self.spec.sequences == "dense":
+            self._store_box(first)  # rows past the last one are the tensor map's to leave out
+            return
+        left = self.kernel.scalar(self.tile.rows - first, name="left")
+        if_else(
+            left >= GROUP_ROWS,
+            lambda: self._store_box(first),
+            lambda: store_rows(self.out_tile, self._rows("out"), first, left, self.roles),
+        )
+
+    def _store_box(self, first) -> None:
         with when(self.kernel.thread % GROUP_THREADS == 0):
-            row = self.roles.row
-            place = self._place("out", self.tile.head, self.tile.first + row)
-            self.out_tile.store(self.kernel.maps["out"], row, place)
+            place = self._place("out", first)
+            self.out_tile.store(self.kernel.maps["out"], self.roles.row, place)
             stores_read()

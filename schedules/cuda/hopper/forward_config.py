@@ -59,7 +59,8 @@ class HopperForwardConfig(Config):
             ),
         ]
         own = [text for wrong, text in checks if wrong]
-        own += operand_reasons(spec, arch) + block_reasons(spec, self.block_q, self.block_k)
+        own += operand_reasons(spec, arch, ("dense", "packed"))
+        own += block_reasons(spec, self.block_q, self.block_k)
         return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:

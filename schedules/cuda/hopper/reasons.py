@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ....problem.spec import AttentionSpec
 from ..arch import CudaArch
 
 
-def operand_reasons(spec: AttentionSpec, arch: CudaArch) -> list[str]:
-    """Why operands of ``spec`` cannot be brought by TMA and multiplied by wgmma on ``arch``."""
+def operand_reasons(
+    spec: AttentionSpec, arch: CudaArch, sequences: Collection[str] = ("dense",)
+) -> list[str]:
+    """Why operands of ``spec`` cannot be brought by TMA and multiplied by wgmma on ``arch``.
+
+    sequences: the kinds that the kernel knows the places of.
+    """
     piece = 16 // spec.element.bytes
     checks = [
         (not arch.warp_groups, f"{arch.name} has no products of warp groups: sm_90a has"),
@@ -16,8 +23,8 @@ def operand_reasons(spec: AttentionSpec, arch: CudaArch) -> list[str]:
             f"dtype={spec.dtype} must be float16 or bfloat16",
         ),
         (
-            spec.sequences != "dense",
-            f"sequences={spec.sequences} must be dense: a tensor map is of one batch",
+            spec.sequences not in sequences,
+            f"sequences={spec.sequences} must be {' or '.join(sequences)}",
         ),
         (
             spec.head_dim % piece or spec.head_dim_v % piece,

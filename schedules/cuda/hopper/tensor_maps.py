@@ -37,7 +37,7 @@ class TensorMap:
 
     @property
     def name(self) -> str:
-        """Of the kernel's parameter that it is."""
+        """The name of the kernel's parameter that it is."""
         return f"{self.tensor}_map"
 
     def box(self, element_bytes: int) -> tuple[int, int, int, int]:
@@ -47,11 +47,11 @@ class TensorMap:
     def fields(self, shape: Sequence, strides: Sequence, element_bytes: int) -> tuple:
         """(extents, byte strides of axes 1 to 3) of a tensor of ``shape`` and element ``strides``.
 
-        Ints, or expressions of a call.
+        Ints, or expressions of a call. Packed rows, (total, H, D), are those of one entry.
         """
-        entries, rows, heads, columns = shape
-        extents = (columns, heads, rows, entries)
-        steps = (strides[2], strides[1], strides[0])
+        *entries, rows, heads, columns = shape
+        extents = (columns, heads, rows, *(entries or [1]))
+        steps = (*strides[-2:-4:-1], *(strides[:1] if entries else [0]))
         return extents, tuple(
             _stride(step, extent, element_bytes)
             for step, extent in zip(steps, extents[1:], strict=True)

@@ -4,13 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from interpreted import aligned_rows, interpreted, resolver, shuffled
+from interpreted import InterpretedKernel, aligned_rows, interpreted, resolver, shuffled
 
 import tvm_flash
 from tvm_flash.cases import CORRECTNESS, make_inputs
+from tvm_flash.codegen.cuda import ptx_of
 from tvm_flash.frontend import ops, placement
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.hopper.defaults import FORWARD, hopper_forward_configs
+from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.rule import judged, largest_error
 
 ARCH = ARCHS["sm_90a"]
@@ -59,7 +61,7 @@ def test_case(case):
 
 
 @pytest.mark.parametrize("config", range(4))
-@pytest.mark.parametrize("dims", FORWARD)
+@pytest.mark.parametrize("dims", FORWARD, ids=str)
 @pytest.mark.sweep
 def test_every_default(dims, config, monkeypatch):
     if config >= len(FORWARD[dims]):
@@ -85,6 +87,18 @@ def test_listed_blocks(dim):
     case = case_of(head_dim=dim, mask_mod="document", block=(128, 128), variant={})
     assert interpreted(case.spec, "forward", ARCH.name).program.config["block_q"] == 128
     check(make_inputs(case), seed=3)
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.sweep
+def test_other_numbers_of_stages(stages, monkeypatch):
+    case = case_of(head_dim=64, seqlen_k=500)
+    config = {"schedule": "cuda.hopper_forward", "block_k": 64, "stages": stages}
+    ((_, program),) = cuda_programs(case.spec, "forward", (ARCH,), config)
+    kernel = InterpretedKernel(case.spec, "forward", program, ptx_of(program))
+    monkeypatch.setattr(ops, "resolve", lambda *which: kernel)
+    for seed in range(3):
+        check(make_inputs(case), seed)
 
 
 def test_the_schedule_changes_nothing():
