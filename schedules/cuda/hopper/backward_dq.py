@@ -23,6 +23,7 @@ from ..tiling import QueryTile, round_up
 from . import wgmma
 from .box_tile import box_bytes, box_tile
 from .forward_config import HopperForwardConfig
+from .reasons import operand_reasons
 from .ring import Once, Ring, initialised
 from .roles import GROUP_THREADS, GROUP_WARPS, Roles
 from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
@@ -53,7 +54,7 @@ def hopper_ordered_reasons(
         + box_bytes(config.block_k, width, size, config.stages)
         for width in widths
     )
-    reasons = config.reasons(spec, arch)
+    reasons = [*config.reasons(spec, arch), *operand_reasons(spec, arch)]
     if shared > arch.shared_bytes:
         needed = f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}"
         reasons.append(needed)

@@ -11,7 +11,10 @@ from tvm_flash.cases import CORRECTNESS, make_inputs
 from tvm_flash.frontend import ops, placement
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.hopper.backward_config import HopperBackwardConfig
-from tvm_flash.schedules.cuda.hopper.defaults import hopper_backward_configs
+from tvm_flash.schedules.cuda.hopper.defaults import (
+    hopper_backward_configs,
+    hopper_ordered_configs,
+)
 from tvm_flash.schedules.cuda.kernels import SCHEDULES
 from tvm_flash.verify.rule import judged
 
@@ -133,6 +136,8 @@ def test_what_it_does_not_serve_is_left_to_the_others():
         first = SCHEDULES.defaults(spec, "backward", ARCH)[0]
         assert first.schedule == "cuda.backward", fields
         assert HopperBackwardConfig().reasons(spec, ARCH)
+    packed = dataclasses.replace(case_of().spec, sequences="packed")
+    assert not hopper_ordered_configs(packed, ARCH) and not hopper_backward_configs(packed, ARCH)
 
 
 @pytest.mark.parametrize("spec", [case.spec for case in SERVED[::40]], ids=lambda spec: spec.name)
