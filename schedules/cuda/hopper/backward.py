@@ -12,7 +12,15 @@ from ....definition.scores import Scores
 from ....definition.signature import Signature
 from ....problem.spec import AttentionSpec
 from ..arch import WARP, CudaArch
-from ..builder import CudaKernel, assign, loop_while, name_registers, warp_barrier, when
+from ..builder import (
+    CudaKernel,
+    assign,
+    forget,
+    loop_while,
+    name_registers,
+    warp_barrier,
+    when,
+)
 from ..entries import key_grid
 from ..fragments import Accumulator, accumulator, fragment
 from ..listed import visited_queries
@@ -197,6 +205,9 @@ class HopperKeyGradients:
     def _query_tile(self, is_last: bool) -> None:
         """dP^T; P^T beside it; dV; dS^T beside it; dK; dQ and S^T of the next tile."""
         number, stage = self.number, self.gradients.stage(self.number)
+        if not self.spec.dropout:  # which spills less otherwise
+            for place in (self.own_query, self.own_key):
+                forget(place)  # else what masks make of it is kept in registers for all tiles
         self.recompute.draw(self.tile.batch, self.visits.head)
         self.gradients.wait_full(number)
         self._ask_transposed(self.dp, self.v, self.do, self.spec.head_dim_v, stage)
@@ -209,7 +220,10 @@ class HopperKeyGradients:
             self._pack(self.ds, self.dp, step)
         self._exchange(number)
         self._ask_sums(self.dk, self.ds, self.q, stage)
-        self._share(number, is_last)
+        (self._share if self.with_dq else self._leave_out)(number, is_last)
+        if not is_last:
+            wgmma.wait(0, self.s)
+            self._advance(number)
 
     def _weigh(self, stage) -> None:
         """P^T and its fragments, 16 queries at a time: few derivatives of scores are held."""
@@ -232,26 +246,29 @@ class HopperKeyGradients:
 
     def _share(self, number, is_last: bool) -> None:
         """dQ, while dK is still added to; it leaves its registers beside S^T of the next tile."""
-        landed, words = [self.dk, self.dv], self._words(self.p) + self._words(self.ds)
-        if self.with_dq:
-            self.roles.meet_all()
-            self.shares.ask(number % 2)
-            landed.append(self.shares.dq)
+        self.roles.meet_all()
+        self.shares.ask(number % 2)
+        landed, words = (self.dk, self.dv, self.shares.dq), self._words(self.p, self.ds)
         if is_last:
             wgmma.wait(0, *landed, words=words)
         else:
-            wgmma.wait(int(self.with_dq), words=words)
-            if not self.with_dq:
-                warp_barrier()  # all lanes have read their statistics
+            wgmma.wait(1, words=words)
             self.queries.release(number)
-            self.queries.wait_full(number + 1)
-            self._ask_scores(number + 1)
+            self._ask_next(number)
             wgmma.wait(1, *landed)
-        if self.with_dq:
-            self.shares.add(self.visits.head, self.visits.first)
+        self.shares.add(self.visits.head, self.visits.first)
+
+    def _leave_out(self, number, is_last: bool) -> None:
+        """In the place of ``_share``, where dQ is another kernel's."""
+        wgmma.wait(0, self.dk, self.dv, words=self._words(self.p, self.ds))
         if not is_last:
-            wgmma.wait(0, self.s)
-            self._advance(number)
+            warp_barrier()  # all lanes have read their statistics
+            self.queries.release(number)
+            self._ask_next(number)
+
+    def _ask_next(self, number) -> None:
+        self.queries.wait_full(number + 1)
+        self._ask_scores(number + 1)
 
     def _ask_scores(self, number) -> None:
         stage = self.queries.stage(number)
@@ -283,8 +300,8 @@ class HopperKeyGradients:
         values = map(part, acc.values(0, step, self.product))
         self.product.pack(words(step), list(values))
 
-    def _words(self, words: Callable) -> list:
-        return [word for step in range(self.steps) for word in words(step)]
+    def _words(self, *fragments: Callable) -> list:
+        return [word for words in fragments for step in range(self.steps) for word in words(step)]
 
     def _site(self) -> tuple[Callable, Callable]:
         """Query and key of an element of S^T, by (m, n, r)."""
