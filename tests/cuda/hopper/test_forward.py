@@ -31,7 +31,7 @@ SERVED = [case for case in map(in_half, CORRECTNESS) if hopper_forward_configs(c
 # One of each kind of mask, score and state, of views, widths and lengths; all of them are a sweep.
 FEW = (
     "lengths_5x0", "bf16_view_every_other", "bf16_window_causal", "bf16_softcap",
-    "bf16_sink", "bf16_sigmoid", "bf16_dropout", "bf16_dims_64_128", "f16_dim_80", "bias_of_keys",
+    "bf16_sink", "bf16_sigmoid", "bf16_dropout", "bf16_dims_64_128", "f16_dim_80",
 )  # fmt: skip
 
 
@@ -60,25 +60,26 @@ def test_case(case):
     check(make_inputs(case), seed=len(case.name))
 
 
-@pytest.mark.parametrize("config", range(4))
+@pytest.mark.parametrize("choice", range(4))
 @pytest.mark.parametrize("dims", FORWARD, ids=str)
 @pytest.mark.sweep
-def test_every_default(dims, config, monkeypatch):
-    if config >= len(FORWARD[dims]):
-        pytest.skip("fewer configs")
-    monkeypatch.setattr(ops, "resolve", resolver(ARCH.name, config))
+def test_every_default(dims, choice, monkeypatch):
+    monkeypatch.setattr(ops, "resolve", resolver(ARCH.name, choice))
     for seed, (name, sq, sk) in enumerate((("bf16_gqa", 197, 413), ("f16_full", 257, 129)), 1):
         case = next(case for case in CORRECTNESS if case.name == name)
         case = dataclasses.replace(
             case, head_dim=dims[0], head_dim_v=dims[1], seqlen_q=sq, seqlen_k=sk
         )
+        if choice >= len(hopper_forward_configs(case.spec, ARCH)):
+            pytest.skip("fewer configs")
         check(make_inputs(case), seed)
 
 
 def case_of(**fields):
-    """A causal case in bfloat16 whose queries and keys fill more than a tile."""
+    """A causal case in bfloat16, small, whose queries and keys fill more than a tile."""
     found = next(case for case in CORRECTNESS if case.name == "bf16_gqa")
-    return dataclasses.replace(found, **{"seqlen_q": 150, "seqlen_k": 300, **fields})
+    small = {"batch": 1, "heads": 2, "kv_heads": 1, "seqlen_q": 150, "seqlen_k": 300}
+    return dataclasses.replace(found, **{**small, **fields})
 
 
 @pytest.mark.parametrize("dim", [64, pytest.param(128, marks=pytest.mark.sweep)])
@@ -103,10 +104,10 @@ def test_other_numbers_of_stages(stages, monkeypatch):
 
 def test_the_schedule_changes_nothing():
     inputs, outs = make_inputs(case_of()), []
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         with shuffled(seed):
             outs.append(tvm_flash.attention(*inputs[:3], **inputs.variant))
-    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+    assert torch.equal(*outs)
 
 
 @pytest.mark.parametrize("scale", [-0.3, pytest.param(0.0, marks=pytest.mark.sweep)])
@@ -117,7 +118,7 @@ def test_scales_that_fold_badly(scale):
 
 def test_heads_and_entries_that_repeat():
     """A stride of 0, which no tensor map can have."""
-    inputs = make_inputs(case_of(heads=4, kv_heads=4))
+    inputs = make_inputs(case_of(batch=2, heads=4, kv_heads=4, seqlen_k=170))
     k, v = (x[:, :, :1].expand(-1, -1, 4, -1) for x in inputs[1:3])
     q = inputs.q[:1].expand(2, -1, -1, -1)
     assert 0 in k.stride() and 0 in q.stride()

@@ -1,5 +1,7 @@
 """What ptxas makes of the forward for sm_90a: no spill, and exponentials beside products."""
 
+from dataclasses import replace
+
 import pytest
 
 from tvm_flash.codegen.cuda import kernel_sources
@@ -9,7 +11,7 @@ from tvm_flash.codegen.sass.overlap import overlap
 from tvm_flash.codegen.sass.spills import refused_spills
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.arch import ARCHS
-from tvm_flash.schedules.cuda.hopper.defaults import FORWARD
+from tvm_flash.schedules.cuda.hopper.defaults import FORWARD, hopper_forward_configs
 from tvm_flash.schedules.cuda.select import cuda_programs
 
 ARCH = ARCHS["sm_90a"]
@@ -46,26 +48,34 @@ def test_exponentials_run_beside_products():
 @pytest.mark.parametrize("dims", FORWARD, ids=str)
 @pytest.mark.sweep
 def test_of_every_default(dims, choice, causal):
-    if choice >= len(FORWARD[dims]):
+    fields = {"head_dim": dims[0], "head_dim_v": dims[1], "causal": causal}
+    if choice >= len(hopper_forward_configs(AttentionSpec(dtype="bfloat16", **fields), ARCH)):
         pytest.skip("fewer configs")
-    check(choice, head_dim=dims[0], head_dim_v=dims[1], causal=causal)
+    check(choice, **fields)
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"softcap": True}, {"alibi": True}, {"softmax": "sink"}, {"softmax": "sigmoid"}],
+    [
+        {"softcap": True},
+        {"alibi": True},
+        {"softmax": "sink"},
+        {"softmax": "sigmoid"},
+        {"dropout": True},
+        {"sequences": "packed"},
+        {"sequences": "packed", "head_dim": 64},
+        {"sequences": "packed", "head_dim": 256},
+    ],
     ids=str,
 )
 @pytest.mark.sweep
 def test_variants_are_kept_in_registers(fields):
-    launch, cubin = assembled(head_dim=128, causal=True, **fields)
+    launch, cubin = assembled(**{"head_dim": 128, "causal": True, **fields})
     assert not cubin.resources.spill_stores and not refused_spills(launch, [cubin])
 
 
 def test_products_that_wait_are_refused():
     launch, cubin = assembled(head_dim=64)
-    from dataclasses import replace
-
     slow = replace(cubin, resources=replace(cubin.resources, serialised=1))
     (reason,) = refused_spills(launch, [slow])
     assert "wait for each other" in reason
