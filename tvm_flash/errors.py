@@ -37,6 +37,10 @@ class SpillError(BuildError):
     """A kernel was compiled, and too many of its registers are kept in memory to use it."""
 
 
+class HardwareFailure(TvmFlashError):
+    """Nothing can be evaluated any more; what was evaluated before stays recorded."""
+
+
 class CacheFull(TvmFlashError, RuntimeError):
     """A cache has no room for what was asked for, and is as it was before."""
 

@@ -8,7 +8,7 @@ from bench_documents import CELLS, HASTE, TINY
 from typer.testing import CliRunner
 
 from tvm_flash import bench
-from tvm_flash.bench import run, verdicts
+from tvm_flash.bench import measuring, verdicts
 from tvm_flash.cli.app import app
 from tvm_flash.errors import TvmFlashError
 
@@ -20,7 +20,7 @@ def without_floors(monkeypatch):
     def measured(threads, quick=False):
         return bench.Floors(threads, "host", {"float32": 100.0}, 10.0, 0.01)
 
-    monkeypatch.setattr(run, "measure_floors", measured)
+    monkeypatch.setattr(measuring, "measure_floors", measured)
 
 
 def document_at(path):
@@ -46,7 +46,7 @@ def test_a_run_is_continued(tmp_path, without_floors):
 
 
 def test_an_interrupted_run_keeps_what_it_had(tmp_path, monkeypatch, without_floors):
-    real = run.measured_cell
+    real = measuring.measured_cell
 
     def interrupted(cell, *rest):
         if cell.direction == "backward":
@@ -54,14 +54,14 @@ def test_an_interrupted_run_keeps_what_it_had(tmp_path, monkeypatch, without_flo
         return real(cell, *rest)
 
     path = tmp_path / "run.json"
-    monkeypatch.setattr(run, "measured_cell", interrupted)
+    monkeypatch.setattr(measuring, "measured_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure_all(document_at(path), CELLS)
     assert bench.pending(document_at(path), CELLS) == CELLS[1:]
 
 
 def test_a_failing_cell_does_not_end_the_run(tmp_path, monkeypatch, without_floors):
-    real = run.measured_cell
+    real = measuring.measured_cell
 
     def failing(cell, *rest):
         if cell.direction == "forward":
@@ -69,7 +69,7 @@ def test_a_failing_cell_does_not_end_the_run(tmp_path, monkeypatch, without_floo
         return real(cell, *rest)
 
     path = tmp_path / "run.json"
-    monkeypatch.setattr(run, "measured_cell", failing)
+    monkeypatch.setattr(measuring, "measured_cell", failing)
     found = measure_all(document_at(path), CELLS)
     assert "no such kernel" in found[0]["error"] and "seconds" in found[1]
     assert verdicts.totals(found)["failed"] == 1
@@ -94,7 +94,7 @@ def test_floors_of_a_busy_machine_are_measured_again(without_floors):
     for others, expected in ((0.5, 100.0), (0.0, 7.0)):
         rates = {"matmul_gflops": {"float32": 7.0}, "threads": 1, "others": others}
         document.floors[1, "host"] = {**bench_documents.FLOORS, **rates}
-        bench.Runner(document, HASTE)._ensure_floors(CELLS[0])
+        bench.Runner(document, HASTE)._ensure_floors(CELLS[0], measuring.Here(CELLS, HASTE))
         assert document.floors[1, "host"]["matmul_gflops"]["float32"] == expected
 
 

@@ -10,7 +10,7 @@ from error_rule import off, unwritten
 
 from tvm_flash import bench
 from tvm_flash.bench import Cell, Patience, Problem, correctness, device, run, tables, verdicts
-from tvm_flash.bench.run import measured_cell
+from tvm_flash.bench.measuring import measured_cell
 from tvm_flash.cases import CORRECTNESS, make_inputs
 from tvm_flash.reference import attention_reference
 

@@ -1,10 +1,8 @@
 """The suites of GPUs as far as they go without one: what is timed, counted, written and drawn."""
 
 import itertools
-import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,21 +12,24 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from tvm_flash import bench
+from tvm_flash.artifact.library import symbol_name
 from tvm_flash.bench import (
     device,
     gpu_host,
+    gpu_sections,
+    measuring,
     rows,
     run,
-    suite,
     tables,
     timing,
 )
 from tvm_flash.bench.contender import OURS
 from tvm_flash.bench.contenders import CONTENDERS, names_on
 from tvm_flash.bench.plot import draw
-from tvm_flash.cases import CORRECTNESS
+from tvm_flash.bench.sequences.contenders import SEQUENCE_CONTENDERS
 from tvm_flash.cli.app import app
 from tvm_flash.errors import TvmFlashError
+from tvm_flash.problem.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = bench.Problem("float32", 16, 64, causal=True, batch=1, heads=2)
@@ -77,15 +78,54 @@ def measured(monkeypatch):
 
 
 def test_the_grid_keeps_tokens_and_hidden_size():
-    cells = [c for c in bench.SUITES["gpu"].cells([1]) if c.kind == "time"]
-    problems = {c.problem for c in cells if c.problem.dtype == "bfloat16"}
-    assert len(problems) == 3 * 2 * 6
+    cells = [c for c in bench.SUITES["gpu"].cells([1]) if c.section.endswith("lengths")]
+    problems = {c.problem for c in cells}
+    assert len(cells) == 2 * len(problems) == 2 * 3 * 2 * 5
+    assert {p.seqlen for p in problems} == {1024, 2048, 4096, 8192, 16384}
     assert {p.batch * p.seqlen for p in problems} == {16384}
     assert {p.heads * p.head_dim for p in problems} == {2048}
-    quick = [c for c in bench.SUITES["gpu-quick"].cells([1]) if c.kind == "time"]
-    assert len({c.problem for c in quick}) == 8
-    assert {c.device for c in (*cells, *quick)} == {"cuda"}
-    assert {c.names for c in cells} == {names_on("cuda")}
+    more = [c.problem for c in bench.SUITES["gpu"].cells([1]) if c.section == "more tokens"]
+    assert {p.batch * p.seqlen for p in more} == {32768}
+
+
+def test_the_best_comes_first():
+    """Ten minutes give the first sections; each has who it is compared with, and ours."""
+    cells = bench.SUITES["gpu"].cells([1])
+    sections = list(dict.fromkeys(c.section for c in cells))
+    assert sections[:5] == ["correctness", "lengths", "decode", "gqa", "packed"]
+    assert sections[-2:] == ["triton", "other dtypes"], "these are tuned for a minute, or rare"
+    timed = [c for c in cells if c.kind == "time"]
+    assert {c.device for c in cells} == {"cuda"} and all(c.names[0] == OURS for c in timed)
+    known = {c.name for c in (*CONTENDERS, *SEQUENCE_CONTENDERS) if "cuda" in c.devices}
+    assert {name for c in timed for name in c.names} == known
+    targets = {c.direction: c.target.ratio for c in timed if c.target}
+    assert targets == {"forward": 1.0, "backward": 0.95}
+
+
+def test_the_preset_benchmark_has_what_is_timed():
+    served = set(PRESETS["benchmark"].pairs(("forward", "backward")))
+    for cell in bench.SUITES["gpu"].cells([1]):
+        if cell.kind == "time" and cell.section != "other dtypes":
+            assert {(cell.problem.spec, "forward"), (cell.problem.spec, cell.direction)} <= served
+            few = cell.problem.queries < cell.problem.seqlen
+            assert not few or (cell.problem.spec, "forward_split") in served
+
+
+def test_what_was_built_is_checked_and_searched():
+    records = [
+        SimpleNamespace(spec=SMALL.spec, direction="forward", symbol=f"attn_fwd_00{n}", meta=meta)
+        for n, meta in enumerate(({"block_q": 64, "block_k": 32}, {"block_q": 128}))
+    ]
+    manifest = SimpleNamespace(kernels=records)
+    cells = bench.SUITES["gpu"].cells([1], bench.Built(manifest, manifest))
+    found = [(c.section, c.kind, c.case) for c in cells if c.section in ("kernels", "candidates")]
+    assert found == [
+        ("kernels", "kernel", "attn_fwd_000"),
+        ("kernels", "kernel", "attn_fwd_001"),
+        ("candidates", "search", symbol_name(SMALL.spec, "forward")),
+    ]
+    assert cells[0].problem.name.startswith("float32 D=16 S=32 full Sq=64")
+    assert [run.cell_head(c)["case"] for c in cells[:2]] == ["attn_fwd_000", "attn_fwd_001"]
 
 
 def test_flops_are_counted_as_flash_attention_does():
@@ -219,64 +259,17 @@ def test_what_nvidia_smi_says():
     assert bench.described_host()["torch"]
 
 
-def case(name: str):
-    return next(case for case in CORRECTNESS if case.name == name)
-
-
-def one_of_each(threads):
-    names = ("tvm_flash", "sdpa_flash", "triton", "flex")
-    some = [c for c in bench.SUITES["gpu"].cells([1]) if c.case in ("softcap", "f32_full")]
-    for cell in some:
-        yield replace(cell, threads=threads)
-    for direction in rows.DIRECTIONS:
-        yield bench.Cell("lengths", SMALL, direction, threads, names=names)
-
-
-def test_the_command_writes_a_document_and_a_plot(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr(rows, "contenders_for", lambda problem, names: FAKES)
-    monkeypatch.setattr(run, "measure_floors", lambda threads, quick: floors())
-    served = [SimpleNamespace(spec=case("f32_full").spec, direction="forward")]
-    served += [SimpleNamespace(spec=SMALL.spec, direction=d) for d in rows.DIRECTIONS]
-    library = SimpleNamespace(kernels=served, manifest=SimpleNamespace(sha256="f" * 64), path=None)
-    monkeypatch.setattr("tvm_flash.runtime.loader.load", lambda path: library)
-    sections = bench.SUITES["gpu-quick"].sections
-    sections = (sections[0], bench.Section("lengths", "two cells", one_of_each))
-    small = bench.Suite("gpu-quick", sections[1:], THREE_ROUNDS, device="cpu")
-    small = replace(small, sections=(replace(sections[0], cells=lambda n: ()), *small.sections))
-    monkeypatch.setitem(bench.SUITES, "gpu-quick", small)
-    out, picture = tmp_path / "results.json", tmp_path / "results.svg"
-    arguments = ["bench", "--suite", "gpu", "--quick", "--artifact", "none", "--threads", "1"]
-    arguments += ["--out", str(out), "--plot", str(picture)]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, f"{done.output} {done.exception!r}"
-    document = json.loads(out.read_text())
-    timed = [cell for cell in document["cells"] if "seconds" in cell]
-    assert [cell["direction"] for cell in timed] == ["forward", "backward"]
-    assert timed[0]["gflops"]["tvm_flash"] > 0 and timed[0]["missing"].keys() == {"triton"}
-    assert {cell["kernels"] for cell in document["cells"]} == {"f" * 12}
-    checked = {c["case"]: c for c in document["cells"] if c["kind"] == "case"}
-    assert checked["f32_full"]["right"] and "skipped" in checked["softcap"]
-    assert picture.read_bytes() and "triton -" in done.output
-
-
-def floors():
-    return bench.Floors(1, "host", {"float32": 100.0}, 10.0, 0.01)
+def a_case(threads):
+    yield next(c for c in bench.SUITES["gpu"].cells([1]) if c.case == "f32_full")
 
 
 def test_a_wrong_case_is_exit_status_1(monkeypatch):
-    monkeypatch.setattr(run, "case_row", lambda *_: {"right": False, "errors": {}})
-    section = bench.Section("correctness", "cases", lambda n: list(one_of_each(n))[:1], True)
+    monkeypatch.setattr(measuring, "case_row", lambda *_: {"right": False, "errors": {}})
+    section = bench.Section("correctness", "cases", a_case, True)
     small = bench.Suite("gpu-quick", (section,), THREE_ROUNDS, device="cpu")
     monkeypatch.setitem(bench.SUITES, "gpu-quick", small)
     done = CliRunner().invoke(app, ["bench", "--suite", "gpu-quick"])
     assert done.exit_code == 1 and "1 wrong" in done.output
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_suite_says_so():
-    done = CliRunner().invoke(app, ["bench", "--suite", "gpu"])
-    assert done.exit_code == 2 and "no CUDA device" in done.output
 
 
 def gpu_document(problems, **seconds):
@@ -297,7 +290,7 @@ def gpu_document(problems, **seconds):
 
 
 GPU = {"gpu": "Some GPU", "capability": "9.0"}
-PROBLEMS = suite.gpu_problems("bfloat16", (64, 128, 256), (512, 4096, 16384))
+PROBLEMS = gpu_sections.gpu_problems("bfloat16", (64, 128, 256), (512, 4096, 16384))
 
 
 def test_plot_of_samples(tmp_path):
@@ -321,7 +314,8 @@ def test_the_command_needs_neither_tvm_nor_a_compiler():
         "import sys; sys.modules['tvm'] = None; sys.modules['triton'] = None\n"
         "from tvm_flash.bench import SUITES, Runner, Document, described_host\n"
         "from tvm_flash.bench import plot, tables, run, correctness\n"
-        "import tvm_flash.cli.app\n"
+        "import tvm_flash.cli.app, tvm_flash.cli.bench_built, tvm_flash.bench.overview\n"
+        "import tvm_flash.tune.carried_cell, tvm_flash.verify.library\n"
         "assert SUITES['gpu'].cells([1]) and described_host()['tvm_flash']\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

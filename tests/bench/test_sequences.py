@@ -12,8 +12,8 @@ from tvm_flash import bench
 from tvm_flash.bench.contender import Prepared
 from tvm_flash.bench.contenders import contenders_for
 from tvm_flash.bench.markdown import complete
+from tvm_flash.bench.measuring import Libraries, measured_cell
 from tvm_flash.bench.plot import draw
-from tvm_flash.bench.run import measured_cell
 from tvm_flash.bench.sequences.length_lists import LISTS
 from tvm_flash.bench.sequences.problems import (
     AppendedProblem,
@@ -165,7 +165,7 @@ def test_a_comparison_without_the_other_fails():
     cell = next(cell for cell in SUITE.cells([1]) if cell.section == "padding")
     cell = replace(cell, problem=packed([3, 2], causal=False))
     with pytest.raises(ValueError, match="causal mask"):
-        measured_cell(cell, HASTE, bench.run.Libraries([], None))
+        measured_cell(cell, HASTE, Libraries([], None))
 
 
 def test_every_contender_has_its_problems():

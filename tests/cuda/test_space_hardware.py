@@ -16,6 +16,7 @@ try:
 except BuildError as error:
     pytest.skip(f"no CUDA compiler: {error}", allow_module_level=True)
 
+from tvm_flash.errors import HardwareFailure
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.runtime.loader import opened
 from tvm_flash.schedules.cuda.arch import ARCHS
@@ -23,9 +24,8 @@ from tvm_flash.schedules.cuda.space import cuda_space
 from tvm_flash.tune import cuda_device
 from tvm_flash.tune.cuda_device import judged_and_timed
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware, built
-from tvm_flash.tune.hardware import HardwareFailure
 from tvm_flash.tune.trial import SearchTask, Trial
-from tvm_flash.tune.workers import Failure
+from tvm_flash.workers import Failure
 
 SPEC = AttentionSpec(dtype="float16", head_dim=64)
 SPACE = cuda_space(SPEC, "forward", ARCHS["sm_90"])

@@ -19,7 +19,7 @@ from tvm_flash.schedules.record_format import checked
 from tvm_flash.tune.cuda_hardware import Built, CudaHardware
 from tvm_flash.tune.cuda_search import gpu_at_hand, gpu_tasks
 from tvm_flash.tune.trial import Trial
-from tvm_flash.tune.workers import Failure
+from tvm_flash.workers import Failure
 
 SPEC = AttentionSpec(dtype="float16", head_dim=64)
 

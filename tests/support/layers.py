@@ -16,8 +16,9 @@ class Layer(NamedTuple):
 LAYERS = (
     Layer(
         "for every step",
-        ("errors", "machine", "json_fields", "import_lock"),
-        "errors, what this machine is, fields of foreign files, imports that forks wait for",
+        ("errors", "machine", "json_fields", "import_lock", "workers"),
+        "errors, what this machine is, fields of foreign files, imports that forks wait for, "
+        "processes for what may crash or hang",
     ),
     Layer(
         "a function becomes a program",

@@ -14,9 +14,9 @@ from tvm_flash.runtime.loader import Kernel, opened
 from tvm_flash.tune import building, cuda_device, cuda_hardware
 from tvm_flash.tune.cuda_device import Place
 from tvm_flash.tune.trial import Sizes
-from tvm_flash.tune.workers import Failure
 from tvm_flash.verify.hook import InterpretedDevice
 from tvm_flash.verify.trial import Candidate
+from tvm_flash.workers import Failure
 
 # What is timed: small, since each kernel is interpreted once before its time is made up.
 SIZES = Sizes(1, 1, 1, 40, 40)

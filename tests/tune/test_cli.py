@@ -16,14 +16,13 @@ from typer.testing import CliRunner
 from tvm_flash.cli import tune as command
 from tvm_flash.cli import tune_search
 from tvm_flash.cli.app import app
-from tvm_flash.errors import UnsupportedSpec
+from tvm_flash.errors import HardwareFailure, UnsupportedSpec
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules import record_format, select
 from tvm_flash.schedules.records import best_config
 from tvm_flash.schedules.space import Space
 from tvm_flash.schedules.target import TARGETS, host_target
 from tvm_flash.tune import plan, trial_log
-from tvm_flash.tune.hardware import HardwareFailure
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = "fp32,d=16"

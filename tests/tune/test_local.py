@@ -8,16 +8,16 @@ import pytest
 
 from tvm_flash.artifact.library import MANIFEST
 from tvm_flash.codegen import jit
+from tvm_flash.errors import HardwareFailure
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.select import space_of
 from tvm_flash.schedules.target import host_target
 from tvm_flash.tune import local
-from tvm_flash.tune.hardware import HardwareFailure
 from tvm_flash.tune.local import LocalHardware, built
 from tvm_flash.tune.measure import judged_and_timed
 from tvm_flash.tune.sizes import sizes_of
 from tvm_flash.tune.trial import SearchTask, Trial
-from tvm_flash.tune.workers import Failure
+from tvm_flash.workers import Failure
 
 SPEC = AttentionSpec(dtype="float32", head_dim=16, alibi=True)
 

@@ -2,14 +2,14 @@
 
 import pytest
 
+from tvm_flash.errors import HardwareFailure
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.tune.hardware import HardwareFailure
 from tvm_flash.tune.rpc import hardware as rpc
 from tvm_flash.tune.rpc.servers import Describe, Stopped
 from tvm_flash.tune.rpc.session import RemoteCpu
 from tvm_flash.tune.rpc.trial import Lost
 from tvm_flash.tune.trial import SearchTask, Sizes, Trial
-from tvm_flash.tune.workers import Failure
+from tvm_flash.workers import Failure
 
 CPU = RemoteCpu(
     "a CPU", frozenset({"avx2", "fma", "bmi2", "f16c", "movbe", "sse4_2", "ssse3", "popcnt"}), 8

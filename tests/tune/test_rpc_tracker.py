@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tvm_flash.tune.hardware import HardwareFailure
+from tvm_flash.errors import HardwareFailure
 from tvm_flash.tune.rpc.tracker import Grant, Tracker
 
 MAGIC = struct.pack("<i", 0x2F271)

@@ -7,9 +7,9 @@ import json
 import pytest
 from tune_search import Made, Sensitive, Toy, session, toy_task
 
+from tvm_flash.errors import HardwareFailure
 from tvm_flash.schedules import record_format
 from tvm_flash.tune import trial_log
-from tvm_flash.tune.hardware import HardwareFailure
 from tvm_flash.tune.strategy import ProposalRefused, strategy_class
 from tvm_flash.tune.trial import Trial
 from tvm_flash.tune.trial_log import NotRecorded

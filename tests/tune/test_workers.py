@@ -5,8 +5,8 @@ import os
 import pytest
 from tune_toys import cannot_start, toy
 
-from tvm_flash.tune.hardware import HardwareFailure
-from tvm_flash.tune.workers import Failure, Workers
+from tvm_flash.errors import HardwareFailure
+from tvm_flash.workers import Failure, Workers
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import importlib
 
 # Found at first use: most need torch, which `tvm-flash doctor` may be asked about.
 _EXPORTS = {
-    "cells": ("Cell", "Section", "Suite", "Target"),
+    "cells": ("Built", "Cell", "Section", "Suite", "Target"),
     "contender": ("Contender",),
     "contenders": ("CONTENDERS", "EVERYBODY", "contenders_for"),
     "document": ("FORMAT", "Document", "read"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ..artifact.library import Manifest, symbol_name
 from ..cases import CORRECTNESS, Case
 from .problems import Problem
 from .timing import Patience
@@ -26,9 +28,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. kind: "time"; "avx2", the same under AVX2 alone; "memory"; "case".
+    """One measurement. kind: "time"; "avx2", the same under AVX2 alone; "memory"; "case"; "kernel"
+    and "search", of what was built before.
 
-    case: of kind "case", the name of a case of ``cases.CORRECTNESS`` whose results are checked.
+    case: of kind "case", the name of a case of ``cases.CORRECTNESS`` whose results are checked; of
+    "kernel" the symbol of one that is; of "search" that of the kernels that are compared.
     required: without whom, where they are among ``names``, there is no measurement.
     """
 
@@ -60,6 +64,23 @@ def place(threads: int, device: str = "cpu") -> str:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What was built before: the manifests of a library, and of candidates of searches."""
+
+    library: Manifest | None = None
+    candidates: Manifest | None = None
+
+    @property
+    def searches(self) -> dict[str, int]:
+        """How many candidates there are for each kernel, by its symbol."""
+        kernels = self.candidates.kernels if self.candidates else ()
+        return dict(Counter(symbol_name(kernel.spec, kernel.direction) for kernel in kernels))
+
+
+NOTHING_BUILT = Built()
+
+
+@dataclass(frozen=True)
 class Section:
     """A titled list of cells; ``cells(threads)`` makes those of one number of threads.
 
@@ -71,21 +92,38 @@ class Section:
     cells: Callable[[int], Iterator[Cell]]
     only_most: bool = False
 
+    def listed(self, threads: Sequence[int], built: Built) -> Iterator[Cell]:
+        """Its cells, for each number in ``threads``."""
+        for number in [max(threads)] if self.only_most else sorted(threads):
+            yield from self.cells(number)
+
+
+@dataclass(frozen=True)
+class BuiltSection:
+    """A titled list of cells that ``cells`` makes of what was built."""
+
+    name: str
+    title: str
+    cells: Callable[[Built], Iterator[Cell]]
+
+    def listed(self, threads: Sequence[int], built: Built) -> Iterator[Cell]:
+        """Its cells."""
+        return self.cells(built)
+
 
 @dataclass(frozen=True)
 class Suite:
     """Sections, how patiently their cells are measured, and the device of all of them."""
 
     name: str
-    sections: tuple[Section, ...]
+    sections: tuple[Section | BuiltSection, ...]
     patience: Patience
     device: str = "cpu"
 
-    def cells(self, threads: Sequence[int]) -> list[Cell]:
-        """All of them, section by section, for each number in ``threads``."""
+    def cells(self, threads: Sequence[int], built: Built = NOTHING_BUILT) -> list[Cell]:
+        """All of them, section by section."""
         return [
             replace(cell, device=self.device)
             for section in self.sections
-            for number in ([max(threads)] if section.only_most else sorted(threads))
-            for cell in section.cells(number)
+            for cell in section.listed(threads, built)
         ]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .contender import OURS, Attention, Contender
+from .flex import compiled_flex
 from .problems import Problem
 from .sequences.contenders import SEQUENCE_CONTENDERS
 
@@ -70,18 +71,11 @@ def sdpa_backend(name: str) -> Callable[[Problem, str], Attention]:
 
 def flex(problem: Problem, device: str) -> Attention:
     """torch's flex_attention, compiled for this problem."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def causal(b, h, q_idx, k_idx):
         return q_idx >= k_idx
 
-    mask = None
-    if problem.causal:
-        mask = create_block_mask(causal, None, None, problem.seqlen, problem.seqlen, device=device)
-    # Its cache holds a few shapes; beyond them it would run flex_attention unfused.
-    torch.compiler.reset()
-    compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda q, k, v: compiled(q, k, v, block_mask=mask)
+    return compiled_flex(problem, problem.seqlen, causal if problem.causal else None, device)
 
 
 def triton(tma: bool) -> Callable[[Problem, str], Attention]:

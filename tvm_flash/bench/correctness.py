@@ -1,11 +1,12 @@
-"""The shared list of cases on a device, held to the error rule."""
+"""Kernels of a library, and the shared list of cases, held to the error rule on a device."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 
@@ -14,7 +15,9 @@ from ..errors import UnsupportedSpec
 from ..frontend.functional import attention as our_attention
 from ..problem.spec import AttentionSpec
 from ..runtime.loader import Library
+from ..verify.library import candidates
 from ..verify.rule import Deviation, judged
+from ..verify.trial import Candidate, judge
 from .device import inputs_on
 
 
@@ -36,8 +39,37 @@ def case_row(
         found = check(case, "backward" in served, device, attention)
     except UnsupportedSpec as error:
         return {"skipped": str(error)}
-    errors = {d.result: {"error": _finite(d.error), "allowed": _finite(d.allowed)} for d in found}
-    return {"right": all(d.ok for d in found), "errors": errors}
+    return {"right": all(d.ok for d in found), "errors": errors_of(found)}
+
+
+def errors_of(found: Iterable[Deviation]) -> dict[str, dict]:
+    """Error and limit by result, as a document has them."""
+    return {d.result: {"error": _finite(d.error), "allowed": _finite(d.allowed)} for d in found}
+
+
+def kernel_row(symbol: str, library: Library | None, device: str) -> dict:
+    """What a cell says of the kernel ``symbol``: errors and limits, each the worst of its problems.
+
+    On GPUs, on the problems of its tile; "failure": what it raised, or where it was wrong first.
+    """
+    assert library is not None, "kernels are those of a library"
+    found = [c for c in _candidates(library, device != "cpu") if c.symbol == symbol]
+    if not found:
+        return {"skipped": "no variant of it is for this GPU"}
+    outcomes = [judge(one, problem) for one in found for problem in one.listed(quick=False)]
+    worst: dict[str, Deviation] = {}
+    for deviation in (d for outcome in outcomes for d in outcome.deviations):
+        if deviation.result not in worst or worst[deviation.result].share < deviation.share:
+            worst[deviation.result] = deviation
+    failures = [f"{one.problem.name}: {one.failure}" for one in outcomes if not one.ok]
+    told = {"failure": failures[0]} if failures else {}
+    errors = errors_of(worst.values())
+    return {"right": not failures, "problems": len(outcomes), "errors": errors, **told}
+
+
+@lru_cache(maxsize=1)
+def _candidates(library: Library, gpu: bool) -> list[Candidate]:
+    return candidates(library, gpu=gpu)
 
 
 def check(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import types
-from functools import lru_cache
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 
 from ..cases import Inputs
 from ..verify.buffers import moved
+from .gpu_host import clocks, gpu_fields
 from .timing import Call, Stopwatch, host_seconds
 
 # Larger than any L2 cache.
@@ -39,27 +41,83 @@ class CudaStopwatch:
         return sum(start.elapsed_time(end) for start, end in pairs) / repeats / 1e3
 
 
-def stopwatch_of(device: str) -> Stopwatch:
-    """What reads the time of calls on ``device``, "cpu" or "cuda"."""
-    return _cuda_stopwatch() if device == "cuda" else host_seconds
+class Device(Protocol):
+    """What contenders run on.
+
+    tensors: torch's name of where their tensors lie. drifts: whether its clocks follow the load, so
+    that times must settle first.
+    """
+
+    tensors: str
+    drifts: bool
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """What reads the time of calls."""
+
+    def wait(self) -> None:
+        """Return when all that was started has ended; raises what went wrong in it."""
+
+    def release(self) -> None:
+        """Give memory that nobody holds back to the device."""
+
+    def fields(self) -> dict[str, Any]:
+        """What a document says of it, beside the host."""
+
+    def state(self) -> dict[str, Any]:
+        """What a document says of it at the start of each run."""
 
 
-@lru_cache(maxsize=1)
-def _cuda_stopwatch() -> CudaStopwatch:
-    return CudaStopwatch()
+class HostDevice:
+    """The CPU."""
+
+    tensors, drifts = "cpu", False
+    stopwatch = staticmethod(host_seconds)
+
+    def wait(self) -> None:
+        """As ``Device.wait``: whatever was started has ended."""
+
+    def release(self) -> None:
+        """As ``Device.release``."""
+        gc.collect()
+
+    def fields(self) -> dict[str, Any]:
+        """As ``Device.fields``: nothing more."""
+        return {}
+
+    state = fields
 
 
-def wait(device: str) -> None:
-    """Return when all that was started has ended; raises what went wrong in it."""
-    if device == "cuda":
+class CudaDevice:
+    """torch's first CUDA device."""
+
+    tensors, drifts = "cuda", True
+
+    @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """As ``Device.stopwatch``: it holds a buffer there."""
+        return CudaStopwatch()
+
+    def wait(self) -> None:
+        """As ``Device.wait``."""
         torch.cuda.synchronize()
 
-
-def release(device: str) -> None:
-    """Give memory that nobody holds back to the device."""
-    gc.collect()
-    if device == "cuda":
+    def release(self) -> None:
+        """As ``Device.release``."""
+        gc.collect()
         torch.cuda.empty_cache()
+
+    def fields(self) -> dict[str, Any]:
+        """As ``Device.fields``: the GPU, its driver, and libraries of contenders."""
+        return gpu_fields()
+
+    def state(self) -> dict[str, Any]:
+        """As ``Device.state``: clocks, power and temperature."""
+        return {"clocks": clocks()}
+
+
+# By the device of a cell.
+DEVICES: dict[str, Device] = {"cpu": HostDevice(), "cuda": CudaDevice()}
 
 
 def inputs_on(inputs: Inputs, device: str) -> Inputs:

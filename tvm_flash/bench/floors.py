@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ..problem.dtype import DTYPES
-from .device import stopwatch_of
+from .device import DEVICES
 from .host import total_memory
 from .rows import warmed_up
 from .timing import Patience, Timing, interleaved
@@ -71,9 +71,9 @@ def matmul_timing(
         def product(a=a, b=b, out=out):
             return torch.mm(a, b, out=out)
 
-        _, seconds = warmed_up(product, device)
+        _, seconds = warmed_up(product, DEVICES[device])
         if larger is None or seconds * (larger / size) ** 3 > PRODUCT_SECONDS:
-            taken = {"warm": {dtype: seconds}, "stopwatch": stopwatch_of(device)}
+            taken = {"warm": {dtype: seconds}, "stopwatch": DEVICES[device].stopwatch}
             return size, interleaved({dtype: product}, patience, **taken)[dtype]
     raise ValueError("sizes is empty")
 
@@ -85,5 +85,5 @@ def copy_timing(most_bytes: int, patience: Patience, device: str = "cpu") -> tup
     source = torch.zeros(held // 4, device=device)
     target = torch.empty_like(source)
     calls = {"copy": lambda: target.copy_(source)}
-    timings = interleaved(calls, patience, stopwatch=stopwatch_of(device))
+    timings = interleaved(calls, patience, stopwatch=DEVICES[device].stopwatch)
     return held, timings["copy"]

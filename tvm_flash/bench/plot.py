@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import TvmFlashError
 from ..problem.dtype import DTYPES
 from .host import sentence
-from .plot_lengths import length_figure
+from .plot_lengths import length_figure, of_lengths
 from .verdicts import rival
 
 # Okabe and Ito's colours, told apart by everybody.
@@ -47,7 +47,8 @@ def draw(data: dict, path: Path) -> None:
     if not timed:
         raise TvmFlashError("nothing to draw: no cell was timed")
     if any(cell.get("device") == "cuda" for cell in timed):
-        length_figure(timed, sentence(data["host"])).savefig(path, dpi=130)
+        figure = length_figure(of_lengths(timed), sentence(data["host"]))
+        figure.savefig(path, dpi=130)
         return
     main = [cell for cell in timed if cell["section"] == "main"]
     columns = _columns([cell for cell in timed if cell["section"] != "main"])

@@ -28,6 +28,11 @@ def length_figure(cells: Sequence[dict], title: str):
     return figure
 
 
+def of_lengths(cells: Sequence[dict]) -> list[dict]:
+    """Those of ``cells`` whose work is the same at every length; all, where there are none."""
+    return [cell for cell in cells if "lengths" in cell["section"]] or [*cells]
+
+
 def _place(cell: dict) -> tuple[str, str, bool, int]:
     return cell["dtype"], cell["direction"], cell["causal"], cell["head_dim"]
 

@@ -12,7 +12,7 @@ import torch
 from ..errors import TvmFlashError
 from .contender import OURS, Prepared
 from .contenders import EVERYBODY, contenders_for
-from .device import release, stopwatch_of, wait
+from .device import DEVICES, Device
 from .problems import Problem
 from .timing import Patience, Timing, interleaved, reason, settle
 
@@ -90,14 +90,15 @@ def timed(
     TvmFlashError when our result is not that of the first of the others.
     """
     missing: dict[str, str] = {}
-    stopwatch = stopwatch_of(device)
+    where = DEVICES[device]
     with torch.set_grad_enabled(direction == "backward"):
-        prepared = _prepared(problem, direction, names, device, required, missing)
-        difference, warm = _first_calls(prepared, direction, device, required, missing)
+        prepared = _prepared(problem, direction, names, where, required, missing)
+        difference, warm = _first_calls(prepared, direction, where, required, missing)
         calls = {name: getattr(prepared[name], direction) for name in warm}
-        if device == "cuda" and calls:
-            settle(stopwatch, next(iter(calls.values())), patience.seconds)
-        timings = interleaved(calls, patience, warm=warm, stopwatch=stopwatch, failed=missing)
+        if where.drifts and calls:
+            settle(where.stopwatch, next(iter(calls.values())), patience.seconds)
+        known = {"warm": warm, "stopwatch": where.stopwatch, "failed": missing}
+        timings = interleaved(calls, patience, **known)
     for name in required:
         if name in missing:
             raise TvmFlashError(f"{name}: {missing[name]}")
@@ -105,12 +106,12 @@ def timed(
     return Row(problem, direction, timings, difference, missing, rates)
 
 
-def warmed_up(call: Callable[[], object], device: str = "cpu") -> tuple[object, float]:
+def warmed_up(call: Callable[[], object], device: Device = DEVICES["cpu"]) -> tuple[object, float]:
     """The result of ``call``, and how many seconds it takes once everything is compiled."""
     for _ in range(2):
         started = time.perf_counter()
         result = call()
-        wait(device)
+        device.wait()
         seconds = time.perf_counter() - started
         if seconds > LONG_SECONDS:
             break
@@ -121,7 +122,7 @@ def _prepared(
     problem: Problem,
     direction: str,
     names: Sequence[str],
-    device: str,
+    device: Device,
     required: Sequence[str],
     missing: dict[str, str],
 ) -> dict[str, Prepared]:
@@ -129,7 +130,7 @@ def _prepared(
     prepared = {}
     for contender in contenders_for(problem, names):
         try:
-            one = Prepared(contender, problem, device)
+            one = Prepared(contender, problem, device.tensors)
             if direction == "backward":
                 one.record()
             prepared[contender.name] = one
@@ -137,14 +138,14 @@ def _prepared(
             if contender.name in required:
                 raise
             missing[contender.name] = reason(error)
-            release(device)
+            device.release()
     return prepared
 
 
 def _first_calls(
     prepared: Mapping[str, Prepared],
     direction: str,
-    device: str,
+    device: Device,
     required: Sequence[str],
     missing: dict[str, str],
 ) -> tuple[dict[str, float], dict[str, float]]:

@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import datetime
-import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..artifact.library import Manifest
 from ..codegen.versions import build_versions, source_digest
+from ..errors import HardwareFailure
 from ..machine import cpu_features
-from ..runtime.loader import Library
 from . import restricted
-from .cells import Cell
+from .cells import NOTHING_BUILT, Built, Cell
 from .contender import OURS
 from .cores import Usage, load_average, pinned
-from .correctness import case_row, directions_of
+from .device import DEVICES
 from .document import Document, floor_key
-from .floors import measure_floors
-from .gpu_host import clocks, gpu_fields
 from .host import describe, usable_cores
-from .memory import memory_row
-from .rows import timed
+from .measuring import Apart, CellFailed, Here, Measurer
 from .timing import Patience
-from .verdicts import BUSY, rival
+from .verdicts import BUSY, rival, state
+
+# Kinds of cells that are compared with no floor.
+_UNTIMED = ("memory", "case", "kernel", "search")
 
 
 def described_host(device: str = "cpu") -> dict:
     """``describe()``, what ``device`` is, and the versions that a document must agree in."""
     host = describe().to_json()
     del host["threads"]  # each cell has its own
-    return {**host, **build_versions(), **(gpu_fields() if device == "cuda" else {})}
+    return {**host, **build_versions(), **DEVICES[device].fields()}
 
 
-def kernels_digest(library: Library | None = None) -> str:
+def kernels_digest(library: Manifest | None = None) -> str:
     """Names the state of what is measured: of kernels' sources, or of a built library."""
-    return (source_digest() if library is None else library.manifest.sha256)[:12]
+    return (source_digest() if library is None else library.sha256)[:12]
 
 
 def pending(
@@ -63,65 +64,96 @@ def pending(
 
 @dataclass
 class Runner:
-    """Measures cells into ``document``; what several cells share is made once."""
+    """Measures cells into ``document``; what several cells share is made once.
+
+    again: whether floors that the document holds are measured again. artifact: a library whose
+    kernels are measured (None: they are built when needed), of which ``built`` has the manifest.
+    seconds: after which no cell begins. elsewhere: who measures cells of other kinds.
+    """
 
     document: Document
     patience: Patience
     quick: bool = False
-    again: bool = False  # whether floors that the document holds are measured again
-    library: Library | None = None  # loaded: the kernels that are measured; None: built when needed
+    again: bool = False
+    artifact: Path | None = None
+    built: Built = NOTHING_BUILT
+    seconds: float | None = None
+    elsewhere: Mapping[str, Callable[[Cell], dict]] = field(default_factory=dict)
     _fresh: set = field(default_factory=set)
 
     def run(self, cells: list[Cell]) -> Iterator[dict]:
-        """Each cell as the document keeps it. One that fails carries "error", the rest go on."""
+        """Each cell as the document keeps it. One that fails carries "error", the rest go on.
+
+        Raises HardwareFailure where nothing can be measured any more.
+        """
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         load = {"started": now, "load_average": load_average(), "cores": usable_cores()}
-        if self.document.suite.device == "cuda":
-            load["clocks"] = clocks()
-        self.document.runs.append(load)
-        with tempfile.TemporaryDirectory(prefix="tvm-flash-bench-") as folder:
-            libraries = Libraries(cells, Path(folder), self.library)
+        device = self.document.suite.device
+        self.document.runs.append({**load, **DEVICES[device].state()})
+        kind = Here if device == "cpu" else Apart
+        began = time.monotonic()
+        with kind(cells, self.patience, self.quick, self.artifact) as measurer:
             for cell in cells:
-                self._ensure_floors(cell)
-                measured = self._measured(cell, libraries)
+                if self.seconds is not None and time.monotonic() - began > self.seconds:
+                    return
+                self._ensure_floors(cell, measurer)
+                measured = self._measured(cell, measurer)
                 self.document.add(measured)
                 yield self.document.judged(measured)
 
-    def _ensure_floors(self, cell: Cell) -> None:
+    def _ensure_floors(self, cell: Cell, measurer: Measurer) -> None:
         """Measured once a run, unless the document has some from a quiet machine."""
         key = floor_key(cell.kind, cell.threads, cell.device)
         known = key in self._fresh or (self._quiet(key) and not self.again)
         refused = cell.kind == "avx2" and restricted.refusal()
-        if known or cell.kind in ("memory", "case") or refused:
+        if known or cell.kind in _UNTIMED or refused:
             return
+        self._fresh.add(key)
         with cores_for(cell) as cores:
             start = Usage.now(cores)
-            if cell.kind == "avx2":
-                floors = restricted.restricted_floors(cell.threads, self.quick)
-            elif cell.device == "cpu":
-                floors = measure_floors(cell.threads, quick=self.quick).to_json()
-            else:
-                floors = measure_floors(
-                    cell.threads, quick=self.quick, device=cell.device
-                ).to_json()
-            floors["others"] = Usage.now(cores).others_since(start, cores)
+            try:
+                floors = measurer.floors(cell)
+            except CellFailed as error:  # cells are worth something without them
+                self.document.runs[-1]["no_floors"] = str(error)
+                return
+            floors["others"] = _others(cell, start, cores)
         self.document.floors[key] = floors
-        self._fresh.add(key)
 
     def _quiet(self, key: tuple[int, str]) -> bool:
         floors = self.document.floors.get(key)
         return floors is not None and (floors["others"] or 0.0) <= BUSY
 
-    def _measured(self, cell: Cell, libraries: Libraries) -> dict:
-        described = cell_head(cell, kernels_digest(self.library))
+    def _measured(self, cell: Cell, measurer: Measurer) -> dict:
+        described = cell_head(cell, kernels_digest(self.built.library))
+        if wrong := self._wrong_kernel(cell):
+            return {**described, "skipped": f"{wrong} breaks the error rule, or could not be run"}
+        measure = self.elsewhere.get(cell.kind, measurer.cell)
         with cores_for(cell) as cores:
             start = Usage.now(cores)
             try:
-                found = measured_cell(cell, self.patience, libraries)
+                found = measure(cell)
+            except HardwareFailure:
+                raise
             except Exception as error:  # hours of other cells must not be lost
                 return {**described, "error": f"{type(error).__name__}: {error}"}
-            others = Usage.now(cores).others_since(start, cores)
+            others = _others(cell, start, cores)
         return {**described, **found, "others": others, **verdict(cell, found, self.patience)}
+
+    def _wrong_kernel(self, cell: Cell) -> str:
+        """Kernels that ``cell`` would time, and that are known to be wrong; "": none is."""
+        if cell.kind != "time" or self.built.library is None:
+            return ""
+        directions = {"forward", cell.direction}
+        if cell.problem.queries < cell.problem.seqlen:
+            directions.add("forward_split")
+        wrong = {
+            one["case"]
+            for one in self.document.cells.values()
+            if one["kind"] == "kernel" and state(one) in ("wrong", "failed")
+        }
+        used = (k for k in self.built.library.kernels if k.spec == cell.problem.spec)
+        found = [k.symbol for k in used if k.direction in directions and k.symbol in wrong]
+        return ", ".join(found)
 
 
 def cores_for(cell: Cell) -> AbstractContextManager[list[int] | None]:
@@ -129,35 +161,9 @@ def cores_for(cell: Cell) -> AbstractContextManager[list[int] | None]:
     return pinned(cell.threads) if cell.device == "cpu" else nullcontext()
 
 
-class Libraries:
-    """``loaded``, and the library of the restricted cells, built when the first of them comes."""
-
-    def __init__(self, cells: list[Cell], folder: Path, loaded: Library | None = None):
-        self.problems = [cell.problem for cell in cells if cell.kind == "avx2"]
-        self.folder, self.path, self.loaded = folder, None, loaded
-
-    def restricted(self) -> Path:
-        """Its path."""
-        if self.path is None:
-            self.path = restricted.library_for(self.problems, self.folder)
-        return self.path
-
-
-def measured_cell(cell: Cell, patience: Patience, libraries: Libraries) -> dict:
-    """Times, bytes or errors of ``cell``, on the present threads and cores."""
-    if cell.kind == "case":
-        return case_row(cell.listed_case(), libraries.loaded, cell.device)
-    if cell.kind == "memory":
-        return memory_row(cell.problem, cell.threads, cell.names)
-    if cell.kind == "avx2":
-        if refusal := restricted.refusal():
-            return {"skipped": refusal}
-        library = libraries.restricted()
-        return restricted.restricted_row(cell.problem, library, cell.threads, patience, cell.names)
-    if not {"forward", cell.direction} <= set(directions_of(cell.problem.spec, libraries.loaded)):
-        return {"skipped": "the library has no kernel of this problem"}
-    where = (cell.names, cell.device, cell.required)
-    return timed(cell.problem, cell.direction, patience, *where).to_json()
+def _others(cell: Cell, start: Usage, cores: list[int] | None) -> float | None:
+    """The share of the cores that others took; unknown where another process measures."""
+    return Usage.now(cores).others_since(start, cores) if cell.device == "cpu" else None
 
 
 def cell_head(cell: Cell, kernels: str = "") -> dict:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
-from ..cases import BENCH, CORRECTNESS
+from ..cases import BENCH
 from ..problem.dtype import DTYPES
+from . import gpu_sections as gpu
 from .cells import MASKS, Cell, Section, Suite, Target
-from .contenders import EVERYBODY, names_on
+from .contenders import EVERYBODY
 from .problems import Problem, memory_problems
 from .rows import DIRECTIONS
 from .sequences.sections import SECTIONS as SEQUENCES
@@ -133,43 +134,6 @@ def _few_memory(threads: int) -> Iterator[Cell]:
         yield _memory_cell(problem, threads)
 
 
-# Sizes of the problems on GPUs: equal work at every length, as FlashAttention's papers have it.
-TOKENS = 16384  # batch x seqlen
-HIDDEN = 2048  # heads x head_dim
-_GPU_SIZES = {"dims": (64, 128, 256), "seqlens": (512, 1024, 2048, 4096, 8192, 16384)}
-_FEW_GPU_SIZES = {"dims": (64, 128), "seqlens": (512, 2048)}
-
-
-def gpu_problems(dtype: str, dims: Sequence[int], seqlens: Sequence[int]) -> list[Problem]:
-    """Every head_dim and length with a full and a causal mask; TOKENS and HIDDEN are kept."""
-    return [
-        Problem(dtype, dim, seqlen, causal, batch=TOKENS // seqlen, heads=HIDDEN // dim)
-        for dim in dims
-        for causal in MASKS
-        for seqlen in seqlens
-    ]
-
-
-def _gpu(sizes: dict[str, Sequence[int]], *dtypes: str) -> Callable[[int], Iterator[Cell]]:
-    def cells(threads: int) -> Iterator[Cell]:
-        for dtype in dtypes:
-            for problem in gpu_problems(dtype, **sizes):
-                for direction in DIRECTIONS:
-                    yield Cell("lengths", problem, direction, threads, names=names_on("cuda"))
-
-    return cells
-
-
-def _cases(every: int) -> Callable[[int], Iterator[Cell]]:
-    def cells(threads: int) -> Iterator[Cell]:
-        for case in CORRECTNESS[::every]:
-            known = {"kind": "case", "case": case.name, "names": ("tvm_flash",)}
-            problem = Problem.of(case)
-            yield Cell("correctness", problem, "forward_backward", threads, **known)
-
-    return cells
-
-
 _FULL = Patience(3, 30, 2.0, steady=0.05, budget=12.0, shortest=1e-3)
 
 SUITES = {
@@ -209,28 +173,7 @@ SUITES = {
             Patience(3, 5, 0.2, shortest=1e-3),
         ),
         Suite("sequences", SEQUENCES, replace(_FULL, seconds=1.0, budget=4.0)),
-        Suite(
-            "gpu",
-            (
-                Section("correctness", "cases by the error rule", _cases(every=1), True),
-                Section(
-                    "lengths",
-                    f"batch x length = {TOKENS}, heads x head dimension = {HIDDEN}",
-                    _gpu(_GPU_SIZES, *DTYPES),
-                    only_most=True,
-                ),
-            ),
-            Patience(10, 50, 1.5),
-            device="cuda",
-        ),
-        Suite(
-            "gpu-quick",
-            (
-                Section("correctness", "every eighth case", _cases(every=8), True),
-                Section("lengths", "a few lengths", _gpu(_FEW_GPU_SIZES, "bfloat16"), True),
-            ),
-            Patience(3, 5, 0.2),
-            device="cuda",
-        ),
+        Suite("gpu", gpu.SECTIONS, Patience(10, 50, 1.0), device="cuda"),
+        Suite("gpu-quick", gpu.QUICK_SECTIONS, Patience(3, 5, 0.2), device="cuda"),
     )
 }

@@ -15,7 +15,9 @@ _WORDS = {"open": "", "elsewhere": "no AMX here"}
 
 def section_tables(cells: Sequence[dict], titles: dict[str, str]) -> Iterator[Table]:
     """One table for each section that has cells."""
-    kinds = {"memory": memory_table, "case": case_table}
+    kinds = {
+        "memory": memory_table, "case": case_table, "kernel": case_table, "search": search_table,
+    }  # fmt: skip
     for name, title in titles.items():
         found = [cell for cell in cells if cell["section"] == name]
         if found:
@@ -75,7 +77,7 @@ def memory_table(title: str, cells: Sequence[dict]) -> Table:
 
 
 def case_table(title: str, cells: Sequence[dict]) -> Table:
-    """A line for each case that is wrong; how many are right is in the title."""
+    """A line for each case or kernel that is wrong; how many are right is in the title."""
     right = sum(state(cell) == "right" for cell in cells)
     skipped = sum(state(cell) == "skipped" for cell in cells)
     rows = [
@@ -85,6 +87,31 @@ def case_table(title: str, cells: Sequence[dict]) -> Table:
     ]  # fmt: skip
     counts = f"{right} of {len(cells)} right, {skipped} not served"
     return Table(f"{title}: {counts}", tuple(words("case", "on", "what is wrong")), rows)
+
+
+def search_table(title: str, cells: Sequence[dict]) -> Table:
+    """What each search gained (ratio: of the best's time over the default's), and how well models
+    had ordered its candidates (-1 to 1)."""
+    models = list(
+        dict.fromkeys(m for c in cells if "search" in c for m in c["search"]["agreement"])
+    )
+    columns = (
+        *words("kernel"), *numbers("default", "best", unit="ms", rank=1), *numbers("ratio"),
+        *numbers("configs", rank=2), *numbers(*models), *words("failures", rank=3),
+    )  # fmt: skip
+    rows = []
+    for cell in cells:
+        found = cell.get("search")
+        if found is None:
+            rows.append((cell["case"], "failed", *["-"] * (4 + len(models))))
+            continue
+        times = (f"{found[name] * 1e3:.4g}" for name in ("default_seconds", "best_seconds"))
+        agreed = (found["agreement"].get(model) for model in models)
+        texts = ("-" if number is None else f"{number:.2f}" for number in agreed)
+        failures = ", ".join(f"{n} {outcome}" for outcome, n in found["failures"].items())
+        ratio, count = f"{found['ratio']:.3f}", str(len(found["candidates"]))
+        rows.append((cell["case"], *times, ratio, count, *texts, failures))
+    return Table(f"{title}; rank correlation of models", columns, rows)
 
 
 def missed_table(cells: Iterable[dict]) -> Table:
@@ -172,8 +199,11 @@ def _figures(cell: dict) -> tuple[str | Mark, ...]:
 
 
 def _complaints(cell: dict) -> Iterator[str]:
-    if "error" in cell:
-        yield cell["error"].splitlines()[0]
+    for word in ("error", "failure"):
+        if word in cell:
+            yield cell[word].splitlines()[0]
+    if "failure" in cell:
+        return
     for name, found in cell.get("errors", {}).items():
         error, allowed = (
             float("inf") if found[n] is None else found[n] for n in ("error", "allowed")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from ..errors import TvmFlashError, UnsupportedSpec
+from ..errors import HardwareFailure, TvmFlashError, UnsupportedSpec
+from .bench_built import built_before, refuse_device
 from .console import PLAIN, console, notes, progress, refuse_unwritable
 from .error_text import one_line
 from .json_output import AsJson, print_json
 from .show_table import show
+from .termination import as_interrupt
 
 if TYPE_CHECKING:
-    from ..bench import Cell, Document, Suite
+    from ..bench import Built, Cell, Document, Runner, Suite
     from ..bench.table import Table
-    from ..runtime.loader import Library
 
 
 class SuiteName(str, Enum):
@@ -60,6 +63,16 @@ def bench(
             help="A built library to measure: neither TVM nor a compiler is needed then.",
         ),
     ] = None,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="GPU configs to compare, which `tvm-flash tune --carry DIR` built.",
+        ),
+    ] = None,
+    logs: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where what --candidates gives is recorded.")
+    ] = Path("records"),
     quick: Annotated[
         bool, typer.Option("--quick", help="The suite quick, or gpu-quick of --suite gpu.")
     ] = False,
@@ -80,6 +93,13 @@ def bench(
         float | None,
         typer.Option(
             metavar="SECONDS",
+            help="Begin no cell after so long: sections come in the order of their worth.",
+        ),
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
             help="How long to go on with a noisy cell. Default: 12 in the suite cpu.",
         ),
     ] = None,
@@ -89,24 +109,27 @@ def bench(
 
     Cells that --out FILE holds are kept, so that an interrupted run goes on.
 
-    Exit status 1: a result breaks the error rule, which GPU suites check first.
+    Exit status 1: a result breaks the error rule, which GPU suites check first, or a GPU is lost.
     """
     from .. import bench as library
 
     chosen = library.SUITES[_suite_name(suite.value, quick)]
-    _refuse_device(chosen.device)
+    refuse_device(chosen.device)
+    built = built_before(artifact, candidates, chosen.device)
     numbers = _threads(threads) if chosen.device == "cpu" else [1]
-    cells = [cell for cell in chosen.cells(numbers) if match in cell.key]
+    cells = [cell for cell in chosen.cells(numbers, built) if match in cell.key]
     if not cells:
-        key = chosen.cells(numbers)[0].key
+        key = chosen.cells(numbers, built)[0].key
         raise UnsupportedSpec(
             [f"no cell of the suite {chosen.name} matches {match!r}; a key looks like {key!r}"]
         )
     _refuse_plot(plot)
-    loaded = _loaded(artifact)
-    document, pending = _opened(out, chosen, cells, loaded, rerun, stale)
+    document, pending = _opened(out, chosen, cells, built, rerun, stale)
     notes.print(library.sentence(document.host), **PLAIN)
-    _measure(document, chosen, pending, loaded, budget, rerun)
+    known = {"again": rerun, "artifact": artifact, "built": built, "seconds": budget}
+    if candidates is not None:
+        known["elsewhere"] = {"search": _searches(candidates, logs)}
+    stopped = _measure(_runner(document, patience, known), pending)
     if as_json:
         print_json(document.to_json())
     else:
@@ -118,7 +141,7 @@ def bench(
 
         draw(document.to_json(), plot)
         notes.print(f"drawn in {plot}", **PLAIN)
-    if _any_wrong(document, cells):
+    if stopped or _any_wrong(document, cells):
         raise typer.Exit(1)
 
 
@@ -130,17 +153,13 @@ def _suite_name(name: str, quick: bool) -> str:
     return "gpu-quick" if name.startswith("gpu") else "quick"
 
 
-def _refuse_device(device: str) -> None:
-    import torch
+def _searches(candidates: Path, logs: Path) -> Callable[[Cell], dict]:
+    """What measures the cells of carried candidates; ``logs`` is made now, not after minutes."""
+    from ..tune.carried_cell import CarriedSearches
+    from ..tune.trial_log import check_writable
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TvmFlashError("no CUDA device: torch.cuda.is_available() is False")
-
-
-def _loaded(artifact: Path | None) -> Library | None:
-    from ..runtime.loader import load
-
-    return None if artifact is None else load(artifact)
+    check_writable(logs)
+    return CarriedSearches(candidates, logs).measured
 
 
 def _any_wrong(document: Document, cells: list[Cell]) -> bool:
@@ -154,7 +173,7 @@ def _opened(
     path: Path | None,
     suite: Suite,
     cells: list[Cell],
-    loaded: Library | None,
+    built: Built,
     rerun: bool,
     stale: bool,
 ) -> tuple[Document, list[Cell]]:
@@ -164,7 +183,7 @@ def _opened(
     """
     from .. import bench as library
 
-    host, kernels = library.described_host(suite.device), library.kernels_digest(loaded)
+    host, kernels = library.described_host(suite.device), library.kernels_digest(built.library)
     try:
         document = library.Document.opened(path, suite, host)
         library.sentence(document.host)
@@ -177,30 +196,36 @@ def _opened(
         ) from error
 
 
-def _measure(
-    document: Document,
-    suite: Suite,
-    cells: list[Cell],
-    loaded: Library | None,
-    budget: float | None,
-    rerun: bool,
-) -> None:
-    """Measure ``cells`` into ``document``; an interruption ends it, and keeps what there is."""
+def _runner(document: Document, patience: float | None, known: dict[str, Any]) -> Runner:
+    """What measures into ``document``; patience: for a noisy cell, in seconds."""
     from dataclasses import replace
 
     from ..bench import Runner
 
-    patience = suite.patience if budget is None else replace(suite.patience, budget=budget)
-    short = suite.name.endswith("quick")
-    runner = Runner(document, patience, quick=short, again=rerun, library=loaded)
+    suite = document.suite
+    waits = suite.patience if patience is None else replace(suite.patience, budget=patience)
+    return Runner(document, waits, quick=suite.name.endswith("quick"), **known)
+
+
+def _measure(runner: Runner, cells: list[Cell]) -> bool:
+    """Measure ``cells``; whether nothing can be measured any more. What there is stays."""
     if not cells:
-        return
+        return False
+    done = 0
     try:
-        with progress("measure", len(cells)) as advance:
+        with as_interrupt(), progress("measure", len(cells)) as advance:
             for cell in runner.run(cells):
                 advance(cell["key"])
+                done += 1
     except KeyboardInterrupt:
         notes.print("[yellow]interrupted[/]: with --out, the same command goes on from here")
+    except HardwareFailure as error:
+        notes.print(f"[bold red]error:[/] {escape(str(error))}", **PLAIN)
+        return True
+    else:
+        if left := len(cells) - done:
+            notes.print(f"{left} cells are left: with --out, the same command goes on", **PLAIN)
+    return False
 
 
 def _print(document: Document, cells: list[Cell]) -> None:
@@ -213,13 +238,15 @@ def _print(document: Document, cells: list[Cell]) -> None:
 
 def _shown(document: Document, cells: list[Cell]) -> tuple[list[Table], list[str]]:
     """Tables and lines that say what ``document`` holds of ``cells``."""
+    from ..bench.overview import overview_tables
     from ..bench.tables import floor_table, section_tables
     from ..bench.verdicts import summary_lines
 
     data = document.to_json()
     keys = {cell.key for cell in cells}
     data["cells"] = [cell for cell in data["cells"] if cell["key"] in keys]
-    sections = section_tables(data["cells"], data["sections"])
+    told = section_tables if document.suite.device == "cpu" else overview_tables
+    sections = told(data["cells"], data["sections"])
     floors = [floor_table(data["floors"])] if data["floors"] else []
     return [*floors, *sections], list(summary_lines(data))
 

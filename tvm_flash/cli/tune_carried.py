@@ -47,15 +47,13 @@ def carry_candidates(
 
 def tune_carried(path: Path, seconds: float, timeout: float, logs: Path, answer: Answer) -> None:
     """Search the candidates at ``path`` on this machine's GPU, and record in ``logs``."""
-    from ..tune.carried import CarriedHardware, CarriedRequest, InOrder, carried_tasks
+    from ..tune.carried import CarriedHardware, carried_request, carried_tasks
     from ..tune.cuda_search import gpu_at_hand
 
     arch, tasks = carried_tasks(path)
     if gpu_at_hand(f"cuda:{arch.name}") is None:
         raise UnsupportedSpec(f"no CUDA GPU here: {path} is for an {arch.name}")
-    trials = max(task.space.size for task in tasks) - 1
-    strategy = f"{InOrder.__module__}:{InOrder.__qualname__}"
-    request = CarriedRequest(tuple(tasks), arch, strategy, None, 0, trials, seconds, logs)
+    request = carried_request(tasks, arch, seconds, logs)
     request.prepare()
     traced = any(task.spec.score_mod or task.spec.mask_mod for task in tasks)
     specs = dict.fromkeys(task.spec for task in tasks)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +14,7 @@ from rich.markup import escape
 from ..errors import TvmFlashError
 from .answer import Answer
 from .console import PLAIN, notes
+from .termination import as_interrupt
 from .tune_rebuild import built_lines, on_gpu, rebuild, record_lines
 from .tune_tables import Found, found_document, found_lines, found_table
 from .tune_view import LiveView, PlainView, clock_text
@@ -43,7 +41,7 @@ def search(
     view = (LiveView if notes.is_terminal else PlainView)(notes, len(request.tasks))
     stopped: BaseException | None = None
     try:
-        with _termination(), hardware, view:
+        with as_interrupt(), hardware, view:
             for session in request.sessions(hardware, view.tell):
                 found.append(Found(session.state, None))
                 view.begin(session.task)
@@ -96,17 +94,3 @@ def _stop(reason: BaseException) -> None:
         raise typer.Exit(_INTERRUPTED)
     notes.print(f"[bold red]error:[/] {escape(str(reason))}", **PLAIN)
     raise typer.Exit(1) from reason
-
-
-@contextmanager
-def _termination() -> Iterator[None]:
-    """SIGTERM stops a search as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,6 +13,7 @@ from .spec import AttentionSpec
 
 HALVES = ("bfloat16", "float16")
 HEAD_DIMS = (64, 96, 128, 192, 256)
+_BF16 = ("bfloat16",)
 
 _CAUSAL = {"causal": True}
 _LOCAL = {"causal": True, "window_left": True}
@@ -27,13 +28,14 @@ class Use(NamedTuple):
     fields: Mapping[str, Any]
     head_dims: tuple[int, ...]
     why: str
+    dtypes: tuple[str, ...] = HALVES
 
     @property
     def specs(self) -> list[AttentionSpec]:
-        """One for each of HALVES and head dimension."""
+        """One for each dtype and head dimension."""
         return [
             AttentionSpec(dtype=dtype, head_dim=head_dim, **self.fields)
-            for dtype in HALVES
+            for dtype in self.dtypes
             for head_dim in self.head_dims
         ]
 
@@ -131,6 +133,16 @@ PRESETS = {
             (
                 Use({**_LINEAR, **_CAUSAL}, (64, 128), "decoders: MiniMax-01 (128), retention"),
                 Use(_LINEAR, (64, 128), "encoders: Katharopoulos et al., Performer"),
+            ),
+        ),
+        Preset(
+            "benchmark",
+            ("forward", "forward_split", "backward"),
+            (
+                Use(_CAUSAL, (64, 128, 256), "`bench --suite gpu`: causal, all lengths", _BF16),
+                Use({}, (64, 128, 256), "`bench --suite gpu`: all lengths, decoding", _BF16),
+                Use({**_CAUSAL, **_PACKED}, (128,), "`bench --suite gpu`: packed", _BF16),
+                Use(_PAGED, (128,), "`bench --suite gpu`: a cache in pages", _BF16),
             ),
         ),
     )

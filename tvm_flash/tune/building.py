@@ -10,10 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ..errors import BuildError, SpillError
-from .hardware import HardwareFailure
+from ..errors import BuildError, HardwareFailure, SpillError
+from ..workers import Failure, Workers
 from .trial import SearchTask, Trial
-from .workers import Failure, Workers
 
 Self = TypeVar("Self", bound="BuildingHardware")
 

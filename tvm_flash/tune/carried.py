@@ -14,13 +14,14 @@ from ..artifact.library import KernelRecord, Manifest, symbol_name, verify
 from ..errors import UnsupportedSpec
 from ..schedules.cuda.arch import ARCHS, CudaArch
 from ..schedules.space import Knob, Point, Space
+from ..workers import Failure
 from .building import Built
 from .cuda_hardware import CudaHardware, most_registers
+from .predictions import predicted, write_predictions
 from .request import Request
 from .sizes import problem_of
 from .strategy import default_strategy, make_strategy
 from .trial import Observation, SearchTask
-from .workers import Failure
 
 _NUMBERED = re.compile(r"_\d{3,}$")
 _MAKE = "make one with `tvm-flash tune SPECS --target cuda:ARCH --carry DIR`"
@@ -75,6 +76,15 @@ class CarriedRequest(Request):
         return lambda: None
 
 
+def carried_request(
+    tasks: Sequence[SearchTask], arch: CudaArch, seconds: float, logs: Path
+) -> CarriedRequest:
+    """The searches of ``tasks`` through all of their candidates, recorded in ``logs``."""
+    trials = max(task.space.size for task in tasks) - 1
+    strategy = f"{InOrder.__module__}:{InOrder.__qualname__}"
+    return CarriedRequest(tuple(tasks), arch, strategy, None, 0, trials, seconds, logs)
+
+
 class CarriedHardware(CudaHardware):
     """``Hardware`` that runs the candidates in the library at ``path`` on this machine's GPU."""
 
@@ -106,21 +116,24 @@ def carry(
 ) -> Path:
     """Compile the default and ``trials`` other configs of each task into the library at ``path``.
 
+    What the models predict of them is kept beside it, to be judged by what is measured.
     strategy: what proposes them, as ``make_strategy`` takes it; None: the analytical model's best,
     without a model ``random``. Raises BuildError, UnsupportedSpec.
     """
     from ..codegen.cuda_build import CudaJob, build_cuda
     from ..schedules.cuda.select import cuda_programs
 
-    jobs, names = [], set()
+    jobs, names, configs = [], set(), {}
     for task in tasks:
         for number, config in enumerate(_configs(task, trials, seed, strategy)):
             found = cuda_programs(task.spec, task.direction, (arch,), config.to_json())
             names |= {launch.name for _, program in found for launch in program.launches}
             symbol = f"{symbol_name(task.spec, task.direction)}_{number:03}"
-            programs = _always(found)
+            configs[symbol], programs = config, _always(found)
             jobs.append(CudaJob(symbol, task.spec, task.direction, (arch,), programs))
-    return build_cuda(jobs, (arch,), path, progress, allow_spills=names)
+    build_cuda(jobs, (arch,), path, progress, allow_spills=names)
+    write_predictions(path, predicted(path, tasks, configs))
+    return path
 
 
 def _always(value: Any) -> Callable[..., Any]:

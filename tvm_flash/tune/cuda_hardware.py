@@ -14,10 +14,10 @@ from ..codegen.versions import build_versions, source_digest
 from ..errors import TvmFlashError, UnsupportedSpec
 from ..problem.spec import AttentionSpec
 from ..schedules.cuda.arch import ARCHS
+from ..workers import Failure
 from .building import BuildingHardware, Built, build_failure
 from .cuda_device import judged_and_timed_on_gpu, open_device
 from .trial import SearchTask
-from .workers import Failure
 
 _RESOURCES = ("registers", "spill_stores", "spill_loads", "stack", "shared")
 

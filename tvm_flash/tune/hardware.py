@@ -6,16 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..errors import TvmFlashError
-
 if TYPE_CHECKING:
     from .trial import SearchTask, Trial
 
 Self = TypeVar("Self", bound="Hardware")
-
-
-class HardwareFailure(TvmFlashError):
-    """Nothing can be evaluated any more; what was evaluated before stays recorded."""
 
 
 class Hardware(Protocol):

@@ -12,11 +12,11 @@ from ..codegen import jit
 from ..codegen.versions import build_versions
 from ..errors import TvmFlashError
 from ..problem.spec import AttentionSpec
+from ..workers import Failure
 from .building import BuildingHardware, Built, build_failure
 from .instructions import counts
 from .measure import judged_and_timed
 from .trial import SearchTask
-from .workers import Failure
 
 
 class LocalHardware(BuildingHardware):

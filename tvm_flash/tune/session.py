@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import HardwareFailure
 from ..schedules.space import Point
-from .hardware import Hardware, HardwareFailure
+from .hardware import Hardware
 from .strategy import Strategy, inside, proposals
 from .trial import Observation, SearchTask, Trial
 from .trial_log import Step, TrialLog

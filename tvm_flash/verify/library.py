@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..artifact.library import KernelRecord
+from ..artifact.library import KernelRecord, Manifest
 from ..errors import UnsupportedSpec
 from ..problem.arguments import values_before
 from ..runtime import loader
@@ -51,7 +51,7 @@ def verify_library(
     with _loaded(path) as library:
         found = [
             candidate
-            for candidate in _candidates(library, seed, gpu)
+            for candidate in candidates(library, seed, gpu)
             if directions is None or candidate.direction in directions
             if archs is None or set(archs) & set(candidate.archs)
         ]
@@ -70,9 +70,12 @@ def _loaded(path: str | Path) -> Iterator[Library]:
         loader.registered.update(before)
 
 
-def _candidates(library: Library, seed: int, gpu: bool) -> list[Candidate]:
-    """Every kernel and variant, on a ``gpu`` those of its architecture; backwards know forwards."""
-    own = _served_here(library) if gpu else ""
+def candidates(library: Library, seed: int = 0, gpu: bool = False) -> list[Candidate]:
+    """Every kernel and variant, on a ``gpu`` those of its architecture; backwards know forwards.
+
+    Raises UnsupportedSpec for a GPU that is not there or not served.
+    """
+    own = served_here(library.path.parent, library.manifest) if gpu else ""
     found = []
     for record, kernel in zip(library.manifest.kernels, library.kernels, strict=True):
         if library.manifest.device == "cpu":
@@ -96,19 +99,25 @@ def _native(kernel: Kernel, symbol: str) -> Candidate:
     return Candidate(*known, tile_of(kernel.meta), kernel.meta, run, torch.get_num_threads())
 
 
-def _served_here(library: Library) -> str:
-    """The architecture of ``library`` whose machine code torch's GPU runs."""
-    if library.manifest.device == "cpu":
-        raise UnsupportedSpec(f"{library.path.parent} is a library for CPUs: leave out --gpu")
+def served_here(path: Path, manifest: Manifest) -> str:
+    """The architecture of the library at ``path`` whose machine code torch's GPU runs.
+
+    Raises UnsupportedSpec where there is none, with what to build.
+    """
+    if manifest.device == "cpu":
+        raise UnsupportedSpec(f"{path} is a library for CPUs: its kernels do not run on a GPU")
     if not torch.cuda.is_available():
-        raise UnsupportedSpec("no CUDA GPU here: without --gpu an interpreter takes its place")
-    archs = library.manifest.target["archs"]
+        raise UnsupportedSpec(
+            "no CUDA GPU here: torch.cuda.is_available() is False; without --gpu, tvm-flash verify "
+            "takes an interpreter"
+        )
+    archs = manifest.target["archs"]
     capability = torch.cuda.get_device_capability()
     found = serving_arch(capability, [ARCHS[name] for name in archs])
     if found is None:
         number = "".join(map(str, capability))
         raise UnsupportedSpec(
-            f"{library.path.parent} is built for {', '.join(archs)}, this GPU is sm_{number}: "
+            f"{path} is built for {', '.join(archs)}, this GPU is sm_{number}: "
             f"build it for --target cuda:sm_{number}"
         )
     return found.name

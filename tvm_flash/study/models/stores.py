@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import TvmFlashError
 from ...problem.spec import AttentionSpec
 from ...schedules.target import cpu_target
-from ...tune.workers import Failure, Workers
+from ...workers import Failure, Workers
 from .samples import Sample
 
 # Scheduling one takes about a second.

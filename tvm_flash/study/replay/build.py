@@ -16,7 +16,7 @@ from ...errors import TvmFlashError
 from ...problem.spec import AttentionSpec
 from ...schedules.space import Point
 from ...tune.trial import SearchTask
-from ...tune.workers import Failure, Workers
+from ...workers import Failure, Workers
 
 Built = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...errors import UnsupportedSpec
 from ...problem.arguments import named_sizes
 from ...problem.spec import AttentionSpec
 from ...schedules.cuda.arch import WARP, CudaArch
@@ -30,7 +31,11 @@ _PRODUCT = 2 * 16 * 8 * 16
 
 
 def cuda_seconds(spec: AttentionSpec, config: Config, arch: CudaArch, sizes: Sizes) -> float:
-    """Predicted seconds of one call; registers are estimated too, so a spill may go unseen."""
+    """Predicted seconds of one call; registers are estimated too, so a spill may go unseen.
+
+    Raises UnsupportedSpec for a schedule that there is no model of.
+    """
+    _refuse_unknown(config)
     threads = WARP * config.num_warps
     share = REGISTERS_PER_SM // (threads * max(config.min_blocks, 1))
     limit = min(MOST_REGISTERS, share // REGISTER_UNIT * REGISTER_UNIT)
@@ -42,6 +47,7 @@ def cuda_seconds(spec: AttentionSpec, config: Config, arch: CudaArch, sizes: Siz
 
 def estimated_work(spec: AttentionSpec, config: Config, sizes: Sizes, registers: int) -> KernelWork:
     """The kernel that makes products; others of a backward are the same for all its configs."""
+    _refuse_unknown(config)
     extents, blocks = named_sizes(sizes), (config.block_q, config.block_k)
     if isinstance(config, ForwardConfig):
         tiles = query_loads(spec, query_work(extents, config.block_q), sizes, *blocks)
@@ -54,6 +60,11 @@ def estimated_work(spec: AttentionSpec, config: Config, sizes: Sizes, registers:
     overlap = 1.0 if config.stages == 2 else overlap
     shared = config.shared_bytes(spec)
     return KernelWork(base, tile, tiles, config.num_warps, registers, shared, overlap)
+
+
+def _refuse_unknown(config: object) -> None:
+    if not isinstance(config, Config):
+        raise UnsupportedSpec(f"there is no model of the schedule of {type(config).__name__}")
 
 
 def _forward(spec: AttentionSpec, config: ForwardConfig) -> tuple[Amounts, Amounts]:

@@ -11,10 +11,10 @@ import torch
 
 from ...bench.host import usable_cores
 from ...codegen.versions import build_versions
+from ...errors import HardwareFailure
 from ...schedules.target import CpuTarget, cpu_target
-from ..hardware import HardwareFailure
+from ...workers import Failure, Workers
 from ..trial import SearchTask, Trial
-from ..workers import Failure, Workers
 from . import trial as remote_trial
 from .build import RemoteTask
 from .servers import Describe, Servers, Stopped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..hardware import HardwareFailure
+from ...errors import HardwareFailure
 from .session import RemoteCpu, RemoteMachine
 from .tracker import Tracker
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..hardware import HardwareFailure
+from ...errors import HardwareFailure
 
 # tvm.rpc.base: TVM's own client of these waits a minute for a tracker, and for a server for ever.
 _MAGIC = 0x2F271

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from ...errors import TvmFlashError
+from ...errors import HardwareFailure, TvmFlashError
 from ...problem.arguments import TABLE, ZEROED, names
 from ...schedules.target import cpu_target
 from ...verify.buffers import tensors_of
 from ...verify.trial import CallArguments, Candidate, verification
 from ...verify.verdict import KernelVerdict
-from ..hardware import HardwareFailure
 from ..instructions import counts
 from ..measure import interleaved, verdict_trial
 from ..trial import Trial

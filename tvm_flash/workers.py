@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from .hardware import HardwareFailure
+from .errors import HardwareFailure
 
 # Seconds until a worker answers: importing libraries is no item's fault, and a loaded machine may
 # need long for it.
@@ -118,7 +118,7 @@ class _Worker:
         context = get_context("spawn")
         self.link, theirs = context.Pipe()
         # What a crash prints belongs to its record, not on the terminal.
-        handle, name = tempfile.mkstemp(prefix="tvm_flash_tune_")
+        handle, name = tempfile.mkstemp(prefix="tvm_flash_worker_")
         self._output, self._path = os.fdopen(handle, encoding="utf-8", errors="replace"), Path(name)
         arguments = (theirs, name, function, prepare)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
