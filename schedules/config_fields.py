@@ -34,6 +34,7 @@ LIMITS: Mapping[str, range | tuple] = {
     "stages": range(1, 9),
     "min_blocks": range(33),
     "unit": ("fma", "dot", "amx"),
+    "sums": ("bulk", "red"),
     "q_in_registers": (False, True),
 }
 

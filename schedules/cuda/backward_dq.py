@@ -6,19 +6,17 @@ from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
-from ...definition.scores import Scores
-from ...definition.signature import Signature
 from ...problem.spec import AttentionSpec
 from .arch import CudaArch
-from .builder import CudaKernel, Tensor, barrier, loop_while, name_registers, store, when
+from .builder import CudaKernel, Tensor, barrier, loop_while, name_registers, when
 from .copies import Copies, store_rows
 from .entries import query_grid
 from .forward import ForwardConfig
 from .fragments import Accumulator, accumulator, fragment, gemm, reloading
 from .listed import visited_keys
-from .math import CudaMath
 from .parameters import attention_tensors
 from .program import Launch
+from .query_gradient_rows import QueryGradientRows
 from .recompute import Recompute
 from .shared_tile import SharedTile, shared_tile
 from .softmax import block_scores
@@ -48,7 +46,7 @@ def ordered_reasons(spec: AttentionSpec, config: ForwardConfig, arch: CudaArch) 
     return reasons
 
 
-class QueryTileGradient:
+class QueryTileGradient(QueryGradientRows):
     """One kernel being written; the methods follow the order of its body.
 
     outputs: what it writes of a query tile. Another sum than dQ overrides the ``sums`` methods.
@@ -58,12 +56,9 @@ class QueryTileGradient:
     recompute_of = Recompute
 
     def __init__(self, spec: AttentionSpec, config: ForwardConfig, arch: CudaArch, symbol: str):
-        self.spec, self.config = spec, config
-        self.sig = Signature(spec)
-        self.scores = Scores(self.sig, CudaMath())
+        super().__init__(spec, config.block_q // config.num_warps)
+        self.config = config
         self.product = product_for(spec.dtype, turing=not arch.asynchronous_copy)
-        self.warp_rows = config.block_q // config.num_warps
-        self.statistics = spec.row_statistics
         names = ("q", "k", "v", "dout", *self.statistics, *self.outputs)
         self.kernel = CudaKernel(
             symbol, self.sig, [*attention_tensors(self.sig, names), *self.other_tensors()],
@@ -88,8 +83,7 @@ class QueryTileGradient:
                 kernel.forget_offsets()
                 self._key_tile(self._multiply)
             self.finish_sums()
-        # delta, dK and dV are of other launches.
-        self.recompute.check("delta", "scores", "dp", "dq", "dk", "dv")
+        self.check()
         return kernel.launch()
 
     def _allocate(self) -> None:
@@ -112,15 +106,7 @@ class QueryTileGradient:
         for name, target in (("q", self.q_tile), ("dout", self.do_tile)):
             self.copies.rows(target, 0, tile.query_rows(name), tile.first, tile.rows)
         self.start_sums()
-        shape = (self.s.m_tiles, 2)
-        self.row_statistics = {name: kernel.registers(shape, "float32") for name in self.statistics}
-        for m in range(self.s.m_tiles):
-            for half in range(2):
-                row = tirx.min(self._q_index(m, half), tile.rows - 1)
-                at = tile.statistic(row)
-                for name, held in self.row_statistics.items():
-                    value = self.recompute.converted(name, kernel.buffers[name][at])
-                    store(held, (m, half), value)
+        self.load_statistics()
         first = self.visits.first
         self.cursors = [
             self.visits.cursor(kernel, target, tile.key_rows(name))
@@ -143,22 +129,11 @@ class QueryTileGradient:
 
     def _multiply(self) -> None:
         self._product(self.s, self.q_tile, self.k_tile)
-        statistics = [self._statistic(name) for name in self.spec.saved_statistics]
+        statistics = [self.statistic(name) for name in self.spec.saved_statistics]
         pieces = self.recompute.parts(self.bound, self.site, statistics, range(self.s.n_tiles))
         self._product(self.dp, self.do_tile, self.v_tile, pieces)
         self.recompute.hide(self.bound, self.site, self.visits)
-        self.add_sums(self._statistic("delta") if self.statistics else None)
-
-    @property
-    def site(self) -> tuple[Callable, Callable]:
-        """Query and key of an element of S, by (m, n, r)."""
-        return (
-            lambda m, n, r: self._q_index(m, r // 2),
-            lambda m, n, r: self.visits.first + self.s.column(n, r % 2),
-        )
-
-    def _statistic(self, name: str) -> Callable:
-        return lambda m, n, r: self.row_statistics[name][m, r // 2]
+        self.add_sums(self.delta)
 
     def _product(
         self, acc: Accumulator, rows: SharedTile, keys: SharedTile, beside: Sequence = ()
@@ -210,9 +185,3 @@ class QueryTileGradient:
         self.dq.to_shared(self.product, staged, first, 0, self.recompute.final_factor)
         barrier()
         store_rows(kernel, staged, tile.query_rows("dq"), tile.first, tile.rows)
-
-    def _row(self, m: int, half: int):
-        return self.kernel.warp * self.warp_rows + self.s.row(m, half)
-
-    def _q_index(self, m: int, half: int):
-        return self.tile.first + self._row(m, half)

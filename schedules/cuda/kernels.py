@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from ...problem.spec import AttentionSpec
 from ..table import (
@@ -31,7 +32,15 @@ from .defaults import (
     split_configs,
 )
 from .forward import FORWARD_KNOBS, ForwardConfig, forward_launch
-from .hopper.defaults import hopper_forward_configs
+from .gradient_sums import InQuads, sum_order
+from .hopper.backward import hopper_key_gradient_launch
+from .hopper.backward_config import HOPPER_BACKWARD_KNOBS, HopperBackwardConfig
+from .hopper.backward_dq import hopper_ordered_launch
+from .hopper.defaults import (
+    hopper_backward_configs,
+    hopper_forward_configs,
+    hopper_ordered_configs,
+)
 from .hopper.forward import hopper_forward_launch
 from .hopper.forward_config import HOPPER_FORWARD_KNOBS, HopperForwardConfig
 from .linear import linear_launches
@@ -87,19 +96,35 @@ def backward_launches(
 ) -> tuple[list[Launch], dict[str, int]]:
     """delta of the rows; dK and dV by key tile; dQ out of their sums, or by itself in order; the
     gradient of the sink."""
+    return _backward_passes(spec, configs, arch, symbol, key_gradient_launch, sum_order)
+
+
+def hopper_backward_launches(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str
+) -> tuple[list[Launch], dict[str, int]]:
+    """The same, dK and dV by warp groups."""
+    return _backward_passes(spec, configs, arch, symbol, hopper_key_gradient_launch, InQuads)
+
+
+def _backward_passes(
+    spec: AttentionSpec, configs: tuple, arch: CudaArch, symbol: str,
+    key_gradients: Callable, order_of: Callable,
+) -> tuple[list[Launch], dict[str, int]]:  # fmt: skip
+    """order_of: how the sums of dQ lie (gradient_sums)."""
     config, *ordered = configs
     first = [delta_launch(spec, f"{symbol}_delta")] if spec.row_statistics else []
     launches = [
         *first,
-        key_gradient_launch(spec, config, arch, f"{symbol}_dkdv", with_dq=not ordered),
+        key_gradients(spec, config, arch, f"{symbol}_dkdv", with_dq=not ordered),
     ]
     meta = _blocks(config)
     if ordered:
         name = f"{symbol}_dq"
-        launches.append(ORDERED_DQ.function(spec, ordered[0], arch, name))
+        launches.append(_ORDERED_LAUNCHES[type(ordered[0])](spec, ordered[0], arch, name))
     else:
         depth = config.depth(spec.head_dim)
-        launches.append(query_gradient_launch(spec, arch, f"{symbol}_dq", config.block_q, depth))
+        tile = config.block_q, depth
+        launches.append(query_gradient_launch(spec, arch, f"{symbol}_dq", *tile, order_of))
         meta["head_dim_pad"] = depth
     if spec.softmax == "sink":
         launches.append(sink_gradient_launch(spec, f"{symbol}_dsink"))
@@ -140,7 +165,7 @@ def row_launches(
     return [launch(spec, arch, symbol)], {"block_q": 1, "block_k": 1}
 
 
-def _blocks(config: ForwardConfig | HopperForwardConfig | BackwardConfig) -> dict[str, int]:
+def _blocks(config: Any) -> dict[str, int]:
     return {"block_q": config.block_q, "block_k": config.block_k}
 
 
@@ -153,6 +178,10 @@ SCHEDULES = ScheduleTable(
         ),
         Schedule(SPLIT, SplitForwardConfig, split_forward_launches, FORWARD_KNOBS, split_configs),
         Schedule(BACKWARD, BackwardConfig, backward_launches, BACKWARD_KNOBS, backward_configs),
+        Schedule(
+            BACKWARD, HopperBackwardConfig, hopper_backward_launches, HOPPER_BACKWARD_KNOBS,
+            hopper_backward_configs, goes_first=True,
+        ),
         Schedule(TABLES[:1], TableGradientConfig, table_launches, (), table_configs),
         Schedule(
             TABLES[1:], OrderedTableGradientConfig, ordered_table_launches, (),
@@ -173,6 +202,12 @@ SCHEDULES = ScheduleTable(
     residence=residence_reasons,
 )  # fmt: skip
 # The second tiled kernel of the ordered backward, which is not searched: dQ alone.
-ORDERED_DQ = Schedule(
-    ("backward_deterministic",), ForwardConfig, ordered_query_gradient_launch, (), ordered_configs
-)
+_ORDERED_LAUNCHES = {
+    ForwardConfig: ordered_query_gradient_launch, HopperForwardConfig: hopper_ordered_launch,
+}  # fmt: skip
+ORDERED_DIRECTIONS = ("backward_deterministic",)
+
+
+def ordered_dq_configs(spec: AttentionSpec, arch: CudaArch) -> list[Any]:
+    """Its configs, the best first. Raises UnsupportedSpec."""
+    return [*hopper_ordered_configs(spec, arch), *ordered_configs(spec, arch)]

@@ -13,6 +13,7 @@ from ...definition.dropout import Dropout
 from ...definition.kinds import gradient_of
 from ...definition.score_expressions import mask_expr, window_expr
 from ...definition.scores import LOG2E, BoundScores, Scores
+from ...problem.spec import has_sum
 from .builder import CudaKernel, name_registers, store, when
 from .dropout import FragmentDropout
 from .fragments import Accumulator
@@ -45,6 +46,7 @@ class Recompute:
             scores.used.add("score_mod")  # all of it is the factor
         shape = [] if scores.scale_only else [(s.m_tiles, s.n_tiles, 4)]
         self._gradient = kernel.registers(shape[0], "float32") if shape else None
+        self._is_folded = False
         name_registers(self)
 
     @property
@@ -138,6 +140,20 @@ class Recompute:
         """What dV, summed from ``kept`` weights, is still to be multiplied by."""
         return self.gradient.magnified(T.float32(1))
 
+    def fold(self, columns: Collection[int]) -> None:
+        """P, needed no more as it is, takes its score's own gradient as a factor: ``dscores`` then
+        finds it there, and no registers hold it meanwhile.
+
+        Where dS is proportional to P, which it is for shares of a sum; and not where dropped
+        weights are told by their sign, which a gradient may turn.
+        """
+        spec, p = self.scores.spec, self.s.registers
+        if self._gradient is None or self.dropout is not None or not has_sum(spec.softmax):
+            return
+        for at in self.s.elements(columns):
+            store(p, at, self.scores.dscore(p[at], p[at], self._gradient[at]))
+        self._is_folded = True
+
     def _weigh_alone(self, bound: BoundScores, at: tuple, site: tuple, seen) -> None:
         """P of a kind without a sum over a row."""
         raw = self.s.registers[at]
@@ -179,7 +195,8 @@ class Recompute:
         """
         for m, n, r in dp.elements(columns):
             whole = (m, first + n, r)
-            gradient = None if self._gradient is None else self._gradient[whole]
+            is_held = self._gradient is not None and not self._is_folded
+            gradient = self._gradient[whole] if is_held else None
             own = None if delta is None else delta(*whole)
             by_score = self.by_score(whole, dp.registers[m, n, r], own)
             product = self.scores.dscore(self.weight(whole), by_score, gradient)

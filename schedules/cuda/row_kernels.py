@@ -63,9 +63,10 @@ def delta_launch(spec: AttentionSpec, symbol: str) -> Launch:
 
 
 def query_gradient_launch(
-    spec: AttentionSpec, arch: CudaArch, symbol: str, block_q: int, depth: int
-) -> Launch:
-    """dQ of the sums in dq_acc, which lie as ``sum_order`` says: a block per query tile.
+    spec: AttentionSpec, arch: CudaArch, symbol: str, block_q: int, depth: int,
+    order_of: Callable = sum_order,
+) -> Launch:  # fmt: skip
+    """dQ of the sums in dq_acc, which lie as ``order_of`` says: a block per query tile.
 
     block_q, depth: rows and columns of a tile of dq_acc.
     """
@@ -78,7 +79,7 @@ def query_gradient_launch(
         tile = QueryTile(kernel, block_q)
         staged = shared_tile(kernel, block_q, depth, spec.dtype)
         factor = kernel.softmax_scale if scores.scale_only else T.float32(1)
-        dq_acc, order = kernel.buffers["dq_acc"], sum_order(kernel, depth)
+        dq_acc, order = kernel.buffers["dq_acc"], order_of(kernel, depth)
         for start in range(0, block_q // 16 * (depth // 8), _WARPS):
             number = kernel.warp + start
             with when(number < block_q // 16 * (depth // 8)):

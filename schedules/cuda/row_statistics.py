@@ -23,10 +23,13 @@ class RowStatistics:
     """
 
     def __init__(
-        self, kernel: CudaKernel, recompute: Recompute, names: Sequence[str], rows: int, stages: int
-    ):
+        self, kernel: CudaKernel, recompute: Recompute, names: Sequence[str],
+        rows: int, stages: int, threads: tuple | None = None,
+    ):  # fmt: skip
+        """threads: this one's number and how many bring them; None: all of the block."""
         self._kernel, self._recompute, self._rows = kernel, recompute, rows
-        shape, passes = (stages, round_up(rows, 32)), -(-rows // kernel.threads)
+        self._thread, self._threads = threads or (kernel.thread, kernel.threads)
+        shape, passes = (stages, round_up(rows, 32)), -(-rows // self._threads)
         self._tiles = {name: kernel.shared(shape, "float32", f"{name}_tile") for name in names}
         self._asked = {name: kernel.registers((passes,), "float32") for name in names}
         self._pairs = {name: kernel.registers((2,), "float32") for name in names}
@@ -67,9 +70,9 @@ class RowStatistics:
 
     def _own_rows(self, asked) -> list[tuple]:
         """(number, row, whether the tile has it; None: surely) of each row of this thread."""
-        kernel, found = self._kernel, []
+        found = []
         for n in range(int(asked.shape[0])):
-            own = kernel.thread + n * kernel.threads
-            partial = (n + 1) * kernel.threads > self._rows
+            own = self._thread + n * self._threads
+            partial = (n + 1) * self._threads > self._rows
             found.append((n, own, own < self._rows if partial else None))
         return found

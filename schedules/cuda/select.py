@@ -12,12 +12,11 @@ from typing import Any
 from ...artifact.library import symbol_name
 from ...errors import UnsupportedSpec
 from ...problem.arguments import WRITTEN, arguments, names, values_before
-from ...problem.lengths import DEFAULT_BUCKET
 from ...problem.spec import AttentionSpec
 from ..config_fields import Config
 from ..table import Candidate
 from .arch import CudaArch
-from .kernels import ORDERED_DQ, SCHEDULES
+from .kernels import ORDERED_DIRECTIONS, SCHEDULES, ordered_dq_configs
 from .program import CudaProgram
 
 as_config = SCHEDULES.as_config
@@ -75,9 +74,9 @@ def _configs(
 ) -> tuple[tuple[Config, ...], str]:
     """The configs of the program's kernels, and where the first comes from."""
     best = candidates[min(choice, len(candidates) - 1)]
-    if direction not in ORDERED_DQ.directions:
+    if direction not in ORDERED_DIRECTIONS:
         return (best.config,), best.source
-    ordered = ORDERED_DQ.defaults(spec, arch, DEFAULT_BUCKET)
+    ordered = ordered_dq_configs(spec, arch)
     return (best.config, ordered[min(choice, len(ordered) - 1)]), best.source
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .load_store import vector_length
 from .memory import RAW
 from .spaces import STATE, VALID
 
@@ -37,7 +38,7 @@ class Counts:
     def global_access(self, access, c, buffer, chosen, item, kind):
         """One warp-wide access to a buffer: items of access.size bytes."""
         if kind == "atomic":
-            self.atomics[buffer.name] += len(item)
+            self.atomics[buffer.name] += len(item) * vector_length(access.ins)
             return
         kind = "write" if kind == "write" else "read"
         warp = c.index >> 5 if chosen is None else c.index[chosen] >> 5
@@ -112,8 +113,8 @@ class Report:
     bank_conflicts: extra wavefronts per PTX line. sectors: {"read"|"write": {buffer: 32-byte
     sectors that warps asked for}}, sectors_by_line the same per PTX line. bytes_read,
     bytes_written: per buffer, bytes asked for, each byte once per warp and instruction.
-    unique: {"read"|"write": {buffer: distinct bytes touched}}. atomics: lane operations per buffer.
-    barriers: warps that arrived at barriers of the block. max_shared: bytes."""
+    unique: {"read"|"write": {buffer: distinct bytes touched}}. atomics: numbers updated, per
+    buffer. barriers: warps that arrived at barriers of the block. max_shared: bytes."""
 
     instructions: Counter
     lines: set

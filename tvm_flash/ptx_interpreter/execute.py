@@ -14,9 +14,9 @@ from .program import program_of
 from .run import Run
 
 LANES_PER_CHUNK = 4096
-PATIENCE = 2000
 KEPT_SETS = 300  # each may hold views of all registers
 STEP_LIMIT = 20_000_000
+POLL_LIMIT = 20_000  # basic blocks of lanes that only poll, with nothing else left to happen
 
 
 class Scheduler:
@@ -29,7 +29,8 @@ class Scheduler:
         self.random = random.Random(seed) if seed else None
         self.alive = np.zeros(run.lanes, bool)
         self.parked = np.full(run.lanes, -1, np.int32)  # instruction a lane waits at
-        self.steps = 0
+        self.steps = self.polled = 0
+        self.last_poll = {}  # basic block -> step at which lanes last polled there
 
     def lane_set(self, mask):
         """The (cached) LaneSet of a mask."""
@@ -112,13 +113,35 @@ class Scheduler:
         self.steps += 1
         if self.steps > STEP_LIMIT:
             raise Deadlock(f"{self.run.kernel.name}: no end after {STEP_LIMIT} basic blocks")
-        if len(self.groups) == 1:
-            return next(iter(self.groups))
+        busy = self._busy()
+        if not busy:
+            return self._poller()
+        self.polled = 0
         if self.random:
             return self._last_of_its_warps(self.random.choice(list(self.groups)))
-        if self.steps % PATIENCE == 0:  # a lane that polls memory must let others write it
-            return self._last_of_its_warps(max(self.groups))
-        return min(self.groups)
+        return min(busy)
+
+    def _busy(self):
+        """Basic blocks whose lanes do more than poll memory. Copies land where there are none."""
+        polls = self.run.program.polls
+        while True:
+            busy = [target for target in self.groups if target not in polls]
+            if busy or not any(idle() for idle in self.run.idle):
+                return busy
+
+    def _poller(self):
+        """The lanes that have not polled for longest: they see what others wrote meanwhile."""
+        self.polled += 1
+        if self.polled > POLL_LIMIT:
+            waits = [self.run.kernel.instructions[self.blocks[t].first] for t in self.groups]
+            places = "; ".join(ins.where() for ins in waits)
+            raise Deadlock(
+                f"lanes poll memory that nobody is left to write: {places}. Look for a release "
+                "that is missing, or for blocks that wait for later blocks of the grid."
+            )
+        target = min(self.groups, key=lambda at: self.last_poll.get(at, 0))
+        self.last_poll[target] = self.steps
+        return target
 
     def _last_of_its_warps(self, chosen):
         """`chosen`, or the group furthest back that shares a warp with it: warps reconverge."""

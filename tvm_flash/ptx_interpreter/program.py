@@ -9,6 +9,7 @@ from .decode import Binder, decode
 from .granules import smallest_shared
 from .lanes import VIEWS
 from .opcodes import ENDS, STARTS, key_of
+from .polling import polling_blocks
 from .warpgroup import guard
 
 
@@ -39,6 +40,7 @@ class Program:
             name: self.block_at[at] if at < len(kernel.instructions) else len(self.blocks)
             for name, at in kernel.labels.items()
         }
+        self.polls = polling_blocks(kernel, self.blocks, self.bind.block_of_label)
         for block in self.blocks:
             self._decode(block)
         if self.bind.wgmma_rows:

@@ -53,6 +53,10 @@ class Pool:
         self.run.scheduler.wake(lanes, ins.block + 1)
         return True
 
+    def of_warp(self, warp):
+        """Registers a thread that a warp of the run holds now."""
+        return int(self.held[divmod(warp, self.run.threads // 32)])
+
     def retry(self):
         """Let warps go on for which registers have become free."""
         waiting, self.waiting = self.waiting, []

@@ -5,6 +5,7 @@ import numpy as np
 from .control import move
 from .errors import AsyncHazard, fault
 from .races import GROUP
+from .setmaxnreg import Pool
 
 FENCE_HINT = "wgmma.fence must stand between other accesses to these registers and the wgmma."
 WAIT_HINT = "wgmma.wait_group must come first."
@@ -16,6 +17,7 @@ class Operation:
     def __init__(self, plan, number, items):
         self.line, self.number = plan.ins.line, number
         self.d, self.a = set(plan.d_rows), set(plan.a_rows)
+        self.plan = plan  # d and a grow by the names that a mov gives them
         self.items = items
 
 
@@ -90,6 +92,7 @@ class Warpgroups:
             if not self.run.checks.warp_wait:
                 self.parts.setdefault(operation.number, []).append((int(warp), operation))
         self.issued += groups
+        self._check_room(plan, c)
         races = self.run.races
         if races:
             for at in range(groups):
@@ -97,6 +100,32 @@ class Warpgroups:
                 items = np.concatenate([array[at].reshape(-1) for array, _ in held])
                 races.warpgroup_read(plan.ins, c, at * 128, block, np.unique(items))
             self._hold(c.warps, [self.open[int(w)][-1] for w in c.warps])
+
+    def _check_room(self, plan, c):
+        """Operands of wgmma in flight are in registers: a warp must hold as many (setmaxnreg).
+
+        What else is live is ptxas's to count, which would spill it."""
+        held = c.run.parts.get(Pool)
+        if held is None or not held.known:
+            return
+        for warp in c.warps.tolist():
+            count, room = self._operands(warp), held.of_warp(warp)
+            if count > room:
+                raise fault(
+                    AsyncHazard, plan.ins, c, 0,
+                    f"wgmma in flight have operands in {count} registers of a warp that holds "
+                    f"{room}", "setmaxnreg.inc must come first, or a wgmma.wait_group.",
+                )  # fmt: skip
+
+    def _operands(self, warp):
+        """Registers of all operands in flight; what a mov has renamed counts once."""
+        named, own = set(), set()
+        for operation in reversed(list(self.in_flight(warp))):
+            own.update(operation.plan.a_rows)
+            if not operation.d & named:
+                own.update(operation.plan.d_rows)
+            named |= operation.d
+        return len(own)
 
     def _hold(self, warps, operations):
         races = self.run.races
@@ -150,7 +179,7 @@ class Warpgroups:
                 self._walk(c, warp, instructions)
 
     def _walk(self, c, warp, instructions):
-        """Find the instruction; a mov of an accumulator renames it, as ptxas does."""
+        """Find the instruction; a mov of an operand renames it, as ptxas does."""
         operations = list(self.in_flight(warp))
         for ins, touched in instructions:
             read = {row for width, row, out in touched if width == 32 and not out}
@@ -158,7 +187,9 @@ class Warpgroups:
             for operation in operations:
                 if ins.opcode.startswith("mov.") and read & operation.d:
                     operation.d |= written
-                elif (read | written) & operation.d or written & operation.a:
+                elif ins.opcode.startswith("mov.") and read & operation.a:
+                    operation.a |= written
+                elif (read | written) & (operation.d | operation.a):
                     lane = int(np.flatnonzero((c.index >> 5) == warp)[0])
                     raise fault(
                         AsyncHazard, ins, c, lane,

@@ -144,7 +144,7 @@ class HopperForward(ForwardRows):
         self.p_fragment = fragment(kernel, self.product, 1, self.p_steps)
         self.softmax = self._row_states()
         self._open_dropout()
-        self.q = operand(kernel, self.q_tile, self.roles.row, "q_operand")
+        self.q = operand(kernel, self.q_tile, self.roles.row, name="q_operand")
         self.k = operand(kernel, self.k_tile, name="k_operand")
         self.v = operand(kernel, self.v_tile, name="v_operand")
         self.number = kernel.scalar(0, name="number")  # of the tile whose weights are next

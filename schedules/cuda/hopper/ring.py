@@ -15,23 +15,21 @@ from ..builder import CudaKernel, barrier, emit, when
 from .tensor_maps import proxy_fence
 
 
-class Ring:
-    """The barriers of ``stages`` stages; consumers are ``warps`` warps.
+class Landing:
+    """The "full" barriers of ``stages`` stages: of a ring, or of what else its stages hold.
 
-    The order of calls. Producer, one thread: ``wait_empty``, ``expect``, copies that name ``full``.
-    Consumers, whole warps: ``wait_full``, reads, ``release``.
+    The order of calls. Producer: ``expect``, copies that name ``full``. Consumers: ``wait_full``.
     """
 
-    def __init__(self, kernel: CudaKernel, stages: int, warps: int, name: str = ""):
-        self._kernel, self._stages, self._warps = kernel, stages, warps
+    def __init__(self, kernel: CudaKernel, stages: int, name: str = "", bringers: int = 1):
+        """bringers: threads that arrive when a stage is full; the others of them ``arrive``."""
+        self._stages, self._bringers = stages, bringers
         self._full = kernel.shared((stages,), "uint64", f"{name}_full", align=8)
-        self._empty = kernel.shared((stages,), "uint64", f"{name}_empty", align=8)
 
     def initialise(self) -> None:
-        """By one thread, before all others use the ring (``initialised``)."""
+        """By one thread, before all others use it (``initialised``)."""
         for stage in range(self._stages):
-            _initialise(self._full.ptr_to([stage]), 1)
-            _initialise(self._empty.ptr_to([stage]), self._warps)
+            _initialise(self._full.ptr_to([stage]), self._bringers)
 
     def stage(self, use):
         """The stage of use number ``use``, an int or int32."""
@@ -41,17 +39,44 @@ class Ring:
         """The barrier that counts the bytes of a use."""
         return self._full.ptr_to([self.stage(use)])
 
-    def wait_empty(self, use) -> None:
-        """Until the use before of the same stage has been released; the first ones pass."""
-        _wait(self._empty.ptr_to([self.stage(use)]), self._parity(use) ^ 1)
-
     def expect(self, use, size: int) -> None:
         """Announce ``size`` bytes, and arrive."""
         emit(T.ptx.mbarrier.arrive.expect_tx.shared.b64(self.full(use), T.uint32(size)))
 
+    def arrive(self, use) -> None:
+        """This thread has written its part of a use."""
+        emit(T.ptx.mbarrier.arrive.shared.b64(self.full(use)))
+
     def wait_full(self, use) -> None:
         """Until the bytes of a use have landed."""
         _wait(self.full(use), self._parity(use))
+
+    def _parity(self, use):
+        if isinstance(use, int):
+            return use // self._stages & 1
+        return tirx.truncdiv(use, self._stages) & 1
+
+
+class Ring(Landing):
+    """All barriers of ``stages`` stages; consumers are ``warps`` warps.
+
+    The order of calls. Producer: ``wait_empty``, then as of ``Landing``. Consumers, whole warps:
+    ``wait_full``, reads, ``release``.
+    """
+
+    def __init__(self, kernel: CudaKernel, stages: int, warps: int, name: str = ""):
+        super().__init__(kernel, stages, name)
+        self._kernel, self._warps = kernel, warps
+        self._empty = kernel.shared((stages,), "uint64", f"{name}_empty", align=8)
+
+    def initialise(self) -> None:
+        super().initialise()
+        for stage in range(self._stages):
+            _initialise(self._empty.ptr_to([stage]), self._warps)
+
+    def wait_empty(self, use) -> None:
+        """Until the use before of the same stage has been released; the first ones pass."""
+        _wait(self._empty.ptr_to([self.stage(use)]), self._parity(use) ^ 1)
 
     def release(self, use) -> None:
         """This warp reads the stage no more: one of its lanes arrives.
@@ -61,11 +86,6 @@ class Ring:
         """
         with when(self._kernel.lane == 0):
             emit(T.ptx.mbarrier.arrive.shared.b64(self._empty.ptr_to([self.stage(use)])))
-
-    def _parity(self, use):
-        if isinstance(use, int):
-            return use // self._stages & 1
-        return tirx.truncdiv(use, self._stages) & 1
 
 
 class Once:
@@ -92,7 +112,7 @@ class Once:
         _wait(self.full, 0)
 
 
-def initialised(kernel: CudaKernel, *rings: Ring | Once) -> None:
+def initialised(kernel: CudaKernel, *rings: Landing | Once) -> None:
     """All barriers of ``rings``, for all threads and for the copies that count on them."""
     with when(kernel.thread == 0):
         for ring in rings:

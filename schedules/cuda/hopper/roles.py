@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from tvm import tirx
@@ -46,11 +46,16 @@ class Roles:
         """First row of this group."""
         return self.group * GROUP_ROWS
 
-    def run(self, produce: Callable[[], None], consume: Callable[[], None]) -> None:
-        """``produce`` by one thread, ``consume`` by all of the consumers."""
+    def run(
+        self, produce: Callable[[], None], consume: Callable[[], None], *beside: Callable[[], None]
+    ) -> None:
+        """``produce`` by one thread, ``consume`` by all of the consumers.
+
+        beside: each by a whole warp of the producer's group, the second one and so on.
+        """
         if_else(
             self.group == self.consumers,
-            lambda: self._produce(produce),
+            lambda: self._produce(produce, beside),
             lambda: self._consume(consume),
         )
 
@@ -64,12 +69,15 @@ class Roles:
         number, threads = self.consumers + 1, self.consumers * GROUP_THREADS
         emit(T.ptx["bar.sync"](T.uint32(number), T.uint32(threads)))
 
-    def _produce(self, produce: Callable[[], None]) -> None:
+    def _produce(self, produce: Callable[[], None], beside: Sequence[Callable[[], None]]) -> None:
         emit(T.ptx["setmaxnreg.dec.sync.aligned.u32"](BUDGETS[self.consumers][1]))
         is_first = self._kernel.warp == self.warps
         # Elected: of a thread picked by its number ptxas makes a loop around each copy.
         with when(tirx.And(is_first, T.cuda.elect_sync() != T.uint32(0))):
             produce()
+        for number, bring in enumerate(beside, start=1):
+            with when(self._kernel.warp == self.warps + number):
+                bring()
 
     def _consume(self, consume: Callable[[], None]) -> None:
         emit(T.ptx["setmaxnreg.inc.sync.aligned.u32"](BUDGETS[self.consumers][0]))

@@ -27,6 +27,8 @@ _SWIZZLE_128B = 1 << 62
 # Units from a step of 16 to the next: along 128-byte rows, and down 16 of these rows.
 _ALONG, _DOWN = 2, 128
 _STEPS_A_BOX = 4
+# Columns of a box of 16-bit numbers.
+BOX_COLUMNS = STEP * _STEPS_A_BOX
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Operand:
         return self.start + stages + tirx.const(units, "uint64")
 
 
-def operand(kernel: CudaKernel, tile: BoxTile, row=0, name: str = "") -> Operand:
-    """``tile`` from ``row`` (a multiple of 8) on, int32: a warp group's own rows."""
-    start = T.cuda.cvta_generic_to_shared(tile.buffer.ptr_to([0, 0, row, 0]))
+def operand(kernel: CudaKernel, tile: BoxTile, row=0, box=0, name: str = "") -> Operand:
+    """``tile`` from ``row`` (a multiple of 8) and ``box`` on, int32: a warp group's own part."""
+    start = T.cuda.cvta_generic_to_shared(tile.buffer.ptr_to([0, box, row, 0]))
     units = tirx.Cast("uint64", tirx.shift_right(start & T.uint32(0x3FFFF), T.uint32(4)))
     fixed = (tile.box_bytes // _UNIT) << 16 | (SWIZZLE_BYTES // _UNIT) << 32 | _SWIZZLE_128B
     whole = units | tirx.const(fixed, "uint64")

@@ -18,6 +18,7 @@ from tvm_flash.schedules.config_fields import Config
 from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.backward_config import BackwardConfig
 from tvm_flash.schedules.cuda.forward import ForwardConfig
+from tvm_flash.schedules.cuda.hopper.backward_config import HopperBackwardConfig
 from tvm_flash.schedules.cuda.program import CudaProgram, Launch
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.schedules.cuda.split_forward import SplitForwardConfig
@@ -88,6 +89,19 @@ class Own:
         fields = self.program.config.get("ordered_dq") or self.program.config
         return fields["block_q"], fields["block_k"]
 
+    def rows_of(self, sums: torch.Tensor) -> torch.Tensor:
+        """dq_acc (1, B, H, rows, columns) as (B, rows, H, columns).
+
+        Tiles of 16 x 8, in each 32 lanes with 4 registers (upper or lower 8 rows, even or odd
+        column): a register of all lanes after the other, or a lane's side by side.
+        """
+        _, b, h, rows, columns = sums.shape
+        in_quads = self.program.config["schedule"] == HopperBackwardConfig.schedule
+        lanes = (8, 4, 2, 2) if in_quads else (2, 2, 8, 4)
+        order = (6, 4, 5, 7) if in_quads else (4, 6, 7, 5)  # half, row, column pair, odd
+        tiles = sums.reshape(b, h, rows // 16, columns // 8, *lanes)
+        return tiles.permute(0, 2, *order[:2], 1, 3, *order[2:]).reshape(b, rows, h, columns)
+
 
 _HALF, _WIDE = (
     AttentionSpec(dtype="float16", head_dim=64, causal=True),
@@ -148,7 +162,7 @@ class Problem:
     def _judge(self, tensors: dict, scale: float) -> None:
         found = {name: tensors[name] for name in WRITTEN[self.own.role]}
         if "dq_acc" in found:
-            sums = in_rows(found.pop("dq_acc"), self.own.program.meta)
+            sums = self.own.rows_of(found.pop("dq_acc"))
             found["dq"] = sums[:, : self.case.seqlen_q, :, : self.case.head_dim] * scale
         if "delta" in found:  # a float32 statistic of a row, as lse is
             found["lse"] = found.pop("delta")
@@ -189,7 +203,7 @@ class Problem:
         if self.own.role == "delta":
             return {"lse": self._delta(torch.float64)}, {"lse": self._delta(torch.float32)}
         if self.own.role == "dq":
-            sums = in_rows(tensors["dq_acc"], self.own.program.meta).double() * scale
+            sums = self.own.rows_of(tensors["dq_acc"]).double() * scale
             exact = sums[:, : self.case.seqlen_q, :, : self.case.head_dim]
             return {"dq": exact}, {"dq": exact.to(tensors["dq"].dtype)}
         return self._attention
@@ -219,16 +233,6 @@ class Problem:
                     shape = shape_of(argument, values)
                     tensors[argument.name] = torch.randn(shape, generator=generator)
         return {name: tensors[name] for name in self.own.names}
-
-
-def in_rows(sums: torch.Tensor, meta: dict[str, int]) -> torch.Tensor:
-    """dq_acc (1, B, H, rows, columns), in the order of mma's fragments, as (B, rows, H, columns).
-
-    Tiles of 16 x 8; in each, 4 registers (upper or lower 8 rows, even or odd column) of 32 lanes.
-    """
-    _, b, h, rows, columns = sums.shape
-    tiles = sums.reshape(b, h, rows // 16, columns // 8, 2, 2, 8, 4)
-    return tiles.permute(0, 2, 4, 6, 1, 3, 7, 5).reshape(b, rows, h, columns)
 
 
 def problems(own: Own) -> list[Problem]:

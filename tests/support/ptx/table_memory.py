@@ -140,4 +140,4 @@ def atomics(text):
     assert out[6] == 0x50005000 and out[7] == 64  # 32.0 in both halves
     np.testing.assert_array_equal(out.view(np.float32)[10:12], total)
     assert out[13] == 40 - 31 + 0 and out.view(np.int32)[14] == -3
-    assert report.atomics["out"] == 32 * 14
+    assert report.atomics["out"] == 32 * 15

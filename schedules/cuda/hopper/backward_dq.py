@@ -1,0 +1,229 @@
+"""dQ in order for sm_90a: a block per query tile, as the forward has them, sums over its keys.
+
+The sister of schedules/cuda/backward_dq.py. docs/schedules/hopper-backward.md, "dQ in order".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ....problem.spec import AttentionSpec
+from ..arch import CudaArch
+from ..builder import CudaKernel, assign, loop_while, name_registers, when
+from ..entries import query_grid
+from ..fragments import accumulator, fragment
+from ..listed import visited_keys
+from ..parameters import attention_tensors
+from ..program import Launch
+from ..query_gradient_rows import QueryGradientRows
+from ..recompute import Recompute
+from ..softmax import block_scores
+from ..tensor_core import product_for
+from ..tiling import QueryTile, round_up
+from . import wgmma
+from .box_tile import box_bytes, box_tile
+from .forward_config import HopperForwardConfig
+from .reasons import operand_reasons
+from .ring import Once, Ring, initialised
+from .roles import GROUP_THREADS, GROUP_WARPS, Roles
+from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
+from .wgmma import GROUP_ROWS, STEP, GroupProduct, operand
+
+_WARP_ROWS = GROUP_ROWS // GROUP_WARPS
+# Barriers lie behind the tiles.
+_BARRIERS = 1024
+
+
+def hopper_ordered_launch(
+    spec: AttentionSpec, config: HopperForwardConfig, arch: CudaArch, symbol: str
+) -> Launch:
+    """dQ of a query tile: S = Q K^T and dP = dO V^T again, dQ += dS K in registers.
+
+    ``config`` is read as for the forward.
+    """
+    return HopperQueryGradients(spec, config, symbol).launch()
+
+
+def hopper_ordered_reasons(
+    spec: AttentionSpec, config: HopperForwardConfig, arch: CudaArch
+) -> list[str]:
+    """Why ``config`` cannot serve ``spec`` on ``arch`` here, where dO is held beside Q."""
+    size, widths = spec.element.bytes, (spec.head_dim, spec.head_dim_v)
+    shared = _BARRIERS + sum(
+        box_bytes(config.block_q, width, size)
+        + box_bytes(config.block_k, width, size, config.stages)
+        for width in widths
+    )
+    reasons = [*config.reasons(spec, arch), *operand_reasons(spec, arch)]
+    if shared > arch.shared_bytes:
+        needed = f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}"
+        reasons.append(needed)
+    if config.stages < 2:
+        reasons.append(f"stages={config.stages} must be 2 or more: dS K comes after the next S")
+    return reasons
+
+
+class HopperQueryGradients(QueryGradientRows):
+    """One kernel being written; the methods follow the order of its body."""
+
+    def __init__(self, spec: AttentionSpec, config: HopperForwardConfig, symbol: str):
+        super().__init__(spec, _WARP_ROWS)
+        self.config = config
+        self.product, self.group_product = product_for(spec.dtype), GroupProduct(spec.dtype)
+        names = ("q", "k", "v", "dout", *self.statistics, "dq")
+        rows = {
+            "q": config.block_q, "dout": config.block_q, "k": config.block_k, "v": config.block_k,
+            "dq": GROUP_ROWS,
+        }  # fmt: skip
+        self.kernel = CudaKernel(
+            symbol, self.sig, attention_tensors(self.sig, names), query_grid(config.block_q),
+            config.num_warps, tables=True, min_blocks=config.min_blocks,
+            tensor_maps=[TensorMap(name, count) for name, count in rows.items()],
+        )  # fmt: skip
+
+    def launch(self) -> Launch:
+        with self.kernel as kernel:
+            self.tile = QueryTile(kernel, self.config.block_q)
+            self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
+            self.roles = Roles(kernel, self.config.consumers)
+            self._allocate()
+            initialised(kernel, self.rows, self.keys, self.values)
+            self.roles.run(self._produce, self._consume)
+        self.check()
+        return replace(kernel.launch(), only=90)
+
+    def _allocate(self) -> None:
+        kernel, config, spec = self.kernel, self.config, self.spec
+        widths, dtype = (spec.head_dim, spec.head_dim_v), spec.dtype
+        self.q_tile, self.do_tile = (box_tile(kernel, config.block_q, n, dtype) for n in widths)
+        self.k_tile, self.v_tile = (
+            box_tile(kernel, config.block_k, n, dtype, config.stages) for n in widths
+        )
+        self.rows = Once(kernel, "rows")  # of Q and dO
+        self.keys = Ring(kernel, config.stages, self.roles.warps, "k")
+        self.values = Ring(kernel, config.stages, self.roles.warps, "v")
+        name_registers(self)
+
+    # The producer: Q and dO once, then tile after tile of K and V.
+
+    def _produce(self) -> None:
+        kernel, visits = self.kernel, self.visits
+        self.rows.expect(self.q_tile.stage_bytes + self.do_tile.stage_bytes)
+        for name, tile in (("q", self.q_tile), ("dout", self.do_tile)):
+            place = self._place(name, self.tile.head, self.tile.first)
+            tile.load(kernel.maps[name], 0, place, self.rows.full)
+        number = kernel.scalar(0)
+        with loop_while(visits.any):
+            for name, ring, tile in (
+                ("k", self.keys, self.k_tile), ("v", self.values, self.v_tile),
+            ):  # fmt: skip
+                ring.wait_empty(number)
+                ring.expect(number, tile.stage_bytes)
+                place = self._place(name, self.tile.kv_head, visits.first)
+                tile.load(kernel.maps[name], ring.stage(number), place, ring.full(number))
+            visits.step()
+            assign(number, number + 1)
+
+    def _place(self, name: str, head, row) -> tuple:
+        entry_step, _, head_step, _ = self.kernel.buffers[name].strides
+        return repeated(head, head_step), row, repeated(self.tile.batch, entry_step)
+
+    # A consumer: S and dP of the next tile are asked for before dS K of this one.
+
+    def _consume(self) -> None:
+        self._open()
+        self.dq.zero()
+        self.rows.wait_full()
+        with when(self.visits.any):
+            self._ask_scores(self.number)
+            self._dscores(pending=0)
+            with loop_while(self.visits.has_next):
+                self.visits.step()
+                self._ask_scores(self.number + 1)
+                self._ask_sums()
+                assign(self.number, self.number + 1)
+                self._dscores(pending=1)
+            self._ask_sums()
+            wgmma.wait(0, self.dq)
+        self._finish()
+
+    def _open(self) -> None:
+        kernel, spec, config = self.kernel, self.spec, self.config
+        self.bound = block_scores(kernel, self.scores, self.tile, self.tile.head)
+        self.s = accumulator(kernel, _WARP_ROWS, config.block_k)
+        self.dp = accumulator(kernel, _WARP_ROWS, config.block_k)
+        self.dq = accumulator(kernel, _WARP_ROWS, round_up(spec.head_dim, STEP))
+        self.steps = config.block_k // STEP
+        self.ds = fragment(kernel, self.product, self.steps)
+        self.recompute = Recompute(kernel, self.scores, self.s)
+        self.recompute.draw(self.tile.batch, self.tile.head)
+        self.load_statistics()
+        self.q = operand(kernel, self.q_tile, self.roles.row, name="q_operand")
+        self.do = operand(kernel, self.do_tile, self.roles.row, name="do_operand")
+        self.k = operand(kernel, self.k_tile, name="k_operand")
+        self.v = operand(kernel, self.v_tile, name="v_operand")
+        self.number = kernel.scalar(0, name="number")  # of the tile whose dS is next
+        name_registers(self)
+
+    def _ask_scores(self, number) -> None:
+        """S and dP of tile ``number``, a group each."""
+        spec = self.spec
+        for ring, acc, own, keys, width in (
+            (self.keys, self.s, self.q, self.k, spec.head_dim),
+            (self.values, self.dp, self.do, self.v, spec.head_dim_v),
+        ):
+            ring.wait_full(number)
+            stage = ring.stage(number)
+            wgmma.start(fresh=[acc])
+            self.group_product.from_shared(
+                acc, round_up(width, STEP) // STEP, own.along,
+                lambda step, keys=keys, stage=stage: keys.along(step, stage), adds=False,
+            )  # fmt: skip
+            wgmma.commit()
+
+    def _ask_sums(self) -> None:
+        """dQ += dS K of the tile at hand."""
+        stage = self.keys.stage(self.number)
+        wgmma.start(kept=[self.dq], words=self._words())
+        self.group_product.from_registers(
+            self.dq, self.steps, self.ds, lambda step: self.k.down(step, stage),
+            adds=True, b_down=True,
+        )  # fmt: skip
+        wgmma.commit()
+
+    def _dscores(self, pending: int) -> None:
+        """dS of the tile whose S and dP are in flight, ``pending`` groups behind them.
+
+        Both run beside these, so that it does not matter where ptxas puts exponentials.
+        """
+        wgmma.wait(1 + pending, self.s)
+        statistics = [self.statistic(name) for name in self.spec.saved_statistics]
+        columns = range(self.s.n_tiles)
+        for part in self.recompute.parts(self.bound, self.site, statistics, columns):
+            part()
+        self.recompute.hide(self.bound, self.site, self.visits)
+        wgmma.wait(pending, self.dp)
+        self.values.release(self.number)
+        self.recompute.dscores(self.dp, self.delta)
+        if pending:
+            wgmma.wait(0, self.dq, words=self._words())
+            self.keys.release(self.number - 1)
+        for step in range(self.steps):
+            self.product.pack(self.ds(step), self.dp.values(0, step, self.product))
+
+    def _words(self) -> list:
+        return [word for step in range(self.steps) for word in self.ds(step)]
+
+    # dQ takes the place of Q, of which TMA stores the rows that there are.
+
+    def _finish(self) -> None:
+        self.roles.meet()  # its products have read the rows of Q
+        row, factor = self.kernel.warp * _WARP_ROWS, self.recompute.final_factor
+        self.dq.to_shared(self.product, self.q_tile, row, 0, factor)
+        proxy_fence()
+        self.roles.meet()
+        with when(self.kernel.thread % GROUP_THREADS == 0):
+            row = self.roles.row
+            place = self._place("dq", self.tile.head, self.tile.first + row)
+            self.q_tile.store(self.kernel.maps["dq"], row, place)
+            stores_read()
