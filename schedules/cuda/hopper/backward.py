@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from ....definition.scores import Scores
 from ....definition.signature import Signature
@@ -35,14 +36,12 @@ from ..tiling import KeyTile, round_up
 from . import wgmma
 from .backward_config import CONSUMERS, HopperBackwardConfig
 from .box_tile import BoxTile, box_tile
+from .pieces import store_boxes
 from .query_shares import QueryShares, store_transposed
-from .ring import Landing, Once, Ring, initialised
-from .roles import GROUP_THREADS, GROUP_WARPS, Roles
-from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
-from .wgmma import GROUP_ROWS, STEP, GroupProduct, Operand, operand
-
-# Keys of a warp, of the 64 of its group.
-_WARP_KEYS = GROUP_ROWS // GROUP_WARPS
+from .ring import Landing, Ring, initialised
+from .roles import Roles
+from .tensor_maps import TensorMap, box_place, proxy_fence
+from .wgmma import GROUP_ROWS, STEP, WARP_ROWS, GroupProduct, operand, words_of
 
 
 def hopper_key_gradient_launch(
@@ -105,12 +104,12 @@ class HopperKeyGradients:
             self.shares = QueryShares(
                 kernel, config, self.tile, self.roles, self.ds_tile, self.k_tile
             )
-        self.keys, self.values = Once(kernel, "k"), Once(kernel, "v")
+        self.keys, self.values = Landing(kernel, "k"), Landing(kernel, "v")
         # A stage holds Q and dO. Q is read longest, so that one "empty" is of both.
-        self.queries = Ring(kernel, config.stages, self.roles.warps, "q")
+        self.queries = Ring(kernel, "q", config.stages, self.roles.warps)
         bringers = 1 + bool(self.statistics)
-        self.gradients = Landing(kernel, config.stages, "do", bringers)
-        self.s = accumulator(kernel, _WARP_KEYS, config.block_q)
+        self.gradients = Landing(kernel, "do", config.stages, bringers)
+        self.s = accumulator(kernel, WARP_ROWS, config.block_q)
         self.recompute = Recompute(kernel, self.scores, self.s, is_transposed=True)
         self.row_statistics = RowStatistics(
             kernel, self.recompute, self.statistics, config.block_q, config.stages,
@@ -125,7 +124,7 @@ class HopperKeyGradients:
         for name, tile, once in (("k", self.k_tile, self.keys), ("v", self.v_tile, self.values)):
             once.expect(tile.stage_bytes)
             place = self._place(name, self.tile.kv_head, self.tile.first)
-            tile.load(kernel.maps[name], 0, place, once.full)
+            tile.load(kernel.maps[name], place, once)
         number = kernel.scalar(0)
         with loop_while(number < visits.count):
             self.queries.wait_empty(number)
@@ -134,9 +133,9 @@ class HopperKeyGradients:
             self._advance(number)
 
     def _bring(self, name: str, landing: Landing, tile: BoxTile, number) -> None:
-        landing.expect(number, tile.stage_bytes)
+        landing.expect(tile.stage_bytes, number)
         place = self._place(name, self.visits.head, self.visits.first)
-        tile.load(self.kernel.maps[name], landing.stage(number), place, landing.full(number))
+        tile.load(self.kernel.maps[name], place, landing, number)
 
     def _advance(self, number) -> None:
         self.visits.look_ahead()
@@ -144,8 +143,7 @@ class HopperKeyGradients:
         assign(number, number + 1)
 
     def _place(self, name: str, head, row) -> tuple:
-        entry_step, _, head_step, _ = self.kernel.buffers[name].strides
-        return repeated(head, head_step), row, repeated(self.tile.batch, entry_step)
+        return box_place(self.kernel.buffers[name], (self.tile.batch, row, head, 0))
 
     # Beside it a warp brings the statistics of the rows, converted; they are full with dO.
 
@@ -183,9 +181,9 @@ class HopperKeyGradients:
     def _open(self) -> None:
         kernel, spec, config = self.kernel, self.spec, self.config
         self.bound = block_scores(kernel, self.scores, self.tile, self.visits.head)
-        self.dp = accumulator(kernel, _WARP_KEYS, config.block_q)
-        self.dk = accumulator(kernel, _WARP_KEYS, round_up(spec.head_dim, STEP))
-        self.dv = accumulator(kernel, _WARP_KEYS, round_up(spec.head_dim_v, STEP))
+        self.dp = accumulator(kernel, WARP_ROWS, config.block_q)
+        self.dk = accumulator(kernel, WARP_ROWS, round_up(spec.head_dim, STEP))
+        self.dv = accumulator(kernel, WARP_ROWS, round_up(spec.head_dim_v, STEP))
         self.steps = config.block_q // STEP
         self.p = fragment(kernel, self.product, self.steps)
         self.ds = fragment(kernel, self.product, self.steps)
@@ -194,7 +192,7 @@ class HopperKeyGradients:
         self.v = operand(kernel, self.v_tile, row, name="v_operand")
         self.q = operand(kernel, self.q_tile, name="q_operand")
         self.do = operand(kernel, self.do_tile, name="do_operand")
-        self.first_row = kernel.warp * _WARP_KEYS
+        self.first_row = kernel.warp * WARP_ROWS
         self.own_query = kernel.scalar(self.s.column(0, 0))
         self.own_key = kernel.scalar(self.tile.first + self.first_row + self.s.row(0, 0))
         self.number = kernel.scalar(0, name="number")
@@ -210,16 +208,16 @@ class HopperKeyGradients:
                 forget(place)  # else what masks make of it is kept in registers for all tiles
         self.recompute.draw(self.tile.batch, self.visits.head)
         self.gradients.wait_full(number)
-        self._ask_transposed(self.dp, self.v, self.do, self.spec.head_dim_v, stage)
+        self.group_product.along(self.dp, self.v, self.do, self.spec.head_dim_v, stage)
         self._weigh(stage)
-        self._ask_sums(self.dv, self.p, self.do, stage)
+        self.group_product.add_down(self.dv, self.p, self.do, self.steps, stage)
         wgmma.wait(1, self.dp)
         delta = self._statistic("delta", stage) if self.statistics else None
         self.recompute.dscores(self.dp, delta)
         for step in range(self.steps):
             self._pack(self.ds, self.dp, step)
         self._exchange(number)
-        self._ask_sums(self.dk, self.ds, self.q, stage)
+        self.group_product.add_down(self.dk, self.ds, self.q, self.steps, stage)
         (self._share if self.with_dq else self._leave_out)(number, is_last)
         if not is_last:
             wgmma.wait(0, self.s)
@@ -248,7 +246,7 @@ class HopperKeyGradients:
         """dQ, while dK is still added to; it leaves its registers beside S^T of the next tile."""
         self.roles.meet_all()
         self.shares.ask(number % 2)
-        landed, words = (self.dk, self.dv, self.shares.dq), self._words(self.p, self.ds)
+        landed, words = (self.dk, self.dv, self.shares.dq), words_of(self.steps, self.p, self.ds)
         if is_last:
             wgmma.wait(0, *landed, words=words)
         else:
@@ -260,7 +258,7 @@ class HopperKeyGradients:
 
     def _leave_out(self, number, is_last: bool) -> None:
         """In the place of ``_share``, where dQ is another kernel's."""
-        wgmma.wait(0, self.dk, self.dv, words=self._words(self.p, self.ds))
+        wgmma.wait(0, self.dk, self.dv, words=words_of(self.steps, self.p, self.ds))
         if not is_last:
             warp_barrier()  # all lanes have read their statistics
             self.queries.release(number)
@@ -272,26 +270,7 @@ class HopperKeyGradients:
 
     def _ask_scores(self, number) -> None:
         stage = self.queries.stage(number)
-        self._ask_transposed(self.s, self.k, self.q, self.spec.head_dim, stage)
-
-    def _ask_transposed(
-        self, acc: Accumulator, own: Operand, rows: Operand, width: int, stage
-    ) -> None:
-        """acc = own rows^T over the head dimension: this group's keys by the tile's queries."""
-        wgmma.start(fresh=[acc])
-        self.group_product.from_shared(
-            acc, round_up(width, STEP) // STEP, own.along, lambda step: rows.along(step, stage),
-            adds=False,
-        )  # fmt: skip
-        wgmma.commit()
-
-    def _ask_sums(self, acc: Accumulator, words: Callable, rows: Operand, stage) -> None:
-        """acc += words rows over the tile's queries."""
-        wgmma.start(kept=[acc], words=self._words(words))
-        self.group_product.from_registers(
-            acc, self.steps, words, lambda step: rows.down(step, stage), adds=True, b_down=True
-        )
-        wgmma.commit()
+        self.group_product.along(self.s, self.k, self.q, self.spec.head_dim, stage)
 
     def _pack(
         self, words: Callable, acc: Accumulator, step: int, part: Callable = lambda value: value
@@ -299,9 +278,6 @@ class HopperKeyGradients:
         """Step ``step`` of ``acc``, of each element the ``part``, as fragments."""
         values = map(part, acc.values(0, step, self.product))
         self.product.pack(words(step), list(values))
-
-    def _words(self, *fragments: Callable) -> list:
-        return [word for words in fragments for step in range(self.steps) for word in words(step)]
 
     def _site(self) -> tuple[Callable, Callable]:
         """Query and key of an element of S^T, by (m, n, r)."""
@@ -323,11 +299,7 @@ class HopperKeyGradients:
             acc.to_shared(self.product, tile, self.first_row, 0, factor)
         proxy_fence()
         self.roles.meet()
-        with when(self.kernel.thread % GROUP_THREADS == 0):
-            row = self.roles.row
-            for name, _, tile in pairs:
-                place = self._place(name, self.tile.kv_head, self.tile.first + row)
-                tile.store(self.kernel.maps[name], row, place)
-            stores_read()
+        place = partial(self._place, head=self.tile.kv_head, row=self.tile.first + self.roles.row)
+        store_boxes(self.roles, *((t, self.kernel.maps[name], place(name)) for name, _, t in pairs))
         if self.with_dq:
             self.shares.settled()

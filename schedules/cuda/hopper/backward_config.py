@@ -11,14 +11,13 @@ from ..arch import CudaArch, limit_reasons
 from ..tiling import round_up
 from .box_tile import box_bytes
 from .reasons import operand_reasons
+from .ring import BARRIER_BYTES
 from .roles import BUDGETS, num_warps
 from .wgmma import BOX_COLUMNS, GROUP_ROWS
 
 CONSUMERS = 2
 # The widest dK and dV that a consumer holds.
 _WIDEST = 128
-# Barriers lie behind the tiles.
-_BARRIERS = 256
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class HopperBackwardConfig(Config):
             tiles += box_bytes(self.block_q, columns, size, self.stages)
         statistics = len(spec.row_statistics) * 4 * self.stages * self.block_q
         staged = CONSUMERS * GROUP_ROWS * self.dq_columns(spec) * 4 * (self.sums == "bulk")
-        return tiles + statistics + staged + _BARRIERS
+        return tiles + statistics + staged + BARRIER_BYTES
 
     def registers(self, spec: AttentionSpec) -> int:
         """What a consumer's thread holds at once at least: P, dP, dK and dV."""

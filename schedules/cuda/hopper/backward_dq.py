@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....problem.spec import AttentionSpec
-from ..arch import CudaArch
+from ..arch import WIDEST, CudaArch, limit_reasons
 from ..builder import CudaKernel, assign, loop_while, name_registers, when
 from ..entries import query_grid
 from ..fragments import accumulator, fragment
@@ -23,15 +23,12 @@ from ..tiling import QueryTile, round_up
 from . import wgmma
 from .box_tile import box_bytes, box_tile
 from .forward_config import HopperForwardConfig
+from .pieces import store_boxes
 from .reasons import operand_reasons
-from .ring import Once, Ring, initialised
-from .roles import GROUP_THREADS, GROUP_WARPS, Roles
-from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
-from .wgmma import GROUP_ROWS, STEP, GroupProduct, operand
-
-_WARP_ROWS = GROUP_ROWS // GROUP_WARPS
-# Barriers lie behind the tiles.
-_BARRIERS = 1024
+from .ring import BARRIER_BYTES, Landing, Ring, initialised
+from .roles import Roles
+from .tensor_maps import TensorMap, box_place, proxy_fence
+from .wgmma import GROUP_ROWS, STEP, WARP_ROWS, GroupProduct, operand, words_of
 
 
 def hopper_ordered_launch(
@@ -49,25 +46,22 @@ def hopper_ordered_reasons(
 ) -> list[str]:
     """Why ``config`` cannot serve ``spec`` on ``arch`` here, where dO is held beside Q."""
     size, widths = spec.element.bytes, (spec.head_dim, spec.head_dim_v)
-    shared = _BARRIERS + sum(
+    shared = BARRIER_BYTES + sum(
         box_bytes(config.block_q, width, size)
         + box_bytes(config.block_k, width, size, config.stages)
         for width in widths
     )
-    reasons = [*config.reasons(spec, arch), *operand_reasons(spec, arch)]
-    if shared > arch.shared_bytes:
-        needed = f"it needs {shared} bytes of shared memory, {arch.name} has {arch.shared_bytes}"
-        reasons.append(needed)
+    own = config.tile_reasons(spec)
     if config.stages < 2:
-        reasons.append(f"stages={config.stages} must be 2 or more: dS K comes after the next S")
-    return reasons
+        own.append(f"stages={config.stages} must be 2 or more: dS K comes after the next S")
+    return [*own, *operand_reasons(spec, arch), *limit_reasons(spec, arch, shared, WIDEST)]
 
 
 class HopperQueryGradients(QueryGradientRows):
     """One kernel being written; the methods follow the order of its body."""
 
     def __init__(self, spec: AttentionSpec, config: HopperForwardConfig, symbol: str):
-        super().__init__(spec, _WARP_ROWS)
+        super().__init__(spec, WARP_ROWS)
         self.config = config
         self.product, self.group_product = product_for(spec.dtype), GroupProduct(spec.dtype)
         names = ("q", "k", "v", "dout", *self.statistics, "dq")
@@ -99,9 +93,9 @@ class HopperQueryGradients(QueryGradientRows):
         self.k_tile, self.v_tile = (
             box_tile(kernel, config.block_k, n, dtype, config.stages) for n in widths
         )
-        self.rows = Once(kernel, "rows")  # of Q and dO
-        self.keys = Ring(kernel, config.stages, self.roles.warps, "k")
-        self.values = Ring(kernel, config.stages, self.roles.warps, "v")
+        self.rows = Landing(kernel, "rows")  # of Q and dO
+        self.keys = Ring(kernel, "k", config.stages, self.roles.warps)
+        self.values = Ring(kernel, "v", config.stages, self.roles.warps)
         name_registers(self)
 
     # The producer: Q and dO once, then tile after tile of K and V.
@@ -111,22 +105,21 @@ class HopperQueryGradients(QueryGradientRows):
         self.rows.expect(self.q_tile.stage_bytes + self.do_tile.stage_bytes)
         for name, tile in (("q", self.q_tile), ("dout", self.do_tile)):
             place = self._place(name, self.tile.head, self.tile.first)
-            tile.load(kernel.maps[name], 0, place, self.rows.full)
+            tile.load(kernel.maps[name], place, self.rows)
         number = kernel.scalar(0)
         with loop_while(visits.any):
             for name, ring, tile in (
                 ("k", self.keys, self.k_tile), ("v", self.values, self.v_tile),
             ):  # fmt: skip
                 ring.wait_empty(number)
-                ring.expect(number, tile.stage_bytes)
+                ring.expect(tile.stage_bytes, number)
                 place = self._place(name, self.tile.kv_head, visits.first)
-                tile.load(kernel.maps[name], ring.stage(number), place, ring.full(number))
+                tile.load(kernel.maps[name], place, ring, number)
             visits.step()
             assign(number, number + 1)
 
     def _place(self, name: str, head, row) -> tuple:
-        entry_step, _, head_step, _ = self.kernel.buffers[name].strides
-        return repeated(head, head_step), row, repeated(self.tile.batch, entry_step)
+        return box_place(self.kernel.buffers[name], (self.tile.batch, row, head, 0))
 
     # A consumer: S and dP of the next tile are asked for before dS K of this one.
 
@@ -150,9 +143,9 @@ class HopperQueryGradients(QueryGradientRows):
     def _open(self) -> None:
         kernel, spec, config = self.kernel, self.spec, self.config
         self.bound = block_scores(kernel, self.scores, self.tile, self.tile.head)
-        self.s = accumulator(kernel, _WARP_ROWS, config.block_k)
-        self.dp = accumulator(kernel, _WARP_ROWS, config.block_k)
-        self.dq = accumulator(kernel, _WARP_ROWS, round_up(spec.head_dim, STEP))
+        self.s = accumulator(kernel, WARP_ROWS, config.block_k)
+        self.dp = accumulator(kernel, WARP_ROWS, config.block_k)
+        self.dq = accumulator(kernel, WARP_ROWS, round_up(spec.head_dim, STEP))
         self.steps = config.block_k // STEP
         self.ds = fragment(kernel, self.product, self.steps)
         self.recompute = Recompute(kernel, self.scores, self.s)
@@ -173,23 +166,12 @@ class HopperQueryGradients(QueryGradientRows):
             (self.values, self.dp, self.do, self.v, spec.head_dim_v),
         ):
             ring.wait_full(number)
-            stage = ring.stage(number)
-            wgmma.start(fresh=[acc])
-            self.group_product.from_shared(
-                acc, round_up(width, STEP) // STEP, own.along,
-                lambda step, keys=keys, stage=stage: keys.along(step, stage), adds=False,
-            )  # fmt: skip
-            wgmma.commit()
+            self.group_product.along(acc, own, keys, width, ring.stage(number))
 
     def _ask_sums(self) -> None:
         """dQ += dS K of the tile at hand."""
         stage = self.keys.stage(self.number)
-        wgmma.start(kept=[self.dq], words=self._words())
-        self.group_product.from_registers(
-            self.dq, self.steps, self.ds, lambda step: self.k.down(step, stage),
-            adds=True, b_down=True,
-        )  # fmt: skip
-        wgmma.commit()
+        self.group_product.add_down(self.dq, self.ds, self.k, self.steps, stage)
 
     def _dscores(self, pending: int) -> None:
         """dS of the tile whose S and dP are in flight, ``pending`` groups behind them.
@@ -206,24 +188,18 @@ class HopperQueryGradients(QueryGradientRows):
         self.values.release(self.number)
         self.recompute.dscores(self.dp, self.delta)
         if pending:
-            wgmma.wait(0, self.dq, words=self._words())
+            wgmma.wait(0, self.dq, words=words_of(self.steps, self.ds))
             self.keys.release(self.number - 1)
         for step in range(self.steps):
             self.product.pack(self.ds(step), self.dp.values(0, step, self.product))
-
-    def _words(self) -> list:
-        return [word for step in range(self.steps) for word in self.ds(step)]
 
     # dQ takes the place of Q, of which TMA stores the rows that there are.
 
     def _finish(self) -> None:
         self.roles.meet()  # its products have read the rows of Q
-        row, factor = self.kernel.warp * _WARP_ROWS, self.recompute.final_factor
+        row, factor = self.kernel.warp * WARP_ROWS, self.recompute.final_factor
         self.dq.to_shared(self.product, self.q_tile, row, 0, factor)
         proxy_fence()
         self.roles.meet()
-        with when(self.kernel.thread % GROUP_THREADS == 0):
-            row = self.roles.row
-            place = self._place("dq", self.tile.head, self.tile.first + row)
-            self.q_tile.store(self.kernel.maps["dq"], row, place)
-            stores_read()
+        place = self._place("dq", self.tile.head, self.tile.first + self.roles.row)
+        store_boxes(self.roles, (self.q_tile, self.kernel.maps["dq"], place))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tvm import DataType, tirx
 
 from ..builder import CudaKernel
+from .ring import Landing
 from .tensor_maps import BOX_BYTES, load_box, store_box
 
 # The swizzle repeats after 8 rows of 128 bytes, and looks at bits of the address.
@@ -68,11 +69,13 @@ class BoxTile:
                 column = (place ^ (row % _SWIZZLED_ROWS)) * per_chunk
                 yield row, box, column, place * per_chunk
 
-    def load(self, tensor_map, stage, place: Sequence, barrier) -> None:
+    def load(self, tensor_map, place: Sequence, landing: Landing, use=0) -> None:
         """Ask for the rows from ``place`` (head, row, entry) on, by one thread.
 
-        ``barrier`` counts ``stage_bytes``: rows and columns that the tensor lacks are zeros.
+        They land as a use of ``landing``, which expects ``stage_bytes``: rows and columns that the
+        tensor lacks are zeros.
         """
+        stage, barrier = landing.stage(use), landing.full(use)
         for box in range(self.boxes):
             target = self.buffer.ptr_to([stage, box, 0, 0])
             load_box(tensor_map, target, (box * self.box_columns, *place), barrier)

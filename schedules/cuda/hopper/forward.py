@@ -6,10 +6,10 @@ The sketch that it follows, with barriers and the order of issue: docs/schedules
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from tvm.script import tirx as T
 
-from ....definition.arithmetic import int32
 from ....problem.spec import AttentionSpec
 from ..arch import CudaArch
 from ..builder import CudaKernel, assign, if_else, loop_while, name_registers, when
@@ -20,18 +20,15 @@ from ..listed import visited_keys
 from ..program import Launch
 from ..rows import Rows
 from ..softmax import OnlineSoftmax, block_scores
-from ..tiling import QueryTile, round_up
+from ..tiling import QueryTile
 from . import wgmma
-from .box_tile import box_tile
+from .box_tile import BoxTile, box_tile
 from .forward_config import HopperForwardConfig
-from .pieces import negate_rows, store_rows, zero_rows
-from .ring import Once, Ring, initialised
-from .roles import GROUP_THREADS, Roles
-from .tensor_maps import TensorMap, proxy_fence, repeated, stores_read
-from .wgmma import GROUP_ROWS, STEP, GroupProduct, operand
-
-# Rows of a warp, of the 64 of its group.
-_WARP_ROWS = 16
+from .pieces import negate_rows, store_boxes, store_rows, zero_rows
+from .ring import Landing, Ring, initialised
+from .roles import Roles
+from .tensor_maps import TensorMap, box_place, proxy_fence
+from .wgmma import GROUP_ROWS, STEP, WARP_ROWS, GroupProduct, operand, words_of
 
 
 def hopper_forward_launch(
@@ -47,7 +44,7 @@ class HopperForward(ForwardRows):
     def __init__(
         self, spec: AttentionSpec, config: HopperForwardConfig, arch: CudaArch, symbol: str
     ):
-        super().__init__(spec, arch, _WARP_ROWS)
+        super().__init__(spec, arch, WARP_ROWS)
         self.config, self.group_product = config, GroupProduct(spec.dtype)
         rows = {"q": config.block_q, "k": config.block_k, "v": config.block_k, "out": GROUP_ROWS}
         self.kernel = CudaKernel(
@@ -75,9 +72,9 @@ class HopperForward(ForwardRows):
         self.v_tile = box_tile(kernel, config.block_k, spec.head_dim_v, spec.dtype, config.stages)
         self.q_tile = replace(widest, boxes=self.k_tile.boxes)
         self.out_tile = replace(widest, boxes=self.v_tile.boxes)
-        self.queries = Once(kernel, "q")
-        self.keys = Ring(kernel, config.stages, self.roles.warps, "k")
-        self.values = Ring(kernel, config.stages, self.roles.warps, "v")
+        self.queries = Landing(kernel, "q")
+        self.keys = Ring(kernel, "k", config.stages, self.roles.warps)
+        self.values = Ring(kernel, "v", config.stages, self.roles.warps)
         name_registers(self)
 
     # The producer: Q, K0, then K of a tile before V of the one before it, as the consumers ask.
@@ -85,34 +82,29 @@ class HopperForward(ForwardRows):
     def _produce(self) -> None:
         kernel, visits = self.kernel, self.visits
         self.queries.expect(self.q_tile.stage_bytes)
-        place = self._place("q", self.tile.first)
-        self.q_tile.load(kernel.maps["q"], 0, place, self.queries.full)
+        self.q_tile.load(kernel.maps["q"], self._place("q", self.tile.first), self.queries)
+        bring_k = partial(self._bring, "k", self.keys, self.k_tile)
+        bring_v = partial(self._bring, "v", self.values, self.v_tile)
         with when(visits.any):
             number, first = kernel.scalar(0), kernel.scalar(visits.first)
-            self._bring("k", number, visits.first)
+            bring_k(number, visits.first)
             with loop_while(visits.has_next):
                 assign(first, visits.first)
                 visits.step()
-                self._bring("k", number + 1, visits.first)
-                self._bring("v", number, first)
+                bring_k(number + 1, visits.first)
+                bring_v(number, first)
                 assign(number, number + 1)
-            self._bring("v", number, visits.first)
+            bring_v(number, visits.first)
 
-    def _bring(self, name: str, number, first) -> None:
+    def _bring(self, name: str, ring: Ring, tile: BoxTile, number, first) -> None:
         """Tile ``number`` of those visited, keys or values from ``first`` on."""
-        ring, tile = (self.keys, self.k_tile) if name == "k" else (self.values, self.v_tile)
         ring.wait_empty(number)
-        ring.expect(number, tile.stage_bytes)
-        place = self._place(name, first)
-        tile.load(self.kernel.maps[name], ring.stage(number), place, ring.full(number))
+        ring.expect(tile.stage_bytes, number)
+        tile.load(self.kernel.maps[name], self._place(name, first), ring, number)
 
     def _place(self, name: str, first) -> tuple:
-        """Head, row and entry of the entry's row ``first``, as the tensor map counts them."""
         rows = self._rows(name)
-        *entry, row, head, _ = rows.index(first, 0)
-        steps = rows.buffer.strides
-        entry = repeated(entry[0], steps[0]) if entry else 0
-        return repeated(head, steps[-2]), int32(row), entry
+        return box_place(rows.buffer, rows.index(first, 0))
 
     def _rows(self, name: str) -> Rows:
         return (self.tile.key_rows if name in "kv" else self.tile.query_rows)(name)
@@ -138,8 +130,8 @@ class HopperForward(ForwardRows):
     def _open_rows(self) -> None:
         kernel, spec, config = self.kernel, self.spec, self.config
         self.bound = block_scores(kernel, self.scores, self.tile, self.tile.head)
-        self.s = accumulator(kernel, _WARP_ROWS, config.block_k)
-        self.out = accumulator(kernel, _WARP_ROWS, spec.head_dim_v)
+        self.s = accumulator(kernel, WARP_ROWS, config.block_k)
+        self.out = accumulator(kernel, WARP_ROWS, spec.head_dim_v)
         self.p_steps = config.block_k // STEP
         self.p_fragment = fragment(kernel, self.product, 1, self.p_steps)
         self.softmax = self._row_states()
@@ -179,7 +171,7 @@ class HopperForward(ForwardRows):
         self.keys.release(following)
         self._weigh()
         wgmma.order_after(*self._last_made())
-        wgmma.wait(0, self.out, words=self._p_words())
+        wgmma.wait(0, self.out, words=words_of(self.p_steps, self._p))
         self.values.release(self.number)
         self.softmax.rescale(self.out)
         self._pack()
@@ -187,21 +179,11 @@ class HopperForward(ForwardRows):
 
     def _ask_scores(self, number) -> None:
         stage = self.keys.stage(number)
-        wgmma.start(fresh=[self.s])
-        self.group_product.from_shared(
-            self.s, round_up(self.spec.head_dim, STEP) // STEP, self.q.along,
-            lambda step: self.k.along(step, stage), adds=False,
-        )  # fmt: skip
-        wgmma.commit()
+        self.group_product.along(self.s, self.q, self.k, self.spec.head_dim, stage)
 
     def _ask_output(self) -> None:
         stage = self.values.stage(self.number)
-        wgmma.start(kept=[self.out], words=self._p_words())
-        self.group_product.from_registers(
-            self.out, self.p_steps, lambda step: self.p_fragment(0, step),
-            lambda step: self.v.down(step, stage), adds=True, b_down=True,
-        )  # fmt: skip
-        wgmma.commit()
+        self.group_product.add_down(self.out, self._p, self.v, self.p_steps, stage)
 
     def _weigh(self) -> None:
         self._mask()
@@ -209,8 +191,8 @@ class HopperForward(ForwardRows):
         self.softmax.weigh(self.s)
         self._drop()
 
-    def _p_words(self) -> list:
-        return [word for step in range(self.p_steps) for word in self.p_fragment(0, step)]
+    def _p(self, step: int) -> list:
+        return self.p_fragment(0, step)
 
     def _last_made(self) -> list:
         """Numbers, none below zero, that need all weights of the tile."""
@@ -236,7 +218,5 @@ class HopperForward(ForwardRows):
         )
 
     def _store_box(self, first) -> None:
-        with when(self.kernel.thread % GROUP_THREADS == 0):
-            place = self._place("out", first)
-            self.out_tile.store(self.kernel.maps["out"], self.roles.row, place)
-            stores_read()
+        stored = self.out_tile, self.kernel.maps["out"], self._place("out", first)
+        store_boxes(self.roles, stored)

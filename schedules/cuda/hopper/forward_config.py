@@ -10,13 +10,12 @@ from ...space import Knob, block_reasons
 from ..arch import WIDEST, CudaArch, limit_reasons
 from .box_tile import box_bytes
 from .reasons import operand_reasons
+from .ring import BARRIER_BYTES
 from .roles import BUDGETS, num_warps
 from .wgmma import GROUP_ROWS, STEP
 
 # The most columns of a product, and rows of a box.
 _WIDEST_PRODUCT = 256
-# Barriers lie behind the tiles.
-_BARRIERS = 1024
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class HopperForwardConfig(Config):
 
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
+        own = [*self.tile_reasons(spec), *operand_reasons(spec, arch, ("dense", "packed"))]
+        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
+
+    def tile_reasons(self, spec: AttentionSpec) -> list[str]:
+        """Why no kernel of query tiles has tiles of these sizes (empty: one has)."""
         tiles = [GROUP_ROWS * consumers for consumers in BUDGETS]
         checks = [
             (self.block_q not in tiles, f"block_q={self.block_q} must be one of {tiles}"),
@@ -59,9 +63,7 @@ class HopperForwardConfig(Config):
             ),
         ]
         own = [text for wrong, text in checks if wrong]
-        own += operand_reasons(spec, arch, ("dense", "packed"))
-        own += block_reasons(spec, self.block_q, self.block_k)
-        return [*own, *limit_reasons(spec, arch, self.shared_bytes(spec), WIDEST)]
+        return [*own, *block_reasons(spec, self.block_q, self.block_k)]
 
     def shared_bytes(self, spec: AttentionSpec) -> int:
         """Shared memory of a block, bytes: O takes the place of Q."""
@@ -69,7 +71,7 @@ class HopperForwardConfig(Config):
         tiles = box_bytes(self.block_q, widest, size)
         for columns in (spec.head_dim, spec.head_dim_v):
             tiles += box_bytes(self.block_k, columns, size, self.stages)
-        return tiles + _BARRIERS
+        return tiles + BARRIER_BYTES
 
     def registers(self, spec: AttentionSpec) -> int:
         """What a consumer's thread holds at once at least: S, P and O."""

@@ -1,6 +1,9 @@
-"""What consumers do to a tile by their own loads and stores, 16 bytes a thread: signs, ends."""
+"""What consumers do to a tile besides products: its signs, its end, and the way of its rows out."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -10,12 +13,24 @@ from ..copies import words_of
 from ..rows import Rows, pointer
 from .box_tile import BoxTile
 from .roles import GROUP_THREADS, Roles
-from .tensor_maps import proxy_fence
+from .tensor_maps import proxy_fence, stores_read
 from .wgmma import GROUP_ROWS
 
 _VECTOR = "v4.b32"
 # Signs of the two elements of a word.
 _SIGNS = 0x8000_8000
+
+
+def store_boxes(roles: Roles, *stored: tuple[BoxTile, Any, Sequence]) -> None:
+    """This consumer's rows, which all its threads have written, by TMA: of a tile, map and place.
+
+    A place is that of the consumer's first row.
+    """
+    thread = stored[0][0].kernel.thread
+    with when(thread % GROUP_THREADS == 0):
+        for tile, tensor_map, place in stored:
+            tile.store(tensor_map, roles.row, place)
+        stores_read()
 
 
 def negate_rows(tile: BoxTile, roles: Roles) -> None:

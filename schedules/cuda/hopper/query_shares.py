@@ -15,12 +15,11 @@ from ..builder import CudaKernel, emit, warp_barrier, when
 from ..fragments import Accumulator, accumulator
 from ..gradient_sums import InQuads
 from ..tiling import KeyTile
-from . import wgmma
 from .backward_config import HopperBackwardConfig
 from .box_tile import BoxTile
 from .roles import GROUP_WARPS, Roles
 from .tensor_maps import proxy_fence
-from .wgmma import GROUP_ROWS, STEP, GroupProduct, operand
+from .wgmma import GROUP_ROWS, STEP, WARP_ROWS, GroupProduct, operand
 
 _REDUCE = "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32"
 
@@ -43,7 +42,7 @@ class QueryShares:
         self._by_rows = config.block_q > GROUP_ROWS
         columns = self._depth if self._by_rows else keys.box_columns
         self._order = InQuads(kernel, self._depth)
-        warps, size = roles.warps, GROUP_ROWS // GROUP_WARPS * columns
+        warps, size = roles.warps, WARP_ROWS * columns
         is_bulk = config.sums == "bulk"
         self._staged = kernel.shared((warps, size), "float32", "dq_staged") if is_bulk else None
         self.dq: Accumulator
@@ -52,19 +51,14 @@ class QueryShares:
     def open(self) -> None:
         """Registers of a consumer."""
         kernel, roles = self._kernel, self._roles
-        self.dq = accumulator(kernel, GROUP_ROWS // GROUP_WARPS, 8 * self._n_tiles)
+        self.dq = accumulator(kernel, WARP_ROWS, 8 * self._n_tiles)
         first = (roles.row, 0) if self._by_rows else (0, roles.group)
         self._a = operand(kernel, self._scores, first[0], name="ds_operand")
         self._b = operand(kernel, self._keys, box=first[1], name="k_columns")
 
     def ask(self, stage) -> None:
         """Ask for dS K, of buffer ``stage`` of dS."""
-        wgmma.start(fresh=[self.dq])
-        self._product.from_shared(
-            self.dq, self._config.block_k // STEP, lambda step: self._a.along(step, stage),
-            self._b.down, adds=False, b_down=True,
-        )  # fmt: skip
-        wgmma.commit()
+        self._product.down(self.dq, self._a, self._b, self._config.block_k // STEP, stage)
 
     def add(self, head, first) -> None:
         """What has landed to the sums of the query tile at ``first`` of query head ``head``."""
@@ -113,6 +107,6 @@ def store_transposed(kernel: CudaKernel, tile: BoxTile, stage, step: int, words:
     """
     lane = kernel.lane
     query = step * STEP + lane // 16 * 8 + lane % 8
-    key = kernel.warp * (GROUP_ROWS // GROUP_WARPS) + tirx.truncdiv(lane, 8) % 2 * 8
+    key = kernel.warp * WARP_ROWS + tirx.truncdiv(lane, 8) % 2 * 8
     place = tile.element(stage, query, key)
     emit(T.ptx["stmatrix.sync.aligned.m8n8.x4.trans.shared.b16"](place, *words))

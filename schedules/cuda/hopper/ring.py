@@ -14,14 +14,18 @@ from tvm.script import tirx as T
 from ..builder import CudaKernel, barrier, emit, when
 from .tensor_maps import proxy_fence
 
+# Shared memory of a block's barriers, bytes at most: they lie behind the tiles.
+BARRIER_BYTES = 512
+
 
 class Landing:
     """The "full" barriers of ``stages`` stages: of a ring, or of what else its stages hold.
 
     The order of calls. Producer: ``expect``, copies that name ``full``. Consumers: ``wait_full``.
+    What is brought a single time is use 0 of one stage, which nobody empties.
     """
 
-    def __init__(self, kernel: CudaKernel, stages: int, name: str = "", bringers: int = 1):
+    def __init__(self, kernel: CudaKernel, name: str, stages: int = 1, bringers: int = 1):
         """bringers: threads that arrive when a stage is full; the others of them ``arrive``."""
         self._stages, self._bringers = stages, bringers
         self._full = kernel.shared((stages,), "uint64", f"{name}_full", align=8)
@@ -31,15 +35,15 @@ class Landing:
         for stage in range(self._stages):
             _initialise(self._full.ptr_to([stage]), self._bringers)
 
-    def stage(self, use):
+    def stage(self, use=0):
         """The stage of use number ``use``, an int or int32."""
         return use % self._stages
 
-    def full(self, use):
+    def full(self, use=0):
         """The barrier that counts the bytes of a use."""
         return self._full.ptr_to([self.stage(use)])
 
-    def expect(self, use, size: int) -> None:
+    def expect(self, size: int, use=0) -> None:
         """Announce ``size`` bytes, and arrive."""
         emit(T.ptx.mbarrier.arrive.expect_tx.shared.b64(self.full(use), T.uint32(size)))
 
@@ -47,7 +51,7 @@ class Landing:
         """This thread has written its part of a use."""
         emit(T.ptx.mbarrier.arrive.shared.b64(self.full(use)))
 
-    def wait_full(self, use) -> None:
+    def wait_full(self, use=0) -> None:
         """Until the bytes of a use have landed."""
         _wait(self.full(use), self._parity(use))
 
@@ -64,8 +68,8 @@ class Ring(Landing):
     ``wait_full``, reads, ``release``.
     """
 
-    def __init__(self, kernel: CudaKernel, stages: int, warps: int, name: str = ""):
-        super().__init__(kernel, stages, name)
+    def __init__(self, kernel: CudaKernel, name: str, stages: int, warps: int):
+        super().__init__(kernel, name, stages)
         self._kernel, self._warps = kernel, warps
         self._empty = kernel.shared((stages,), "uint64", f"{name}_empty", align=8)
 
@@ -88,31 +92,7 @@ class Ring(Landing):
             emit(T.ptx.mbarrier.arrive.shared.b64(self._empty.ptr_to([self.stage(use)])))
 
 
-class Once:
-    """A barrier for what is brought a single time, as a ring of one stage that nobody empties."""
-
-    def __init__(self, kernel: CudaKernel, name: str = ""):
-        self._barrier = kernel.shared((1,), "uint64", f"{name}_full", align=8)
-
-    def initialise(self) -> None:
-        """By one thread, before all others use it (``initialised``)."""
-        _initialise(self.full, 1)
-
-    @property
-    def full(self):
-        """The barrier that counts the bytes."""
-        return self._barrier.ptr_to([0])
-
-    def expect(self, size: int) -> None:
-        """Announce ``size`` bytes, and arrive."""
-        emit(T.ptx.mbarrier.arrive.expect_tx.shared.b64(self.full, T.uint32(size)))
-
-    def wait_full(self) -> None:
-        """Until they have landed."""
-        _wait(self.full, 0)
-
-
-def initialised(kernel: CudaKernel, *rings: Landing | Once) -> None:
+def initialised(kernel: CudaKernel, *rings: Landing) -> None:
     """All barriers of ``rings``, for all threads and for the copies that count on them."""
     with when(kernel.thread == 0):
         for ring in rings:

@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as build
 
+from ....definition.arithmetic import int32
 from ..builder import emit, typed
 
 # Columns of a box: its rows are the 128 bytes within which TMA swizzles.
@@ -89,6 +90,17 @@ def _stride(step, extent, element_bytes: int):
 def repeated(index, step):
     """The coordinate of ``index`` on an axis with ``step``: 0 where all its elements are one."""
     return tirx.Select(step == 0, 0, index)
+
+
+def box_place(buffer: tirx.Buffer, index: Sequence) -> tuple:
+    """Where a box begins whose first element ``buffer`` has at ``index``: head, row and entry.
+
+    index: (entry, row, head, column), or of packed rows without the entry.
+    """
+    *entries, row, head, _ = index
+    steps = buffer.strides
+    entry = repeated(entries[0], steps[0]) if entries else 0
+    return repeated(head, steps[-2]), int32(row), entry
 
 
 def load_box(tensor_map, target, place: Sequence, barrier) -> None:

@@ -7,7 +7,7 @@ what makes those it gave new ("pins": empty assembly, no instruction).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -17,10 +17,11 @@ from tvm.script import tirx as T
 from ....problem.dtype import DTYPES
 from ..builder import CudaKernel, emit
 from ..fragments import Accumulator
+from ..tiling import round_up
 from .box_tile import SWIZZLE_BYTES, BoxTile
 
-# Rows of a product, those of a warp group; its reduction.
-GROUP_ROWS, STEP = 64, 16
+# Rows of a product, those of a warp group; of them a warp's; columns that a step reduces.
+GROUP_ROWS, WARP_ROWS, STEP = 64, 16, 16
 # A descriptor counts bytes by 16 (PTX ISA, "matrix descriptor").
 _UNIT = 16
 _SWIZZLE_128B = 1 << 62
@@ -42,15 +43,14 @@ class Operand:
     tile: BoxTile
     start: tirx.Expr
 
-    def along(self, step: int, stage=0, row: int = 0):
-        """Rows from ``row`` (a multiple of 8) on, the reduction along them: columns of ``step``."""
+    def along(self, step: int, stage=0):
+        """The reduction along rows: columns of ``step``."""
         boxes, within = divmod(step, _STEPS_A_BOX)
-        at = boxes * self._box + within * _ALONG + row * SWIZZLE_BYTES // 8 // _UNIT
-        return self._at(stage, at)
+        return self._at(stage, boxes * self._box + within * _ALONG)
 
-    def down(self, step: int, stage=0, box: int = 0):
-        """Columns from those of ``box`` on, the reduction down the rows of ``step``."""
-        return self._at(stage, box * self._box + step * _DOWN)
+    def down(self, step: int, stage=0):
+        """The reduction down the rows: those of ``step``."""
+        return self._at(stage, step * _DOWN)
 
     @property
     def _box(self) -> int:
@@ -78,60 +78,46 @@ class GroupProduct:
     """acc (64 x 8 n_tiles, float32) += A B, of 16-bit operands: wgmma.mma_async.m64nNk16.
 
     Accumulators are those of mma.m16n8, a warp having 16 of the 64 rows (PTX ISA, "wgmma
-    register fragments"). Products are asked for; ``start`` comes before a group of them, ``commit``
-    closes it, ``wait`` waits for it. What a group takes may not be touched before.
+    register fragments"). Each method asks for a group of products, ``wait`` waits for them: what a
+    group takes may not be touched before. Reductions go over ``steps`` of 16.
     """
 
     dtype: str
 
-    def from_shared(
-        self, acc: Accumulator, steps: int, a: Callable, b: Callable,
-        *, adds: bool, a_down: bool = False, b_down: bool = False,
-    ) -> None:  # fmt: skip
-        """a(step), b(step): descriptors. adds: to what ``acc`` holds, else the first step sets it.
+    def along(self, acc: Accumulator, a: Operand, b: Operand, width: int, stage) -> None:
+        """acc = A B^T over ``width`` columns, B of ``stage``."""
+        _start(fresh=[acc])
+        steps = round_up(width, STEP) // STEP
+        self._multiply(acc, steps, lambda step: (a.along(step), b.along(step, stage)), False, 0, 0)
 
-        a_down, b_down: of an operand whose reduction goes down its rows.
-        """
-        for step in range(steps):
-            emit(
-                T.ptx[self._name(acc)](
-                    *_registers(acc), a(step), b(step), T.bool(adds or step > 0), 1, 1,
-                    int(a_down), int(b_down),
-                )
-            )  # fmt: skip
+    def down(self, acc: Accumulator, a: Operand, b: Operand, steps: int, stage) -> None:
+        """acc = A B over rows of B, A of ``stage``."""
+        _start(fresh=[acc])
+        self._multiply(acc, steps, lambda step: (a.along(step, stage), b.down(step)), False, 0, 1)
 
-    def from_registers(
-        self, acc: Accumulator, steps: int, a: Callable[[int], Sequence], b: Callable,
-        *, adds: bool, b_down: bool = False,
-    ) -> None:  # fmt: skip
-        """The same with fragments a(step), four words, of this lane."""
+    def add_down(self, acc: Accumulator, a: Callable, b: Operand, steps: int, stage) -> None:
+        """acc += A B over rows of B, of ``stage``; a(step): a fragment, four words of this lane."""
+        _start(kept=[acc], words=words_of(steps, a))
+        self._multiply(acc, steps, lambda step: (*a(step), b.down(step, stage)), True, 1)
+
+    def _multiply(
+        self, acc: Accumulator, steps: int, operands: Callable, adds: bool, *down: int
+    ) -> None:
+        """down: of each operand in shared memory, whether its reduction goes down its rows."""
+        # 1, 1: of neither operand the sign is changed.
         for step in range(steps):
-            emit(
-                T.ptx[self._name(acc)](
-                    *_registers(acc), *a(step), b(step), T.bool(adds or step > 0), 1, 1, int(b_down)
-                )
-            )
+            adds_here = T.bool(adds or step > 0)
+            emit(T.ptx[self._name(acc)](*_registers(acc), *operands(step), adds_here, 1, 1, *down))
+        emit(T.ptx.wgmma.commit_group.sync.aligned())
 
     def _name(self, acc: Accumulator) -> str:
         kind = DTYPES[self.dtype].operand
         return f"wgmma.mma_async.sync.aligned.m64n{8 * acc.n_tiles}k16.f32.{kind}.{kind}"
 
 
-def start(*, fresh: Iterable[Accumulator] = (), kept: Iterable[Accumulator] = (), words=()) -> None:
-    """Before products: what they set, what they add to, and the fragments that they read.
-
-    ``fresh`` ones end there: nothing of them has to live through what comes before.
-    """
-    for register in _all(fresh):
-        _pin(register, "=")
-    for register in chain(_all(kept), words):
-        _pin(register)
-    emit(T.ptx.wgmma.fence.sync.aligned())
-
-
-def commit() -> None:
-    """Close the group of products since the last one."""
-    emit(T.ptx.wgmma.commit_group.sync.aligned())
+def words_of(steps: int, *fragments: Callable) -> list:
+    """All words of ``fragments``, each a function of the step."""
+    return [word for words in fragments for step in range(steps) for word in words(step)]
 
 
 def wait(pending: int, *landed: Accumulator, words=()) -> None:
@@ -155,6 +141,20 @@ def order_after(*values) -> None:
     )
     total = sum(values[1:], start=values[0])
     emit(T.cuda.func_call("tvm_flash_order_after", total, source_code=source))
+
+
+def _start(
+    *, fresh: Iterable[Accumulator] = (), kept: Iterable[Accumulator] = (), words=()
+) -> None:
+    """Before products: what they set, what they add to, and the fragments that they read.
+
+    ``fresh`` ones end there: nothing of them has to live through what comes before.
+    """
+    for register in _all(fresh):
+        _pin(register, "=")
+    for register in chain(_all(kept), words):
+        _pin(register)
+    emit(T.ptx.wgmma.fence.sync.aligned())
 
 
 def _registers(acc: Accumulator) -> list:
