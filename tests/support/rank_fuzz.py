@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import random
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from packed_problems import Entries
 from packed_problems import random as normal
-from rank_tasks import DIM, SINK, leaning, striped, summed
+from rank_tasks import DIM, SINK, attend, leaning, striped, summed
 
 from tvm_flash.cases import Inputs
-from tvm_flash.distributed import (
-    ring_attention,
-    shard_sequence,
-    ulysses_attention,
-    unshard_sequence,
-)
 from tvm_flash.reference import attention_reference
 from tvm_flash.verify.rule import deviations, results
 
@@ -144,8 +138,9 @@ def complaints(seeds: range, worlds: tuple[int, ...], few: bool = False) -> list
         inputs, group = call.inputs, groups[call.world - 1]
         exact = results(call.reference, inputs, torch.float64)
         plain = results(call.reference, inputs)
-        attend = partial(_attend, call, group)
-        own = summed(results(attend, inputs, return_lse=True), group)
+        is_packed = call.entries is not None
+        function = attend(call.how, call.layout, is_packed, call.cumulative, group)
+        own = summed(results(function, inputs, return_lse=True), group)
         bad = [str(x) for x in deviations("float32", own, exact, plain) if not x.ok]
         found += [f"{seed}: {x} of {call}" for x in bad]
     return found
@@ -155,17 +150,3 @@ def complaints(seeds: range, worlds: tuple[int, ...], few: bool = False) -> list
 def _groups() -> list:
     """The groups of the first rank, of the first two and so on; all ranks make them at once."""
     return [dist.new_group(list(range(n))) for n in range(1, dist.get_world_size() + 1)]
-
-
-def _attend(call: Drawn, group, q, k, v, **options):
-    dim = 1 if call.entries is None else 0
-    parts = [shard_sequence(x, dim, group=group, layout=call.layout) for x in (q, k, v)]
-    given = {**options, **call.cumulative, "group": group}
-    if call.how == "ring":
-        found = ring_attention(*parts, layout=call.layout, **given)
-    else:
-        found = ulysses_attention(*parts, **given)
-    return tuple(
-        unshard_sequence(x, at, group=group, layout=call.layout)
-        for x, at in zip(found, (dim, -1), strict=True)
-    )

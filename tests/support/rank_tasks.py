@@ -55,15 +55,15 @@ def documents_of(lengths, padding: int, heads) -> Entries:
     return Entries((*lengths, padding), (*lengths, padding), *heads)
 
 
-def attend(how: str, layout: str, is_packed: bool, more: dict):
-    """A function of whole sequences that each rank computes its part of.
+def attend(how: str, layout: str, is_packed: bool, more: dict, group=None):
+    """A function of whole sequences that each rank of ``group`` (None: all) computes its part of.
 
-    how: "ring", "ulysses", or "both", where pairs of neighbours exchange heads.
+    how: "ring", "ulysses", or "both", where pairs of neighbours of all ranks exchange heads.
     """
     dim = 0 if is_packed else 1
 
     def function(q, k, v, return_lse, **variant):
-        groups = _groups(how)
+        groups = _pairs() if how == "both" else (group, None)
         parts = [_sharded(x, dim, layout, groups) for x in (q, k, v)]
         given = {**variant, **more, "return_lse": return_lse}
         if how == "ring":
@@ -71,7 +71,7 @@ def attend(how: str, layout: str, is_packed: bool, more: dict):
         elif how == "ulysses":
             if "cu_seqlens_q" in given:
                 given.setdefault("cu_seqlens_k", given["cu_seqlens_q"])
-            found = ulysses_attention(*parts, **given)
+            found = ulysses_attention(*parts, group=groups[0], **given)
         else:
             outer = partial(ring_attention, group=groups[0])
             found = ulysses_attention(*parts, group=groups[1], attention=outer, **given)
@@ -80,10 +80,8 @@ def attend(how: str, layout: str, is_packed: bool, more: dict):
     return function
 
 
-def _groups(how: str):
-    """The groups of ring attention and of the exchange of heads; None is all ranks, or no group."""
-    if how != "both":
-        return (None, None)
+def _pairs():
+    """The groups of ring attention, and of pairs of neighbours who exchange heads."""
     mesh = dist.device_mesh.init_device_mesh("cpu", (dist.get_world_size() // 2, 2))
     return mesh.get_group(0), mesh.get_group(1)
 
