@@ -7,14 +7,13 @@ By hand, what survives: PYTHONPATH=tests/support python tests/cuda/hopper/test_b
 from collections import Counter
 
 import pytest
-from ptx.mutation import evaluate, mutants
 from ptx.own_kernels import Own, Problem
+from ptx.synchronisation import opcodes, surviving
 
 from tvm_flash.cases import Case
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.hopper.backward_config import HopperBackwardConfig
 
-SYNCHRONISES = ("barrier", "async", "fence")
 KERNELS = {
     64: Own("dkdv", AttentionSpec(dtype="float16", head_dim=64, causal=True),
             HopperBackwardConfig(128), "sm_90a"),
@@ -25,9 +24,9 @@ KERNELS = {
 EXPLAINED = {
     # The fence of another product stands between the last use of these registers and this one:
     # sums that a product sets anew are touched no more before it.
-    "wgmma.fence.sync.aligned;": 5,
+    "wgmma.fence.sync.aligned": 5,
     # The last tile waits for all products: whether they are of one group or of two is the same.
-    "wgmma.commit_group.sync.aligned;": 1,
+    "wgmma.commit_group.sync.aligned": 1,
     # Lane 0 of every warp waits for its reductions to be complete behind it.
     "cp.async.bulk.wait_group.read": 2,
 }
@@ -43,28 +42,16 @@ def problems(kernel):
         yield Problem(kernel, case, seed)
 
 
-def surviving(kernel, kinds=SYNCHRONISES):
-    """(all mutants of ``kinds``, those that nothing notices)."""
-    name, asked = f"{kernel.step.name}_kernel", list(problems(kernel))
-    found = [m for m in mutants(kernel.ptx, name) if m.kind in kinds]
-    return found, [m for m in found if evaluate(m.text, name, asked) is None]
-
-
-def opcodes(found):
-    """How many there are of each opcode."""
-    return Counter(m.statement.split(" ")[1 if m.statement[0] == "@" else 0] for m in found)
-
-
 @pytest.mark.parametrize("dim", KERNELS)
 @pytest.mark.sweep
 def test_every_synchronisation_is_needed(dim):
-    found, alive = surviving(KERNELS[dim])
+    found, alive = surviving(KERNELS[dim], list(problems(KERNELS[dim])))
     assert len(found) > 60
     assert opcodes(alive) == Counter(EXPLAINED), "\n".join(m.description for m in alive)
 
 
 if __name__ == "__main__":
     for dim, kernel in KERNELS.items():
-        found, alive = surviving(kernel)
+        found, alive = surviving(kernel, list(problems(kernel)))
         print(dim, len(found), opcodes(found))
         print(len(alive), *(m.description for m in alive), sep="\n", flush=True)

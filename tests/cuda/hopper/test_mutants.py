@@ -7,14 +7,13 @@ By hand, with what survives: PYTHONPATH=tests/support python tests/cuda/hopper/t
 from collections import Counter
 
 import pytest
-from ptx.mutation import evaluate, mutants
 from ptx.own_kernels import Own, Problem
+from ptx.synchronisation import opcodes, surviving
 
 from tvm_flash.cases import Case
 from tvm_flash.problem.spec import AttentionSpec
 from tvm_flash.schedules.cuda.hopper.forward_config import HopperForwardConfig
 
-SYNCHRONISES = ("barrier", "async", "fence")
 KERNEL = Own(
     "forward", AttentionSpec(dtype="float16", head_dim=64, causal=True),
     HopperForwardConfig(128, 64), "sm_90a",
@@ -41,27 +40,14 @@ def problems():
         yield Problem(KERNEL, case, seed)
 
 
-def surviving(kinds=SYNCHRONISES):
-    """(all mutants of ``kinds``, those that nothing notices)."""
-    name, asked = f"{KERNEL.step.name}_kernel", list(problems())
-    found = [m for m in mutants(KERNEL.ptx, name) if m.kind in kinds]
-    return found, [m for m in found if evaluate(m.text, name, asked) is None]
-
-
-def opcodes(found):
-    """How many there are of each opcode."""
-    words = (m.statement.rstrip(";").split(" ") for m in found)
-    return Counter(w[1 if w[0][0] == "@" else 0] for w in words)
-
-
 @pytest.mark.sweep
 def test_every_synchronisation_is_needed():
-    found, alive = surviving()
+    found, alive = surviving(KERNEL, list(problems()))
     assert len(found) > 40
     assert opcodes(alive) == Counter(EXPLAINED), "\n".join(m.description for m in alive)
 
 
 if __name__ == "__main__":
-    found, alive = surviving()
+    found, alive = surviving(KERNEL, list(problems()))
     print(len(found), opcodes(found))
     print(len(alive), *(m.description for m in alive), sep="\n")
