@@ -17,11 +17,10 @@ from .jax_kernels import PLATFORMS, Arrays
 from .jax_numbers import Numbers, as_flag
 from .jax_problem import (
     Problem,
-    as_bias,
-    as_slopes,
     as_softmax,
+    as_tables,
     check_arrays,
-    longest_of,
+    lengths_of,
     packed_spans,
 )
 
@@ -71,25 +70,17 @@ def attention(
     Raises ValueError or TypeError for wrong arguments, UnsupportedSpec for what kernels cannot do,
     NotImplementedError for a second derivative, ImportError without jax-tvm-ffi.
     """
-    is_packed = cu_seqlens_q is not None or cu_seqlens_k is not None
+    cumulative, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    is_packed = any(x is not None for x in cumulative)
     q, k, v = check_arrays(q, k, v, 3 if is_packed else 4)
-    heads, batch, lengths = q.shape[-2], q.shape[0], (q.shape[-3], k.shape[-3])
-    given = {"q": q, "k": k, "v": v}
+    heads, batch, lengths, spans = q.shape[-2], q.shape[0], (q.shape[-3], k.shape[-3]), {}
     if is_packed:
-        spans = packed_spans(q, k, cu_seqlens_q, cu_seqlens_k)
-        given, batch = {**given, **spans}, spans["starts_q"].shape[0]
-        most = zip("qk", (max_seqlen_q, max_seqlen_k), lengths, strict=True)
-        lengths = tuple(longest_of(*one, spans) for one in most)
+        spans = packed_spans(q, k, *cumulative)
+        batch, lengths = spans["starts_q"].shape[0], lengths_of(longest, lengths, spans)
     softmax, own = as_softmax(softmax, sink, heads, return_lse)
-    given |= own
-    tables, program = [], None
-    if alibi_slopes is not None:
-        tables.append(as_slopes(alibi_slopes, batch, heads))
-    if bias is not None:
-        shape = (batch, heads, None, None) if is_packed else (batch, heads, *lengths)
-        table, program = as_bias(bias, shape)
-        tables.append(table)
-    given |= {f"table{n}": table for n, table in enumerate(tables)}
+    shape = (batch, heads, None, None) if is_packed else (batch, heads, *lengths)
+    tables, program = as_tables(alibi_slopes, bias, shape)
+    given = {"q": q, "k": k, "v": v, **spans, **own, **tables}
     numbers = Numbers.given(
         q.shape[-1],
         softmax_scale=softmax_scale,

@@ -73,11 +73,24 @@ def _floating(name: str, x) -> jax.Array:
     return x
 
 
-def as_bias(bias, shape: Sequence[int | None]) -> tuple[jax.Array, ScoreProgram]:
-    """``bias`` without the dimensions that are 1, and the program that adds it.
+def as_tables(
+    slopes, bias, shape: Sequence[int | None]
+) -> tuple[dict[str, jax.Array], ScoreProgram | None]:
+    """ALiBi's slopes and a bias as arguments of kernels, and the program that adds the bias.
 
-    shape: B, H, Sq, Sk; None where entries differ, whose bias is of the longest.
+    shape: B, H, Sq, Sk of a call; None where entries differ, whose bias is of the longest.
     """
+    tables, program = [], None
+    if slopes is not None:
+        tables.append(_as_slopes(slopes, *shape[:2]))
+    if bias is not None:
+        table, program = _as_bias(bias, shape)
+        tables.append(table)
+    return {f"table{n}": table for n, table in enumerate(tables)}, program
+
+
+def _as_bias(bias, shape: Sequence[int | None]) -> tuple[jax.Array, ScoreProgram]:
+    """``bias`` without the dimensions that are 1, and the program that adds it."""
     bias = _floating("bias", bias)
     sizes = (1,) * (4 - bias.ndim) + bias.shape
     fits = len(sizes) == 4 and all(
@@ -91,7 +104,7 @@ def as_bias(bias, shape: Sequence[int | None]) -> tuple[jax.Array, ScoreProgram]
     return table, bias_program(bias_axes(sizes), table.dtype.name)
 
 
-def as_slopes(slopes, batch: int, heads: int) -> jax.Array:
+def _as_slopes(slopes, batch: int, heads: int) -> jax.Array:
     """ALiBi's slopes (H,) or (B, H) as (B, H) float32."""
     slopes = _floating("alibi_slopes", slopes).astype(jnp.float32)
     check_slopes_shape(slopes.shape, batch, heads)
@@ -134,7 +147,21 @@ def packed_spans(q, k, cu_seqlens_q, cu_seqlens_k) -> dict[str, jax.Array]:
     return found
 
 
-def longest_of(axis: str, most, rows: int, spans: Mapping[str, jax.Array]) -> int:
+def lengths_of(
+    longest: Sequence, rows: Sequence[int], spans: Mapping[str, jax.Array]
+) -> tuple[int, int]:
+    """The most queries and keys of a packed sequence: ``longest``, or where None all ``rows``.
+
+    TypeError, ValueError for what does not hold, where ``spans`` are known.
+    """
+    most_q, most_k = (
+        _longest_of(axis, most, total, spans)
+        for axis, most, total in zip("qk", longest, rows, strict=True)
+    )
+    return most_q, most_k
+
+
+def _longest_of(axis: str, most, rows: int, spans: Mapping[str, jax.Array]) -> int:
     """``most`` rows of a sequence, all ``rows`` for None; TypeError, ValueError unless that holds,
     where ``spans`` are known.
 
