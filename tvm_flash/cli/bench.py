@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 
 from ..errors import HardwareFailure, TvmFlashError, UnsupportedSpec
 from .bench_built import built_before, refuse_device
+from .bench_options import (
+    Artifact,
+    Budget,
+    Candidates,
+    Logs,
+    Match,
+    Out,
+    Patience,
+    Plot,
+    Quick,
+    Rerun,
+    Stale,
+    SuiteChoice,
+    SuiteName,
+    Threads,
+)
 from .console import PLAIN, console, notes, progress, refuse_unwritable
 from .error_text import one_line
 from .json_output import AsJson, print_json
@@ -24,86 +39,20 @@ if TYPE_CHECKING:
     from ..bench.table import Table
 
 
-class SuiteName(str, Enum):
-    """What is measured: bench/suite.py."""
-
-    cpu = "cpu"
-    short = "short"
-    quick = "quick"
-    sequences = "sequences"
-    gpu = "gpu"
-    gpu_quick = "gpu-quick"
-
-
 def bench(
-    suite: Annotated[
-        SuiteName,
-        typer.Option(
-            metavar="SUITE",
-            help="cpu: everything, an hour or two. short: minutes. quick: a few cells. sequences: "
-            "packed, paged and cached ones, minutes. gpu: the error rule and times on a CUDA "
-            "device. gpu-quick: a part of that.",
-        ),
-    ] = SuiteName.short,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="FILE",
-            help="Keep all cells here, as JSON; a file of the same suite is continued.",
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the ratios into this file.")
-    ] = None,
-    artifact: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A built library to measure: neither TVM nor a compiler is needed then.",
-        ),
-    ] = None,
-    candidates: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="GPU configs to compare, which `tvm-flash tune --carry DIR` built.",
-        ),
-    ] = None,
-    logs: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where what --candidates gives is recorded.")
-    ] = Path("records"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="The suite quick, or gpu-quick of --suite gpu.")
-    ] = False,
-    match: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only cells whose key contains this.")
-    ] = "",
-    threads: Annotated[
-        str, typer.Option(metavar="N,...", help="Numbers of threads. Default: 1,2.")
-    ] = "",
-    rerun: Annotated[
-        bool, typer.Option("--rerun", help="Measure again the cells that the file has.")
-    ] = False,
-    stale: Annotated[
-        bool,
-        typer.Option("--stale", help="Measure again the cells of kernels that have changed since."),
-    ] = False,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="Begin no cell after so long: sections come in the order of their worth.",
-        ),
-    ] = None,
-    patience: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="How long to go on with a noisy cell. Default: 12 in the suite cpu.",
-        ),
-    ] = None,
+    suite: SuiteChoice = SuiteName.short,
+    out: Out = None,
+    plot: Plot = None,
+    artifact: Artifact = None,
+    candidates: Candidates = None,
+    logs: Logs = Path("records"),
+    quick: Quick = False,
+    match: Match = "",
+    threads: Threads = "",
+    rerun: Rerun = False,
+    stale: Stale = False,
+    budget: Budget = None,
+    patience: Patience = None,
     as_json: AsJson = False,
 ) -> None:
     """Time attention beside torch's SDPA, with this machine's floors and our targets.
