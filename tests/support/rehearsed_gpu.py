@@ -32,7 +32,7 @@ def call(*arguments, status=0):
 
 
 class Interpreter:
-    """A ``Device`` on host tensors. spoil: damages results.
+    """A ``TrialDevice`` on host tensors. spoil: damages results.
 
     clock(place, numbers): seconds of the kernel at a ``cuda_device.Place`` with such a config.
     """

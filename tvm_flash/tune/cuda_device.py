@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from ..artifact.library import symbol_name
-from ..bench.device import CudaStopwatch
+from ..bench.device import CudaDevice
 from ..bench.timing import Call
 from ..problem.arguments import WRITTEN, names, values_before
 from ..runtime.call import completed, new_tensors
@@ -26,8 +26,8 @@ Outputs = tuple[str, ...]
 _CUDA_FAILED = ("CUDA error", "CUDA launch")
 
 
-class Device(Protocol):
-    """What runs kernels: a GPU, or what stands for one."""
+class TrialDevice(Protocol):
+    """What runs the kernels of trials: a GPU, or what stands for one."""
 
     capability: tuple[int, int]
 
@@ -44,28 +44,24 @@ class Device(Protocol):
         """Seconds per call on the device."""
 
 
-class CudaDevice:
+class CudaTrialDevice(CudaDevice):
     """torch's current CUDA device."""
 
     def __init__(self) -> None:
         self.capability = torch.cuda.get_device_capability()
-        self._stopwatch = CudaStopwatch()
+        _ = self.stopwatch  # its buffer, which must fit
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
-        """As ``Device.place``."""
-        return moved(tensor, "cuda")
+        """As ``TrialDevice.place``."""
+        return moved(tensor, self.tensors)
 
     def call(self, kernel: Kernel, given: CallArguments, outputs: Outputs) -> None:
-        """As ``Device.call``."""
+        """As ``TrialDevice.call``."""
         kernel.function(*given.values())
 
-    def wait(self) -> None:
-        """As ``Device.wait``."""
-        torch.cuda.synchronize()
-
     def seconds(self, call: Call, repeats: int) -> float:
-        """As ``Device.seconds``: of each call between two events, caches cold; their mean."""
-        return self._stopwatch(call, repeats)
+        """As ``TrialDevice.seconds``: of each call between two events, caches cold; their mean."""
+        return self.stopwatch(call, repeats)
 
 
 def judged_and_timed_on_gpu(path: Place, incumbent: Place, sizes: Sizes, seconds: float) -> Trial:
@@ -74,7 +70,7 @@ def judged_and_timed_on_gpu(path: Place, incumbent: Place, sizes: Sizes, seconds
 
 
 def judged_and_timed(
-    device: Device, path: Place, incumbent: Place, sizes: Sizes, seconds: float
+    device: TrialDevice, path: Place, incumbent: Place, sizes: Sizes, seconds: float
 ) -> Trial:
     """The trial of the kernel at ``path`` beside that at ``incumbent``.
 
@@ -91,7 +87,7 @@ def judged_and_timed(
     return Trial("ok", verdict.error, verdict.allowed, *interleaved(ours, theirs, seconds))
 
 
-def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
+def verdict_of(device: TrialDevice, kernel: Kernel) -> KernelVerdict:
     """Whether results hold to the error rule, on the problems of the kernel's tile."""
     (variant,) = kernel.config["variants"]
     tile = tile_of(variant["meta"])
@@ -111,7 +107,7 @@ def verdict_of(device: Device, kernel: Kernel) -> KernelVerdict:
     return KernelVerdict(symbol, kernel.direction, archs, tile, outcomes)
 
 
-def timed_call(device: Device, kernel: Kernel, sizes: Sizes) -> Call:
+def timed_call(device: TrialDevice, kernel: Kernel, sizes: Sizes) -> Call:
     """A call of ``kernel`` on random data; a backward with the zeroing that it asks of callers."""
     given = given_arguments(kernel.spec, sizes)
     whole = completed(kernel.arguments, given, new_tensors(kernel.sizes(sizes, 1)))
@@ -132,8 +128,8 @@ def open_device() -> None:
 
 
 @lru_cache(maxsize=1)
-def _device() -> CudaDevice:
-    return CudaDevice()
+def _device() -> CudaTrialDevice:
+    return CudaTrialDevice()
 
 
 @lru_cache(maxsize=8)
