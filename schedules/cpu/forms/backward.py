@@ -31,7 +31,7 @@ from .regions import whole
 from .staging import Rows
 from .tasks import dealt_work
 from .tiles import BackwardTile
-from .walks import COUNT, MergedWalk, RangeWalk, is_edge
+from .walks import COUNT, MergedWalk, RangeWalk
 
 
 def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> tirx.PrimFunc:
@@ -253,9 +253,8 @@ def streaming_backward(spec: AttentionSpec, tile: BackwardTile, math=None) -> ti
                                             T.writes(whole([*sums, *work]))
                                             s: T.let[T.int32] = lo + vu
                                             k1: T.let[T.int32] = k0 + s * BS
-                                            hides = T.meta_var(walk.hides(walked, s))
-                                            edge: T.let[T.bool] = is_edge(
-                                                kept.is_boundary(k1), hides
+                                            edge: T.let[T.bool] = walk.is_edge(
+                                                walked, s, kept.is_boundary(k1)
                                             )
                                             with T.sblock("p_scope"):
                                                 T.reads(

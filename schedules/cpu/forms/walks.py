@@ -73,6 +73,10 @@ class RangeWalk:
     def hides(self, state, piece):
         """Whether a mask_mod may hide pairs of the piece and the tile; None: as everywhere."""
 
+    def is_edge(self, state, piece, boundary):
+        """Whether the mask counts there: at a ``boundary`` of what is seen, or where it hides."""
+        return boundary
+
 
 class MergedWalk(RangeWalk):
     """Tiles that are in the list of any of the blocks of the own tile, in ascending order.
@@ -150,13 +154,11 @@ class MergedWalk(RangeWalk):
     def hides(self, state, piece):
         return self._kind_of(state, piece) > 1
 
+    def is_edge(self, state, piece, boundary):
+        return tirx.Or(boundary, self.hides(state, piece))
+
     def _kind_of(self, state, piece):
         return state[self._kind(tirx.truncdiv(piece, self.step))]
-
-
-def is_edge(boundary, hides):
-    """Whether the mask counts at a ``boundary``, or where ``hides`` of a walk says so."""
-    return boundary if hides is None else tirx.Or(boundary, hides)
 
 
 def _next(own, number):
