@@ -15,6 +15,7 @@ from tvm_flash.schedules.cuda.hopper.defaults import (
     hopper_backward_configs,
     hopper_ordered_configs,
 )
+from tvm_flash.schedules.cuda.hopper.ring import BARRIER_BYTES
 from tvm_flash.schedules.cuda.kernels import SCHEDULES
 from tvm_flash.verify.rule import judged
 
@@ -145,4 +146,4 @@ def test_shared_memory_is_told_before(spec):
     config = hopper_backward_configs(spec, ARCH)[0]
     launches, _ = SCHEDULES.of(config).function(spec, (config,), ARCH, "k")
     (own,) = [launch for launch in launches if launch.name == "k_dkdv"]
-    assert 0 <= config.shared_bytes(spec) - own.shared_bytes < 256
+    assert 0 <= config.shared_bytes(spec) - own.shared_bytes < BARRIER_BYTES
