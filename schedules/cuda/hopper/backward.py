@@ -218,7 +218,7 @@ class HopperKeyGradients:
             self._pack(self.ds, self.dp, step)
         self._exchange(number)
         self.group_product.add_down(self.dk, self.ds, self.q, self.steps, stage)
-        (self._share if self.with_dq else self._leave_out)(number, is_last)
+        (self._add_dq if self.with_dq else self._skip_dq)(number, is_last)
         if not is_last:
             wgmma.wait(0, self.s)
             self._advance(number)
@@ -242,7 +242,7 @@ class HopperKeyGradients:
                 store_transposed(self.kernel, self.ds_tile, number % 2, step, self.ds(step))
             proxy_fence()
 
-    def _share(self, number, is_last: bool) -> None:
+    def _add_dq(self, number, is_last: bool) -> None:
         """dQ, while dK is still added to; it leaves its registers beside S^T of the next tile."""
         self.roles.meet_all()
         self.shares.ask(number % 2)
@@ -256,8 +256,8 @@ class HopperKeyGradients:
             wgmma.wait(1, *landed)
         self.shares.add(self.visits.head, self.visits.first)
 
-    def _leave_out(self, number, is_last: bool) -> None:
-        """In the place of ``_share``, where dQ is another kernel's."""
+    def _skip_dq(self, number, is_last: bool) -> None:
+        """In the place of ``_add_dq``, where dQ is another kernel's."""
         wgmma.wait(0, self.dk, self.dv, words=words_of(self.steps, self.p, self.ds))
         if not is_last:
             warp_barrier()  # all lanes have read their statistics
