@@ -77,14 +77,14 @@ def write_kernels_repo(artifacts: Sequence[Path], folder: Path, version: int = 1
     """
     cpu = [path for path in artifacts if read_manifest(path).device == "cpu"]
     cuda = [path for path in artifacts if path not in cpu]
-    made, told = [], {"version": version}
+    made, given = [], {"version": version}
     if cpu:
-        made.append(_write_variant(folder, "cpu", {**told, "backend": {"type": "cpu"}}, cpu))
+        made.append(_write_variant(folder, "cpu", {**given, "backend": {"type": "cpu"}}, cpu))
     if cuda:
         archs = read_manifest(cuda[0]).target["archs"]
         backend = {"type": "cuda", "archs": [_capability(name) for name in archs]}
         made.append(
-            _write_variant(folder, _cuda_name(), {**told, "backend": backend}, [*cpu, *cuda])
+            _write_variant(folder, _cuda_name(), {**given, "backend": backend}, [*cpu, *cuda])
         )
     if not made:
         raise BuildError("no libraries to ship: name targets")
@@ -94,16 +94,16 @@ def write_kernels_repo(artifacts: Sequence[Path], folder: Path, version: int = 1
 
 
 def _write_variant(
-    folder: Path, device: str, told: Mapping[str, Any], artifacts: Sequence[Path]
+    folder: Path, device: str, given: Mapping[str, Any], artifacts: Sequence[Path]
 ) -> Path:
-    """told: what metadata.json says besides what follows from the files."""
+    """given: what metadata.json says besides what follows from the files."""
     major, minor = tvm_ffi.__version__.split(".")[:2]
     path = folder / "build" / f"tvm-ffi{major}{minor}-{device}-{architecture()}-linux"
     libraries = shipped_files(artifacts)
     files = {f"{_KERNELS}/{name}": data for name, data in libraries.items()}
     files |= {name: file.read_bytes() for name, file in runtime_sources().items()}
     files["__init__.py"] = _INIT.encode()
-    files["metadata.json"] = _metadata(device, told, files)
+    files["metadata.json"] = _metadata(device, given, files)
     try:
         path.mkdir(parents=True)
         for name, data in files.items():
@@ -125,7 +125,7 @@ def runtime_sources() -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in (*single, *inside)}
 
 
-def _metadata(device: str, told: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+def _metadata(device: str, given: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """metadata.json. Its id is the name that the package, and its torch operators, are known by."""
     digests = {name: hashlib.sha256(data).digest() for name, data in sorted(files.items())}
     whole = hashlib.sha256(b"".join(digests.values())).hexdigest()
@@ -135,7 +135,7 @@ def _metadata(device: str, told: Mapping[str, Any], files: Mapping[str, bytes]) 
         "name": "tvm-flash",
         "license": "Apache-2.0",
         "python-depends": ["tvm-ffi"],  # torch goes without saying, numpy cannot be said
-        **told,
+        **given,
         "digest": {"algorithm": "sha256", "files": encoded},
     }
     return (json.dumps(fields, indent=2) + "\n").encode()

@@ -40,9 +40,8 @@ class HopperBackwardConfig(Config):
 
     def reasons(self, spec: AttentionSpec, arch: CudaArch) -> list[str]:
         """Why this config cannot serve ``spec`` on ``arch`` (empty: it can)."""
-        depth = self.depth(spec.head_dim)
-        rows = {BOX_COLUMNS: CONSUMERS * GROUP_ROWS, 2 * BOX_COLUMNS: GROUP_ROWS}
-        wanted = rows.get(depth, GROUP_ROWS)
+        is_one_box = self.depth(spec.head_dim) == BOX_COLUMNS
+        wanted = CONSUMERS * GROUP_ROWS if is_one_box else GROUP_ROWS
         checks = [
             (
                 self.block_q != wanted,

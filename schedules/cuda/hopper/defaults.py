@@ -18,10 +18,17 @@ FORWARD = {
     (256, 192): (Forward(128, 96), Forward(128, 80), Forward(128, 64)),
     (256, 256): (Forward(128, 80), Forward(128, 64), Forward(128, 48)),
 }
-
-
-# Keys of a tile, at most, where causal masks or windows cut tiles.
+# Keys of a tile, at most, where causal masks or windows cut tiles: of wider ones the diagonal
+# wastes more than the loop gains.
 _WIDEST_AT_AN_END = 128
+# Bulk reductions first: no time says yet which way of dQ is better.
+BACKWARD = (Backward(64), Backward(64, sums="red"), Backward(128), Backward(128, sums="red"))
+# dQ alone, in order; read as forward configs.
+ORDERED = {
+    64: (Forward(128, 128), Forward(128, 64)),
+    128: (Forward(128, 112), Forward(128, 96), Forward(128, 64)),
+    256: (Forward(128, 32), Forward(128, 16)),
+}
 
 
 def hopper_forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = "") -> list[Forward]:
@@ -34,12 +41,7 @@ def hopper_forward_configs(spec: AttentionSpec, arch: CudaArch, bucket: str = ""
     if not rows:
         return []
     fitting = [config for config in FORWARD[rows[0]] if not config.reasons(spec, arch)]
-    # Of wider tiles the diagonal wastes more than the loop gains.
     return sorted(fitting, key=lambda c: spec.is_bounded and c.block_k > _WIDEST_AT_AN_END)
-
-
-# Bulk reductions first: no time says yet which way of dQ is better.
-BACKWARD = (Backward(64), Backward(64, sums="red"), Backward(128), Backward(128, sums="red"))
 
 
 def hopper_backward_configs(
@@ -47,14 +49,6 @@ def hopper_backward_configs(
 ) -> list[Backward]:
     """The same for the backward kernel of key tiles."""
     return [config for config in BACKWARD if not config.reasons(spec, arch)]
-
-
-# dQ alone, in order; read as forward configs.
-ORDERED = {
-    64: (Forward(128, 128), Forward(128, 64)),
-    128: (Forward(128, 112), Forward(128, 96), Forward(128, 64)),
-    256: (Forward(128, 32), Forward(128, 16)),
-}
 
 
 def hopper_ordered_configs(spec: AttentionSpec, arch: CudaArch) -> list[Forward]:

@@ -52,9 +52,9 @@ class QueryShares:
         """Registers of a consumer."""
         kernel, roles = self._kernel, self._roles
         self.dq = accumulator(kernel, WARP_ROWS, 8 * self._n_tiles)
-        first = (roles.row, 0) if self._by_rows else (0, roles.group)
-        self._a = operand(kernel, self._scores, first[0], name="ds_operand")
-        self._b = operand(kernel, self._keys, box=first[1], name="k_columns")
+        row, box = (roles.row, 0) if self._by_rows else (0, roles.group)
+        self._a = operand(kernel, self._scores, row, name="ds_operand")
+        self._b = operand(kernel, self._keys, box=box, name="k_columns")
 
     def ask(self, stage) -> None:
         """Ask for dS K, of buffer ``stage`` of dS."""
