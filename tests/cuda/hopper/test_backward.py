@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from hopper_kernels import ARCH, served, sweeping
 from interpreted import aligned_rows, interpreted, shuffled
 
 import tvm_flash
 from tvm_flash.cases import CORRECTNESS, make_inputs
 from tvm_flash.frontend import ops, placement
-from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.hopper.backward_config import HopperBackwardConfig
 from tvm_flash.schedules.cuda.hopper.defaults import (
     hopper_backward_configs,
@@ -19,27 +19,11 @@ from tvm_flash.schedules.cuda.hopper.ring import BARRIER_BYTES
 from tvm_flash.schedules.cuda.kernels import SCHEDULES
 from tvm_flash.verify.rule import judged
 
-ARCH = ARCHS["sm_90a"]
-
-
-def in_half(case):
-    """What the list has in float32, where that is not what it is about, in float16."""
-    if case.dtype != "float32" or case.name.startswith("f32_"):
-        return case
-    return dataclasses.replace(case, dtype="float16")
-
-
-SERVED = [case for case in map(in_half, CORRECTNESS) if hopper_backward_configs(case.spec, ARCH)]
+SERVED = served(hopper_backward_configs)
 
 
 # One of each width, and what leaves the middle of the kernel another code.
 FEW = ("bf16_gqa", "bf16_dim_128", "dropout_causal", "sigmoid_score_mod")
-
-
-def sweeping(cases):
-    """``cases`` for `pytest -m sweep`, but for a few."""
-    marks = {True: [], False: [pytest.mark.sweep]}
-    return [pytest.param(case, id=case.name, marks=marks[case.name in FEW]) for case in cases]
 
 
 def resolve(spec, direction, *_):
@@ -66,7 +50,7 @@ def check(case, seed=0, **options):
         assert deviation.ok, str(deviation)
 
 
-@pytest.mark.parametrize("case", sweeping(SERVED))
+@pytest.mark.parametrize("case", sweeping(SERVED, FEW))
 def test_case(case):
     check(case, seed=len(case.name))
 

@@ -1,33 +1,27 @@
 """What ptxas makes of the backward for sm_90a: no spill, products in the order of the sketch."""
 
 import pytest
+from hopper_kernels import ARCH, assembled
 
-from tvm_flash.codegen.cuda import kernel_sources
-from tvm_flash.codegen.nvcc import assemble, compile_ptx
 from tvm_flash.codegen.sass.flow import loops
 from tvm_flash.codegen.sass.listing import disassemble
 from tvm_flash.codegen.sass.spills import refused_spills
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.hopper.backward_config import HopperBackwardConfig
 from tvm_flash.schedules.cuda.select import cuda_programs
 
-ARCH = ARCHS["sm_90a"]
 # What the order of a round is read from: opcodes, and the names that stand for them here.
 SIGNS = {"HGMMA": "product", "MUFU": "exp2", "STSM": "dS", "BAR": "meet", "UBLKRED": "add",
          "REDG": "add", "RED": "add"}  # fmt: skip
 
 
-def assembled(direction="backward", role="dkdv", config=None, **fields):
+def built(direction="backward", role="dkdv", config=None, **fields):
     """(launch, cubin) of the launch ``role`` of the default for sm_90a, or of ``config``."""
     spec = AttentionSpec(**{"dtype": "bfloat16", **fields})
     given = config and config.to_json()
     ((_, program),) = cuda_programs(spec, direction, (ARCH,), given)
     assert role == "dq" or program.config["schedule"] == HopperBackwardConfig.schedule
-    for launch, source in zip(program.launches, kernel_sources(program), strict=True):
-        if launch.name.endswith(f"_{role}"):
-            return launch, assemble(compile_ptx(source), source.name, ARCH.name)
-    raise AssertionError(f"no launch {role}")
+    return assembled(program, f"_{role}")
 
 
 def check(*launch, few_spills=False, **fields):
@@ -35,7 +29,7 @@ def check(*launch, few_spills=False, **fields):
 
     few_spills: as many as a build accepts, none that a round stores.
     """
-    launch, cubin = assembled(*launch, **fields)
+    launch, cubin = built(*launch, **fields)
     assert few_spills or not cubin.resources.in_local_memory, cubin.resources
     assert not refused_spills(launch, [cubin])  # products that wait for each other too
     code = disassemble(cubin.code, launch.name)

@@ -4,28 +4,18 @@ import dataclasses
 
 import pytest
 import torch
+from hopper_kernels import ARCH, served, sweeping
 from interpreted import InterpretedKernel, aligned_rows, interpreted, resolver, shuffled
 
 import tvm_flash
 from tvm_flash.cases import CORRECTNESS, make_inputs
 from tvm_flash.codegen.cuda import ptx_of
 from tvm_flash.frontend import ops, placement
-from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.hopper.defaults import FORWARD, hopper_forward_configs
 from tvm_flash.schedules.cuda.select import cuda_programs
 from tvm_flash.verify.rule import judged, largest_error
 
-ARCH = ARCHS["sm_90a"]
-
-
-def in_half(case):
-    """What the list has in float32, where that is not what it is about, in float16."""
-    if case.dtype != "float32" or case.name.startswith("f32_"):
-        return case
-    return dataclasses.replace(case, dtype="float16")
-
-
-SERVED = [case for case in map(in_half, CORRECTNESS) if hopper_forward_configs(case.spec, ARCH)]
+SERVED = served(hopper_forward_configs)
 
 
 # One of each kind of mask, score and state, of views, widths and lengths; all of them are a sweep.
@@ -33,11 +23,6 @@ FEW = (
     "lengths_5x0", "bf16_view_every_other", "bf16_window_causal", "bf16_softcap",
     "bf16_sink", "bf16_sigmoid", "bf16_dropout", "bf16_dims_64_128", "f16_dim_80",
 )  # fmt: skip
-
-
-def marked(case):
-    """``case`` as a parameter of a test."""
-    return pytest.param(case, id=case.name, marks=[] if case.name in FEW else [pytest.mark.sweep])
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +40,7 @@ def check(inputs, seed=0):
         assert deviation.ok, str(deviation)
 
 
-@pytest.mark.parametrize("case", list(map(marked, SERVED)))
+@pytest.mark.parametrize("case", sweeping(SERVED, FEW))
 def test_case(case):
     check(make_inputs(case), seed=len(case.name))
 

@@ -3,32 +3,27 @@
 from dataclasses import replace
 
 import pytest
+from hopper_kernels import ARCH, assembled
 
-from tvm_flash.codegen.cuda import kernel_sources
-from tvm_flash.codegen.nvcc import assemble, compile_ptx
 from tvm_flash.codegen.sass.listing import disassemble
 from tvm_flash.codegen.sass.overlap import overlap
 from tvm_flash.codegen.sass.spills import refused_spills
 from tvm_flash.problem.spec import AttentionSpec
-from tvm_flash.schedules.cuda.arch import ARCHS
 from tvm_flash.schedules.cuda.hopper.defaults import FORWARD, hopper_forward_configs
 from tvm_flash.schedules.cuda.select import cuda_programs
 
-ARCH = ARCHS["sm_90a"]
 
-
-def assembled(choice=0, **fields):
+def built(choice=0, **fields):
     """(launch, cubin) of the default forward for sm_90a, or of one further down the list."""
     spec = AttentionSpec(**{"dtype": "bfloat16", **fields})
     ((_, program),) = cuda_programs(spec, "forward", (ARCH,), choice=choice)
     assert program.config["schedule"] == "cuda.hopper_forward"
-    (source,) = kernel_sources(program)
-    return program.launches[0], assemble(compile_ptx(source), source.name, ARCH.name)
+    return assembled(program)
 
 
 def check(choice=0, **fields):
     """Assert that nothing is in memory, and what runs beside the products of a round."""
-    launch, cubin = assembled(choice, **fields)
+    launch, cubin = built(choice, **fields)
     assert not cubin.resources.in_local_memory, cubin.resources
     assert not refused_spills(launch, [cubin])
     found = overlap(disassemble(cubin.code, launch.name))
@@ -70,12 +65,12 @@ def test_of_every_default(dims, choice, causal):
 )
 @pytest.mark.sweep
 def test_variants_are_kept_in_registers(fields):
-    launch, cubin = assembled(**{"head_dim": 128, "causal": True, **fields})
+    launch, cubin = built(**{"head_dim": 128, "causal": True, **fields})
     assert not cubin.resources.spill_stores and not refused_spills(launch, [cubin])
 
 
 def test_products_that_wait_are_refused():
-    launch, cubin = assembled(head_dim=64)
+    launch, cubin = built(head_dim=64)
     slow = replace(cubin, resources=replace(cubin.resources, serialised=1))
     (reason,) = refused_spills(launch, [slow])
     assert "wait for each other" in reason
