@@ -141,11 +141,11 @@ class Recompute:
         return self.gradient.magnified(T.float32(1))
 
     def fold(self, columns: Collection[int]) -> None:
-        """P, needed no more as it is, takes its score's own gradient as a factor: ``dscores`` then
-        finds it there, and no registers hold it meanwhile.
+        """Multiply P, whose fragments have been made, by the derivative of its score.
 
-        Where dS is proportional to P, which it is for shares of a sum; and not where dropped
-        weights are told by their sign, which a gradient may turn.
+        ``dscores`` finds the product there, and no registers hold derivatives meanwhile. Done where
+        dS is proportional to P, which it is for shares of a sum, and not where dropped weights are
+        told by their sign, which a derivative may turn.
         """
         spec, p = self.scores.spec, self.s.registers
         if self._gradient is None or self.dropout is not None or not has_sum(spec.softmax):
