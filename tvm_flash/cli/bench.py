@@ -94,6 +94,7 @@ def bench(
         float | None,
         typer.Option(
             metavar="SECONDS",
+            min=0,
             help="Begin no cell after so long: sections come in the order of their worth.",
         ),
     ] = None,
@@ -101,6 +102,7 @@ def bench(
         float | None,
         typer.Option(
             metavar="SECONDS",
+            min=0,
             help="How long to go on with a noisy cell. Default: 12 in the suite cpu.",
         ),
     ] = None,
@@ -125,6 +127,7 @@ def bench(
             [f"no cell of the suite {chosen.name} matches {match!r}; a key looks like {key!r}"]
         )
     _refuse_plot(plot)
+    _refuse_out(out)
     document, pending = _opened(out, chosen, cells, built, rerun, stale)
     notes.print(library.sentence(document.host), **PLAIN)
     known = {"again": rerun, "artifact": artifact, "built": built, "seconds": budget}
@@ -280,3 +283,10 @@ def _refuse_plot(plot: Path | None) -> None:
 
     require_matplotlib()
     refuse_unwritable(plot)
+
+
+def _refuse_out(out: Path | None) -> None:
+    """Raise ValueError or OSError where ``out`` cannot be kept; its folder is made."""
+    if out is not None:
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+        refuse_unwritable(out)
