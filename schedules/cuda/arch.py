@@ -42,6 +42,11 @@ class CudaArch:
         return 10 * self.number + self.warp_groups
 
     @property
+    def recorded(self) -> tuple[str, ...]:
+        """Whose records serve it: its own, and behind them those of its capability, of sm_90."""
+        return (self.name, *[f"sm_{self.number}"] * self.warp_groups)
+
+    @property
     def capability(self) -> tuple[int, int]:
         """(major, minor), as torch.cuda.get_device_capability gives it."""
         return divmod(self.number, 10)
