@@ -97,8 +97,6 @@ def _start_host(
 ) -> Function:
     images: dict[str, Future[bytes]] = {}
     columns = _common_meta([c.program.meta for c in chosen]).get("head_dim_pad")
-    # Of two that serve a device alike the first is taken: what is made for it alone goes before.
-    chosen.sort(key=lambda c: not any(kernel.source.only for kernel in c.kernels))
     variants = [_variant(pool, c, images, columns) for c in chosen]
     text = function_text(job.symbol, _parameters(job, chosen), variants)
     host = pool.submit(compile_host, text)
@@ -121,13 +119,12 @@ def _variant(
         images[name] = pool.submit(fat_binary, kernel.ptx, forward_compatible, kernel.cubins)
         indices = (chosen.program.parameters.index(a) for a in kernel.launch.arguments)
         steps.append(Step(source, name, tuple(indices)))
-    numbers = tuple(arch.number for arch in chosen.archs)
     sources = [kernel.source for kernel in chosen.kernels]
     compute = 0 if any(s.only for s in sources) else max(s.compute for s in sources)
     shared_bytes = max(kernel.launch.shared_bytes for kernel in chosen.kernels)
     own = chosen.program.meta.get("head_dim_pad")
     narrowed = None if own == columns else (chosen.program.parameters.index("dq_acc"), own)
-    return Variant(numbers, compute, shared_bytes, tuple(steps), narrowed)
+    return Variant(chosen.archs, compute, shared_bytes, tuple(steps), narrowed)
 
 
 def _parameters(job: CudaJob, chosen: Sequence[Chosen]) -> tuple[str, ...]:

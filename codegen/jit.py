@@ -160,8 +160,8 @@ def cuda_artifact_for(
 ) -> T:
     """What ``use`` gives of the artifact with this kernel for a GPU of ``capability``."""
     arch = arch_for(capability)
-    # Any new record of this architecture makes a new artifact, of texts that are compiled already.
-    records = records_digest(arch.name)
+    # Any new record that it may take makes a new artifact, of texts that are compiled already.
+    records = [*map(records_digest, arch.recorded)]
     target = {"cuda": arch.name, "nvcc": find_toolkit().version, "records": records}
     key = _digest(spec, direction, target, None)
     name = f"{symbol_name(spec, direction)}-{arch.name}-{key[:32]}"

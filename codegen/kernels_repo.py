@@ -82,7 +82,7 @@ def write_kernels_repo(artifacts: Sequence[Path], folder: Path, version: int = 1
         made.append(_write_variant(folder, "cpu", {**given, "backend": {"type": "cpu"}}, cpu))
     if cuda:
         archs = read_manifest(cuda[0]).target["archs"]
-        backend = {"type": "cuda", "archs": [_capability(name) for name in archs]}
+        backend = {"type": "cuda", "archs": [*dict.fromkeys(map(_capability, archs))]}
         made.append(
             _write_variant(folder, _cuda_name(), {**given, "backend": backend}, [*cpu, *cuda])
         )
@@ -147,6 +147,6 @@ def _cuda_name() -> str:
 
 
 def _capability(arch: str) -> str:
-    """8.0, of sm_80."""
+    """8.0, of sm_80; 9.0 of sm_90 and of sm_90a."""
     number = int(arch.removeprefix("sm_").removesuffix("a"))
     return f"{number // 10}.{number % 10}"

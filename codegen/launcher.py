@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import BuildError
+from ..schedules.cuda.arch import CudaArch
 from .cuda import KernelSource
 
 # TVM's text is a preamble, whose part runtime/cuda_host.h plays here, then two exported functions:
@@ -33,15 +34,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Variant:
-    """The launches that serve ``archs`` (80, 86), and by PTX all devices from ``compute`` on, 0
-    being none.
+    """The launches that serve ``archs``, and by PTX all devices from ``compute`` on, 0 being none.
 
     shared_bytes: the most dynamic shared memory that a block of any of them takes. narrowed: the
     index of a workspace that other variants want wider, and the columns that these launches take;
     None where all are alike.
     """
 
-    archs: tuple[int, ...]
+    archs: tuple[CudaArch, ...]
     compute: int
     shared_bytes: int
     steps: tuple[Step, ...]
@@ -92,7 +92,7 @@ def _launcher(step: Step) -> str:
 
 
 def _variant_tables(number: int, variant: Variant) -> str:
-    lines = [f"static const int archs_{number}[] = {{{_list(variant.archs)}}};"]
+    lines = [f"static const int archs_{number}[] = {{{_list([a.rank for a in variant.archs])}}};"]
     rows = []
     for place, step in enumerate(variant.steps):
         table = f"arguments_{number}_{place}"
@@ -119,9 +119,9 @@ extern "C" __attribute__((visibility("default"))) int32_t __tvm_ffi_{symbol}(
 
 def built_for(variants: Sequence[Variant]) -> str:
     """The architectures and PTX versions of ``variants``, for people."""
-    archs = sorted({arch for variant in variants for arch in variant.archs})
+    archs = sorted({arch for v in variants for arch in v.archs}, key=lambda arch: arch.rank)
     ptx = sorted({variant.compute for variant in variants if variant.compute})
-    return ", ".join([*(f"sm_{arch}" for arch in archs), *(f"PTX of compute_{n}" for n in ptx)])
+    return ", ".join([*(arch.name for arch in archs), *(f"PTX of compute_{n}" for n in ptx)])
 
 
 def _list(items: Sequence) -> str:

@@ -113,10 +113,12 @@ class ScheduleTable:
         """The config of the record that serves (records.best_config); None where there is none.
 
         Kernels of all kinds of sequences take what was measured with dense ones. A record of
-        another problem may not pad the head dimension further than the default does.
+        another problem may not pad the head dimension further than the default does. Where the
+        default's schedule goes first, records of targets without it do not serve.
         """
         default = self.defaults(spec, direction, target, bucket)[0]
-        least = self.of(default).padding(default, spec)
+        row = self.of(default)
+        least = row.padding(default, spec)
 
         def reasons(fields: Mapping[str, Any], exact: bool) -> list[str]:
             config = self.as_config(fields, direction)
@@ -125,9 +127,11 @@ class ScheduleTable:
             padded = [further] if wide > least and not exact else []
             return self._reasons(config, spec, target) or padded
 
-        found = best_config(_measured_as(spec), direction, target.name, bucket, reasons, folders)
-        config = None if found.config is None else self.as_config(found.config, direction)
-        return Candidate(config, found.source)
+        for name in target.recorded[:1] if row.goes_first else target.recorded:
+            found = best_config(_measured_as(spec), direction, name, bucket, reasons, folders)
+            if found.config is not None:
+                return Candidate(self.as_config(found.config, direction), found.source)
+        return Candidate(None, "default")
 
     def candidates(
         self,

@@ -28,6 +28,11 @@ class CpuTarget:
     mattr: tuple[str, ...] = ()
     triple: str = ""
 
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """Whose records serve it: its own."""
+        return (self.name,)
+
     def tvm_target(self) -> tvm.target.Target:
         """The same target for TVM's LLVM backend."""
         import tvm

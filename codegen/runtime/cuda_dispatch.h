@@ -36,9 +36,11 @@ struct Step {
 
 enum { MAX_ARGUMENTS = 64 };
 
-// Launches that serve some architectures (80, 86...), and by their PTX (0: none) all later devices with
-// as much shared memory for a block. Argument `narrowed` (-1: none) is a workspace that other variants want
-// wider: these launches take the start of its memory as rows of `columns`.
+// Launches that serve some architectures, and by their PTX (80, 90; 0: none) all later devices with as much
+// shared memory for a block. Architectures are ranks: 10 times their number, and 1 more with instructions
+// that their compute capability alone has (900: sm_90, 901: sm_90a). Argument `narrowed` (-1: none) is a
+// workspace that other variants want wider: these launches take the start of its memory as rows of
+// `columns`.
 struct Variant {
   const int *archs;
   int num_archs;

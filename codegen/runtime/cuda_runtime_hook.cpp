@@ -18,6 +18,7 @@ using Hook = int (*)(const char *kernel, const unsigned *grid, const unsigned *b
 // Set by tests alone, before they call anything.
 Hook hook = nullptr;
 int hook_capability = 0;
+bool hook_plain = false;
 
 enum { MAX_DEVICES = 64 };
 std::atomic<int> capabilities[MAX_DEVICES];  // 0: not asked yet
@@ -53,36 +54,37 @@ cudaError_t capability_of(int device, int *number) {
   return error;
 }
 
-// The highest architecture of ``variant`` that is not above ``capability``, 0 if there is none.
-int nearest_arch(const tvm_flash::Variant &variant, int capability, bool same_major) {
+// The highest architecture of ``variant`` that is not above ``device``, 0 if there is none; both are ranks.
+int nearest_arch(const tvm_flash::Variant &variant, int device, bool same_major) {
   int nearest = 0;
   for (int n = 0; n < variant.num_archs; ++n) {
     int arch = variant.archs[n];
-    if (same_major && arch / 10 != capability / 10) continue;
-    if (arch <= capability && arch > nearest) nearest = arch;
+    if (same_major && arch / 100 != device / 100) continue;
+    if (arch % 10 && arch / 10 != device / 10) continue;
+    if (arch <= device && arch > nearest) nearest = arch;
   }
   return nearest;
 }
 
 // Machine code runs on its own major version, on the same or a higher minor one.
-const tvm_flash::Variant *by_machine_code(const tvm_flash::Function &function, int capability) {
+const tvm_flash::Variant *by_machine_code(const tvm_flash::Function &function, int device) {
   const tvm_flash::Variant *best = nullptr;
   int best_arch = 0;
   for (int n = 0; n < function.num_variants; ++n) {
-    int arch = nearest_arch(function.variants[n], capability, true);
+    int arch = nearest_arch(function.variants[n], device, true);
     if (arch > best_arch) best = &function.variants[n], best_arch = arch;
   }
   return best;
 }
 
 // PTX runs on all later devices: the newest, and of equals the one made for the nearest device.
-const tvm_flash::Variant *by_ptx(const tvm_flash::Function &function, int capability, int shared) {
+const tvm_flash::Variant *by_ptx(const tvm_flash::Function &function, int device, int shared) {
   const tvm_flash::Variant *best = nullptr;
   int best_arch = 0;
   for (int n = 0; n < function.num_variants; ++n) {
     const tvm_flash::Variant &variant = function.variants[n];
-    if (!variant.ptx || variant.ptx > capability || variant.shared_bytes > shared) continue;
-    int arch = nearest_arch(variant, capability, false);
+    if (!variant.ptx || variant.ptx > device / 10 || variant.shared_bytes > shared) continue;
+    int arch = nearest_arch(variant, device, false);
     if (best && (variant.ptx < best->ptx || (variant.ptx == best->ptx && arch <= best_arch))) continue;
     best = &variant, best_arch = arch;
   }
@@ -205,12 +207,13 @@ int32_t tvm_flash::call(const Function &function, void *args, int32_t num_args, 
   int capability = 0;
   cudaError_t error = capability_of(first->device.device_id, &capability);
   if (error) return raise_cuda(function, error);
-  const Variant *variant = by_machine_code(function, capability);
+  int device = 10 * capability + !(hook && hook_plain);  // the rank of the best that it can run
+  const Variant *variant = by_machine_code(function, device);
   if (!variant) {
     int shared = 0;
     error = shared_limit(first->device.device_id, &shared);
     if (error) return raise_cuda(function, error);
-    variant = by_ptx(function, capability, shared);
+    variant = by_ptx(function, device, shared);
   }
   return variant ? run(*variant, values, result) : raise_no_code(function, capability);
 }
@@ -255,8 +258,10 @@ HIDDEN int tvm_flash_zero(DLTensor *tensor) {
   return raise("RuntimeError", "zeros for a workspace", cudaGetErrorString(error));
 }
 
-// A test's stand-in for a device of ``capability`` (80 for 8.0); null gives the GPU back.
-EXPORTED void tvm_flash_set_launch_hook(Hook replacement, int capability) {
+// A test's stand-in for a device of ``capability`` (80 for 8.0), ``plain``: without instructions that it
+// alone has; null gives the GPU back.
+EXPORTED void tvm_flash_set_launch_hook(Hook replacement, int capability, bool plain) {
   hook = replacement;
   hook_capability = capability;
+  hook_plain = plain;
 }

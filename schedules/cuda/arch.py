@@ -34,9 +34,17 @@ class CudaArch:
         return f"sm_{self.number}{'a' if self.warp_groups else ''}"
 
     @property
-    def rank(self) -> tuple[int, bool]:
-        """Its place among architectures: of a capability the one with more instructions last."""
-        return self.number, self.warp_groups
+    def rank(self) -> int:
+        """Its place among architectures, of a capability the one with more instructions last.
+
+        sm_90: 900, sm_90a: 901; libraries know architectures by this number.
+        """
+        return 10 * self.number + self.warp_groups
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """Whose records serve it: its own, and behind them those of its capability, of sm_90."""
+        return (self.name, *[f"sm_{self.number}"] * self.warp_groups)
 
     @property
     def capability(self) -> tuple[int, int]:

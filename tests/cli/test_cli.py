@@ -1,6 +1,7 @@
 """The commands, from the outside."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,13 +180,14 @@ def test_doctor_names_what_fails_and_what_to_do(monkeypatch, tmp_path):
     assert "linker, kernel cache" in text
 
 
-def run_without(module, *arguments):
+def run_without(module, *arguments, stdout=subprocess.PIPE):
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         f"sys.argv = ['tvm-flash', *{arguments!r}]\n"
         "from tvm_flash.cli import main; main()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    streams = {"stdout": stdout, "stderr": subprocess.PIPE}
+    return subprocess.run([sys.executable, "-c", code], **streams, text=True, cwd=ROOT)
 
 
 def test_doctor_works_without_tvm():
@@ -201,6 +203,14 @@ def test_without_the_command_lines_libraries_it_says_what_to_install(module):
     done = run_without(module, "cache")
     assert done.returncode == 2
     assert "tvm-flash[compile]" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_doctor_without_them_is_silent_when_nobody_reads():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_without("typer", "doctor", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.slow

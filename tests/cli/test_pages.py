@@ -100,6 +100,7 @@ WRONG = {
     "a file": ["verify", "setup.cfg"],
     "a spec that is wrong": ["verify", "fp32,d=64,hexagonal"],
     "no folder": ["bench", "--quick", "--match", "S=512", "--plot", "no/where/a.png"],
+    "an output that is a folder": ["bench", "--quick", "--out", "kernel"],
     "nothing to build": ["build"],
 }
 

@@ -70,6 +70,18 @@ def test_a_record_serves_its_architecture_alone(logs):
     assert sources() == {"sm_80": "default", "sm_90": PLACE}
 
 
+def test_records_of_sm_90_serve_sm_90a_where_it_has_no_schedule_of_its_own(logs):
+    logs(MEASURED)
+    numbers, packed = BackwardConfig(32, 64), replace(SPEC, sequences="packed")
+    logs(numbers, direction="backward")
+    archs = (SM_90, ARCHS["sm_90a"])
+    assert sources(archs=archs) == {"sm_90": PLACE, "sm_90a": "default"}
+    assert sources("backward", packed, archs) == {"sm_90": PLACE, "sm_90a": PLACE}
+    logs(BackwardConfig(64, 64), direction="backward", target="sm_90a")
+    found = SCHEDULES.measured(packed, "backward", archs[1])
+    assert found.config == BackwardConfig(64, 64) and "sm_90a" in found.source
+
+
 def test_the_nearest_record_serves(logs):
     logs(MEASURED, bucket="medium")
     assert sources(archs=(SM_90,))["sm_90"].startswith("nearest: tuning_logs/sm_90/float16_d64")

@@ -9,6 +9,7 @@ from ptx.snippet import CASES, kernel, run
 from ptx.table_memory import STORE
 
 from tvm_flash import ptx_interpreter as ptx
+from tvm_flash.ptx_interpreter.execute import POLL_LIMIT
 
 # Thread 0 tells by a flag that its bulk copy has landed; the other threads poll the flag.
 TURN = """setp.ne.u32 %p5, %r1, 0; ld.param.u64 %rd6, [p_flag]; @%p5 bra poll;
@@ -63,6 +64,34 @@ ended:
         out, _ = run(text, [], 1, np.uint32, threads=64, seed=seed,
                      out=lambda memory: memory.zeros("out", 1, np.uint32))  # fmt: skip
         assert out[0] == 3
+
+
+@pytest.mark.parametrize("more", ["min.u32 %r9, %r9, 5;", "mul.lo.u32 %r9, %r9, 3;"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_wait_with_arithmetic_lets_others_write(more, seed):
+    """As where lanes sleep longer and longer."""
+    sides = f"""setp.ge.u32 %p5, %r1, 32; ld.param.u64 %rd1, [p_out]; mov.u32 %r9, 1;
+@%p5 bra second;
+there: ld.relaxed.gpu.global.u32 %r3, [%rd1]; {more} setp.ne.u32 %p6, %r3, 2; @%p6 bra there;
+bra ended;
+second: st.relaxed.gpu.global.u32 [%rd1], 2;
+ended:
+"""
+    zeros = {"out": lambda memory: memory.zeros("out", 1, np.uint32)}
+    out, _ = run(kernel(sides, params=("out",)), [], 1, np.uint32, threads=64, seed=seed, **zeros)
+    assert out[0] == 2
+
+
+def test_a_sum_by_strong_reads_waits_for_nobody():
+    body = f"""ld.param.u64 %rd1, [p_out]; ld.param.u64 %rd2, [p_in];
+mov.u32 %r3, 0; mov.u32 %r4, 0;
+next: ld.volatile.global.u32 %r5, [%rd2]; add.u32 %r3, %r3, %r5; add.s64 %rd2, %rd2, 4;
+add.u32 %r4, %r4, 1; setp.ne.u32 %p6, %r4, {POLL_LIMIT + 9}; @%p6 bra next;
+st.global.u32 [%rd1], %r3;
+"""
+    ones = np.ones(POLL_LIMIT + 9, np.uint32)
+    out, _ = run(kernel(body, params=("out", "in")), [ones], 1, np.uint32, threads=1)
+    assert out[0] == ones.size
 
 
 def test_four_numbers_are_added_at_once():

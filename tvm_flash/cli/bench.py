@@ -74,6 +74,7 @@ def bench(
             [f"no cell of the suite {chosen.name} matches {match!r}; a key looks like {key!r}"]
         )
     _refuse_plot(plot)
+    _refuse_out(out)
     document, pending = _opened(out, chosen, cells, built, rerun, stale)
     notes.print(library.sentence(document.host), **PLAIN)
     known = {"again": rerun, "artifact": artifact, "built": built, "seconds": budget}
@@ -229,3 +230,10 @@ def _refuse_plot(plot: Path | None) -> None:
 
     require_matplotlib()
     refuse_unwritable(plot)
+
+
+def _refuse_out(out: Path | None) -> None:
+    """Raise ValueError or OSError where ``out`` cannot be kept; its folder is made."""
+    if out is not None:
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+        refuse_unwritable(out)

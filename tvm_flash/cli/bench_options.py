@@ -70,6 +70,7 @@ Budget = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
+        min=0,
         help="Begin no cell after so long: sections come in the order of their worth.",
     ),
 ]
@@ -77,6 +78,7 @@ Patience = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
+        min=0,
         help="How long to go on with a noisy cell. Default: 12 in the suite cpu.",
     ),
 ]

@@ -14,6 +14,7 @@ from .program import program_of
 from .run import Run
 
 LANES_PER_CHUNK = 4096
+PATIENCE = 2000
 KEPT_SETS = 300  # each may hold views of all registers
 STEP_LIMIT = 20_000_000
 POLL_LIMIT = 20_000  # basic blocks of lanes that only poll, with nothing else left to happen
@@ -119,7 +120,12 @@ class Scheduler:
         self.polled = 0
         if self.random:
             return self._last_of_its_warps(self.random.choice(list(self.groups)))
-        return min(busy)
+        turn, left = divmod(self.steps, PATIENCE)
+        if left:
+            return min(busy)
+        # A loop that waits, and is none of ``polls``, must let others write what it waits for.
+        groups = sorted(self.groups)
+        return self._last_of_its_warps(groups[turn % len(groups)])
 
     def _busy(self):
         """Basic blocks whose lanes do more than poll memory. Copies land where there are none."""

@@ -1,6 +1,6 @@
 """Loops in which lanes wait for a value that other threads write to memory."""
 
-from .kernel import STRONG
+from .kernel import STRONG, Address
 
 # What such a loop may consist of besides the read: nothing that others could wait for.
 _HARMLESS = frozenset(
@@ -29,7 +29,14 @@ def polling_blocks(kernel, blocks, block_of_label):
 def _only_waits(body):
     reads = [ins for ins in body if ins.opcode.startswith(("ld.", "atom.")) and _is_strong(ins)]
     others = {ins.opcode.split(".")[0] for ins in body} - {"atom"}
-    return bool(reads) and others <= _HARMLESS
+    return bool(reads) and others <= _HARMLESS and not _walks(body)
+
+
+def _walks(body):
+    """Whether an address moves on, as in a sum over an array: it ends without anybody else."""
+    bases = {x.base for ins in body for x in ins.operands if isinstance(x, Address)}
+    moved = (ins.operands for ins in body if ins.operands and ins.operands[0] in bases)
+    return any(operands[0] in operands[1:] for operands in moved)
 
 
 def _is_strong(ins):

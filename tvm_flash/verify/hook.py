@@ -30,6 +30,7 @@ _HOOK = ctypes.CFUNCTYPE(
 class InterpretedDevice(AbstractContextManager):
     """Context in which ``library`` believes that it runs on a GPU of ``capability``.
 
+    plain: one without the instructions that this capability alone has: sm_90, not sm_90a.
     What runs is the object code that ships: argument checks, dispatch, grids and argument order are
     the library's; kernels are the PTX kept in its artifact, interpreted.
     """
@@ -39,11 +40,12 @@ class InterpretedDevice(AbstractContextManager):
         library: Library,
         capability: tuple[int, int],
         *,
+        plain: bool = False,
         checks: Checks | None = None,
         seed: int = 0,
     ):
         self.ptx = read_ptx(library.path.parent)
-        self.capability = capability
+        self.capability, self.plain = capability, plain
         self.settings = {"checks": checks or Checks(), "seed": seed}
         self.launched: list[str] = []
         self._library = library.symbols
@@ -55,11 +57,11 @@ class InterpretedDevice(AbstractContextManager):
 
     def __enter__(self) -> InterpretedDevice:
         major, minor = self.capability
-        self._library.tvm_flash_set_launch_hook(self._hook, 10 * major + minor)
+        self._library.tvm_flash_set_launch_hook(self._hook, 10 * major + minor, self.plain)
         return self
 
     def __exit__(self, *error) -> None:
-        self._library.tvm_flash_set_launch_hook(None, 0)
+        self._library.tvm_flash_set_launch_hook(None, 0, False)
 
     def call(
         self,

@@ -144,8 +144,8 @@ def _interpreted(
     library: Library, record: KernelRecord, kernel: Kernel, variant: dict[str, Any], seed: int
 ) -> Candidate:
     archs = tuple(variant["archs"])
-    capability = ARCHS[archs[0]].capability
-    device = InterpretedDevice(library, capability, seed=seed)
+    arch = ARCHS[archs[0]]
+    device = InterpretedDevice(library, arch.capability, plain=not arch.warp_groups, seed=seed)
     own = {f"{x['name']}_kernel" for x in record.launches if set(x["archs"]) & set(archs)}
 
     def run(call: CallArguments, outputs: tuple[str, ...]) -> list[Report]:

@@ -1,4 +1,4 @@
-"""A library for sm_80 and sm_90a: its host code encodes tensor maps, and picks by device."""
+"""A library for sm_80, sm_90 and sm_90a: its host code encodes tensor maps, and picks by device."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ except BuildError as error:
 
 from tvm_flash.codegen.build import build
 from tvm_flash.verify.hook import InterpretedDevice
+from tvm_flash.verify.library import verify_library
 
 SPEC = AttentionSpec(dtype="bfloat16", head_dim=64, causal=True)
 
@@ -28,7 +29,7 @@ SPEC = AttentionSpec(dtype="bfloat16", head_dim=64, causal=True)
 def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hopper") / "kernels"
     before = dict(registered)
-    yield load(build([SPEC], "cuda:sm_80,sm_90a", folder, directions=("forward",)))
+    yield load(build([SPEC], "cuda:sm_80,sm_90,sm_90a", folder, directions=("forward",)))
     registered.clear()
     registered.update(before)
 
@@ -65,6 +66,18 @@ def test_its_instructions_are_of_one_device(library):
     with InterpretedDevice(library, (10, 0)) as device:
         device.call(kernel, call, outputs=("out", "lse"))
     assert "wgmma" not in device.ptx[device.launched[0]]
+
+
+def test_what_only_later_devices_take_is_verified_too(library):
+    """A 9.0 device takes what is for sm_90a, a 10.0 one what is for sm_90, by its PTX."""
+    found = verify_library(library.path.parent, archs=["sm_90"], quick=True)
+    assert found.ok, [outcome.failure for k in found.kernels for outcome in k.outcomes]
+
+
+def test_architectures_are_named_as_they_were_asked_for(library):
+    call, (kernel,) = call_of(5, 7), library.kernels
+    with InterpretedDevice(library, (7, 5)) as device, pytest.raises(Exception, match="sm_90a"):
+        device.call(kernel, call, outputs=("out", "lse"))
 
 
 def test_keys_without_rows_have_no_map(library):
