@@ -135,6 +135,11 @@ def test_neither_kernels_nor_a_compiler(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_suite_says_so():
+@pytest.mark.parametrize(
+    "cuda, cause", [(None, "install torch's CUDA build"), ("13.0", "is_available() is False")]
+)
+def test_without_a_gpu_the_suite_says_so(cuda, cause, monkeypatch):
+    monkeypatch.setattr("torch.version.cuda", cuda)
     done = call("bench", "--suite", "gpu", status=2)
-    assert done.stderr.strip() == "error: no CUDA device: torch.cuda.is_available() is False"
+    assert done.stderr.startswith(f"error: no CUDA device for torch {torch.__version__}: ")
+    assert cause in done.stderr

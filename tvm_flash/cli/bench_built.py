@@ -22,7 +22,12 @@ def refuse_device(device: str) -> None:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise TvmFlashError("no CUDA device: torch.cuda.is_available() is False")
+        cause = (
+            "torch.cuda.is_available() is False"
+            if torch.version.cuda
+            else "it is torch without CUDA, install torch's CUDA build"
+        )
+        raise TvmFlashError(f"no CUDA device for torch {torch.__version__}: {cause}")
 
 
 def built_before(artifact: Path | None, candidates: Path | None, device: str) -> Built:

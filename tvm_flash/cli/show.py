@@ -142,7 +142,9 @@ def _cuda_text(spec: AttentionSpec, stage: Stage, direction: str, target: str) -
         names = [launch.name for launch in program.launches]
         texts = zip(names, ptx_of(program, compute), strict=True)
         return "\n\n".join(_sass_text(name, ptx, arch[0].name) for name, ptx in texts)
-    raise ValueError(f"stage={stage.value} is a CPU's: for {target} scheduled, cuda, ptx or sass")
+    raise ValueError(
+        f"stage={stage.value} is a CPU's: for {target} take scheduled, cuda, ptx or sass"
+    )
 
 
 def _sass_text(name: str, ptx: str, arch: str) -> str:
