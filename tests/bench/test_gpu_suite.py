@@ -114,9 +114,9 @@ def test_what_was_not_built_for_this_gpu(library, tmp_path, monkeypatch):
 
     pose(monkeypatch, capability=(9, 0))
     nowhere = refused("--artifact", tmp_path / "kernels")
-    assert "build --preset benchmark --target cuda:sm_90 -o kernels" in nowhere
+    assert "build --preset benchmark --target cuda:sm_90a -o kernels" in nowhere
     nowhere = refused("--artifact", library, "--candidates", tmp_path / "configs")
-    assert "--target cuda:sm_90 --trials 10 --carry configs" in nowhere
+    assert "--target cuda:sm_90a --trials 10 --carry configs" in nowhere
     assert "holds no candidates" in refused("--artifact", library, "--candidates", library)
     pose(monkeypatch, capability=(12, 0))
     assert "this GPU is sm_120: build it for" in refused("--artifact", library)
@@ -131,7 +131,7 @@ def test_neither_kernels_nor_a_compiler(monkeypatch):
     pose(monkeypatch, capability=(9, 0))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = call("bench", "--suite", "gpu", status=2)
-    assert "--preset benchmark --target cuda:sm_90 -o kernels" in done.stderr
+    assert "--preset benchmark --target cuda:sm_90a -o kernels" in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -92,9 +92,12 @@ def _refuse_without_compiler() -> None:
 
 
 def _arch() -> str:
-    """The architecture of torch's GPU, as targets name it; without one an example."""
+    """The best architecture for torch's GPU, as targets name it; without one an example."""
     import torch
 
-    if not torch.cuda.is_available():
-        return "sm_90"
-    return "sm_{}{}".format(*torch.cuda.get_device_capability())
+    from ..schedules.cuda.arch import ARCHS, serving_arch
+
+    here = torch.cuda.is_available()
+    capability = torch.cuda.get_device_capability() if here else (9, 0)
+    arch = serving_arch(capability, ARCHS.values())
+    return arch.name if arch else "sm_{}{}".format(*capability)
