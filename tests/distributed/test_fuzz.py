@@ -12,7 +12,7 @@ def assert_right(group, *arguments):
 
 
 def test_drawn_calls(pair):
-    assert_right(pair, range(60), PAIR, True)
+    assert_right(pair, range(24), PAIR, True)
 
 
 @pytest.mark.sweep

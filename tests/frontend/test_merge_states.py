@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pairwise import grid
 
 from tvm_flash import attention, merge_states
 from tvm_flash.reference import attention_reference
@@ -36,9 +37,13 @@ def with_gradients(function, leaves, **options):
     return out, lse, *torch.autograd.grad((out, lse), leaves, upstream)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("sizes", [(17, 13), (30, 0), (1, 9, 20)], ids=str)
-@pytest.mark.parametrize("causal", [False, True])
+@grid(
+    "dtype, sizes, causal",
+    (torch.float32, torch.bfloat16),
+    ((17, 13), (30, 0), (1, 9, 20)),
+    (False, True),
+    ids=str,
+)
 def test_the_union_of_keys(dtype, sizes, causal):
     inputs = qkv(dtype=dtype)
     causal = causal and sizes[-1] >= 9  # its diagonal lies in the last part

@@ -34,6 +34,7 @@ def example(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.sweep  # cases walk the same functions
 def test_score_mods(example, tmp_path):
     text = example("score_mods.py", "--seqlen", "96", "--out", str(tmp_path))
     assert "relative_position" in text
