@@ -127,7 +127,7 @@ class Forward(ForwardRows):
                 kernel.forget_offsets()
                 self._key_tile(self._scores, self._softmax, self._output)
             self._finish()
-        self._check()
+        self.check()
         return kernel.launch()
 
     def _open_tile(self) -> None:

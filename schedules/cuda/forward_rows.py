@@ -56,7 +56,8 @@ class ForwardRows:
         names = ("q", "k", "v", "out", *self.statistics, *self.sig.inputs)
         return attention_tensors(self.sig, names)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise AssertionError unless the kernel used all that its direction is made of."""
         self.row.check(self.statistics, "scores", "pv", *self.scores.used)
 
     def _row_states(self) -> OnlineSoftmax | WeightsAlone:

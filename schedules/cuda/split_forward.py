@@ -101,7 +101,7 @@ class _Parts(Forward):
             pair = (self.out.registers[m, n, 2 * half + odd] for odd in range(2))
             emit(T.ptx["st.global.v2.f32"](pointer(first + tirx.const(32 * n, "int64")), *pair))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         # Results are of the launch that merges.
         results = ("out", *self.statistics)
         self.row.check(self.statistics, "scores", "pv", *results, *self.scores.used)

@@ -14,6 +14,7 @@ from ..problem.lengths import check_buckets
 from ..tune.directions import check_directions
 from . import tune_options as options
 from .answer import Answer
+from .build_options import ALL_BUCKETS
 from .console import notes
 from .json_output import AsJson
 from .show import require_tvm
@@ -50,7 +51,7 @@ def tune(
     logs: options.Logs = None,
     out: options.Out = None,
     directions: options.Directions = "forward,backward",
-    buckets: options.Buckets = options.ALL_BUCKETS,
+    buckets: options.Buckets = ALL_BUCKETS,
     seqlen: options.Seqlen = None,
     threads: options.Threads = 1,
     seconds: options.Seconds = 1.0,

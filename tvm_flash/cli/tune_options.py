@@ -9,8 +9,6 @@ import typer
 
 from ..problem.lengths import FORWARD_BUCKETS
 
-ALL_BUCKETS = ",".join(FORWARD_BUCKETS)
-
 Target = Annotated[
     str,
     typer.Option(

@@ -5,28 +5,25 @@ The sister of schedules/cuda/backward_dq.py. docs/schedules/hopper-backward.md, 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ....problem.spec import AttentionSpec
 from ..arch import WIDEST, CudaArch, limit_reasons
 from ..builder import CudaKernel, assign, loop_while, name_registers, when
 from ..entries import query_grid
 from ..fragments import accumulator, fragment
-from ..listed import visited_keys
 from ..parameters import attention_tensors
 from ..program import Launch
 from ..query_gradient_rows import QueryGradientRows
 from ..recompute import Recompute
 from ..softmax import block_scores
 from ..tensor_core import product_for
-from ..tiling import QueryTile, round_up
+from ..tiling import round_up
 from . import wgmma
 from .box_tile import box_bytes, box_tile
 from .forward_config import HopperForwardConfig
 from .pieces import store_boxes
+from .query_tiles import QueryTileBlocks
 from .reasons import operand_reasons
-from .ring import BARRIER_BYTES, Landing, Ring, initialised
-from .roles import Roles
+from .ring import BARRIER_BYTES, Landing, Ring
 from .tensor_maps import TensorMap, box_place, proxy_fence
 from .wgmma import GROUP_ROWS, STEP, WARP_ROWS, GroupProduct, operand, words_of
 
@@ -57,7 +54,7 @@ def hopper_ordered_reasons(
     return [*own, *operand_reasons(spec, arch), *limit_reasons(spec, arch, shared, WIDEST)]
 
 
-class HopperQueryGradients(QueryGradientRows):
+class HopperQueryGradients(QueryGradientRows, QueryTileBlocks):
     """One kernel being written; the methods follow the order of its body."""
 
     def __init__(self, spec: AttentionSpec, config: HopperForwardConfig, symbol: str):
@@ -75,37 +72,26 @@ class HopperQueryGradients(QueryGradientRows):
             tensor_maps=[TensorMap(name, count) for name, count in rows.items()],
         )  # fmt: skip
 
-    def launch(self) -> Launch:
-        with self.kernel as kernel:
-            self.tile = QueryTile(kernel, self.config.block_q)
-            self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
-            self.roles = Roles(kernel, self.config.consumers)
-            self._allocate()
-            initialised(kernel, self.rows, self.keys, self.values)
-            self.roles.run(self._produce, self._consume)
-        self.check()
-        return replace(kernel.launch(), only=90)
-
-    def _allocate(self) -> None:
+    def allocate(self) -> None:
         kernel, config, spec = self.kernel, self.config, self.spec
         widths, dtype = (spec.head_dim, spec.head_dim_v), spec.dtype
         self.q_tile, self.do_tile = (box_tile(kernel, config.block_q, n, dtype) for n in widths)
         self.k_tile, self.v_tile = (
             box_tile(kernel, config.block_k, n, dtype, config.stages) for n in widths
         )
-        self.rows = Landing(kernel, "rows")  # of Q and dO
+        self.queries = Landing(kernel, "rows")  # of Q and dO
         self.keys = Ring(kernel, "k", config.stages, self.roles.warps)
         self.values = Ring(kernel, "v", config.stages, self.roles.warps)
         name_registers(self)
 
     # The producer: Q and dO once, then tile after tile of K and V.
 
-    def _produce(self) -> None:
+    def produce(self) -> None:
         kernel, visits = self.kernel, self.visits
-        self.rows.expect(self.q_tile.stage_bytes + self.do_tile.stage_bytes)
+        self.queries.expect(self.q_tile.stage_bytes + self.do_tile.stage_bytes)
         for name, tile in (("q", self.q_tile), ("dout", self.do_tile)):
             place = self._place(name, self.tile.head, self.tile.first)
-            tile.load(kernel.maps[name], place, self.rows)
+            tile.load(kernel.maps[name], place, self.queries)
         number = kernel.scalar(0)
         with loop_while(visits.any):
             for name, ring, tile in (
@@ -123,10 +109,10 @@ class HopperQueryGradients(QueryGradientRows):
 
     # A consumer: S and dP of the next tile are asked for before dS K of this one.
 
-    def _consume(self) -> None:
+    def consume(self) -> None:
         self._open()
         self.dq.zero()
-        self.rows.wait_full()
+        self.queries.wait_full()
         with when(self.visits.any):
             self._ask_scores(self.number)
             self._dscores(pending=0)

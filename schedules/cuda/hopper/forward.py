@@ -16,17 +16,15 @@ from ..builder import CudaKernel, assign, if_else, loop_while, name_registers, w
 from ..entries import query_grid
 from ..forward_rows import ForwardRows
 from ..fragments import accumulator, fragment
-from ..listed import visited_keys
 from ..program import Launch
 from ..rows import Rows
 from ..softmax import OnlineSoftmax, block_scores
-from ..tiling import QueryTile
 from . import wgmma
 from .box_tile import BoxTile, box_tile
 from .forward_config import HopperForwardConfig
 from .pieces import negate_rows, store_boxes, store_rows, zero_rows
-from .ring import Landing, Ring, initialised
-from .roles import Roles
+from .query_tiles import QueryTileBlocks
+from .ring import Landing, Ring
 from .tensor_maps import TensorMap, box_place, proxy_fence
 from .wgmma import GROUP_ROWS, STEP, WARP_ROWS, GroupProduct, operand, words_of
 
@@ -38,7 +36,7 @@ def hopper_forward_launch(
     return HopperForward(spec, config, arch, symbol).launch()
 
 
-class HopperForward(ForwardRows):
+class HopperForward(ForwardRows, QueryTileBlocks):
     """One kernel being written; the methods follow the order of its body."""
 
     def __init__(
@@ -53,18 +51,7 @@ class HopperForward(ForwardRows):
             tensor_maps=[TensorMap(name, count) for name, count in rows.items()],
         )  # fmt: skip
 
-    def launch(self) -> Launch:
-        with self.kernel as kernel:
-            self.tile = QueryTile(kernel, self.config.block_q)
-            self.visits = visited_keys(kernel, self.tile.key_visits(self.config.block_k))
-            self.roles = Roles(kernel, self.config.consumers)
-            self._allocate()
-            initialised(kernel, self.queries, self.keys, self.values)
-            self.roles.run(self._produce, self._consume)
-        self._check()
-        return replace(kernel.launch(), only=90)
-
-    def _allocate(self) -> None:
+    def allocate(self) -> None:
         kernel, config, spec = self.kernel, self.config, self.spec
         # O takes the place of Q, which may be narrower.
         widest = box_tile(kernel, config.block_q, max(spec.head_dim, spec.head_dim_v), spec.dtype)
@@ -79,7 +66,7 @@ class HopperForward(ForwardRows):
 
     # The producer: Q, K0, then K of a tile before V of the one before it, as the consumers ask.
 
-    def _produce(self) -> None:
+    def produce(self) -> None:
         kernel, visits = self.kernel, self.visits
         self.queries.expect(self.q_tile.stage_bytes)
         self.q_tile.load(kernel.maps["q"], self._place("q", self.tile.first), self.queries)
@@ -111,7 +98,7 @@ class HopperForward(ForwardRows):
 
     # A consumer: the next S is asked for before this tile's exponentials.
 
-    def _consume(self) -> None:
+    def consume(self) -> None:
         self._open_rows()
         self.out.zero()
         self.queries.wait_full()
