@@ -2,7 +2,7 @@
 
 import pytest
 
-# Of a process, of two, of four; with four processes also of three.
+# How many ranks share a call, where there are two processes, and where there are four.
 PAIR, FOUR = (1, 2), (1, 2, 3, 4)
 
 

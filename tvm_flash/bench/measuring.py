@@ -154,7 +154,7 @@ class CellFailed(TvmFlashError):
     """The process that measured a cell crashed, or was stopped because it took too long."""
 
 
-# Of a process that measures: the library that it was started with.
+# The library that a process which measures was started with.
 _opened: list[Library] = []
 
 

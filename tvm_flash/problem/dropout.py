@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-# Of Philox-4x32: what the words 0 and 2 are multiplied by, what keys grow by each round.
+# Philox-4x32: what the words 0 and 2 are multiplied by, what keys grow by each round.
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF

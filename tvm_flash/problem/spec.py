@@ -33,7 +33,7 @@ _DIMS = ("dtype", "head_dim", "head_dim_v")
 # What a spec computes: the fields that it may say besides its defaults. None: all of them.
 COMPUTES = {"attention": None, "linear": (*_DIMS, "causal"), "softmax": _DIMS}
 ALIBI_SLOPES = TableType("float32", 2)
-# Of a block mask: where the list of each block of queries begins, the lists; those of keys.
+# Tables of a block mask: where the list of each block of queries begins, the lists; those of keys.
 BLOCK_LISTS = (TableType("int32", 3), TableType("int32", 1)) * 2
 # 2: window ends and softcap are numbers of a call.
 JSON_VERSION = 2

@@ -18,7 +18,7 @@ _PAST_ALL = tirx.const(2**31 - 1, "int32")
 # Places in the state of a walk: a first position or tile, and how many tiles there are at most.
 FIRST, COUNT = 0, 1
 
-# Of positions first .. end - 1 of the own axis: what they visit.
+# What positions first .. end - 1 of the own axis visit.
 Ask = Callable[..., Visits]
 
 

@@ -30,7 +30,7 @@ def check(choice=0, **fields):
     keys = launch.tensor_maps[1].rows
     # S of 64 x keys: half of it in each of two halves of a warp group's lanes; P beside it.
     assert found.products == -(-fields["head_dim"] // 16) + keys // 16
-    # Of each maximum one more, unless the mask's own code lies between.
+    # One more for each maximum, unless the mask's own code lies between.
     assert found.exponentials == keys // 2 + 2 and found.beside == found.exponentials
 
 
